@@ -1,0 +1,54 @@
+"""kedge: image classifiers that generalise under shift, are calibrated, and know what they do not know."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kedge._version import __version__
+
+if TYPE_CHECKING:
+    from kedge.anchoring import AnchoredModel as AnchoredModel
+    from kedge.anchoring import PlainModel as PlainModel
+    from kedge.anchoring import Prediction as Prediction
+    from kedge.anchoring import anchor as anchor
+    from kedge.anchoring import plain as plain
+    from kedge.checkpoint import load as load
+    from kedge.checkpoint import save as save
+
+# The command line must answer --help before torch is imported, so names are looked up on first use.
+_HOMES = {
+    "AnchoredModel": "kedge.anchoring",
+    "PlainModel": "kedge.anchoring",
+    "Prediction": "kedge.anchoring",
+    "anchor": "kedge.anchoring",
+    "plain": "kedge.anchoring",
+    "load": "kedge.checkpoint",
+    "save": "kedge.checkpoint",
+}
+_ROOMS = {
+    "anchoring",
+    "checkpoint",
+    "data",
+    "deploy",
+    "evaluation",
+    "metrics",
+    "networks",
+    "objectives",
+    "optim",
+    "recipes",
+    "reporting",
+    "scores",
+    "training",
+}
+__all__ = ["__version__", *sorted(_HOMES), *sorted(_ROOMS)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in _ROOMS:
+        return import_module(f"kedge.{name}")
+    raise AttributeError(f"module 'kedge' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
