@@ -1,0 +1,192 @@
+"""Models that take pixels: images in [0, 1], normalised inside, so that distances are in pixel units."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring.prediction import Prediction, summarise
+
+TASKS = ("classification", "regression")
+
+
+class PixelModel(nn.Module):
+    """A network behind its normalisation: images `[B, C, H, W]` in [0, 1] (or vectors `[B, D]`) to `[B, num_outputs]`.
+
+    Attributes:
+        network: the module that sees normalised images.
+        mean, std: buffers `[1, C, 1, 1]` (`[1, D]` or `[1, 1]` for vectors).
+        input_shape: `(C, H, W)` or `(D,)`, the shape the model was made with.
+        num_outputs: the number of classes, or of regression targets.
+        task: "classification" or "regression".
+        class_names: a name for each output, or None.
+        reject: the stored rule for saying "I do not know", or None.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        mean: Tensor,
+        std: Tensor,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        task: str = "classification",
+    ) -> None:
+        super().__init__()
+        if task not in TASKS:
+            raise ValueError(f"task must be one of {TASKS}, got {task!r}")
+        self.network = network
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        self.input_shape = tuple(int(n) for n in input_shape)
+        self.num_outputs = int(num_outputs)
+        self.task = task
+        self.class_names: list[str] | None = None
+        self.reject: dict[str, Any] | None = None
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"input_shape={self.input_shape}, num_outputs={self.num_outputs}, task={self.task!r}"
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Check `images` and return `(images - mean) / std` in the model's dtype."""
+        if images.ndim != len(self.input_shape) + 1 or images.shape[1] != self.input_shape[0]:
+            expected = ", ".join(str(n) for n in self.input_shape)
+            raise ValueError(
+                f"the model takes a batch of shape [B, {expected}], got {list(images.shape)}"
+                + ("; add a batch axis with images[None]" if images.ndim == len(self.input_shape) else "")
+            )
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}; for uint8 pass images / 255")
+        return (images.to(self.mean.dtype) - self.mean) / self.std
+
+
+class PlainModel(PixelModel):
+    """An ordinary network behind its normalisation, with the same `predict` and `fold` as an anchored model."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[B, num_outputs]` of images `[B, C, H, W]` in [0, 1]."""
+        return self.network(self.normalise(images))
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Prediction:
+        """Predict in eval mode without gradients; a plain model has no reference, so `uncertainty` is None."""
+        with evaluating(self):
+            return summarise(self(images)[None], self.task)
+
+    def fold(self) -> nn.Module:
+        """Return an independent copy in eval mode that takes pixels: what is exported."""
+        return copy.deepcopy(self).eval()
+
+
+def plain(
+    model: nn.Module,
+    *,
+    mean: Sequence[float] | float | None = None,
+    std: Sequence[float] | float | None = None,
+    example: Tensor | Sequence[int] | None = None,
+    task: str = "classification",
+) -> PlainModel:
+    """Put a copy of `model` behind its normalisation: images in [0, 1] to logits. Arguments as in `kedge.anchor`."""
+    network = copy.deepcopy(model)
+    shape = resolve_shape(model, example, None)
+    mean_, std_ = resolve_normalisation(model, shape, mean, std)
+    probe = torch.rand(2, *shape).to(mean_)
+    with torch.no_grad(), evaluating(network):
+        outputs = run(network, (probe - mean_) / std_, "the model")
+    made = PlainModel(network, mean=mean_, std=std_, input_shape=shape, num_outputs=outputs.shape[1], task=task)
+    return made.train(model.training)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put `model` in eval mode, and every submodule back as it was afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def run(network: nn.Module, inputs: Tensor, what: str) -> Tensor:
+    """Run `network` and insist on outputs `[B, C]`; failures say which input was given."""
+    try:
+        outputs = network(inputs)
+    except Exception as error:
+        raise ValueError(
+            f"{what} could not be run on an input of shape {list(inputs.shape)}: {type(error).__name__}: {error}. "
+            "Pass example= with an input that it takes"
+        ) from error
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
+        seen = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"{what} must return one tensor [B, C], got {seen} for an input of shape {list(inputs.shape)}; "
+            "wrap it in a module that returns the logits alone"
+        )
+    return outputs
+
+
+def resolve_shape(
+    model: nn.Module, example: Tensor | Sequence[int] | None, references: Tensor | None
+) -> tuple[int, ...]:
+    """The shape of one input: from `example` (a batch, or a shape), else `references`, else timm's `pretrained_cfg`."""
+    if isinstance(example, Tensor):
+        if example.ndim < 2:
+            raise ValueError(f"example must be a batch, [B, C, H, W] or [B, D], got {list(example.shape)}")
+        return tuple(example.shape[1:])
+    if example is not None:
+        return tuple(int(n) for n in example)
+    if references is not None:
+        return tuple(references.shape[1:])
+    config = getattr(model, "pretrained_cfg", None)
+    if not config or not config.get("input_size"):
+        raise ValueError(
+            f"the input shape of {type(model).__name__} is not known: pass example=, a batch of images "
+            "[B, C, H, W] (or [B, D] for vectors), or its shape without the batch, e.g. example=(3, 224, 224)"
+        )
+    channels, height, width = config["input_size"]
+    # timm leaves the pre-training channel count and size in the config when in_chans or img_size override them.
+    arguments = getattr(model, "_model_args", {})
+    channels = arguments.get("in_chans", channels)
+    size = arguments.get("img_size")
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+    return channels, height, width
+
+
+def resolve_normalisation(
+    model: nn.Module,
+    shape: Sequence[int],
+    mean: Sequence[float] | float | None,
+    std: Sequence[float] | float | None,
+) -> tuple[Tensor, Tensor]:
+    """Mean and std as `[1, C, 1, 1]` (or `[1, D]`), from the arguments, else `pretrained_cfg`, else 0 and 1."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    tensor = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.empty(0))
+    made = []
+    for name, given, default in (("mean", mean, 0.0), ("std", std, 1.0)):
+        values = given
+        if values is None:
+            values = config.get(name)
+            if values is not None and shape[0] == 1:
+                values = sum(values) / len(values)
+            elif values is None or len(values) != shape[0]:
+                # A config made for other channels says nothing of these.
+                values = default
+        flat = torch.as_tensor(values, dtype=torch.float32).flatten()
+        if len(flat) not in (1, shape[0]):
+            raise ValueError(f"{name} must have 1 or {shape[0]} values, one for each channel, got {len(flat)}")
+        if name == "std" and not bool((flat > 0).all()):
+            raise ValueError(f"std must be positive, got {flat.tolist()}")
+        flat = flat.expand(shape[0]) if len(shape) > 1 else flat
+        made.append(flat.reshape(1, -1, *[1] * (len(shape) - 1)).to(tensor.device, tensor.dtype).clone())
+    return made[0], made[1]

@@ -1,0 +1,131 @@
+"""Draw references: a derangement of a batch in training, a chosen bank for prediction."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+WAYS = ("random", "stratified", "kcenter", "mean")
+# k-centre looks at no more candidates than this: its cost is candidates * k * pixels.
+CANDIDATES = 5000
+
+
+def derangement(n: int, generator: torch.Generator | None = None, device: Any = None) -> Tensor:
+    """A random permutation `[n]` without a fixed point, drawn as one random cycle; needs n >= 2.
+
+    Each image gets every other image of the batch with equal probability, and none gets itself: a residual of
+    zero would teach nothing.
+    """
+    if n < 2:
+        raise ValueError(f"a derangement needs at least 2 elements, got {n}")
+    order = torch.randperm(n, generator=generator, device=generator.device if generator else "cpu").to(device)
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(1)
+    return partner
+
+
+def choose_references(dataset: Any, k: int, how: str = "stratified", seed: int = 0) -> Tensor:
+    """Choose a bank of k references `[k, C, H, W]`, float in [0, 1], from a data set of (image, label).
+
+    Args:
+        dataset: anything with a length and items (image, label), or images alone as a tensor `[N, C, H, W]`;
+            images are tensors (uint8, or float in [0, 1]) or PIL images, all of one size.
+        k: how many.
+        how: "random": any images; what the authors evaluate with.
+            "stratified": equal numbers of each class, drawn in turn; the default, as few references then cover
+            the classes whatever their shares.
+            "kcenter": images far from each other (greedy k-centre on pixels, among at most 5,000 candidates); for
+            references that disagree as much as the data allows, which sharpens uncertainty.
+            "mean": means of k groups of images, cut along the classes; the bank then holds no single photograph.
+        seed: the same seed gives the same bank.
+
+    Raises:
+        ValueError: for an unknown `how`, a k the set cannot serve, or images of different sizes.
+    """
+    if how not in WAYS:
+        raise ValueError(f"how must be one of {WAYS}, got {how!r}")
+    if not 1 <= k <= len(dataset):
+        raise ValueError(f"k must be between 1 and the {len(dataset)} images of the set, got {k}")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(dataset), generator=generator)
+    if how == "random":
+        return _stack(dataset, order[:k])
+    if how == "kcenter":
+        images = _stack(dataset, order[:CANDIDATES])
+        return images[_k_centre(images.flatten(1), k)]
+    labels = _labels(dataset)[order]
+    if how == "stratified":
+        return _stack(dataset, order[_in_turn(labels)[:k]])
+    groups = order[torch.argsort(labels, stable=True)].tensor_split(k)
+    return torch.stack([_mean_image(dataset, group) for group in groups])
+
+
+def choose_residuals(dataset: Any, references: Tensor, m: int, seed: int = 0) -> Tensor:
+    """Draw m residuals x - r `[m, C, H, W]` between images of `dataset` and the bank, for `references="blt"`."""
+    generator = torch.Generator().manual_seed(seed)
+    if not 1 <= m <= len(dataset):
+        raise ValueError(f"m must be between 1 and the {len(dataset)} images of the set, got {m}")
+    images = _stack(dataset, torch.randperm(len(dataset), generator=generator)[:m])
+    if images.shape[1:] != references.shape[1:]:
+        raise ValueError(
+            f"the images of the set are {list(images.shape[1:])} and the references {list(references.shape[1:])}; "
+            "load the set with image_size= of the model"
+        )
+    partner = torch.randint(len(references), (m,), generator=generator)
+    return images - references.detach().cpu().float()[partner]
+
+
+def _in_turn(labels: Tensor) -> Tensor:
+    """Positions that take the classes in turn: the first of each class, then the second of each, ..."""
+    by_class = torch.argsort(labels, stable=True)
+    counts = torch.bincount(labels[by_class] - labels.min())
+    counts = counts[counts > 0]
+    turn = torch.cat([torch.arange(int(n)) for n in counts])
+    return by_class[torch.argsort(turn, stable=True)]
+
+
+def _k_centre(points: Tensor, k: int) -> list[int]:
+    """Greedy k-centre: start at the point nearest the mean, then always take the point farthest from those chosen."""
+    chosen = [int((points - points.mean(0)).square().sum(1).argmin())]
+    distance = (points - points[chosen[0]]).square().sum(1)
+    while len(chosen) < min(k, len(points)):
+        chosen.append(int(distance.argmax()))
+        distance = torch.minimum(distance, (points - points[chosen[-1]]).square().sum(1))
+    if len(chosen) < k:
+        raise ValueError(f"kcenter chooses among at most {CANDIDATES} images, got k={k}")
+    return chosen
+
+
+def _labels(dataset: Any) -> Tensor:
+    for name in ("labels", "targets"):
+        if getattr(dataset, name, None) is not None:
+            return torch.as_tensor(getattr(dataset, name)).long()
+    if isinstance(dataset, Tensor):
+        return torch.zeros(len(dataset), dtype=torch.long)
+    return torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])
+
+
+def _stack(dataset: Any, indices: Tensor) -> Tensor:
+    images = [_image(dataset, int(i)) for i in indices]
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        some = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])
+        raise ValueError(f"references must have one size, got images of {some}; resize the set first")
+    return torch.stack(images)
+
+
+def _mean_image(dataset: Any, indices: Tensor) -> Tensor:
+    chunks: Sequence[Tensor] = indices.split(256)
+    return torch.stack([_stack(dataset, chunk).sum(0) for chunk in chunks]).sum(0) / len(indices)
+
+
+def _image(dataset: Any, index: int) -> Tensor:
+    item = dataset[index]
+    image = item[0] if isinstance(item, tuple | list) else item
+    if not isinstance(image, Tensor):
+        import numpy as np
+
+        array = torch.as_tensor(np.asarray(image).copy())
+        image = array[None] if array.ndim == 2 else array.permute(2, 0, 1) if array.ndim == 3 else array
+    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
