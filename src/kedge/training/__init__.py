@@ -1,0 +1,21 @@
+"""Training: a recipe in, a run folder and a model out."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kedge.training.recipe import Recipe, load_recipe, recipe_names
+
+if TYPE_CHECKING:
+    from kedge.training.fit import RunResult as RunResult
+    from kedge.training.fit import fit as fit
+    from kedge.training.stops import TrainingStopped as TrainingStopped
+
+# The command line reads Recipe from here, and must not wait for torch to do so.
+_HOMES = {"RunResult": "fit", "TrainingStopped": "stops", "fit": "fit"}
+__all__ = ["Recipe", "RunResult", "TrainingStopped", "fit", "load_recipe", "recipe_names"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"kedge.training.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'kedge.training' has no attribute {name!r}")

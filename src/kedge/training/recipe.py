@@ -1,0 +1,255 @@
+"""The recipe: one run as one flat record. Imports nothing slow: the command line builds its flags from it."""
+
+import contextlib
+import difflib
+import math
+import types
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+__all__ = ["Recipe", "load_recipe", "recipe_names"]
+
+
+@dataclass
+class Recipe:
+    """Everything that decides a training run. `None` and `auto` are filled in once the data is known.
+
+    Args:
+        name: folder of the run inside `runs`; none: made from data, model and the time.
+        data: a data set's name, an image folder, parquet files or a hub name.
+        image_size: pixels of a side; none: as it is up to 64 px, else 224.
+        val_fraction: part of the training images held out for validation, if the data has no such split.
+        classes: train on these classes only; none: all.
+        augment: `auto`, `none`, `crop-flip`, or `trivial` (photos: TrivialAugment as well).
+        workers: processes that read images; none: as many as make sense here.
+        model: a timm or torchvision name, or `auto`.
+        arguments: further arguments of the network, such as {width: 16}.
+        pretrained: start from published weights; none: for photos, if the model has any.
+        anchored: anchor the network, or train it as it is.
+        references: size of the bank of references that travels with the model.
+        choose: how the bank is chosen: `random`, `stratified`, `kcenter` or `mean`.
+        residuals: training residuals kept with the bank, for the per-image reference search (`blt`).
+        objective: names inside kedge.objectives, outermost first, each alone or as {name: {argument: value}};
+            none: anchored cross-entropy with a quarter of the references masked.
+        class_weights: `none`, or `balanced` to weigh rare classes up.
+        optimizer: `sgd`, `adamw` or `auto`.
+        lr: highest learning rate; none: by optimizer and model.
+        momentum: of SGD.
+        nesterov: Nesterov's form of it.
+        weight_decay: on weights, not on biases and norms; none: by optimizer.
+        clip: largest norm of the gradient; none: no limit.
+        ema: decay of the moving average of the weights that is validated and saved, such as 0.999; none: off.
+        schedule: `cosine`, `multistep` or `constant`.
+        warmup: below 1 a fraction of the run, else epochs.
+        milestones: epochs after which `multistep` multiplies the learning rate by gamma.
+        gamma: the factor of `multistep`.
+        epochs: passes over the training images; none: by the data.
+        batch_size: images in a step, over all devices together; none: by the data.
+        precision: `auto`, `32`, `bf16` or `16`.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        devices: how many of them.
+        compile: compile the network with torch.compile.
+        seed: decides every random draw of the run.
+        coverage: part of the validation images that the stored reject threshold keeps.
+        runs: folder that holds the runs.
+    """
+
+    name: str | None = None
+    data: str = "digits"
+    image_size: int | None = None
+    val_fraction: float = 0.1
+    classes: list[str] | None = None
+    augment: str = "auto"
+    workers: int | None = None
+    model: str = "auto"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool | None = None
+    anchored: bool = True
+    references: int = 10
+    choose: str = "stratified"
+    residuals: int = 0
+    objective: list[Any] | None = None
+    class_weights: str = "none"
+    optimizer: str = "auto"
+    lr: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float | None = None
+    clip: float | None = None
+    ema: float | None = None
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    milestones: list[float] = field(default_factory=list)
+    gamma: float = 0.2
+    epochs: int | None = None
+    batch_size: int | None = None
+    precision: str = "auto"
+    device: str = "auto"
+    devices: int = 1
+    compile: bool = False
+    seed: int = 0
+    coverage: float = 0.95
+    runs: str = "runs"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str = "recipe") -> "Recipe":
+        """Make a recipe of `values` and check it; ValueError names the key, what was seen and what to write."""
+        if not isinstance(values, dict):
+            raise ValueError(f"{source}: a recipe is a mapping of keys to values, not {type(values).__name__}")
+        hints = get_type_hints(cls)
+        for key in values:
+            if key not in hints:
+                raise ValueError(f"{source}: no recipe key is named {key!r}.{near(str(key), hints)}")
+        recipe = cls(**{key: _typed(source, key, value, hints[key]) for key, value in values.items()})
+        recipe.check(source)
+        return recipe
+
+    def to_yaml(self) -> str:
+        """Return the recipe as YAML, in the order of its fields."""
+        return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True, width=110)
+
+    def check(self, source: str = "recipe") -> None:
+        """Raise ValueError for the first value that cannot work, before anything slow starts."""
+        for key, allowed in _CHOICES.items():
+            value = getattr(self, key)
+            if value not in allowed:
+                listed = ", ".join(allowed)
+                raise ValueError(f"{source}: {key} is one of {listed}, not {value!r}.{near(value, allowed)}")
+        for key, (low, high, open_low) in _RANGES.items():
+            value = getattr(self, key)
+            bad = value is not None and not (low < value <= high if open_low else low <= value <= high)
+            if bad or (isinstance(value, float) and not math.isfinite(value)):
+                bound = f"above {low:g}" if open_low else f"{low:g} or more"
+                limit = "" if high == math.inf else f", at most {high:g}"
+                raise ValueError(f"{source}: {key} must be {bound}{limit}, not {value}")
+        if self.name is not None and (not self.name or self.name.startswith(".") or set(self.name) & set("/\\")):
+            raise ValueError(f"{source}: name is a folder inside {self.runs}/, it cannot be {self.name!r}")
+        if self.schedule == "multistep" and not self.milestones:
+            raise ValueError(f"{source}: schedule multistep needs milestones, such as [60, 120, 160] (epochs)")
+        if self.milestones != sorted(self.milestones) or any(m <= 0 for m in self.milestones):
+            raise ValueError(f"{source}: milestones are rising epochs above 0, not {self.milestones}")
+        if self.milestones and self.epochs is not None and self.milestones[-1] >= self.epochs:
+            raise ValueError(f"{source}: milestone {self.milestones[-1]:g} is never reached in {self.epochs} epochs")
+        if self.batch_size is not None and self.batch_size % self.devices:
+            raise ValueError(
+                f"{source}: batch_size {self.batch_size} is shared out over {self.devices} devices and must be a "
+                f"multiple of that"
+            )
+        if self.classes is not None and len(set(self.classes)) < 2:
+            raise ValueError(f"{source}: classes needs two different classes or more, not {self.classes}")
+        self._check_objective(source)
+
+    def _check_objective(self, source: str) -> None:
+        for entry in self.objective or []:
+            pair = isinstance(entry, dict) and len(entry) == 1
+            if not isinstance(entry, str) and not (pair and isinstance(next(iter(entry.values())), dict | None)):
+                raise ValueError(
+                    f"{source}: objective is a list of names or {{name: {{argument: value}}}}, outermost first, "
+                    f"such as [{{Anchored: {{alpha: 0.25}}}}, CrossEntropy]; {entry!r} is neither"
+                )
+        if self.objective is not None and not self.objective:
+            raise ValueError(f"{source}: objective is empty; leave it out for the default")
+
+
+# Values a field may take, and (low, high, low itself excluded).
+_CHOICES = {
+    "augment": ("auto", "none", "crop-flip", "trivial"),
+    "choose": ("random", "stratified", "kcenter", "mean"),
+    "class_weights": ("none", "balanced"),
+    "optimizer": ("auto", "sgd", "adamw"),
+    "schedule": ("cosine", "multistep", "constant"),
+    "precision": ("auto", "32", "bf16", "16"),
+    "device": ("auto", "cpu", "cuda", "mps"),
+}
+_RANGES: dict[str, tuple[float, float, bool]] = {
+    "image_size": (4, 4096, False),
+    "val_fraction": (0, 0.5, True),
+    "workers": (0, 256, False),
+    "references": (1, 100_000, False),
+    "residuals": (0, 1_000_000, False),
+    "lr": (0, math.inf, True),
+    "momentum": (0, 0.9999, False),
+    "weight_decay": (0, math.inf, False),
+    "clip": (0, math.inf, True),
+    "ema": (0, 0.999999, True),
+    "warmup": (0, math.inf, False),
+    "gamma": (0, 1, True),
+    "epochs": (1, 1_000_000, False),
+    "batch_size": (2, 1_000_000, False),
+    "devices": (1, 1024, False),
+    "seed": (0, 2**32 - 1, False),
+    "coverage": (0, 1, True),
+}
+
+
+def load_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
+    """Return the recipe that `source` is, or names: a file of YAML, or a recipe shipped with kedge."""
+    if isinstance(source, Recipe):
+        source.check()
+        return source
+    if isinstance(source, dict):
+        return Recipe.from_dict(source)
+    path = Path(source)
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    elif str(source) in recipe_names():
+        text = resources.files("kedge").joinpath("recipes", f"{source}.yaml").read_text(encoding="utf-8")
+    else:
+        names = recipe_names()
+        raise FileNotFoundError(
+            f"no file and no recipe is named {str(source)!r}; the recipes are {', '.join(names)}."
+            f"{near(str(source), names)}"
+        )
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
+    return Recipe.from_dict({} if values is None else values, str(source))
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with kedge."""
+    folder = resources.files("kedge").joinpath("recipes")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean ...?` for a misspelled word, or nothing."""
+    matches = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def changed(before: Recipe, after: Recipe) -> list[str]:
+    """Names of the fields in which two recipes differ."""
+    return [f.name for f in fields(Recipe) if getattr(before, f.name) != getattr(after, f.name)]
+
+
+def _typed(source: str, key: str, value: Any, hint: Any) -> Any:
+    """Return `value` as the type of the field, or raise ValueError; `1e-3` is text to YAML and a number to people."""
+    options = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
+    if value is None and type(None) in options:
+        return None
+    kind = next(option for option in options if option is not type(None))
+    outer = get_origin(kind) or kind
+    if kind is float and isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = float(value)
+    if kind is int and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # precision: 32, name: 7
+    if outer is list and isinstance(value, tuple):
+        value = list(value)
+    good = isinstance(value, int | float) if kind is float else isinstance(value, outer)
+    if not good or (isinstance(value, bool) and kind is not bool):
+        wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+        names = {list: "a list", dict: "a mapping"} | wanted
+        raise ValueError(f"{source}: {key} is {names[outer]}, not {value!r}")
+    if outer is list and get_args(kind) and get_args(kind)[0] in (str, float):
+        return [_typed(source, f"an entry of {key}", entry, get_args(kind)[0]) for entry in value]
+    return float(value) if kind is float else value
