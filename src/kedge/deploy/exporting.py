@@ -1,0 +1,206 @@
+"""Write a model as one file that needs no kedge, and leave it only if it computes the same function."""
+
+import copy
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring import AnchoredModel, PixelModel, PlainModel
+from kedge.deploy.card import KEY, write_card
+
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What `export` wrote and how closely it agrees.
+
+    Attributes:
+        path: the file.
+        to: "onnx" or "torch".
+        images: the number of images that the file was checked on.
+        real: whether those were given by the caller (else they were noise).
+        largest_difference: the largest absolute difference between a logit of the file and of the model.
+        allowed: the difference from which the file would have been refused.
+    """
+
+    path: Path
+    to: str
+    images: int
+    real: bool
+    largest_difference: float
+    allowed: float
+
+    def __str__(self) -> str:
+        kind = "images" if self.real else "random images (pass real ones to check on them)"
+        return (
+            f"{self.path} ({self.path.stat().st_size / 1e6:.1f} MB): checked on {self.images} {kind}, "
+            f"largest difference of a logit {self.largest_difference:.1e} (allowed {self.allowed:.1e})"
+        )
+
+
+def export(
+    model: AnchoredModel | PlainModel,
+    path: str | os.PathLike[str],
+    to: str = "onnx",
+    check_images: Tensor | None = None,
+) -> Exported:
+    """Fold `model` and write it as an ordinary network: images `[B, C, H, W]` in [0, 1] in, logits out, any B.
+
+    The file is written next to its final name, loaded back, run on `check_images` in batches of one, two and all
+    of them, compared with `model` in eval mode, and moved into place only if every logit agrees within 1e-4 of the
+    largest logit (or of 1). Class names, input shape, reject rule and task travel inside it. A folded network
+    holds the map computed from the first reference of the bank, not the reference image.
+
+    Args:
+        model: from `kedge.anchor`, `kedge.plain` or `kedge.load`; it is copied.
+        path: the file to write; its suffix must be `.onnx` or `.pt2`, as `to` says.
+        to: "onnx" (checked with onnxruntime; needs `pip install 'kedge[export]'`) or "torch" (`torch.export`).
+        check_images: real images `[N, C, H, W]`, N >= 1, float in [0, 1] or uint8. Noise if None.
+
+    Raises:
+        ValueError: for an unknown `to`, another suffix, or images that the model does not take.
+        ImportError: if the packages for ONNX are not installed.
+        RuntimeError: if the network cannot be exported, or the file disagrees with the model; none is left.
+    """
+    if to not in FORMATS:
+        raise ValueError(f"to must be one of {', '.join(FORMATS)}, got {to!r}")
+    if not isinstance(model, (AnchoredModel, PlainModel)):
+        raise ValueError(
+            f"export takes a kedge model, got {type(model).__name__}; wrap it first: kedge.plain(model, ...)"
+        )
+    final = Path(path)
+    if final.suffix != FORMATS[to]:
+        raise ValueError(
+            f"a file for to={to!r} must end in {FORMATS[to]}, got {final.name!r}"
+            + "".join(f"; for {final.suffix} use to={f!r}" for f, s in FORMATS.items() if s == final.suffix)
+        )
+    if to == "onnx":
+        need_onnx()
+    original = copy.deepcopy(model).cpu().float().eval()
+    images = _checked_images(original, check_images)
+    folded = original.fold()
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # A folder beside the target: the file has its final name from the start, and the move stays on one disk.
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".kedge-export-") as folder:
+        written = Path(folder) / final.name
+        try:
+            write = _write_onnx if to == "onnx" else _write_torch
+            write(folded, original.input_shape, write_card(model), written)
+        except Exception as error:
+            raise RuntimeError(
+                f"{type(getattr(folded, 'network', folded)).__name__} could not be exported to {to}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        run = _run_onnx(written) if to == "onnx" else _run_torch(written)
+        difference, allowed = _compare(run, original, images)
+        # not <=, so that NaN is refused too
+        if not difference <= allowed:
+            raise RuntimeError(
+                f"the exported {to} file disagrees with the model on {len(images)} images: the largest difference "
+                f"of a logit is {difference:.3g}, allowed is {allowed:.3g}; nothing was written to {final}"
+            )
+        os.replace(written, final)
+    return Exported(final, to, len(images), check_images is not None, difference, allowed)
+
+
+def need_onnx() -> None:
+    """Raise an ImportError that says what to install unless the packages for ONNX are there."""
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+    if missing:
+        raise ImportError(f"ONNX files need {', '.join(missing)}, not installed here: pip install 'kedge[export]'")
+
+
+def _checked_images(model: PixelModel, images: Tensor | None) -> Tensor:
+    if images is None:
+        return torch.rand(8, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    if len(images) == 0:
+        raise ValueError("check_images is empty; pass at least one image")
+    if tuple(images.shape[1:]) != model.input_shape:
+        raise ValueError(
+            f"check_images must be [N, {', '.join(map(str, model.input_shape))}], got {list(images.shape)}"
+        )
+    images = images.detach().cpu()
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+def _compare(run: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) -> tuple[float, float]:
+    """The largest difference of a logit, and what is allowed; batches of 1, 2 and up to 32."""
+    difference, scale, start = 0.0, 1.0, 0
+    sizes = [1, 2]
+    with torch.no_grad():
+        while start < len(images):
+            batch = images[start : start + (sizes.pop(0) if sizes else 32)]
+            expected, got = model(batch), run(batch)
+            start += len(batch)
+            if got.shape != expected.shape:
+                raise RuntimeError(
+                    f"the exported file returns {list(got.shape)} where the model returns "
+                    f"{list(expected.shape)}; nothing was written"
+                )
+            scale = max(scale, float(expected.abs().max()))
+            largest = float((got - expected).abs().max())
+            if not largest <= difference:
+                difference = largest
+    return difference, TOLERANCE * scale
+
+
+def _example(shape: tuple[int, ...]) -> tuple[tuple[Tensor], tuple[Any]]:
+    # Two noise images: a batch of one would be taken for a constant, and a .pt2 keeps its example inputs.
+    example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    return (example,), ({0: torch.export.Dim("batch", min=1)},)
+
+
+def _write_onnx(folded: nn.Module, shape: tuple[int, ...], card: str, path: Path) -> None:
+    example, dynamic = _example(shape)
+    program = torch.onnx.export(
+        folded,
+        example,
+        dynamo=True,
+        dynamic_shapes=dynamic,
+        input_names=["images"],
+        output_names=["logits"],
+        verbose=False,
+    )
+    assert program is not None  # only a call with a file name returns None
+    model = program.model
+    for graph in [model.graph, *(function.graph for function in model.functions.values())]:
+        for node in graph.all_nodes():
+            node.metadata_props.clear()  # stack traces, with the paths of this machine
+            for value in node.outputs:
+                value.metadata_props.clear()
+    model.metadata_props[KEY] = card
+    program.save(str(path))
+
+
+def _write_torch(folded: nn.Module, shape: tuple[int, ...], card: str, path: Path) -> None:
+    example, dynamic = _example(shape)
+    program = torch.export.export(folded, example, dynamic_shapes=dynamic)
+    for module in program.graph_module.modules():
+        if isinstance(module, torch.fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    with warnings.catch_warnings():
+        # It is about tensors that share memory (a BatchNorm's step counts); the check that follows sees the weights.
+        warnings.filterwarnings("ignore", message="No complete tensor found", category=UserWarning)
+        torch.export.save(program, path, extra_files={f"{KEY}.json": card})
+
+
+def _run_onnx(path: Path) -> Callable[[Tensor], Tensor]:
+    from kedge.deploy.onnx_file import load_onnx
+
+    return load_onnx(path)
+
+
+def _run_torch(path: Path) -> Callable[[Tensor], Tensor]:
+    # A .pt2 may hold pickles: this one was written a moment ago, by us, in a folder of our own.
+    return torch.export.load(path).module()

@@ -1,0 +1,76 @@
+"""An exported ONNX file, run with onnxruntime, as a model like any other."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring import PlainModel
+from kedge.deploy.card import KEY, read_card
+
+
+class OnnxSession(nn.Module):
+    """Runs an onnxruntime session on the CPU; the inputs' device gets the outputs back."""
+
+    def __init__(self, session: Any) -> None:
+        super().__init__()
+        self.session = session
+        self.input_name = session.get_inputs()[0].name
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[B, C]` of images `[B, C, H, W]` in [0, 1]; without gradients."""
+        (logits,) = self.session.run(None, {self.input_name: images.detach().float().cpu().numpy()})
+        return torch.from_numpy(logits).to(images.device)
+
+
+class OnnxModel(PlainModel):
+    """An exported file with its class names, input shape and reject rule: `model(images)`, `model.predict(images)`."""
+
+    def __init__(self, session: Any, card: dict[str, Any]) -> None:
+        super().__init__(
+            OnnxSession(session),
+            mean=torch.zeros(1),  # the file normalises inside
+            std=torch.ones(1),
+            input_shape=card["input_shape"],
+            num_outputs=card["num_outputs"],
+            task=card["task"],
+        )
+        self.class_names = card["class_names"]
+        self.reject = card["reject"]
+
+    def fold(self) -> nn.Module:
+        """An exported file cannot be exported again."""
+        raise ValueError("this model is an ONNX file already; export from the run or model folder it came from")
+
+
+def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
+    """Open a file written by `kedge.deploy.export(..., to="onnx")`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: if onnxruntime is not installed.
+        ValueError: if it is not an ONNX file, or not one that kedge exported.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(
+            "running an ONNX file needs onnxruntime, not installed here: pip install 'kedge[export]'"
+        ) from error
+    onnxruntime.set_default_logger_severity(3)  # errors only: its warnings are about the machine
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own classes, which share no base
+        raise ValueError(f"{path} is not an ONNX file that onnxruntime can run: {error}") from error
+    card = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if card is None:
+        raise ValueError(
+            f"{path} does not say what it takes and returns: it was not written by kedge export. "
+            "Run it with onnxruntime itself"
+        )
+    return OnnxModel(session, read_card(card, str(path)))
