@@ -1,0 +1,133 @@
+import pytest
+import timm
+import torch
+
+from kedge import networks
+
+OURS = ["kedge_resnet18", "kedge_resnet_small", "kedge_wrn_40_2"]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_ours_are_timm_models(name):
+    network = timm.create_model(name, num_classes=7, in_chans=1).eval()
+    images = torch.rand(2, 1, 32, 32)
+    features = network.forward_features(images)
+    assert network(images).shape == (2, 7)
+    assert torch.equal(network.forward_head(features), network(images))
+    assert network.forward_head(features, pre_logits=True).shape == (2, network.num_features)
+    assert tuple(network.pretrained_cfg["input_size"]) == (3, 32, 32)
+    network.reset_classifier(3)
+    assert network(images).shape == (2, 3)
+    network.reset_classifier(0)
+    assert network(images).shape == (2, network.num_features)
+
+
+def test_sizes_are_the_papers():
+    count = {name: sum(p.numel() for p in timm.create_model(name).parameters()) for name in OURS}
+    assert count["kedge_resnet18"] == 11_173_962  # the well-known CIFAR ResNet-18
+    assert count["kedge_wrn_40_2"] == pytest.approx(2.2e6, rel=0.03)  # Zagoruyko and Komodakis, table 4
+    assert 0.2e6 < count["kedge_resnet_small"] < 0.5e6
+
+
+def test_the_cifar_stem_keeps_the_resolution():
+    shapes = [f.shape for f in [networks.create("kedge_resnet18", 10).forward_features(torch.rand(1, 3, 32, 32))]]
+    assert shapes == [(1, 512, 4, 4)]
+
+
+@pytest.mark.parametrize("size", [8, 9, 28])
+def test_small_and_odd_sizes(size):
+    network = networks.create("kedge_resnet_small", 4, in_channels=2, image_size=size, arguments={"width": 8})
+    assert network(torch.rand(3, 2, size, size)).shape == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "channels"),
+    [("test_resnet", 32, 1), ("test_vit", 96, 3), ("torchvision/resnet18", 64, 1), ("squeezenet1_0", 64, 3)],
+)
+def test_create_and_rebuild_hold_the_same_weights(name, size, channels):
+    network = networks.create(name, 5, channels, size).eval()
+    again = networks.rebuild(network.kedge_architecture).eval()
+    again.load_state_dict(network.state_dict())
+    images = torch.rand(2, channels, size, size)
+    assert torch.equal(network(images), again(images))
+    assert network(images).shape == (2, 5)
+
+
+def test_image_size_reaches_networks_built_for_one_size():
+    assert networks.create("test_vit", 5, image_size=64)(torch.rand(1, 3, 64, 64)).shape == (1, 5)
+
+
+def test_an_unknown_name_suggests_near_ones():
+    with pytest.raises(ValueError, match="kedge_resnet18"):
+        networks.create("kedge_resnt18", 3)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/model", "local-dir:/tmp/x", "../x", "os.system", ""])
+def test_only_registered_names_are_rebuilt(name):
+    with pytest.raises(ValueError, match=r"no network|has no network"):
+        networks.rebuild({"library": "timm", "name": name, "arguments": {}})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"act_layer": "torch.nn.ReLU"},
+        {"pretrained": True},
+        {"checkpoint_path": "/tmp/x"},
+        {"width": "8"},
+        {"width": -1},
+        {"width": 10**9},
+        {"width": [[1]]},
+    ],
+)
+def test_only_sizes_and_rates_are_accepted(arguments):
+    with pytest.raises(ValueError, match="network argument"):
+        networks.rebuild({"library": "timm", "name": "kedge_resnet_small", "arguments": arguments})
+
+
+@pytest.mark.parametrize("architecture", [None, {}, {"library": "os", "name": "resnet18", "arguments": {}}])
+def test_what_is_no_architecture_is_refused(architecture):
+    with pytest.raises(ValueError, match="architecture"):
+        networks.rebuild(architecture)
+
+
+def test_arguments_a_network_does_not_take_are_named():
+    with pytest.raises(ValueError, match="width"):
+        networks.create("resnet18", 3, arguments={"width": 8})
+
+
+def test_weights_nobody_published():
+    with pytest.raises(ValueError, match="no pretrained weights were published"):
+        networks.create("kedge_resnet18", 3, pretrained=True)
+
+
+def test_weights_that_cannot_be_had(monkeypatch):
+    original = timm.create_model
+
+    def offline(name, pretrained=False, **arguments):
+        if pretrained:
+            raise OSError("no route to host")
+        return original(name, **arguments)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(networks, "_short_wait", __import__("contextlib").nullcontext)
+    with pytest.raises(networks.PretrainedUnavailable, match="no route to host"):
+        networks.create("resnet18", 3, pretrained=True)
+
+
+def test_torchvision_weights_are_copied_where_they_fit(monkeypatch):
+    import torchvision
+
+    original = torchvision.models.get_model
+    published = original("resnet18", weights=None)
+
+    def get_model(name, weights=None, **arguments):
+        return published if weights else original(name, weights=None, **arguments)
+
+    monkeypatch.setattr(torchvision.models, "get_model", get_model)
+    network = networks.create("torchvision/resnet18", 4, pretrained=True)
+    assert torch.equal(network.layer1[0].conv1.weight, published.layer1[0].conv1.weight)
+    assert torch.equal(network.conv1.weight, published.conv1.weight)
+    assert network.fc.weight.shape == (4, 512)
+    grey = networks.create("torchvision/resnet18", 4, in_channels=1, pretrained=True)
+    assert torch.allclose(grey.conv1.weight, published.conv1.weight.sum(1, keepdim=True))
