@@ -1,0 +1,126 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from kedge import metrics
+
+
+def batch(n: int = 230, classes: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(n, classes, generator=generator)
+    return logits.softmax(dim=1), torch.randint(classes, (n,), generator=generator)
+
+
+PAIRS = {
+    "Accuracy": (lambda: metrics.Accuracy(), metrics.accuracy),
+    "Top3": (lambda: metrics.Accuracy(top_k=3), lambda p, y: metrics.accuracy(p, y, top_k=3)),
+    "NLL": (lambda: metrics.NLL(), metrics.nll),
+    "Brier": (lambda: metrics.Brier(), metrics.brier),
+    "ECE": (lambda: metrics.ECE(), metrics.calibration_error),
+    "ECE10": (lambda: metrics.ECE(bins=10), lambda p, y: metrics.calibration_error(p, y, bins=10)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("size", [1, 7, 64, 500])
+def test_whatever_the_batches_the_result_is_the_pooled_one(name: str, size: int):
+    make, function = PAIRS[name]
+    probs, labels = batch()
+    metric = make()
+    for p, y in zip(probs.split(size), labels.split(size), strict=True):
+        metric.update(p, y)
+    assert float(metric.compute()) == pytest.approx(float(function(probs, labels)), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_merging_two_processes_is_the_pooled_result(name: str):
+    make, function = PAIRS[name]
+    probs, labels = batch()
+    first, second = make(), make()
+    first.update(probs[:100], labels[:100])
+    second.update(probs[100:], labels[100:])
+    first.merge_state(second)
+    assert float(first.compute()) == pytest.approx(float(function(probs, labels)), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_forward_gives_the_batch_value_and_reset_starts_over(name: str):
+    make, function = PAIRS[name]
+    probs, labels = batch()
+    metric = make()
+    assert float(metric(probs[:50], labels[:50])) == pytest.approx(float(function(probs[:50], labels[:50])))
+    metric(probs[50:], labels[50:])
+    assert float(metric.compute()) == pytest.approx(float(function(probs, labels)))
+    metric.reset()
+    metric.update(probs[:50], labels[:50])
+    assert float(metric.compute()) == pytest.approx(float(function(probs[:50], labels[:50])))
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_logits_and_bad_labels_are_reported_at_compute(name: str):
+    make, _ = PAIRS[name]
+    for probs, labels, words in (
+        (torch.randn(5, 3) * 4, torch.zeros(5, dtype=torch.long), "softmax"),
+        (torch.full((2, 4), 0.25), torch.tensor([0, 4]), "label"),
+    ):
+        metric = make()
+        metric.update(probs, labels)
+        with pytest.raises(ValueError, match=words):
+            metric.compute()
+
+
+def test_ranking_metrics_accumulate():
+    generator = torch.Generator().manual_seed(0)
+    scores, is_inside = torch.randn(300, generator=generator), torch.rand(300, generator=generator) < 0.5
+    for metric, function in ((metrics.AUROC(), metrics.auroc), (metrics.FPR95(), metrics.fpr95)):
+        for s, i in zip(scores.split(64), is_inside.split(64), strict=True):
+            metric.update(s, i)
+        assert float(metric.compute()) == float(function(scores[is_inside], scores[~is_inside]))
+        with pytest.raises(ValueError, match="bool"):
+            metric.update(scores, is_inside.long())
+
+
+def test_reliability_of_the_accumulated_sums():
+    probs, labels = batch()
+    metric = metrics.ECE()
+    metric.update(probs, labels)
+    assert sum(metric.reliability()["count"]) == len(labels)
+
+
+def test_torchmetrics_is_imported_only_for_the_classes():
+    code = (
+        "import sys, kedge.metrics; assert 'torchmetrics' not in sys.modules; "
+        "kedge.metrics.ECE; assert 'torchmetrics' in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _process(rank: int, folder: str, results) -> None:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    probs, labels = batch()
+    share = slice(0, 90) if rank == 0 else slice(90, None)
+    values = []
+    for make, _ in PAIRS.values():
+        metric = make()
+        metric.update(probs[share], labels[share])
+        values.append(float(metric.compute()))
+    area = metrics.AUROC()
+    area.update(probs[share, 0], labels[share] > 2)
+    values.append(float(area.compute()))
+    results[rank] = values
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_with_unequal_shares_agree_with_one(tmp_path):
+    context = torch.multiprocessing.get_context("spawn")
+    with context.Manager() as manager:
+        results = manager.dict()
+        torch.multiprocessing.spawn(_process, (str(tmp_path), results), nprocs=2)
+        probs, labels = batch()
+        pooled = [float(function(probs, labels)) for _, function in PAIRS.values()]
+        pooled.append(float(metrics.auroc(probs[labels > 2, 0], probs[labels <= 2, 0])))
+        for rank in (0, 1):
+            assert results[rank] == pytest.approx(pooled, abs=1e-9)
