@@ -1,0 +1,30 @@
+"""Image sets: loading, splitting, training batches, augmentation, corruptions."""
+
+from kedge.data.augment import augment_batch
+from kedge.data.batches import TrainingBatches, training_batches
+from kedge.data.decode import read_image
+from kedge.data.loading import from_dataset, load, splits
+from kedge.data.report import DataError, LoadReport, UnreadableImage
+from kedge.data.seeds import derive_seed, generator
+from kedge.data.sets import FileSet, ImageSet, TensorSet
+from kedge.data.splitting import reference_subset, split_validation
+
+__all__ = [
+    "DataError",
+    "FileSet",
+    "ImageSet",
+    "LoadReport",
+    "TensorSet",
+    "TrainingBatches",
+    "UnreadableImage",
+    "augment_batch",
+    "derive_seed",
+    "from_dataset",
+    "generator",
+    "load",
+    "read_image",
+    "reference_subset",
+    "split_validation",
+    "splits",
+    "training_batches",
+]

@@ -1,0 +1,71 @@
+"""Augmentation of training images: on the whole batch for small images, per image for larger ones."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+AUGMENTATIONS = ("auto", "none", "crop-flip", "trivial")
+
+
+def augment_batch(
+    images: torch.Tensor, generator: torch.Generator | None, padding: int | None = None, flip: bool = True
+) -> torch.Tensor:
+    """Crop each image at random from its reflect-padded self and mirror half of them.
+
+    Args:
+        images: [B, C, H, W], any dtype, on any device.
+        generator: on the images' device; None draws from torch's global generator.
+        padding: largest shift in pixels, each way; None is an eighth of the shorter side (4 px at 32).
+        flip: mirror each image with probability 1/2.
+
+    Returns:
+        A new tensor, the same shape, dtype and device.
+
+    Raises:
+        ValueError: padding negative, or not smaller than the image.
+    """
+    batch, channels, height, width = images.shape
+    if padding is None:
+        padding = min(height, width) // 8
+    if not 0 <= padding < min(height, width):
+        raise ValueError(f"padding must be 0 to {min(height, width) - 1} for {height}x{width} images, got {padding}")
+    device = images.device
+    # a fixed number of draws, so that the shifts are the same with and without mirroring
+    shift = torch.randint(-padding, padding + 1, (2, batch, 1), generator=generator, device=device)
+    mirror = torch.rand((batch, 1), generator=generator, device=device) < 0.5
+    rows = _reflected(torch.arange(height, device=device) + shift[0], height)
+    columns = torch.arange(width, device=device).expand(batch, width)
+    if flip:
+        columns = torch.where(mirror, width - 1 - columns, columns)
+    columns = _reflected(columns + shift[1], width)
+    pixels = (rows[:, :, None] * width + columns[:, None, :]).view(batch, 1, height * width)
+    return images.flatten(2).gather(2, pixels.expand(batch, channels, -1)).view_as(images)
+
+
+def photo_transform(augment: str, image_size: int, mirror: bool) -> Callable[[Any], Any] | None:
+    """Return the torchvision v2 transform of one training image, or None for the evaluation view.
+
+    "auto" and "crop-flip": RandomResizedCrop to image_size and, if `mirror`, a flip; "trivial" adds
+    TrivialAugmentWide (Müller & Hutter 2021); "none" is None. It draws from torch's global generator.
+
+    Raises:
+        ValueError: another name.
+    """
+    if augment not in AUGMENTATIONS:
+        raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
+    if augment == "none":
+        return None
+    from torchvision.transforms import v2
+
+    steps: list[Any] = [v2.RandomResizedCrop(image_size, antialias=True)]
+    if mirror:
+        steps.append(v2.RandomHorizontalFlip())
+    if augment == "trivial":
+        steps.append(v2.TrivialAugmentWide())
+    return v2.Compose(steps)
+
+
+def _reflected(position: torch.Tensor, length: int) -> torch.Tensor:
+    """Fold positions beyond either end back, the edge pixel not repeated: -1 is 1, `length` is length - 2."""
+    return (length - 1) - ((length - 1) - position.abs()).abs()

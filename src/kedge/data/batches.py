@@ -1,0 +1,217 @@
+"""Training batches that are a pure function of (seed, epoch, rank)."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from kedge.data.augment import AUGMENTATIONS, photo_transform
+from kedge.data.decode import to_tensor
+from kedge.data.report import UNREADABLE_LIMIT, DataError, UnreadableImage
+from kedge.data.seeds import derive_seed, generator
+from kedge.data.sets import FileSet, ImageSet, TensorSet
+
+log = logging.getLogger(__name__)
+
+
+def training_batches(
+    images: ImageSet,
+    batch_size: int,
+    seed: int,
+    rank: int = 0,
+    world: int = 1,
+    augment: str = "auto",
+    workers: int | None = None,
+    drop_last_single: bool = True,
+) -> "TrainingBatches":
+    """Return the shuffled batches of a training set.
+
+    Call `set_epoch(epoch)`, then iterate: the batches of an epoch are bitwise the same whatever came before and
+    however many workers there are. A FileSet's images are augmented per image here; a TensorSet's are not: they are
+    augmented on the batch, on the model's device, by `augment_batch`.
+
+    Args:
+        images: the set.
+        batch_size: images per batch and rank.
+        seed: of shuffling and augmentation.
+        rank: of this process, 0 to world - 1.
+        world: number of processes. Each gets the same number of images, some twice if they do not divide evenly.
+        augment: "auto" (crop-flip), "none", "crop-flip" or "trivial" (adds TrivialAugment); for a FileSet.
+        workers: decoding processes of a FileSet; None takes up to 8, or none on two cores without CUDA.
+        drop_last_single: leave out a last batch of one image, which batch statistics and references cannot use.
+
+    Raises:
+        ValueError: a bad batch size, rank or augmentation.
+        DataError: no batch would be left.
+    """
+    return TrainingBatches(images, batch_size, seed, rank, world, augment, workers, drop_last_single)
+
+
+class TrainingBatches:
+    """Iterates over (uint8 [B, C, H, W], long [B]); see `training_batches`."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world: int,
+        augment: str,
+        workers: int | None,
+        drop_last_single: bool,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must be 0 to {world - 1} for world {world}, got {rank}")
+        if augment not in AUGMENTATIONS:
+            raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank, self.world = rank, world
+        self.epoch = 0
+        self._share = -(-len(images) // world)  # images per rank, rounded up
+        self._length = -(-self._share // batch_size)
+        if drop_last_single and batch_size > 1 and self._share % batch_size == 1:
+            self._length -= 1
+        if self._length == 0:
+            raise DataError(f"{images.name}: {len(images)} training images on {world} processes make no batch")
+        self._loader = (
+            _PhotoLoader(images, seed, augment, _default_workers() if workers is None else workers)
+            if isinstance(images, FileSet)
+            else None
+        )
+
+    def __len__(self) -> int:
+        return self._length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches the next iteration gives."""
+        self.epoch = epoch
+
+    def indices(self) -> list[torch.Tensor]:
+        """Return this rank's batches of the epoch as indices into the set, each long [B]."""
+        order = torch.randperm(len(self.images), generator=generator(self.seed, "order", self.epoch))
+        # wrapped round so that every rank gets the same number of images
+        order = order.repeat(-(-self._share * self.world // len(order)))[: self._share * self.world]
+        return list(order[self.rank :: self.world].split(self.batch_size))[: self._length]
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if self._loader is not None:
+            yield from self._loader.epoch(self.epoch, self.indices())
+            return
+        pin = torch.cuda.is_available()
+        for index in self.indices():
+            if isinstance(self.images, TensorSet):
+                batch, labels = self.images.images[index], self.images.labels[index]
+            else:
+                batch = torch.stack([self.images[i][0] for i in index.tolist()])
+                labels = self.images.labels[index]
+            yield (batch.pin_memory(), labels.pin_memory()) if pin else (batch, labels)
+
+
+class _PhotoLoader:
+    """Feeds an epoch's batches through a DataLoader whose workers live as long as the run."""
+
+    def __init__(self, images: FileSet, seed: int, augment: str, workers: int) -> None:
+        self._images = images
+        self._order = _EpochOrder()
+        self._failed: dict[str, str] = {}
+        self._loader = DataLoader(
+            _AugmentedPhotos(images, seed, augment),
+            batch_sampler=self._order,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=_collate,
+            pin_memory=torch.cuda.is_available(),
+            generator=generator(seed),  # else the loader draws from torch's global generator
+        )
+
+    def epoch(self, epoch: int, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self._order.batches = [[(epoch, i) for i in batch.tolist()] for batch in batches]
+        for images, labels, failed in self._loader:
+            for error in failed:
+                self._note(error)
+            yield images, labels
+
+    def _note(self, error: UnreadableImage) -> None:
+        if error.path in self._failed:
+            return
+        self._failed[error.path] = error.reason
+        log.warning("%s; another image of its class takes its place", error)
+        allowed = max(1, int(UNREADABLE_LIMIT * len(self._images)))
+        if len(self._failed) > allowed:
+            shown = "\n".join(f"  {path}: {reason}" for path, reason in list(self._failed.items())[:5])
+            raise DataError(
+                f"{self._images.name}: {len(self._failed)} of {len(self._images)} images have become unreadable "
+                f"since the run began, more than the {allowed} allowed:\n{shown}\n"
+                "Is the disk or network folder still there? Restore the files and resume the run."
+            )
+
+
+class _EpochOrder:
+    """A batch sampler that is told its batches; each entry is (epoch, index), as workers outlive an epoch."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[int, int]]] = []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _AugmentedPhotos(Dataset):
+    """Training views, each drawn with a generator seeded by (seed, epoch, index)."""
+
+    def __init__(self, images: FileSet, seed: int, augment: str) -> None:
+        self._images = images
+        self._seed = seed
+        self._transform = photo_transform(augment, images.image_shape[1], images.mirror)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, UnreadableImage | None]:
+        epoch, index = key
+        label = int(self._images.labels[index])
+        first: UnreadableImage | None = None
+        for candidate in self._candidates(index):
+            try:
+                return self._view(epoch, candidate), label, first
+            except UnreadableImage as error:
+                first = first or error
+        raise DataError(f"{first}; nor can any other image of class {self._images.class_names[label]!r} be read")
+
+    def _candidates(self, index: int) -> Iterator[int]:
+        """Yield the image asked for, then stand-ins: the next ones of its class, a choice that replays alike."""
+        yield index
+        members = (self._images.labels == self._images.labels[index]).nonzero().squeeze(1)
+        start = int((members == index).nonzero())
+        yield from members.roll(-start - 1)[:-1].tolist()
+
+    def _view(self, epoch: int, index: int) -> torch.Tensor:
+        if self._transform is None:
+            return self._images[index][0]
+        channels, size, _ = self._images.image_shape
+        image = self._images.items.image(int(self._images.rows[index]), least=2 * size)
+        with torch.random.fork_rng(devices=[]):  # v2 transforms know no generator of their own
+            torch.default_generator.manual_seed(derive_seed(self._seed, "augment", epoch, index))
+            return to_tensor(self._transform(image), channels)
+
+
+def _collate(
+    samples: list[tuple[torch.Tensor, int, UnreadableImage | None]],
+) -> tuple[torch.Tensor, torch.Tensor, list[UnreadableImage]]:
+    images = torch.stack([image for image, _, _ in samples])
+    labels = torch.tensor([label for _, label, _ in samples])
+    return images, labels, [error for _, _, error in samples if error is not None]
+
+
+def _default_workers() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores <= 2 and not torch.cuda.is_available():
+        return 0  # the model needs both
+    return min(8, cores)

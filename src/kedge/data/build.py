@@ -1,0 +1,161 @@
+"""From what a source found to an image set: which size, which channels, in memory or on disk."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from kedge.data.decode import SMALL, convert_channels, evaluation_view, to_tensor
+from kedge.data.items import Items
+from kedge.data.report import DataError, LoadReport, UnreadableImage
+from kedge.data.sets import FileSet, ImageSet, TensorSet
+
+PHOTO_SIZE = 224  # side of the evaluation view of larger images unless told
+_PROBED = 256  # headers that are read to find out a set's size and channels
+_CHECKED = 50_000  # more files than this are not all opened while loading
+_SAMPLED = 2_000  # of such a large set this many are
+_IN_MEMORY = 4 << 30  # bytes of decoded images beyond which even small ones stay on disk
+
+
+@dataclass
+class Found:
+    """What a source found: encoded images with labels, before any is decoded."""
+
+    items: Items
+    labels: Sequence[int]
+    class_names: list[str]
+    name: str
+    split: str
+    notes: list[str] = field(default_factory=list)
+    has_paths: bool = True
+
+
+def build(found: Found, image_size: int | None = None, channels: int | None = None) -> ImageSet:
+    """Return a TensorSet where the images (or `image_size`) are at most 64 px, else a FileSet.
+
+    The channels are those of the majority of the images unless given. Without `image_size` small images keep their
+    size; where sizes are mixed they become squares of the largest side; larger images get 224.
+
+    Raises:
+        DataError: no images, a bad `image_size` or `channels`, or more than 1 % unreadable.
+    """
+    if image_size is not None and image_size < 1:
+        raise DataError(f"image_size must be at least 1 pixel, got {image_size}")
+    if channels not in (None, 1, 3):
+        raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
+    count = len(found.items)
+    if count == 0:
+        raise DataError(f"{found.name}: the split {found.split!r} holds no images")
+    shapes = _probe(found.items)
+    if not shapes:
+        raise DataError(f"{found.name}: none of {min(count, _PROBED)} images looked at can be read")
+    if channels is None:
+        channels = Counter(depth for _, depth in shapes).most_common(1)[0][0]
+    sizes = Counter(size for size, _ in shapes)
+    largest = max(max(size) for size in sizes)
+    if image_size is not None:
+        target = (image_size, image_size)
+    elif largest > SMALL:
+        target = (PHOTO_SIZE, PHOTO_SIZE)
+    else:
+        target = next(iter(sizes)) if len(sizes) == 1 else (largest, largest)
+    report = LoadReport(total=count, notes=list(found.notes))
+    in_memory = count * channels * target[0] * target[1] <= _IN_MEMORY
+    images: ImageSet
+    if max(target) <= SMALL and in_memory:
+        images = _tensor_set(found, target, channels, report)
+    else:
+        images = _file_set(found, max(target), channels, report)
+    report.check(found.name)
+    missing = [c for c, n in zip(images.class_names, _class_counts(images), strict=True) if n == 0]
+    if missing:
+        report.notes.append(f"no images of {len(missing)} classes in {found.split!r}: {_listed(missing)}")
+    return images
+
+
+def _probe(items: Items) -> list[tuple[tuple[int, int], int]]:
+    step = max(1, len(items) // _PROBED)
+    shapes = []
+    for i in range(0, len(items), step):
+        try:
+            shapes.append(items.header(i))
+        except UnreadableImage:
+            continue
+    return shapes
+
+
+def _tensor_set(found: Found, target: tuple[int, int], channels: int, report: LoadReport) -> TensorSet:
+    items, count = found.items, len(found.items)
+    images = torch.empty((count, channels, *target), dtype=torch.uint8)
+    kept = torch.ones(count, dtype=torch.bool)
+    for i in range(count):
+        try:
+            image = items.small(i)
+        except UnreadableImage as error:
+            report.skipped.append((error.path, error.reason))
+            kept[i] = False
+            continue
+        if image.shape[0] != channels:
+            image = convert_channels(image, channels)
+            _count_conversion(report, channels)
+        if image.shape[1:] != target:
+            image = _fit(image, target)
+            report.resized += 1
+        images[i] = image
+    labels = torch.as_tensor(found.labels, dtype=torch.long)
+    if report.skipped:
+        images, labels = images[kept], labels[kept]
+    paths = _names(found, kept)
+    return TensorSet(images, labels, found.class_names, found.name, found.split, report, paths)
+
+
+def _fit(image: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
+    if target[0] == target[1]:
+        return to_tensor(evaluation_view(image, target[0]))
+    from torchvision.transforms.v2 import functional as v2  # a stray image in a set of oblong ones
+
+    return v2.resize(image, list(target), antialias=True)
+
+
+def _file_set(found: Found, size: int, channels: int, report: LoadReport) -> FileSet:
+    items, count = found.items, len(found.items)
+    checked: Sequence[int] = range(count)
+    if count > _CHECKED:
+        checked = range(0, count, count // _SAMPLED)
+        report.notes.append(f"{len(checked)} of {count} images were checked; the others are checked as they are read")
+    kept = torch.ones(count, dtype=torch.bool)
+    for i in checked:
+        try:
+            depth = items.header(i)[1]
+        except UnreadableImage as error:
+            report.skipped.append((error.path, error.reason))
+            kept[i] = False
+            continue
+        if depth != channels:
+            _count_conversion(report, channels)
+    rows = kept.nonzero().squeeze(1)
+    labels = torch.as_tensor(found.labels, dtype=torch.long)[rows]
+    paths = _names(found, kept)
+    return FileSet(items, rows, labels, found.class_names, channels, size, found.name, found.split, report, paths)
+
+
+def _count_conversion(report: LoadReport, channels: int) -> None:
+    if channels == 1:
+        report.converted_colour += 1
+    else:
+        report.converted_grey += 1
+
+
+def _names(found: Found, kept: torch.Tensor) -> list[str] | None:
+    if not found.has_paths:
+        return None
+    return [found.items.name(i) for i in kept.nonzero().squeeze(1).tolist()]
+
+
+def _class_counts(images: ImageSet) -> list[int]:
+    return torch.bincount(images.labels, minlength=len(images.class_names)).tolist()
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")

@@ -1,0 +1,172 @@
+"""From an encoded image to a uint8 tensor [C, H, W], C = 1 (grey) or 3 (RGB)."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from kedge.data.report import UnreadableImage
+
+Encoded = str | Path | bytes
+SMALL = 64  # largest side, in pixels, of the sets that are decoded once and kept in memory
+CROP_SHARE = 0.875  # of the shorter side that the evaluation view of a larger image keeps (ImageNet practice)
+
+_GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+
+
+def read_image(source: Encoded, image_size: int | None = None, channels: int | None = None) -> torch.Tensor:
+    """Decode one image as the sets do: uint8 [C, H, W], or the evaluation view [C, image_size, image_size].
+
+    Args:
+        source: a path, or the bytes of an encoded image.
+        image_size: side in pixels of the evaluation view; None keeps the image's own size.
+        channels: 1 or 3 to force grey or RGB; None keeps the image's own.
+
+    Raises:
+        UnreadableImage: not an image, damaged, or not there.
+    """
+    if image_size is None:
+        return to_tensor(open_image(source), channels)
+    return to_tensor(evaluation_view(open_image(source, least=2 * image_size), image_size), channels)
+
+
+def header(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
+    """Read only an image's header: ((height, width), channels), the rotation of its EXIF tag applied.
+
+    Raises:
+        UnreadableImage: not an image, or a JPEG or PNG whose end is missing.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            width, height = image.size
+            if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+                width, height = height, width
+            if _end_is_missing(source, image.format):
+                image.load()  # some cameras append data behind a whole image: only decoding tells
+            return (height, width), 1 if image.mode in _GREY_MODES else 3
+    except Exception as error:  # a damaged file can raise nearly anything in a decoder
+        raise UnreadableImage(_name(source, name), _reason(error)) from None
+
+
+def open_image(source: Encoded, name: str = "image", least: int | None = None) -> Image.Image:
+    """Decode to a PIL image of mode L or RGB, upright as its EXIF tag says.
+
+    Args:
+        source: a path, or the bytes of an encoded image.
+        name: what an error calls an image that has no path.
+        least: the shorter side that is needed; a JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, never
+            smaller than this, which is several times faster for photographs.
+
+    Raises:
+        UnreadableImage: not an image, damaged, or not there.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if least is not None and image.format == "JPEG":
+                image.draft(None, (least, least))
+            return _plain_mode(ImageOps.exif_transpose(image))
+    except Exception as error:
+        raise UnreadableImage(_name(source, name), _reason(error)) from None
+
+
+def decode_small(source: Encoded, name: str = "image") -> torch.Tensor:
+    """Decode a small image to uint8 [C, H, W]; lossless and lossy WebP take torchvision's faster decoder."""
+    if isinstance(source, bytes) and source[:4] == b"RIFF" and source[8:12] == b"WEBP":
+        from torchvision.io import decode_webp
+
+        try:
+            tensor = decode_webp(torch.frombuffer(bytearray(source), dtype=torch.uint8))
+        except RuntimeError:
+            tensor = None  # PIL gives the reason
+        if tensor is not None and tensor.ndim == 3 and tensor.shape[0] == 3:
+            return tensor
+    return to_tensor(open_image(source, name))
+
+
+def to_tensor(image: Image.Image | torch.Tensor | np.ndarray, channels: int | None = None) -> torch.Tensor:
+    """Turn a PIL image, an array [H, W] or [H, W, C] or a tensor [C, H, W] into uint8 [C, H, W].
+
+    Floats are taken as [0, 1] and rounded to the nearest of 256 levels. `channels` 1 or 3 converts.
+    """
+    if isinstance(image, Image.Image):
+        image = np.array(_plain_mode(image))
+    if isinstance(image, np.ndarray):
+        image = image[:, :, None] if image.ndim == 2 else image
+        image = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+    if image.ndim == 2:
+        image = image[None]
+    if image.is_floating_point():
+        low, high = float(image.min()), float(image.max())
+        if low < 0.0 or high > 1.0:
+            raise ValueError(
+                f"float images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: leave out the normalisation "
+                "(the model normalises), or hand over uint8"
+            )
+        image = (image * 255).round().to(torch.uint8)
+    elif image.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8 or float in [0, 1], got {image.dtype}")
+    return image if channels is None else convert_channels(image, channels)
+
+
+def convert_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
+    """Turn uint8 [..., 1, H, W] to 3 channels by repetition, or [..., 3, H, W] to 1 by luma (ITU-R 601)."""
+    have = image.shape[-3]
+    if have == channels:
+        return image
+    if have == 1:
+        return image.expand(*image.shape[:-3], channels, *image.shape[-2:]).contiguous()
+    if have == 3 and channels == 1:
+        weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+        return (image.float() * weights).sum(-3, keepdim=True).round().to(torch.uint8)
+    raise ValueError(f"cannot turn {have} channels into {channels}")
+
+
+def evaluation_view(image: Image.Image | torch.Tensor, size: int) -> Image.Image | torch.Tensor:
+    """Resize the shorter side (antialiased, bilinear) and crop the centre to size x size.
+
+    Above 64 px the shorter side becomes size / 0.875, as is usual for photographs; up to 64 px it becomes `size`, so
+    that nothing but the ends of the longer side is lost.
+    """
+    from torchvision.transforms.v2 import functional as v2
+
+    shorter = size if size <= SMALL else round(size / CROP_SHARE)
+    return v2.center_crop(v2.resize(image, [shorter], antialias=True), [size, size])
+
+
+def _plain_mode(image: Image.Image) -> Image.Image:
+    if image.mode in ("L", "RGB"):
+        image.load()
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        # 16-bit grey: PIL's own conversion would clip every value above 255
+        values = np.asarray(image).astype(np.float64)
+        scale = 1.0 if values.max(initial=0) <= 255 else 255 / 65535
+        return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
+    return image.convert("L" if image.mode in _GREY_MODES else "RGB")
+
+
+def _end_is_missing(source: Encoded, kind: str | None) -> bool:
+    ends = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+    if kind not in ends:
+        return False
+    if isinstance(source, bytes):
+        tail = source[-64:]
+    else:
+        with open(source, "rb") as file:
+            file.seek(max(0, Path(source).stat().st_size - 64))
+            tail = file.read()
+    return ends[kind] not in tail
+
+
+def _name(source: Encoded, name: str) -> str:
+    return name if isinstance(source, bytes) else str(source)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "not an image, or empty"
+    return str(error) or type(error).__name__

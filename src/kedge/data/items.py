@@ -1,0 +1,130 @@
+"""Where encoded images are: files, rows of a table, or another data set. Each is read one image at a time."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from kedge.data.decode import Encoded, decode_small, header, open_image, to_tensor
+from kedge.data.report import UnreadableImage
+
+
+class Items(Protocol):
+    """Images by position. Every reader raises UnreadableImage with the image's name."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, i: int) -> str:
+        """Return the path or another name of image i."""
+
+    def header(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return ((height, width), channels) of image i."""
+
+    def small(self, i: int) -> torch.Tensor:
+        """Return image i as uint8 [C, H, W]."""
+
+    def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
+        """Return image i, decoded no smaller than `least` on its shorter side where it is larger."""
+
+
+class _EncodedItems:
+    def source(self, i: int) -> Encoded:
+        raise NotImplementedError
+
+    def name(self, i: int) -> str:
+        raise NotImplementedError
+
+    def header(self, i: int) -> tuple[tuple[int, int], int]:
+        return header(self.source(i), self.name(i))
+
+    def small(self, i: int) -> torch.Tensor:
+        return decode_small(self.source(i), self.name(i))
+
+    def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
+        return open_image(self.source(i), self.name(i), least)
+
+
+class FileItems(_EncodedItems):
+    """Image files by path."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def name(self, i: int) -> str:
+        """Return the file's path."""
+        return self._paths[i]
+
+    def source(self, i: int) -> Encoded:
+        """Return the file's path."""
+        return self._paths[i]
+
+
+class RowItems(_EncodedItems):
+    """Rows of {"bytes": ..., "path": ...}, from a pyarrow column or a column of a Hugging Face data set."""
+
+    def __init__(self, rows: Any, origin: str) -> None:
+        self._rows = rows
+        self._origin = origin
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def _row(self, i: int) -> dict[str, Any]:
+        row = self._rows[i]
+        row = row.as_py() if hasattr(row, "as_py") else row
+        return {"bytes": row} if isinstance(row, bytes) else row or {}
+
+    def name(self, i: int) -> str:
+        """Return the set's name with the row's path, or with its number where it has none."""
+        return f"{self._origin}:{self._row(i).get('path') or f'row {i}'}"
+
+    def source(self, i: int) -> Encoded:
+        """Return the row's bytes, or the path it refers to."""
+        row = self._row(i)
+        source = row.get("bytes") or row.get("path")
+        if source is None:
+            raise UnreadableImage(self.name(i), "the row holds no image")
+        return source
+
+    def small(self, i: int) -> torch.Tensor:
+        """Return image i as uint8 [C, H, W]; its name is looked up only if it cannot be read."""
+        try:
+            return decode_small(self.source(i))
+        except UnreadableImage as error:
+            raise UnreadableImage(self.name(i), error.reason) from None
+
+
+class DatasetItems:
+    """The images of any map-style data set of (image, label)."""
+
+    def __init__(self, dataset: Any, origin: str) -> None:
+        self._dataset = dataset
+        self._origin = origin
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def name(self, i: int) -> str:
+        """Return the set's name with the image's number."""
+        return f"{self._origin}:{i}"
+
+    def header(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return ((height, width), channels) of image i."""
+        image = self.small(i)
+        return (image.shape[1], image.shape[2]), image.shape[0]
+
+    def small(self, i: int) -> torch.Tensor:
+        """Return image i as uint8 [C, H, W]."""
+        return to_tensor(self.image(i))
+
+    def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
+        """Return image i as the data set gives it: PIL, or uint8 [C, H, W]."""
+        try:
+            image = self._dataset[i][0]
+        except (OSError, SyntaxError) as error:
+            raise UnreadableImage(self.name(i), str(error) or type(error).__name__) from None
+        return image if isinstance(image, Image.Image) else to_tensor(image)

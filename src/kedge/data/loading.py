@@ -1,0 +1,218 @@
+"""load(): from a name or a path to an image set."""
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from kedge.data.build import Found, build
+from kedge.data.decode import convert_channels
+from kedge.data.folders import EXTENSIONS, ImageFolder, canonical_split
+from kedge.data.items import DatasetItems
+from kedge.data.report import DataError, LoadReport
+from kedge.data.sets import ImageSet, TensorSet
+from kedge.data.splitting import digits_split
+from kedge.data.tables import Hub, Parquet, found_in_dataset, parquet_files
+
+
+class _Source(Protocol):
+    name: str
+
+    @property
+    def splits(self) -> Mapping[str, Any]: ...
+
+    def find(self, split: str) -> Found: ...
+
+
+def load(
+    name_or_path: str | os.PathLike[str],
+    split: str = "train",
+    image_size: int | None = None,
+    channels: int | None = None,
+) -> ImageSet:
+    """Load one split of an image set.
+
+    A name is looked up in this order: "digits" (scikit-learn's 8x8 handwritten digits, with a fixed train, val and
+    test split); an existing path; a folder of $KEDGE_DATA; a Hugging Face hub name `owner/name`. A path is an image
+    folder (FOLDER/class/*.jpg, or FOLDER/train/class/* with FOLDER/val or FOLDER/test) or parquet in the Hugging
+    Face image layout.
+
+    Args:
+        name_or_path: as above.
+        split: "train", "val", "test", or a name of the source's own. A set without splits has the one split
+            "all"; asking for "train" gives it too, asking for "val" or "test" is an error.
+        image_size: side in pixels. None keeps the size of images up to 64 px (squares of the largest side where
+            sizes are mixed) and takes 224 for larger ones. Up to 64 the set is decoded once into memory.
+        channels: 1 or 3 converts to grey or RGB; None takes what most of the images are.
+
+    Returns:
+        A TensorSet (up to 64 px) or a FileSet (larger); `.report.summary()` tells what was skipped or converted.
+
+    Raises:
+        DataError: not found, no such split, no images, or more than 1 % of them unreadable.
+    """
+    if str(name_or_path) == "digits":
+        return _digits(split, image_size, channels)
+    source = _resolve(name_or_path)
+    wanted = canonical_split(split) or split
+    if wanted == "train" and "train" not in source.splits and "all" in source.splits:
+        wanted = "all"
+    if wanted not in source.splits:
+        raise DataError(_no_split(source, split))
+    return build(source.find(wanted), image_size, channels)
+
+
+def splits(name_or_path: str | os.PathLike[str]) -> list[str]:
+    """Return the names of the splits that `load` offers, ["all"] for a set without splits.
+
+    Raises:
+        DataError: not found.
+    """
+    if str(name_or_path) == "digits":
+        return ["train", "val", "test"]
+    return list(_resolve(name_or_path).splits)
+
+
+def from_dataset(
+    dataset: Any,
+    class_names: list[str] | None = None,
+    name: str = "custom",
+    image_size: int | None = None,
+    channels: int | None = None,
+) -> ImageSet:
+    """Wrap any map-style data set of (image, label), or a Hugging Face `Dataset` with image and label columns.
+
+    Images are PIL, uint8 or float [0, 1] tensors [C, H, W], or arrays [H, W, C]. Images of up to 64 px are decoded
+    once into a TensorSet; larger ones are read from `dataset` each time. Labels come from `dataset.targets` or
+    `dataset.labels` where there is one, else from one pass over the data set.
+
+    Args:
+        dataset: with len() and [i].
+        class_names: in the order of the labels; None takes `dataset.classes`, else the numbers.
+        name: for reports.
+        image_size: as for `load`.
+        channels: as for `load`.
+
+    Raises:
+        DataError: an empty data set, or labels outside `class_names`.
+    """
+    if len(dataset) == 0:
+        raise DataError(f"{name}: the data set is empty")
+    if hasattr(dataset, "column_names") and hasattr(dataset, "cast_column"):
+        found = found_in_dataset(dataset, name, "all")
+        found.class_names = class_names or found.class_names
+        return build(found, image_size, channels)
+    labels = _labels_of(dataset)
+    if class_names is None:
+        class_names = [str(c) for c in getattr(dataset, "classes", None) or range(int(labels.max()) + 1)]
+    if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
+        raise DataError(
+            f"{name}: labels run from {int(labels.min())} to {int(labels.max())}, "
+            f"but there are {len(class_names)} class names"
+        )
+    found = Found(DatasetItems(dataset, name), labels.tolist(), class_names, name, "all", has_paths=False)
+    return build(found, image_size, channels)
+
+
+def _labels_of(dataset: Any) -> torch.Tensor:
+    for attribute in ("targets", "labels"):
+        labels = getattr(dataset, attribute, None)
+        if labels is not None and len(labels) == len(dataset):
+            break
+    else:
+        labels = [dataset[i][1] for i in range(len(dataset))]
+    return torch.as_tensor([int(v) for v in labels])
+
+
+def _digits(split: str, image_size: int | None, channels: int | None) -> TensorSet:
+    from sklearn.datasets import load_digits
+
+    wanted = canonical_split(split)
+    if wanted is None:
+        raise DataError(f"digits has no split {split!r}: take 'train', 'val' or 'test'")
+    data = load_digits()
+    images = torch.from_numpy(data.images).mul(255 / 16).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(data.target).long()
+    index = digits_split(labels, wanted)
+    images = images[index]
+    if image_size is not None and image_size != images.shape[-1]:
+        if image_size < 1:
+            raise DataError(f"image_size must be at least 1 pixel, got {image_size}")
+        from torchvision.transforms.v2 import functional as v2
+
+        images = v2.resize(images, [image_size, image_size], antialias=True)
+    if channels is not None:
+        images = convert_channels(images, channels)
+    names = [str(i) for i in range(10)]
+    return TensorSet(images, labels[index], names, "digits", wanted, LoadReport(total=len(index)))
+
+
+def _resolve(name_or_path: str | os.PathLike[str]) -> _Source:
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    if not name.strip():
+        raise DataError("the data's name is empty: give a folder, a name, or 'digits'")
+    if path.exists():
+        return _from_path(path)
+    room = os.environ.get("KEDGE_DATA")
+    if room and (Path(room).expanduser() / name).is_dir():
+        return _from_path(Path(room).expanduser() / name)
+    is_path = isinstance(name_or_path, os.PathLike) or path.is_absolute() or name.startswith((".", "~"))
+    if not is_path and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not path.parent.exists():
+        return Hub(name)
+    raise DataError(_not_found(name, path, room))
+
+
+def _from_path(path: Path) -> _Source:
+    if path.is_file():
+        if path.suffix == ".parquet":
+            return Parquet(path)
+        if path.suffix.lower() in EXTENSIONS:
+            raise DataError(f"{path} is one image: give the folder that holds a folder per class")
+        if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z"):
+            raise DataError(f"{path} is an archive: unpack it and give the folder")
+        raise DataError(f"{path} is a file, not an image folder or a .parquet file")
+    return Parquet(path) if parquet_files(path) else ImageFolder(path)
+
+
+def _no_split(source: _Source, split: str) -> str:
+    have = list(source.splits)
+    if have == ["all"]:
+        return (
+            f"{source.name} is not divided into splits, so it has no {split!r}: load split 'all' and divide it "
+            "(split_validation), or put the images into train and test folders"
+        )
+    return f"{source.name} has no split {split!r}; it has: {', '.join(have)}"
+
+
+def _not_found(name: str, path: Path, room: str | None) -> str:
+    lines = [
+        f"no data called {name!r}: it is no path, and $KEDGE_DATA " + ("has no such folder" if room else "is not set")
+    ]
+    if room and not Path(room).expanduser().is_dir():
+        lines[0] = f"no data called {name!r}: it is no path, and $KEDGE_DATA ({room}) is not a folder"
+    known = ["digits"]
+    if room and Path(room).expanduser().is_dir():
+        known += [f.name for f in Path(room).expanduser().iterdir() if f.is_dir()]
+    near = difflib.get_close_matches(name, known, n=3)
+    parent = path.parent
+    if parent.is_dir():
+        siblings = [f.name for f in parent.iterdir() if f.is_dir() and not f.name.startswith(".")]
+        near += [str(parent / s) for s in difflib.get_close_matches(path.name, siblings, n=3)]
+    elif (first := _first_missing(path)) is not None:
+        lines.append(f"the folder {first} does not exist")
+    if near:
+        lines.append(f"did you mean {' or '.join(dict.fromkeys(near))}?")
+    lines.append(
+        "give an image folder (FOLDER/class/*.jpg), a folder of parquet files, 'digits', a folder of $KEDGE_DATA, "
+        "or a Hugging Face hub name such as uoft-cs/cifar10"
+    )
+    return "\n".join(lines)
+
+
+def _first_missing(path: Path) -> Path | None:
+    return next((p for p in reversed(path.parents) if not p.exists()), None)

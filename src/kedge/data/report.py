@@ -1,0 +1,70 @@
+"""What went wrong with data, in words a person can act on."""
+
+from dataclasses import dataclass, field
+
+UNREADABLE_LIMIT = 0.01  # more unreadable images than this share of a set is an error
+_SHOWN = 5
+
+
+class DataError(ValueError):
+    """The data cannot be used; the message says what was seen and what to do."""
+
+
+class UnreadableImage(DataError):
+    """One image could not be decoded. `path` names it, `reason` says why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"cannot read image {path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:  # a worker process hands it back by pickling
+        return type(self), (self.path, self.reason)
+
+
+@dataclass
+class LoadReport:
+    """What happened while a set was loaded.
+
+    Attributes:
+        total: images that were listed, unreadable ones included.
+        skipped: (path, reason) of each unreadable image that was left out.
+        converted_grey: grey images turned to RGB in an RGB set.
+        converted_colour: colour images turned to grey in a grey set.
+        resized: images of another size than the set's that were resized.
+        notes: anything else a person should know.
+    """
+
+    total: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    converted_grey: int = 0
+    converted_colour: int = 0
+    resized: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def summary(self) -> str:
+        """Return what happened in a few lines; the first line has the counts."""
+        parts = [f"{self.total - len(self.skipped)} images"]
+        if self.skipped:
+            parts.append(f"{len(self.skipped)} unreadable and skipped")
+        if self.converted_grey:
+            parts.append(f"{self.converted_grey} grey converted to RGB")
+        if self.converted_colour:
+            parts.append(f"{self.converted_colour} colour converted to grey")
+        if self.resized:
+            parts.append(f"{self.resized} resized")
+        lines = [", ".join(parts), *self.notes]
+        lines += [f"skipped {path}: {reason}" for path, reason in self.skipped[:_SHOWN]]
+        if len(self.skipped) > _SHOWN:
+            lines.append(f"... and {len(self.skipped) - _SHOWN} more")
+        return "\n".join(lines)
+
+    def check(self, name: str) -> None:
+        """Raise DataError when more than 1 % of the images of the set called `name` are unreadable."""
+        if len(self.skipped) > UNREADABLE_LIMIT * self.total:
+            shown = "\n".join(f"  {path}: {reason}" for path, reason in self.skipped[:_SHOWN])
+            more = f"\n  ... and {len(self.skipped) - _SHOWN} more" if len(self.skipped) > _SHOWN else ""
+            raise DataError(
+                f"{name}: {len(self.skipped)} of {self.total} images cannot be read, more than the "
+                f"{UNREADABLE_LIMIT:.0%} that are skipped with a warning:\n{shown}{more}\nRepair or remove these files."
+            )

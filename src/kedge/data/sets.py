@@ -1,0 +1,268 @@
+"""Image sets: uint8 images with labels and class names, in memory or decoded as they are read."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from kedge.data.decode import evaluation_view, to_tensor
+from kedge.data.items import Items
+from kedge.data.report import DataError, LoadReport, UnreadableImage
+from kedge.data.seeds import generator
+
+Indices = Sequence[int] | torch.Tensor
+
+
+class ImageSet(Dataset):
+    """Labelled images of one shape.
+
+    `set[i]` is (uint8 tensor [C, H, W], int label): the evaluation view, without augmentation.
+
+    Attributes:
+        name: of the data set.
+        split: "train", "val", "test", "all" (a set without splits) or what the source calls it.
+        class_names: one per class, in the order of the labels.
+        labels: long [N].
+        image_shape: (C, H, W).
+        report: what happened while loading.
+        paths: where each image comes from, or None; for reports.
+        mirror: whether a mirrored image keeps its label. False where every class is a single character, as in
+            handwritten digits; set it to change what training does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        class_names: Sequence[str],
+        labels: torch.Tensor,
+        image_shape: tuple[int, int, int],
+        report: LoadReport | None = None,
+        paths: list[str] | None = None,
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.class_names = [str(c) for c in class_names]
+        self.labels = torch.as_tensor(labels, dtype=torch.long)
+        self.image_shape = image_shape
+        self.report = LoadReport(total=len(self.labels)) if report is None else report
+        self.paths = paths
+        self.mirror = not all(len(c) == 1 for c in self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        channels, height, width = self.image_shape
+        return (
+            f"{type(self).__name__}({self.name!r}, {self.split!r}, {len(self)} images {channels}x{height}x{width}, "
+            f"{len(self.class_names)} classes)"
+        )
+
+    def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (uint8 [B, C, H, W], long [B]) in the order of the set; the last batch may be smaller.
+
+        Raises:
+            UnreadableImage: an image that could be read when the set was loaded no longer can.
+        """
+        raise NotImplementedError
+
+    def subset(self, indices: Indices) -> "ImageSet":
+        """Return the images at `indices` (any order, repeats allowed), with the same classes and labels."""
+        index = _index_tensor(indices, len(self))
+        chosen = self._select(index)
+        chosen.mirror = self.mirror
+        return chosen
+
+    def only_classes(self, classes: Sequence[str | int]) -> "ImageSet":
+        """Return the images of these classes (names or numbers), relabelled 0, 1, ... in the order given.
+
+        Raises:
+            DataError: a class that the set does not have.
+        """
+        numbers = class_numbers(self, classes)
+        relabel = torch.full((len(self.class_names),), -1, dtype=torch.long)
+        relabel[numbers] = torch.arange(len(numbers))
+        kept = self.subset((relabel[self.labels] >= 0).nonzero().squeeze(1))
+        kept.labels = relabel[kept.labels]
+        kept.class_names = [self.class_names[n] for n in numbers]
+        return kept
+
+    def _select(self, index: torch.Tensor) -> "ImageSet":
+        raise NotImplementedError
+
+    def _paths_at(self, index: torch.Tensor) -> list[str] | None:
+        return None if self.paths is None else [self.paths[i] for i in index.tolist()]
+
+
+class TensorSet(ImageSet):
+    """Images in memory: `images` uint8 [N, C, H, W]. For sets of up to 64 px."""
+
+    def __init__(
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        class_names: Sequence[str],
+        name: str = "custom",
+        split: str = "all",
+        report: LoadReport | None = None,
+        paths: list[str] | None = None,
+    ) -> None:
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            raise TypeError(f"images must be uint8 [N, C, H, W], got {images.dtype} {list(images.shape)}")
+        if len(images) != len(labels):
+            raise ValueError(f"{len(images)} images but {len(labels)} labels")
+        _, channels, height, width = images.shape
+        super().__init__(name, split, class_names, labels, (channels, height, width), report, paths)
+        self.images = images
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return self.images[i], int(self.labels[i])
+
+    def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (uint8 [B, C, H, W], long [B]) in the order of the set; `workers` is not needed here."""
+        for start in range(0, len(self), batch_size):
+            yield self.images[start : start + batch_size], self.labels[start : start + batch_size]
+
+    def _select(self, index: torch.Tensor) -> "TensorSet":
+        return TensorSet(
+            self.images[index],
+            self.labels[index],
+            self.class_names,
+            self.name,
+            self.split,
+            self.report,
+            self._paths_at(index),
+        )
+
+
+class FileSet(ImageSet):
+    """Images decoded each time they are read, for sets of larger images.
+
+    `set[i]` resizes the shorter side to image_size / 0.875 and crops the centre to image_size x image_size.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        rows: torch.Tensor,
+        labels: torch.Tensor,
+        class_names: Sequence[str],
+        channels: int,
+        image_size: int,
+        name: str = "custom",
+        split: str = "all",
+        report: LoadReport | None = None,
+        paths: list[str] | None = None,
+    ) -> None:
+        shape = (channels, image_size, image_size)
+        super().__init__(name, split, class_names, labels, shape, report, paths)
+        self.items = items
+        self.rows = rows  # long [N]: the position of each image among the items
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        channels, size, _ = self.image_shape
+        row, label = int(self.rows[i]), int(self.labels[i])
+        image = evaluation_view(self.items.image(row, least=2 * size), size)
+        return to_tensor(image, channels), label
+
+    def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (uint8 [B, C, H, W], long [B]) in the order of the set, decoded by `workers` processes.
+
+        Raises:
+            UnreadableImage: an image that could be read when the set was loaded no longer can.
+        """
+        loader = DataLoader(
+            _Caught(self),
+            batch_size,
+            num_workers=workers,
+            collate_fn=_collate_caught,
+            generator=generator(0),  # else the loader draws from torch's global generator
+            pin_memory=torch.cuda.is_available(),
+        )
+        for batch in loader:
+            if isinstance(batch, UnreadableImage):
+                raise DataError(
+                    f"{batch}\nIt could be read when the set was loaded. Repair or remove the file and start again."
+                )
+            yield batch
+
+    def _select(self, index: torch.Tensor) -> "FileSet":
+        return FileSet(
+            self.items,
+            self.rows[index],
+            self.labels[index],
+            self.class_names,
+            self.image_shape[0],
+            self.image_shape[1],
+            self.name,
+            self.split,
+            self.report,
+            self._paths_at(index),
+        )
+
+
+class _Caught(Dataset):
+    """A set whose unreadable images are handed over as errors: a worker's exception loses its words."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int] | UnreadableImage:
+        try:
+            return self._images[i]
+        except UnreadableImage as error:
+            return error
+
+
+def _collate_caught(
+    samples: list[tuple[torch.Tensor, int] | UnreadableImage],
+) -> tuple[torch.Tensor, torch.Tensor] | UnreadableImage:
+    read = []
+    for sample in samples:
+        if isinstance(sample, UnreadableImage):
+            return sample
+        read.append(sample)
+    return torch.stack([image for image, _ in read]), torch.tensor([label for _, label in read])
+
+
+def class_numbers(images: ImageSet, classes: Sequence[str | int]) -> list[int]:
+    """Return the label of each class given by name or number.
+
+    Raises:
+        DataError: a class that the set does not have, or one named twice.
+    """
+    import difflib
+
+    numbers = []
+    for c in classes:
+        if isinstance(c, int) and 0 <= c < len(images.class_names):
+            numbers.append(c)
+        elif isinstance(c, str) and c in images.class_names:
+            numbers.append(images.class_names.index(c))
+        else:
+            near = difflib.get_close_matches(str(c), images.class_names, n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            shown = ", ".join(images.class_names[:20]) + (", ..." if len(images.class_names) > 20 else "")
+            raise DataError(f"{images.name} has no class {c!r}{hint}\nIts classes are: {shown}")
+    if len(set(numbers)) < len(numbers):
+        raise DataError(f"a class is named twice in {list(classes)}")
+    return numbers
+
+
+def _index_tensor(indices: Indices, length: int) -> torch.Tensor:
+    index = torch.as_tensor(indices)
+    if index.dtype == torch.bool:
+        if len(index) != length:
+            raise IndexError(f"a mask over {length} images needs {length} entries, got {len(index)}")
+        return index.nonzero().squeeze(1)
+    index = index.long().reshape(-1)
+    if len(index) and (int(index.min()) < 0 or int(index.max()) >= length):
+        raise IndexError(f"indices must lie in 0..{length - 1}, got {int(index.min())}..{int(index.max())}")
+    return index
