@@ -47,8 +47,10 @@ def summarise(
     logits = per_reference.float().mean(0)
     spread = None
     if len(per_reference) > 1:
-        values = per_reference.float()
-        spread = values.std(0) if task == "regression" else values.sigmoid().std(0).mean(-1)
+        values = per_reference.float() if task == "regression" else per_reference.float().sigmoid()
+        # torch.std warns of an empty batch, which has an empty answer.
+        spread = values.std(0) if values.numel() else values[0]
+        spread = spread if task == "regression" else spread.mean(-1)
     if recalibrate is not None:
         if recalibrate not in RECALIBRATIONS:
             raise ValueError(f"recalibrate must be one of {RECALIBRATIONS} or None, got {recalibrate!r}")
