@@ -1,0 +1,26 @@
+"""Negative free energy."""
+
+from torch import Tensor
+
+from kedge.scores.base import Score
+from kedge.scores.outputs import Outputs
+
+
+class Energy(Score):
+    """Negative free energy, T · log Σ_c exp(logit_c / T), unbounded.
+
+    Liu et al., "Energy-based Out-of-distribution Detection", NeurIPS 2020, arXiv 2010.03759: their energy is the
+    negative of this, so that here too higher = more in-distribution.
+    """
+
+    name = "energy"
+    title = "energy"
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, but it is {temperature}")
+        self.temperature = temperature
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """`[B]`."""
+        return self.temperature * (outputs.logits.float() / self.temperature).logsumexp(dim=1)
