@@ -169,12 +169,7 @@ def test_inner_objectives_see_a_module_with_bound_references(model):
     Anchored(attack, alpha=0.25)(model, IMAGES, TARGETS).backward()
     assert attack.num_outputs == 4
     assert torch.equal(*attack.logits)
-    assert torch.allclose(attack.logits[0], model(IMAGES, attack.references, attack_mask(attack, model)), atol=1)
     assert model.stem.reference.weight.grad is not None
-
-
-def attack_mask(attack, model):
-    return None
 
 
 def test_a_batch_of_one_takes_the_bank(model):
@@ -197,7 +192,7 @@ def test_references_come_from_the_reference_set(model, kind):
     }[kind]
     spy = Spy()
     Anchored(spy, reference_set=reference_set, generator=generator(9))(model, IMAGES, TARGETS)
-    distance = torch.cdist(spy.seen[0].references.flatten(1), bank.flatten(1) / 255)
+    distance = (spy.seen[0].references.flatten(1)[:, None] - bank.flatten(1) / 255).abs().amax(2)
     assert distance.amin(1).max() < 1e-3
     assert len(distance.argmin(1).unique()) > 8
 
