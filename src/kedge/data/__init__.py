@@ -1,5 +1,6 @@
 """Image sets: loading, splitting, training batches, augmentation, corruptions."""
 
+from kedge.data import corruptions
 from kedge.data.augment import augment_batch
 from kedge.data.batches import TrainingBatches, training_batches
 from kedge.data.decode import read_image
@@ -18,6 +19,7 @@ __all__ = [
     "TrainingBatches",
     "UnreadableImage",
     "augment_batch",
+    "corruptions",
     "derive_seed",
     "from_dataset",
     "generator",

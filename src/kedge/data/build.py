@@ -1,5 +1,6 @@
 """From what a source found to an image set: which size, which channels, in memory or on disk."""
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from kedge.data.decode import SMALL, convert_channels, evaluation_view, to_tenso
 from kedge.data.items import Items
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.sets import FileSet, ImageSet, TensorSet
+
+log = logging.getLogger(__name__)
 
 PHOTO_SIZE = 224  # side of the evaluation view of larger images unless told
 _PROBED = 256  # headers that are read to find out a set's size and channels
@@ -68,6 +71,9 @@ def build(found: Found, image_size: int | None = None, channels: int | None = No
     else:
         images = _file_set(found, max(target), channels, report)
     report.check(found.name)
+    if report.skipped:
+        path, reason = report.skipped[0]
+        log.warning("%s: %d unreadable images skipped, such as %s: %s", found.name, len(report.skipped), path, reason)
     missing = [c for c, n in zip(images.class_names, _class_counts(images), strict=True) if n == 0]
     if missing:
         report.notes.append(f"no images of {len(missing)} classes in {found.split!r}: {_listed(missing)}")

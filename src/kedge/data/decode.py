@@ -139,11 +139,10 @@ def _plain_mode(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB"):
         image.load()
         return image
-    if image.mode.startswith("I") or image.mode == "F":
-        # 16-bit grey: PIL's own conversion would clip every value above 255
-        values = np.asarray(image).astype(np.float64)
-        scale = 1.0 if values.max(initial=0) <= 255 else 255 / 65535
-        return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
+    if image.mode.startswith("I;16"):  # PIL's own conversion would clip every value above 255
+        return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit image of unknown range: convert it to 8 bits")
     return image.convert("L" if image.mode in _GREY_MODES else "RGB")
 
 

@@ -1,7 +1,8 @@
 """Seeds derived from keys, so that every random draw is a pure function of what it is for.
 
 A seed and any number of keys (an epoch, a rank, an image's index, a name) go through SplitMix64 (Steele, Lea &
-Flood 2014), whose finaliser has no known correlation between neighbouring inputs.
+Flood 2014), whose finaliser has no known correlation between neighbouring inputs. It is integer arithmetic: the same
+on every device and in every version of every library.
 """
 
 import hashlib
@@ -9,15 +10,26 @@ import hashlib
 import torch
 
 _MASK = (1 << 64) - 1
-_GAMMA = 0x9E3779B97F4A7C15
+_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+GAMMA = 0x9E3779B97F4A7C15 - (1 << 64)  # SplitMix64's odd step, as a signed 64-bit integer
 
 
 def splitmix64(value: int) -> int:
-    """Return the 64-bit SplitMix64 hash of a 64-bit integer."""
-    value = (value + _GAMMA) & _MASK
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    """Return the SplitMix64 hash, in [0, 2**64), of a 64-bit integer."""
+    value = (value + GAMMA) & _MASK
+    for shift, factor in _ROUNDS:
+        value = ((value ^ (value >> shift)) * factor) & _MASK
     return value ^ (value >> 31)
+
+
+def hashed(values: torch.Tensor) -> torch.Tensor:
+    """Return the SplitMix64 hash of every entry of a long tensor, as signed 64-bit integers."""
+    values = values + GAMMA
+    for shift, factor in _ROUNDS:
+        values ^= _shifted(values, shift)
+        values *= factor - (1 << 64)  # wraps round, as it should
+    values ^= _shifted(values, 31)
+    return values
 
 
 def derive_seed(seed: int, *keys: int | str) -> int:
@@ -30,6 +42,16 @@ def derive_seed(seed: int, *keys: int | str) -> int:
     return state >> 1
 
 
+def derive_keys(indices: torch.Tensor, seed: int, *keys: int | str) -> torch.Tensor:
+    """Return one 64-bit key per index, long like `indices`, depending on the seed and on every key."""
+    return hashed(hashed(indices.long()) ^ derive_seed(seed, *keys))
+
+
 def generator(seed: int, *keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a torch generator on `device`, seeded by `derive_seed(seed, *keys)`."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *keys))
+
+
+def _shifted(values: torch.Tensor, shift: int) -> torch.Tensor:
+    # torch's >> repeats the sign; the hash wants zeros shifted in
+    return (values >> shift).bitwise_and_((1 << (64 - shift)) - 1)

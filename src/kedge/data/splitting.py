@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from kedge.data.report import DataError
-from kedge.data.seeds import derive_seed
+from kedge.data.seeds import derive_keys
 from kedge.data.sets import ImageSet, class_numbers
 
 
@@ -77,5 +77,4 @@ def _shuffled_classes(labels: torch.Tensor, seed: int) -> list[torch.Tensor]:
 
 
 def _shuffled(count: int, seed: int) -> torch.Tensor:
-    keys = torch.tensor([derive_seed(seed, "split", i) for i in range(count)])
-    return keys.argsort(stable=True)
+    return derive_keys(torch.arange(count), seed, "split").argsort(stable=True)

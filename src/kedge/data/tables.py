@@ -108,11 +108,7 @@ def found_in_dataset(dataset: Any, name: str, split: str) -> Found:
     """List the images of a Hugging Face `Dataset` with an image and a label column."""
     import datasets
 
-    features = {k: f.to_dict() if hasattr(f, "to_dict") else vars(f) for k, f in dataset.features.items()}
-    features = {
-        k: {**v, "_type": type(dataset.features[k]).__name__, "names": getattr(dataset.features[k], "names", None)}
-        for k, v in features.items()
-    }
+    features = {k: {"_type": type(f).__name__, "names": getattr(f, "names", None)} for k, f in dataset.features.items()}
     image, label = choose_columns(features, dataset.column_names, name)
     numbers, class_names = numbered(dataset[label], class_names_of(features, label), name)
     rows = dataset.cast_column(image, datasets.Image(decode=False))[image]
@@ -186,7 +182,7 @@ class _HubErrors:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         folder = self._repository.split("/")[-1]
         raise DataError(
-            f"cannot load {self._repository!r} from the Hugging Face hub: {reason}\n"
+            f"{self._repository!r} is no folder here, and loading it from the Hugging Face hub failed: {reason}\n"
             "If the name is right, check the network (HF_ENDPOINT, HTTPS_PROXY, and HF_TOKEN for a private set). "
             "Without a network: on a connected machine run\n"
             f"  hf download --repo-type dataset {self._repository} --local-dir {folder}\n"
