@@ -1,0 +1,123 @@
+"""The models under evaluation: what each is, and whether it fits the data."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.evaluation.inputs import conversion, convert
+from kedge.scores import Outputs, outputs_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model under evaluation, with where it runs and what it takes."""
+
+    name: str
+    model: Callable[[Tensor], Any]
+    device: torch.device
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    references: Any = None
+
+    def outputs(self, images: Tensor) -> Outputs:
+        """What the model says about float images `[B, C, H, W]` in [0, 1] of any convertible shape, on its device."""
+        return outputs_of(self.model, convert(images, self.shape).to(self.dtype), self.references)
+
+    def description(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
+        """What the results say of the model."""
+        module = self.model if isinstance(self.model, nn.Module) else None
+        inner = module.network if isinstance(module, PixelModel) else self.model
+        anchored = isinstance(self.model, AnchoredModel)
+        return {
+            "kind": "anchored" if anchored else "plain" if isinstance(module, PixelModel) else "callable",
+            "network": _network_name(inner),
+            "parameters": sum(p.numel() for p in module.parameters()) if module is not None else None,
+            "references": _reference_words(self.model, self.references)
+            if isinstance(self.model, AnchoredModel)
+            else None,
+            "device": str(self.device),
+            "input_shape": list(self.shape),
+            "conversion": conversion(image_shape, self.shape),
+        }
+
+
+def _network_name(network: Any) -> str:
+    architecture = getattr(network, "kedge_architecture", None)
+    if isinstance(architecture, Mapping) and "name" in architecture:
+        return str(architecture["name"])
+    return getattr(network, "__name__", type(network).__name__)
+
+
+def _reference_words(model: AnchoredModel, references: Any) -> int | str:
+    if isinstance(references, str):
+        return references
+    if isinstance(references, Tensor):
+        return len(references)
+    return len(model.references) if references is None else int(references)
+
+
+def gather_subjects(models: Any, data: Any, references: Any) -> list[Subject]:
+    """One subject for each of `models` (a dict of name to model, or one model), checked against `data`.
+
+    Raises ValueError when a model cannot be evaluated on the data, in words that say why.
+    """
+    if not isinstance(models, Mapping):
+        models = {"model": models}
+    if not models:
+        raise ValueError("there is no model to evaluate: models is empty")
+    return [_subject(str(name), model, data, references) for name, model in models.items()]
+
+
+def _subject(name: str, model: Any, data: Any, references: Any) -> Subject:
+    if not callable(model):
+        raise TypeError(f"model {name!r} is a {type(model).__name__}, which cannot be called with images")
+    shape: tuple[int, ...] = tuple(data.image_shape)
+    if isinstance(model, PixelModel):
+        if model.task != "classification":
+            raise ValueError(f"model {name!r} was made for {model.task}; evaluate measures classifiers")
+        if len(model.input_shape) != 3:
+            raise ValueError(f"model {name!r} takes vectors of shape {list(model.input_shape)}, not images")
+        shape = model.input_shape
+        _check_classes(name, model, data)
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    first = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+    return Subject(name, model, first.device, first.dtype, shape, references)
+
+
+def _check_classes(name: str, model: PixelModel, data: Any) -> None:
+    ours, theirs = model.class_names, list(data.class_names)
+    if ours is not None and list(ours) != theirs:
+        both = f"  model: {_listed(ours)}\n  data:  {_listed(theirs)}"
+        if sorted(ours) == sorted(theirs):
+            raise ValueError(
+                f"model {name!r} and data {data.name!r} have the same classes in another order:\n{both}\n"
+                "put the data in the model's order with data.only_classes(model.class_names)"
+            )
+        kept = set(ours) <= set(theirs)
+        raise ValueError(
+            f"model {name!r} and data {data.name!r} have different classes:\n{both}\n"
+            + (
+                "keep the model's with data.only_classes(model.class_names)"
+                if kept
+                else "evaluate on data with the model's classes; other data can only be its out-of-distribution set"
+            )
+        )
+    check_width(name, model.num_outputs, theirs)
+
+
+def check_width(name: str, width: int, class_names: list[str]) -> None:
+    """Raise ValueError unless a model's output width is the number of classes."""
+    if width != len(class_names):
+        raise ValueError(
+            f"model {name!r} returns {width} logits, but the data has {len(class_names)} classes: "
+            + _listed(class_names)
+        )
+
+
+def _listed(names: list[str], most: int = 30) -> str:
+    shown = ", ".join(str(n) for n in names[:most])
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else f"{shown} ({len(names)})"

@@ -1,0 +1,111 @@
+import pytest
+import torch
+
+import kedge
+from kedge.data import TensorSet
+from kedge.evaluation import evaluate
+
+
+def plain(data, outputs: int = 6) -> kedge.PlainModel:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, outputs))
+    return kedge.plain(network, example=data.images[:2].float() / 255)
+
+
+def test_other_classes_show_both_lists(data):
+    model = plain(data)
+    model.class_names = ["cat", "dog", "owl", "pig", "ram", "zebu"]
+    with pytest.raises(ValueError, match="different classes") as caught:
+        evaluate({"mine": model}, data)
+    for word in ("'mine'", "'beasts'", "zebu", "yak"):
+        assert word in str(caught.value)
+
+
+def test_other_order_says_how_to_put_it_right(data):
+    model = plain(data)
+    model.class_names = list(reversed(data.class_names))
+    with pytest.raises(ValueError, match="another order") as caught:
+        evaluate(model, data)
+    assert "only_classes" in str(caught.value)
+    evaluate(model, data.only_classes(model.class_names), corruptions=())
+
+
+def test_a_model_of_some_of_the_classes(data):
+    model = plain(data, 2)
+    model.class_names = ["dog", "cat"]
+    with pytest.raises(ValueError, match="only_classes"):
+        evaluate(model, data)
+
+
+def test_long_class_lists_are_cut(data):
+    model = plain(data)
+    many = [f"class{i}" for i in range(1000)]
+    model.class_names = many
+    with pytest.raises(ValueError, match="1000 in all") as caught:
+        evaluate(model, data)
+    assert len(str(caught.value)) < 1000
+
+
+def test_wrong_width(data):
+    with pytest.raises(ValueError, match="returns 4 logits, but the data has 6 classes"):
+        evaluate(plain(data, 4), data)
+    with pytest.raises(ValueError, match="returns 3 logits, but the data has 6 classes"):
+        evaluate(lambda x: x.flatten(1)[:, :3], data, corruptions=())
+
+
+def test_logits_that_are_not_finite(data):
+    def broken(images: torch.Tensor) -> torch.Tensor:
+        logits = images.flatten(1)[:, :6].clone()
+        logits[0, 2] = float("nan")
+        return logits
+
+    with pytest.raises(ValueError, match="'bad' gave logits that are not finite for 3 of 90 images"):
+        evaluate({"bad": broken}, data, corruptions=(), batch_size=30)
+
+
+def test_a_class_excluded_by_minus_infinity_is_fine(data):
+    def masked(images: torch.Tensor) -> torch.Tensor:
+        logits = images.flatten(1)[:, :6].clone()
+        logits[:, 5] = float("-inf")
+        return logits
+
+    evaluate(masked, data, corruptions=(), ood=None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"corruptions": ["gausian_noise"]}, "did you mean 'gaussian_noise'"),
+        ({"severities": (0,)}, "1 to 5, got 0"),
+        ({"severities": (6,)}, "1 to 5, got 6"),
+        ({"limit": 0}, "limit must be 1 or more, got 0"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+    ],
+)
+def test_bad_settings(network, data, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        evaluate(network, data, **arguments)
+
+
+def test_sets_that_cannot_be_used(network, data, noise):
+    with pytest.raises(ValueError, match="is the test set itself"):
+        evaluate(network, data, corruptions=(), ood={"same": data})
+    with pytest.raises(ValueError, match="two out-of-distribution sets are called 'static'"):
+        evaluate(network, data, corruptions=(), ood=[noise, noise])
+    with pytest.raises(ValueError, match="is empty"):
+        evaluate(network, data.subset([]), corruptions=())
+    unlabelled = TensorSet(data.images, torch.full((90,), -1), data.class_names, name="bare")
+    with pytest.raises(ValueError, match="labels go from -1 to -1"):
+        evaluate(network, unlabelled, corruptions=())
+
+
+def test_models_that_cannot_be_evaluated(data):
+    with pytest.raises(ValueError, match="no model"):
+        evaluate({}, data)
+    with pytest.raises(TypeError, match="'m' is a str"):
+        evaluate({"m": "resnet18"}, data)
+    regressor = kedge.plain(torch.nn.Linear(4, 1), example=(4,), task="regression")
+    with pytest.raises(ValueError, match="regression"):
+        evaluate(regressor, data)
+    vectors = kedge.plain(torch.nn.Linear(192, 6), example=(192,))
+    with pytest.raises(ValueError, match="vectors"):
+        evaluate(vectors, data)
