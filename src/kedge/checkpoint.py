@@ -1,0 +1,285 @@
+"""Save and load a model as a folder: `model.safetensors` and `config.json`.
+
+A folder never names code to import: the architecture is a registered name of timm, torchvision or
+`kedge.networks` with sizes and rates, and everything else loads into a model that the caller brings.
+"""
+
+import hashlib
+import json
+import math
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from kedge._version import __version__
+from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor
+from kedge.anchoring.pixels import TASKS, evaluating
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+_KINDS = {"anchored": AnchoredModel, "plain": PlainModel}
+
+
+def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
+    """Write an anchored or plain model to `folder`, whole or not at all; gives the folder.
+
+    A network made by a timm or torchvision name (those of `kedge.networks` too) is rebuilt from that name and
+    compared before anything is kept, so that `kedge.load(folder)` needs nothing else. For any other network a
+    warning says that `kedge.load(folder, model=...)` will need it. The bank of references is part of the file: it
+    holds what you put in it, photographs of the training set for instance.
+
+    Raises:
+        TypeError: for a model that is not a kedge model.
+        ValueError: if weights are not finite.
+    """
+    if not isinstance(model, PixelModel):
+        raise TypeError(
+            f"kedge.save takes the models of kedge.anchor and kedge.plain, got {type(model).__name__}; "
+            "for a bare network: kedge.save(kedge.plain(network, example=...), folder)"
+        )
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise ValueError(f"not saved: {broken[0]!r} and {len(broken) - 1} more hold NaN or infinity")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
+    try:
+        save_file(state, temporary, metadata={"format": "pt"})
+        config: dict[str, Any] = {
+            "format": "kedge",
+            "format_version": FORMAT_VERSION,
+            "kedge_version": __version__,
+            "kind": next(kind for kind, known in _KINDS.items() if isinstance(model, known)),
+            "network": type(model.network).__name__,
+            "architecture": _architecture(model),
+            "first_layer": model.first_layer if isinstance(model, AnchoredModel) else None,
+            "input_shape": list(model.input_shape),
+            "num_outputs": model.num_outputs,
+            "task": model.task,
+            "dtype": str(model.mean.dtype).removeprefix("torch."),
+            "class_names": model.class_names,
+            "reject": model.reject,
+            "weights_sha256": _digest(temporary),
+        }
+        _checked(config, folder)
+        if config["architecture"] is not None and (why := _differs(model, config, temporary)) is not None:
+            warnings.warn(
+                f"{config['architecture']['name']} rebuilt by name is not this network ({why}); "
+                "kedge.load will need model=, the network it was made from",
+                stacklevel=2,
+            )
+            config["architecture"] = None
+        text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
+        # The config names the weights' digest, so a stop between the two replacements cannot mix old and new.
+        os.replace(temporary, folder / WEIGHTS)
+    finally:
+        temporary.unlink(missing_ok=True)
+    written = folder / f".{CONFIG}.{os.getpid()}.tmp"
+    try:
+        written.write_text(text + "\n", encoding="utf-8")
+        os.replace(written, folder / CONFIG)
+    finally:
+        written.unlink(missing_ok=True)
+    return folder
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> PixelModel:
+    """Load what `save` wrote (a model folder, or a run folder with one inside), in eval mode on the CPU.
+
+    Args:
+        folder: the folder. Nothing in it is executed.
+        model: the network the saved model was made from, for one that has no timm or torchvision name. It is
+            copied; its weights are replaced.
+
+    Raises:
+        FileNotFoundError: if there is no model.
+        ValueError: if a file is not what it says, or `model` does not fit.
+    """
+    folder = _model_folder(Path(folder))
+    config = _read_config(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise FileNotFoundError(f"{folder} has a {CONFIG} but no {WEIGHTS}; copy the whole folder")
+    if _digest(weights) != config["weights_sha256"]:
+        raise ValueError(f"{weights} is not the file that {CONFIG} was written for: it was changed or is incomplete")
+    return _build(config, weights, model)
+
+
+def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> PixelModel:
+    """The model of a checked `config` with the tensors of `weights`, in eval mode."""
+    try:
+        with safe_open(weights, "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{weights} is not a safetensors file: {error}") from error
+    if missing := {"mean", "std"} - state.keys():
+        raise ValueError(f"{weights} has no tensor {sorted(missing)[0]!r}: kedge did not write it")
+    if model is None:
+        network = _rebuilt(config, shapes)
+    else:
+        network = model.network if isinstance(model, PlainModel) else model
+    dtype = getattr(torch, config["dtype"])
+    shape = config["input_shape"]
+    mean, std = (state[name].float() for name in ("mean", "std"))
+    if isinstance(model, AnchoredModel):
+        raise ValueError("model= takes the network before anchoring, got an anchored model")
+    made: PixelModel
+    if config["kind"] == "anchored":
+        # Anchoring checks that the layer is there and affine; the weights are read after.
+        made = anchor(
+            network,
+            mean=mean.flatten().tolist(),
+            std=std.flatten().tolist(),
+            first_layer=config["first_layer"],
+            example=shape,
+            task=config["task"],
+        )
+    else:
+        settings = {"input_shape": shape, "num_outputs": config["num_outputs"], "task": config["task"]}
+        made = PlainModel(network, mean=mean, std=std, **settings)
+    if made.num_outputs != config["num_outputs"]:
+        raise ValueError(f"the model has {made.num_outputs} outputs, but the saved one has {config['num_outputs']}")
+    made.to(dtype)
+    try:
+        made.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {weights} do not fit the model: {_short(error)}") from error
+    made.class_names = config["class_names"]
+    made.reject = config["reject"]
+    return made.eval()
+
+
+def _architecture(model: PixelModel) -> dict[str, Any] | None:
+    """The registered name and arguments of the model's network, or None."""
+    network: Any = model.network
+    recorded = getattr(network, "kedge_architecture", None)
+    name = (getattr(network, "pretrained_cfg", None) or {}).get("architecture")
+    if recorded is None and name is None:
+        warnings.warn(
+            f"{type(network).__name__} has no name in timm or torchvision; kedge.load will need model=, the network "
+            "it was made from",
+            stacklevel=3,
+        )
+        return None
+    if recorded is not None:
+        return json.loads(json.dumps(recorded))
+    given = {k: v for k, v in getattr(network, "_model_args", {}).items() if v is not None}
+    given |= {"num_classes": model.num_outputs, "in_chans": model.input_shape[0]}
+    return {"library": "timm", "name": name, "arguments": json.loads(json.dumps(given, default=str))}
+
+
+def _differs(model: PixelModel, config: dict[str, Any], weights: Path) -> str | None:
+    """Why the model rebuilt from `config` is not `model`, or None: weights must fit and outputs agree."""
+    try:
+        rebuilt = _build(config, weights, None)
+    except ValueError as error:
+        return str(error)
+    images = torch.rand(2, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), evaluating(model):
+        expected, got = model(images.to(model.mean.device)).cpu().float(), rebuilt(images).float()
+    error_size = float((expected - got).abs().max())
+    slack = 1e-4 if model.mean.dtype in (torch.float32, torch.float64) else 5e-2
+    return None if error_size <= slack * max(1, float(expected.abs().max())) else f"outputs differ by {error_size:.2g}"
+
+
+def _rebuilt(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> nn.Module:
+    if config["architecture"] is None:
+        raise ValueError(
+            f"the saved network, {config['network']}, has no name in timm or torchvision: "
+            f"pass it, kedge.load(folder, model={config['network']}(...))"
+        )
+    from kedge.networks import rebuild
+
+    # Sizes are compared before memory is taken: a tampered width must not allocate the machine away.
+    try:
+        with torch.device("meta"):
+            sizes = sum(t.numel() for t in rebuild(config["architecture"]).state_dict().values())
+    except NotImplementedError:
+        sizes = 0
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    if sizes > 2 * stored + 1_000_000:
+        raise ValueError(
+            f"{CONFIG} describes a network of {sizes:,} values, but the weights hold {stored:,}: it was changed"
+        )
+    return rebuild(config["architecture"])
+
+
+def _model_folder(folder: Path) -> Path:
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}")
+    if folder.is_file():
+        raise ValueError(f"{str(folder)!r} is a file; kedge.load takes the folder that kedge.save wrote")
+    for candidate in (folder, folder / "model"):
+        if (candidate / CONFIG).is_file():
+            return candidate
+    if (folder / "recipe.yaml").is_file():
+        raise FileNotFoundError(
+            f"the run {str(folder)!r} has no model yet: finish it with kedge train --resume {folder}"
+        )
+    raise FileNotFoundError(f"{str(folder)!r} holds no {CONFIG}, so it is not a model that kedge.save wrote")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if path.stat().st_size > 10_000_000:
+        raise ValueError(f"{path} is larger than 10 MB, which no kedge config is")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    return _checked(config, path)
+
+
+def _checked(config: Any, where: Path) -> dict[str, Any]:
+    """Insist on every field of a config; says which one is wrong and what it holds."""
+    if not isinstance(config, dict) or config.get("format") != "kedge":
+        raise ValueError(f"{where} is not a kedge config: it has no format 'kedge'")
+    version = config.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise ValueError(f"{where} has format {version}, this kedge reads up to {FORMAT_VERSION}: upgrade kedge")
+
+    def whole(value: Any) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
+
+    outputs, names, reject = config.get("num_outputs"), config.get("class_names"), config.get("reject")
+    shape, first = config.get("input_shape"), config.get("first_layer")
+    rules = {
+        "format_version": version == FORMAT_VERSION,
+        "kind": config.get("kind") in _KINDS,
+        "network": isinstance(config.get("network"), str),
+        "architecture": config.get("architecture") is None or isinstance(config["architecture"], dict),
+        "first_layer": isinstance(first, str) if config.get("kind") == "anchored" else first is None,
+        "input_shape": isinstance(shape, list) and 1 <= len(shape) <= 4 and all(whole(n) for n in shape),
+        "num_outputs": whole(outputs),
+        "task": config.get("task") in TASKS,
+        "dtype": config.get("dtype") in ("float32", "float64", "float16", "bfloat16"),
+        "class_names": names is None
+        or (isinstance(names, list) and len(names) == outputs and all(isinstance(name, str) for name in names)),
+        "reject": reject is None or (isinstance(reject, dict) and isinstance(reject.get("threshold"), int | float)),
+        "weights_sha256": isinstance(config.get("weights_sha256"), str),
+    }
+    wrong = [name for name, right in rules.items() if not right]
+    if wrong == ["class_names"] and isinstance(names, list):
+        raise ValueError(f"{where}: class_names has {len(names)} names, but num_outputs is {outputs}")
+    if wrong:
+        seen = json.dumps(config.get(wrong[0]), default=str)[:80]
+        raise ValueError(f"{where}: {wrong[0]} cannot be {seen}; the file was changed or is incomplete")
+    return config
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _short(error: RuntimeError) -> str:
+    lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+    return "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "") or str(error)

@@ -1,0 +1,275 @@
+import json
+import os
+import pickle
+import shutil
+import warnings
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import kedge
+from kedge import checkpoint
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def small_anchored(classes=4, **kwargs):
+    model = kedge.anchor(timm.create_model("test_resnet", num_classes=classes, **kwargs).eval())
+    with torch.no_grad():
+        model.stem.reference.weight.add_(0.05 * torch.randn_like(model.stem.reference.weight))
+    model.references = torch.rand(3, *model.input_shape)
+    model.class_names = [f"class {i}" for i in range(classes)]
+    model.reject = {"score": "confidence", "threshold": 0.6, "coverage": 0.95}
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    torch.manual_seed(0)
+    model = small_anchored()
+    return model, kedge.save(model, tmp_path_factory.mktemp("saved") / "model")
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved[1], tmp_path / "model")
+
+
+def edit(folder, **changes):
+    config = json.loads((folder / "config.json").read_text())
+    config.update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_what_is_saved_is_what_is_loaded(saved):
+    model, folder = saved
+    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+    loaded = kedge.load(folder)
+    images = torch.rand(3, *model.input_shape)
+    assert torch.equal(loaded(images), model(images))
+    assert torch.equal(loaded.predict(images).uncertainty, model.predict(images).uncertainty)
+    assert loaded.class_names == model.class_names
+    assert loaded.reject == model.reject
+    assert not loaded.training
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("test_vit", {"img_size": 64}),
+        ("test_nfnet", {"in_chans": 1}),
+        ("test_efficientnet", {"drop_rate": 0.1}),
+        ("kedge_resnet_small", {"width": 8}),
+        ("kedge_resnet_small", {"width": 8, "in_chans": 1}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["anchored", "plain"])
+def test_timm_names_need_nothing_else(tmp_path, name, arguments, kind):
+    import kedge.networks
+
+    network = timm.create_model(name, num_classes=3, **arguments).eval()
+    model = {"anchored": kedge.anchor, "plain": kedge.plain}[kind](network)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        loaded = kedge.load(kedge.save(model, tmp_path))
+    images = torch.rand(2, *model.input_shape)
+    assert torch.equal(loaded(images), model.eval()(images))
+    assert type(loaded) is type(model)
+
+
+def test_torchvision_names_need_nothing_else(tmp_path):
+    from kedge.networks import create
+
+    model = kedge.anchor(create("torchvision/squeezenet1_1", 3).eval(), example=(3, 64, 64))
+    loaded = kedge.load(kedge.save(model, tmp_path))
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(loaded(images), model(images))
+
+
+def test_a_replaced_head_is_saved_with_its_real_class_count(tmp_path):
+    network = timm.create_model("test_resnet", num_classes=10)
+    network.reset_classifier(3)
+    assert kedge.load(kedge.save(kedge.plain(network), tmp_path)).num_outputs == 3
+
+
+def own_network():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+
+
+def test_other_networks_load_into_one_that_is_given(tmp_path):
+    model = kedge.anchor(own_network().eval(), example=(3, 8, 8), mean=0.4, std=0.2)
+    model.references = torch.rand(5, 3, 8, 8)
+    with pytest.warns(UserWarning, match="Sequential has no name in timm"):
+        kedge.save(model, tmp_path)
+    with pytest.raises(ValueError, match=r"pass it, kedge\.load\(folder, model=Sequential"):
+        kedge.load(tmp_path)
+    loaded = kedge.load(tmp_path, model=own_network())
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(loaded(images), model(images))
+    wrong = own_network()
+    wrong[4] = nn.Linear(4, 7)
+    with pytest.raises(ValueError, match="has 7 outputs, but the saved one has 2"):
+        kedge.load(tmp_path, model=wrong)
+    with pytest.raises(ValueError, match="before anchoring"):
+        kedge.load(tmp_path, model=model)
+    deeper = nn.Sequential(*list(own_network())[:4], nn.Linear(4, 2), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"do not fit the model.*5\.weight"):
+        kedge.load(tmp_path, model=deeper)
+
+
+def test_a_network_changed_after_its_name_says_so(tmp_path):
+    network = timm.create_model("test_resnet", num_classes=3).eval()
+    network.fc = nn.Sequential(nn.Linear(network.num_features, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.warns(UserWarning, match="test_resnet rebuilt by name is not this network"):
+        kedge.save(kedge.plain(network), tmp_path)
+    with pytest.raises(ValueError, match="model=ResNet"):
+        kedge.load(tmp_path)
+
+
+def test_half_precision_survives(tmp_path):
+    model = small_anchored().half()
+    loaded = kedge.load(kedge.save(model, tmp_path))
+    assert loaded.mean.dtype == torch.float16
+    assert torch.equal(loaded.references, model.references)
+
+
+def test_saving_again_replaces_and_a_failed_save_keeps_the_old(folder, monkeypatch):
+    before = (folder / "config.json").read_bytes(), (folder / "model.safetensors").read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        kedge.save(small_anchored(), folder)
+    monkeypatch.undo()
+    assert ((folder / "config.json").read_bytes(), (folder / "model.safetensors").read_bytes()) == before
+    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+    other = small_anchored(classes=2)
+    kedge.save(other, folder)
+    assert kedge.load(folder).num_outputs == 2
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    model = small_anchored()
+    model.stem.residual.weight.data[0] = torch.nan
+    with pytest.raises(ValueError, match=r"residual\.weight"):
+        kedge.save(model, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_only_kedge_models_are_saved(tmp_path):
+    with pytest.raises(TypeError, match=r"kedge\.plain\(network"):
+        kedge.save(nn.Linear(2, 2), tmp_path)
+
+
+class Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+def rehash(folder):
+    edit(folder, weights_sha256=checkpoint._digest(folder / "model.safetensors"))
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch", "text", "cut"])
+def test_weights_that_are_not_safetensors_are_refused_and_run_nothing(folder, tmp_path, how):
+    marker = tmp_path / "executed"
+    path = folder / "model.safetensors"
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Evil(str(marker))))
+    elif how == "torch":
+        torch.save({"weight": Evil(str(marker))}, path)
+    elif how == "text":
+        path.write_text("weights")
+    else:
+        path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(ValueError, match=r"is not the file that config\.json was written for"):
+        kedge.load(folder)
+    rehash(folder)
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        kedge.load(folder)
+    assert not marker.exists()
+
+
+def named(name, library="timm", **arguments):
+    return {"architecture": {"library": library, "name": name, "arguments": arguments}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"format": "pickle"}, "not a kedge config"),
+        ({"format_version": 2}, "upgrade kedge"),
+        ({"format_version": "1"}, "format_version cannot be"),
+        ({"kind": "os.system"}, "kind cannot be"),
+        ({"num_outputs": 5}, "class_names has 4 names, but num_outputs is 5"),
+        ({"num_outputs": 5, "class_names": None}, "has 4 outputs, but the saved one has 5"),
+        ({"class_names": ["a", "b", "c", 4]}, "class_names"),
+        ({"input_shape": [3, -1, 8]}, "input_shape cannot be"),
+        ({"first_layer": "fc"}, "fc"),
+        ({"first_layer": "__class__"}, "not a module"),
+        ({"dtype": "load"}, "dtype cannot be"),
+        ({"reject": {"threshold": "high"}}, "reject cannot be"),
+        (named("system", "os"), "architecture"),
+        (named("hf-hub:evil/model"), "evil"),
+        (named("local-dir:/tmp"), "local-dir"),
+        (
+            {"architecture": {"library": "timm", "name": "test_resnet", "arguments": {"checkpoint_path": "x"}}},
+            "checkpoint_path",
+        ),
+        (named("test_resnet", pretrained=True), "pretrained"),
+        (
+            {"architecture": {"library": "timm", "name": "kedge_resnet_small", "arguments": {"width": 4096}}},
+            "it was changed",
+        ),
+        (named("test_resnet2", num_classes=4), "resnet|fit"),
+        (named("test_resnet", num_classes=9), "9"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_a_tampered_config_is_refused(folder, changes, match):
+    edit(folder, **changes)
+    with pytest.raises(ValueError, match=match):
+        kedge.load(folder)
+
+
+def test_missing_and_wrong_places(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        kedge.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="is a file"):
+        kedge.load(folder / "config.json")
+    with pytest.raises(FileNotFoundError, match="not a model"):
+        kedge.load(tmp_path.parent)
+    assert kedge.load(folder.parent).num_outputs == 4  # a run folder holds model/
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        kedge.load(folder)
+    (folder / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match="not a kedge config"):
+        kedge.load(folder)
+
+
+def test_missing_weights(folder):
+    os.remove(folder / "model.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"no model\.safetensors"):
+        kedge.load(folder)
+
+
+def test_tensors_missing_from_the_weights(folder):
+    from safetensors.torch import load_file, save_file
+
+    state: dict[str, Tensor] = load_file(folder / "model.safetensors")
+    for gone in ("mean", next(name for name in state if name.endswith("bias"))):
+        save_file({n: v for n, v in state.items() if n != gone}, folder / "model.safetensors")
+        rehash(folder)
+        with pytest.raises(ValueError, match=gone):
+            kedge.load(folder)
