@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 from kedge.training.recipe import Recipe, load_recipe, recipe_names
 
 if TYPE_CHECKING:
-    from kedge.training.fit import RunResult as RunResult
-    from kedge.training.fit import fit as fit
+    from kedge.training.fitting import RunResult as RunResult
+    from kedge.training.fitting import fit as fit
     from kedge.training.stops import TrainingStopped as TrainingStopped
 
 # The command line reads Recipe from here, and must not wait for torch to do so.
-_HOMES = {"RunResult": "fit", "TrainingStopped": "stops", "fit": "fit"}
+_HOMES = {"RunResult": "fitting", "TrainingStopped": "stops", "fit": "fitting"}
 __all__ = ["Recipe", "RunResult", "TrainingStopped", "fit", "load_recipe", "recipe_names"]
 
 

@@ -1,0 +1,181 @@
+"""From a resolved recipe to the objects of a run: data, model, objective, optimizer, schedule."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge import data, networks, objectives, optim
+from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
+from kedge.data import ImageSet, derive_seed
+from kedge.training.recipe import Recipe
+
+__all__ = ["balanced_weights", "load_sets", "make_model", "make_objective", "make_optimizer", "make_schedule"]
+
+
+def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
+    """Load the training and the validation set; without a validation split one is held out, stratified."""
+    train = data.load(recipe.data, "train", recipe.image_size)
+    if "val" in data.splits(recipe.data):
+        val = data.load(recipe.data, "val", train.image_shape[1], train.image_shape[0])
+        if val.class_names != train.class_names:
+            raise ValueError(
+                f"{recipe.data}: the classes of train and val differ: "
+                f"{sorted(set(train.class_names) ^ set(val.class_names))[:10]}"
+            )
+    else:
+        train, val = data.split_validation(train, recipe.val_fraction, recipe.seed)
+    if recipe.classes is not None:
+        train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
+    counts = torch.bincount(train.labels, minlength=len(train.class_names))
+    if len(counts) < 2:
+        raise ValueError(f"{recipe.data} has one class, {train.class_names}: a classifier needs two or more")
+    if bool((counts == 0).any()):
+        empty = [name for name, n in zip(train.class_names, counts.tolist(), strict=True) if n == 0]
+        raise ValueError(
+            f"{recipe.data}: no training images of class {', '.join(empty[:10])}; name the others in classes"
+        )
+    return train, val
+
+
+def make_network(recipe: Recipe, train: ImageSet) -> nn.Module:
+    """Make the network; the same seed gives the same fresh weights."""
+    channels, height, _ = train.image_shape
+    torch.manual_seed(derive_seed(recipe.seed, "weights"))
+    return networks.create(
+        recipe.model, len(train.class_names), channels, height, bool(recipe.pretrained), recipe.arguments
+    )
+
+
+def make_model(recipe: Recipe, network: nn.Module, train: ImageSet) -> PixelModel:
+    """Put the network behind its normalisation, and anchor it with a bank of training images."""
+    mean, std = _normalisation(recipe, network, train)
+    if recipe.anchored:
+        model = anchor(network, mean=mean, std=std, example=train.image_shape)
+        bank_set = _reference_set(recipe, train) or train
+        seed = derive_seed(recipe.seed, "references") % 2**31
+        model.references = choose_references(bank_set, recipe.references, recipe.choose, seed)
+        if recipe.residuals:
+            model.residuals = choose_residuals(train, model.references, recipe.residuals, seed)
+        made: PixelModel = model
+    else:
+        made = plain(network, mean=mean, std=std, example=train.image_shape)
+    made.class_names = list(train.class_names)
+    return made
+
+
+def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
+    """Nest the objectives that the recipe lists, the innermost last."""
+    objective: nn.Module | None = None
+    for entry in reversed(recipe.objective or []):
+        name, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
+        arguments = dict(arguments or {})
+        kind = _objective_class(name)
+        if isinstance(arguments.get("reference_set"), Mapping):
+            arguments["reference_set"] = _subset(train, arguments["reference_set"])
+        if name == "CrossEntropy" and recipe.class_weights == "balanced":
+            arguments.setdefault("class_weights", balanced_weights(train.labels, len(train.class_names)))
+        known = inspect.signature(kind).parameters
+        for key in arguments:
+            if key not in known:
+                raise ValueError(f"objective {name} has no argument {key!r}.{_near(key, known)}")
+        try:
+            objective = kind(**arguments) if objective is None else kind(objective, **arguments)
+        except TypeError as error:
+            what = "it wraps another objective: name one after it" if "inner" in known and objective is None else error
+            raise ValueError(f"objective {name} cannot be made with {arguments}: {what}") from error
+    assert objective is not None
+    return objective
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Weights `[C]` by which every class counts the same: N / (C · n_c), as in scikit-learn's "balanced"."""
+    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
+    return len(labels) / (classes * counts.float())
+
+
+def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD or AdamW over the model's parameter groups."""
+    assert recipe.lr is not None
+    assert recipe.weight_decay is not None
+    groups = optim.parameter_groups(model, recipe.weight_decay)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr)
+    nesterov = recipe.nesterov and recipe.momentum > 0
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
+
+
+def make_schedule(
+    recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """The recipe's schedule, in optimizer steps."""
+    assert recipe.epochs is not None
+    steps = recipe.epochs * steps_per_epoch
+    warmup = round(recipe.warmup * (steps if recipe.warmup < 1 else steps_per_epoch))
+    if recipe.warmup >= recipe.epochs:
+        raise ValueError(f"warmup of {recipe.warmup:g} epochs leaves nothing of a run of {recipe.epochs}")
+    warmup = min(warmup, steps - 1)
+    if recipe.schedule == "multistep":
+        milestones = [max(1, round(m * steps_per_epoch)) for m in recipe.milestones]
+        return optim.multistep(optimizer, milestones, recipe.gamma, min(warmup, milestones[0] - 1))
+    return optim.cosine(optimizer, steps, warmup) if recipe.schedule == "cosine" else optim.constant(optimizer, warmup)
+
+
+def _objective_class(name: str) -> type[nn.Module]:
+    if ":" in name:  # foreign code, only in this explicit form
+        module, _, attribute = name.partition(":")
+        try:
+            found = getattr(import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(f"objective {name}: {error}") from error
+    elif name in objectives.__all__ and name != "Objective":
+        found = getattr(objectives, name)
+    else:
+        known = [n for n in objectives.__all__ if n != "Objective"]
+        raise ValueError(
+            f"no objective is named {name!r}; there are {', '.join(known)}, and module:Class for your own."
+            f"{_near(name, known)}"
+        )
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise ValueError(f"objective {name} is not a class of nn.Module")
+    return found
+
+
+def _reference_set(recipe: Recipe, train: ImageSet) -> ImageSet | None:
+    for entry in recipe.objective or []:
+        for arguments in entry.values() if isinstance(entry, dict) else []:
+            if isinstance((arguments or {}).get("reference_set"), Mapping):
+                return _subset(train, arguments["reference_set"])
+    return None
+
+
+def _subset(train: ImageSet, wanted: Mapping[str, Any]) -> ImageSet:
+    if set(wanted) - {"classes", "n", "seed"}:
+        raise ValueError(f"reference_set takes classes, n and seed, not {sorted(wanted)}")
+    return data.reference_subset(train, **wanted)
+
+
+def _normalisation(recipe: Recipe, network: nn.Module, train: ImageSet) -> tuple[list[float], list[float]]:
+    """Per channel: what the published weights were trained with, else mean and deviation of training images."""
+    channels = train.image_shape[0]
+    if recipe.pretrained:
+        config = getattr(network, "pretrained_cfg", None) or {}
+        mean = list(config.get("mean", (0.485, 0.456, 0.406)))  # torchvision's weights: ImageNet's
+        std = list(config.get("std", (0.229, 0.224, 0.225)))
+        if channels != len(mean):
+            mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
+        return mean, std
+    step = -(-len(train) // 2048)  # evenly through the set: a folder lists one class after another
+    images, _ = next(train.subset(range(0, len(train), step)).batches(2048))
+    pixels = images.double() / 255
+    means, deviations = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=0.01)
+    return [round(v, 4) for v in means.tolist()], [round(v, 4) for v in deviations.tolist()]
+
+
+def _near(word: str, known: Any) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""

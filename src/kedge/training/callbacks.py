@@ -1,0 +1,100 @@
+"""What happens at the end of an epoch: a line, a row of metrics.csv, then the checkpoint."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from kedge.training.folder import RunFolder
+from kedge.training.module import Run
+
+__all__ = ["AtomicCheckpoints", "EpochRows", "LastCheckpoint"]
+
+PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"}
+
+
+class EpochRows(Callback):
+    """Keeps metrics.csv, and with `lines` prints a line per epoch; a replayed epoch replaces its row."""
+
+    def __init__(self, folder: RunFolder, main: bool, lines: bool = True) -> None:
+        self.folder, self.main, self.lines = folder, main, lines
+        self.began = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock."""
+        self.began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the row of the epoch that ends; before the checkpoint, so that none is missing."""
+        assert isinstance(module, Run)
+        loss = module.mean_loss()
+        if not self.main:
+            return
+        epoch, results = trainer.current_epoch + 1, module.results
+        row = {
+            "epoch": epoch,
+            "step": trainer.global_step,
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train_loss": loss,
+            **{f"val_{name}": results[name] for name in ("accuracy", "nll", "ece")},
+            "seconds": time.monotonic() - self.began,
+        }
+        self.folder.write_rows([*self.folder.rows(before=epoch - 1), row])
+        if not self.lines:
+            return
+        module.print(
+            f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  loss {loss:.3f}  "
+            f"validation: accuracy {100 * row['val_accuracy']:.1f} %, NLL {row['val_nll']:.3f}, "
+            f"ECE {100 * row['val_ece']:.1f} %  ({row['seconds']:.1f} s)"
+        )
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes last.ckpt at each epoch's end, unless a weight in it is not finite."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.path = folder.checkpoint
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the checkpoint; all ranks take part."""
+        assert isinstance(module, Run)
+        module.check_weights()
+        trainer.save_checkpoint(self.path)
+        module.last_good = str(self.path)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Checkpoints that are there whole or not at all, and that are read as tensors and plain values only."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write under a temporary name, then move it into place; OSError leaves the earlier one intact."""
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
+        """Read a checkpoint of a run; ValueError if it is damaged, something else, or would run code."""
+        try:
+            read = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a broken file can raise nearly anything in a reader
+            first = str(error).strip().split("\n")[0][:200]
+            raise ValueError(
+                f"{path} is damaged, or not a checkpoint of a run ({type(error).__name__}: {first}). "
+                f"Delete it to begin the run again from the start with the same --resume"
+            ) from error
+        missing = PARTS - set(read) if isinstance(read, dict) else PARTS
+        if missing:
+            raise ValueError(f"{path} is not the checkpoint of a run: it lacks {', '.join(sorted(missing))}")
+        return read

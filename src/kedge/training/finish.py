@@ -1,0 +1,52 @@
+"""After the last epoch: the reject threshold, the saved model, the report."""
+
+from typing import Any
+
+import torch
+
+from kedge import metrics
+from kedge.anchoring import PixelModel
+from kedge.data import ImageSet
+
+__all__ = ["predict_set", "reject_rule", "write_run_report"]
+
+REPORT_IMAGES = 1000  # the report of a run is a first look; `kedge evaluate` takes the whole set
+
+
+@torch.no_grad()
+def predict_set(
+    model: PixelModel, images: ImageSet, batch_size: int = 256, workers: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities `[N, C]` and labels `[N]` of a whole set, with the model's whole bank, on the CPU."""
+    device = model.mean.device
+    probs, labels = [], []
+    for batch, target in images.batches(batch_size, workers):
+        prediction = model.predict(batch.to(device).float() / 255)  # type: ignore[operator]
+        probs.append(prediction.probs.float().cpu())
+        labels.append(target)
+    return torch.cat(probs), torch.cat(labels)
+
+
+def reject_rule(probs: torch.Tensor, labels: torch.Tensor, coverage: float) -> dict[str, Any]:
+    """The rule stored with a model: answer where the confidence is at least `threshold`.
+
+    The threshold is the highest that keeps at least `coverage` of these (validation) images.
+    """
+    confidence, label = probs.max(1)
+    threshold = metrics.threshold_for_coverage(confidence, coverage)
+    kept, accuracy = metrics.selective_accuracy(confidence, label == labels, threshold)
+    return {
+        "score": "confidence",
+        "threshold": threshold,
+        "coverage": coverage,
+        "validation_coverage": kept,
+        "validation_accuracy": accuracy,
+    }
+
+
+def write_run_report(model: PixelModel, name: str, images: ImageSet, path: Any, seed: int) -> None:
+    """Evaluate the model on (at most a thousand of) `images` and write the page."""
+    from kedge import evaluation, reporting
+
+    results = evaluation.evaluate({name: model}, images, corruptions=(), seed=seed, limit=REPORT_IMAGES)
+    reporting.write_report(results, path)

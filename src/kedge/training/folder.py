@@ -1,0 +1,156 @@
+"""The run's folder: its recipe, what it ran with, its metrics; every file is written whole or not at all."""
+
+import csv
+import io
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from kedge._version import __version__
+from kedge.training.recipe import Recipe, changed, load_recipe
+
+__all__ = ["RunFolder", "write_whole"]
+
+COLUMNS = ("epoch", "step", "lr", "train_loss", "val_accuracy", "val_nll", "val_ece", "seconds")
+# A resumed run may use another machine; what it learns may not change.
+MAY_CHANGE = ("device", "devices", "workers", "runs", "name")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under a temporary name, then move it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class RunFolder:
+    """`runs/NAME/` with recipe.yaml, run.json, metrics.csv, last.ckpt, model/ and report.html."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "last.ckpt"
+        self.model = path / "model"
+        self.report = path / "report.html"
+
+    @classmethod
+    def plan(cls, recipe: Recipe) -> "RunFolder":
+        """The folder for a new run; FileExistsError if it is there already. Makes nothing yet.
+
+        Without a name it is called by data, model and time, and by a number where two runs start in one second.
+        """
+        runs = Path(recipe.runs)
+        if recipe.name is None:
+            data, model = (Path(part).name or "run" for part in (recipe.data, recipe.model))
+            name = f"{data}-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
+            taken = (f"{name}-{number}" for number in range(2, 1000))
+            return cls(next(path for n in chain([name], taken) if not (path := runs / n).exists()))
+        path = runs / recipe.name
+        if path.exists():
+            raise FileExistsError(
+                f"{path} is there already and is not overwritten: continue it with --resume {path}, "
+                f"or give the new run another name"
+            )
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """The folder of an earlier run; FileNotFoundError if it is none."""
+        folder = cls(Path(path))
+        if not folder.path.is_dir():
+            others = sorted(p.parent.name for p in folder.path.parent.glob("*/recipe.yaml"))[-5:]
+            have = f"; {folder.path.parent} holds {', '.join(others)}" if others else ""
+            raise FileNotFoundError(f"no run folder at {path}{have}")
+        if not (folder.path / "recipe.yaml").is_file():
+            raise FileNotFoundError(f"{path} is not the folder of a run: it holds no recipe.yaml")
+        return folder
+
+    def create(self, recipe: Recipe, facts: dict[str, Any]) -> None:
+        """Make the folder and write what is known at the start."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir()
+        except FileExistsError:
+            raise FileExistsError(f"{self.path} was just made by another run: give this one another name") from None
+        self.write_facts(facts)
+        write_whole(self.path / "recipe.yaml", recipe.to_yaml())
+
+    def recipe(self, given: "Recipe | dict[str, Any] | None" = None) -> Recipe:
+        """The recipe of the run, with the few fields taken from `given` that a resumed run may change.
+
+        Raises ValueError naming the first other field in which `given` differs.
+        """
+        stored = load_recipe(self.path / "recipe.yaml")
+        if given is None:
+            return stored
+        if isinstance(given, Recipe):
+            original = Recipe.from_dict(self.facts().get("given", {}))
+            wanted, keys = given, [k for k in changed(original, given) if k in changed(stored, given)]
+        else:
+            wanted = Recipe.from_dict({**asdict(stored), **given})
+            keys = [k for k in changed(stored, wanted) if k in given]
+        for key in keys:
+            if key not in MAY_CHANGE:
+                raise ValueError(
+                    f"a resumed run keeps its recipe: {key} is {getattr(stored, key)!r} there, not "
+                    f"{getattr(wanted, key)!r}. Only {', '.join(MAY_CHANGE[:3])} may change; for another "
+                    f"{key} start a new run"
+                )
+        return replace(stored, **{k: getattr(wanted, k) for k in keys if k not in ("runs", "name")})
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds."""
+        try:
+            facts = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.path / 'run.json'} cannot be read: {error}") from error
+        if not isinstance(facts, dict):
+            raise ValueError(f"{self.path / 'run.json'} holds no record of a run")
+        return facts
+
+    def write_facts(self, facts: dict[str, Any]) -> None:
+        """Write run.json."""
+        write_whole(self.path / "run.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+    def rows(self, before: int | None = None) -> list[dict[str, Any]]:
+        """The rows of metrics.csv, of the epochs up to and with `before` if it is given."""
+        path = self.path / "metrics.csv"
+        if not path.is_file():
+            return []
+        with open(path, encoding="utf-8", newline="") as file:
+            read = list(csv.DictReader(file))
+        rows = [{k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items()} for row in read]
+        return rows if before is None else [row for row in rows if row["epoch"] <= before]
+
+    def write_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Write metrics.csv."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
+        write_whole(self.path / "metrics.csv", text.getvalue())
+
+
+def surroundings() -> dict[str, Any]:
+    """What a run is made with: versions, platform, command, time."""
+    libraries = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy")
+    return {
+        "kedge": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+        "platform": platform.platform(),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

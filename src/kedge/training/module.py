@@ -1,0 +1,203 @@
+"""The LightningModule of a run: model, objective, optimizer, schedule, moving average, validation."""
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from kedge import metrics
+from kedge.anchoring import PixelModel
+from kedge.data import ImageSet, TrainingBatches, augment_batch, derive_seed, generator, training_batches
+from kedge.training.build import make_optimizer, make_schedule
+from kedge.training.recipe import Recipe
+from kedge.training.stops import TrainingStopped
+
+__all__ = ["Run"]
+
+CHECK_EVERY = 50  # steps between looks at the loss: each look waits for the device
+NEVER = 2**31 - 1
+
+
+class Run(LightningModule):
+    """One training run of `model` by `recipe`.
+
+    Every random draw of a step comes from generators seeded with (seed, epoch, step, rank), torch's global one
+    among them, so a replayed epoch is the same epoch and no generator state needs saving.
+    """
+
+    def __init__(self, recipe: Recipe, model: PixelModel, objective: nn.Module, train: ImageSet, val: ImageSet) -> None:
+        super().__init__()
+        assert recipe.batch_size is not None
+        self.recipe = recipe
+        self.model = model
+        self.objective = objective
+        self.train_set, self.val_set = train, val
+        self.ema: Any = None
+        if recipe.ema is not None:
+            from timm.utils import ModelEmaV3
+
+            # The average follows fast at first, or a short run would end near its random start.
+            self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True)
+            self.ema.requires_grad_(False)
+        self.validation = nn.ModuleDict({"accuracy": metrics.Accuracy(), "nll": metrics.NLL(), "ece": metrics.ECE()})
+        self.results: dict[str, float] = {}
+        self.last_good: str | None = None  # the checkpoint that a stopped run names
+
+    @property
+    def evaluated(self) -> PixelModel:
+        """The model that is validated and saved: the moving average of the weights if there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    # Data
+
+    def train_dataloader(self) -> "EpochBatches":
+        """This rank's share of the training batches."""
+        recipe = self.recipe
+        assert recipe.batch_size is not None
+        world = self.trainer.world_size
+        batches = training_batches(
+            self.train_set,
+            recipe.batch_size // world,
+            recipe.seed,
+            self.global_rank,
+            world,
+            recipe.augment,
+            recipe.workers,
+        )
+        return EpochBatches(self, batches)
+
+    def val_dataloader(self) -> "ValidationBatches":
+        """This rank's share of the validation images."""
+        share = range(self.global_rank, len(self.val_set), self.trainer.world_size)
+        assert self.recipe.batch_size is not None
+        return ValidationBatches(self.val_set.subset(share), max(64, self.recipe.batch_size), self.recipe.workers)
+
+    def configure_optimizers(self) -> Any:
+        """Optimizer, and the schedule that steps with it."""
+        optimizer = make_optimizer(self.recipe, self.model)
+        schedule = make_schedule(self.recipe, optimizer, len(self.train_dataloader()))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    # Training
+
+    def on_train_epoch_start(self) -> None:
+        """Start the epoch's sums, on the device."""
+        self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
+        self._bad_step = torch.full((), NEVER, device=self.device)
+        self._steps = 0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
+        """The loss of one batch: uint8 images `[B, C, H, W]` and labels `[B]`."""
+        images, targets = batch
+        keys = (self.current_epoch, step, self.global_rank)
+        torch.manual_seed(derive_seed(self.recipe.seed, "step", *keys))
+        if max(images.shape[2:]) <= 64 and self.recipe.augment != "none":
+            draws = generator(self.recipe.seed, "augment", *keys, device=images.device)
+            images = augment_batch(images, draws, flip=self.train_set.mirror)
+        loss = self.objective(self.model, self._pixels(images), targets)
+        seen = loss.detach()
+        bad = torch.where(seen.isfinite(), NEVER, step)
+        self._bad_step = torch.minimum(self._bad_step, bad)
+        self._loss_sum += seen.double()
+        self._steps += 1
+        if self._steps % CHECK_EVERY == 0:
+            self.check_loss()
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the average of the weights after the optimizer's step."""
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.global_step)
+
+    def check_loss(self) -> None:
+        """Stop the run if a loss of this epoch was not finite; waits for the device and for the other ranks."""
+        step = int(self.trainer.strategy.reduce(self._bad_step.float(), reduce_op="min"))
+        if step >= NEVER // 2:
+            return
+        before = self.current_epoch * self.trainer.num_training_batches
+        schedule = self.lr_schedulers()
+        rate = schedule.base_lrs[0] * schedule.lr_lambdas[0](before + step)  # type: ignore[union-attr]
+        raise TrainingStopped(
+            f"the loss became NaN or infinite in epoch {self.current_epoch + 1}, step {step + 1} of "
+            f"{self.trainer.num_training_batches}, at learning rate {rate:.3g}. {self._good()} Start a new run "
+            f"with a lower lr, such as {(self.recipe.lr or rate) / 3:.2g}, or with clip 1."
+        )
+
+    def check_weights(self) -> None:
+        """Stop the run if a weight or a statistic is not finite, so that no checkpoint holds one."""
+        values = [t for t in self.state_dict().values() if t.is_floating_point()]
+        if not bool(torch.stack([t.isfinite().all() for t in values]).all()):
+            raise TrainingStopped(
+                f"a weight became NaN or infinite in epoch {self.current_epoch + 1}, at learning rate "
+                f"{self.optimizers().param_groups[0]['lr']:.3g}. {self._good()} Start a new run with a lower lr, "  # type: ignore[union-attr]
+                f"or with clip 1."
+            )
+
+    def mean_loss(self) -> float:
+        """Mean training loss of the epoch so far, over all ranks."""
+        return float(self.trainer.strategy.reduce(self._loss_sum / max(1, self._steps), reduce_op="mean"))
+
+    def _good(self) -> str:
+        if self.last_good is None:
+            return "No checkpoint had been written."
+        return f"The last good checkpoint is {self.last_good} (epoch {self.current_epoch})."
+
+    # Validation
+
+    def on_validation_epoch_start(self) -> None:
+        """Look at the loss before time is spent on validating a broken model."""
+        self.check_loss()
+        if self.trainer.world_size > 1:  # each rank has its own running statistics; the first one's are saved
+            for buffer in self.evaluated.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
+        """Add a batch to the pooled metrics."""
+        images, labels = batch
+        probs = self.evaluated(self._pixels(images)).float().softmax(1)
+        for metric in self.validation.values():
+            metric.update(probs, labels)  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute the metrics of the whole set, once."""
+        self.check_weights()
+        for name, metric in self.validation.items():
+            self.results[name] = float(metric.compute())  # type: ignore[operator]
+            metric.reset()  # type: ignore[operator]
+        if any(math.isnan(value) for value in self.results.values()):
+            raise TrainingStopped(f"the model's outputs became NaN in epoch {self.current_epoch + 1}. {self._good()}")
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        images = images.float().div_(255)
+        return images.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else images
+
+
+class EpochBatches:
+    """The training batches, told the epoch whenever an epoch begins, a resumed one included."""
+
+    def __init__(self, run: Run, batches: TrainingBatches) -> None:
+        self.run = run
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        # Lightning makes the first iterator before it knows the epoch of a resumed run; this runs with the first batch.
+        self.batches.set_epoch(self.run.current_epoch)
+        yield from self.batches
+
+
+class ValidationBatches:
+    """The validation images in order."""
+
+    def __init__(self, images: ImageSet, batch_size: int, workers: int | None) -> None:
+        self.images, self.batch_size, self.workers = images, batch_size, workers or 0
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __iter__(self) -> Any:
+        return self.images.batches(self.batch_size, self.workers)

@@ -1,0 +1,105 @@
+"""Fill in what a recipe leaves open, once the data and then the network are known."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from kedge.training.recipe import Recipe
+
+__all__ = ["resolve_data", "resolve_device", "resolve_network"]
+
+SMALL = 64  # pixels of a side up to which a set is trained from scratch, in memory
+
+
+def resolve_device(recipe: Recipe) -> Recipe:
+    """Fill in device and precision; ValueError if the device that is asked for is not here."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    device = recipe.device
+    if device == "auto":
+        device = "cuda" if cuda else "mps" if mps else "cpu"
+    if (device == "cuda" and not cuda) or (device == "mps" and not mps):
+        have = [name for name, there in (("cuda", cuda), ("mps", mps), ("cpu", True)) if there]
+        raise ValueError(f"device {device} is not available here; there is {', '.join(have)}")
+    if device == "cuda" and recipe.devices > torch.cuda.device_count():
+        raise ValueError(f"devices is {recipe.devices}, but there are {torch.cuda.device_count()} GPUs here")
+    precision = recipe.precision
+    if precision == "auto":
+        precision = "bf16" if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    if precision == "16" and device == "cpu":
+        raise ValueError("precision 16 needs a GPU; on the CPU take 32 or bf16")
+    return replace(recipe, device=device, precision=precision)
+
+
+def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) -> Recipe:
+    """Fill in model, size, augmentation and batch for `count` training images of `image_shape` `(C, H, W)`."""
+    _, height, width = image_shape
+    if not recipe.anchored and "Anchored" in _objective_names(recipe):
+        raise ValueError("objective Anchored needs an anchored model: set anchored, or leave Anchored out")
+    small = max(height, width) <= SMALL
+    if recipe.augment == "trivial" and small:
+        raise ValueError(f"augment trivial is for images above {SMALL} px; take crop-flip or none")
+    if recipe.references > count:
+        raise ValueError(f"references is {recipe.references}, but there are only {count} training images")
+    if recipe.residuals > count:
+        raise ValueError(f"residuals is {recipe.residuals}, but there are only {count} training images")
+    model = recipe.model
+    if model == "auto":
+        large = recipe.device != "cpu" and count >= 10_000
+        model = ("kedge_resnet18" if large else "kedge_resnet_small") if small else "resnet18"
+    batch = recipe.batch_size
+    if batch is None:
+        batch = 128 if small else 32
+        while batch > 8 and count / batch < 20:  # a small set still takes some steps in an epoch
+            batch //= 2
+        batch = max(batch // recipe.devices, 2) * recipe.devices
+    if batch // recipe.devices > count:
+        raise ValueError(f"batch_size is {batch}, but there are only {count} training images")
+    return replace(
+        recipe,
+        image_size=height if height == width else recipe.image_size,
+        augment=("none" if recipe.augment == "none" else "crop-flip") if recipe.augment != "trivial" else "trivial",
+        model=model,
+        pretrained=_has_weights(model) and not small if recipe.pretrained is None else recipe.pretrained,
+        batch_size=batch,
+        objective=recipe.objective or _default_objective(recipe.anchored),
+    )
+
+
+def resolve_network(recipe: Recipe, network: nn.Module, image_shape: tuple[int, int, int]) -> Recipe:
+    """Fill in optimizer, learning rate, weight decay and epochs by what the network is and starts from."""
+    assert recipe.batch_size is not None
+    optimizer = recipe.optimizer
+    if optimizer == "auto":  # transformers and their kin train badly with SGD
+        optimizer = "adamw" if any(isinstance(m, nn.LayerNorm) for m in network.modules()) else "sgd"
+    lr, decay, epochs = recipe.lr, recipe.weight_decay, recipe.epochs
+    if lr is None and optimizer == "sgd":  # linear in the batch size (Goyal et al., 2017)
+        lr = (0.02 if recipe.pretrained else 0.1) * recipe.batch_size / 128
+    elif lr is None:
+        lr = 1e-4 if recipe.pretrained else 1e-3
+    if decay is None:
+        decay = 5e-4 if optimizer == "sgd" else 0.05
+    if epochs is None:
+        epochs = 10 if recipe.pretrained else 30 if max(image_shape[1:]) <= SMALL else 40
+    resolved = replace(recipe, optimizer=optimizer, lr=lr, weight_decay=decay, epochs=epochs)
+    resolved.check()  # milestones against the epochs, the batch against the devices
+    return resolved
+
+
+def _objective_names(recipe: Recipe) -> list[str]:
+    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in recipe.objective or []]
+
+
+def _default_objective(anchored: bool) -> list[Any]:
+    return [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"] if anchored else ["CrossEntropy"]
+
+
+def _has_weights(name: str) -> bool:
+    import timm
+
+    from kedge import networks
+
+    if not name.startswith("torchvision/") and timm.is_model(name):
+        return bool(timm.is_model_pretrained(name))
+    return name.removeprefix("torchvision/") in networks.names()
