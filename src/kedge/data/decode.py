@@ -39,7 +39,7 @@ def header(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
         UnreadableImage: not an image, or a JPEG or PNG whose end is missing.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with _opened(source) as image:
             width, height = image.size
             if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
                 width, height = height, width
@@ -63,26 +63,15 @@ def open_image(source: Encoded, name: str = "image", least: int | None = None) -
         UnreadableImage: not an image, damaged, or not there.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with _opened(source) as image:
             if least is not None and image.format == "JPEG":
                 image.draft(None, (least, least))
-            return _plain_mode(ImageOps.exif_transpose(image))
+            image.load()
+            # looked at only where there is one: it costs as much as decoding a small image
+            upright = ImageOps.exif_transpose(image) if "exif" in image.info or image.format == "TIFF" else image
+            return _plain_mode(upright)
     except Exception as error:
         raise UnreadableImage(_name(source, name), _reason(error)) from None
-
-
-def decode_small(source: Encoded, name: str = "image") -> torch.Tensor:
-    """Decode a small image to uint8 [C, H, W]; lossless and lossy WebP take torchvision's faster decoder."""
-    if isinstance(source, bytes) and source[:4] == b"RIFF" and source[8:12] == b"WEBP":
-        from torchvision.io import decode_webp
-
-        try:
-            tensor = decode_webp(torch.frombuffer(bytearray(source), dtype=torch.uint8))
-        except RuntimeError:
-            tensor = None  # PIL gives the reason
-        if tensor is not None and tensor.ndim == 3 and tensor.shape[0] == 3:
-            return tensor
-    return to_tensor(open_image(source, name))
 
 
 def to_tensor(image: Image.Image | torch.Tensor | np.ndarray, channels: int | None = None) -> torch.Tensor:
@@ -133,6 +122,13 @@ def evaluation_view(image: Image.Image | torch.Tensor, size: int) -> Image.Image
 
     shorter = size if size <= SMALL else round(size / CROP_SHARE)
     return v2.center_crop(v2.resize(image, [shorter], antialias=True), [size, size])
+
+
+def _opened(source: Encoded) -> Image.Image:
+    if isinstance(source, bytes):
+        webp = source[:4] == b"RIFF" and source[8:12] == b"WEBP"  # PIL tries every other format before this one
+        return Image.open(io.BytesIO(source), formats=("WEBP",) if webp else None)
+    return Image.open(source)
 
 
 def _plain_mode(image: Image.Image) -> Image.Image:

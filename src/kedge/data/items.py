@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from kedge.data.decode import Encoded, decode_small, header, open_image, to_tensor
+from kedge.data.decode import Encoded, header, open_image, to_tensor
 from kedge.data.report import UnreadableImage
 
 
@@ -39,7 +39,7 @@ class _EncodedItems:
         return header(self.source(i), self.name(i))
 
     def small(self, i: int) -> torch.Tensor:
-        return decode_small(self.source(i), self.name(i))
+        return to_tensor(open_image(self.source(i), self.name(i)))
 
     def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
         return open_image(self.source(i), self.name(i), least)
@@ -93,7 +93,7 @@ class RowItems(_EncodedItems):
     def small(self, i: int) -> torch.Tensor:
         """Return image i as uint8 [C, H, W]; its name is looked up only if it cannot be read."""
         try:
-            return decode_small(self.source(i))
+            return to_tensor(open_image(self.source(i)))
         except UnreadableImage as error:
             raise UnreadableImage(self.name(i), error.reason) from None
 

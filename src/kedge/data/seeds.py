@@ -38,7 +38,8 @@ def derive_seed(seed: int, *keys: int | str) -> int:
     for key in keys:
         if isinstance(key, str):  # hash() of a string differs from process to process
             key = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
-        state = splitmix64(state ^ splitmix64(key & _MASK))
+        # the state is hashed once more than the key, else (0, 1) and (1, 0) would be one
+        state = splitmix64(splitmix64(state) ^ splitmix64(key & _MASK))
     return state >> 1
 
 

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kedge.data import augment_batch
+from kedge.data.augment import photo_transform
+
+from .conftest import picture
+
+
+def shifted(image: np.ndarray, padding: int, down: int, right: int, mirrored: bool) -> np.ndarray:
+    """The definition for one image [C, H, W]: pad by reflection, cut out a window, mirror the window."""
+    _, height, width = image.shape
+    padded = np.pad(image, ((0, 0), (padding, padding), (padding, padding)), mode="reflect")
+    window = padded[:, padding + down : padding + down + height, padding + right : padding + right + width]
+    return window[:, :, ::-1] if mirrored else window
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 3), st.integers(5, 12), st.integers(5, 12), st.integers(0, 4), st.booleans(), st.integers(0, 99))
+def test_every_image_is_a_shifted_and_mirrored_view_of_itself(channels, height, width, padding, flip, seed):
+    images = torch.randint(0, 256, (4, channels, height, width), generator=torch.Generator().manual_seed(seed))
+    images = images.to(torch.uint8)
+    out = augment_batch(images, torch.Generator().manual_seed(seed), padding, flip)
+    assert out.dtype == torch.uint8
+    assert out.shape == images.shape
+    for before, after in zip(images.numpy(), out.numpy(), strict=True):
+        views = (
+            shifted(before, padding, down, right, mirrored)
+            for down in range(-padding, padding + 1)
+            for right in range(-padding, padding + 1)
+            for mirrored in ((False, True) if flip else (False,))
+        )
+        assert any(np.array_equal(after, view) for view in views)
+
+
+def test_shifts_and_mirrors_are_uniform():
+    image = torch.arange(81, dtype=torch.uint8).view(1, 1, 9, 9).expand(20_000, 1, 9, 9)
+    out = augment_batch(image, torch.Generator().manual_seed(0), padding=2)
+    views = {
+        shifted(image[0].numpy(), 2, down, right, mirrored).tobytes(): 0
+        for down in range(-2, 3)
+        for right in range(-2, 3)
+        for mirrored in (False, True)
+    }
+    assert len(views) == 50
+    for after in out.numpy():
+        views[after.tobytes()] += 1
+    counts = np.array(list(views.values()))
+    assert counts.sum() == 20_000
+    assert ((counts - 400) ** 2 / 400).sum() < 90  # chi-square with 49 degrees of freedom, p = 0.0003
+
+
+def test_the_same_generator_gives_the_same_batch_and_the_global_one_is_left_alone():
+    images = torch.rand(8, 3, 32, 32)
+    state = torch.get_rng_state()
+    first, second = (augment_batch(images, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(first, augment_batch(images, torch.Generator().manual_seed(4)))
+    assert not torch.equal(first, images)
+
+
+def test_default_padding_is_an_eighth():
+    images = torch.zeros(500, 1, 32, 32)
+    images[:, :, 16, 16] = 1
+    rows = augment_batch(images, torch.Generator().manual_seed(0), flip=False).amax((1, 3)).argmax(1)
+    assert (rows.min(), rows.max()) == (12, 20)
+
+
+def test_no_padding_no_flip_is_the_image():
+    images = torch.rand(3, 3, 8, 8)
+    assert torch.equal(augment_batch(images, None, padding=0, flip=False), images)
+
+
+def test_padding_must_be_smaller_than_the_image():
+    with pytest.raises(ValueError, match="padding must be 0 to 7 for 8x8 images, got 8"):
+        augment_batch(torch.zeros(1, 1, 8, 8), None, padding=8)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("augment", ["auto", "crop-flip", "trivial"])
+def test_photo_transforms_take_grey_and_colour(augment, mode):
+    transform = photo_transform(augment, 40, mirror=True)
+    for seed in range(40):
+        torch.manual_seed(seed)
+        assert transform(picture(seed, 60, 90, mode)).size == (40, 40)
+
+
+def test_photo_transform_names():
+    assert photo_transform("none", 40, True) is None
+    assert "Flip" not in str(photo_transform("crop-flip", 40, mirror=False))
+    with pytest.raises(ValueError, match="'randaugment'"):
+        photo_transform("randaugment", 40, True)

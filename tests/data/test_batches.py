@@ -1,0 +1,179 @@
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kedge.data as kd
+from kedge.data import DataError, training_batches
+
+from .test_splitting import numbered_set, positions
+
+
+def seen(batches) -> list[list[int]]:
+    return [(x[:, 0, 0, 0].int() + 256 * x[:, 0, 0, 1].int()).tolist() for x, _ in batches]
+
+
+@settings(deadline=None)
+@given(st.integers(2, 60), st.integers(1, 16), st.integers(1, 5), st.integers(0, 3))
+def test_ranks_share_the_epoch_evenly(count, batch_size, world, epoch):
+    images = numbered_set([0] * count)
+    try:
+        ranks = [training_batches(images, batch_size, 1, rank, world) for rank in range(world)]
+    except DataError:
+        assert -(-count // world) == 1 < batch_size  # one image for each process
+        return
+    lengths, everything = set(), []
+    for batches in ranks:
+        batches.set_epoch(epoch)
+        got = seen(batches)
+        assert len(got) == len(batches)
+        sizes = [len(b) for b in got]
+        assert all(s == batch_size for s in sizes[:-1])
+        assert batch_size == 1 or 1 not in sizes
+        lengths.add(tuple(sizes))
+        everything += [i for batch in got for i in batch]
+    assert len(lengths) == 1
+    assert len(everything) - len(set(everything)) < world  # repeated only to make the ranks even
+    assert len(set(everything)) >= count - world - 1  # left out only for a last batch of one per rank
+
+
+def test_labels_belong_to_their_images():
+    images = numbered_set([i % 7 for i in range(50)])
+    for x, y in training_batches(images, 8, seed=0):
+        assert torch.equal(x[:, 0, 0, 0].long() % 7, y)
+
+
+def test_an_epoch_is_the_same_whatever_came_before():
+    images = numbered_set([0] * 40)
+    batches = training_batches(images, 7, seed=5)
+    torch.manual_seed(1)
+    batches.set_epoch(3)
+    state = torch.get_rng_state()
+    third = seen(batches)
+    assert torch.equal(state, torch.get_rng_state())
+    batches.set_epoch(0)
+    first = seen(batches)
+    next(iter(batches))
+    batches.set_epoch(3)
+    assert seen(batches) == third != first
+    other = training_batches(images, 7, seed=6)
+    other.set_epoch(3)
+    assert seen(other) != third
+    assert sorted(i for batch in third for i in batch) == list(range(40))
+
+
+def test_a_last_batch_of_one_is_dropped():
+    images = numbered_set([0] * 9)
+    assert [len(b) for b in seen(training_batches(images, 4, 0))] == [4, 4]
+    assert [len(b) for b in seen(training_batches(images, 4, 0, drop_last_single=False))] == [4, 4, 1]
+    assert [len(b) for b in seen(training_batches(images, 1, 0))] == [1] * 9
+    with pytest.raises(DataError, match="1 training images"):
+        training_batches(numbered_set([0]), 4, 0)
+
+
+def test_bad_arguments():
+    images = numbered_set([0] * 9)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        training_batches(images, 0, 0)
+    with pytest.raises(ValueError, match="rank must be 0 to 1 for world 2, got 2"):
+        training_batches(images, 2, 0, rank=2, world=2)
+    with pytest.raises(ValueError, match="'mixup'"):
+        training_batches(images, 2, 0, augment="mixup")
+
+
+@pytest.fixture
+def photos(make_folder):
+    return kd.load(make_folder({"cat": 7, "dog": 6}, size=(70, 90)), image_size=66)
+
+
+def epoch_of(batches, epoch):
+    batches.set_epoch(epoch)
+    return [(x.clone(), y.clone()) for x, y in batches]
+
+
+def same(a, b) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b, strict=True)
+    )
+
+
+def test_photos_are_the_same_with_any_number_of_workers_and_any_history(photos):
+    plain = training_batches(photos, 4, seed=2, augment="trivial", workers=0)
+    state = torch.get_rng_state()
+    epochs = [epoch_of(plain, e) for e in range(2)]
+    assert torch.equal(state, torch.get_rng_state())
+    assert [len(y) for _, y in epochs[0]] == [4, 4, 4]  # the 13th image would be alone
+    assert not same(*epochs)
+    for workers in (1, 2):
+        batches = training_batches(photos, 4, seed=2, augment="trivial", workers=workers)
+        torch.manual_seed(workers)
+        batches.set_epoch(7)
+        next(iter(batches))  # an epoch that was broken off
+        assert same(epoch_of(batches, 1), epochs[1])
+        assert same(epoch_of(batches, 0), epochs[0])
+    assert not same(epoch_of(training_batches(photos, 4, seed=3, augment="trivial", workers=0), 0), epochs[0])
+
+
+def test_photos_without_augmentation_are_the_evaluation_views(photos):
+    batches = training_batches(photos, 5, seed=0, augment="none", workers=0)
+    for index, (x, y) in zip(batches.indices(), batches, strict=True):
+        assert torch.equal(x, torch.stack([photos[i][0] for i in index.tolist()]))
+        assert torch.equal(y, photos.labels[index])
+
+
+def test_an_augmented_photo_does_not_depend_on_its_batch(photos):
+    views = []
+    for batch_size in (2, 6):
+        batches = training_batches(photos, batch_size, seed=0, workers=0)
+        views.append(
+            {
+                i: image
+                for index, (x, _) in zip(batches.indices(), batches, strict=True)
+                for i, image in zip(index.tolist(), x, strict=True)
+            }
+        )
+    both = views[0].keys() & views[1].keys()
+    assert len(both) == 12
+    assert all(torch.equal(views[0][i], views[1][i]) for i in both)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_photo_that_goes_bad_is_replaced_and_reported_once(photos, caplog, workers):
+    bad = 9
+    Path(photos.paths[bad]).write_bytes(b"")
+    batches = training_batches(photos, 4, seed=0, augment="none", workers=workers)
+    with caplog.at_level(logging.WARNING):
+        got = [epoch_of(batches, e) for e in range(3)]
+    assert caplog.text.count("another image of its class takes its place") == 1
+    assert Path(photos.paths[bad]).name in caplog.text
+    assert all(len(epoch) == 3 for epoch in got)
+    batches.set_epoch(0)
+    for index, (x, _) in zip(batches.indices(), got[0], strict=True):
+        if bad in index:
+            stand_in = x[index.tolist().index(bad)]
+            assert torch.equal(stand_in, photos[10][0])  # the next one of its class
+
+
+def test_many_photos_that_go_bad_stop_the_run_and_are_named(photos):
+    for i in (0, 3):
+        Path(photos.paths[i]).write_bytes(b"")
+    batches = training_batches(photos, 4, seed=0, workers=0)
+    with pytest.raises(DataError, match=r"2 of 13 images have become unreadable(?s:.*)000\.png"):
+        [epoch_of(batches, e) for e in range(3)]
+
+
+def test_a_whole_class_that_goes_bad_is_named(photos):
+    for i in range(7, 13):
+        Path(photos.paths[i]).unlink()
+    with pytest.raises(DataError, match=r"no such file; nor can any other image of class 'dog'"):
+        [epoch_of(training_batches(photos, 4, seed=0, workers=0), e) for e in range(2)]
+
+
+def test_subsets_of_photos_feed_batches(photos):
+    train, val = kd.split_validation(photos, 0.3)
+    assert {len(train), len(val)} == {9, 4}
+    assert sum(len(y) for _, y in training_batches(train, 3, 0, workers=0)) == 9
+    assert positions(numbered_set([0]).subset([0])) == [0]

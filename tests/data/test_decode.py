@@ -1,0 +1,125 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kedge.data.decode import convert_channels, evaluation_view, header, read_image, to_tensor
+from kedge.data.report import UnreadableImage
+
+from .conftest import picture
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def pixels(image: Image.Image) -> torch.Tensor:
+    array = np.array(image)
+    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {})])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_lossless_images_come_back_exactly(kind, options, mode):
+    image = picture(1, 20, 30, mode)
+    data = encoded(image, kind, **options)
+    expected = pixels(image.convert("RGB") if kind == "WEBP" else image)
+    assert torch.equal(read_image(data), expected)
+    assert header(data)[0] == (20, 30)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_every_mode_becomes_grey_or_colour(mode, tmp_path):
+    image = picture(2, mode="RGB").convert(mode)
+    kind = {"CMYK": "tif", "YCbCr": "tif", "HSV": "tif"}.get(mode, "png")
+    if mode == "HSV":
+        pytest.importorskip("PIL")
+        image = image.convert("RGB")
+    image.save(tmp_path / f"a.{kind}")
+    tensor = read_image(tmp_path / f"a.{kind}")
+    assert tensor.dtype == torch.uint8
+    assert tensor.shape == (1 if mode in ("1", "L", "LA") else 3, 24, 24)
+
+
+def test_sixteen_bit_grey_keeps_its_range():
+    values = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    tensor = read_image(encoded(Image.fromarray(values), "PNG"))
+    np.testing.assert_allclose(tensor[0].numpy(), values / 257, atol=0.51)
+
+
+def test_photo_is_turned_upright_by_its_exif_tag():
+    image = picture(3, 16, 32)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned 90 degrees clockwise
+    data = encoded(image, "JPEG", exif=exif, quality=95)
+    assert header(data)[0] == (32, 16)
+    upright = image.transpose(Image.Transpose.ROTATE_270)
+    assert (read_image(data).float() - pixels(upright)).abs().mean() < 8
+    assert (read_image(data).float() - pixels(upright.rotate(180))).abs().mean() > 30
+
+
+def test_large_jpeg_decoded_small_looks_the_same():
+    data = encoded(picture(4, 1200, 1600), "JPEG", quality=95)
+    fast = read_image(data, image_size=112)
+    slow = to_tensor(evaluation_view(Image.open(io.BytesIO(data)), 112))
+    assert fast.shape == (3, 112, 112)
+    assert (fast.float() - slow.float()).abs().mean() < 2
+
+
+def test_evaluation_view_is_centred_and_keeps_an_eighth_off_photos():
+    image = torch.zeros(1, 256, 400, dtype=torch.uint8)
+    image[:, 16:240, 88:312] = 255  # the central 224 x 224
+    assert evaluation_view(image, 224).min() == 255
+    small = torch.arange(48, dtype=torch.uint8).expand(1, 32, 48).contiguous()
+    assert torch.equal(evaluation_view(small, 32), small[:, :, 8:40])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"not an image", encoded(picture(1, 90, 90), "PNG")[:-200], encoded(picture(1, 90, 90), "JPEG")[:-200]],
+    ids=["empty", "text", "cut png", "cut jpeg"],
+)
+def test_damaged_images_are_named(data, tmp_path):
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(data)
+    for read in (read_image, header):
+        with pytest.raises(UnreadableImage, match=r"broken\.jpg"):
+            read(path)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(UnreadableImage, match=r"gone\.png: no such file"):
+        read_image(tmp_path / "gone.png")
+
+
+def test_bytes_behind_a_whole_jpeg_are_no_fault():
+    data = encoded(picture(1), "JPEG") + b"maker's notes" * 20
+    assert header(data) == ((24, 24), 3)
+
+
+def test_floats_are_rounded_and_checked():
+    image = torch.tensor([[[0.0, 0.5, 1.0]]])
+    assert to_tensor(image).tolist() == [[[0, 128, 255]]]
+    with pytest.raises(ValueError, match=r"\[-1, 0.5\]"):
+        to_tensor(image * 1.5 - 1)
+    with pytest.raises(TypeError, match="int64"):
+        to_tensor(torch.zeros(1, 2, 2, dtype=torch.long))
+
+
+def test_arrays_are_height_width_channels():
+    array = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert torch.equal(to_tensor(array), torch.from_numpy(array).permute(2, 0, 1))
+    assert to_tensor(array[:, :, 0]).shape == (1, 2, 4)
+
+
+def test_conversion_between_grey_and_colour_is_pillows():
+    image = picture(5)
+    grey = convert_channels(pixels(image), 1)
+    assert (grey.int() - pixels(image.convert("L")).int()).abs().max() <= 1
+    assert torch.equal(convert_channels(grey, 3), grey.expand(3, -1, -1))
+    with pytest.raises(ValueError, match="4 channels"):
+        convert_channels(torch.zeros(4, 2, 2, dtype=torch.uint8), 3)

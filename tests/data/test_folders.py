@@ -1,0 +1,175 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import kedge.data as kd
+from kedge.data import DataError, FileSet, TensorSet
+
+from .conftest import picture
+
+
+def test_flat_folder(make_folder):
+    root = make_folder({"cat": 3, "dog": 2})
+    images = kd.load(root)
+    assert isinstance(images, TensorSet)
+    assert (images.name, images.split, images.class_names) == ("photos", "all", ["cat", "dog"])
+    assert images.labels.tolist() == [0, 0, 0, 1, 1]
+    assert images.image_shape == (3, 24, 24)
+    for i in range(5):
+        image, label = images[i]
+        expected = torch.from_numpy(__import__("numpy").array(Image.open(images.paths[i]))).permute(2, 0, 1)
+        assert torch.equal(image, expected)
+        assert label == images.labels[i]
+        assert Path(images.paths[i]).parent.name == images.class_names[label]
+    assert kd.splits(root) == ["all"]
+
+
+@pytest.mark.parametrize("held", ["val", "valid", "validation", "test"])
+def test_split_folders(make_folder, held):
+    root = make_folder({"train/cat": 3, "train/dog": 2, f"{held}/cat": 1, f"{held}/dog": 1})
+    name = "test" if held == "test" else "val"
+    assert kd.splits(root) == ["train", name]
+    assert len(kd.load(root)) == 5
+    assert len(kd.load(root, held)) == 2
+    assert kd.load(root, held).split == name
+
+
+def test_a_class_called_train_is_no_split(make_folder):
+    root = make_folder({"bus": 2, "train": 2, "car": 2})
+    assert kd.load(root).class_names == ["bus", "car", "train"]
+
+
+def test_hidden_and_foreign_files_are_ignored_and_subfolders_read(make_folder):
+    root = make_folder({"cat": 2, "dog/indoors": 2, ".thumbnails": 2})
+    (root / "cat" / "notes.txt").write_text("x")
+    (root / "cat" / "._000.png").write_text("x")
+    images = kd.load(root)
+    assert images.class_names == ["cat", "dog"]
+    assert len(images) == 4
+
+
+def test_larger_images_stay_on_disk(make_folder):
+    root = make_folder({"cat": 3, "dog": 2}, size=(90, 120), kind="jpg")
+    images = kd.load(root, image_size=80)
+    assert isinstance(images, FileSet)
+    assert images[0][0].shape == images.image_shape == (3, 80, 80)
+    batches = list(images.batches(2))
+    assert [len(b) for b, _ in batches] == [2, 2, 1]
+    assert torch.equal(torch.cat([x for x, _ in batches]), torch.stack([images[i][0] for i in range(5)]))
+    assert torch.cat([y for _, y in batches]).tolist() == images.labels.tolist()
+    assert kd.load(root).image_shape == (3, 224, 224)
+    assert isinstance(kd.load(root, image_size=32), TensorSet)
+
+
+def test_mixed_small_sizes_become_squares_of_the_largest(make_folder):
+    root = make_folder({"a1": 3}, size=(20, 20))
+    picture(7, 40, 28).save(root / "a1" / "tall.png")
+    images = kd.load(root)
+    assert images.image_shape == (3, 40, 40)
+    assert images.report.resized == 4
+    assert "4 resized" in images.report.summary()
+
+
+def test_one_uniform_oblong_size_is_kept(make_folder):
+    assert kd.load(make_folder({"a1": 3}, size=(20, 32))).image_shape == (3, 20, 32)
+
+
+def test_grey_image_in_a_colour_set_is_converted_and_counted(make_folder):
+    root = make_folder({"cat": 4, "dog": 4})
+    picture(9, mode="L").save(root / "cat" / "grey.png")
+    images = kd.load(root)
+    assert images.image_shape[0] == 3
+    assert images.report.converted_grey == 1
+    assert "1 grey converted to RGB" in images.report.summary()
+
+
+@pytest.mark.parametrize("size", [24, 90])
+def test_colour_image_in_a_grey_set_and_an_all_grey_set(make_folder, size):
+    root = make_folder({"cat": 4, "dog": 4}, size=(size, size), mode="L")
+    assert kd.load(root).image_shape[0] == 1
+    assert kd.load(root).report.converted_grey == 0
+    picture(9, size, size).save(root / "cat" / "colour.png")
+    images = kd.load(root)
+    assert images.report.converted_colour == 1
+    assert {images[i][0].shape[0] for i in range(9)} == {1}
+    assert kd.load(root, channels=3).report.converted_grey == 8
+
+
+@pytest.mark.parametrize("size", [24, 90])
+def test_a_few_unreadable_images_are_skipped_and_named(make_folder, size, caplog):
+    root = make_folder({"cat": 60, "dog": 59}, size=(size, size))
+    (root / "dog" / "broken.png").write_bytes(b"nothing")
+    images = kd.load(root)
+    assert len(images) == 119
+    assert images.report.total == 120
+    [(path, reason)] = images.report.skipped
+    assert path.endswith("broken.png")
+    assert "not an image" in reason
+    assert path in images.report.summary()
+    assert "1 unreadable and skipped" in images.report.summary()
+    assert "broken.png" in caplog.text
+    assert not any(p.endswith("broken.png") for p in images.paths)
+    assert images.labels.tolist() == [0] * 60 + [1] * 59
+    assert images[119 - 1][1] == 1
+
+
+@pytest.mark.parametrize("size", [24, 90])
+def test_more_than_a_hundredth_unreadable_is_an_error(make_folder, size):
+    root = make_folder({"cat": 20, "dog": 20}, size=(size, size))
+    for name in ("x.png", "y.png"):
+        whole = (root / "cat" / "000.png").read_bytes()
+        (root / "dog" / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"2 of 42 images cannot be read(?s:.*)x\.png"):
+        kd.load(root)
+
+
+def test_class_without_images(make_folder):
+    root = make_folder({"cat": 2, "dog": 2, "fox": 0})
+    with pytest.raises(DataError, match=r"a class has no images: fox"):
+        kd.load(root)
+    (root / "fox" / "a.heic").write_text("x")
+    with pytest.raises(DataError, match=r"\.heic"):
+        kd.load(root)
+
+
+def test_class_lists_that_differ(make_folder):
+    root = make_folder({"train/cat": 2, "train/dog": 2, "val/cat": 1, "val/Dog": 1})
+    with pytest.raises(DataError, match=r"'train' lacks: Dog(?s:.*)In 'train' but not in 'val': dog"):
+        kd.load(root, "val")
+
+
+def test_split_that_lacks_a_class_keeps_the_training_labels(make_folder):
+    root = make_folder({"train/ant": 2, "train/bee": 2, "train/cat": 1, "test/cat": 2})
+    images = kd.load(root, "test")
+    assert images.class_names == ["ant", "bee", "cat"]
+    assert images.labels.tolist() == [2, 2]
+    assert "ant, bee" in images.report.summary()
+
+
+def test_empty_and_misshapen_folders(tmp_path, make_folder):
+    with pytest.raises(DataError, match="no files"):
+        kd.load(tmp_path)
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match="no images under"):
+        kd.load(tmp_path)
+    picture(1).save(tmp_path / "a.png")
+    shutil.rmtree(tmp_path / "cat")
+    with pytest.raises(DataError, match="1 images but no class folders"):
+        kd.load(tmp_path)
+    with pytest.raises(DataError, match="one image"):
+        kd.load(tmp_path / "a.png")
+    (tmp_path / "a.zip").write_text("x")
+    with pytest.raises(DataError, match="unpack"):
+        kd.load(tmp_path / "a.zip")
+
+
+def test_an_image_that_goes_bad_after_loading_is_named_in_evaluation(make_folder):
+    root = make_folder({"cat": 3, "dog": 2}, size=(90, 90))
+    images = kd.load(root, image_size=70)
+    Path(images.paths[3]).write_bytes(b"")
+    for workers in (0, 1):
+        with pytest.raises(DataError, match=r"dog.000\.png(?s:.*)could be read when the set was loaded"):
+            list(images.batches(2, workers=workers))

@@ -1,0 +1,141 @@
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import kedge.data as kd
+from kedge.data import DataError, FileSet, TensorSet
+
+from .conftest import picture
+from .test_decode import pixels
+
+
+def rows(count: int, size: int = 24, seed: int = 0, kind: str = "PNG") -> list[dict]:
+    out = []
+    for i in range(count):
+        file = io.BytesIO()
+        picture(seed + i, size, size).save(file, kind)
+        out.append({"bytes": file.getvalue(), "path": f"img/{i}.png"})
+    return out
+
+
+def write(path, images, labels, names=None, image="image", label="label"):
+    table = pa.table({image: images, label: labels})
+    if names is not None:
+        features = {image: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path)
+
+
+def test_parts_of_a_split_are_joined_in_order(tmp_path):
+    for part in range(2):
+        write(tmp_path / f"train-{part:05d}-of-00002.parquet", rows(3, seed=10 * part), [0, 1, part], ["no", "yes"])
+    write(tmp_path / "validation-00000-of-00001.parquet", rows(2, seed=50), [1, 0], ["no", "yes"])
+    assert kd.splits(tmp_path) == ["train", "val"]
+    train = kd.load(tmp_path)
+    assert isinstance(train, TensorSet)
+    assert train.labels.tolist() == [0, 1, 0, 0, 1, 1]
+    assert train.class_names == ["no", "yes"]
+    for i, seed in enumerate([0, 1, 2, 10, 11, 12]):
+        assert torch.equal(train.images[i], pixels(picture(seed)))
+    assert train.paths[4] == f"{tmp_path.name}:img/1.png"
+    assert kd.load(tmp_path, "valid").labels.tolist() == [1, 0]
+
+
+def test_layouts_of_the_hub(tmp_path):
+    write(tmp_path / "one" / "data" / "test-00000-of-00001.parquet", rows(2), [0, 1], ["a1", "b1"])
+    assert len(kd.load(tmp_path / "one", "test")) == 2
+    write(tmp_path / "two.parquet", rows(2), [0, 1], ["a1", "b1"])
+    assert kd.load(tmp_path / "two.parquet").split == "all"
+    write(tmp_path / "three" / "a" / "test.parquet", rows(1), [0], ["a1"])
+    write(tmp_path / "three" / "b" / "test.parquet", rows(1), [0], ["a1"])
+    with pytest.raises(DataError, match="several parquet sets \\(a, b\\)"):
+        kd.load(tmp_path / "three", "test")
+
+
+def test_columns_without_features(tmp_path):
+    write(tmp_path / "a.parquet", rows(3), ["dog", "cat", "dog"], image="img", label="fine_label")
+    images = kd.load(tmp_path / "a.parquet")
+    assert images.class_names == ["cat", "dog"]
+    assert images.labels.tolist() == [1, 0, 1]
+    write(tmp_path / "b.parquet", [r["bytes"] for r in rows(3)], [0, 2, 1])
+    assert kd.load(tmp_path / "b.parquet").class_names == ["0", "1", "2"]
+
+
+def test_larger_images_stay_encoded_and_survive_workers(tmp_path):
+    write(tmp_path / "train.parquet", rows(6, size=100, kind="JPEG"), [0, 1] * 3, ["no", "yes"])
+    images = kd.load(tmp_path, image_size=80)
+    assert isinstance(images, FileSet)
+    alone = [x for x, _ in images.batches(4)]
+    shared = [x for x, _ in images.batches(4, workers=1)]
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
+
+
+def test_sets_too_large_for_memory_are_mapped(tmp_path, monkeypatch):
+    monkeypatch.setattr("kedge.data.tables._IN_MEMORY", 0)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    write(tmp_path / "set" / "train.parquet", rows(4), [0, 1, 1, 0], ["no", "yes"])
+    images = kd.load(tmp_path / "set")
+    assert images.labels.tolist() == [0, 1, 1, 0]
+    assert torch.equal(images.images[3], pixels(picture(3)))
+
+
+def test_unreadable_rows_are_named(tmp_path):
+    images = rows(150)
+    images[3]["bytes"] = b"junk"
+    write(tmp_path / "train.parquet", images, [0] * 150, ["a1"])
+    loaded = kd.load(tmp_path)
+    assert len(loaded) == 149
+    assert loaded.report.skipped[0][0].endswith("img/3.png")
+    images[4] = {"bytes": None, "path": None}
+    write(tmp_path / "train.parquet", images, [0] * 150, ["a1"])
+    with pytest.raises(DataError, match="holds no image"):
+        kd.load(tmp_path)
+
+
+def test_faults_of_tables(tmp_path):
+    path = tmp_path / "x.parquet"
+    path.write_bytes(b"PAR1 but not really")
+    with pytest.raises(DataError, match="as parquet"):
+        kd.load(path)
+    write(path, rows(2), [0, None], ["a1"])
+    with pytest.raises(DataError, match="1 of 2 rows have no label"):
+        kd.load(path)
+    write(path, rows(2), [0, 4], ["a1", "b1"])
+    with pytest.raises(DataError, match="label 4 lies outside its 2 classes"):
+        kd.load(path)
+    write(path, rows(2), [0, 1], label="score")
+    with pytest.raises(DataError, match="no label column among image, score"):
+        kd.load(path)
+    write(tmp_path / "s" / "train.parquet", rows(1), [0], ["a1", "b1"])
+    write(tmp_path / "s" / "test.parquet", rows(1), [0], ["a1", "c1"])
+    with pytest.raises(DataError, match=r"classes of .* differ .*: b1, c1"):
+        kd.load(tmp_path / "s")
+
+
+@pytest.mark.slow
+def test_real_packs(packs):
+    train, test = kd.load("cifar10"), kd.load("cifar10", "test")
+    assert (len(train), len(test)) == (50_000, 10_000)
+    assert train.image_shape == (3, 32, 32)
+    assert torch.bincount(train.labels).tolist() == [5000] * 10
+    assert train.class_names[:3] == ["airplane", "automobile", "bird"]
+    # the channel means that every CIFAR-10 recipe carries
+    mean = train.images.float().mean((0, 2, 3)) / 255
+    assert torch.allclose(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=2e-4)
+    digits = kd.load("mnist", "test", image_size=32, channels=3)
+    assert digits.image_shape == (3, 32, 32)
+    assert digits.report.converted_grey == 10_000
+    assert not digits.mirror
+    signs = kd.load("traffic_signs43_64", "test")
+    assert signs.image_shape == (3, 64, 64)
+    assert torch.bincount(signs.labels).tolist() == [50] * 43
+    trash = kd.load("trashnet160")
+    assert isinstance(trash, FileSet)
+    assert torch.bincount(trash.labels).tolist() == [302, 374, 307, 446, 360, 103]
+    assert next(trash.batches(4))[0].shape == (4, 3, 224, 224)
