@@ -1,0 +1,229 @@
+"""`kedge predict`: label, confidence, uncertainty and rejection of image files."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedge.cli.models import MODEL_HELP, find
+
+if TYPE_CHECKING:
+    import jsonargparse
+    from torch import Tensor
+
+    from kedge.anchoring import AnchoredModel, PlainModel
+
+FIELDS = ("path", "label", "confidence", "uncertainty", "reject", "error")
+DESCRIPTION = """\
+Say what is on images, and how sure the model is.
+
+For each image: the label, the confidence (its probability), the uncertainty (disagreement between the references of
+an anchored model; higher is less sure; none for a plain model or an exported file), and whether to reject the answer:
+its confidence is below the threshold that was set on validation images when the model was trained.
+"""
+EPILOG = """\
+Exit status: 0 if every image was read, 3 if some could not be (they are listed with their error, the others are
+answered), 1 if nothing could be answered, 2 for a wrong command line. Results go to standard output, remarks to
+standard error.
+"""
+
+
+def parser() -> "jsonargparse.ArgumentParser":
+    """The flags of `kedge predict`."""
+    import jsonargparse
+
+    made = jsonargparse.ArgumentParser(prog="kedge predict", description=DESCRIPTION, epilog=EPILOG)
+    made.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    made.add_argument(
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        help="image files, folders (searched through and through) or quoted patterns such as 'photos/**/*.jpg'",
+    )
+    made.add_argument("--format", choices=["table", "json", "csv"], default="table", help="how to print the answers")
+    made.add_argument(
+        "--references",
+        type=int | None,
+        default=None,
+        help="how many references of an anchored model's bank to use; null: all of them",
+    )
+    made.add_argument(
+        "--threshold",
+        type=float | None,
+        default=None,
+        help="reject below this confidence; null: the threshold stored with the model",
+    )
+    made.add_argument("--batch_size", type=int, default=32, help="images that go through the network at a time")
+    made.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
+    return made
+
+
+def run(config: "jsonargparse.Namespace") -> int:
+    """Predict and print."""
+    if config.threshold is not None and not 0 <= config.threshold <= 1:
+        raise ValueError(f"--threshold is a probability, 0 to 1, got {config.threshold}")
+    if config.batch_size < 1:
+        raise ValueError(f"--batch_size must be 1 or more, got {config.batch_size}")
+    source = find(config.model)
+    paths = find_images(config.images)
+    model = source.load(config.device)
+    if model.task != "classification" or len(model.input_shape) != 3:
+        raise ValueError(
+            f"kedge predict answers with classes of images, and {config.model} is a {model.task} model for inputs of "
+            f"shape {model.input_shape}; use model.predict in Python"
+        )
+    threshold = config.threshold
+    if threshold is None and model.reject is not None:
+        threshold = model.reject["threshold"]
+    rows = list(predict_files(model, paths, threshold, config.references, config.batch_size))
+    _print(rows, config.format)
+    failed = [row for row in rows if row["error"] is not None]
+    for row in failed:
+        print(f"kedge predict: {row['path']}: {row['error']}", file=sys.stderr)
+    _remark(rows, model, threshold, chosen=config.threshold is not None)
+    if len(failed) == len(rows):
+        return 1
+    return 3 if failed else 0
+
+
+def find_images(given: list[str]) -> list[Path]:
+    """Files, the images in folders and what patterns match, each once, in order.
+
+    Raises:
+        FileNotFoundError: if a folder holds no image or a pattern matches nothing.
+    """
+    from kedge.data.folders import EXTENSIONS
+
+    found: dict[Path, None] = {}
+    for each in given:
+        path = Path(each)
+        if path.is_dir():
+            inside = [
+                p
+                for p in sorted(path.rglob("*"))
+                if p.suffix.lower() in EXTENSIONS
+                and p.is_file()
+                and not any(part.startswith(".") for part in p.relative_to(path).parts)
+            ]
+            if not inside:
+                raise FileNotFoundError(f"no images in the folder {each} (looked for {' '.join(EXTENSIONS)})")
+        elif not path.exists() and any(c in each for c in "*?["):
+            import glob
+
+            matches = map(Path, sorted(glob.glob(each, recursive=True)))
+            inside = [p for p in matches if p.is_file()]
+            if not inside:
+                raise FileNotFoundError(f"no file matches {each!r}")
+        else:
+            inside = [path]  # one that does not exist is reported with the unreadable ones
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def predict_files(
+    model: "AnchoredModel | PlainModel",
+    paths: list[Path],
+    threshold: float | None = None,
+    references: int | None = None,
+    batch_size: int = 32,
+) -> Iterator[dict[str, Any]]:
+    """One row for each path, in order: path, label, confidence, uncertainty, reject, error."""
+    import torch
+
+    from kedge.anchoring import AnchoredModel
+    from kedge.data import DataError
+
+    anchored = isinstance(model, AnchoredModel)
+    if references is not None and not anchored:
+        raise ValueError("--references is for anchored models: a plain model and an exported file have none")
+    names = model.class_names or [str(i) for i in range(model.num_outputs)]
+    for start in range(0, len(paths), batch_size):
+        rows, images = [], []
+        for path in paths[start : start + batch_size]:
+            row: dict[str, Any] = dict.fromkeys(FIELDS)
+            row["path"] = str(path)
+            rows.append(row)
+            try:
+                images.append(read(path, model.input_shape))
+            except DataError as error:
+                row["error"] = getattr(error, "reason", str(error))
+        if not images:
+            yield from rows
+            continue
+        batch = torch.stack(images).to(model.mean.device).float() / 255
+        prediction = model.predict(batch, references=references) if anchored else model.predict(batch)  # type: ignore[call-arg]
+        answered = [row for row in rows if row["error"] is None]
+        for i, row in enumerate(answered):
+            row["label"] = names[int(prediction.label[i])]  # type: ignore[index]
+            row["confidence"] = float(prediction.confidence[i])  # type: ignore[index]
+            if prediction.uncertainty is not None:
+                row["uncertainty"] = float(prediction.uncertainty[i])
+            if threshold is not None:
+                row["reject"] = row["confidence"] < threshold
+        yield from rows
+
+
+def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
+    """Decode an image as evaluation does: uint8 `[C, H, W]`, shorter side resized, centre cropped.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    from kedge.data import read_image
+
+    channels, height, width = shape
+    if height == width:
+        return read_image(path, height, channels)
+    from torchvision.transforms.v2 import functional as v2
+
+    return v2.resize(read_image(path, None, channels), [height, width], antialias=True)
+
+
+def _print(rows: list[dict[str, Any]], form: str) -> None:
+    if form == "json":
+        import json
+
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    elif form == "csv":
+        import csv
+
+        writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        lines = [("image", "label", "confidence", "uncertainty", "reject")]
+        for row in rows:
+            if row["error"] is not None:
+                lines.append((row["path"], "(unreadable)", "", "", ""))
+                continue
+            uncertainty = "" if row["uncertainty"] is None else f"{row['uncertainty']:.4f}"
+            reject = {None: "", True: "reject", False: ""}[row["reject"]]
+            lines.append((row["path"], row["label"], f"{row['confidence']:.1%}", uncertainty, reject))
+        widths = [max(len(line[i]) for line in lines) for i in range(5)]
+        for path, label, confidence, uncertainty, reject in lines:
+            cells = (
+                path.ljust(widths[0]),
+                label.ljust(widths[1]),
+                confidence.rjust(widths[2]),
+                uncertainty.rjust(widths[3]),
+                reject,
+            )
+            print("  ".join(cells).rstrip())
+
+
+def _remark(
+    rows: list[dict[str, Any]], model: "AnchoredModel | PlainModel", threshold: float | None, chosen: bool
+) -> None:
+    failed = sum(row["error"] is not None for row in rows)
+    said = f"{len(rows) - failed} of {len(rows)} images answered"
+    if threshold is None:
+        said += "; none rejected: the model has no stored threshold (--threshold sets one)"
+    else:
+        said += f", {sum(bool(row['reject']) for row in rows)} rejected (confidence below {threshold:.3f}"
+        coverage = (model.reject or {}).get("coverage")
+        if not chosen and coverage is not None:
+            said += f", which {coverage:.0%} of the validation images reach"
+        said += ")"
+    if model.class_names is None:
+        said += "; the model has no class names, labels are numbers"
+    print(f"kedge predict: {said}", file=sys.stderr)

@@ -1,0 +1,126 @@
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import kedge
+from kedge.cli import predict
+from kedge.cli.models import Source
+
+
+def test_json_is_the_models_own_answer(command, digit_model, model_folder, photos):
+    code, out, err = command("predict", model_folder, photos, "--format", "json")
+    rows = json.loads(out)
+    assert code == 3
+    assert [r["path"] for r in rows] == sorted(r["path"] for r in rows)
+    good = [r for r in rows if r["error"] is None]
+    assert len(good) == 10
+    assert {r["path"].rsplit("/", 1)[1] for r in rows if r["error"]} == {"broken.jpg", "empty.png"}
+    from PIL import Image
+
+    for row in good:
+        pixels = torch.from_numpy(np.array(Image.open(row["path"]).convert("L"))).float()[None, None] / 255
+        expected = digit_model.predict(pixels)
+        assert row["label"] == str(int(expected.label))
+        assert row["confidence"] == pytest.approx(float(expected.confidence), abs=1e-4)
+        assert row["uncertainty"] == pytest.approx(float(expected.uncertainty), abs=1e-4)
+        assert row["reject"] is (row["confidence"] < 0.15)
+    assert "broken.jpg: " in err
+    assert "10 of 12 images answered" in err
+    assert "confidence below 0.150, which 90% of the validation images reach" in err
+
+
+def test_csv_and_table(command, model_folder, photos):
+    _, out, _ = command("predict", model_folder, photos / "d1.png", photos / "broken.jpg", "--format", "csv")
+    first, second = csv.DictReader(io.StringIO(out))
+    assert list(first) == ["path", "label", "confidence", "uncertainty", "reject", "error"]
+    assert first["error"] == ""
+    assert second["label"] == ""
+    assert second["error"]
+    code, out, _ = command("predict", model_folder, photos / "d1.png", photos / "broken.jpg", "--threshold", "1")
+    lines = out.splitlines()
+    assert lines[0].split() == ["image", "label", "confidence", "uncertainty", "reject"]
+    assert lines[1].endswith("reject")
+    assert "(unreadable)" in lines[2]
+    assert code == 3
+
+
+def test_exit_codes(command, model_folder, photos):
+    assert command("predict", model_folder, photos / "d1.png")[0] == 0
+    code, out, err = command("predict", model_folder, photos / "nothing.png", "--format", "json")
+    assert code == 1
+    assert json.loads(out)[0]["error"] == "no such file"
+    assert "nothing.png: no such file" in err
+
+
+def test_batches_and_number_of_references(command, model_folder, photos):
+    whole = json.loads(command("predict", model_folder, photos, "--format", "json")[1])
+    alone = json.loads(command("predict", model_folder, photos, "--format", "json", "--batch_size", 1)[1])
+    for a, b in zip(whole, alone, strict=True):
+        assert a["path"] == b["path"]
+        assert a["confidence"] == pytest.approx(b["confidence"], abs=1e-5)
+    one = json.loads(command("predict", model_folder, photos / "d1.png", "--format", "json", "--references", 1)[1])
+    assert one[0]["uncertainty"] is None
+
+
+def test_an_exported_file_answers_as_the_folded_model(command, digit_model, photos, tmp_path):
+    pytest.importorskip("onnxruntime")
+    path = kedge.deploy.export(digit_model, tmp_path / "digits.onnx").path
+    code, out, err = command("predict", path, photos / "d1.png", photos / "d2.png", "--format", "json")
+    assert code == 0
+    pixels = torch.stack([predict.read(photos / f"d{i}.png", (1, 8, 8)) for i in (1, 2)]).float() / 255
+    expected = digit_model.predict(pixels, references=1)
+    for i, row in enumerate(json.loads(out)):
+        assert row["label"] == str(int(expected.label[i]))
+        assert row["confidence"] == pytest.approx(float(expected.confidence[i]), abs=1e-4)
+        assert row["uncertainty"] is None
+    assert "below 0.150" in err
+    with pytest.raises(ValueError, match="--references is for anchored models"):
+        command("predict", path, photos / "d1.png", "--references", 2)
+
+
+def test_find_images(photos, tmp_path):
+    found = predict.find_images([str(photos)])
+    assert len(found) == 12  # ten digits, two broken; no text, nothing hidden
+    assert predict.find_images([str(photos / "*.png")]) == sorted(photos.glob("*.png"))
+    assert len(predict.find_images([str(photos / "**/*.png")])) == 11
+    assert predict.find_images([str(photos / "d1.png"), str(photos)])[0].name == "d1.png"
+    assert len(predict.find_images([str(photos), str(photos)])) == 12
+    odd = photos / "[1].png"
+    odd.write_bytes(b"")
+    assert predict.find_images([str(odd)]) == [odd]
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        predict.find_images([str(photos / "*.bmp")])
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(FileNotFoundError, match="no images in the folder"):
+        predict.find_images([str(tmp_path / "bare")])
+
+
+def test_photos_are_prepared_as_in_evaluation(tmp_path):
+    from PIL import Image
+
+    from kedge import data
+
+    generator = np.random.default_rng(0)
+    for i in range(3):
+        pixels = generator.integers(0, 256, (90, 130, 3), dtype=np.uint8)
+        (tmp_path / "set" / f"c{i}").mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "set" / f"c{i}" / "x.png")
+    images = data.load(tmp_path / "set", "train", image_size=72)
+    for i in range(3):
+        assert torch.equal(predict.read(tmp_path / "set" / f"c{i}" / "x.png", (3, 72, 72)), images[i][0])
+    assert predict.read(tmp_path / "set" / "c0" / "x.png", (1, 30, 40)).shape == (1, 30, 40)
+
+
+def test_bad_arguments_are_explained(command, model_folder, photos, monkeypatch):
+    with pytest.raises(ValueError, match=r"--threshold is a probability, 0 to 1, got 1\.5"):
+        command("predict", model_folder, photos, "--threshold", 1.5)
+    with pytest.raises(ValueError, match="--batch_size must be 1 or more"):
+        command("predict", model_folder, photos, "--batch_size", 0)
+    vectors = kedge.plain(torch.nn.Linear(3, 2), example=(3,), task="regression")
+    monkeypatch.setattr(Source, "load", lambda self, device: vectors)
+    with pytest.raises(ValueError, match="is a regression model for inputs of shape"):
+        command("predict", model_folder, photos)
