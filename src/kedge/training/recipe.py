@@ -20,36 +20,36 @@ class Recipe:
     """Everything that decides a training run. `None` and `auto` are filled in once the data is known.
 
     Args:
-        name: folder of the run inside `runs`; none: made from data, model and the time.
+        name: folder of the run inside `runs`; null: made from data, model and the time.
         data: a data set's name, an image folder, parquet files or a hub name.
-        image_size: pixels of a side; none: as it is up to 64 px, else 224.
+        image_size: pixels of a side; null: as it is up to 64 px, else 224.
         val_fraction: part of the training images held out for validation, if the data has no such split.
-        classes: train on these classes only; none: all.
+        classes: train on these classes only; null: all.
         augment: `auto`, `none`, `crop-flip`, or `trivial` (photos: TrivialAugment as well).
-        workers: processes that read images; none: as many as make sense here.
+        workers: processes that read images; null: as many as make sense here.
         model: a timm or torchvision name, or `auto`.
         arguments: further arguments of the network, such as {width: 16}.
-        pretrained: start from published weights; none: for photos, if the model has any.
+        pretrained: start from published weights; null: for photos, if the model has any.
         anchored: anchor the network, or train it as it is.
         references: size of the bank of references that travels with the model.
         choose: how the bank is chosen: `random`, `stratified`, `kcenter` or `mean`.
         residuals: training residuals kept with the bank, for the per-image reference search (`blt`).
         objective: names inside kedge.objectives, outermost first, each alone or as {name: {argument: value}};
-            none: anchored cross-entropy with a quarter of the references masked.
+            null: anchored cross-entropy with a quarter of the references masked.
         class_weights: `none`, or `balanced` to weigh rare classes up.
         optimizer: `sgd`, `adamw` or `auto`.
-        lr: highest learning rate; none: by optimizer and model.
+        lr: highest learning rate; null: by optimizer and model.
         momentum: of SGD.
         nesterov: Nesterov's form of it.
-        weight_decay: on weights, not on biases and norms; none: by optimizer.
-        clip: largest norm of the gradient; none: no limit.
-        ema: decay of the moving average of the weights that is validated and saved, such as 0.999; none: off.
+        weight_decay: on weights, not on biases and norms; null: by optimizer.
+        clip: largest norm of the gradient; null: no limit.
+        ema: decay of the moving average of the weights that is validated and saved, such as 0.999; null: off.
         schedule: `cosine`, `multistep` or `constant`.
         warmup: below 1 a fraction of the run, else epochs.
         milestones: epochs after which `multistep` multiplies the learning rate by gamma.
         gamma: the factor of `multistep`.
-        epochs: passes over the training images; none: by the data.
-        batch_size: images in a step, over all devices together; none: by the data.
+        epochs: passes over the training images; null: by the data.
+        batch_size: images in a step, over all devices together; null: by the data.
         precision: `auto`, `32`, `bf16` or `16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
         devices: how many of them.
@@ -97,14 +97,17 @@ class Recipe:
     runs: str = "runs"
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], source: str = "recipe") -> "Recipe":
-        """Make a recipe of `values` and check it; ValueError names the key, what was seen and what to write."""
+    def from_dict(cls, values: dict[str, Any], source: str = "") -> "Recipe":
+        """Make a recipe of `values` and check it; ValueError names the key, what was seen and what to write.
+
+        `source` begins the messages, such as `my.yaml: `.
+        """
         if not isinstance(values, dict):
-            raise ValueError(f"{source}: a recipe is a mapping of keys to values, not {type(values).__name__}")
+            raise ValueError(f"{source}a recipe is a mapping of keys to values, not {type(values).__name__}")
         hints = get_type_hints(cls)
         for key in values:
             if key not in hints:
-                raise ValueError(f"{source}: no recipe key is named {key!r}.{near(str(key), hints)}")
+                raise ValueError(f"{source}no recipe key is named {key!r}.{near(str(key), hints)}")
         recipe = cls(**{key: _typed(source, key, value, hints[key]) for key, value in values.items()})
         recipe.check(source)
         return recipe
@@ -113,35 +116,35 @@ class Recipe:
         """Return the recipe as YAML, in the order of its fields."""
         return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True, width=110)
 
-    def check(self, source: str = "recipe") -> None:
+    def check(self, source: str = "") -> None:
         """Raise ValueError for the first value that cannot work, before anything slow starts."""
         for key, allowed in _CHOICES.items():
             value = getattr(self, key)
             if value not in allowed:
                 listed = ", ".join(allowed)
-                raise ValueError(f"{source}: {key} is one of {listed}, not {value!r}.{near(value, allowed)}")
+                raise ValueError(f"{source}{key} is one of {listed}, not {value!r}.{near(value, allowed)}")
         for key, (low, high, open_low) in _RANGES.items():
             value = getattr(self, key)
             bad = value is not None and not (low < value <= high if open_low else low <= value <= high)
             if bad or (isinstance(value, float) and not math.isfinite(value)):
                 bound = f"above {low:g}" if open_low else f"{low:g} or more"
                 limit = "" if high == math.inf else f", at most {high:g}"
-                raise ValueError(f"{source}: {key} must be {bound}{limit}, not {value}")
+                raise ValueError(f"{source}{key} must be {bound}{limit}, not {value}")
         if self.name is not None and (not self.name or self.name.startswith(".") or set(self.name) & set("/\\")):
-            raise ValueError(f"{source}: name is a folder inside {self.runs}/, it cannot be {self.name!r}")
+            raise ValueError(f"{source}name is a folder inside {self.runs}/, it cannot be {self.name!r}")
         if self.schedule == "multistep" and not self.milestones:
-            raise ValueError(f"{source}: schedule multistep needs milestones, such as [60, 120, 160] (epochs)")
+            raise ValueError(f"{source}schedule multistep needs milestones, such as [60, 120, 160] (epochs)")
         if self.milestones != sorted(self.milestones) or any(m <= 0 for m in self.milestones):
-            raise ValueError(f"{source}: milestones are rising epochs above 0, not {self.milestones}")
+            raise ValueError(f"{source}milestones are rising epochs above 0, not {self.milestones}")
         if self.milestones and self.epochs is not None and self.milestones[-1] >= self.epochs:
-            raise ValueError(f"{source}: milestone {self.milestones[-1]:g} is never reached in {self.epochs} epochs")
+            raise ValueError(f"{source}milestone {self.milestones[-1]:g} is never reached in {self.epochs} epochs")
         if self.batch_size is not None and self.batch_size % self.devices:
             raise ValueError(
-                f"{source}: batch_size {self.batch_size} is shared out over {self.devices} devices and must be a "
+                f"{source}batch_size {self.batch_size} is shared out over {self.devices} devices and must be a "
                 f"multiple of that"
             )
         if self.classes is not None and len(set(self.classes)) < 2:
-            raise ValueError(f"{source}: classes needs two different classes or more, not {self.classes}")
+            raise ValueError(f"{source}classes needs two different classes or more, not {self.classes}")
         self._check_objective(source)
 
     def _check_objective(self, source: str) -> None:
@@ -149,11 +152,11 @@ class Recipe:
             pair = isinstance(entry, dict) and len(entry) == 1
             if not isinstance(entry, str) and not (pair and isinstance(next(iter(entry.values())), dict | None)):
                 raise ValueError(
-                    f"{source}: objective is a list of names or {{name: {{argument: value}}}}, outermost first, "
+                    f"{source}objective is a list of names or {{name: {{argument: value}}}}, outermost first, "
                     f"such as [{{Anchored: {{alpha: 0.25}}}}, CrossEntropy]; {entry!r} is neither"
                 )
         if self.objective is not None and not self.objective:
-            raise ValueError(f"{source}: objective is empty; leave it out for the default")
+            raise ValueError(f"{source}objective is empty; leave it out for the default")
 
 
 # Values a field may take, and (low, high, low itself excluded).
@@ -209,7 +212,7 @@ def load_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{source} is not YAML: {error}") from error
-    return Recipe.from_dict({} if values is None else values, str(source))
+    return Recipe.from_dict({} if values is None else values, f"{source}: ")
 
 
 def recipe_names() -> list[str]:
@@ -249,7 +252,7 @@ def _typed(source: str, key: str, value: Any, hint: Any) -> Any:
     if not good or (isinstance(value, bool) and kind is not bool):
         wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         names = {list: "a list", dict: "a mapping"} | wanted
-        raise ValueError(f"{source}: {key} is {names[outer]}, not {value!r}")
+        raise ValueError(f"{source}{key} is {names[outer]}, not {value!r}")
     if outer is list and get_args(kind) and get_args(kind)[0] in (str, float):
         return [_typed(source, f"an entry of {key}", entry, get_args(kind)[0]) for entry in value]
     return float(value) if kind is float else value

@@ -1,0 +1,120 @@
+"""The `kedge` command: one module per subcommand, imported when it is asked for.
+
+Each module has `parser() -> jsonargparse.ArgumentParser` and `run(config) -> int`, where `config` is what the parser
+made of the command line and the int is the exit status. Nothing slow is imported at the top of any of them.
+
+Exit status: 0 done, 1 it failed, 2 the command line was wrong, 130 interrupted.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import Any
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "quickstart": "train and compare a standard and an anchored model on digits, in a minute or two",
+    "train": "train a model on a folder of images, or by a recipe",
+    "evaluate": "measure how far to trust one or several models; write the report",
+    "predict": "label images, with confidence, uncertainty and reject",
+    "export": "write a model as ONNX or torch.export, checked",
+    "version": "versions of kedge and of the libraries it runs on",
+}
+KINDS = {"NoneType": "null", "list": "a list such as [a, b]", "int": "a whole number", "float": "a number"}
+USAGE = """usage: kedge [--debug] COMMAND ...
+
+Image classifiers that generalise under shift, are calibrated, and know what they do not know.
+
+commands:
+{commands}
+
+kedge COMMAND --help lists the options of a command. --debug (or KEDGE_DEBUG=1) shows where an error came from."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command of `argv` (default: that of the process) and return its exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = os.environ.get("KEDGE_DEBUG", "") not in ("", "0") or "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, COMMANDS))
+        print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())))
+        return 0 if arguments else 2
+    command, rest = arguments[0], arguments[1:]
+    if command == "--version":
+        from kedge._version import __version__
+
+        print(__version__)
+        return 0
+    if command not in COMMANDS:
+        return _wrong("kedge", f"there is no command {command!r}.{_near(command, COMMANDS)} See kedge --help")
+    try:
+        module = import_module(f"kedge.cli.{command}")
+        config = _parse(module.parser(), rest)
+        return config if isinstance(config, int) else int(module.run(config))
+    except KeyboardInterrupt as stop:
+        print(f"\nkedge {command}: {str(stop) or 'interrupted'}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug or not _is_for_people(error):
+            raise
+        print(f"kedge {command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _parse(parser: Any, arguments: list[str]) -> Any:
+    """The parsed command line; or, of a wrong one, the exit status after saying what is wrong."""
+    from argparse import ArgumentError
+
+    parser.exit_on_error = False  # else jsonargparse prints the whole usage above each error
+    parser.allow_abbrev = False
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        return _wrong(parser.prog, _readable(str(error), list(parser._option_string_actions)))
+
+
+def _readable(message: str, options: list[str]) -> str:
+    """Say what is wrong in one line, with the option that was probably meant."""
+    if found := re.match(r"unrecognized arguments: (.*)", message):
+        first = found[1].split()[0].partition("=")[0] if found[1].strip() else ""
+        hint = _near(first, options) if first.startswith("-") else ""
+        return f"unknown argument: {found[1]}.{hint}"
+    if found := re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL):
+        seen = re.search(r"Given value: (.*)", found[2], re.DOTALL)
+        kinds = [re.sub(r"^<class '(\w+)'>$", r"\1", k) for k in re.findall(r"- Expected (?:a )?(.+)", found[2])]
+        if seen and kinds:
+            wanted = " or ".join(dict.fromkeys(KINDS.get(kind, kind) for kind in kinds))
+            return f"--{found[1]} cannot be {seen[1].strip()!r}: expected {wanted}"
+        return f"--{found[1]}: {' '.join(found[2].split())}"
+    return message
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean {matches[0]}?" if matches else ""
+
+
+def _wrong(program: str, message: str) -> int:
+    print(f"{program}: {message}", file=sys.stderr)
+    if program != "kedge":
+        print(f"{program} --help lists the options", file=sys.stderr)
+    return 2
+
+
+def _is_for_people(error: Exception) -> bool:
+    """Whether the message says all that a user needs: raised on purpose, not a fault found deep in a library."""
+    if isinstance(error, OSError) or type(error).__module__.startswith("kedge."):
+        return True
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return raised_in.startswith("kedge.") and isinstance(error, ValueError | RuntimeError | ImportError)

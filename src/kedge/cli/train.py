@@ -1,0 +1,77 @@
+"""`kedge train`: a recipe, or a folder of images, to a model."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from kedge.training.recipe import Recipe, load_recipe, recipe_names
+
+DESCRIPTION = """Train a classifier on images.
+
+kedge train --data FOLDER needs nothing else: FOLDER/class/*.jpg, or FOLDER/train/class/*.jpg with val and test beside
+it. The run's folder holds the model, last.ckpt to resume from, metrics.csv, the recipe as it was run, and report.html."""
+
+
+class _Parser(ArgumentParser):
+    """Keeps only what was given on the command line, so that a flag overrides a recipe also where it is a default."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Namespace:  # type: ignore[override]
+        given = list(sys.argv[1:] if args is None else args)
+        # Not handed on: jsonargparse has a --print_config of its own, which prints its own view of the flags.
+        kept = [argument for argument in given if argument != "--print_config"]
+        made = super().parse_args(kept, *rest, **{**settings, "defaults": False})
+        made.print_config = len(kept) < len(given)
+        return made
+
+
+def parser() -> ArgumentParser:
+    """The flags of `kedge train`: every key of a recipe, and where to start from."""
+    made = _Parser(prog="kedge train", description=DESCRIPTION)
+    made.add_argument(
+        "--config",
+        type=str,
+        metavar="NAME|FILE",
+        help=f"recipe to start from: a YAML file, or one of {', '.join(recipe_names())}; other flags override it",
+    )
+    made.add_argument(
+        "--resume", type=str, metavar="RUN", help="folder of a run that was broken off; goes on after its last epoch"
+    )
+    made.add_argument("--print_config", action="store_true", help="print the recipe as YAML and do nothing else")
+    made.add_class_arguments(Recipe, None)
+    return made
+
+
+def run(config: Namespace) -> int:
+    """Train, or resume, and say what came of it."""
+    given = config.as_dict()
+    name, resume, printing = given.pop("config", None), given.pop("resume", None), given.pop("print_config", False)
+    if resume is not None and name is not None:
+        raise ValueError("--resume goes on with the run's own recipe: leave out --config")
+    if resume is None:
+        base = asdict(load_recipe(name)) if name is not None else {}
+        recipe = Recipe.from_dict({**base, **given})
+        if printing:
+            print(recipe.to_yaml(), end="")
+            return 0
+        return _train(recipe, None)
+    return _train(given, resume)
+
+
+def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
+    from kedge.training import fit
+
+    result = fit(recipe, resume=resume)
+    found, rule = result.validation, result.model.reject or {}
+    accuracy, error = 100 * found["accuracy"], 100 * found["ece"]
+    print(f"\nvalidation: accuracy {accuracy:.1f} %, NLL {found['nll']:.3f}, ECE {error:.1f} %")
+    if rule:
+        kept, right = 100 * rule["validation_coverage"], 100 * rule["validation_accuracy"]
+        print(f"confidence of {rule['threshold']:.3f} or more: {kept:.0f} % of the images, {right:.1f} % of them right")
+    print(f"model:  {result.folder / 'model'}")
+    if result.report is not None:
+        print(f"report: {result.report}")
+    print(f"next:   kedge evaluate {result.folder}    kedge predict {result.folder} IMAGES...")
+    return 0
