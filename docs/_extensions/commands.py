@@ -1,0 +1,83 @@
+"""The directive `commands`: a section for each kedge command, written from its argument parser."""
+
+import importlib
+import pkgutil
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
+
+
+def parsers():
+    """The parsers of `kedge.cli`, by command, in the order people meet them."""
+    import kedge.cli
+
+    found = {}
+    for module in pkgutil.iter_modules(kedge.cli.__path__):
+        loaded = importlib.import_module(f"kedge.cli.{module.name}")
+        if hasattr(loaded, "parser"):
+            found[module.name] = loaded.parser()
+    order = ["quickstart", "train", "evaluate", "predict", "export", "version"]
+    return {name: found[name] for name in sorted(found, key=lambda n: (n not in order, (order + [n]).index(n)))}
+
+
+def markdown(name, parser):
+    """One command as Markdown."""
+    lines = [f"## kedge {name}", "", *(parser.description or "").strip().splitlines(), ""]
+    positional, options = [], []
+    for action in parser._actions:
+        if action.help == "==SUPPRESS==" or "--help" in action.option_strings:
+            continue
+        (options if action.option_strings else positional).append(action)
+    shown = " ".join(_metavar(a) + ("..." if a.nargs in ("+", "*") else "") for a in positional)
+    lines += ["```console", f"$ kedge {name} {shown} [options]".replace("  ", " "), "```", ""]
+    for action in [*positional, *options]:
+        title = f"`{', '.join(action.option_strings)}`" if action.option_strings else f"`{_metavar(action)}`"
+        values = _values(action)
+        if values:
+            title += f" *{values}*"
+        text = " ".join(str(action.help or "").split()).replace("%%", "%")
+        if action.option_strings and action.default not in (None, "==SUPPRESS=="):
+            text += f" Default: `{_shown(action.default)}`."
+        lines += [title, f": {text or 'see above'}", ""]
+    if parser.epilog:
+        lines += [*parser.epilog.strip().splitlines(), ""]
+    return lines
+
+
+def _metavar(action):
+    return action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+
+
+def _values(action):
+    if action.choices:
+        return " | ".join(str(choice) for choice in action.choices)
+    kind = getattr(action, "_typehint", None) or action.type
+    if kind is None or not action.option_strings or kind is str:
+        return ""
+    text = kind.__name__ if isinstance(kind, type) and "[" not in str(kind) else str(kind)
+    text = text.replace("typing.", "").replace(" | None", "").replace("Optional[", "").replace("None", "null")
+    return text if action.nargs is None else f"{text} ..."
+
+
+def _shown(value):
+    return {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
+
+
+class Commands(SphinxDirective):
+    """`{commands}`: no arguments, no content."""
+
+    def run(self):
+        """Write the sections."""
+        parent = nodes.section()
+        parent.document = self.state.document
+        for name, parser in parsers().items():
+            source = StringList(markdown(name, parser), source=f"kedge {name} --help")
+            self.state.nested_parse(source, self.content_offset, parent, match_titles=True)
+        return parent.children
+
+
+def setup(app):
+    """Register the directive."""
+    app.add_directive("commands", Commands)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
