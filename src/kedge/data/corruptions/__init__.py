@@ -119,6 +119,7 @@ def corrupt(
         raise ValueError(f"images must be [B, C, H, W], got {list(images.shape)}")
     if len(images) == 0:
         return images.clone()
+    images = images.detach()
     low, high = (float(v) for v in images.aminmax())
     if not (low >= 0 and high <= 1):  # NaN ends here too
         raise ValueError(f"images must lie in [0, 1], got [{low:.3g}, {high:.3g}]")
@@ -134,7 +135,8 @@ def corrupt(
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         for start in range(0, len(images), at_once):
             part = slice(start, start + at_once)
-            changed = corruption.function(images[part].float(), levels[severity - 1], keys[part])
+            # one memory layout, so that sums are taken in one order
+            changed = corruption.function(images[part].float().contiguous(), levels[severity - 1], keys[part])
             corrupted[part] = changed.clamp(0, 1)
     return corrupted
 
@@ -143,7 +145,7 @@ def check(name: str, severity: int = 1) -> None:
     """Raise ValueError unless there is a corruption of this name and severity."""
     if name not in CORRUPTIONS:
         near = difflib.get_close_matches(name, NAMES, n=2, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
         raise ValueError(f"no corruption called {name!r}{hint} There are: {', '.join(NAMES)}")
     if severity not in SEVERITIES:
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity}")
