@@ -1,0 +1,7 @@
+"""Reading results: a table for the terminal, JSON and CSV, one HTML page."""
+
+from kedge.reporting.files import read_results, write_results
+from kedge.reporting.page import write_report
+from kedge.reporting.table import as_csv, as_json, render, table
+
+__all__ = ["as_csv", "as_json", "read_results", "render", "table", "write_report", "write_results"]
