@@ -98,6 +98,8 @@ def shift_summary(
         rows.append({"corruption": corruption, "severity": severity, **found})
 
     def mean(chosen: list[int]) -> dict[str, dict]:
+        if len(chosen) == 1:
+            return {name: rows[chosen[0]][name] for name in METRICS}
         return estimates(values[chosen].mean(dim=0), None if draws is None else draws[:, chosen].mean(dim=1))
 
     severities = sorted({severity for _, severity in keys})

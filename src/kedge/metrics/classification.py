@@ -78,4 +78,5 @@ def accuracy_interval(correct: int, total: int, level: float = 0.95) -> tuple[fl
     z, share = NormalDist().inv_cdf(0.5 + level / 2), correct / total
     middle = (share + z * z / (2 * total)) / (1 + z * z / total)
     reach = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    # At the ends the formula gives exactly 0 and 1; rounding does not.
+    return (middle - reach if correct > 0 else 0.0), (middle + reach if correct < total else 1.0)

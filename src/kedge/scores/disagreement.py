@@ -14,7 +14,7 @@ class Disagreement(Score):
     """
 
     name = "disagreement"
-    title = "reference disagreement"
+    title = "disagreement"
     needs = ("uncertainty",)
 
     def score(self, outputs: Outputs) -> Tensor:
