@@ -11,8 +11,9 @@ from kedge.training.recipe import Recipe, load_recipe, recipe_names
 
 DESCRIPTION = """Train a classifier on images.
 
-kedge train --data FOLDER needs nothing else: FOLDER/class/*.jpg, or FOLDER/train/class/*.jpg with val and test beside
-it. The run's folder holds the model, last.ckpt to resume from, metrics.csv, the recipe as it was run, and report.html."""
+kedge train --data FOLDER needs nothing else: FOLDER/class/*.jpg, or FOLDER/train/class/*.jpg with val and test
+beside it. The run's folder holds the model, last.ckpt to resume from, metrics.csv, the recipe as it was run, and
+report.html."""
 
 
 class _Parser(ArgumentParser):
@@ -61,9 +62,13 @@ def run(config: Namespace) -> int:
 
 
 def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
     from kedge.training import fit
 
     result = fit(recipe, resume=resume)
+    if getattr(rank_zero_only, "rank", 0) != 0:  # one of several processes: the first one speaks
+        return 0
     found, rule = result.validation, result.model.reject or {}
     accuracy, error = 100 * found["accuracy"], 100 * found["ece"]
     print(f"\nvalidation: accuracy {accuracy:.1f} %, NLL {found['nll']:.3f}, ECE {error:.1f} %")

@@ -25,6 +25,10 @@ class EpochRows(Callback):
         self.folder, self.main, self.lines = folder, main, lines
         self.began = time.monotonic()
 
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Tell the other ranks where the run is: only the first one made the folder."""
+        self.folder = RunFolder(Path(trainer.strategy.broadcast(str(self.folder.path))))
+
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock."""
         self.began = time.monotonic()

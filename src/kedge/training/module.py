@@ -171,7 +171,7 @@ class Run(LightningModule):
 
     def _pixels(self, images: Tensor) -> Tensor:
         images = images.float().div_(255)
-        return images.contiguous(memory_format=torch.channels_last) if self.device.type == "cuda" else images
+        return images if self.device.type == "mps" else images.contiguous(memory_format=torch.channels_last)
 
 
 class EpochBatches:

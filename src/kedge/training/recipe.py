@@ -63,7 +63,7 @@ class Recipe:
     data: str = "digits"
     image_size: int | None = None
     val_fraction: float = 0.1
-    classes: list[str] | None = None
+    classes: list[Any] | None = None
     augment: str = "auto"
     workers: int | None = None
     model: str = "auto"
@@ -253,6 +253,7 @@ def _typed(source: str, key: str, value: Any, hint: Any) -> Any:
         wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         names = {list: "a list", dict: "a mapping"} | wanted
         raise ValueError(f"{source}{key} is {names[outer]}, not {value!r}")
-    if outer is list and get_args(kind) and get_args(kind)[0] in (str, float):
-        return [_typed(source, f"an entry of {key}", entry, get_args(kind)[0]) for entry in value]
+    if outer is list and (key == "classes" or get_args(kind)[0] is float):
+        # Classes are names; typed as anything, because names such as 7 are numbers to YAML and the command line.
+        return [_typed(source, f"an entry of {key}", entry, str if key == "classes" else float) for entry in value]
     return float(value) if kind is float else value

@@ -1,0 +1,206 @@
+import os
+import subprocess
+import sys
+import time
+from dataclasses import fields
+
+import pytest
+import yaml
+
+from kedge.cli import COMMANDS, main, train
+from kedge.training import Recipe, load_recipe
+
+TINY = ["--classes", "[0,1]", "--arguments.width", "4", "--batch_size", "64", "--references", "2", "--device", "cpu"]
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    from kedge.training import fitting
+
+    monkeypatch.setattr(fitting, "write_run_report", lambda *arguments: None)
+
+
+def printed(capsys, *arguments):
+    assert main(["train", "--print_config", *arguments]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def complaint(capsys, *arguments):
+    status = main(arguments)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return status, captured.err
+
+
+# The command as a whole
+
+
+def test_help_is_quick_and_imports_nothing_slow():
+    code = (
+        "import sys\nfrom kedge.cli import main\nassert main(['--help']) == 0\n"
+        "slow = {'torch', 'lightning', 'timm', 'torchvision', 'datasets', 'matplotlib', 'numpy', 'jsonargparse'}\n"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert time.monotonic() - began < 1.0
+    for name in COMMANDS:
+        assert name in done.stdout
+
+
+def test_help_of_train_does_not_wait_for_torch():
+    code = (
+        "import sys\nfrom kedge.cli import main\n"
+        "try: main(['train', '--help'])\nexcept SystemExit as stop: assert not stop.code\n"
+        "assert not {'torch', 'lightning', 'timm', 'torchvision', 'datasets'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    for field in fields(Recipe):
+        assert f"--{field.name}" in done.stdout
+
+
+def test_no_command_shows_them(capsys):
+    assert main([]) == 2
+    assert "quickstart" in capsys.readouterr().out
+
+
+def test_a_misspelled_command(capsys):
+    assert complaint(capsys, "trian") == (
+        2,
+        "kedge: there is no command 'trian'. Did you mean train? See kedge --help\n",
+    )
+
+
+def test_errors_for_people_have_no_traceback_unless_asked_for(capsys, monkeypatch):
+    status, text = complaint(capsys, "train", "--resume", "nowhere/at-all")
+    assert status == 1
+    assert text == "kedge train: no run folder at nowhere/at-all\n"
+    with pytest.raises(FileNotFoundError):
+        main(["--debug", "train", "--resume", "nowhere/at-all"])
+    monkeypatch.setenv("KEDGE_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["train", "--resume", "nowhere/at-all"])
+
+
+@pytest.mark.parametrize("fault", ["int('x')", "{}['key']", "None.attribute"])
+def test_faults_of_ours_keep_their_traceback(monkeypatch, fault):
+    # int() raises ValueError here, outside kedge: not a message written for people.
+    monkeypatch.setattr(train, "run", lambda config: eval(fault))
+    with pytest.raises((ValueError, KeyError, AttributeError)):
+        main(["train"])
+
+
+def test_interrupted(capsys, monkeypatch):
+    def run(config):
+        raise KeyboardInterrupt("interrupted after epoch 3; go on with --resume runs/x")
+
+    monkeypatch.setattr(train, "run", run)
+    assert main(["train"]) == 130
+    assert "go on with --resume runs/x" in capsys.readouterr().err
+
+
+# Recipes and flags
+
+
+def test_every_field_is_a_flag(capsys):
+    example = Recipe(
+        name="n", image_size=9, classes=["a", "b"], workers=1, arguments={"width": 3}, pretrained=False, anchored=False,
+        references=2, residuals=1, objective=[{"Mixup": {"alpha": 0.1}}, "CrossEntropy"], class_weights="balanced",
+        optimizer="adamw", lr=1e-3, momentum=0.5, nesterov=False, weight_decay=0.0, clip=1.0, ema=0.9, warmup=1.0,
+        schedule="multistep", milestones=[2.0], gamma=0.5, epochs=3, batch_size=8, precision="32", device="cpu",
+        devices=2, compile=True, seed=3, coverage=0.8, runs="r", data="d", val_fraction=0.2, augment="none", model="m",
+        choose="mean",
+    )  # fmt: skip
+    flags = []
+    for field in fields(Recipe):
+        value = getattr(example, field.name)
+        assert value != field.default, f"{field.name} is not tried"
+        flags += [f"--{field.name}", value if isinstance(value, str) else yaml.safe_dump(value).strip("\n. ")]
+    assert Recipe.from_dict(printed(capsys, *flags)) == example
+
+
+def test_a_flag_overrides_a_recipe_also_with_its_default(capsys, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("{seed: 7, epochs: 3, anchored: false}")
+    assert printed(capsys, "--config", str(path))["seed"] == 7
+    merged = printed(capsys, "--seed", "0", "--config", str(path), "--anchored", "true")
+    assert (merged["seed"], merged["epochs"], merged["anchored"]) == (0, 3, True)
+
+
+def test_what_print_config_prints_is_a_recipe(capsys, tmp_path):
+    path = tmp_path / "again.yaml"
+    path.write_text(yaml.safe_dump(printed(capsys, "--config", "digits", "--lr", "1e-3")))
+    assert printed(capsys, "--config", str(path)) == printed(capsys, "--config", "digits", "--lr", "1e-3")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--epocs", "3"], 2, "Did you mean --epochs?"),
+        (["--epoch", "3"], 2, "Did you mean --epochs?"),
+        (["--batch-size", "3"], 2, "Did you mean --batch_size?"),
+        (["--epochs", "ten"], 2, "--epochs cannot be 'ten': expected a whole number or null"),
+        (["--epochs"], 2, "expected one argument"),
+        (["photos"], 2, "unknown argument: photos"),
+        (["--lr", "-1"], 1, "lr must be above 0, not -1"),
+        (["--optimizer", "adamv"], 1, "Did you mean 'adamw'"),
+        (["--config", "digitz"], 1, "Did you mean 'digits'"),
+        (["--config", "digits", "--resume", "x"], 1, "leave out --config"),
+        (["--data", "no-such-data"], 1, "no data called 'no-such-data'"),
+        (["--model", "resnet81"], 1, "no network is named 'resnet81'"),
+        (["--classes", "[0,zero]"], 1, "no class 'zero'"),
+    ],
+)
+def test_what_is_wrong_is_said(capsys, tmp_path, arguments, status, words):
+    found, text = complaint(capsys, "train", "--runs", str(tmp_path), *arguments)
+    assert found == status
+    assert words in text
+    assert "Traceback" not in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_misspelled_key_in_a_file(capsys, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("epocs: 3")
+    status, text = complaint(capsys, "train", "--config", str(path))
+    assert status == 1
+    assert "mine.yaml: no recipe key is named 'epocs'. Did you mean 'epochs'?" in text
+
+
+# Training
+
+
+@pytest.mark.usefixtures("no_report")
+def test_train_and_resume(capsys, tmp_path):
+    arguments = ["train", *TINY, "--epochs", "1", "--runs", str(tmp_path), "--name", "one"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "epoch 1/1" in out
+    assert f"next:   kedge evaluate {tmp_path / 'one'}" in out
+    assert load_recipe(tmp_path / "one" / "recipe.yaml").classes == ["0", "1"]
+    assert main(["train", "--resume", str(tmp_path / "one")]) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+    assert main(["train", "--resume", str(tmp_path / "one"), "--epochs", "2"]) == 1
+    assert "epochs is 1 there, not 2" in capsys.readouterr().err
+    assert main(arguments) == 1
+    assert "is not overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_run_comes_with_its_page(tmp_path):
+    """The installed command, everything as it ships."""
+    command = [sys.executable, "-c", "import sys; from kedge.cli import main; sys.exit(main())", "train", *TINY]
+    done = subprocess.run(
+        [*command, "--epochs", "2", "--name", "x"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    folder = tmp_path / "runs" / "x"
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        ["last.ckpt", "metrics.csv", "model", "recipe.yaml", "report.html", "run.json"]
+    )
+    assert "</html>" in (folder / "report.html").read_text()

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
+
+import kedge
+from kedge import data
+from kedge.data import TensorSet
+from kedge.training import Recipe
+from kedge.training.build import (
+    balanced_weights,
+    load_sets,
+    make_model,
+    make_network,
+    make_objective,
+    make_optimizer,
+    make_schedule,
+)
+
+
+class Doubled(nn.Module):
+    """Somebody's own objective."""
+
+    def __init__(self, inner, factor=2.0):
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def forward(self, model, images, targets):
+        return self.factor * self.inner(model, images, targets)
+
+
+@pytest.fixture(scope="module")
+def train():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 40 + [1] * 15 + [2] * 5)
+    return TensorSet(
+        torch.randint(256, (60, 3, 12, 12), dtype=torch.uint8, generator=generator), labels, ["a", "b", "c"]
+    )
+
+
+def recipe(**fields):
+    settings = {"model": "kedge_resnet_small", "arguments": {"width": 4}, "pretrained": False}
+    settings |= {"lr": 0.1, "weight_decay": 1e-4, "optimizer": "sgd", "epochs": 4, "batch_size": 8}
+    return Recipe(**{**settings, **fields})
+
+
+def test_objectives_nest_outermost_first(train):
+    made = make_objective(
+        recipe(objective=[{"Mixup": {"alpha": 0.2}}, {"Anchored": {"mask_per": "batch"}}, "CrossEntropy"]), train
+    )
+    assert isinstance(made, kedge.objectives.Mixup)
+    assert isinstance(made.inner, kedge.objectives.Anchored)
+    assert made.inner.mask_per == "batch"
+    assert isinstance(made.inner.inner, kedge.objectives.CrossEntropy)
+
+
+def test_foreign_objectives_only_in_the_explicit_form(train):
+    made = make_objective(recipe(objective=[{f"{__name__}:Doubled": {"factor": 3.0}}, "CrossEntropy"]), train)
+    assert isinstance(made, Doubled)
+    with pytest.raises(ValueError, match="no objective is named 'Doubled'"):
+        make_objective(recipe(objective=["Doubled", "CrossEntropy"]), train)
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (["CrossEntrpy"], "Did you mean 'CrossEntropy'"),
+        ([{"CrossEntropy": {"label_smothing": 0.1}}], "no argument 'label_smothing'.*'label_smoothing'"),
+        (["Anchored"], "wraps another objective"),
+        ([{"Anchored": {"alpha": 3}}, "CrossEntropy"], "alpha is a probability"),
+        (["os:system"], "not a class of nn.Module"),
+        (["no_such_module:Class"], "no_such_module"),
+        ([{"Anchored": {"reference_set": {"count": 3}}}, "CrossEntropy"], "classes, n and seed"),
+    ],
+)
+def test_objectives_that_cannot_be_made(train, objective, words):
+    with pytest.raises(ValueError, match=words):
+        make_objective(recipe(objective=objective), train)
+
+
+def test_balanced_weights_are_scikit_learns(train):
+    labels = train.labels.numpy()
+    expected = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
+    assert balanced_weights(train.labels, 3).numpy() == pytest.approx(expected)
+    made = make_objective(recipe(objective=["CrossEntropy"], class_weights="balanced"), train)
+    assert made.class_weights.numpy() == pytest.approx(expected)
+    assert make_objective(recipe(objective=["CrossEntropy"]), train).class_weights is None
+
+
+def test_reference_set_and_bank_come_from_the_same_images(train):
+    wanted = {"classes": ["b"], "n": 12}
+    settings = recipe(objective=[{"Anchored": {"alpha": 0, "reference_set": wanted}}, "CrossEntropy"], references=5)
+    chosen = data.reference_subset(train, ["b"], 12)
+    assert torch.equal(make_objective(settings, train).reference_images, chosen.images)
+    bank = make_model(settings, make_network(settings, train), train).references
+    held = {image.numpy().tobytes() for image in chosen.images}
+    assert all((image * 255).round().to(torch.uint8).numpy().tobytes() in held for image in bank)
+
+
+def test_the_seed_decides_the_fresh_weights_whatever_was_drawn_before(train):
+    first = make_network(recipe(), train)
+    torch.rand(7)
+    again, other = make_network(recipe(), train), make_network(recipe(seed=1), train)
+    assert torch.equal(first.stem.weight, again.stem.weight)
+    assert not torch.equal(first.stem.weight, other.stem.weight)
+
+
+def test_fresh_networks_are_normalised_by_the_training_images(train):
+    model = make_model(recipe(anchored=False), make_network(recipe(), train), train)
+    pixels = train.images.numpy() / 255
+    assert model.mean.flatten().numpy() == pytest.approx(pixels.mean((0, 2, 3)), abs=1e-3)
+    assert model.std.flatten().numpy() == pytest.approx(pixels.std((0, 2, 3)), abs=1e-3)
+    assert model.class_names == ["a", "b", "c"]
+
+
+def test_pretrained_networks_keep_their_own_normalisation(train):
+    network = make_network(recipe(model="test_resnet", arguments={}), train)
+    model = make_model(recipe(pretrained=True), network, train)
+    assert model.mean.flatten().tolist() == pytest.approx(network.pretrained_cfg["mean"])
+    assert isinstance(model, kedge.AnchoredModel)
+
+
+def test_residuals_are_kept_when_asked_for(train):
+    model = make_model(recipe(residuals=20), make_network(recipe(), train), train)
+    assert model.residuals.shape == (20, 3, 12, 12)
+    assert len(model.references) == 10
+
+
+def test_optimizers_and_schedules(train):
+    model = make_network(recipe(), train)
+    sgd = make_optimizer(recipe(), model)
+    assert isinstance(sgd, torch.optim.SGD)
+    assert sgd.param_groups[0]["nesterov"]
+    assert isinstance(make_optimizer(recipe(optimizer="adamw"), model), torch.optim.AdamW)
+    assert not make_optimizer(recipe(momentum=0.0), model).param_groups[0]["nesterov"]
+    schedule = make_schedule(recipe(schedule="multistep", milestones=[1.0, 3.0], warmup=0.0), sgd, 10)
+    factors = [schedule.lr_lambdas[0](step) for step in range(40)]
+    assert factors == pytest.approx([1.0] * 10 + [0.2] * 20 + [0.04] * 10)
+    warm = make_schedule(recipe(schedule="constant", warmup=2.0), sgd, 10)
+    assert [warm.lr_lambdas[0](s) for s in (0, 9, 19, 20)] == pytest.approx([0.05, 0.5, 1.0, 1.0])
+    with pytest.raises(ValueError, match="leaves nothing"):
+        make_schedule(recipe(warmup=4.0), sgd, 10)
+
+
+def test_sets_come_with_a_stratified_validation_split_that_the_seed_decides(tmp_path):
+    from PIL import Image
+
+    for kind, count in (("cat", 20), ("dog", 10)):
+        (tmp_path / kind).mkdir()
+        for i in range(count):
+            Image.fromarray(np.full((16, 16, 3), 8 * i, np.uint8)).save(tmp_path / kind / f"{i}.png")
+    train, val = load_sets(Recipe(data=str(tmp_path), val_fraction=0.2))
+    assert (len(train), torch.bincount(val.labels).tolist()) == (24, [4, 2])
+    assert torch.equal(load_sets(Recipe(data=str(tmp_path), val_fraction=0.2))[1].images, val.images)
+    assert not torch.equal(load_sets(Recipe(data=str(tmp_path), val_fraction=0.2, seed=1))[1].images, val.images)
+
+
+def test_some_classes_only():
+    train, val = load_sets(Recipe(classes=["7", "1"]))
+    assert train.class_names == val.class_names == ["7", "1"]
+    with pytest.raises(ValueError, match="no class 'seven'"):
+        load_sets(Recipe(classes=["7", "seven"]))
+
+
+def test_one_class_is_no_classifier(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "cat").mkdir()
+    for i in range(5):
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(tmp_path / "cat" / f"{i}.png")
+    with pytest.raises(ValueError, match=r"one class|two"):
+        load_sets(Recipe(data=str(tmp_path)))

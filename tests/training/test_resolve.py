@@ -1,0 +1,95 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from kedge.training import Recipe
+from kedge.training.resolve import resolve_data, resolve_device, resolve_network
+
+PHOTO, SMALL = (3, 224, 224), (3, 32, 32)
+
+
+def test_small_images_start_from_scratch():
+    recipe = resolve_data(Recipe(device="cpu"), 50_000, SMALL)
+    assert (recipe.model, recipe.pretrained, recipe.batch_size, recipe.image_size) == (
+        "kedge_resnet_small",
+        False,
+        128,
+        32,
+    )
+    assert recipe.objective == [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"]
+    assert resolve_data(Recipe(device="cuda"), 50_000, SMALL).model == "kedge_resnet18"
+
+
+def test_photos_start_from_published_weights():
+    recipe = resolve_data(Recipe(device="cpu", anchored=False), 2000, PHOTO)
+    assert (recipe.model, recipe.pretrained, recipe.batch_size) == ("resnet18", True, 32)
+    assert recipe.objective == ["CrossEntropy"]
+
+
+@pytest.mark.parametrize(("model", "pretrained"), [("kedge_resnet18", False), ("torchvision/resnet18", True)])
+def test_weights_nobody_published_are_not_asked_for(model, pretrained):
+    assert resolve_data(Recipe(model=model), 2000, PHOTO).pretrained is pretrained
+
+
+@pytest.mark.parametrize(("count", "batch"), [(3000, 128), (1000, 32), (100, 8), (20, 8)])
+def test_a_small_set_gets_small_batches(count, batch):
+    assert resolve_data(Recipe(), count, SMALL).batch_size == batch
+
+
+def test_what_is_set_stays():
+    given = Recipe(
+        model="resnet10t", batch_size=50, pretrained=False, lr=0.3, epochs=7, optimizer="adamw", weight_decay=0.0
+    )
+    recipe = resolve_network(resolve_data(given, 2000, PHOTO), nn.Linear(1, 1), PHOTO)
+    for name in ("model", "batch_size", "pretrained", "lr", "epochs", "optimizer", "weight_decay"):
+        assert getattr(recipe, name) == getattr(given, name)
+
+
+def test_transformers_get_adamw_and_convolutions_sgd():
+    start = resolve_data(Recipe(), 2000, PHOTO)
+    assert resolve_network(start, timm.create_model("test_vit"), PHOTO).optimizer == "adamw"
+    recipe = resolve_network(start, timm.create_model("test_resnet"), PHOTO)
+    assert recipe.optimizer == "sgd"
+    assert recipe.lr == pytest.approx(0.02 * 32 / 128)
+
+
+def test_nothing_is_left_open():
+    recipe = resolve_network(resolve_data(resolve_device(Recipe()), 500, SMALL), nn.Linear(1, 1), SMALL)
+    open_fields = {k for k, v in vars(recipe).items() if v is None or v == "auto"}
+    assert open_fields == {"name", "classes", "workers", "clip", "ema"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"augment": "trivial"}, "for images above 64 px"),
+        ({"references": 600}, "only 500 training images"),
+        ({"residuals": 600}, "only 500 training images"),
+        ({"batch_size": 512}, "only 500 training images"),
+        ({"anchored": False, "objective": ["Anchored", "CrossEntropy"]}, "needs an anchored model"),
+    ],
+)
+def test_what_does_not_fit_the_data(fields, words):
+    with pytest.raises(ValueError, match=words):
+        resolve_data(Recipe(**fields), 500, SMALL)
+
+
+def test_a_milestone_beyond_the_resolved_epochs():
+    with pytest.raises(ValueError, match="milestone 500 is never reached in 30 epochs"):
+        resolve_network(resolve_data(Recipe(milestones=[500.0]), 500, SMALL), nn.Linear(1, 1), SMALL)
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device cuda is not available here; there is"):
+        resolve_device(Recipe(device="cuda"))
+    with pytest.raises(ValueError, match="precision 16 needs a GPU"):
+        resolve_device(Recipe(device="cpu", precision="16"))
+    assert resolve_device(Recipe(device="cpu")).precision == "32"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert (resolve_device(Recipe()).device, resolve_device(Recipe()).precision) == ("cuda", "bf16")
+    with pytest.raises(ValueError, match="there are 1 GPUs"):
+        resolve_device(Recipe(devices=2))
