@@ -191,7 +191,8 @@ def create(
         else:
             _load_torchvision(network, name, given)
     except Exception as error:  # the hub raises a dozen types; arguments were proven good just above
-        raise PretrainedUnavailable(f"the published weights of {name!r} could not be had: {error}") from error
+        why = str(error).strip().split(". ")[0].split("\n")[0] or type(error).__name__
+        raise PretrainedUnavailable(f"the published weights of {name!r} could not be had: {why}") from error
     network.kedge_architecture = architecture  # type: ignore[assignment]
     return network
 

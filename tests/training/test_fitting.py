@@ -450,3 +450,25 @@ def test_recipes_are_checked_before_anything_else(tmp_path):
         fit({"epocs": 3})
     with pytest.raises(ValueError, match="epochs must be"):
         fit(Recipe(epochs=0))
+
+
+def test_compiling_is_for_the_training_step_alone(tiny, monkeypatch):
+    class Compiled(nn.Module):
+        def __init__(self, model):
+            super().__init__()
+            self._orig_mod = model
+            self.calls = []
+
+        def forward(self, *arguments, **named):
+            self.calls.append(self.training)
+            return self._orig_mod(*arguments, **named)
+
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda model: made.append(Compiled(model)) or made[0])
+    result = fit(tiny(compile=True, epochs=1), progress=False)
+    assert len(made[0].calls) == result.history[0]["step"]
+    keys = torch.load(result.folder / "last.ckpt", weights_only=True)["state_dict"]
+    assert not [key for key in keys if "_orig_mod" in key]
+    assert type(result.model) is kedge.AnchoredModel
+    plain = fit(tiny(name="plain", epochs=1), progress=False)
+    assert same(weights(plain.model), weights(result.model))

@@ -1,6 +1,7 @@
 """What needs a process of its own: being killed, and being two."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -13,48 +14,56 @@ import torch
 pytestmark = pytest.mark.slow
 
 FIT = """
-    import os, signal, sys
+    import json, os, signal, sys
     from kedge.training import fit, fitting
     from kedge.training.module import Run
 
     fitting.write_run_report = lambda *arguments: None
-    name, kill_at, resume, devices = sys.argv[1], sys.argv[2], sys.argv[3] == "resume", int(sys.argv[4])
-    if kill_at != "never":
-        epoch, step = map(int, kill_at.split("."))
+
+    def train(name, kill_at, resume, devices):
         original = Run.training_step
 
         def training_step(run, batch, index):
-            if (run.current_epoch, index) == (epoch, step):
+            if [run.current_epoch, index] == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(run, batch, index)
 
         Run.training_step = training_step
-    recipe = dict(data="digits", arguments={"width": 4, "drop_rate": 0.1}, epochs=3, batch_size=64, ema=0.9, clip=1.0)
-    recipe |= dict(device="cpu", devices=devices, name=name, runs="runs")
-    fit(None if resume else recipe, resume=f"runs/{name}" if resume else None, progress=False)
+        recipe = dict(data="digits", arguments={"width": 4, "drop_rate": 0.1}, epochs=3, batch_size=64)
+        recipe |= dict(ema=0.9, clip=1.0, device="cpu", devices=devices, name=name, runs="runs")
+        fit(None if resume else recipe, resume=f"runs/{name}" if resume else None, progress=False)
+
+    runs = json.loads(sys.argv[1])
+    if len(runs) == 1:
+        train(*runs[0])
+        sys.exit()
+    statuses = []  # one fresh process for each, but the imports, which take longest, once
+    for run in runs:
+        if (child := os.fork()) == 0:
+            train(*run)
+            os._exit(0)
+        statuses.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(json.dumps(statuses))
 """
 
 
 @pytest.fixture
 def train(tmp_path):
+    """Train in other processes, one after another: each (name, [epoch, step] to be killed at, resume, devices)."""
     script = tmp_path / "train.py"
     script.write_text(textwrap.dedent(FIT))
 
     def call(*runs):
-        """Run several at once, each (name, where to be killed, "resume" or nothing, processes)."""
-        started = [
-            subprocess.Popen(
-                [sys.executable, str(script), *map(str, run)],
-                cwd=tmp_path,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for run in runs
-        ]
-        errors = [process.communicate(timeout=250)[1] for process in started]
-        return [(process.returncode, error) for process, error in zip(started, errors, strict=True)]
+        done = subprocess.run(
+            [sys.executable, str(script), json.dumps(runs)],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=250,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        return json.loads(done.stdout) if done.stdout else [0]
 
     return call
 
@@ -69,12 +78,11 @@ def same(one, other):
 
 def test_a_run_killed_in_mid_epoch_resumes_to_the_same_weights(train, tmp_path):
     # Killed in the third epoch, and before there is any checkpoint.
-    whole, *killed = train(("whole", "never", "", 1), ("late", "2.7", "", 1), ("early", "0.5", "", 1))
-    assert whole == (0, "")
-    assert [code for code, _ in killed] == [-signal.SIGKILL, -signal.SIGKILL]
+    killed = train(["whole", None, False, 1], ["late", [2, 7], False, 1], ["early", [0, 5], False, 1])
+    assert killed == [0, -signal.SIGKILL, -signal.SIGKILL]
     assert (tmp_path / "runs" / "late" / "last.ckpt").exists()
     assert not (tmp_path / "runs" / "early" / "last.ckpt").exists()
-    assert train(*((name, "never", "resume", 1) for name in ("late", "early"))) == [(0, ""), (0, "")]
+    assert train(["late", None, True, 1], ["early", None, True, 1]) == [0, 0]
     whole = state(tmp_path / "runs" / "whole")
     for name in ("late", "early"):
         found = state(tmp_path / "runs" / name)
@@ -91,7 +99,7 @@ def test_a_run_killed_in_mid_epoch_resumes_to_the_same_weights(train, tmp_path):
 
 
 def test_two_processes_train_one_model(train, tmp_path):
-    assert train(("pair", "never", "", 2)) == [(0, "")]
+    assert train(["pair", None, False, 2]) == [0]
     folder = tmp_path / "runs" / "pair"
     assert [p.name for p in (tmp_path / "runs").iterdir()] == ["pair"]
     with open(folder / "metrics.csv", newline="") as file:

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run
 
-__all__ = ["AtomicCheckpoints", "EpochRows", "LastCheckpoint"]
+__all__ = ["AtomicCheckpoints", "Bar", "EpochRows", "LastCheckpoint"]
 
 PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"}
 
@@ -53,9 +53,16 @@ class EpochRows(Callback):
             return
         module.print(
             f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  loss {loss:.3f}  "
-            f"validation: accuracy {100 * row['val_accuracy']:.1f} %, NLL {row['val_nll']:.3f}, "
+            f"val accuracy {100 * row['val_accuracy']:.1f} %, NLL {row['val_nll']:.3f}, "
             f"ECE {100 * row['val_ece']:.1f} %  ({row['seconds']:.1f} s)"
         )
+
+
+class Bar(RichProgressBar):
+    """Lightning's bar, counting epochs from 1 as the lines do."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
 
 
 class LastCheckpoint(Checkpoint):

@@ -1,5 +1,7 @@
 """After the last epoch: the reject threshold, the saved model, the report."""
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,9 +46,13 @@ def reject_rule(probs: torch.Tensor, labels: torch.Tensor, coverage: float) -> d
     }
 
 
-def write_run_report(model: PixelModel, name: str, images: ImageSet, path: Any, seed: int) -> None:
-    """Evaluate the model on (at most a thousand of) `images` and write the page."""
+def write_run_report(model: PixelModel, folder: Path, images: ImageSet, path: Path, seed: int) -> None:
+    """Evaluate the model on (at most a thousand of) the validation images and write the page."""
     from kedge import evaluation, reporting
 
-    results = evaluation.evaluate({name: model}, images, corruptions=(), seed=seed, limit=REPORT_IMAGES)
+    again = ["--split", "val", "--corruptions", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
+    command = shlex.join(["kedge", "evaluate", str(folder), *again])
+    results = evaluation.evaluate(
+        {folder.name: model}, images, corruptions=(), seed=seed, limit=REPORT_IMAGES, command=command
+    )
     reporting.write_report(results, path)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 import kedge
@@ -23,7 +23,7 @@ from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.networks import PretrainedUnavailable
 from kedge.training.build import load_sets, make_model, make_network, make_objective
-from kedge.training.callbacks import AtomicCheckpoints, EpochRows, LastCheckpoint
+from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint
 from kedge.training.finish import predict_set, reject_rule, write_run_report
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.module import Run
@@ -154,13 +154,11 @@ def _train(run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool,
     assert recipe.batch_size is not None
     if recipe.device != "mps":  # faster on GPUs with bf16 and on CPUs
         run.to(memory_format=torch.channels_last)
-    if recipe.compile:
-        run.model.network.compile()
     rows = EpochRows(folder, main, progress)
     callbacks: list[Callback] = [rows, LastCheckpoint(folder)]
     bar = progress and sys.stdout.isatty()
     if bar:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(Bar(leave=False))
     trainer = Trainer(
         accelerator="gpu" if recipe.device == "cuda" else recipe.device,
         devices=recipe.devices,
@@ -209,7 +207,7 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> R
         facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         folder.write_facts(facts)
         try:
-            write_run_report(model, folder.path.name, run.val_set, folder.report, recipe.seed)
+            write_run_report(model, folder.path, run.val_set, folder.report, recipe.seed)
         except Exception as error:  # the model is saved: a page that fails must not look like a run that failed
             log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
             report = None

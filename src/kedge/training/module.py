@@ -33,6 +33,8 @@ class Run(LightningModule):
         self.recipe = recipe
         self.model = model
         self.objective = objective
+        # Compiled for the training step alone, and out of the module tree: what is validated and saved stays as it is.
+        self._step_model = (torch.compile(model) if recipe.compile else model,)
         self.train_set, self.val_set = train, val
         self.ema: Any = None
         if recipe.ema is not None:
@@ -96,7 +98,7 @@ class Run(LightningModule):
         if max(images.shape[2:]) <= 64 and self.recipe.augment != "none":
             draws = generator(self.recipe.seed, "augment", *keys, device=images.device)
             images = augment_batch(images, draws, flip=self.train_set.mirror)
-        loss = self.objective(self.model, self._pixels(images), targets)
+        loss = self.objective(self._step_model[0], self._pixels(images), targets)
         seen = loss.detach()
         bad = torch.where(seen.isfinite(), NEVER, step)
         self._bad_step = torch.minimum(self._bad_step, bad)
