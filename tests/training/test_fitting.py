@@ -472,3 +472,22 @@ def test_compiling_is_for_the_training_step_alone(tiny, monkeypatch):
     assert type(result.model) is kedge.AnchoredModel
     plain = fit(tiny(name="plain", epochs=1), progress=False)
     assert same(weights(plain.model), weights(result.model))
+
+
+def test_a_run_killed_after_its_last_epoch_is_only_finished(tiny, monkeypatch):
+    from kedge.training import fitting
+
+    def killed(*arguments):
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting.kedge, "save", killed)
+        with pytest.raises(SystemExit):
+            fit(tiny(), progress=False)
+    folder = load_recipe(tiny()).runs + "/run"
+    before = torch.load(f"{folder}/last.ckpt", weights_only=True)["state_dict"]
+    result = fit(resume=folder, progress=False)
+    held = weights(result.model)
+    assert all(torch.equal(before[f"model.{name}"], value) for name, value in held.items())
+    assert [row["epoch"] for row in result.history] == [1, 2]
+    assert (result.folder / "model" / "model.safetensors").is_file()
