@@ -23,7 +23,8 @@ html_show_sourcelink = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-default_role = "literal"  # `[B, C, H, W]` in a docstring is code
+smartquotes = False  # --data is two hyphens
+default_role = "literal"
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False  # torch's own docstrings are torch's to show
 autodoc_typehints = "signature"
@@ -33,14 +34,15 @@ napoleon_use_ivar = True
 nitpicky = False
 
 
-def _plain_stars(app, what, name, obj, options, lines):  # type: ignore[no-untyped-def]
-    # In our docstrings a star outside backticks is a star, not emphasis.
+def _markdown_words(app, what, name, obj, options, lines):  # type: ignore[no-untyped-def]
+    # Docstrings are written as Markdown people read: `code` in single backticks, and a star outside them is a star.
     for i, line in enumerate(lines):
-        parts = re.split(r"(`[^`]*`)", line)
+        parts = re.split(r"(?<!`)`([^`]+)`(?!`)", line)
         parts[::2] = [p.replace("\\*", "*").replace("*", "\\*").replace("|", "\\|") for p in parts[::2]]
+        parts[1::2] = [f"``{p.strip()}``" for p in parts[1::2]]
         lines[i] = "".join(parts)
 
 
 def setup(app):  # type: ignore[no-untyped-def]
     """Connect the hook, before napoleon sees the docstrings."""
-    app.connect("autodoc-process-docstring", _plain_stars, priority=400)
+    app.connect("autodoc-process-docstring", _markdown_words, priority=400)

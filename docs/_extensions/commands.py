@@ -1,29 +1,23 @@
 """The directive `commands`: a section for each kedge command, written from its argument parser."""
 
 import importlib
-import pkgutil
+import re
 
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
+from kedge.cli import COMMANDS
+
 
 def parsers():
-    """The parsers of `kedge.cli`, by command, in the order people meet them."""
-    import kedge.cli
-
-    found = {}
-    for module in pkgutil.iter_modules(kedge.cli.__path__):
-        loaded = importlib.import_module(f"kedge.cli.{module.name}")
-        if hasattr(loaded, "parser"):
-            found[module.name] = loaded.parser()
-    order = ["quickstart", "train", "evaluate", "predict", "export", "version"]
-    return {name: found[name] for name in sorted(found, key=lambda n: (n not in order, (order + [n]).index(n)))}
+    """The parser of each command, in the order of `kedge --help`."""
+    return {name: importlib.import_module(f"kedge.cli.{name}").parser() for name in COMMANDS}
 
 
 def markdown(name, parser):
     """One command as Markdown."""
-    lines = [f"## kedge {name}", "", *(parser.description or "").strip().splitlines(), ""]
+    lines = [f"## kedge {name}", "", *_plain(parser.description), ""]
     positional, options = [], []
     for action in parser._actions:
         if action.help == "==SUPPRESS==" or "--help" in action.option_strings:
@@ -36,13 +30,18 @@ def markdown(name, parser):
         values = _values(action)
         if values:
             title += f" *{values}*"
-        text = " ".join(str(action.help or "").split()).replace("%%", "%")
+        text = " ".join(" ".join(_plain(action.help)).split()).replace("%%", "%")
         if action.option_strings and action.default not in (None, "==SUPPRESS=="):
-            text += f" Default: `{_shown(action.default)}`."
+            text = f"{text.rstrip('.')}. Default: `{_shown(action.default)}`."
         lines += [title, f": {text or 'see above'}", ""]
     if parser.epilog:
-        lines += [*parser.epilog.strip().splitlines(), ""]
+        lines += [*_plain(parser.epilog), ""]
     return lines
+
+
+def _plain(text):
+    # FOLDER/*.jpg is not emphasis
+    return str(text or "").strip().replace("*", "\\*").splitlines()
 
 
 def _metavar(action):
@@ -56,7 +55,7 @@ def _values(action):
     if kind is None or not action.option_strings or kind is str:
         return ""
     text = kind.__name__ if isinstance(kind, type) and "[" not in str(kind) else str(kind)
-    text = text.replace("typing.", "").replace(" | None", "").replace("Optional[", "").replace("None", "null")
+    text = re.sub(r"^Optional\[(.*)\]$", r"\1", text.replace("typing.", "")).replace(" | None", "")
     return text if action.nargs is None else f"{text} ..."
 
 

@@ -111,3 +111,18 @@ def test_command_line_gives_the_same_configuration_again():
     words = ["a b", "c", "--data", "digits", "--severities", "1", "2", "--limit", "5", "--seed", "0"]
     line = evaluate.command_line("kedge evaluate", made, made.parse_args(words))
     assert line == "kedge evaluate 'a b' c --data digits --severities 1 2 --limit 5"
+
+
+def test_a_long_evaluation_on_a_cpu_is_announced(capsys):
+    made = evaluate.parser()
+
+    class Photos:
+        def __len__(self):
+            return 100
+
+    model = kedge.anchor(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 70 * 70, 2)), example=(3, 70, 70))
+    model.references = torch.rand(5, 3, 70, 70)
+    evaluate.announce({"m": model}, Photos(), None, made.parse_args(["m"]))
+    assert f"{100 * 31 * 5:,} images go through networks" in capsys.readouterr().err
+    evaluate.announce({"m": model}, Photos(), (), made.parse_args(["m"]))
+    assert capsys.readouterr().err == ""

@@ -5,18 +5,24 @@ from kedge import networks
 from kedge.deploy import exporting, load_onnx
 
 
-def test_a_run_is_checked_on_its_own_validation_images(command, run_folder):
+def test_a_run_is_checked_on_its_own_validation_images(command, run_folder, digit_model):
     pytest.importorskip("onnxruntime")
     code, out, err = command("export", run_folder, "--images", 20)
     assert code == 0
     path = run_folder / "first.onnx"
     assert f"{path} (" in out
     assert "checked on 20 images, largest difference of a logit" in out
-    assert "10 class names, the reject threshold 0.150" in out
-    assert "first of 4 references" in out
+    found = load_onnx(path)
+    assert found.class_names == [str(i) for i in range(10)]
+    assert f"10 class names, the reject threshold {found.reject['threshold']:.3f}" in out
+    assert "that of the whole bank is 0.150" in out
+    assert "4 references on" in out
+    # the threshold is that of the one reference which folding keeps
+    confidence = digit_model.predict(kedge.data.load("digits", "val").images.float() / 255, references=1).confidence
+    assert found.reject["coverage"] == 0.9
+    assert float((confidence >= found.reject["threshold"] - 1e-6).float().mean()) == pytest.approx(0.9, abs=0.01)
     assert f"kedge predict {path} IMAGES" in out
     assert "digits (val)" in err
-    assert load_onnx(path).class_names == [str(i) for i in range(10)]
 
 
 def test_given_images_and_place(command, model_folder, tmp_path):
@@ -27,6 +33,7 @@ def test_given_images_and_place(command, model_folder, tmp_path):
     assert (tmp_path / "a" / "b.pt2").is_file()
     assert "checked on 5 images" in out
     assert "digits (test)" in err
+    assert "the one that was set for the whole bank" in out
 
 
 def test_without_images_it_says_that_it_checks_on_noise(command, model_folder, tmp_path, monkeypatch):

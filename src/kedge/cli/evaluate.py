@@ -21,6 +21,7 @@ images of other kinds than they were trained on. Several models are measured on 
 
 Prints a table, and writes results.json and report.html, one page that opens without a network.
 """
+LONG = 5000  # photos through a network on a CPU: minutes
 EPILOG = "The table, JSON or CSV goes to standard output, everything else to standard error."
 
 
@@ -28,7 +29,12 @@ def parser() -> "jsonargparse.ArgumentParser":
     """The flags of `kedge evaluate`."""
     import jsonargparse
 
-    made = jsonargparse.ArgumentParser(prog="kedge evaluate", description=DESCRIPTION, epilog=EPILOG)
+    made = jsonargparse.ArgumentParser(
+        prog="kedge evaluate",
+        usage="kedge evaluate MODEL [MODEL ...] [options]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+    )
     made.add_argument("models", metavar="MODEL", nargs="+", help=MODEL_HELP)
     made.add_argument(
         "--data",
@@ -94,6 +100,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     workers = config.workers
     if workers is None:
         workers = default_workers(data)
+    announce(models, data, corruptions, config)
     with progress_bar() as tick:
         results = evaluation.evaluate(
             models,
@@ -195,6 +202,28 @@ def load_outside(
             name = f"{name} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
         found[name] = outside
     return found
+
+
+def announce(
+    models: Mapping[str, "PixelModel"], images: "ImageSet", corruptions: Any, config: "jsonargparse.Namespace"
+) -> None:
+    """Say before a long evaluation on a CPU what would make it shorter."""
+    from kedge.anchoring import AnchoredModel
+    from kedge.data.corruptions import NAMES
+
+    kinds = len(NAMES if corruptions is None else corruptions)
+    count = min(len(images), config.limit or len(images)) * (1 + kinds * len(config.severities))
+    passes = sum(
+        count * ((config.references or len(model.references)) if isinstance(model, AnchoredModel) else 1)
+        for model in models.values()
+        if model.mean.device.type == "cpu" and model.input_shape[-1] > 64
+    )
+    if passes > LONG:
+        print(
+            f"{passes:,} images go through networks on the CPU, which takes long; --limit 100, --severities 3 and "
+            "--references 2 make it fewer",
+            file=sys.stderr,
+        )
 
 
 def default_workers(images: "ImageSet") -> int:

@@ -1,6 +1,8 @@
 """`kedge export`: one ordinary file, checked on real images."""
 
+import copy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,14 +10,19 @@ from kedge.cli.models import Source, find
 
 if TYPE_CHECKING:
     import jsonargparse
+    from torch import Tensor
 
+    from kedge.anchoring import AnchoredModel, PixelModel
     from kedge.data import ImageSet
+
+THRESHOLD_IMAGES = 2000  # enough to place a threshold, few enough for a CPU
 
 DESCRIPTION = """\
 Write a model as one ordinary file: images in [0, 1] in, logits out, any batch size, no kedge needed to run it.
 
 An anchored model is folded first: one reference becomes a constant in the first layer, and the network has its usual
-size and speed. The file is run on real images and compared with the model; one that disagrees is not left behind.
+size and speed; the reject threshold is set anew for it on the run's validation images. The file is run on real images
+and compared with the model; one that disagrees is not left behind.
 """
 
 
@@ -23,7 +30,9 @@ def parser() -> "jsonargparse.ArgumentParser":
     """The flags of `kedge export`."""
     import jsonargparse
 
-    made = jsonargparse.ArgumentParser(prog="kedge export", description=DESCRIPTION)
+    made = jsonargparse.ArgumentParser(
+        prog="kedge export", usage="kedge export MODEL [options]", description=DESCRIPTION
+    )
     made.add_argument("model", metavar="MODEL", help="a run folder (runs/NAME, or only NAME) or a model folder")
     made.add_argument("--to", choices=["onnx", "torch"], default="onnx", help="onnx, or torch for torch.export (.pt2)")
     made.add_argument(
@@ -51,15 +60,19 @@ def run(config: "jsonargparse.Namespace") -> int:
     from kedge.deploy import FORMATS, export
 
     source = find(config.model)
-    model = source.load("cpu")
+    whole = source.load("cpu")
+    model = whole
+    if isinstance(whole, AnchoredModel):
+        model = copy.deepcopy(whole)
+        model.references = whole.references[:1]  # what folding keeps
     images = None
     if config.data is not None or source.recipe():
-        chosen = check_set(source, config.data, model.input_shape)
-        # spread over the set: image folders come class by class
-        step = max(len(chosen) // config.images, 1)
-        chosen = chosen.subset(range(0, len(chosen), step)[: config.images])
-        images, _ = next(iter(chosen.batches(len(chosen))))
+        found = check_set(source, config.data, model.input_shape)
+        chosen = spread(found, config.images)
+        images, _ = next(chosen.batches(len(chosen)))
         print(f"kedge export: checking on {len(images)} images of {chosen.name} ({chosen.split})", file=sys.stderr)
+        if model is not whole and config.data is None:
+            set_threshold(model, spread(found, THRESHOLD_IMAGES))
     else:
         print(
             f"kedge export: {config.model} belongs to no run, so there are no images to check on but noise; "
@@ -74,15 +87,43 @@ def run(config: "jsonargparse.Namespace") -> int:
         inside.append(f"the reject threshold {model.reject['threshold']:.3f}")
     if inside:
         print(f"inside: {', '.join(inside)}")
-    if isinstance(model, AnchoredModel):
-        bank = len(model.references)
-        print(
-            f"folded: it predicts with the first of {bank} references, so there is no uncertainty from their "
-            "disagreement; it holds a map computed from that reference, not the picture"
-        )
+    if isinstance(whole, AnchoredModel):
+        print("\n".join(about_folding(whole, model, images)))
     if config.to == "onnx":
         print(f"try it: kedge predict {out} IMAGES")
     return 0
+
+
+def set_threshold(model: "PixelModel", validation: "ImageSet") -> None:
+    """Set the reject threshold anew: one reference is confident in another way than the whole bank."""
+    if model.reject is None or "coverage" not in model.reject:
+        return
+    from kedge.training.finish import predict_set, reject_rule
+
+    model.reject = reject_rule(*predict_set(model, validation, 64), model.reject["coverage"])
+
+
+def about_folding(whole: "AnchoredModel", folded: "PixelModel", images: "Tensor | None") -> Iterator[str]:
+    """What the file does otherwise than the model with its whole bank."""
+    bank = len(whole.references)
+    yield "folded: the file holds a map computed from one reference, not the picture, and gives no uncertainty"
+    if bank > 1 and images is not None:
+        pixels = images.float() / 255
+        labels = whole.predict(pixels).label
+        same = int((folded(pixels).argmax(1) == labels).sum())
+        yield f"it gives the same label as the model with its {bank} references on {same} of {len(images)} images"
+    if whole.reject is not None and folded.reject is not None:
+        old, new = whole.reject["threshold"], folded.reject["threshold"]
+        if bank > 1 and old == new:
+            yield "its threshold is the one that was set for the whole bank: --threshold of kedge predict sets another"
+        elif old != new:
+            yield f"its threshold was set anew on validation images; that of the whole bank is {old:.3f}"
+
+
+def spread(images: "ImageSet", most: int) -> "ImageSet":
+    """At most so many images from all over the set: folders come class by class."""
+    step = -(-len(images) // most)
+    return images.subset(range(0, len(images), step))
 
 
 def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "ImageSet":

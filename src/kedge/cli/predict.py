@@ -32,7 +32,12 @@ def parser() -> "jsonargparse.ArgumentParser":
     """The flags of `kedge predict`."""
     import jsonargparse
 
-    made = jsonargparse.ArgumentParser(prog="kedge predict", description=DESCRIPTION, epilog=EPILOG)
+    made = jsonargparse.ArgumentParser(
+        prog="kedge predict",
+        usage="kedge predict MODEL IMAGES [IMAGES ...] [options]",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+    )
     made.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     made.add_argument(
         "images",

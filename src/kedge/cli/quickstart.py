@@ -67,7 +67,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         )
         recipe.check("quickstart")
         start = time.perf_counter()
-        with quiet():
+        with quiet(), one_thread():
             result = fit(recipe, progress=False)
         models[name] = result.model
         seconds = time.perf_counter() - start
@@ -77,14 +77,15 @@ def run(config: "jsonargparse.Namespace") -> int:
         )
     digits = data.load("digits", "test")
     test, outside = digits.only_classes(SEEN), digits.only_classes(UNSEEN)
-    results = evaluation.evaluate(
-        models,
-        test,
-        corruptions=CORRUPTIONS,
-        ood={f"digits {' and '.join(UNSEEN)}": outside},
-        seed=config.seed,
-        command=command_line("kedge quickstart", parser(), config),
-    )
+    with one_thread():
+        results = evaluation.evaluate(
+            models,
+            test,
+            corruptions=CORRUPTIONS,
+            ood={f"digits {' and '.join(UNSEEN)}": outside},
+            seed=config.seed,
+            command=command_line("kedge quickstart", parser(), config),
+        )
     print()
     print(table(results))
     for question, answer in comparison(results):
@@ -109,6 +110,19 @@ def free_folder(wanted: Path) -> Path:
     while free.exists():
         free, n = wanted.with_name(f"{wanted.name}-{n}"), n + 1
     return free
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: at 8x8 pixels a second one costs more than it brings, and far more on a busy CPU."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager
