@@ -131,6 +131,11 @@ def test_a_network_changed_after_its_name_says_so(tmp_path):
         kedge.load(tmp_path)
 
 
+def test_other_users_may_read_what_the_umask_lets_them(saved):
+    modes = {oct((saved[1] / name).stat().st_mode & 0o777) for name in ("config.json", "model.safetensors")}
+    assert len(modes) == 1
+
+
 def test_half_precision_survives(tmp_path):
     model = small_anchored().half()
     loaded = kedge.load(kedge.save(model, tmp_path))

@@ -52,6 +52,8 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
     temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
     try:
         save_file(state, temporary, metadata={"format": "pt"})
+        # safetensors keeps its files to their owner; a model is shared like any other file the user writes.
+        temporary.chmod(0o666 & ~_umask())
         config: dict[str, Any] = {
             "format": "kedge",
             "format_version": FORMAT_VERSION,
@@ -278,6 +280,12 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _short(error: RuntimeError) -> str:
