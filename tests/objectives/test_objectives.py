@@ -172,6 +172,14 @@ def test_inner_objectives_see_a_module_with_bound_references(model):
     assert model.stem.reference.weight.grad is not None
 
 
+def test_a_function_is_an_inner_objective(model):
+    def loss(model, images, targets):
+        return F.cross_entropy(model(images), targets)
+
+    ours = Anchored(loss, alpha=0.5, generator=generator())(model, IMAGES, TARGETS)
+    assert torch.equal(ours, Anchored(CrossEntropy(), alpha=0.5, generator=generator())(model, IMAGES, TARGETS))
+
+
 def test_a_batch_of_one_takes_the_bank(model):
     spy = Spy()
     Anchored(spy, alpha=0)(model.train(), IMAGES[:1], TARGETS[:1])
@@ -235,6 +243,13 @@ def test_inner_objectives_that_cannot_take_a_uniform_target_say_so():
             Mixup(inner, 0.2)
         with pytest.raises(ValueError, match="takes"):
             Anchored(Anchored(inner, alpha=0))
+
+
+def test_mixing_inside_masking_is_refused_as_it_would_mix_uniform_targets():
+    for mix in (Mixup, CutMix):
+        with pytest.raises(ValueError, match=rf"put it outside: {mix.__name__}\(Anchored"):
+            Anchored(mix(CrossEntropy(), 0.2))
+        assert Anchored(mix(CrossEntropy(), 0.2), alpha=0).alpha == 0
 
 
 @pytest.mark.parametrize("bad", [{"alpha": 1.5}, {"mask_target": "none"}, {"mask_per": "image"}])

@@ -66,6 +66,13 @@ class Anchored(Objective):
                 f"{type(inner).__name__} takes {takes}, not the uniform distribution that masked images are trained "
                 'to; use alpha=0 (plain anchoring) or mask_target="label"'
             )
+        mixing = [m for m in _nested(inner) if getattr(m, "mixes_targets", False)]
+        if alpha > 0 and mask_target == "uniform" and mixing:
+            name = type(mixing[0]).__name__
+            raise ValueError(
+                f"{name} inside Anchored would mix the uniform target of masked images into others; put it outside: "
+                f"{name}(Anchored(...)), which draws references from the mixed images"
+            )
         if reference_set is not None and len(reference_set) == 0:
             raise ValueError("the reference set is empty")
         if reference_set is not None and alpha > 0 and len(reference_set) <= SMALL_REFERENCE_SET:
@@ -154,6 +161,11 @@ class BoundReferences(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, C]` with the references bound; `images` must be the batch they were drawn for, in its order."""
         return self.model(images, references=self.references, mask=self.mask, slot=self.slot)
+
+
+def _nested(inner: Any) -> list[Any]:
+    """The objectives inside `inner`, itself first; a plain function is an objective too."""
+    return list(inner.modules()) if isinstance(inner, nn.Module) else [inner]
 
 
 def as_images(drawn: Tensor, like: Tensor) -> Tensor:

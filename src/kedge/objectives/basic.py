@@ -12,9 +12,11 @@ class Objective(nn.Module):
 
     `targets_kind` says what the loss can take: "soft" (class indices `[B]` or probabilities `[B, C]`), "indices"
     (class indices only) or "values" (regression targets). A wrapper has the kind of its inner objective.
+    `mixes_targets` says that an image's target ends up in other images too.
     """
 
     targets_kind: str = "soft"
+    mixes_targets: bool = False
 
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of `model` on a batch."""

@@ -7,6 +7,8 @@ from kedge.objectives.basic import Objective, num_outputs, soft_targets
 
 
 class _Mixing(Objective):
+    mixes_targets = True
+
     def __init__(self, inner: Objective, alpha: float = 1.0, generator: torch.Generator | None = None) -> None:
         super().__init__()
         if alpha <= 0:
