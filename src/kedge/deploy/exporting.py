@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel
 from kedge.deploy.card import KEY, write_card
+from kedge.deploy.onnx_file import OnnxModel, load_onnx
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
@@ -78,6 +79,8 @@ def export(
         raise ValueError(
             f"export takes a kedge model, got {type(model).__name__}; wrap it first: kedge.plain(model, ...)"
         )
+    if isinstance(model, OnnxModel):
+        raise ValueError("this model is an exported file already; export from the run or model folder it came from")
     final = Path(path)
     if final.suffix != FORMATS[to]:
         raise ValueError(
@@ -101,7 +104,7 @@ def export(
                 f"{type(getattr(folded, 'network', folded)).__name__} could not be exported to {to}: "
                 f"{type(error).__name__}: {error}"
             ) from error
-        run = _run_onnx(written) if to == "onnx" else _run_torch(written)
+        run = load_onnx(written) if to == "onnx" else _run_torch(written)
         difference, allowed = _compare(run, original, images)
         # not <=, so that NaN is refused too
         if not difference <= allowed:
@@ -193,12 +196,6 @@ def _write_torch(folded: nn.Module, shape: tuple[int, ...], card: str, path: Pat
         # It is about tensors that share memory (a BatchNorm's step counts); the check that follows sees the weights.
         warnings.filterwarnings("ignore", message="No complete tensor found", category=UserWarning)
         torch.export.save(program, path, extra_files={f"{KEY}.json": card})
-
-
-def _run_onnx(path: Path) -> Callable[[Tensor], Tensor]:
-    from kedge.deploy.onnx_file import load_onnx
-
-    return load_onnx(path)
 
 
 def _run_torch(path: Path) -> Callable[[Tensor], Tensor]:

@@ -40,10 +40,6 @@ class OnnxModel(PlainModel):
         self.class_names = card["class_names"]
         self.reject = card["reject"]
 
-    def fold(self) -> nn.Module:
-        """An exported file cannot be exported again."""
-        raise ValueError("this model is an ONNX file already; export from the run or model folder it came from")
-
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     """Open a file written by `kedge.deploy.export(..., to="onnx")`.
