@@ -82,6 +82,8 @@ def test_the_card_travels_in_the_onnx_file(model, images, tmp_path):
     assert torch.allclose(got.probs, expected.probs, atol=1e-5)
     assert torch.equal(got.label, expected.label)
     assert got.uncertainty is None
+    with pytest.raises(ValueError, match="folded already"):
+        found.fold()
     with pytest.raises(ValueError, match="exported file already"):
         export(found, tmp_path / "again.onnx")
     properties = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}

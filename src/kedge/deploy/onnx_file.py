@@ -40,6 +40,10 @@ class OnnxModel(PlainModel):
         self.class_names = card["class_names"]
         self.reject = card["reject"]
 
+    def fold(self) -> nn.Module:
+        """Raise ValueError: what was exported is folded already."""
+        raise ValueError("this model is an exported file, folded already")
+
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     """Open a file written by `kedge.deploy.export(..., to="onnx")`.
