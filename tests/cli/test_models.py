@@ -40,3 +40,8 @@ def test_what_is_no_model_says_what_to_give(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(b"")
         with pytest.raises(ValueError, match=hint):
             find(name)
+
+
+def test_an_exported_file_keeps_its_suffix_beside_its_run(run_folder):
+    (run_folder / "first.onnx").write_bytes(b"")
+    assert list(find_all([str(run_folder), str(run_folder / "first.onnx")])) == ["first", "first.onnx"]

@@ -63,7 +63,7 @@ def find(given: str) -> Source:
         path = inside
     if path.is_file():
         if path.suffix == ".onnx":
-            return Source(path, None, path.stem)
+            return Source(path, None, path.name)
         if path.name in ("config.json", "model.safetensors"):
             return find(str(path.parent))
         hint = {
