@@ -183,3 +183,78 @@ def test_models_that_do_not_return_logits(net):
 def test_bad_normalisation(net, mean, std):
     with pytest.raises(ValueError, match=r"mean must|std must"):
         kedge.anchor(net, example=(3, 16, 16), mean=mean, std=std)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: 2 * x - 1,
+        lambda x: torch.log(x + 2),
+        lambda x: x.flip(-1),
+        lambda x: x.transpose(2, 3),
+        lambda x: x.clamp(0, 0.5),
+    ],
+    ids=["scaled", "log", "flipped", "transposed", "clamped"],
+)
+def test_an_input_that_is_changed_before_the_first_layer_is_refused(change):
+    # With equal halves every reference term is zero, so the outputs alone would not show it.
+    class Changes(SmallNet):
+        def forward(self, x):
+            return super().forward(change(x))
+
+    with pytest.raises(ValueError, match=r"does not get the image itself.*mean= and std="):
+        kedge.anchor(Changes().eval(), example=(3, 16, 16))
+
+
+def test_a_grey_normalisation_inside_the_model_is_refused():
+    from torchvision.transforms import v2
+
+    model = nn.Sequential(v2.Normalize([0.5], [0.5]), SmallNet(1)).eval()
+    with pytest.raises(ValueError, match="mean= and std="):
+        kedge.anchor(model, example=(1, 16, 16))
+
+
+def test_weights_of_the_first_layer_used_elsewhere_are_noticed():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encode = nn.Linear(6, 4, bias=False)
+
+        def forward(self, x):
+            return torch.tanh(self.encode(x)) @ self.encode.weight
+
+    model = Tied()
+    anchored = kedge.anchor(model, example=(6,))
+    x = torch.rand(3, 6)
+    assert torch.allclose(anchored(x), model(x), atol=1e-6)
+
+
+def test_networks_that_ask_their_first_layer_for_its_attributes():
+    class Asks(SmallNet):
+        def forward(self, x):
+            assert self.stem.stride == (2, 2)
+            return super().forward(x.to(self.stem.weight.dtype))
+
+    model = kedge.anchor(Asks().eval(), example=(3, 16, 16))
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(model.fold()(images), model(images), atol=1e-5)
+
+
+def test_conversion_draws_nothing_from_the_global_generator(net):
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    kedge.anchor(net, example=(3, 16, 16), mean=0.5, std=0.2).fold()
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_compiled_and_meta_models(net):
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.allclose(kedge.anchor(torch.compile(net), example=(3, 16, 16))(images), net(images), atol=1e-6)
+    with pytest.raises(ValueError, match="meta device"):
+        kedge.anchor(SmallNet().to("meta"), example=(3, 16, 16))
+
+
+def test_a_mean_in_units_of_255(net):
+    with pytest.raises(ValueError, match="divide by 255"):
+        kedge.anchor(net, example=(3, 16, 16), mean=[123.7, 116.3, 103.5], std=1.0)

@@ -74,3 +74,10 @@ def test_torch_export_takes_a_folded_model(net):
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(model.fold(), (images,), dynamic_shapes=({0: batch},))
     assert torch.allclose(program.module()(images[:2]), model(images[:2]), atol=1e-5)
+
+
+def test_a_folded_model_says_that_it_is_for_one_size(net):
+    model = disturb(kedge.anchor(net, example=(3, 16, 16), mean=0.5, std=0.3)).eval()
+    with pytest.raises(ValueError, match=r"folded for one image size, and \[20, 20\] is another"):
+        model.fold()(torch.rand(1, 3, 20, 20))
+    assert model.fold(image_size=20)(torch.rand(1, 3, 20, 20)).shape == (1, 5)

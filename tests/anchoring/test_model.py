@@ -288,11 +288,11 @@ def test_kept_terms_notice_every_change(model, edit, mode):
 
 def test_kept_terms_are_kept(model):
     calls = []
-    model.eval().requires_grad_(False)
     original = type(model.stem).reference_terms
     model.stem.reference_terms = lambda r: calls.append(len(r)) or original(model.stem, r)
-    for _ in range(3):
-        model(torch.rand(2, 3, 16, 16))
+    with torch.no_grad():
+        for _ in range(3):
+            model(torch.rand(2, 3, 16, 16))
     assert calls == [1]
 
 
@@ -316,7 +316,7 @@ def test_wrong_images_are_explained(model, images, kind, match):
 
 def test_wrong_references_and_masks_are_explained(model):
     images = torch.rand(4, 3, 16, 16)
-    with pytest.raises(ValueError, match="one for each of the 4 images or a single one, got 3"):
+    with pytest.raises(ValueError, match=r"one for each of the 4 images or a single one, \[1, \.\.\.\], got \[3"):
         model(images, torch.rand(3, 3, 16, 16))
     with pytest.raises(ValueError, match="mask must be a bool tensor"):
         model(images, mask=torch.ones(4))
@@ -329,14 +329,17 @@ def test_masking_hides_the_reference_from_the_slot_only(model):
     assert torch.allclose(model(images, reference, mask), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_compiles_without_breaks(model, training):
+@pytest.mark.parametrize(
+    ("training", "mode"), [(True, torch.enable_grad), (False, torch.enable_grad), (False, torch.no_grad)]
+)
+def test_compiles_without_breaks(model, training, mode):
     model.train(training)
     images, references = torch.rand(4, 3, 16, 16), torch.rand(4, 3, 16, 16)
     reset = copy.deepcopy(model)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     args = (images, references, torch.tensor([True, False, False, True])) if training else (images,)
-    assert torch.allclose(compiled(*args), reset(*args), atol=1e-6)
+    with mode():
+        assert torch.allclose(compiled(*args), reset(*args), atol=1e-6)
 
 
 def test_autocast_keeps_a_small_reference_term(net):
@@ -349,3 +352,142 @@ def test_autocast_keeps_a_small_reference_term(net):
         term = model.stem.reference_terms(model.normalise(r))
         assert torch.allclose(term, exact)
         assert model(r).dtype == torch.bfloat16
+
+
+def test_threads_do_not_mix_their_references(model):
+    from concurrent.futures import ThreadPoolExecutor
+
+    images, banks = torch.rand(2, 3, 16, 16), torch.rand(4, 2, 3, 16, 16)
+    expected = [model.predict(images, references=bank).logits for bank in banks]
+
+    def work(i):
+        return all(torch.equal(model.predict(images, references=banks[i]).logits, expected[i]) for _ in range(60))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(4)))
+
+
+def test_a_copy_and_a_pickle_answer_alike(model):
+    import pickle
+
+    images = torch.rand(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = model(images)
+        assert torch.equal(copy.deepcopy(model)(images), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(images), expected)
+
+
+def test_under_autocast_an_opaque_stem_keeps_a_small_reference_term():
+    model = kedge.anchor(nn.Sequential(nn.Conv2d(4, 8, 3, groups=2), nn.Flatten()), example=(4, 8, 8)).eval()
+    with torch.no_grad():
+        model.stem.reference.weight.add_(1e-3 * torch.randn_like(model.stem.reference.weight))
+        r, x = torch.rand(2, 5, 4, 8, 8)
+        true, exact = model.stem.reference_terms(r), model.stem.residual(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounding = (model.stem.residual(x).float() - exact).abs().mean()
+            error = (model.stem(torch.cat([x, r], 1)).float() - exact - true).abs().mean()
+    # Subtracting f_r(r) - f_d(r) in bf16 would add two more roundings.
+    assert error < 1.3 * rounding
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_models_resize_their_references(net, dtype):
+    model = disturb(kedge.anchor(net, example=(3, 16, 16)))
+    model.references = torch.rand(2, 3, 10, 10)
+    images = torch.rand(2, 3, 20, 20)
+    expected = model(images)
+    assert torch.allclose(model.to(dtype)(images).float(), expected, atol=0.1)
+
+
+def test_half_models_keep_the_terms_of_opaque_stems_in_float32():
+    stem = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+    model = disturb(kedge.anchor(nn.Sequential(stem, nn.Flatten()), example=(3, 8, 8)), 0.02)
+    model.bfloat16()
+    r = torch.rand(3, 3, 8, 8).bfloat16()
+    exact = copy.deepcopy(model.stem).float().reference_terms(r.float())
+    assert torch.allclose(model.stem.reference_terms(r), exact, atol=1e-6)
+
+
+def test_double_precision_is_double_throughout(net):
+    model = disturb(kedge.anchor(net.double(), example=(3, 8, 8), mean=0.5, std=0.3))
+    images, reference = torch.rand(2, 3, 8, 8).double(), torch.rand(1, 3, 8, 8).double()
+    with torch.no_grad():
+        shared, stacked = model(images, reference), model(images, reference.expand_as(images))
+    assert torch.allclose(shared, stacked, atol=1e-13, rtol=0)
+    assert model.predict(images, references=reference).logits.dtype == torch.float64
+
+
+def test_more_references_than_rows_see_the_image_once(model):
+    rows = []
+    model.stem.residual.register_forward_hook(lambda _, args, out: rows.append(len(args[0])))
+    bank = torch.rand(70, 3, 16, 16)
+    prediction = model.predict(torch.rand(2, 3, 16, 16), references=bank)
+    assert sum(rows) == 2
+    assert prediction.logits.shape == (2, 5)
+
+
+def test_activation_checkpointing_of_the_first_layer():
+    from torch.utils.checkpoint import checkpoint
+
+    class Saving(SmallNet):
+        def forward(self, x):
+            x = checkpoint(lambda z: torch.relu(self.norm(self.stem(z))), x, use_reentrant=False)
+            return self.head(x.mean((2, 3)))
+
+    model = disturb(kedge.anchor(Saving().eval(), example=(3, 16, 16)))
+    model(torch.rand(2, 3, 16, 16)).sum().backward()
+    assert model.stem.reference.weight.grad is not None
+
+
+def test_references_of_the_wrong_kind_are_explained(model):
+    images = torch.rand(3, 3, 16, 16)
+    with pytest.raises(TypeError, match="floating point in"):
+        model(images, torch.zeros(3, 3, 16, 16, dtype=torch.uint8))
+    with pytest.raises(ValueError, match=r"got \[3, 16, 16\]"):
+        model(images, images[0])
+    for number in (2.7, True):
+        with pytest.raises(TypeError, match="whole number"):
+            model.predict(images, references=number)
+    with pytest.raises(TypeError, match="references must be a floating-point tensor"):
+        model.references = None
+
+
+@pytest.mark.parametrize(
+    "bank",
+    [
+        torch.rand(0, 3, 16, 16),
+        torch.rand(2, 4, 16, 16),
+        torch.full((1, 3, 16, 16), 9.0),
+        torch.ones(1, 3, 2, 2, dtype=torch.long),
+    ],
+)
+def test_a_state_dict_with_a_bad_bank_is_refused(model, bank):
+    with pytest.raises(RuntimeError, match="references must"):
+        model.load_state_dict({**model.state_dict(), "references": bank})
+
+
+def test_training_outputs_that_are_not_logits_are_explained():
+    class Auxiliary(SmallNet):
+        def forward(self, x):
+            return (super().forward(x), x) if self.training else super().forward(x)
+
+    model = kedge.anchor(Auxiliary().eval(), example=(3, 16, 16)).train()
+    with pytest.raises(TypeError, match="returns tuple in training mode"):
+        model(torch.rand(2, 3, 16, 16))
+
+
+def test_anchored_in_inference_mode_trains_afterwards(net):
+    with torch.inference_mode():
+        model = kedge.anchor(net, example=(3, 16, 16))
+    model.train()(torch.rand(2, 3, 16, 16)).sum().backward()
+    assert model.stem.reference.weight.grad is not None
+
+
+def test_sequences_and_volumes():
+    for layer, shape in ((nn.Conv1d(2, 4, 3), (2, 12)), (nn.Conv3d(2, 4, 3), (2, 6, 6, 6))):
+        model = disturb(kedge.anchor(nn.Sequential(layer, nn.Flatten()), example=shape)).eval()
+        model.references = torch.rand(2, shape[0], *[n + 2 for n in shape[1:]])
+        images = torch.rand(3, *shape)
+        with torch.no_grad():
+            bank = model(images)
+        assert torch.allclose(bank, model(images, model.references[:1]), atol=1e-5)

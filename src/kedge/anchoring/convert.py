@@ -13,6 +13,8 @@ from kedge.anchoring.pixels import PlainModel, evaluating, resolve_normalisation
 from kedge.anchoring.stem import AnchoredStem
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def anchor(
     model: nn.Module,
     *,
@@ -50,27 +52,32 @@ def anchor(
         std = model.std.flatten().tolist() if std is None else std
         example = model.input_shape if example is None and references is None else example
         model = model.network
+    model = getattr(model, "_orig_mod", model)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ValueError("the model's weights are on the meta device: give them values first, with model.to_empty")
     shape = resolve_shape(model, example, references)
     mean_, std_ = resolve_normalisation(model, shape, mean, std)
     generator = torch.Generator().manual_seed(0)
     images, others = torch.rand(2, 2, *shape, generator=generator).to(mean_)
     x = (images - mean_) / std_
     network = copy.deepcopy(model)
-    with torch.no_grad(), evaluating(network):
+    if not any(True for _ in network.children()):
+        network = nn.Sequential(network)
+    with evaluating(network):
         expected = run(network, x, "the model")
         name, arriving = find_first_layer(network, x, first_layer)
-        if not name:
-            network, name = nn.Sequential(network), "0"
+        if not any(arriving.shape == seen.shape and torch.equal(arriving, seen) for seen in (x, x.flatten(1))):
+            raise ValueError(
+                f"the first layer with weights, {name!r}, does not get the image itself: it gets shape "
+                f"{list(arriving.shape)} of an input of {list(x.shape)}. What the model does to its input before that "
+                "layer belongs outside: a normalisation in mean= and std=, anything else in the data"
+            )
         parent, _, child = name.rpartition(".")
         stem = AnchoredStem(network.get_submodule(name), axis=-1 if arriving.ndim == 2 else 1)
         setattr(network.get_submodule(parent), child, stem)
-        if arriving.shape not in (x.shape, x.flatten(1).shape):
-            raise ValueError(
-                f"the image reaches {name!r} with shape {list(arriving.shape)}, rearranged from {list(x.shape)}; only "
-                "layers that see the image as it is, or flattened, can be anchored"
-            )
         if references is None:
-            references = mean_.expand(1, *shape).float().clamp(0, 1) if len(shape) > 1 else mean_.expand(1, *shape)
+            references = mean_.expand(1, *shape)
+            references = references.clamp(0, 1) if len(shape) > 1 else references
         made = AnchoredModel(
             network,
             name,
@@ -83,19 +90,37 @@ def anchor(
         )
         made.eval()
         try:
-            stacked = made(images, references=others)
+            got = [made(images, references=others), made(images, references=others[:1]), made.predict(images).logits]
+            error = max(float((expected - logits).abs().max()) for logits in got)
+            if error <= tolerance(x.dtype, expected):
+                error = _disagreement(made, images, others[:1])
         except Exception as failure:
             raise ValueError(
                 f"the model cannot be anchored at {name!r}: with the reference beside the image it fails with "
                 f"{type(failure).__name__}: {failure}. Its input is used elsewhere, or changed before that layer; a "
                 "normalisation inside the model belongs in mean= and std="
             ) from failure
-        got = [stacked, made(images, references=others[:1]), made.predict(images).logits]
-    error = max(float((expected.float() - logits.float()).abs().max()) for logits in got)
     if not error <= tolerance(x.dtype, expected):
         raise ValueError(
             f"after anchoring at {name!r} the outputs differ from the model's by {error:.3g}: the model uses its "
-            "input elsewhere too, or changes it before that layer (a normalisation inside the model belongs in "
-            "mean= and std=); name another layer with first_layer="
+            "input or the layer's weights elsewhere too (a normalisation inside the model belongs in mean= and std=); "
+            "name another layer with first_layer="
         )
     return made.train(model.training)
+
+
+def _disagreement(model: AnchoredModel, images: Tensor, reference: Tensor) -> float:
+    """How far the two ways to hand over a reference are apart once the halves of the layer differ, as after training.
+
+    With equal halves the reference has no effect, and a model that treats it wrongly would pass.
+    """
+    weights = list(model.stem.reference.parameters())
+    kept = [weight.clone() for weight in weights]
+    generator = torch.Generator().manual_seed(0)
+    for weight in weights:
+        noise = torch.randn(weight.shape, generator=generator).to(weight)
+        weight.add_(0.1 * weight.float().std(correction=0).nan_to_num().to(weight) * noise)
+    stacked, shared = model(images, references=reference.expand_as(images)), model(images, references=reference)
+    for weight, value in zip(weights, kept, strict=True):
+        weight.copy_(value)
+    return float((stacked - shared).abs().max())

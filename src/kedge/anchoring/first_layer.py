@@ -50,7 +50,7 @@ def find_first_layer(network: nn.Module, example: Tensor, name: str | None = Non
     Raises:
         ValueError: if there is no such layer, or it is not affine; the message lists what was tried.
     """
-    first, second = arrivals(network, example), arrivals(network, torch.rand_like(example))
+    first, second = arrivals(network, example), arrivals(network, _random(example))
     # A layer may run before the stem on something else than the image (a position table, say).
     order = [
         (called, value)
@@ -92,7 +92,7 @@ def _not_affine(layer: nn.Module, arriving: Tensor) -> str | None:
         return "normalises by batch statistics, so it is not affine in training"
     if not arriving.is_floating_point():
         return f"takes {arriving.dtype}, not the image itself"
-    a, b = torch.randn_like(arriving), torch.randn_like(arriving)
+    a, b = _random(arriving) - 0.5, arriving
     parts = [layer(a), layer(b), layer(a + b), layer(torch.zeros_like(arriving))]
     if not all(isinstance(part, Tensor) for part in parts):
         return f"returns {type(parts[0]).__name__}, not one tensor"
@@ -100,6 +100,12 @@ def _not_affine(layer: nn.Module, arriving: Tensor) -> str | None:
     deviation = float((f_a + f_b - f_sum - f_zero).abs().max() / f_sum.abs().max().clamp_min(1e-12))
     tolerance = 1e-3 if arriving.dtype in (torch.float32, torch.float64) else 0.05
     return None if deviation <= tolerance else f"is not affine (relative deviation {deviation:.2g})"
+
+
+def _random(like: Tensor) -> Tensor:
+    """Uniform values in the shape of `like`, without a draw from torch's global generator."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(like.shape, generator=generator).to(like)
 
 
 def _tried(network: nn.Module, calls: list[str], verdicts: dict[str, str]) -> str:

@@ -25,26 +25,43 @@ class FoldedStem(nn.Module):
     def __init__(self, stem: AnchoredStem, black: Tensor, reference: Tensor, scale: Tensor) -> None:
         super().__init__()
         layer: Any = copy.deepcopy(stem.residual)
-        whole = stem.residual(black) + stem.reference_terms(reference).to(black.dtype)
-        if not stem.widened:
-            self.layer = layer
+        whole = (stem.residual(black) + stem.reference_terms(reference)).to(black.dtype)
+        if stem.widened:
+            weight = layer.weight
+            by_channel = scale.flatten(2)[..., 0] if scale.ndim > 2 else scale
+            weight.mul_(by_channel.reshape(1, -1, *[1] * (weight.ndim - 2)))
+            positions = whole[..., None] if isinstance(layer, nn.Linear) else whole.flatten(2)
+            spread = float((positions - positions[..., :1]).abs().max())
+            same = spread <= 1e-7 * max(1.0, float(positions.abs().max()))
+            layer.bias = nn.Parameter(positions[..., 0].flatten()) if same else None
+            self.register_buffer("scale", None)
+            self.register_buffer("map", None if same else whole)
+        else:
             self.register_buffer("scale", scale)
             self.register_buffer("map", whole - layer(torch.zeros_like(black)))
-            return
-        weight = layer.weight
-        by_channel = scale.flatten(2)[..., 0] if scale.ndim > 2 else scale
-        weight.mul_(by_channel.reshape(1, -1, *[1] * (weight.ndim - 2)))
-        positions = whole[..., None] if isinstance(layer, nn.Linear) else whole.flatten(2)
-        same = float((positions - positions[..., :1]).abs().max()) <= 1e-7 * max(1.0, float(positions.abs().max()))
-        layer.bias = nn.Parameter(positions[..., 0].flatten()) if same else None
         self.layer = layer
-        self.register_buffer("scale", None)
-        self.register_buffer("map", None if same else whole)
+
+    def __getattr__(self, name: str) -> Any:
+        # Networks ask their first layer for its dtype or its stride.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Not the layer's own way of being copied or pickled.
+            if name.startswith("_"):
+                raise
+            return getattr(super().__getattr__("layer"), name)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The layer's outputs for images in [0, 1]."""
         outputs = self.layer(pixels if self.scale is None else pixels * self.scale)
-        return outputs if self.map is None else outputs + self.map
+        if self.map is None:
+            return outputs
+        if outputs.shape[1:] != self.map.shape[1:]:
+            raise ValueError(
+                f"this network was folded for one image size, and {list(pixels.shape[2:])} is another; "
+                "fold again with image_size="
+            )
+        return outputs + self.map
 
 
 @torch.no_grad()
@@ -62,8 +79,8 @@ def fold_network(model: "AnchoredModel", reference: Tensor, image_size: tuple[in
     setattr(network.get_submodule(parent), child, folded)
     network.requires_grad_(False)
 
-    images = torch.rand(2, *shape, device=black.device).to(black.dtype)
-    expected, got = model.predict(images, references=reference).logits, network(images).float()
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(black)
+    expected, got = model.predict(images, references=reference).logits, network(images)
     error = float((expected - got).abs().max())
     if error > tolerance(black.dtype, expected):
         raise ValueError(

@@ -1,5 +1,8 @@
 """The anchored model: a network that sees an image as a reference and the residual from it."""
 
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,7 +13,7 @@ from kedge.anchoring.fold import fold_network
 from kedge.anchoring.pixels import PixelModel, evaluating
 from kedge.anchoring.prediction import Prediction, summarise
 from kedge.anchoring.references import derangement
-from kedge.anchoring.stem import AnchoredStem
+from kedge.anchoring.stem import AnchoredStem, at_least_float32
 from kedge.anchoring.transduction import best_references
 
 # Reference terms of more values than this (256 MB in float32) are computed as needed instead of being kept.
@@ -35,7 +38,7 @@ class AnchoredModel(PixelModel):
     def __init__(self, network: nn.Module, first_layer: str, references: Tensor, **settings: Any) -> None:
         super().__init__(network, **settings)
         self.first_layer = first_layer
-        self._cached: tuple[tuple[Any, ...], list[Tensor], Tensor] | None = None
+        self._cached: tuple[Any, list[Tensor], Tensor] | None = None
         self.register_buffer("references", self._checked_bank("references", references))
         self.register_buffer("residuals", None)
 
@@ -47,7 +50,8 @@ class AnchoredModel(PixelModel):
         return stem
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("references", "residuals") and value is not None and name in self.__dict__["_buffers"]:
+        bank = name in ("references", "residuals") and name in self.__dict__["_buffers"]
+        if bank and (value is not None or name == "references"):
             value = self._checked_bank(name, value)
         super().__setattr__(name, value)
 
@@ -58,28 +62,35 @@ class AnchoredModel(PixelModel):
         images = images.detach()
         if images.ndim == len(self.input_shape):
             images = images[None]
-        wanted = ["K", self.input_shape[0], *"HW"[: len(self.input_shape) - 1]]
+        sides = len(self.input_shape) - 1
+        wanted = ["K", self.input_shape[0], *"DHW"[3 - sides :]]
         if images.ndim != len(wanted) or images.shape[1] != self.input_shape[0] or len(images) == 0:
             raise ValueError(f"{name} must have shape {wanted} with K >= 1, got {list(images.shape)}")
-        if name == "references" and images.ndim == 4:
-            low, high = float(images.min()), float(images.max())
-            if not (low >= -1e-3 and high <= 1 + 1e-3):
-                raise ValueError(
-                    f"references must be images in [0, 1], before normalisation, got [{low:.3g}, {high:.3g}]"
-                )
+        low, high = (float(bound) for bound in torch.aminmax(images))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{name} must be finite, got [{low}, {high}]; images are in [0, 1]")
+        if name == "references" and sides > 0 and not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise ValueError(f"references must be images in [0, 1], before normalisation, got [{low:.3g}, {high:.3g}]")
         return images.to(self.mean.device, self.mean.dtype).clone()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
         # A bank of another size, and residuals present or not, are as good as the ones held here.
         for name in ("references", "residuals"):
             stored = state_dict.get(prefix + name)
             if stored is not None:
+                try:
+                    checked = self._checked_bank(name, stored)
+                except (TypeError, ValueError) as error:
+                    lists[-1].append(str(error))
+                    continue
                 held = self._buffers[name]
-                if held is None or held.shape != stored.shape:
-                    self._buffers[name] = torch.empty_like(stored, device=self.mean.device, dtype=self.mean.dtype)
+                if held is None or held.shape != checked.shape:
+                    self._buffers[name] = torch.empty_like(checked)
             elif name == "residuals":
                 self._buffers[name] = None
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
 
     def forward(
         self,
@@ -106,15 +117,17 @@ class AnchoredModel(PixelModel):
             if self.training and len(images) > 1:
                 references = images[derangement(len(images), device=images.device)]
             else:
-                if mask is None and slot is None:
+                # Terms from outside the layer are for inference: checkpointed activations could not recompute them.
+                if mask is None and slot is None and not torch.is_grad_enabled():
                     return self._through(x, self._bank_terms(1, x))
                 references = self.references[:1]
-        if len(references) not in (1, len(images)):
+        if references.ndim != images.ndim or len(references) not in (1, len(images)):
             raise ValueError(
-                f"references must be one for each of the {len(images)} images or a single one, got {len(references)}"
+                f"references must be one for each of the {len(images)} images or a single one, [1, ...], "
+                f"got {list(references.shape)}"
             )
         r = self._fitted(references, x)
-        if len(references) == 1 and mask is None and slot is None and len(images) > 1:
+        if len(references) == 1 and mask is None and slot is None and not torch.is_grad_enabled():
             return self._through(x, self.stem.reference_terms(self._arriving(r)))
         r = r.expand_as(x)
         s = r if slot is None else self._fitted(slot, x).expand_as(x)
@@ -130,7 +143,7 @@ class AnchoredModel(PixelModel):
             x = x - r + s
         elif mask is not None:
             x = torch.where(hidden, x - r, x)
-        return self.network(torch.cat([x, s], 1))
+        return self._logits(torch.cat([x, s], 1))
 
     @torch.no_grad()
     def predict(
@@ -167,7 +180,7 @@ class AnchoredModel(PixelModel):
                 per_reference = self._per_reference(images, references, max_rows)
         return summarise(per_reference, self.task, recalibrate, keep_per_reference)
 
-    def fold(self, reference: int = 0, image_size: tuple[int, int] | None = None) -> nn.Module:
+    def fold(self, reference: int = 0, image_size: int | tuple[int, int] | None = None) -> nn.Module:
         """Fold one reference of the bank and the normalisation into an ordinary network: pixels in, logits out.
 
         The result is independent of this model, in eval mode, takes images of this model's input size (or
@@ -181,48 +194,53 @@ class AnchoredModel(PixelModel):
         """
         if not 0 <= reference < len(self.references):
             raise IndexError(f"reference {reference} is not in the bank, which holds {len(self.references)}")
-        return fold_network(self, self.references[reference : reference + 1], image_size)
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        return fold_network(self, self.references[reference : reference + 1], size)
 
     # How references reach the first layer
 
+    def _logits(self, inputs: Tensor) -> Tensor:
+        outputs = self.network(inputs)
+        if not isinstance(outputs, Tensor):
+            raise TypeError(
+                f"the network returns {type(outputs).__name__} in {'training' if self.training else 'eval'} mode, not "
+                "logits [B, C]; build it without auxiliary outputs (aux_logits=False in torchvision)"
+            )
+        return outputs
+
     def _fitted(self, references: Tensor, x: Tensor) -> Tensor:
         """Normalised references of the size of `x`."""
-        references = references.to(x.device, x.dtype)
-        if references.shape[2:] != x.shape[2:]:
-            references = F.interpolate(references, x.shape[2:], mode="bilinear", antialias=True).clamp(0, 1)
-        return self.normalise(references)
+        if not references.is_floating_point():
+            raise TypeError(f"references must be floating point in [0, 1], got {references.dtype}; divide by 255")
+        return self.normalise(resized(references.to(x.device), x.shape[2:]).to(x.dtype))
 
-    def _arriving(self, references: Tensor) -> Tensor:
-        """Normalised references as they arrive at the first layer: as they are, or flattened."""
-        return references.flatten(1) if self.stem.axis == -1 else references
+    def _arriving(self, normalised: Tensor) -> Tensor:
+        """Normalised images as they arrive at the first layer: as they are, or flattened."""
+        return normalised.flatten(1) if self.stem.axis == -1 else normalised
 
-    def _through(self, x: Tensor, terms: Tensor) -> Tensor:
+    def _through(self, x: Tensor, terms: Tensor, x_part: Tensor | None = None) -> Tensor:
         """Run normalised `x` `[B, ...]` with K reference terms: logits `[K * B, C]`, reference-major."""
         rows = x if len(terms) == 1 else x.expand(len(terms), *x.shape).flatten(0, 1)
-        with self.stem.bound(terms):
-            return self.network(rows)
+        with self.stem.bound(terms, x_part):
+            return self._logits(rows)
 
     def _bank_terms(self, k: int, x: Tensor) -> Tensor:
-        """The terms of the first `k` references for inputs like `x`, kept while nothing they come from changes."""
-        stem = self.stem
-        sources = [*stem.parameters(), *stem.buffers(), self.references, self.mean, self.std]
-        if torch.compiler.is_compiling() or (
-            torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-        ):
-            return stem.reference_terms(self._arriving(self._fitted(self.references[:k], x)))
-        key: tuple[Any, ...] = (k, x.shape[2:], x.dtype, x.device)
-        key += tuple((s.data_ptr(), s.shape, s.dtype, -1 if s.is_inference() else s._version) for s in sources)
-        if self._cached is not None and self._cached[0] == key:
-            _, snapshot, terms = self._cached
-            # Edits through .data leave no trace in the version counter; on a CPU looking at the values is cheap.
-            if all(torch.equal(old, new) for old, new in zip(snapshot, sources, strict=True) if new.is_cpu):
-                return terms
-        self._cached = None
-        with torch.inference_mode(False), torch.no_grad():
-            terms = stem.reference_terms(self._arriving(self._fitted(self.references[:k], x)))
-            if terms.numel() <= CACHED_VALUES:
-                snapshot = [source.detach().clone() if source.is_cpu else source for source in sources]
-                self._cached = (key, snapshot, terms)
+        """The terms of the first `k` references for inputs like `x`, kept while nothing they come from changes.
+
+        On a CPU the values they come from are compared, which notices every kind of edit; on other devices that would
+        wait for the device, and computing the terms again is the quicker way to be right.
+        """
+        stem, references = self.stem, self.references[:k]
+        sources = [*stem.parameters(), *stem.buffers(), references, self.mean, self.std]
+        keep = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
+        key = (k, x.shape[2:], x.dtype)
+        kept = self._cached
+        if keep and kept is not None and kept[0] == key and all(map(_same, kept[1], sources)):
+            return kept[2]
+        with torch.inference_mode(False) if keep else nullcontext():
+            terms = stem.reference_terms(self._arriving(self._fitted(references, x)))
+            if keep and terms.numel() <= CACHED_VALUES:
+                self._cached = (key, [source.detach().clone() for source in sources], terms)
         return terms
 
     def __getstate__(self) -> dict[str, Any]:
@@ -231,34 +249,38 @@ class AnchoredModel(PixelModel):
     def _per_reference(self, images: Tensor, references: int | Tensor | None, max_rows: int | None) -> Tensor:
         x = self.normalise(images)
         if isinstance(references, Tensor):
-            bank = self._fitted(self._checked_bank("references", references), x)
+            bank = self._checked_bank("references", references)
             k = len(bank)
         else:
-            k = len(self.references) if references is None else int(references)
+            k = len(self.references) if references is None else references
+            if not isinstance(k, int) or isinstance(k, bool):
+                raise TypeError(f'references must be a whole number, a tensor or "blt", got {references!r}')
             if not 1 <= k <= len(self.references):
                 raise ValueError(
                     f"references={k}, but the bank holds {len(self.references)}; assign more to model.references "
                     "(see kedge.anchoring.choose_references) or pass a tensor"
                 )
-            bank = None
+            bank = self.references[:k]
         if len(images) == 0:
             return x.new_zeros(k, 0, self.num_outputs)
         budget = max(len(images), 32) if max_rows is None else max_rows
         if budget < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
-        at_once = min(k, budget)
-        parts = []
-        for start in range(0, k, at_once):
-            stop = min(start + at_once, k)
-            if bank is None and at_once == k:
-                terms = self._bank_terms(k, x)
-            else:
-                some = bank if bank is not None else self._fitted(self.references, x)
-                terms = self.stem.reference_terms(self._arriving(some[start:stop]))
-            rows = max(1, budget // (stop - start))
-            passes = [self._through(part, terms).unflatten(0, (stop - start, -1)) for part in x.split(rows)]
-            parts.append(torch.cat(passes, 1))
-        return torch.cat(parts)
+        stem = self.stem
+        if k <= budget:
+            own = not isinstance(references, Tensor)
+            terms = self._bank_terms(k, x) if own else stem.reference_terms(self._arriving(self._fitted(bank, x)))
+            passes = [self._through(part, terms).unflatten(0, (k, -1)) for part in x.split(budget // k)]
+            return torch.cat(passes, 1)
+        # More references than rows: one image at a time, its part of the first layer kept for all of them.
+        fitted = self._arriving(self._fitted(bank, x))
+        x_parts = [stem.residual(self._arriving(part)) for part in x.split(1)]
+        chunks = []
+        for some in fitted.split(budget):
+            terms = stem.reference_terms(some)
+            passes = [self._through(a, terms, b)[:, None] for a, b in zip(x.split(1), x_parts, strict=True)]
+            chunks.append(torch.cat(passes, 1))
+        return torch.cat(chunks)
 
     def _transduced(self, images: Tensor, max_rows: int | None) -> Tensor:
         if self.residuals is None:
@@ -267,14 +289,25 @@ class AnchoredModel(PixelModel):
                 "model.residuals = kedge.anchoring.choose_residuals(train_set, model.references, 500, seed=0)"
             )
         x = self.normalise(images)
-        residuals = self.residuals
-        if residuals.shape[2:] != x.shape[2:]:
-            residuals = F.interpolate(residuals, x.shape[2:], mode="bilinear", antialias=True)
+        residuals = resized(self.residuals, x.shape[2:]).to(x.dtype)
         bank = self._fitted(self.references, x)
         chosen = best_references(x, bank, residuals / self.std)
         rows = max(len(images), 1) if max_rows is None else max_rows
         logits = [
-            self.network(torch.cat([part, bank[index]], 1))
+            self._logits(torch.cat([part, bank[index]], 1))
             for part, index in zip(x.split(rows), chosen.split(rows), strict=True)
         ]
         return torch.cat(logits) if logits else x.new_zeros(0, self.num_outputs)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
+
+
+def resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Images `[K, C, *size]`, linearly interpolated (in float32 or better); as they are if they fit."""
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
+    # Linear weights keep the range of what they average.
+    return F.interpolate(images.to(at_least_float32(images)), tuple(size), mode=mode, antialias=mode == "bilinear")

@@ -98,7 +98,7 @@ def plain(
     network = copy.deepcopy(model)
     shape = resolve_shape(model, example, None)
     mean_, std_ = resolve_normalisation(model, shape, mean, std)
-    probe = torch.rand(2, *shape).to(mean_)
+    probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(mean_)
     with torch.no_grad(), evaluating(network):
         outputs = run(network, (probe - mean_) / std_, "the model")
     made = PlainModel(network, mean=mean_, std=std_, input_shape=shape, num_outputs=outputs.shape[1], task=task)
@@ -185,6 +185,8 @@ def resolve_normalisation(
         flat = torch.as_tensor(values, dtype=torch.float32).flatten()
         if len(flat) not in (1, shape[0]):
             raise ValueError(f"{name} must have 1 or {shape[0]} values, one for each channel, got {len(flat)}")
+        if len(shape) > 1 and bool((flat.abs() > 5).any()):
+            raise ValueError(f"{name} is in units of images in [0, 1], got {flat.tolist()}; divide by 255?")
         if name == "std" and not bool((flat > 0).all()):
             raise ValueError(f"std must be positive, got {flat.tolist()}")
         flat = flat.expand(shape[0]) if len(shape) > 1 else flat

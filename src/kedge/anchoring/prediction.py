@@ -44,10 +44,12 @@ def summarise(
     Raises:
         ValueError: for an unknown `recalibrate`, fewer than two references with it, or a regression task.
     """
-    logits = per_reference.float().mean(0)
+    # Half precision is averaged in float32.
+    per_reference = per_reference.to(torch.promote_types(per_reference.dtype, torch.float32))
+    logits = per_reference.mean(0)
     spread = None
     if len(per_reference) > 1:
-        values = per_reference.float() if task == "regression" else per_reference.float().sigmoid()
+        values = per_reference if task == "regression" else per_reference.sigmoid()
         # torch.std warns of an empty batch, which has an empty answer.
         spread = values.std(0) if values.numel() else values[0]
         spread = spread if task == "regression" else spread.mean(-1)

@@ -1,6 +1,7 @@
 """The first layer of an anchored network, affine in its input, as a function of the image and its reference."""
 
 import copy
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 
 PLAIN_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
@@ -39,7 +41,8 @@ class AnchoredStem(nn.Module):
     tuple, (x - r, 0) the masked one. A plain layer runs once, with the weight [W_d | W_r - W_d]; the difference
     is formed in float32, or a small reference term would drown in the rounding of half precision.
 
-    Inside `bound(terms)` the input is x alone and the reference part is already computed.
+    Inside `bound(terms)` the input is x alone and the reference part is already computed. Other attributes are
+    those of `residual`, as networks ask their first layer for its dtype or its stride.
     """
 
     # A torch layer of one of several kinds; its weight and bias are looked at only where it is plain.
@@ -55,44 +58,85 @@ class AnchoredStem(nn.Module):
         if self.widened:
             # f_d's bias cancels in f_r(r) - f_d(r), so one bias is enough.
             self.reference.bias = None
-        self._terms: Tensor | None = None
+        self._bound = _Bound()
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Not the layer's own way of being copied or pickled.
+            if name.startswith("_"):
+                raise
+            return getattr(super().__getattr__("residual"), name)
 
     def difference(self) -> Tensor:
-        """W_r - W_d of a plain layer, in float32."""
-        return self.reference.weight.float() - self.residual.weight.float()
+        """W_r - W_d of a plain layer, in float32 or better."""
+        dtype = at_least_float32(self.residual.weight)
+        return self.reference.weight.to(dtype) - self.residual.weight.to(dtype)
 
     def reference_terms(self, references: Tensor) -> Tensor:
-        """f_r(r) - f_d(r) for normalised references `[K, ...]` as they arrive at the layer: `[K, ...]`."""
+        """f_r(r) - f_d(r) for normalised references `[K, ...]` as they arrive at the layer, at least float32."""
+        dtype = at_least_float32(references)
         with torch.autocast(references.device.type, enabled=False):
             if self.widened:
-                term = apply_plain(self.residual, references.float(), self.difference(), None)
-                return term.to(self.residual.weight.dtype)
-            return self.reference(references) - self.residual(references)
+                return apply_plain(self.residual, references.to(dtype), self.difference(), None)
+            if dtype == references.dtype:
+                return self.reference(references) - self.residual(references)
+            r = references.to(dtype)
+            f_r, f_d = (functional_call(f, _in(f, dtype), (r,)) for f in (self.reference, self.residual))
+            return f_r - f_d
 
     @contextmanager
-    def bound(self, terms: Tensor) -> Iterator[None]:
-        """Within, inputs are K copies `[K * B, ...]` of a batch, reference-major, and `terms` is `[K, ...]`."""
-        self._terms = terms
+    def bound(self, terms: Tensor, x_part: Tensor | None = None) -> Iterator[None]:
+        """Within, inputs are K copies `[K * B, ...]` of a batch, reference-major, and `terms` is `[K, ...]`.
+
+        `x_part` is f_d(x) `[B, ...]` if it is known already.
+        """
+        self._bound.terms, self._bound.x_part = terms, x_part
         try:
             yield
         finally:
-            self._terms = None
+            self._bound.terms = self._bound.x_part = None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The layer's outputs for [a | b], or for x alone inside `bound`."""
-        if self._terms is not None:
-            return add_terms(self.residual(inputs[: len(inputs) // len(self._terms)]), self._terms)
+        terms = self._bound.terms
+        if terms is not None:
+            x_part = self._bound.x_part
+            if x_part is None:
+                x_part = self.residual(inputs[: len(inputs) // len(terms)])
+            return add_terms(x_part, terms)
         if self.widened:
             weight = self.residual.weight
             widened = torch.cat([weight, self.difference().to(weight.dtype)], 1)
             return apply_plain(self.residual, inputs, widened, self.residual.bias)
         x, r = inputs.chunk(2, self.axis)
-        return self.residual(x) + (self.reference(r) - self.residual(r))
+        outputs = self.residual(x)
+        return (outputs + self.reference_terms(r)).to(outputs.dtype)
+
+
+class _Bound(threading.local):
+    """What `bound` holds: each thread has its own, or concurrent predictions would mix their references."""
+
+    terms: Tensor | None = None
+    x_part: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type["_Bound"], tuple[()]]:
+        return _Bound, ()
 
 
 def add_terms(outputs: Tensor, terms: Tensor) -> Tensor:
     """Add K reference terms `[K, ...]` to the layer's outputs `[B, ...]`: `[K * B, ...]`, reference-major."""
-    terms = terms.to(outputs.dtype)
     if len(terms) == 1:
-        return outputs + terms
-    return (outputs[None] + terms[:, None]).flatten(0, 1)
+        return (outputs + terms).to(outputs.dtype)
+    return (outputs[None] + terms[:, None]).flatten(0, 1).to(outputs.dtype)
+
+
+def at_least_float32(tensor: Tensor) -> torch.dtype:
+    """The dtype of `tensor`, or float32 for half precision."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _in(layer: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    named = [*layer.named_parameters(), *layer.named_buffers()]
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in named}
