@@ -79,6 +79,16 @@ def test_other_kinds_of_sets():
     assert choose_references(grey, 2).shape == (2, 1, 6, 6)
 
 
+def test_other_depths_are_scaled_and_values_out_of_range_refused():
+    deep = [(Image.fromarray(image[0].numpy().astype("uint16") * 257), label) for image, label in DATASET]
+    grey = [(image[:1], label) for image, label in DATASET]
+    assert torch.allclose(choose_references(deep, 4), choose_references(grey, 4), atol=1e-6)
+    with pytest.raises(ValueError, match=r"float in \[0, 1\], got \["):
+        choose_references([(image.float(), label) for image, label in DATASET], 3)
+    with pytest.raises(TypeError, match=r"dict with \['image', 'label'\]"):
+        choose_references([{"image": image, "label": 0} for image in IMAGES], 3, how="random")
+
+
 def test_bad_requests():
     with pytest.raises(ValueError, match="how must be one of"):
         choose_references(DATASET, 3, how="best")

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 import kedge
@@ -65,6 +66,13 @@ def test_class_weights_agree_with_torch_and_keep_uniform_targets_uniform(net):
     logits = torch.zeros(16, 4, requires_grad=True)
     ours(lambda images: logits, IMAGES, torch.full((16, 4), 0.25)).backward()
     assert logits.grad.abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int16])
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 30.0, 4.0]])
+def test_indices_of_any_integer_type_mean_the_same(net, dtype, weights):
+    objective = CrossEntropy(class_weights=weights)
+    assert torch.equal(objective(net, IMAGES[:4], TARGETS[:4].to(dtype)), objective(net, IMAGES[:4], TARGETS[:4]))
 
 
 @pytest.mark.parametrize("targets", [TARGETS.float(), TARGETS[:5], torch.rand(16, 3), torch.rand(16, 4).long()])
@@ -186,7 +194,7 @@ def test_a_batch_of_one_takes_the_bank(model):
     assert torch.equal(spy.seen[0].references, model.references[:1])
 
 
-@pytest.mark.parametrize("kind", ["uint8 tensor", "data set", "tensor set"])
+@pytest.mark.parametrize("kind", ["uint8 tensor", "data set", "tensor set", "PIL", "images alone"])
 def test_references_come_from_the_reference_set(model, kind):
     bank = torch.randint(0, 256, (60, 3, 8, 8), generator=generator(8), dtype=torch.uint8)
 
@@ -197,6 +205,8 @@ def test_references_come_from_the_reference_set(model, kind):
         "uint8 tensor": bank,
         "data set": [(image, 0) for image in bank],
         "tensor set": TensorSet((image, 0) for image in bank),
+        "PIL": [(Image.fromarray(image.permute(1, 2, 0).numpy()), 0) for image in bank],
+        "images alone": list(bank),
     }[kind]
     spy = Spy()
     Anchored(spy, reference_set=reference_set, generator=generator(9))(model, IMAGES, TARGETS)

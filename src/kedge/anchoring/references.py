@@ -50,13 +50,13 @@ def choose_references(dataset: Any, k: int, how: str = "stratified", seed: int =
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator)
     if how == "random":
-        return _stack(dataset, order[:k])
+        return stack_images(dataset, order[:k])
     if how == "kcenter":
-        images = _stack(dataset, order[:CANDIDATES])
+        images = stack_images(dataset, order[:CANDIDATES])
         return images[_k_centre(images.flatten(1), k)]
     labels = _labels(dataset)[order]
     if how == "stratified":
-        return _stack(dataset, order[_in_turn(labels)[:k]])
+        return stack_images(dataset, order[_in_turn(labels)[:k]])
     groups = order[torch.argsort(labels, stable=True)].tensor_split(k)
     return torch.stack([_mean_image(dataset, group) for group in groups])
 
@@ -66,7 +66,7 @@ def choose_residuals(dataset: Any, references: Tensor, m: int, seed: int = 0) ->
     generator = torch.Generator().manual_seed(seed)
     if not 1 <= m <= len(dataset):
         raise ValueError(f"m must be between 1 and the {len(dataset)} images of the set, got {m}")
-    images = _stack(dataset, torch.randperm(len(dataset), generator=generator)[:m])
+    images = stack_images(dataset, torch.randperm(len(dataset), generator=generator)[:m])
     if images.shape[1:] != references.shape[1:]:
         raise ValueError(
             f"the images of the set are {list(images.shape[1:])} and the references {list(references.shape[1:])}; "
@@ -106,26 +106,40 @@ def _labels(dataset: Any) -> Tensor:
     return torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])
 
 
-def _stack(dataset: Any, indices: Tensor) -> Tensor:
+def stack_images(dataset: Any, indices: Tensor) -> Tensor:
+    """The images of `dataset` at `indices` as one float tensor `[n, C, H, W]` in [0, 1]; ValueError if sizes differ."""
     images = [_image(dataset, int(i)) for i in indices]
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         some = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])
         raise ValueError(f"references must have one size, got images of {some}; resize the set first")
-    return torch.stack(images)
+    stacked = torch.stack(images)
+    if stacked.ndim == 4 and not bool((stacked.amax() <= 1 + 1e-3) & (stacked.amin() >= -1e-3)):
+        raise ValueError(
+            f"images of the set must be uint8 or float in [0, 1], got [{stacked.min():.3g}, {stacked.max():.3g}]"
+        )
+    return stacked
 
 
 def _mean_image(dataset: Any, indices: Tensor) -> Tensor:
     chunks: Sequence[Tensor] = indices.split(256)
-    return torch.stack([_stack(dataset, chunk).sum(0) for chunk in chunks]).sum(0) / len(indices)
+    return torch.stack([stack_images(dataset, chunk).sum(0) for chunk in chunks]).sum(0) / len(indices)
 
 
 def _image(dataset: Any, index: int) -> Tensor:
     item = dataset[index]
     image = item[0] if isinstance(item, tuple | list) else item
+    if isinstance(image, dict):
+        raise TypeError(
+            f"items must be (image, label), got a dict with {sorted(image)}; wrap the set, or kedge.data.load it"
+        )
     if not isinstance(image, Tensor):
         import numpy as np
 
         array = torch.as_tensor(np.asarray(image).copy())
         image = array[None] if array.ndim == 2 else array.permute(2, 0, 1) if array.ndim == 3 else array
-    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    if image.dtype == torch.bool:
+        return image.float()
+    if not image.is_floating_point():
+        return image.float() / torch.iinfo(image.dtype).max
+    return image.float()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, derangement
+from kedge.anchoring.references import stack_images
 from kedge.objectives.basic import Objective, num_outputs, soft_targets, unwrapped
 
 # Masking hurts with reference sets up to this size (arXiv 2406.00529, the authors' own curve).
@@ -115,9 +116,8 @@ class Anchored(Objective):
             index = self._indices(len(self.reference_images), n).to(self.reference_images.device)
             return as_images(self.reference_images[index], images)
         if self.reference_set is not None:
-            drawn = [self.reference_set[i][0] for i in self._indices(len(self.reference_set), n).tolist()]
-            return as_images(torch.stack(drawn), images)
-        if n == 1:
+            return stack_images(self.reference_set, self._indices(len(self.reference_set), n)).to(images)
+        if n < 2:
             return model.references[:1].to(images)
         return images.detach()[derangement(n, self.generator, images.device)]
 

@@ -50,12 +50,12 @@ class CrossEntropy(Objective):
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The mean cross-entropy."""
         logits = model(images)
+        targets = check_targets(targets, logits)
         if self.class_weights is None:
-            return F.cross_entropy(logits, check_targets(targets, logits), label_smoothing=self.label_smoothing)
+            return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         weights = self.class_weights.to(logits.device)
         if len(weights) != logits.shape[1]:
             raise ValueError(f"class_weights has {len(weights)} values, but the model has {logits.shape[1]} outputs")
-        check_targets(targets, logits)
         sample = weights[targets] if targets.ndim == 1 else targets.to(weights.dtype) @ weights
         losses = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, reduction="none")
         return (sample * losses).sum() / sample.sum()
@@ -76,7 +76,7 @@ class SquaredError(Objective):
 
 
 def check_targets(targets: Tensor, logits: Tensor) -> Tensor:
-    """Insist on class indices `[B]` (integers) or probabilities `[B, C]` that fit `logits`."""
+    """Insist on class indices `[B]` (integers, given back as int64) or probabilities `[B, C]` that fit `logits`."""
     fits = len(targets) == len(logits) and (
         (targets.ndim == 1 and not targets.is_floating_point())
         or (targets.shape == logits.shape and targets.is_floating_point())
@@ -87,7 +87,8 @@ def check_targets(targets: Tensor, logits: Tensor) -> Tensor:
             f"targets must be class indices [{b}] or probabilities [{b}, {c}], "
             f"got {targets.dtype} {list(targets.shape)}"
         )
-    return targets
+    # A uint8 index would be read as a mask.
+    return targets.long() if targets.ndim == 1 else targets
 
 
 def soft_targets(targets: Tensor, num_classes: int) -> Tensor:
