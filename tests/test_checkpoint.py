@@ -224,6 +224,10 @@ def named(name, library="timm", **arguments):
         ({"first_layer": "__class__"}, "not a module"),
         ({"dtype": "load"}, "dtype cannot be"),
         ({"reject": {"threshold": "high"}}, "reject cannot be"),
+        ({"reject": {"threshold": True}}, "reject cannot be"),
+        ({"reject": {"threshold": float("nan")}}, "NaN is not a value"),
+        ({"input_shape": [3, 200_000, 200_000]}, "input_shape cannot be"),
+        ({"weights_sha256": "../../secret"}, "weights_sha256 cannot be"),
         (named("system", "os"), "architecture"),
         (named("hf-hub:evil/model"), "evil"),
         (named("local-dir:/tmp"), "local-dir"),
@@ -245,6 +249,94 @@ def test_a_tampered_config_is_refused(folder, changes, match):
     edit(folder, **changes)
     with pytest.raises(ValueError, match=match):
         kedge.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"num_outputs": 7, "class_names": None}, "has 4 outputs, but the saved one has 7"),
+        ({"input_shape": [5, 64, 64]}, "mean|run|channels"),
+    ],
+)
+def test_a_plain_model_that_does_not_fit_its_config_is_refused(tmp_path, changes, match):
+    kedge.save(kedge.plain(timm.create_model("test_resnet", num_classes=4)), tmp_path)
+    edit(tmp_path, **changes)
+    with pytest.raises(ValueError, match=match):
+        kedge.load(tmp_path)
+
+
+def rewrite(folder, **tensors):
+    from safetensors.torch import load_file, save_file
+
+    save_file({**load_file(folder / "model.safetensors"), **tensors}, folder / "model.safetensors")
+    rehash(folder)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        ({"references": torch.rand(0, 3, 8, 8)}, "K >= 1"),
+        ({"references": torch.rand(2, 5, 8, 8)}, "references must have shape"),
+        ({"references": torch.ones(2, 3, 8, 8, dtype=torch.int64)}, "floating-point"),
+        ({"references": torch.full((2, 3, 8, 8), torch.nan)}, "finite"),
+        ({"residuals": torch.rand(2, 5, 8, 8)}, "residuals must have shape"),
+    ],
+    ids=["empty", "channels", "integers", "NaN", "residuals"],
+)
+def test_a_tampered_bank_is_refused(folder, tensors, match):
+    rewrite(folder, **tensors)
+    with pytest.raises(ValueError, match=match):
+        kedge.load(folder)
+
+
+def test_weights_with_nan_are_refused(folder):
+    from safetensors.torch import load_file
+
+    state = load_file(folder / "model.safetensors")
+    name = next(name for name in state if name.endswith("residual.weight"))
+    rewrite(folder, **{name: torch.full_like(state[name], torch.nan)})
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        kedge.load(folder)
+
+
+def test_a_config_nested_without_end_is_refused(folder):
+    (folder / "config.json").write_text("[" * 200_000)
+    with pytest.raises(ValueError, match="not JSON"):
+        kedge.load(folder)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+def test_a_save_broken_off_at_any_rename_leaves_a_model(folder, monkeypatch, stop):
+    real, calls = os.replace, []
+
+    def replace(*args):
+        calls.append(args)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        real(*args)
+
+    new = small_anchored(classes=2)
+    monkeypatch.setattr(checkpoint.os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt):
+        kedge.save(new, folder)
+    monkeypatch.undo()
+    assert kedge.load(folder).num_outputs == (2 if stop == 3 else 4)
+    kedge.save(new, folder)
+    assert kedge.load(folder).num_outputs == 2
+
+
+def test_an_anchored_layer_on_its_own(tmp_path):
+    model = kedge.anchor(nn.Linear(6, 3), example=(6,)).eval()
+    with pytest.warns(UserWarning, match="no name"):
+        kedge.save(model, tmp_path)
+    x = torch.rand(2, 6)
+    assert torch.allclose(kedge.load(tmp_path, model=nn.Linear(6, 3))(x), model(x))
+
+
+def test_saving_over_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="writes a folder"):
+        kedge.save(small_anchored(), tmp_path / "file")
 
 
 def test_missing_and_wrong_places(folder, tmp_path):

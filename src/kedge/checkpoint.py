@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kedge._version import __version__
-from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor
+from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
 from kedge.anchoring.pixels import TASKS, evaluating
 
 FORMAT_VERSION = 1
+# Values of one input; a tampered shape must not allocate the machine away.
+LARGEST_INPUT = 2**24
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _KINDS = {"anchored": AnchoredModel, "plain": PlainModel}
 
@@ -48,8 +51,11 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
     if broken:
         raise ValueError(f"not saved: {broken[0]!r} and {len(broken) - 1} more hold NaN or infinity")
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{str(folder)!r} is a file; kedge.save writes a folder")
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
+    written = folder / f".{CONFIG}.{os.getpid()}.tmp"
     try:
         save_file(state, temporary, metadata={"format": "pt"})
         # safetensors keeps its files to their owner; a model is shared like any other file the user writes.
@@ -79,15 +85,17 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
             )
             config["architecture"] = None
         text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
-        # The config names the weights' digest, so a stop between the two replacements cannot mix old and new.
-        os.replace(temporary, folder / WEIGHTS)
+        written.write_text(text + "\n", encoding="utf-8")
+        _flush(temporary)
+        _flush(written)
+        # Replacing the config is the moment of change: before it the old model loads, after it the new one, whose
+        # weights `_weights` finds under either name.
+        waiting = folder / _waiting(config)
+        os.replace(temporary, waiting)
+        os.replace(written, folder / CONFIG)
+        os.replace(waiting, folder / WEIGHTS)
     finally:
         temporary.unlink(missing_ok=True)
-    written = folder / f".{CONFIG}.{os.getpid()}.tmp"
-    try:
-        written.write_text(text + "\n", encoding="utf-8")
-        os.replace(written, folder / CONFIG)
-    finally:
         written.unlink(missing_ok=True)
     return folder
 
@@ -106,12 +114,22 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Pixe
     """
     folder = _model_folder(Path(folder))
     config = _read_config(folder)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
+    return _build(config, _weights(folder, config), model)
+
+
+def _weights(folder: Path, config: dict[str, Any]) -> Path:
+    """The file that holds the config's weights: it has another name if a save was broken off between two renames."""
+    found = [path for path in (folder / WEIGHTS, folder / _waiting(config)) if path.is_file()]
+    if not found:
         raise FileNotFoundError(f"{folder} has a {CONFIG} but no {WEIGHTS}; copy the whole folder")
-    if _digest(weights) != config["weights_sha256"]:
-        raise ValueError(f"{weights} is not the file that {CONFIG} was written for: it was changed or is incomplete")
-    return _build(config, weights, model)
+    for path in found:
+        if _digest(path) == config["weights_sha256"]:
+            return path
+    raise ValueError(f"{found[0]} is not the file that {CONFIG} was written for: it was changed or is incomplete")
+
+
+def _waiting(config: dict[str, Any]) -> str:
+    return f"model-{config['weights_sha256'][:16]}.safetensors"
 
 
 def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> PixelModel:
@@ -145,8 +163,9 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
             task=config["task"],
         )
     else:
-        settings = {"input_shape": shape, "num_outputs": config["num_outputs"], "task": config["task"]}
-        made = PlainModel(network, mean=mean, std=std, **settings)
+        made = plain(
+            network, mean=mean.flatten().tolist(), std=std.flatten().tolist(), example=shape, task=config["task"]
+        )
     if made.num_outputs != config["num_outputs"]:
         raise ValueError(f"the model has {made.num_outputs} outputs, but the saved one has {config['num_outputs']}")
     made.to(dtype)
@@ -154,6 +173,8 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
         made.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"the weights in {weights} do not fit the model: {_short(error)}") from error
+    if not all(value.isfinite().all() for value in state.values() if value.is_floating_point()):
+        raise ValueError(f"the weights in {weights} hold NaN or infinity, which kedge.save does not write")
     made.class_names = config["class_names"]
     made.reject = config["reject"]
     return made.eval()
@@ -195,7 +216,7 @@ def _differs(model: PixelModel, config: dict[str, Any], weights: Path) -> str | 
 def _rebuilt(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> nn.Module:
     if config["architecture"] is None:
         raise ValueError(
-            f"the saved network, {config['network']}, has no name in timm or torchvision: "
+            f"the saved network, {config['network']}, could not be rebuilt from a timm or torchvision name: "
             f"pass it, kedge.load(folder, model={config['network']}(...))"
         )
     from kedge.networks import rebuild
@@ -234,8 +255,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if path.stat().st_size > 10_000_000:
         raise ValueError(f"{path} is larger than 10 MB, which no kedge config is")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     return _checked(config, path)
 
@@ -251,6 +272,9 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
     def whole(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
+    def number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
     outputs, names, reject = config.get("num_outputs"), config.get("class_names"), config.get("reject")
     shape, first = config.get("input_shape"), config.get("first_layer")
     rules = {
@@ -259,14 +283,17 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
         "network": isinstance(config.get("network"), str),
         "architecture": config.get("architecture") is None or isinstance(config["architecture"], dict),
         "first_layer": isinstance(first, str) if config.get("kind") == "anchored" else first is None,
-        "input_shape": isinstance(shape, list) and 1 <= len(shape) <= 4 and all(whole(n) for n in shape),
+        "input_shape": isinstance(shape, list)
+        and 1 <= len(shape) <= 4
+        and all(whole(n) for n in shape)
+        and math.prod(shape) <= LARGEST_INPUT,
         "num_outputs": whole(outputs),
         "task": config.get("task") in TASKS,
         "dtype": config.get("dtype") in ("float32", "float64", "float16", "bfloat16"),
         "class_names": names is None
         or (isinstance(names, list) and len(names) == outputs and all(isinstance(name, str) for name in names)),
-        "reject": reject is None or (isinstance(reject, dict) and isinstance(reject.get("threshold"), int | float)),
-        "weights_sha256": isinstance(config.get("weights_sha256"), str),
+        "reject": reject is None or (isinstance(reject, dict) and number(reject.get("threshold"))),
+        "weights_sha256": bool(re.fullmatch("[0-9a-f]{64}", str(config.get("weights_sha256")))),
     }
     wrong = [name for name, right in rules.items() if not right]
     if wrong == ["class_names"] and isinstance(names, list):
@@ -280,6 +307,15 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a value of a config")
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _umask() -> int:

@@ -32,7 +32,7 @@ default_cfgs = generate_default_cfgs({"kedge_resnet18": _CFG, "kedge_resnet_smal
 # What a checkpoint may ask for: sizes and rates only, nothing that names code, a file or an address.
 _ARGUMENTS = frozenset(
     """num_classes in_chans img_size drop_rate drop_path_rate global_pool width depth patch_size embed_dim
-    num_heads window_size""".split()  # noqa: SIM905
+    num_heads window_size dynamic_img_size dynamic_img_pad output_stride""".split()  # noqa: SIM905
 )
 _LARGEST = 100_000
 
@@ -249,7 +249,7 @@ def _check_arguments(given: dict[str, Any]) -> None:
         parts = value if isinstance(value, list | tuple) else [value]
         for part in parts:
             text = isinstance(part, str) and key == "global_pool" and len(part) < 32
-            number = isinstance(part, int | float) and 0 <= part <= _LARGEST
+            number = isinstance(part, int | float) and 0 <= part <= (1000 if key == "depth" else _LARGEST)
             if not (part is None or text or number):
                 raise ValueError(f"network argument {key} cannot be {value!r}")
 

@@ -45,3 +45,12 @@ def test_every_parameter_is_in_one_group():
     listed = [p for g in parameter_groups(model, 0.1) for p in g["params"]]
     assert sum(p.numel() for p in listed) == sum(p.numel() for p in model.parameters())
     torch.optim.SGD(parameter_groups(model, 0.1), lr=0.1)
+
+
+def test_norms_over_several_axes_do_not_decay():
+    import torch
+
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.LayerNorm([4, 8, 8]))
+    decay, rest = parameter_groups(model, 0.1)
+    assert [id(p) for p in decay["params"]] == [id(model[0].weight)]
+    assert len(rest["params"]) == 3

@@ -7,15 +7,19 @@ from torch import nn
 
 __all__ = ["parameter_groups"]
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the trainable parameters in two groups: matrices and kernels decay, the rest does not.
 
-    The rest: biases and the scales of norms (all that have one axis or none), and what the network itself lists
-    in `no_weight_decay()`, as timm's do for tokens and position embeddings. A shared parameter is listed once.
+    The rest: biases, the scales of norms, all else that has one axis or none, and what the network itself lists in
+    `no_weight_decay()`, as timm's do for tokens and position embeddings. A shared parameter is listed once.
     """
     listed: set[str] = set()
     for prefix, module in model.named_modules():
+        if isinstance(module, NORMS):
+            listed |= {f"{prefix}.{name}" if prefix else name for name, _ in module.named_parameters(recurse=False)}
         names: Callable[[], Any] | None = getattr(module, "no_weight_decay", None)
         if callable(names):
             listed |= {f"{prefix}.{name}" if prefix else name for name in names()}
@@ -23,7 +27,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     no_decay: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (no_decay if parameter.ndim <= 1 or name in listed else decay).append(parameter)
+            (no_decay if parameter.ndim <= 1 or name.endswith("bias") or name in listed else decay).append(parameter)
     groups = [
         {"params": decay, "weight_decay": weight_decay},
         {"params": no_decay, "weight_decay": 0.0},
