@@ -26,7 +26,7 @@ def small_network(channels=3, outputs=4):
 
 @pytest.fixture
 def model():
-    torch.manual_seed(0)
+    torch.manual_seed(5)
     made = kedge.anchor(small_network().eval(), mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.25], example=(3, 9, 11))
     with torch.no_grad():
         made.stem.reference.weight.add_(0.3 * torch.randn_like(made.stem.reference.weight))
