@@ -21,6 +21,7 @@ from torch import nn
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
 from kedge.anchoring.pixels import TASKS, evaluating
+from kedge.files import whole, write_text
 
 FORMAT_VERSION = 1
 # Values of one input; a tampered shape must not allocate the machine away.
@@ -54,12 +55,8 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{str(folder)!r} is a file; kedge.save writes a folder")
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{WEIGHTS}.{os.getpid()}.tmp"
-    written = folder / f".{CONFIG}.{os.getpid()}.tmp"
-    try:
+    with whole(folder / f"{WEIGHTS}.new") as temporary:
         save_file(state, temporary, metadata={"format": "pt"})
-        # safetensors keeps its files to their owner; a model is shared like any other file the user writes.
-        temporary.chmod(0o666 & ~_umask())
         config: dict[str, Any] = {
             "format": "kedge",
             "format_version": FORMAT_VERSION,
@@ -84,19 +81,14 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
                 stacklevel=2,
             )
             config["architecture"] = None
-        text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
-        written.write_text(text + "\n", encoding="utf-8")
-        _flush(temporary)
-        _flush(written)
-        # Replacing the config is the moment of change: before it the old model loads, after it the new one, whose
-        # weights `_weights` finds under either name.
-        waiting = folder / _waiting(config)
-        os.replace(temporary, waiting)
-        os.replace(written, folder / CONFIG)
-        os.replace(waiting, folder / WEIGHTS)
-    finally:
-        temporary.unlink(missing_ok=True)
-        written.unlink(missing_ok=True)
+    # Replacing the config is the moment of change: before it the old model loads, after it the new one, whose weights
+    # `_weights` finds under either name.
+    waiting = folder / _waiting(config)
+    os.replace(folder / f"{WEIGHTS}.new", waiting)
+    write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    os.replace(waiting, folder / WEIGHTS)
+    for stale in folder.glob(f"model-{'?' * 16}.safetensors"):  # of a save that was broken off
+        stale.unlink()
     return folder
 
 
@@ -311,17 +303,6 @@ def _digest(path: Path) -> str:
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a value of a config")
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _short(error: RuntimeError) -> str:

@@ -136,7 +136,7 @@ def test_written_whole_or_not_at_all(one, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("kedge.reporting.files.os.replace", fail)
+    monkeypatch.setattr("kedge.files.os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
         write_report(one, path)
     assert path.read_text(encoding="utf-8") == before

@@ -1,36 +1,18 @@
-"""Results on disk; every write goes to a temporary name first, so that a file is whole or not there."""
+"""Results on disk."""
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from kedge.files import write_text
 
 READS = 1  # the newest format_version of results that this version understands
 
 
-def replace_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write UTF-8 `text` to `path` atomically, making its folder, and return the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        # mkstemp makes files that only their owner can read; a report is to be shared.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    return path
-
-
 def write_results(results: dict[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write the results of `kedge.evaluation.evaluate` as JSON, atomically, and return the path."""
-    return replace_text(path, json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    return write_text(path, json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:

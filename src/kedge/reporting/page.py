@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from kedge.files import write_text
 from kedge.reporting import plots
-from kedge.reporting.files import check_results, replace_text
+from kedge.reporting.files import check_results
 from kedge.reporting.rows import printable, short, summary_rows
 from kedge.reporting.sentences import about, comparison
 from kedge.reporting.table import subject_line
@@ -20,7 +21,7 @@ def write_report(results: dict[str, Any], path: str | os.PathLike[str]) -> Path:
 
     Raises ValueError when `results` are something else.
     """
-    return replace_text(path, page(results))
+    return write_text(path, page(results))
 
 
 def page(results: dict[str, Any]) -> str:

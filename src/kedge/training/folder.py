@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import platform
 import sys
 import time
@@ -14,26 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from kedge._version import __version__
+from kedge.files import write_text
 from kedge.training.recipe import Recipe, changed, load_recipe
 
-__all__ = ["RunFolder", "write_whole"]
+__all__ = ["RunFolder"]
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "val_accuracy", "val_nll", "val_ece", "seconds")
 # A resumed run may use another machine; what it learns may not change.
 MAY_CHANGE = ("device", "devices", "workers", "runs", "name")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then move it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class RunFolder:
@@ -85,7 +72,7 @@ class RunFolder:
         except FileExistsError:
             raise FileExistsError(f"{self.path} was just made by another run: give this one another name") from None
         self.write_facts(facts)
-        write_whole(self.path / "recipe.yaml", recipe.to_yaml())
+        write_text(self.path / "recipe.yaml", recipe.to_yaml())
 
     def recipe(self, given: "Recipe | dict[str, Any] | None" = None) -> Recipe:
         """The recipe of the run, with the few fields taken from `given` that a resumed run may change.
@@ -122,7 +109,7 @@ class RunFolder:
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Write run.json."""
-        write_whole(self.path / "run.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.path / "run.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
     def rows(self, before: int | None = None) -> list[dict[str, Any]]:
         """The rows of metrics.csv, of the epochs up to and with `before` if it is given."""
@@ -140,7 +127,7 @@ class RunFolder:
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-        write_whole(self.path / "metrics.csv", text.getvalue())
+        write_text(self.path / "metrics.csv", text.getvalue())
 
 
 def surroundings() -> dict[str, Any]:
