@@ -30,7 +30,7 @@ def test_json_is_the_models_own_answer(command, digit_model, model_folder, photo
         assert row["reject"] is (row["confidence"] < 0.15)
     assert "broken.jpg: " in err
     assert "10 of 12 images answered" in err
-    assert "confidence below 0.150, which 90% of the validation images reach" in err
+    assert "confidence below 0.150, set to keep 90% of the validation images" in err
 
 
 def test_csv_and_table(command, model_folder, photos):

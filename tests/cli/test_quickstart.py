@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from kedge.cli import quickstart
+from kedge.cli.evaluate import free_folder
 
 
 def test_quickstart_compares_and_says_what_is_next(command, tmp_path, monkeypatch):
@@ -26,10 +26,10 @@ def test_quickstart_compares_and_says_what_is_next(command, tmp_path, monkeypatc
 
 
 def test_an_earlier_quickstart_is_kept(tmp_path):
-    assert quickstart.free_folder(tmp_path / "q") == tmp_path / "q"
+    assert free_folder(tmp_path / "q") == tmp_path / "q"
     (tmp_path / "q").mkdir()
     (tmp_path / "q-2").mkdir()
-    assert quickstart.free_folder(tmp_path / "q") == tmp_path / "q-3"
+    assert free_folder(tmp_path / "q") == tmp_path / "q-3"
 
 
 def test_epochs_are_checked_before_anything_starts(command, tmp_path, monkeypatch):

@@ -173,3 +173,9 @@ def test_an_image_that_goes_bad_after_loading_is_named_in_evaluation(make_folder
     for workers in (0, 1):
         with pytest.raises(DataError, match=r"dog.000\.png(?s:.*)could be read when the set was loaded"):
             list(images.batches(2, workers=workers))
+
+
+def test_a_test_split_that_does_not_fit_is_said_when_the_training_images_are_loaded(make_folder):
+    root = make_folder({"train/cat": 3, "train/dog": 3, "test/cat": 2, "test/fox": 2})
+    with pytest.raises(DataError, match=r"'test' has classes that 'train' lacks: fox"):
+        kd.load(root, "train")

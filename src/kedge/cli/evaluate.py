@@ -43,7 +43,10 @@ def parser() -> "jsonargparse.ArgumentParser":
         help="an image folder, parquet files, a folder of $KEDGE_DATA or a hub name; null: the data of the run",
     )
     made.add_argument(
-        "--split", type=str, default="test", help="part of the data; val: also the images that the run held out"
+        "--split",
+        type=str,
+        default="test",
+        help="part of the data: test, all, or val (also the images a run held out)",
     )
     made.add_argument(
         "--ood",
@@ -80,7 +83,7 @@ def parser() -> "jsonargparse.ArgumentParser":
         "--out",
         type=str | None,
         default=None,
-        help="folder for results.json and report.html; null: evaluation/ in the run's folder, or here for several",
+        help="folder for results.json and report.html; null: evaluation/ of the run, or here for several; numbered",
     )
     return made
 
@@ -117,7 +120,8 @@ def run(config: "jsonargparse.Namespace") -> int:
             progress=tick,
         )
     (only, *others) = sources.values()
-    out = Path(config.out) if config.out else (only.run or Path() if not others else Path()) / "evaluation"
+    beside = only.run or Path() if not others else Path()
+    out = Path(config.out) if config.out else free_folder(beside / "evaluation")
     print(render(results, config.format), end="")
     print(f"report: {write(results, out)}", file=sys.stderr)
     return 0
@@ -157,6 +161,11 @@ def load_data(
             "held out of training; for a test divide the folder into train and test before training"
         )
     else:
+        if wanted == "test" and offered == ["all"]:
+            print(f"{name} is not divided into parts: measuring on all of its images", file=sys.stderr)
+            split = "all"
+        if split == "all" and recipe is not None:
+            print(f"careful: these include the images that {recipe.get('name')} was trained on", file=sys.stderr)
         images = data.load(name, split, image_size=shape[1], channels=shape[0])
     print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
     return with_classes(images, models), name
@@ -233,6 +242,14 @@ def default_workers(images: "ImageSet") -> int:
     from kedge.data import TensorSet
 
     return 0 if isinstance(images, TensorSet) else min(4, os.cpu_count() or 1)
+
+
+def free_folder(wanted: Path) -> Path:
+    """`wanted`, or the first of wanted-2, wanted-3, ... that does not exist: earlier results are kept."""
+    free, n = wanted, 2
+    while free.exists():
+        free, n = wanted.with_name(f"{wanted.name}-{n}"), n + 1
+    return free
 
 
 def write(results: dict[str, Any], out: Path) -> Path:

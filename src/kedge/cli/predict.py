@@ -227,7 +227,7 @@ def _remark(
         said += f", {sum(bool(row['reject']) for row in rows)} rejected (confidence below {threshold:.3f}"
         coverage = (model.reject or {}).get("coverage")
         if not chosen and coverage is not None:
-            said += f", which {coverage:.0%} of the validation images reach"
+            said += f", set to keep {coverage:.0%} of the validation images"
         said += ")"
     if model.class_names is None:
         said += "; the model has no class names, labels are numbers"

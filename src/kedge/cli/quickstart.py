@@ -44,7 +44,7 @@ def parser() -> "jsonargparse.ArgumentParser":
 def run(config: "jsonargparse.Namespace") -> int:
     """Train both, compare, print, write the page."""
     from kedge import data, evaluation
-    from kedge.cli.evaluate import command_line, write
+    from kedge.cli.evaluate import command_line, free_folder, write
     from kedge.reporting import table
     from kedge.reporting.sentences import comparison
     from kedge.training import Recipe, fit
@@ -102,14 +102,6 @@ def run(config: "jsonargparse.Namespace") -> int:
         "      your own photos: FOLDER/cat/*.jpg, FOLDER/dog/*.jpg, ..."
     )
     return 0
-
-
-def free_folder(wanted: Path) -> Path:
-    """`wanted`, or the first of wanted-2, wanted-3, ... that does not exist."""
-    free, n = wanted, 2
-    while free.exists():
-        free, n = wanted.with_name(f"{wanted.name}-{n}"), n + 1
-    return free
 
 
 @contextlib.contextmanager

@@ -49,6 +49,10 @@ class ImageFolder:
         if not class_names:
             raise DataError(_no_classes(root))
         if "train" in self.splits:
+            if split == "train":
+                # A test folder that does not fit is better known before training than after.
+                for other in self.splits:
+                    self._train_classes(other, [f.name for f in _folders(self.splits[other])], [])
             class_names = self._train_classes(split, class_names, notes)
         paths: list[str] = []
         labels: list[int] = []

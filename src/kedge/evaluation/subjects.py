@@ -35,7 +35,7 @@ class Subject:
         return {
             "kind": "anchored" if anchored else "plain" if isinstance(module, PixelModel) else "callable",
             "network": _network_name(inner),
-            "parameters": sum(p.numel() for p in module.parameters()) if module is not None else None,
+            "parameters": (sum(p.numel() for p in module.parameters()) or None) if module is not None else None,
             "references": _reference_words(self.model, self.references)
             if isinstance(self.model, AnchoredModel)
             else None,

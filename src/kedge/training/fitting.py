@@ -120,6 +120,8 @@ def _run(
             folder.create(recipe, facts)
     if main:
         if progress:
+            if (said := train.report).skipped or said.converted_grey or said.converted_colour or said.notes:
+                print(f"{train.name} ({train.split}): {said.summary()}")
             print(_summary(recipe, folder, train, val, model), flush=True)
         folder.write_rows(folder.rows() if checkpoint else [])
     run = Run(recipe, model, objective, train, val)
@@ -202,6 +204,13 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> R
     model.reject = reject_rule(probs, labels, recipe.coverage)
     report: Path | None = folder.report
     if main:
+        if skipped := len(run.train_set.report.skipped):
+            log.warning(
+                "%d unreadable image%s of %s left out",
+                skipped,
+                " was" if skipped == 1 else "s were",
+                run.train_set.name,
+            )
         kedge.save(model, folder.model)
         facts = {**facts, "validation": validation, "reject": model.reject}
         facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -56,6 +56,8 @@ class RunFolder:
     def open(cls, path: str | Path) -> "RunFolder":
         """The folder of an earlier run; FileNotFoundError if it is none."""
         folder = cls(Path(path))
+        if not folder.path.is_dir() and (Path(Recipe.runs) / path).is_dir():
+            folder = cls(Path(Recipe.runs) / path)
         if not folder.path.is_dir():
             others = sorted(p.parent.name for p in folder.path.parent.glob("*/recipe.yaml"))[-5:]
             have = f"; {folder.path.parent} holds {', '.join(others)}" if others else ""
