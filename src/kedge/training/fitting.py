@@ -205,12 +205,7 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> R
     report: Path | None = folder.report
     if main:
         if skipped := len(run.train_set.report.skipped):
-            log.warning(
-                "%d unreadable image%s of %s left out",
-                skipped,
-                " was" if skipped == 1 else "s were",
-                run.train_set.name,
-            )
+            log.warning("unreadable images of %s that were left out: %d", run.train_set.name, skipped)
         kedge.save(model, folder.model)
         facts = {**facts, "validation": validation, "reject": model.reject}
         facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
