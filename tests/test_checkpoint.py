@@ -230,7 +230,7 @@ def named(name, library="timm", **arguments):
         ({"weights_sha256": "../../secret"}, "weights_sha256 cannot be"),
         (named("system", "os"), "architecture"),
         (named("hf-hub:evil/model"), "evil"),
-        (named("local-dir:/tmp"), "local-dir"),
+        (named("local-dir:/srv"), "local-dir"),
         (
             {"architecture": {"library": "timm", "name": "test_resnet", "arguments": {"checkpoint_path": "x"}}},
             "checkpoint_path",

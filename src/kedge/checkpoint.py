@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -127,15 +127,13 @@ def _waiting(config: dict[str, Any]) -> str:
 def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> PixelModel:
     """The model of a checked `config` with the tensors of `weights`, in eval mode."""
     try:
-        with safe_open(weights, "pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{weights} is not a safetensors file: {error}") from error
     if missing := {"mean", "std"} - state.keys():
         raise ValueError(f"{weights} has no tensor {sorted(missing)[0]!r}: kedge did not write it")
     if model is None:
-        network = _rebuilt(config, shapes)
+        network = _rebuilt(config, sum(tensor.numel() for tensor in state.values()))
     else:
         network = model.network if isinstance(model, PlainModel) else model
     dtype = getattr(torch, config["dtype"])
@@ -205,7 +203,7 @@ def _differs(model: PixelModel, config: dict[str, Any], weights: Path) -> str | 
     return None if error_size <= slack * max(1, float(expected.abs().max())) else f"outputs differ by {error_size:.2g}"
 
 
-def _rebuilt(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> nn.Module:
+def _rebuilt(config: dict[str, Any], stored: int) -> nn.Module:
     if config["architecture"] is None:
         raise ValueError(
             f"the saved network, {config['network']}, could not be rebuilt from a timm or torchvision name: "
@@ -219,7 +217,6 @@ def _rebuilt(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> nn.M
             sizes = sum(t.numel() for t in rebuild(config["architecture"]).state_dict().values())
     except NotImplementedError:
         sizes = 0
-    stored = sum(math.prod(shape) for shape in shapes.values())
     if sizes > 2 * stored + 1_000_000:
         raise ValueError(
             f"{CONFIG} describes a network of {sizes:,} values, but the weights hold {stored:,}: it was changed"
@@ -261,7 +258,7 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ValueError(f"{where} has format {version}, this kedge reads up to {FORMAT_VERSION}: upgrade kedge")
 
-    def whole(value: Any) -> bool:
+    def count(value: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
 
     def number(value: Any) -> bool:
@@ -277,9 +274,9 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
         "first_layer": isinstance(first, str) if config.get("kind") == "anchored" else first is None,
         "input_shape": isinstance(shape, list)
         and 1 <= len(shape) <= 4
-        and all(whole(n) for n in shape)
+        and all(count(n) for n in shape)
         and math.prod(shape) <= LARGEST_INPUT,
-        "num_outputs": whole(outputs),
+        "num_outputs": count(outputs),
         "task": config.get("task") in TASKS,
         "dtype": config.get("dtype") in ("float32", "float64", "float16", "bfloat16"),
         "class_names": names is None

@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.stem import AnchoredStem
+from kedge.anchoring.stem import AnchoredStem, InPlaceOf
 
 if TYPE_CHECKING:
     from kedge.anchoring.model import AnchoredModel
 
 
-class FoldedStem(nn.Module):
+class FoldedStem(InPlaceOf):
     """An affine layer on pixels: the layer's linear part on x / std, plus a map that holds everything constant.
 
     The map is the anchored layer's output for a black image, so padding, which acts after normalisation, is exact
     at the borders. A plain layer takes 1 / std into its weight, and a map that is the same everywhere into its bias.
     """
 
+    stands_for = "layer"
     scale: Tensor | None
     map: Tensor | None
 
@@ -40,16 +41,6 @@ class FoldedStem(nn.Module):
             self.register_buffer("scale", scale)
             self.register_buffer("map", whole - layer(torch.zeros_like(black)))
         self.layer = layer
-
-    def __getattr__(self, name: str) -> Any:
-        # Networks ask their first layer for its dtype or its stride.
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            # Not the layer's own way of being copied or pickled.
-            if name.startswith("_"):
-                raise
-            return getattr(super().__getattr__("layer"), name)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The layer's outputs for images in [0, 1]."""

@@ -225,14 +225,14 @@ class AnchoredModel(PixelModel):
             return self._logits(rows)
 
     def _bank_terms(self, k: int, x: Tensor) -> Tensor:
-        """The terms of the first `k` references for inputs like `x`, kept while nothing they come from changes.
+        """The terms of the first `k` references for inputs like `x`, without gradients, kept while nothing changes.
 
         On a CPU the values they come from are compared, which notices every kind of edit; on other devices that would
         wait for the device, and computing the terms again is the quicker way to be right.
         """
         stem, references = self.stem, self.references[:k]
         sources = [*stem.parameters(), *stem.buffers(), references, self.mean, self.std]
-        keep = x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
+        keep = x.device.type == "cpu" and not torch.compiler.is_compiling()
         key = (k, x.shape[2:], x.dtype)
         kept = self._cached
         if keep and kept is not None and kept[0] == key and all(map(_same, kept[1], sources)):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kedge.anchoring.stem import at_least_float32
+
 RECALIBRATIONS = ("exp", "divide")
 
 
@@ -45,7 +47,7 @@ def summarise(
         ValueError: for an unknown `recalibrate`, fewer than two references with it, or a regression task.
     """
     # Half precision is averaged in float32.
-    per_reference = per_reference.to(torch.promote_types(per_reference.dtype, torch.float32))
+    per_reference = per_reference.to(at_least_float32(per_reference))
     logits = per_reference.mean(0)
     spread = None
     if len(per_reference) > 1:

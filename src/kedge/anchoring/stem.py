@@ -4,7 +4,7 @@ import copy
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,25 @@ def apply_plain(layer: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None)
     return layer._conv_forward(inputs, weight, bias)
 
 
-class AnchoredStem(nn.Module):
+class InPlaceOf(nn.Module):
+    """A module that stands where a layer was: other attributes are those of the layer that `stands_for` names.
+
+    Networks ask their first layer for its dtype or its stride.
+    """
+
+    stands_for: ClassVar[str]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            # Not the layer's own way of being copied or pickled.
+            if name.startswith("_"):
+                raise
+            return getattr(super().__getattr__(self.stands_for), name)
+
+
+class AnchoredStem(InPlaceOf):
     """Two copies of an affine layer, `residual` (f_d) and `reference` (f_r): f_d(x) + (f_r(r) - f_d(r)).
 
     That is the widened layer W = [W_r | W_d] applied to [r, x - r], for any affine f. The input holds two halves
@@ -41,10 +59,10 @@ class AnchoredStem(nn.Module):
     tuple, (x - r, 0) the masked one. A plain layer runs once, with the weight [W_d | W_r - W_d]; the difference
     is formed in float32, or a small reference term would drown in the rounding of half precision.
 
-    Inside `bound(terms)` the input is x alone and the reference part is already computed. Other attributes are
-    those of `residual`, as networks ask their first layer for its dtype or its stride.
+    Inside `bound(terms)` the input is x alone and the reference part is already computed.
     """
 
+    stands_for = "residual"
     # A torch layer of one of several kinds; its weight and bias are looked at only where it is plain.
     residual: Any
     reference: Any
@@ -59,15 +77,6 @@ class AnchoredStem(nn.Module):
             # f_d's bias cancels in f_r(r) - f_d(r), so one bias is enough.
             self.reference.bias = None
         self._bound = _Bound()
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            # Not the layer's own way of being copied or pickled.
-            if name.startswith("_"):
-                raise
-            return getattr(super().__getattr__("residual"), name)
 
     def difference(self) -> Tensor:
         """W_r - W_d of a plain layer, in float32 or better."""

@@ -15,7 +15,6 @@ from kedge.scores import Outputs, Score
 
 Condition = tuple[str, int] | None  # a corruption and its severity, or None for clean images
 Corrupt = Callable[..., Tensor]
-MEASURED = ("confidence", "predicted", "rank", "nll", "brier")
 
 
 @dataclass

@@ -1,6 +1,5 @@
 """From a resolved recipe to the objects of a run: data, model, objective, optimizer, schedule."""
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from importlib import import_module
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from kedge import data, networks, objectives, optim
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.data import ImageSet, derive_seed
-from kedge.training.recipe import Recipe
+from kedge.training.recipe import Recipe, near
 
 __all__ = ["balanced_weights", "load_sets", "make_model", "make_objective", "make_optimizer", "make_schedule"]
 
@@ -82,7 +81,7 @@ def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
         known = inspect.signature(kind).parameters
         for key in arguments:
             if key not in known:
-                raise ValueError(f"objective {name} has no argument {key!r}.{_near(key, known)}")
+                raise ValueError(f"objective {name} has no argument {key!r}.{near(key, known)}")
         try:
             objective = kind(**arguments) if objective is None else kind(objective, **arguments)
         except TypeError as error:
@@ -138,7 +137,7 @@ def _objective_class(name: str) -> type[nn.Module]:
         known = [n for n in objectives.__all__ if n != "Objective"]
         raise ValueError(
             f"no objective is named {name!r}; there are {', '.join(known)}, and module:Class for your own."
-            f"{_near(name, known)}"
+            f"{near(name, known)}"
         )
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"objective {name} is not a class of nn.Module")
@@ -174,8 +173,3 @@ def _normalisation(recipe: Recipe, network: nn.Module, train: ImageSet) -> tuple
     pixels = images.double() / 255
     means, deviations = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=0.01)
     return [round(v, 4) for v in means.tolist()], [round(v, 4) for v in deviations.tolist()]
-
-
-def _near(word: str, known: Any) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
