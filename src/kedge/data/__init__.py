@@ -4,7 +4,9 @@ from kedge.data import corruptions
 from kedge.data.augment import augment_batch
 from kedge.data.batches import TrainingBatches, training_batches
 from kedge.data.decode import read_image
+from kedge.data.fingerprints import check_apart, shared_images
 from kedge.data.loading import from_dataset, load, splits
+from kedge.data.origin import Origin
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import FileSet, ImageSet, TensorSet
@@ -15,10 +17,12 @@ __all__ = [
     "FileSet",
     "ImageSet",
     "LoadReport",
+    "Origin",
     "TensorSet",
     "TrainingBatches",
     "UnreadableImage",
     "augment_batch",
+    "check_apart",
     "corruptions",
     "derive_seed",
     "from_dataset",
@@ -27,6 +31,7 @@ __all__ = [
     "read_image",
     "reference_subset",
     "split_validation",
+    "shared_images",
     "splits",
     "training_batches",
 ]

@@ -9,6 +9,7 @@ import torch
 
 from kedge.data.decode import SMALL, convert_channels, evaluation_view, to_tensor
 from kedge.data.items import Items
+from kedge.data.origin import of_items
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.sets import FileSet, ImageSet, TensorSet
 
@@ -70,6 +71,7 @@ def build(found: Found, image_size: int | None = None, channels: int | None = No
         images = _tensor_set(found, target, channels, report)
     else:
         images = _file_set(found, max(target), channels, report)
+        images.origin = of_items(found.items, [size for size, _ in shapes])
     report.check(found.name)
     if report.skipped:
         path, reason = report.skipped[0]
@@ -95,6 +97,7 @@ def _tensor_set(found: Found, target: tuple[int, int], channels: int, report: Lo
     items, count = found.items, len(found.items)
     images = torch.empty((count, channels, *target), dtype=torch.uint8)
     kept = torch.ones(count, dtype=torch.bool)
+    sizes = set()
     for i in range(count):
         try:
             image = items.small(i)
@@ -102,6 +105,7 @@ def _tensor_set(found: Found, target: tuple[int, int], channels: int, report: Lo
             report.skipped.append((error.path, error.reason))
             kept[i] = False
             continue
+        sizes.add((image.shape[1], image.shape[2]))
         if image.shape[0] != channels:
             image = convert_channels(image, channels)
             _count_conversion(report, channels)
@@ -113,7 +117,9 @@ def _tensor_set(found: Found, target: tuple[int, int], channels: int, report: Lo
     if report.skipped:
         images, labels = images[kept], labels[kept]
     paths = _names(found, kept)
-    return TensorSet(images, labels, found.class_names, found.name, found.split, report, paths)
+    made = TensorSet(images, labels, found.class_names, found.name, found.split, report, paths)
+    made.origin = of_items(items, sorted(sizes))
+    return made
 
 
 def _fit(image: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:

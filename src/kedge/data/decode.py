@@ -40,14 +40,20 @@ def header(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
     """
     try:
         with _opened(source) as image:
-            width, height = image.size
-            if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
-                width, height = height, width
+            size = upright_size(image)
             if _end_is_missing(source, image.format):
                 image.load()  # some cameras append data behind a whole image: only decoding tells
-            return (height, width), 1 if image.mode in _GREY_MODES else 3
+            return size, 1 if image.mode in _GREY_MODES else 3
     except Exception as error:  # a damaged file can raise nearly anything in a decoder
         raise UnreadableImage(_name(source, name), _reason(error)) from None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """(height, width) of an opened image, the rotation of a JPEG's EXIF tag applied."""
+    width, height = image.size
+    if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+        width, height = height, width
+    return height, width
 
 
 def open_image(source: Encoded, name: str = "image", least: int | None = None) -> Image.Image:
@@ -112,15 +118,18 @@ def convert_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
     raise ValueError(f"cannot turn {have} channels into {channels}")
 
 
-def evaluation_view(image: Image.Image | torch.Tensor, size: int) -> Image.Image | torch.Tensor:
+def evaluation_view(
+    image: Image.Image | torch.Tensor, size: int, crop_share: float = CROP_SHARE
+) -> Image.Image | torch.Tensor:
     """Resize the shorter side (antialiased, bilinear) and crop the centre to size x size.
 
     Above 64 px the shorter side becomes size / 0.875, as is usual for photographs; up to 64 px it becomes `size`, so
-    that nothing but the ends of the longer side is lost.
+    that nothing but the ends of the longer side is lost. `crop_share` 1 keeps that of larger ones too, for images that
+    were cropped already.
     """
     from torchvision.transforms.v2 import functional as v2
 
-    shorter = size if size <= SMALL else round(size / CROP_SHARE)
+    shorter = size if size <= SMALL else round(size / crop_share)
     return v2.center_crop(v2.resize(image, [shorter], antialias=True), [size, size])
 
 

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 from kedge.data.decode import Encoded, header, open_image, to_tensor
+from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels
+from kedge.data.origin import of_encoded
 from kedge.data.report import UnreadableImage
 
 
@@ -20,6 +22,12 @@ class Items(Protocol):
 
     def header(self, i: int) -> tuple[tuple[int, int], int]:
         """Return ((height, width), channels) of image i."""
+
+    def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
+        """Return (format, (height, width), JPEG quality or None) of image i."""
+
+    def key(self, i: int) -> bytes:
+        """Return a short key of what image i holds; equal images have equal keys. b"" if it cannot be read."""
 
     def small(self, i: int) -> torch.Tensor:
         """Return image i as uint8 [C, H, W]."""
@@ -37,6 +45,16 @@ class _EncodedItems:
 
     def header(self, i: int) -> tuple[tuple[int, int], int]:
         return header(self.source(i), self.name(i))
+
+    def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
+        return of_encoded(self.source(i), self.name(i))
+
+    def key(self, i: int) -> bytes:
+        try:
+            source = self.source(i)
+        except UnreadableImage:
+            return b""
+        return key_of_bytes(source) if isinstance(source, bytes) else key_of_file(str(source))
 
     def small(self, i: int) -> torch.Tensor:
         return to_tensor(open_image(self.source(i), self.name(i)))
@@ -116,6 +134,20 @@ class DatasetItems:
         """Return ((height, width), channels) of image i."""
         image = self.small(i)
         return (image.shape[1], image.shape[2]), image.shape[0]
+
+    def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
+        """Return (format, (height, width), None) of image i; the format is "array" unless PIL remembers a file's."""
+        image = self.image(i)
+        if isinstance(image, Image.Image):
+            return image.format or "array", (image.height, image.width), None
+        return "array", (image.shape[1], image.shape[2]), None
+
+    def key(self, i: int) -> bytes:
+        """Return a key of the pixels of image i."""
+        try:
+            return key_of_pixels(self.small(i))
+        except UnreadableImage:
+            return b""
 
     def small(self, i: int) -> torch.Tensor:
         """Return image i as uint8 [C, H, W]."""

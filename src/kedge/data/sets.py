@@ -6,7 +6,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from kedge.data.decode import evaluation_view, to_tensor
+from kedge.data.fingerprints import digest, key_of_pixels, sampled_rows
 from kedge.data.items import Items
+from kedge.data.origin import Origin, of_arrays
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.seeds import generator
 
@@ -28,6 +30,7 @@ class ImageSet(Dataset):
         paths: where each image comes from, or None; for reports.
         mirror: whether a mirrored image keeps its label. False where every class is a single character, as in
             handwritten digits; set it to change what training does.
+        origin: file formats and sizes before decoding; a subset keeps that of the whole.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class ImageSet(Dataset):
         self.image_shape = image_shape
         self.report = LoadReport(total=len(self.labels)) if report is None else report
         self.paths = paths
+        self.origin = Origin({})
         self.mirror = not all(len(c) == 1 for c in self.class_names)
 
     def __len__(self) -> int:
@@ -74,7 +78,7 @@ class ImageSet(Dataset):
         """Return the images at `indices` (any order, repeats allowed), with the same classes and labels."""
         index = _index_tensor(indices, len(self))
         chosen = self._select(index)
-        chosen.mirror = self.mirror
+        chosen.mirror, chosen.origin = self.mirror, self.origin
         return chosen
 
     def only_classes(self, classes: Sequence[str | int]) -> "ImageSet":
@@ -90,6 +94,19 @@ class ImageSet(Dataset):
         kept.labels = relabel[kept.labels]
         kept.class_names = [self.class_names[n] for n in numbers]
         return kept
+
+    def fingerprint(self) -> str:
+        """Return 64 hex digits (sha256) of what is in the set, whatever it is called and wherever it lies.
+
+        They change with the image shape, the labels, the class names, and the pixels of a TensorSet or the encoded
+        bytes of a FileSet (of images longer than 32 KiB the length and three pieces; of more than 50,000 images
+        every second, third, ...).
+        """
+        return digest(self, self.keys(sampled=True))
+
+    def keys(self, sampled: bool = False) -> list[bytes]:
+        """Return one key for each image, equal for equal images; `sampled`: what a fingerprint looks at."""
+        raise NotImplementedError
 
     def _select(self, index: torch.Tensor) -> "ImageSet":
         raise NotImplementedError
@@ -118,6 +135,11 @@ class TensorSet(ImageSet):
         _, channels, height, width = images.shape
         super().__init__(name, split, class_names, labels, (channels, height, width), report, paths)
         self.images = images
+        self.origin = of_arrays(images)
+
+    def keys(self, sampled: bool = False) -> list[bytes]:
+        """Return one key for each image's pixels."""
+        return [key_of_pixels(image) for image in self.images]
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         return self.images[i], int(self.labels[i])
@@ -162,6 +184,11 @@ class FileSet(ImageSet):
         super().__init__(name, split, class_names, labels, shape, report, paths)
         self.items = items
         self.rows = rows  # long [N]: the position of each image among the items
+
+    def keys(self, sampled: bool = False) -> list[bytes]:
+        """Return one key for each image's encoded bytes, b"" for one that cannot be read."""
+        chosen = sampled_rows(len(self)) if sampled else range(len(self))
+        return [self.items.key(int(self.rows[i])) for i in chosen]
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         channels, size, _ = self.image_shape
