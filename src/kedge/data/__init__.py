@@ -30,8 +30,8 @@ __all__ = [
     "load",
     "read_image",
     "reference_subset",
-    "split_validation",
     "shared_images",
+    "split_validation",
     "splits",
     "training_batches",
 ]
