@@ -26,6 +26,7 @@ _HOMES = {
 }
 _ROOMS = {
     "anchoring",
+    "attacks",
     "checkpoint",
     "data",
     "deploy",
