@@ -10,29 +10,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from kedge.metrics.calibration import SUM_DTYPE, bin_sums, binned_error, reliability
-from kedge.metrics.checks import check_deviation, check_shapes, deviation
+from kedge.metrics.calibration import SUM_DTYPE
+from kedge.metrics.calibration_accumulators import OfProbs
 from kedge.metrics.classification import brier_per_sample, label_rank, nll_per_sample
 from kedge.metrics.detection import auroc, fpr95
 
 
-class _OfProbs(Metric):
-    """Base of the metrics of (probs `[B, C]`, labels `[B]`): remembers the worst deviation from probabilities."""
-
-    is_differentiable = False
-    full_state_update = False
-    worst: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("worst", torch.zeros(()), dist_reduce_fx="max")
-
-    def _check(self, probs: Tensor, labels: Tensor) -> None:
-        check_shapes(probs, labels)
-        self.worst = torch.maximum(self.worst, deviation(probs, labels))
-
-
-class _Mean(_OfProbs):
+class _Mean(OfProbs):
     """Base of the metrics that are a mean over samples."""
 
     total: Tensor
@@ -46,17 +30,11 @@ class _Mean(_OfProbs):
     def _per_sample(self, probs: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def update(self, probs: Tensor, labels: Tensor) -> None:
-        """Add a batch: probabilities `[B, C]` and class indices `[B]`."""
-        self._check(probs, labels)
-        # A label out of range would stop the device inside gather; compute() reports it instead.
-        labels = labels.clamp(0, probs.shape[1] - 1)
-        self.total += self._per_sample(probs.detach(), labels).to(SUM_DTYPE).sum()
+    def _add(self, probs: Tensor, labels: Tensor) -> None:
+        self.total += self._per_sample(probs, labels).to(SUM_DTYPE).sum()
         self.count += probs.shape[0]
 
-    def compute(self) -> Tensor:
-        """The mean over all samples so far (NaN before the first). Raises ValueError if given non-probabilities."""
-        check_deviation(self.worst)
+    def _value(self) -> Tensor:
         return self.total / self.count
 
 
@@ -89,38 +67,6 @@ class Brier(_Mean):
 
     def _per_sample(self, probs: Tensor, labels: Tensor) -> Tensor:
         return brier_per_sample(probs, labels)
-
-
-class ECE(_OfProbs):
-    """Expected calibration error in [0, 1] over equal-width bins, as `kedge.metrics.calibration_error`.
-
-    Keeps binned sums, so the result is that of the pooled set whatever the batches and the number of
-    processes.
-    """
-
-    higher_is_better = False
-    sums: Tensor
-
-    def __init__(self, bins: int = 15, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.bins = bins
-        self.add_state("sums", torch.zeros(3, bins, dtype=SUM_DTYPE), dist_reduce_fx="sum")
-
-    def update(self, probs: Tensor, labels: Tensor) -> None:
-        """Add a batch: probabilities `[B, C]` and class indices `[B]`."""
-        self._check(probs, labels)
-        if probs.shape[0]:
-            confidence, predicted = probs.detach().max(dim=1)
-            self.sums += bin_sums(confidence, predicted == labels, self.bins)
-
-    def compute(self) -> Tensor:
-        """The error over all samples so far (NaN before the first). Raises ValueError if given non-probabilities."""
-        check_deviation(self.worst)
-        return binned_error(self.sums)
-
-    def reliability(self) -> dict[str, list[float | None]]:
-        """The reliability diagram of the samples seen by this process (see `kedge.metrics.reliability`)."""
-        return reliability(self.sums)
 
 
 class _OfScores(Metric):

@@ -1,7 +1,9 @@
-"""Expected calibration error over equal-width bins, pooled over the whole set (Guo et al., ICML 2017).
+"""Calibration error of the top prediction over bins, pooled over the whole set (Guo et al., ICML 2017).
 
-Bin m of M holds the confidences in ((m - 1)/M, m/M]; a confidence of 0 is in the first bin, one of 1 in the
-last. Averaging ECE over batches is another, larger number: add the sums of `bin_sums` instead.
+Bin m of M equally wide ones holds the confidences in ((m - 1)/M, m/M]; a confidence of 0 is in the first bin, one
+of 1 in the last. Bins of equal mass hold N/M samples each (Nguyen & O'Connor, EMNLP 2015); equal confidences stay
+together, in the bin of the first of them, so the error does not depend on the order of the samples.
+Averaging a calibration error over batches is another, larger number: add the sums of `bin_sums` instead.
 (torchmetrics 1.9's calibration error puts a confidence of exactly 1 in a bin of its own, which changes the
 result.)
 """
@@ -10,64 +12,125 @@ import torch
 from torch import Tensor
 
 from kedge.metrics.checks import check_probs
+from kedge.metrics.classification import accuracy_interval
 
 # MPS has no float64; everywhere else sums over millions of samples should not lose digits.
 SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64
+NORMS, BINNINGS = ("l1", "l2", "max"), ("width", "mass")
 
 
-def _one_hot_bins(confidence: Tensor, bins: int) -> Tensor:
-    """`[N, bins]` bool: which bin each confidence `[N]` falls in."""
+def _check_bins(bins: int, norm: str = "l1", binning: str = "width") -> None:
     if bins < 1:
         raise ValueError(f"bins must be at least 1, but it is {bins}")
-    inner = torch.linspace(0, 1, bins + 1, dtype=SUM_DTYPE, device=confidence.device)[1:-1]
-    index = torch.bucketize(confidence.to(SUM_DTYPE), inner)
-    return index[:, None] == torch.arange(bins, device=confidence.device)
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)}, but it is {norm!r}")
+    if binning not in BINNINGS:
+        raise ValueError(f"binning must be one of {', '.join(BINNINGS)}, but it is {binning!r}")
 
 
-def bin_sums(confidence: Tensor, correct: Tensor, bins: int = 15) -> Tensor:
+def width_bins(values: Tensor, bins: int) -> Tensor:
+    """Which of `bins` equally wide bins of [0, 1] each of `values` `[...]` falls in, int64 `[...]`."""
+    _check_bins(bins)
+    inner = torch.linspace(0, 1, bins + 1, dtype=SUM_DTYPE, device=values.device)[1:-1]
+    return torch.bucketize(values.to(SUM_DTYPE), inner)
+
+
+def _mass_bins(confidence: Tensor, weights: Tensor, bins: int) -> Tensor:
+    """`[R, N]` int64: the bin of each sample, where `weights` `[R, N]` say how often each one counts."""
+    ordered, order = confidence.sort()
+    weights = weights[:, order]
+    before = weights.cumsum(1) - weights
+    # Of equal confidences the first decides.
+    below = before[:, torch.searchsorted(ordered, ordered)].to(SUM_DTYPE)
+    total = weights.sum(1, keepdim=True).to(SUM_DTYPE)
+    index = torch.div(below * bins, total, rounding_mode="floor").long().clamp(max=bins - 1)
+    return torch.empty_like(index).scatter_(1, order.expand_as(index), index)
+
+
+def bin_sums(confidence: Tensor, correct: Tensor, bins: int = 15, binning: str = "width") -> Tensor:
     """`[3, bins]`: per bin the number of samples, the sum of confidences and the number of correct predictions.
 
-    `confidence` `[N]` in [0, 1], `correct` `[N]` bool or 0/1. Sums of parts of a set add up to those of the
-    whole.
+    `confidence` `[N]` in [0, 1], `correct` `[N]` bool or 0/1. With `binning="width"` the sums of parts of a set add
+    up to those of the whole; bins of equal `"mass"` depend on the whole set.
     """
+    _check_bins(bins, binning=binning)
+    if binning == "mass":
+        index = _mass_bins(confidence, torch.ones_like(confidence, dtype=SUM_DTYPE)[None], bins)[0]
+    else:
+        index = width_bins(confidence, bins)
     values = torch.stack(
         [torch.ones_like(confidence, dtype=SUM_DTYPE), confidence.to(SUM_DTYPE), correct.to(SUM_DTYPE)]
     )
-    return values @ _one_hot_bins(confidence, bins).to(SUM_DTYPE)
+    return values @ (index[:, None] == torch.arange(bins, device=index.device)).to(SUM_DTYPE)
 
 
-def binned_error(sums: Tensor) -> Tensor:
-    """Expected calibration error, a scalar in [0, 1], from `bin_sums` `[3, bins]`; empty bins add nothing."""
-    return (sums[1] - sums[2]).abs().sum() / sums[0].sum()
+def _norm(count: Tensor, gap: Tensor, norm: str) -> Tensor:
+    """The error `[...]` of `count` samples `[..., bins]` whose accuracy and confidence differ by `gap` in sum."""
+    gap = gap.abs()
+    if norm == "l1":
+        return gap.sum(-1) / count.sum(-1)
+    mean = gap / count.clamp(min=1)  # an empty bin has no gap
+    error = (mean * gap).sum(-1).div(count.sum(-1)).sqrt() if norm == "l2" else mean.amax(-1)
+    return torch.where(count.sum(-1) > 0, error, torch.nan)
 
 
-def calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) -> Tensor:
-    """Expected calibration error of the top prediction, a scalar in [0, 1]; lower is better.
+def binned_error(sums: Tensor, norm: str = "l1") -> Tensor:
+    """Calibration error, a scalar in [0, 1], from `bin_sums` `[3, bins]`; empty bins add nothing.
 
-    `probs` `[N, C]` of the whole set, `labels` `[N]`: Σ_bins (n_bin / N) · |accuracy - mean confidence|.
-    With one class the confidence is always 1 and the error 0. Raises ValueError for logits and for no samples.
+    `norm`: see `calibration_error`.
+    """
+    _check_bins(sums.shape[-1], norm)
+    return _norm(sums[0], sums[1] - sums[2], norm)
+
+
+def calibration_error(
+    probs: Tensor, labels: Tensor, bins: int = 15, norm: str = "l1", binning: str = "width"
+) -> Tensor:
+    """Calibration error of the top prediction, a scalar in [0, 1]; lower is better.
+
+    `probs` `[N, C]` of the whole set, `labels` `[N]`. With g_m = |accuracy - mean confidence| in bin m and n_m its
+    samples, `norm` is "l1" (expected calibration error, Σ n_m/N g_m), "l2" (root mean square, √Σ n_m/N g_m²) or
+    "max" (largest g_m of the bins that hold samples; one sample can decide it). `binning` is "width" or "mass" (see
+    the module). With one class the confidence is always 1 and the error 0. More bins than samples are allowed.
+    Raises ValueError for logits and for no samples.
     """
     check_probs(probs, labels)
+    _check_bins(bins, norm, binning)
     confidence, predicted = probs.max(dim=1)
-    return binned_error(bin_sums(confidence, predicted == labels, bins))
+    return binned_error(bin_sums(confidence, predicted == labels, bins, binning), norm)
 
 
 def reliability(sums: Tensor) -> dict[str, list[float | None]]:
-    """The reliability diagram from `bin_sums`, as lists: `edges` (bins + 1), `count`, `confidence`, `accuracy`.
+    """The reliability diagram from `bin_sums`, as lists: `edges` (bins + 1), and one value per bin of the others.
 
-    Mean confidence and accuracy of an empty bin are None.
+    `count`, mean `confidence`, `accuracy`, and `low` and `high`, Wilson's 95 % interval of that accuracy. An empty
+    bin has None for all but its count.
     """
     count, confidence, correct = sums.tolist()
     bins = len(count)
+    bounds = [accuracy_interval(round(s), round(n)) if n else (None, None) for s, n in zip(correct, count, strict=True)]
     return {
         "edges": [i / bins for i in range(bins + 1)],
         "count": [int(n) for n in count],
         "confidence": [s / n if n else None for s, n in zip(confidence, count, strict=True)],
         "accuracy": [s / n if n else None for s, n in zip(correct, count, strict=True)],
+        "low": [low for low, _ in bounds],
+        "high": [high for _, high in bounds],
     }
 
 
-def resampled_error(confidence: Tensor, correct: Tensor, weights: Tensor, bins: int = 15) -> Tensor:
-    """`[R]` calibration errors of R resamples; `weights` `[R, N]` is how often each sample was drawn."""
-    gap = (correct.to(weights.dtype) - confidence.to(weights.dtype))[:, None]
-    return (weights @ (gap * _one_hot_bins(confidence, bins))).abs().sum(dim=1) / weights.sum(dim=1)
+def resampled_error(
+    confidence: Tensor, correct: Tensor, weights: Tensor, bins: int = 15, norm: str = "l1", binning: str = "width"
+) -> Tensor:
+    """`[R]` calibration errors of R resamples; `weights` `[R, N]` is how often each sample was drawn.
+
+    `norm` and `binning`: see `calibration_error`. Bins of equal mass are drawn anew for each resample.
+    """
+    _check_bins(bins, norm, binning)
+    gap = correct.to(weights.dtype) - confidence.to(weights.dtype)
+    if binning == "mass":
+        index = _mass_bins(confidence, weights, bins)
+        empty = weights.new_zeros(len(weights), bins)
+        return _norm(empty.scatter_add(1, index, weights), empty.scatter_add(1, index, weights * gap), norm)
+    members = (width_bins(confidence, bins)[:, None] == torch.arange(bins, device=gap.device)).to(weights.dtype)
+    return _norm(weights @ members, weights @ (members * gap[:, None]), norm)

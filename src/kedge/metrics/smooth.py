@@ -1,0 +1,98 @@
+"""Smooth calibration error (Błasiok & Nakkiran, "Smooth ECE", ICLR 2024, arXiv 2309.12236).
+
+Residuals y - f are smoothed with the Gaussian kernel reflected at 0 and 1, K_σ, and
+
+    smECE_σ = ∫₀¹ |E (y - f) K_σ(t, f)| dt,      smECE = smECE_σ* at the one σ* with smECE_σ* = σ*.
+
+No bins to choose, and a continuous function of the confidences. On [0, 1] the reflected Gaussian is diagonal in
+cosines, K_σ(t, s) = 1 + 2 Σ_k exp(-(πkσ)²/2) cos πkt cos πks, so on a grid the smoothing is a Fourier transform.
+"""
+
+import torch
+from torch import Tensor
+
+from kedge.metrics.calibration import SUM_DTYPE
+from kedge.metrics.checks import check_probs
+
+# Nodes of the grid less one. A confidence is shared out between the two nodes beside it, which keeps its mean; the
+# error of the result is below 2e-6 where it is above 0.005, and never above one step of the grid.
+GRID = 2048
+_HALVINGS = 16
+
+
+def grid_sums(confidence: Tensor, correct: Tensor, weights: Tensor | None = None) -> Tensor:
+    """`[GRID + 1]` sums of correct - confidence near each node of the grid, or `[R, GRID + 1]` with `weights` `[R, N]`.
+
+    `confidence` `[N]` in [0, 1], `correct` `[N]` bool or 0/1. Sums of parts of a set add up to those of the whole.
+    """
+    dtype = SUM_DTYPE if weights is None else weights.dtype
+    place = confidence.to(SUM_DTYPE).clamp(0, 1) * GRID
+    left = place.floor().clamp(max=GRID - 1)
+    right = (place - left).to(dtype)
+    gap = correct.to(dtype) - confidence.to(dtype)
+    if weights is None:
+        weights = gap.new_ones(1, len(gap))
+        return grid_sums(confidence, correct, weights)[0]
+    sums = weights.new_zeros(len(weights), GRID + 1)
+    sums.index_add_(1, left.long(), weights * (gap * (1 - right)))
+    sums.index_add_(1, left.long() + 1, weights * (gap * right))
+    return sums
+
+
+def smooth_error_of(sums: Tensor, total: Tensor) -> Tensor:
+    """`[R]` smooth calibration errors of `grid_sums` `[R, GRID + 1]` over `total` samples `[R]` or a scalar."""
+    if sums.device.type == "mps":
+        sums, total = sums.cpu(), total.cpu()
+    density = sums / total.reshape(-1, 1)
+    ends = density.clone()  # the nodes at 0 and 1 are their own mirror images
+    ends[:, [0, -1]] *= 2
+    mirrored = torch.cat([ends, ends[:, 1:-1].flip(1)], 1)
+    cosines = torch.fft.rfft(mirrored).real / 2
+    exponent = -(torch.pi * torch.arange(GRID + 1, device=sums.device, dtype=sums.dtype)).square() / 2
+
+    def smoothed(sigma: Tensor) -> Tensor:
+        """smECE_σ `[R]` for σ `[R]`, by the trapezoidal rule."""
+        spectrum = cosines * (exponent * sigma.square()[:, None]).exp()
+        values = torch.fft.irfft(spectrum * 2, n=2 * GRID)[:, : GRID + 1].abs()
+        return values.sum(1) - (values[:, 0] + values[:, -1]) / 2
+
+    # smECE_σ falls with σ and is never below |E (y - f)|: the fixed point lies between that and smECE there.
+    low = density.sum(1).abs()
+    high = torch.maximum(smoothed(low), low)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        above = smoothed(middle) > middle
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return (low + high) / 2
+
+
+def smooth_error(confidence: Tensor, correct: Tensor) -> Tensor:
+    """Smooth calibration error, a scalar in [0, 1]; lower is better.
+
+    `confidence` `[N]` in [0, 1] of the whole set, `correct` `[N]` bool or 0/1: of the top prediction, or of any event
+    and its probability. Raises ValueError for no samples, another shape, NaN and a confidence outside [0, 1].
+    """
+    if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
+        raise ValueError(
+            f"confidence and correct must be [N], N >= 1, but they are {list(confidence.shape)} and "
+            f"{list(correct.shape)}"
+        )
+    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
+        raise ValueError("confidence must be in [0, 1] without NaN: these are no probabilities")
+    count = torch.tensor(len(confidence), dtype=SUM_DTYPE, device=confidence.device)
+    return smooth_error_of(grid_sums(confidence, correct)[None], count)[0]
+
+
+def smooth_calibration_error(probs: Tensor, labels: Tensor) -> Tensor:
+    """Smooth calibration error of the top prediction, a scalar in [0, 1]; lower is better.
+
+    `probs` `[N, C]` of the whole set, `labels` `[N]`. Raises ValueError for logits and for no samples.
+    """
+    check_probs(probs, labels)
+    confidence, predicted = probs.max(dim=1)
+    return smooth_error(confidence.clamp(max=1), predicted == labels)
+
+
+def resampled_smooth_error(confidence: Tensor, correct: Tensor, weights: Tensor) -> Tensor:
+    """`[R]` smooth calibration errors of R resamples; `weights` `[R, N]` is how often each sample was drawn."""
+    return smooth_error_of(grid_sums(confidence, correct, weights), weights.sum(1))
