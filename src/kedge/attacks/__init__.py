@@ -3,8 +3,9 @@
 Epsilons are in pixel units of [0, 1]. Training and evaluation share them.
 """
 
+from kedge.attacks.autoattack import AutoAttack
 from kedge.attacks.ball import distance
 from kedge.attacks.bank import Bank
 from kedge.attacks.pgd import FGSM, PGD
 
-__all__ = ["FGSM", "PGD", "Bank", "distance"]
+__all__ = ["FGSM", "PGD", "AutoAttack", "Bank", "distance"]

@@ -1,5 +1,7 @@
 """What `predict` computes, as a module with gradients: the model that an attack on predictions must face."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,6 +21,7 @@ class Bank(nn.Module):
         references: as in `predict`: how many of the bank (None: all), or images `[K, C, H, W]` in [0, 1].
         max_rows: the memory budget, in images whose activations are kept at a time; default the larger of B and 32.
             More than that are computed again on the way back, which costs a third more time.
+        prepare: what is done to the images first, such as a change of size; differentiable.
 
     Raises:
         TypeError: for a model that is not anchored.
@@ -28,7 +31,12 @@ class Bank(nn.Module):
     images: Tensor | None
 
     def __init__(
-        self, model: AnchoredModel, references: int | Tensor | None = None, *, max_rows: int | None = None
+        self,
+        model: AnchoredModel,
+        references: int | Tensor | None = None,
+        *,
+        max_rows: int | None = None,
+        prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, AnchoredModel):
@@ -45,6 +53,7 @@ class Bank(nn.Module):
         self.model = model
         self.count = references if isinstance(references, int) else None
         self.max_rows = max_rows
+        self.prepare = prepare
         self.register_buffer("images", references if isinstance(references, Tensor) else None, persistent=False)
         self.training = model.training
 
@@ -60,6 +69,7 @@ class Bank(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, C]`, in float32 or better, of images `[B, C, H, W]` in [0, 1]: the mean over the references."""
+        images = images if self.prepare is None else self.prepare(images)
         if not torch.is_grad_enabled() or len(images) == 0:
             given = self.count if self.images is None else self.images
             return self.model.predict(images, given, max_rows=self.max_rows).logits
@@ -72,6 +82,7 @@ class Bank(nn.Module):
 
     def single(self, images: Tensor, index: Tensor) -> Tensor:
         """Logits `[B, C]` with one reference for each image: `index` `[B]` says which."""
+        images = images if self.prepare is None else self.prepare(images)
         return self.model(images, references=self.references[index])
 
     def _mean(self, images: Tensor, references: Tensor, at_a_time: int, kept: bool) -> Tensor:

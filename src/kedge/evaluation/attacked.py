@@ -1,0 +1,265 @@
+"""Accuracy under attack: what is predicted for images made to mislead, batch by batch, and against epsilon."""
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring import AnchoredModel
+from kedge.anchoring.pixels import evaluating
+from kedge.attacks import PGD, AutoAttack, Bank, distance
+from kedge.evaluation.inputs import convert, to_unit
+from kedge.metrics.classification import exact_interval
+
+SLACK = 1e-6  # an image further away than eps by more than this was not made within eps
+Attack = Callable[..., Tensor]
+Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What an attack did to B images.
+
+    Attributes:
+        correct: `[B]` bool, right on the clean image.
+        robust: `[B]` bool, right on the clean image and under attack.
+        distance: `[B]` float32, how far the adversarial image is, in the attack's norm and pixel units.
+        images: `[B, C, H, W]` the adversarial images; the clean one where that was misclassified already.
+    """
+
+    correct: Tensor
+    robust: Tensor
+    distance: Tensor
+    images: Tensor
+
+    def columns(self) -> dict[str, Tensor]:
+        """What is kept of each image, `[B]` on the CPU: everything but the images."""
+        return {"correct": self.correct.cpu(), "robust": self.robust.cpu(), "distance": self.distance.cpu()}
+
+
+class _Prepared(nn.Module):
+    """A classifier behind a change of its input."""
+
+    def __init__(self, model: Callable[[Tensor], Tensor], prepare: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.prepare = prepare
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[B, C]`."""
+        return self.model(self.prepare(images))
+
+
+def predictor(
+    model: Callable[[Tensor], Tensor],
+    references: Any = None,
+    shape: tuple[int, ...] | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """What `evaluate` measures of `model`, with gradients: images of the data set, [0, 1], to logits `[B, C]`.
+
+    An anchored model is its `Bank`: the mean over `references` (how many of the bank, a tensor, or None for all). With
+    `shape` (C, H, W) and `dtype`, images are first brought to what the model takes, so that epsilon is a distance
+    between images of the data set whatever the model's input size. Raises ValueError for references="blt".
+    """
+
+    def prepare(images: Tensor) -> Tensor:
+        images = images if shape is None else convert(images, shape)
+        return images if dtype is None else images.to(dtype)
+
+    if isinstance(model, AnchoredModel):
+        return Bank(model, references, prepare=prepare)
+    return _Prepared(model, prepare)
+
+
+def attack_batch(
+    model: nn.Module,
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    indices: Tensor | Sequence[int] | None = None,
+    *,
+    made_on: nn.Module | None = None,
+) -> Attacked:
+    """Attack the images that `model` gets right, and judge what comes back.
+
+    Args:
+        model: in eval mode or not, what is judged; see `predictor`. Its modes are left as they were.
+        attack: `(model, images, targets) -> images`; has `eps` and `norm`, to which what it returns is held.
+        images: `[B, C, H, W]` uint8, or floating point in [0, 1], on the model's device.
+        labels: class indices `[B]`.
+        indices: `[B]`, the images' places in their set, for attacks that draw by them.
+        made_on: the model that the images are made on, if another one (transfer).
+
+    Raises:
+        ValueError: when the attack returns images further away than eps, outside [0, 1] or not finite.
+    """
+    images = to_unit(images)
+    labels = labels.to(images.device).long()
+    with torch.no_grad(), evaluating(model):
+        correct = model(images).argmax(1) == labels
+    rows = correct.nonzero()[:, 0]
+    adversarial, robust = images.clone(), correct.clone()
+    away = torch.zeros(len(images), device=images.device)
+    if len(rows):
+        extra: dict[str, Any] = {}
+        if indices is not None and "indices" in inspect.signature(attack).parameters:
+            extra["indices"] = torch.as_tensor(indices)[rows.cpu()].tolist()
+        made = attack(model if made_on is None else made_on, images[rows], labels[rows], **extra)
+        away[rows] = _held_to_its_word(attack, made, images[rows])
+        with torch.no_grad(), evaluating(model):
+            robust[rows] = model(made).argmax(1) == labels[rows]
+        adversarial[rows] = made
+    return Attacked(correct, robust, away, adversarial)
+
+
+def attacked(
+    model: nn.Module, attack: Attack, batches: Batches, *, skip: int = 0, made_on: nn.Module | None = None
+) -> Iterator[Attacked]:
+    """`attack_batch` for each of `batches` of (images, labels), one after another.
+
+    An image's place in the set is its place among all batches. With attacks that draw by it, what comes out for a batch
+    depends on nothing before it: the first `skip` batches can be left out when their results are kept from before.
+    """
+    start = 0
+    for number, (images, labels) in enumerate(batches):
+        if number >= skip:
+            indices = range(start, start + len(images))
+            yield attack_batch(model, attack, images, labels, indices, made_on=made_on)
+        start += len(images)
+
+
+def attack_record(attack: Attack, transfer: bool = False) -> dict[str, Any]:
+    """What the results say of an attack: title, norm, eps, steps, restarts and kind, None where it does not say."""
+    found = {name: getattr(attack, name, None) for name in ("norm", "eps", "steps", "restarts")}
+    name = type(attack).__name__ if not hasattr(attack, "__name__") else attack.__name__
+    kind = name.lower()
+    if isinstance(attack, PGD):
+        kind = "eot" if attack.over_references else "pgd" if attack.steps > 1 else "single-step"
+        name = "FGSM" if attack.steps == 1 else f"PGD-{attack.steps}"
+        name += f" over {attack.over_references} references" if attack.over_references else ""
+        name += f", {attack.restarts} restarts" if attack.restarts > 1 else ""
+        found.update(random_start=attack.random_start, loss=attack.loss)
+    elif isinstance(attack, AutoAttack):
+        kind, name = "autoattack", f"AutoAttack ({attack.version})"
+    if transfer:
+        kind, name = "transfer", f"{name}, made on another model"
+    return {"title": name, **found, "kind": kind}
+
+
+def attack_summary(
+    columns: dict[str, Tensor], attack: Attack, seconds: float | None = None, transfer: bool = False
+) -> dict[str, Any]:
+    """Accuracy clean and under attack, with exact binomial intervals, from the columns of all batches, `[N]`.
+
+    An image counts as right under attack when it is right clean and under attack, so that eps = 0 is clean accuracy.
+    """
+    return {
+        **attack_record(attack, transfer),
+        "images": len(columns["correct"]),
+        "clean_accuracy": _share(columns["correct"]),
+        "accuracy": _share(columns["robust"]),
+        "largest_distance": float(columns["distance"].max()) if len(columns["distance"]) else 0.0,
+        "seconds": seconds,
+    }
+
+
+def broken_at(
+    model: nn.Module,
+    attack_factory: Callable[[float], Attack],
+    eps_grid: Sequence[float],
+    images: Tensor,
+    labels: Tensor,
+    indices: Tensor | Sequence[int] | None = None,
+    *,
+    made_on: nn.Module | None = None,
+) -> Tensor:
+    """The smallest eps of the grid at which each image is misclassified, `[B]` float32; 0: clean; inf: at none.
+
+    An image broken at one eps is broken at all larger ones, whose balls hold it: only what is left is attacked again.
+    """
+    grid = _checked_grid(eps_grid)
+    images = to_unit(images)
+    places = torch.arange(len(images)) if indices is None else torch.as_tensor(indices)
+    found = torch.full((len(images),), torch.inf, device=images.device)
+    left = torch.arange(len(images), device=images.device)
+    for eps in grid:
+        if len(left) == 0:
+            break
+        result = attack_batch(
+            model,
+            attack_factory(eps),
+            images[left],
+            labels.to(images.device)[left],
+            places[left.cpu()],
+            made_on=made_on,
+        )
+        found[left[~result.correct]] = 0.0
+        found[left[result.correct & ~result.robust]] = eps
+        left = left[result.robust]
+    return found.cpu()
+
+
+def accuracy_against_epsilon(
+    model: nn.Module,
+    attack_factory: Callable[[float], Attack],
+    eps_grid: Sequence[float],
+    batches: Batches,
+    *,
+    skip: int = 0,
+    made_on: nn.Module | None = None,
+) -> Iterator[Tensor]:
+    """`broken_at` for each of `batches` of (images, labels), one after another; `skip` as in `attacked`.
+
+    `attack_factory` makes an attack for an eps: `lambda eps: PGD(eps, 20)`.
+    """
+    start = 0
+    for number, (images, labels) in enumerate(batches):
+        if number >= skip:
+            indices = range(start, start + len(images))
+            yield broken_at(model, attack_factory, eps_grid, images, labels, indices, made_on=made_on)
+        start += len(images)
+
+
+def epsilon_curve(broken: Tensor, eps_grid: Sequence[float], norm: str) -> dict[str, Any]:
+    """Accuracy against eps with exact intervals, from what `broken_at` found `[N]`; the first point is clean."""
+    grid = [0.0, *_checked_grid(eps_grid)]
+    # Compared in the dtype of the column: 8/255 in float32 is not 8/255.
+    held = torch.tensor(grid, dtype=broken.dtype)
+    return {
+        "norm": norm,
+        "points": [{"eps": eps, "accuracy": _share(broken > at)} for eps, at in zip(grid, held, strict=True)],
+    }
+
+
+def _checked_grid(eps_grid: Sequence[float]) -> list[float]:
+    grid = [float(eps) for eps in eps_grid if eps != 0]
+    if not grid or sorted(set(grid)) != grid or grid[0] < 0:
+        raise ValueError(f"eps_grid must hold positive values in rising order, got {list(eps_grid)}")
+    return grid
+
+
+def _share(column: Tensor) -> dict[str, float]:
+    correct, total = int(column.sum()), len(column)
+    low, high = exact_interval(correct, total)
+    return {"value": correct / total, "low": low, "high": high}
+
+
+def _held_to_its_word(attack: Attack, made: Tensor, images: Tensor) -> Tensor:
+    """The distances `[B]` of what an attack returned; raises ValueError where it broke its own rules."""
+    name = getattr(attack, "__name__", type(attack).__name__)
+    eps, norm = getattr(attack, "eps", None), getattr(attack, "norm", None)
+    if eps is None or norm is None:
+        raise ValueError(f"the attack {name} does not say its eps and norm: set them as attributes, in pixel units")
+    if made.shape != images.shape:
+        raise ValueError(f"the attack {name} returned images {list(made.shape)} for {list(images.shape)}")
+    away = distance(made, images, norm)
+    low, high, furthest = float(made.min()), float(made.max()), float(away.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"the attack {name} returned images with values in [{low:.4g}, {high:.4g}], outside [0, 1]")
+    if not furthest <= eps + SLACK:
+        raise ValueError(f"the attack {name} says eps={eps:.6g} ({norm}), but an image is {furthest:.6g} away")
+    return away.float()

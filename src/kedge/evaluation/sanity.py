@@ -1,0 +1,131 @@
+"""Signs that accuracy under attack is too good to be true: gradients that mislead the attack instead of robustness.
+
+Source: Athalye, Carlini and Wagner, "Obfuscated Gradients Give a False Sense of Security", ICML 2018, section 3.1;
+Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring.pixels import evaluating
+from kedge.attacks import FGSM, PGD
+from kedge.attacks.pgd import image_gradient, judge
+from kedge.evaluation.inputs import to_unit
+
+VANISHED = 1e-12  # a gradient whose largest entry is below this shows no direction worth the name
+SHARE = 0.01  # of images, that may be otherwise without a word
+FAR = 0.05  # of accuracy, by which a weaker form of an attack may not differ
+HALF = 0.5  # a radius at which every image can be made plain grey
+
+
+def sanity_attacks(attack: PGD, values: int) -> dict[str, PGD]:
+    """What to run beside `attack` so that `sanity` can judge; `values` = C H W, the numbers that an image holds.
+
+    A small subset of the images will do. The keys are names for the results.
+    """
+    large = HALF if attack.norm == "linf" else HALF * values**0.5
+    # Even the corners of the box are within reach in these steps.
+    far = replace(attack, eps=large, steps=max(attack.steps, 20), step_size=large / 8, restarts=1)
+    return {
+        "single step": FGSM(attack.eps, attack.norm, loss=attack.loss, seed=attack.seed),
+        "more steps": replace(attack, steps=5 * attack.steps),
+        "no random start": replace(attack, random_start=False, restarts=1),
+        "large epsilon": far,
+    }
+
+
+def gradient_sizes(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: str = "ce") -> Tensor:
+    """The largest entry, in absolute value, of each image's loss gradient at the clean image, `[N]` float32."""
+    found = []
+    for images, labels in batches:
+        with torch.enable_grad(), evaluating(model):
+            leaf = to_unit(images).clone().requires_grad_()
+            losses, _ = judge(model(leaf), labels.to(images.device), loss)
+            found.append(image_gradient(losses, leaf).flatten(1).abs().amax(1).float().cpu())
+    return torch.cat(found)
+
+
+def sanity(attacks: Mapping[str, dict[str, Any]], gradients: Tensor | None = None) -> list[dict[str, Any]]:
+    """Checks of accuracy under attack: `{"check", "ok", "detail"}` each; those that the results allow.
+
+    A check that fails does not say how robust the model is: it says that the attack did not find out.
+
+    Args:
+        attacks: name -> what `attack_summary` gave, on the same images: of the attack itself, of those that
+            `sanity_attacks` adds, of a transfer attack. Compared at the same norm and eps, with a tolerance of one
+            image or one percent.
+        gradients: from `gradient_sizes`.
+    """
+    found = list(attacks.values())
+    white = [a for a in found if a["kind"] in ("pgd", "eot", "autoattack")]
+    # At half the range everything gives way: that is a check of its own, not the question.
+    asked = [a for a in white if a["eps"] and not _large(a)]
+    checks = []
+    for weaker, title, words in (
+        ("single-step", "single step against many", "A single step must not break more than many"),
+        ("transfer", "transfer against white box", "Images made on another model must not break more than its own"),
+    ):
+        for one in (a for a in found if a["kind"] == weaker):
+            others = [a for a in asked if _same_ball(a, one)]
+            if others:
+                best = min(others, key=_accuracy)
+                ok = _accuracy(best) <= _accuracy(one) + _slack(one)
+                checks.append(_check(title, ok, f"{_words(one)}; {_words(best)}. {words}."))
+    if gradients is not None and len(gradients):
+        share = float((gradients < VANISHED).float().mean())
+        detail = f"{share:.1%} of {len(gradients)} images have no gradient to follow (largest entry below {VANISHED:g})"
+        checks.append(
+            _check("zero gradients", share <= SHARE, detail + '; loss="margin" may find one.' * (share > SHARE))
+        )
+    for one in (a for a in white if _large(a)):
+        detail = f"{_words(one)}, where every image can be turned into plain grey; it must be near 0."
+        checks.append(_check("large epsilon", _accuracy(one) <= _slack(one), detail))
+    for fewer, more in _pairs(asked, "steps"):
+        gain = _accuracy(fewer) - _accuracy(more)
+        advice = "More steps must not help the model." if gain < 0 else "More steps still break more: use them."
+        ok = -_slack(more) <= gain <= FAR
+        detail = f"{_words(fewer)}; {_words(more)}."
+        checks.append(_check("more steps", ok, detail if ok else f"{detail} {advice}"))
+    for without, random in _pairs(asked, "random_start"):
+        ok = _accuracy(without) - _accuracy(random) <= FAR
+        detail = f"{_words(without)} from the image itself; {_words(random)} from random starts."
+        advice = " The gradient at the image itself misleads."
+        checks.append(_check("random start", ok, detail if ok else detail + advice))
+    return checks
+
+
+def _check(title: str, ok: bool, detail: str) -> dict[str, Any]:
+    return {"check": title, "ok": bool(ok), "detail": detail}
+
+
+def _accuracy(attack: dict[str, Any]) -> float:
+    return attack["accuracy"]["value"]
+
+
+def _slack(attack: dict[str, Any]) -> float:
+    return max(SHARE, 1 / max(attack["images"], 1)) + 1e-9
+
+
+def _large(attack: dict[str, Any]) -> bool:
+    return attack["eps"] >= (HALF if attack["norm"] == "linf" else 10)
+
+
+def _same_ball(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return (a["norm"], a["eps"]) == (b["norm"], b["eps"])
+
+
+def _words(attack: dict[str, Any]) -> str:
+    return f"{attack['title']} at eps {attack['eps']:.3g} leaves {_accuracy(attack):.1%} right"
+
+
+def _pairs(attacks: list[dict[str, Any]], by: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Attacks that differ in `by` and in nothing else of note, the smaller value first."""
+    kept = ("kind", "norm", "eps", "steps", "random_start", "loss")
+    named = [a for a in attacks if a["kind"] == "pgd" and a.get(by) is not None]
+    return [
+        (a, b) for a in named for b in named if a[by] < b[by] and all(a.get(k) == b.get(k) for k in kept if k != by)
+    ]
