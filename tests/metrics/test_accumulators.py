@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -20,6 +21,11 @@ PAIRS = {
     "Brier": (lambda: metrics.Brier(), metrics.brier),
     "ECE": (lambda: metrics.ECE(), metrics.calibration_error),
     "ECE10": (lambda: metrics.ECE(bins=10), lambda p, y: metrics.calibration_error(p, y, bins=10)),
+    "RMSCE": (lambda: metrics.RMSCE(), lambda p, y: metrics.calibration_error(p, y, norm="l2")),
+    "MCE": (lambda: metrics.MCE(), lambda p, y: metrics.calibration_error(p, y, norm="max")),
+    "EqualMassECE": (lambda: metrics.EqualMassECE(), lambda p, y: metrics.calibration_error(p, y, binning="mass")),
+    "SmoothECE": (lambda: metrics.SmoothECE(), metrics.smooth_calibration_error),
+    "ClasswiseECE": (lambda: metrics.ClasswiseECE(6), metrics.classwise_calibration_error),
 }
 
 
@@ -62,8 +68,9 @@ def test_forward_gives_the_batch_value_and_reset_starts_over(name: str):
 def test_logits_and_bad_labels_are_reported_at_compute(name: str):
     make, _ = PAIRS[name]
     for probs, labels, words in (
-        (torch.randn(5, 3) * 4, torch.zeros(5, dtype=torch.long), "softmax"),
-        (torch.full((2, 4), 0.25), torch.tensor([0, 4]), "label"),
+        (torch.randn(5, 6) * 4, torch.zeros(5, dtype=torch.long), "softmax"),
+        (torch.full((2, 6), 1 / 6), torch.tensor([0, 6]), "label"),
+        (torch.full((2, 6), torch.nan), torch.tensor([0, 1]), "NaN"),
     ):
         metric = make()
         metric.update(probs, labels)
@@ -89,6 +96,42 @@ def test_reliability_of_the_accumulated_sums():
     assert sum(metric.reliability()["count"]) == len(labels)
 
 
+def test_brier_decomposition_accumulates_and_adds_up():
+    probs, labels = batch()
+    metric = metrics.BrierDecomposition(6)
+    for p, y in zip(probs.split(33), labels.split(33), strict=True):
+        metric.update(p, y)
+    parts = metric.compute()
+    expected = metrics.brier_decomposition(probs, labels)._asdict()
+    assert {k: float(v) for k, v in parts.items()} == pytest.approx({k: float(v) for k, v in expected.items()})
+    whole = parts["reliability"] - parts["resolution"] + parts["uncertainty"] + parts["remainder"]
+    assert float(whole) == pytest.approx(float(metrics.brier(probs, labels)), abs=1e-9)
+    with pytest.raises(ValueError, match="5 columns, but num_classes is 6"):
+        metric.update(probs[:, :5], labels)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_nothing_seen_is_nan_and_an_empty_batch_changes_nothing(name: str):
+    make, function = PAIRS[name]
+    metric = make()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics says that update was never called
+        assert bool(metric.compute().isnan())
+    probs, labels = batch()
+    for p, y in ((probs[:0], labels[:0]), (probs, labels), (probs[:0], labels[:0])):
+        metric.update(p, y)
+    assert float(metric.compute()) == pytest.approx(float(function(probs, labels)), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_half_precision_and_other_label_types(name: str):
+    make, function = PAIRS[name]
+    probs, labels = batch()
+    metric = make()
+    metric.update(probs.bfloat16(), labels.to(torch.uint8))
+    assert float(metric.compute()) == pytest.approx(float(function(probs.bfloat16(), labels)), abs=1e-9)
+
+
 def test_torchmetrics_is_imported_only_for_the_classes():
     code = (
         "import sys, kedge.metrics; assert 'torchmetrics' not in sys.modules; "
@@ -109,6 +152,16 @@ def _process(rank: int, folder: str, results) -> None:
     area = metrics.AUROC()
     area.update(probs[share, 0], labels[share] > 2)
     values.append(float(area.compute()))
+    # One process sees nothing at all.
+    for make, _ in PAIRS.values():
+        metric = make()
+        if rank:
+            metric.update(probs, labels)
+        values.append(float(metric.compute()))
+    area = metrics.AUROC()
+    if rank:
+        area.update(probs[:, 0], labels > 2)
+    values.append(float(area.compute()))
     results[rank] = values
     torch.distributed.destroy_process_group()
 
@@ -123,4 +176,4 @@ def test_two_processes_with_unequal_shares_agree_with_one(tmp_path):
         pooled = [float(function(probs, labels)) for _, function in PAIRS.values()]
         pooled.append(float(metrics.auroc(probs[labels > 2, 0], probs[labels <= 2, 0])))
         for rank in (0, 1):
-            assert results[rank] == pytest.approx(pooled, abs=1e-9)
+            assert results[rank] == pytest.approx([*pooled, *pooled], abs=1e-9)

@@ -23,6 +23,14 @@ def textbook_ece(probs: np.ndarray, labels: np.ndarray, bins: int = 15) -> float
     return error
 
 
+def textbook_error(f: np.ndarray, hit: np.ndarray, members: list[np.ndarray], norm: str) -> float:
+    """ECE, root mean square and largest error of bins given as lists of positions."""
+    filled = [i for i in members if len(i)]
+    gaps = np.array([abs(f[i].mean() - hit[i].mean()) for i in filled])
+    share = np.array([len(i) / len(f) for i in filled])
+    return {"l1": share @ gaps, "l2": np.sqrt(share @ gaps**2), "max": gaps.max()}[norm]
+
+
 def random_probs(n: int, classes: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     probs = (3 * torch.randn(n, classes, generator=generator)).softmax(dim=1)
@@ -37,12 +45,63 @@ def test_agrees_with_the_definition(n: int, classes: int, bins: int, seed: int):
     assert ours == pytest.approx(textbook_ece(probs.numpy(), labels.numpy(), bins), abs=1e-9)
 
 
-def test_agrees_with_torchmetrics_away_from_one():
+@pytest.mark.parametrize("norm", ["l1", "l2", "max"])
+def test_agrees_with_torchmetrics_away_from_one(norm: str):
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     probs, labels = random_probs(500, 5, seed=1)
-    theirs = multiclass_calibration_error(probs, labels, num_classes=5, n_bins=15)
-    assert float(metrics.calibration_error(probs, labels)) == pytest.approx(float(theirs), abs=1e-5)
+    theirs = multiclass_calibration_error(probs, labels, num_classes=5, n_bins=15, norm=norm)
+    assert float(metrics.calibration_error(probs, labels, norm=norm)) == pytest.approx(float(theirs), abs=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 60),
+    bins=st.integers(1, 25),
+    seed=st.integers(0, 999),
+    norm=st.sampled_from(["l1", "l2", "max"]),
+)
+def test_bins_of_equal_mass_are_consecutive_shares_of_the_sorted_set(n: int, bins: int, seed: int, norm: str):
+    rng = np.random.default_rng(seed)
+    f, hit = rng.random(n), rng.random(n) < 0.6
+    order = np.argsort(f)
+    members = [order[[i for i in range(n) if i * bins // n == m]] for m in range(bins)]
+    assert max(map(len, members)) - min(map(len, members)) <= 1
+    sums = metrics.bin_sums(torch.from_numpy(f), torch.from_numpy(hit), bins, "mass")
+    assert sums[0].tolist() == [len(i) for i in members]
+    assert float(metrics.binned_error(sums, norm)) == pytest.approx(textbook_error(f, hit, members, norm), abs=1e-9)
+
+
+def test_equal_confidences_share_a_bin_of_equal_mass_whatever_their_order():
+    confidence = torch.tensor([0.4, 1.0, 1.0, 1.0, 1.0, 0.4])
+    correct = torch.tensor([True, True, False, True, True, False])
+    sums = metrics.bin_sums(confidence, correct, 3, "mass")
+    # The tie at 0.4 begins at 0 of 6 and the one at 1 at 2 of 6: the third bin is empty.
+    assert sums[0].tolist() == [2, 4, 0]
+    for seed in range(5):
+        order = torch.randperm(6, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(metrics.bin_sums(confidence[order], correct[order], 3, "mass"), sums)
+    assert float(metrics.binned_error(sums)) == pytest.approx(2 / 6 * 0.1 + 4 / 6 * 0.25)
+
+
+def test_more_bins_than_samples_and_a_single_sample():
+    probs, labels = torch.tensor([[0.2, 0.8]]), torch.tensor([1])
+    for norm in ("l1", "l2", "max"):
+        for binning in ("width", "mass"):
+            found = metrics.calibration_error(probs, labels, bins=100, norm=norm, binning=binning)
+            assert float(found) == pytest.approx(0.2, abs=1e-6)
+
+
+def test_no_samples_have_no_error_and_unknown_ways_are_said():
+    for norm in ("l1", "l2", "max"):
+        assert bool(metrics.binned_error(torch.zeros(3, 5), norm).isnan())
+    probs, labels = random_probs(5, 3, seed=0)
+    with pytest.raises(ValueError, match="norm must be one of l1, l2, max"):
+        metrics.calibration_error(probs, labels, norm="l3")
+    with pytest.raises(ValueError, match="binning must be one of width, mass"):
+        metrics.calibration_error(probs, labels, binning="equal")
+    with pytest.raises(ValueError, match="bins must be at least 1"):
+        metrics.calibration_error(probs, labels, bins=0)
 
 
 def test_confidence_of_exactly_one_is_in_the_last_bin():
@@ -75,17 +134,29 @@ def test_empty_bins_are_none_in_the_diagram():
     assert diagram["count"] == [0, 0, 0, 2]
     assert diagram["accuracy"] == [None, None, None, 0.5]
     assert diagram["confidence"][3] == pytest.approx(0.925)
+    assert diagram["low"][:3] == diagram["high"][:3] == [None, None, None]
+    assert (diagram["low"][3], diagram["high"][3]) == metrics.accuracy_interval(1, 2)
 
 
-def test_perfectly_calibrated_classifier_reads_near_zero():
-    generator = torch.Generator().manual_seed(0)
-    confidence = torch.from_numpy(np.random.default_rng(0).beta(8, 1.5, 20_000))
-    correct = torch.rand(20_000, generator=generator, dtype=torch.float64) < confidence
-    sums = metrics.bin_sums(confidence, correct)
-    assert float(metrics.binned_error(sums)) <= 0.012
-    batches = zip(confidence.split(64), correct.split(64), strict=True)
-    pooled = torch.stack([metrics.bin_sums(c, k) for c, k in batches]).sum(dim=0)
-    torch.testing.assert_close(pooled, sums)
+@pytest.mark.parametrize("size", [1, 64, 333, 20_000])
+def test_a_perfectly_calibrated_classifier_reads_near_zero_whatever_the_batch_size(size: int):
+    rng = np.random.default_rng(0)
+    count = 20_000 if size > 1 else 2000  # one by one takes long
+    confidence = rng.beta(8, 1.5, count)
+    correct = rng.random(count) < confidence
+    probs = np.repeat((1 - confidence)[:, None] / 19, 20, 1)
+    top = rng.integers(20, size=count)
+    probs[np.arange(count), top] = confidence
+    probs, labels = torch.from_numpy(probs), torch.from_numpy((top + ~correct) % 20)
+    found = {}
+    for made in (metrics.ECE(), metrics.SmoothECE(), metrics.EqualMassECE()):
+        for p, y in zip(probs.split(size), labels.split(size), strict=True):
+            made.update(p, y)
+        found[type(made).__name__] = float(made.compute())
+    assert found["ECE"] == pytest.approx(float(metrics.calibration_error(probs, labels)), abs=1e-9)
+    assert found["SmoothECE"] == pytest.approx(float(metrics.smooth_calibration_error(probs, labels)), abs=1e-9)
+    if count == 20_000:
+        assert all(error <= 0.012 for error in found.values()), found
 
 
 @pytest.mark.parametrize(

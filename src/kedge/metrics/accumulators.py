@@ -3,15 +3,13 @@
 `update` never waits for the device; input that is not probabilities is found at `compute`.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from kedge.metrics.calibration import SUM_DTYPE
-from kedge.metrics.calibration_accumulators import OfProbs
+from kedge.metrics.calibration_accumulators import Kept, OfProbs
 from kedge.metrics.classification import brier_per_sample, label_rank, nll_per_sample
 from kedge.metrics.detection import auroc, fpr95
 
@@ -69,18 +67,12 @@ class Brier(_Mean):
         return brier_per_sample(probs, labels)
 
 
-class _OfScores(Metric):
+class _OfScores(Kept):
     """Base of the metrics of (scores `[B]`, is_inside `[B]`): keeps all scores, which ranking needs."""
 
     is_differentiable = False
     full_state_update = False
-    scores: list[Tensor]
-    is_inside: list[Tensor]
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("scores", [], dist_reduce_fx="cat")
-        self.add_state("is_inside", [], dist_reduce_fx="cat")
+    kept: ClassVar = {"scores": SUM_DTYPE, "is_inside": torch.bool}
 
     def update(self, scores: Tensor, is_inside: Tensor) -> None:
         """Add a batch: scores `[B]` (higher = more in-distribution) and bool `[B]` (True = in-distribution)."""
@@ -89,11 +81,10 @@ class _OfScores(Metric):
                 f"scores must be [B] and is_inside bool [B], but they are {list(scores.shape)} and "
                 f"{is_inside.dtype} {list(is_inside.shape)}"
             )
-        self.scores.append(scores.detach())
-        self.is_inside.append(is_inside)
+        self.keep(scores=scores, is_inside=is_inside)
 
     def _sides(self) -> tuple[Tensor, Tensor]:
-        scores, is_inside = dim_zero_cat(self.scores), dim_zero_cat(self.is_inside)
+        scores, is_inside = self.whole("scores"), self.whole("is_inside")
         return scores[is_inside], scores[~is_inside]
 
 

@@ -3,7 +3,7 @@
 All but `EqualMassECE` keep sums of a fixed size, which add up whatever the batches and the number of processes.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,35 @@ from kedge.metrics.checks import check_deviation, check_shapes, deviation
 from kedge.metrics.classification import brier_per_sample
 from kedge.metrics.classwise import brier_parts, class_sums, classwise_error
 from kedge.metrics.smooth import GRID, grid_sums, smooth_error_of
+
+
+class Kept(Metric):
+    """Base of the metrics that keep every sample: `kept` names the lists and the dtypes of what is in them."""
+
+    kept: ClassVar[dict[str, torch.dtype]]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in self.kept:
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather what all processes have seen."""
+        # A list that is empty is left out of the exchange, and a process that saw nothing would stop the others.
+        for name, dtype in self.kept.items():
+            if len(getattr(self, name)) == 0:
+                setattr(self, name, [torch.zeros(0, dtype=dtype, device=self.device)])
+        super().sync(*args, **kwargs)
+
+    def keep(self, **values: Tensor) -> None:
+        """Add a batch, `[B]` under each name."""
+        for name, dtype in self.kept.items():
+            getattr(self, name).append(values[name].detach().to(dtype))
+
+    def whole(self, name: str) -> Tensor:
+        """All samples so far, `[N]`."""
+        parts = getattr(self, name)
+        return dim_zero_cat(parts) if len(parts) else torch.zeros(0, dtype=self.kept[name], device=self.device)
 
 
 class OfProbs(Metric):
@@ -85,31 +114,24 @@ class MCE(ECE):
     norm = "max"
 
 
-class EqualMassECE(OfProbs):
+class EqualMassECE(Kept, OfProbs):
     """Expected calibration error in [0, 1] over bins of equal mass: `calibration_error` with binning "mass".
 
     The bins depend on the whole set, so confidences are kept: 9 bytes for each sample.
     """
 
-    confidence: list[Tensor]
-    correct: list[Tensor]
+    kept: ClassVar = {"confidence": SUM_DTYPE, "correct": torch.bool}
 
     def __init__(self, bins: int = 15, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.bins = bins
-        self.add_state("confidence", [], dist_reduce_fx="cat")
-        self.add_state("correct", [], dist_reduce_fx="cat")
 
     def _add(self, probs: Tensor, labels: Tensor) -> None:
         confidence, predicted = probs.max(dim=1)
-        self.confidence.append(confidence.to(SUM_DTYPE))
-        self.correct.append(predicted == labels)
+        self.keep(confidence=confidence, correct=predicted == labels)
 
     def _value(self) -> Tensor:
-        if len(self.confidence) == 0:
-            return torch.tensor(torch.nan)
-        sums = bin_sums(dim_zero_cat(self.confidence), dim_zero_cat(self.correct), self.bins, "mass")
-        return binned_error(sums)
+        return binned_error(bin_sums(self.whole("confidence"), self.whole("correct"), self.bins, "mass"))
 
 
 class SmoothECE(OfProbs):

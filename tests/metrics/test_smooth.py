@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import relplot
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kedge import metrics
+
+
+def smoothed(f: np.ndarray, y: np.ndarray, sigma: float, points: int = 2001) -> float:
+    """smECE_σ by its definition: the residuals under a Gaussian and its mirror images at 0 and 1, integrated."""
+    t = np.linspace(0, 1, points)[:, None]
+    kernel = sum(np.exp(-(((t - 2 * k - s * f) / sigma) ** 2) / 2) for k in range(-4, 5) for s in (-1, 1))
+    return np.trapezoid(np.abs(kernel @ (y - f) / (sigma * np.sqrt(2 * np.pi) * len(f))), t[:, 0])
+
+
+def by_definition(f: np.ndarray, y: np.ndarray) -> float:
+    low, high = 2e-3, 1.0
+    for _ in range(18):
+        middle = (low + high) / 2
+        low, high = (middle, high) if smoothed(f, y, middle) > middle else (low, middle)
+    return (low + high) / 2 if low > 2e-3 else 0.0
+
+
+def draw(n: int, kind: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    f = {
+        "calibrated": lambda: rng.beta(8, 1.5, n),
+        "uniform": lambda: rng.random(n),
+        "over": lambda: rng.beta(5, 1, n),
+        "ends": lambda: rng.choice([0.0, 1.0, 0.5, 0.9999, 1 / 3], n),
+        "saturated": lambda: np.ones(n),
+    }[kind]()
+    chance = {"over": f * 0.7, "saturated": f * 0.9}.get(kind, f)
+    return f, (rng.random(n) < chance).astype(float)
+
+
+def ours(f: np.ndarray, y: np.ndarray) -> float:
+    return float(metrics.smooth_error(torch.from_numpy(f), torch.from_numpy(y)))
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "uniform", "over", "ends", "saturated"])
+@pytest.mark.parametrize("n", [1, 2, 17, 150])
+def test_the_grid_agrees_with_the_exact_sum(kind: str, n: int):
+    f, y = draw(n, kind, seed=n)
+    expected = by_definition(f, y)
+    assert ours(f, y) == pytest.approx(expected, abs=2e-5 if expected else 2e-3)
+
+
+@pytest.mark.parametrize(("kind", "n"), [("calibrated", 20_000), ("uniform", 3000), ("over", 3000), ("over", 200)])
+def test_agrees_with_relplot_inside_the_unit_interval(kind: str, n: int):
+    # Its mesh has steps of 0.005 and more, and it halves a mass that lies exactly at 0 or 1.
+    f, y = draw(n, kind)
+    assert ours(f, y) == pytest.approx(relplot.smECE(f, y), abs=1e-3)
+
+
+def test_known_values():
+    # One kernel far from the ends integrates to 1, so the error is the residual itself.
+    assert ours(np.full(10, 0.5), np.ones(10)) == pytest.approx(0.5, abs=1e-4)
+    assert ours(np.ones(8), np.zeros(8)) == pytest.approx(1, abs=1e-4)
+    assert ours(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == pytest.approx(0, abs=1e-5)
+    assert ours(np.ones(1), np.ones(1)) == pytest.approx(0, abs=1e-5)
+    assert ours(np.zeros(3), np.ones(3)) == pytest.approx(1, abs=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1, width=32) | st.sampled_from([0.0, 1.0, 0.5]), st.booleans()), min_size=1, max_size=50
+    ),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_bounds_and_order(rows: list[tuple[float, bool]], dtype: torch.dtype):
+    f, y = torch.tensor([r[0] for r in rows], dtype=dtype), torch.tensor([r[1] for r in rows])
+    value = float(metrics.smooth_error(f, y))
+    # Never below the overall gap, and never above the mean distance of outcome and confidence.
+    assert abs(float((y.double() - f.double()).mean())) - 1e-5 <= value
+    assert value <= float((y.double() - f.double()).abs().mean()) + 1e-3
+    assert float(metrics.smooth_error(f.flip(0), y.flip(0))) == pytest.approx(value, abs=1e-6)
+
+
+def test_resampled_is_that_of_the_resample():
+    f, y = draw(300, "over")
+    confidence, correct = torch.from_numpy(f), torch.from_numpy(y).bool()
+    index = torch.randint(300, (4, 300), generator=torch.Generator().manual_seed(0))
+    weights = torch.stack([torch.bincount(i, minlength=300) for i in index]).float()
+    found = metrics.resampled_smooth_error(confidence, correct, weights)
+    assert found.shape == (4,)
+    for i, value in zip(index, found.tolist(), strict=True):
+        assert value == pytest.approx(ours(f[i], y[i]), abs=2e-5)
+
+
+@pytest.mark.parametrize("bad", [[], [0.5, float("nan")], [1.5], [-0.1]])
+def test_what_is_no_confidence_is_refused(bad: list[float]):
+    with pytest.raises(ValueError, match=r"\[N\]|\[0, 1\]"):
+        metrics.smooth_error(torch.tensor(bad), torch.ones(len(bad)))
+    with pytest.raises(ValueError, match=r"\[2\] and \[3\]"):
+        metrics.smooth_error(torch.rand(2), torch.ones(3))
+    with pytest.raises(ValueError, match="softmax"):
+        metrics.smooth_calibration_error(torch.randn(5, 3) * 4, torch.zeros(5, dtype=torch.long))
