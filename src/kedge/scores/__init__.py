@@ -7,7 +7,8 @@ A score has `name`, `needs` (what it reads besides logits), `fit(outputs, labels
 from kedge.scores.base import Score
 from kedge.scores.disagreement import Disagreement
 from kedge.scores.energy import Energy
+from kedge.scores.last_layer import last_layer
 from kedge.scores.msp import MSP
 from kedge.scores.outputs import Outputs, outputs_of
 
-__all__ = ["MSP", "Disagreement", "Energy", "Outputs", "Score", "outputs_of"]
+__all__ = ["MSP", "Disagreement", "Energy", "Outputs", "Score", "last_layer", "outputs_of"]

@@ -1,14 +1,17 @@
 """What a model says about a batch, computed once and shared by all scores."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import AnchoredModel, PlainModel
+from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.anchoring.pixels import evaluating
+from kedge.scores.last_layer import affine, inputs_of, last_layer
 
 
 @dataclass(frozen=True)
@@ -18,37 +21,138 @@ class Outputs:
     Attributes:
         logits: `[B, C]`.
         uncertainty: `[B]` disagreement between references, higher = less sure; None where there is none.
-        features: `[B, D]` what the last layer reads, or None when it was not collected.
+        features: `[B, D]` what the last layer reads (for an anchored model the mean over the references used), or
+            None when it was not collected or the network has no such layer.
+        masked: `[B, C]` logits of [0, x - r], the reference hidden, the mean over the references used; None for
+            other than anchored models and when it was not collected.
+        head: the last layer's weight `[C, D]` and bias `[C]` where there are features. W·features + b is what the
+            network returned: `logits` of a model with a temperature are that, divided by it.
     """
 
     logits: Tensor
     uncertainty: Tensor | None = None
     features: Tensor | None = None
+    masked: Tensor | None = None
+    head: tuple[Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @staticmethod
+    def cat(parts: Sequence["Outputs"]) -> "Outputs":
+        """The batches as one. What is None in one of them is None, and the head is that of the first."""
+        if not parts:
+            raise ValueError("there are no outputs to put together: parts is empty")
+        joined: dict[str, Any] = {}
+        for name in ("logits", "uncertainty", "features", "masked"):
+            values = [getattr(part, name) for part in parts]
+            joined[name] = None if any(value is None for value in values) else torch.cat(values)
+        return Outputs(**joined, head=parts[0].head if joined["features"] is not None else None)
+
+    def to(self, device: torch.device | str) -> "Outputs":
+        """The same on another device."""
+        moved: dict[str, Any] = {
+            field.name: tuple(t.to(device) for t in value) if isinstance(value, tuple) else value.to(device)
+            for field in dataclasses.fields(self)
+            if (value := getattr(self, field.name)) is not None
+        }
+        return Outputs(**moved)
 
 
-def outputs_of(model: Callable[[Tensor], Any], images: Tensor, references: Any = None) -> Outputs:
+@torch.no_grad()
+def outputs_of(
+    model: Callable[[Tensor], Any],
+    images: Tensor,
+    references: Any = None,
+    *,
+    features: bool = False,
+    masked: bool = False,
+) -> Outputs:
     """Run `model` on `images` `[B, C, H, W]` in [0, 1], without gradients and in eval mode.
 
     Its modes are left as they were. A kedge model is asked through `predict`, an anchored one with `references` (an
     int, a tensor, "blt", or None for the whole bank); any other callable must return logits `[B, C]`. Raises
     ValueError when it returns something else.
+
+    Args:
+        model: what to run.
+        images: the batch.
+        references: which references an anchored model uses.
+        features: also collect what the last layer reads, in the same pass. A callable that is no module, and a
+            network whose last layer is not found (see `last_layer`), has none. Passes then hold K images at least,
+            where a prediction alone needs no more than 32.
+        masked: also run the masked passes of an anchored model, one for each reference; "blt" takes the whole bank.
     """
-    if isinstance(model, AnchoredModel):
-        prediction = model.predict(images, references=references)
-        return Outputs(prediction.logits, prediction.uncertainty)
-    if isinstance(model, PlainModel):
-        prediction = model.predict(images)
-        return Outputs(prediction.logits, prediction.uncertainty)
-    with torch.no_grad():
-        if isinstance(model, nn.Module):
-            with evaluating(model):
-                logits = model(images)
+    layer = last_layer(model, images) if features and isinstance(model, nn.Module) else None
+    with _collecting(layer) as seen:
+        if isinstance(model, AnchoredModel):
+            count = _count(model, references)
+            # One pass for each part of the batch, so that what the last layer read is in the order of the images.
+            rows = None if layer is None else max(len(images), 32, count)
+            prediction = model.predict(images, references=references, max_rows=rows)
+            outputs = Outputs(prediction.logits, prediction.uncertainty)
+        elif isinstance(model, PixelModel):
+            count = 1
+            outputs = Outputs(model.predict(images).logits)  # type: ignore[operator]
         else:
+            count = 1
+            outputs = Outputs(_logits_of(model, images))
+    if layer is not None and seen:
+        # The rows of a pass are reference-major: [K * b, D].
+        parts = [inputs_of(layer, x).unflatten(0, (count, -1)) for x in seen]
+        collected = torch.cat([part.float().mean(0) if count > 1 else part[0] for part in parts])
+        outputs = dataclasses.replace(outputs, features=collected, head=affine(layer))
+    if masked and isinstance(model, AnchoredModel):
+        outputs = dataclasses.replace(outputs, masked=_masked_logits(model, images, references))
+    return outputs
+
+
+def _logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
+    if isinstance(model, nn.Module):
+        with evaluating(model):
             logits = model(images)
+    else:
+        logits = model(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         seen = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
             f"a model must return logits [B, C], but for {len(images)} images {type(model).__name__} returned {seen}; "
             "wrap it in a function that returns the logits alone"
         )
-    return Outputs(logits)
+    return logits
+
+
+@contextmanager
+def _collecting(layer: nn.Module | None) -> Iterator[list[Tensor]]:
+    """What `layer` reads within, call by call."""
+    seen: list[Tensor] = []
+    if layer is None:
+        yield seen
+        return
+    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def _count(model: AnchoredModel, references: Any) -> int:
+    """How many references every image meets in one prediction."""
+    if isinstance(references, str):
+        return 1  # "blt": its best one
+    if isinstance(references, Tensor):
+        return 1 if references.ndim == len(model.input_shape) else len(references)
+    return len(model.references) if references is None else int(references)
+
+
+def _masked_logits(model: AnchoredModel, images: Tensor, references: Any) -> Tensor:
+    """Logits `[B, C]` of [0, x - r], the mean over the references."""
+    if isinstance(references, Tensor):
+        bank = references if references.ndim == images.ndim else references[None]
+    else:
+        bank = model.references if references is None or isinstance(references, str) else model.references[:references]
+    hidden = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    with evaluating(model):
+        total = sum(model(images, references=r, mask=hidden).float() for r in bank.split(1))
+    assert isinstance(total, Tensor)
+    return total / len(bank)

@@ -1,0 +1,96 @@
+"""The last layer of a network: what it reads are the features, and logits = W·features + b."""
+
+from collections.abc import Callable
+from typing import Any
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring import PixelModel
+from kedge.anchoring.pixels import evaluating
+
+# The layer that was found for a model, and the layers it was chosen among: another head is searched for again.
+_found: WeakKeyDictionary[nn.Module, tuple[list[int], ReferenceType[nn.Module] | None]] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def last_layer(model: Callable[[Tensor], Any], example: Tensor) -> nn.Module | None:
+    """The affine layer of `model` whose output is the logits: a linear layer, or a convolution of 1 × 1.
+
+    It is found by running the first two images of `example` `[B, C, H, W]`, in eval mode: the layer that runs once
+    and whose W·features + b equals what the network returns, where features are the layer's input, averaged over
+    positions if it has any. None for a callable that is no module, and for a network without such a layer (two
+    heads that are averaged, or an activation after the last layer). A model is searched once.
+    """
+    if not isinstance(model, nn.Module) or len(example) == 0:
+        return None
+    candidates = [m for m in model.modules() if isinstance(m, nn.Linear) or _is_pointwise(m)]
+    identities = [id(m) for m in candidates]
+    known = _found.get(model)
+    if known is None or known[0] != identities:
+        layer = _search(model, candidates, example[:2])
+        known = _found[model] = identities, None if layer is None else ref(layer)
+    return None if known[1] is None else known[1]()
+
+
+def affine(layer: Any) -> tuple[Tensor, Tensor]:
+    """Weight `[C, D]` and bias `[C]` (zeros for a layer without) of a linear layer or a 1 × 1 convolution."""
+    weight = layer.weight.detach().flatten(1)
+    return weight, weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
+
+
+def inputs_of(layer: nn.Module, inputs: Tensor) -> Tensor:
+    """Features `[B, D]`: what `layer` read, averaged over its positions, which commutes with an affine layer."""
+    if isinstance(layer, nn.Linear):
+        return inputs if inputs.ndim == 2 else inputs.flatten(1, -2).mean(1)
+    return inputs.flatten(2).mean(2)
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    return (
+        isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+        and set(module.kernel_size) == {1}
+        and set(module.stride) == {1}
+        and (module.padding in ("same", "valid") or not any(module.padding))
+        and module.groups == 1
+    )
+
+
+def _search(model: nn.Module, candidates: list[nn.Module], example: Tensor) -> nn.Module | None:
+    calls: list[tuple[nn.Module, Tensor]] = []
+    returned: list[Any] = []
+    # A kedge model may scale what its network returns.
+    network = model.network if isinstance(model, PixelModel) else model
+    handles = [
+        m.register_forward_pre_hook(lambda m, inputs: calls.append((m, inputs[0].detach())) if inputs else None)
+        for m in candidates
+    ]
+    handles.append(network.register_forward_hook(lambda _, __, output: returned.append(output)))
+    try:
+        with evaluating(model):
+            model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    logits = returned[-1] if returned else None
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        return None
+    for layer, inputs in reversed(calls):
+        once = sum(m is layer for m, _ in calls) == 1
+        if once and _explains(layer, inputs, logits):
+            return layer
+    return None
+
+
+def _explains(layer: Any, inputs: Tensor, logits: Tensor) -> bool:
+    weight, bias = affine(layer)
+    if len(weight) != logits.shape[1] or inputs.ndim < 2:
+        return False
+    features = inputs_of(layer, inputs)
+    if features.shape != (len(logits), weight.shape[1]):
+        return False
+    half = logits.dtype in (torch.float16, torch.bfloat16)
+    expected = features.float() @ weight.float().T + bias.float()
+    slack = (0.05 if half else 5e-3) * max(1.0, float(logits.float().abs().nan_to_num(0).max()))
+    return bool(torch.isclose(expected, logits.float(), rtol=0, atol=slack, equal_nan=True).all())
