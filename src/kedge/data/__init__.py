@@ -7,6 +7,7 @@ from kedge.data.decode import read_image
 from kedge.data.fingerprints import check_apart, shared_images
 from kedge.data.loading import from_dataset, load, splits
 from kedge.data.origin import Origin
+from kedge.data.published import PublishedSet, is_published, published
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import FileSet, ImageSet, TensorSet
@@ -18,6 +19,7 @@ __all__ = [
     "ImageSet",
     "LoadReport",
     "Origin",
+    "PublishedSet",
     "TensorSet",
     "TrainingBatches",
     "UnreadableImage",
@@ -27,7 +29,9 @@ __all__ = [
     "derive_seed",
     "from_dataset",
     "generator",
+    "is_published",
     "load",
+    "published",
     "read_image",
     "reference_subset",
     "shared_images",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kedge.data.decode import SMALL, convert_channels, evaluation_view, to_tensor
+from kedge.data.decode import CROP_SHARE, SMALL, convert_channels, evaluation_view, to_tensor
 from kedge.data.items import Items
 from kedge.data.origin import of_items
 from kedge.data.report import DataError, LoadReport, UnreadableImage
@@ -35,11 +35,14 @@ class Found:
     has_paths: bool = True
 
 
-def build(found: Found, image_size: int | None = None, channels: int | None = None) -> ImageSet:
+def build(
+    found: Found, image_size: int | None = None, channels: int | None = None, crop_share: float = CROP_SHARE
+) -> ImageSet:
     """Return a TensorSet where the images (or `image_size`) are at most 64 px, else a FileSet.
 
     The channels are those of the majority of the images unless given. Without `image_size` small images keep their
-    size; where sizes are mixed they become squares of the largest side; larger images get 224.
+    size; where sizes are mixed they become squares of the largest side; larger images get 224. `crop_share` is that of
+    larger images, see FileSet.
 
     Raises:
         DataError: no images, a bad `image_size` or `channels`, or more than 1 % unreadable.
@@ -70,7 +73,7 @@ def build(found: Found, image_size: int | None = None, channels: int | None = No
     if max(target) <= SMALL and in_memory:
         images = _tensor_set(found, target, channels, report)
     else:
-        images = _file_set(found, max(target), channels, report)
+        images = _file_set(found, max(target), channels, report, crop_share)
         images.origin = of_items(found.items, [size for size, _ in shapes])
     report.check(found.name)
     if report.skipped:
@@ -130,7 +133,7 @@ def _fit(image: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
     return v2.resize(image, list(target), antialias=True)
 
 
-def _file_set(found: Found, size: int, channels: int, report: LoadReport) -> FileSet:
+def _file_set(found: Found, size: int, channels: int, report: LoadReport, crop_share: float) -> FileSet:
     items, count = found.items, len(found.items)
     checked: Sequence[int] = range(count)
     if count > _CHECKED:
@@ -149,7 +152,9 @@ def _file_set(found: Found, size: int, channels: int, report: LoadReport) -> Fil
     rows = kept.nonzero().squeeze(1)
     labels = torch.as_tensor(found.labels, dtype=torch.long)[rows]
     paths = _names(found, kept)
-    return FileSet(items, rows, labels, found.class_names, channels, size, found.name, found.split, report, paths)
+    return FileSet(
+        items, rows, labels, found.class_names, channels, size, found.name, found.split, report, paths, crop_share
+    )
 
 
 def _count_conversion(report: LoadReport, channels: int) -> None:

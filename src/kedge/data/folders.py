@@ -58,7 +58,7 @@ class ImageFolder:
         labels: list[int] = []
         empty = []
         for label, class_name in enumerate(class_names):
-            files = _images(root / class_name)
+            files = images_under(root / class_name)
             paths += files
             labels += [label] * len(files)
             if not files and (root / class_name).is_dir():
@@ -93,7 +93,8 @@ def _folders(root: Path) -> list[Path]:
     )
 
 
-def _images(folder: Path) -> list[str]:
+def images_under(folder: Path) -> list[str]:
+    """Return the image files in a folder and in those below it, in order; hidden ones are left out."""
     found: list[str] = []
     if not folder.is_dir():
         return found
@@ -106,7 +107,7 @@ def _images(folder: Path) -> list[str]:
 
 
 def _no_classes(root: Path) -> str:
-    images = _images(root)
+    images = images_under(root)
     if images:
         return (
             f"{root} holds {len(images)} images but no class folders; {_LAYOUT}. "

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kedge.data.decode import evaluation_view, to_tensor
+from kedge.data.decode import CROP_SHARE, evaluation_view, to_tensor
 from kedge.data.fingerprints import digest, key_of_pixels, sampled_rows
 from kedge.data.items import Items
 from kedge.data.origin import Origin, of_arrays
@@ -164,7 +164,8 @@ class TensorSet(ImageSet):
 class FileSet(ImageSet):
     """Images decoded each time they are read, for sets of larger images.
 
-    `set[i]` resizes the shorter side to image_size / 0.875 and crops the centre to image_size x image_size.
+    `set[i]` resizes the shorter side to image_size / `crop_share` (0.875) and crops the centre to a square of
+    image_size; images that were cropped already have the share 1.
     """
 
     def __init__(
@@ -179,10 +180,12 @@ class FileSet(ImageSet):
         split: str = "all",
         report: LoadReport | None = None,
         paths: list[str] | None = None,
+        crop_share: float = CROP_SHARE,
     ) -> None:
         shape = (channels, image_size, image_size)
         super().__init__(name, split, class_names, labels, shape, report, paths)
         self.items = items
+        self.crop_share = crop_share
         self.rows = rows  # long [N]: the position of each image among the items
 
     def keys(self, sampled: bool = False) -> list[bytes]:
@@ -193,7 +196,7 @@ class FileSet(ImageSet):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         channels, size, _ = self.image_shape
         row, label = int(self.rows[i]), int(self.labels[i])
-        image = evaluation_view(self.items.image(row, least=2 * size), size)
+        image = evaluation_view(self.items.image(row, least=2 * size), size, self.crop_share)
         return to_tensor(image, channels), label
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -229,6 +232,7 @@ class FileSet(ImageSet):
             self.split,
             self.report,
             self._paths_at(index),
+            self.crop_share,
         )
 
 

@@ -1,0 +1,120 @@
+"""The classes that published sets are labelled with, and where a model has them among its outputs.
+
+ImageNet's thousand classes are known by their WordNet identifiers ("n01440764"), which timm lists in the order that
+every published ImageNet model uses: that of the identifiers.
+"""
+
+import functools
+import pkgutil
+import re
+from collections.abc import Sequence
+
+import torch
+
+from kedge.data.report import DataError
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR100 = tuple(
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
+    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
+    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
+    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
+    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()  # noqa: SIM905
+)
+WNID = re.compile(r"n\d{8}")
+_IN_PLACE = 0.9  # of a thousand names that must be ImageNet's at their place for the list to be in its order
+
+
+@functools.cache
+def imagenet() -> tuple[str, ...]:
+    """The WordNet identifiers of ImageNet's 1000 classes, in the order of a model's outputs."""
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo("imagenet-1k").label_names())
+
+
+@functools.cache
+def published_wnids(which: str) -> frozenset[str]:
+    """The classes of ImageNet-"r" or ImageNet-"a", as timm lists them; empty if it does not."""
+    try:
+        text = pkgutil.get_data("timm.data", f"_info/imagenet_{which}_synsets.txt")
+    except OSError:
+        text = None
+    return frozenset((text or b"").decode().split())
+
+
+def class_mask(
+    wanted: Sequence[str], space: Sequence[str], class_names: Sequence[str] | None, num_outputs: int | None
+) -> torch.Tensor | None:
+    """Where a model has the classes `wanted`: long `[len(wanted)]`, or None where its outputs are just these in order.
+
+    Args:
+        wanted: classes of a data set, taken from `space`.
+        space: every class of the benchmark, in the usual order: `CIFAR10`, `CIFAR100`, `imagenet()`.
+        class_names: of the model: those of the space in any order, among others or not. For ImageNet, WordNet
+            identifiers or English names ("tench", "tench, Tinca tinca"). None takes the usual order if `num_outputs`
+            is the size of the space.
+        num_outputs: of the model.
+
+    Raises:
+        DataError: the model does not have all of `wanted`, or it is not known which output is which class.
+    """
+    if class_names is None:
+        if num_outputs != len(space):
+            raise DataError(
+                f"the model has {num_outputs} outputs and no class names, so it is not known which of them are the "
+                f"data's {len(wanted)} classes (with {len(space)} outputs the usual order is taken). "
+                "Set model.class_names"
+            )
+        where = {name: i for i, name in enumerate(space)}
+        found = [where[name] for name in wanted]
+        width = len(space)
+    else:
+        if num_outputs is not None and num_outputs != len(class_names):
+            raise DataError(f"the model has {num_outputs} outputs but {len(class_names)} class names")
+        found, width = _by_name(wanted, space, class_names), len(class_names)
+    return None if found == list(range(width)) else torch.tensor(found, dtype=torch.long)
+
+
+def _by_name(wanted: Sequence[str], space: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    known = _names_of(tuple(space))
+    place = {name: i for i, name in enumerate(space)}
+    if len(class_names) == len(space):
+        in_place = sum(i in known.get(_plain(n), ()) for i, n in enumerate(class_names))
+        if in_place >= (1.0 if len(space) < 1000 else _IN_PLACE) * len(space):
+            return [place[name] for name in wanted]
+    outputs: dict[int, int] = {}
+    for output, name in enumerate(class_names):
+        meant = known.get(_plain(name), ())
+        if len(meant) == 1:
+            outputs.setdefault(meant[0], output)
+    lacking = [name for name in wanted if place[name] not in outputs]
+    if lacking:
+        example = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
+        raise DataError(
+            f"the model lacks {len(lacking)} of the data's {len(wanted)} classes, such as {example}\n"
+            f"Its {len(class_names)} classes are called {', '.join(map(str, class_names[:5]))}, ...; "
+            "expected the published names" + (", or WordNet identifiers (n01440764)" if len(space) == 1000 else "")
+        )
+    return [outputs[place[name]] for name in wanted]
+
+
+@functools.cache
+def _names_of(space: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    """Every name in use for a class, plainly written, to the positions of the classes that it may mean."""
+    meant: dict[str, tuple[int, ...]] = {}
+    english: Sequence[str] = [""] * len(space)
+    if len(space) == 1000:
+        from timm.data import ImageNetInfo
+
+        english = list(ImageNetInfo("imagenet-1k").label_descriptions())  # "tench, Tinca tinca"
+    for i, (name, words) in enumerate(zip(space, english, strict=True)):
+        for one in {_plain(n) for n in (name, words, *words.split(",")) if n.strip()}:
+            meant[one] = (*meant.get(one, ()), i)
+    return meant
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", str(name).lower()).strip()

@@ -1,0 +1,287 @@
+"""Published sets of shifted images, read from where they were unpacked: nothing is generated or downloaded here.
+
+CIFAR-10-C, CIFAR-100-C, ImageNet-C (Hendrycks & Dietterich 2019), ImageNet-C-bar (Mintun et al. 2021), CIFAR-10.1 and
+ImageNet-V2 (Recht et al. 2018, 2019), ImageNet-Sketch (Wang et al. 2019), ImageNet-R and -A (Hendrycks et al. 2021).
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from kedge.data.build import Found, build
+from kedge.data.decode import CROP_SHARE
+from kedge.data.folders import EXTENSIONS, images_under
+from kedge.data.items import FileItems, Items
+from kedge.data.label_spaces import CIFAR10, WNID, class_mask, imagenet, published_wnids
+from kedge.data.published_arrays import ArrayItems, Rows, read_cifar_10_1, read_cifar_c
+from kedge.data.report import DataError
+from kedge.data.sets import ImageSet
+
+Condition = tuple[str, int | None]
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_C_BAR = frozenset(
+    """blue_noise_sample brownish_noise caustic_refraction checkerboard_cutout cocentric_sine_waves inverse_sparkles
+    perlin_noise plasma_noise single_frequency_greyscale sparkles""".split()  # noqa: SIM905
+)
+_COUNTS = {"ImageNet-R": 200, "ImageNet-A": 200, "Tiny-ImageNet-C": 200}  # of classes; the others have 1000
+_LAYOUTS = (
+    "labels.npy with <corruption>.npy (CIFAR-10-C, CIFAR-100-C); cifar10.1_v6_data.npy with cifar10.1_v6_labels.npy; "
+    "<corruption>/<severity>/<wnid>/*.JPEG, in folders of families or not (ImageNet-C, ImageNet-C-bar); <wnid>/* "
+    "(ImageNet-R, -A, -Sketch); 0/* to 999/* (ImageNet-V2)"
+)
+
+
+@dataclass
+class PublishedSet:
+    """A published set of shifted images.
+
+    Attributes:
+        name: "CIFAR-10-C", "ImageNet-R", ...; the folder's name for a set that is not known.
+        kind: "corruptions" (the same images under several conditions) or "renditions" (other images of the classes).
+        conditions: (name, severity) in order; the severity is None for renditions.
+        class_names: of the classes that occur; labels are positions among them.
+        classes: long, the positions of these classes among all of the benchmark's; None where all occur. Of ImageNet's
+            they are what the published protocols restrict a model's answers to: `logits[:, mask]` before the softmax.
+        notes: what a person should know, such as missing classes.
+        space: every class of the benchmark, in the usual order.
+    """
+
+    name: str
+    kind: str
+    conditions: list[Condition]
+    class_names: list[str]
+    space: Sequence[str]
+    notes: list[str] = field(default_factory=list)
+    crop_share: float = CROP_SHARE
+    places: dict[Condition, Rows | Path] = field(default_factory=dict, repr=False)
+
+    @property
+    def classes(self) -> torch.Tensor | None:
+        """See above."""
+        return class_mask(self.class_names, self.space, None, len(self.space))
+
+    def mask_for(self, class_names: Sequence[str] | None = None, num_outputs: int | None = None) -> torch.Tensor | None:
+        """Where a model has this set's classes: `logits[:, mask]` has them in the order of the labels.
+
+        Args:
+            class_names: the model's: ImageNet's WordNet identifiers or English names, or CIFAR's names, in any
+                order and among others. None takes the usual order.
+            num_outputs: the model's, needed where it has no class names.
+
+        Returns:
+            long `[len(self.class_names)]`, or None where the model's outputs are just these classes in this order.
+
+        Raises:
+            DataError: it is not known which output is which class, or the model lacks some.
+        """
+        try:
+            return class_mask(self.class_names, self.space, class_names, num_outputs)
+        except DataError as error:
+            raise DataError(f"{self.name}: {error}") from None
+
+    def load(
+        self, condition: Condition | None = None, image_size: int | None = None, channels: int | None = None
+    ) -> ImageSet:
+        """The images of one condition; None for the only one.
+
+        Args:
+            condition: one of `conditions`.
+            image_size: side in pixels, as for `kedge.data.load`. ImageNet-C's images were cropped when they were
+                made, so they are only resized, and at 224 not touched.
+            channels: as for `kedge.data.load`.
+
+        Raises:
+            DataError: an unknown condition, no images, or more than 1 % of them unreadable.
+        """
+        if condition is None and len(self.conditions) == 1:
+            (condition,) = self.conditions
+        if condition not in self.places:
+            shown = ", ".join(_said(c) for c in self.conditions[:8]) + (", ..." if len(self.conditions) > 8 else "")
+            asked = "several conditions: say which" if condition is None else f"no condition {_said(condition)}"
+            raise DataError(f"{self.name} has {asked}; there are {shown}")
+        place = self.places[condition]
+        items: Items
+        if isinstance(place, Rows):
+            items, labels = ArrayItems(place, self.name), place.labels.tolist()
+        else:
+            paths, labels = _listed(place, self.class_names)
+            items = FileItems(paths)
+        found = Found(items, labels, self.class_names, self.name, _said(condition))
+        return build(found, image_size, channels, self.crop_share)
+
+
+def published(path: str | os.PathLike[str]) -> PublishedSet:
+    """Read what a folder holds, by its content; images are decoded only by `load`.
+
+    Args:
+        path: the unpacked folder, or its name in $KEDGE_DATA.
+
+    Raises:
+        DataError: not a layout that is known, labels or images missing, damaged files.
+    """
+    root = _located(path)
+    layout = _layout(root)
+    if layout == "cifar-c":
+        name, rows, class_names, notes = read_cifar_c(root)
+        return PublishedSet(name, "corruptions", list(rows), list(class_names), class_names, notes, places={**rows})
+    if layout == "cifar-10.1":
+        rows = read_cifar_10_1(root)
+        return PublishedSet("CIFAR-10.1", "renditions", list(rows), list(CIFAR10), CIFAR10, places={**rows})
+    places = _class_folders(root)
+    if not places:
+        raise DataError(f"{root} holds no published set that is known; expected one of: {_LAYOUTS}")
+    return _imagenet(root, places)
+
+
+def is_published(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder (or a name in $KEDGE_DATA) holds a set that `published` reads, judged by its files' names."""
+    try:
+        root = _located(path)
+    except DataError:
+        return False
+    return _layout(root) is not None or bool(_class_folders(root))
+
+
+def _located(path: str | os.PathLike[str]) -> Path:
+    root = Path(path).expanduser()
+    room = os.environ.get("KEDGE_DATA")
+    if not root.exists() and room:
+        root = Path(room).expanduser() / path
+    if not root.is_dir():
+        raise DataError(f"{os.fspath(path)!r} is not a folder: give the unpacked folder of a published set")
+    return root
+
+
+def _layout(root: Path) -> str | None:
+    if any(root.glob("cifar10.1_*_data.npy")):
+        return "cifar-10.1"
+    if any(f for f in root.glob("*.npy") if not f.name.startswith(".")):
+        return "cifar-c"
+    return None
+
+
+def _folders(root: Path) -> list[str]:
+    try:
+        return sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _class_folders(root: Path, depth: int = 3) -> dict[tuple[str, ...], Path]:
+    """Every folder, up to three below `root`, whose folders are classes, by its path in parts."""
+    inside = _folders(root)
+    if any(WNID.fullmatch(name) for name in inside) or _are_indices(root, inside):
+        return {(): root}
+    if depth == 0:
+        return {}
+    return {(name, *parts): place for name in inside for parts, place in _class_folders(root / name, depth - 1).items()}
+
+
+def _are_indices(root: Path, inside: list[str]) -> bool:
+    """Whether these are ImageNet-V2's folders: other data has numbered folders too, but hardly this many."""
+    if not inside or not all(name.isdecimal() and int(name) < 1000 for name in inside):
+        return False
+    return len(inside) > 500 or "v2" in root.resolve().name.lower()
+
+
+def _imagenet(root: Path, places: dict[tuple[str, ...], Path]) -> PublishedSet:
+    corrupted = {parts: place for parts, place in places.items() if parts and _NUMBER.fullmatch(parts[-1])}
+    if not corrupted:
+        if len(places) > 1:
+            shown = ", ".join("/".join(parts) for parts in list(places)[:5])
+            raise DataError(f"{root} holds several sets ({shown}): give one of these folders")
+        (place,) = places.values()
+        wnids = _wnids([place])
+        name = _rendition(place, wnids)
+        conditions: dict[Condition, Rows | Path] = {(name, None): place}
+        return _with_notes(PublishedSet(name, "renditions", list(conditions), wnids, imagenet(), places=conditions))
+    named: dict[str, dict[str, Path]] = {}
+    for parts, place in corrupted.items():
+        corruption = parts[-2] if len(parts) > 1 else root.resolve().name
+        levels = named.setdefault(corruption, {})
+        if parts[-1] in levels:
+            raise DataError(f"{corruption} severity {parts[-1]} is there twice: {levels[parts[-1]]} and {place}")
+        levels[parts[-1]] = place
+    conditions = {}
+    for corruption, levels in named.items():
+        for rank, level in enumerate(sorted(levels, key=float), 1):
+            # ImageNet-C-bar as its own program writes it has folders named after the parameter: 2.00, 3.50, ...
+            conditions[corruption, int(level) if level.isdecimal() else rank] = levels[level]
+    folder = root.resolve().name
+    tiny = "tiny" in folder.lower()
+    name = "Tiny-ImageNet-C" if tiny else "ImageNet-C-bar" if _C_BAR & set(named) else "ImageNet-C"
+    wnids = _wnids(list(corrupted.values()))
+    made = PublishedSet(
+        name, "corruptions", list(conditions), wnids, imagenet(), crop_share=1.0, places=conditions
+    )  # fmt: skip
+    return _with_notes(made)
+
+
+def _with_notes(made: PublishedSet) -> PublishedSet:
+    expected, have = _COUNTS.get(made.name, 1000), len(made.class_names)
+    if not made.name.startswith(("ImageNet-", "Tiny-")):
+        made.notes.append(f"a model chooses among this set's {have} of ImageNet's 1000 classes only")
+    elif have != expected:
+        made.notes.append(
+            f"{made.name} was published with {expected} classes; here there are {have}, and a model chooses among "
+            "these only: not comparable with published numbers"
+        )
+    severities = {s for _, s in made.conditions}
+    if made.kind == "corruptions" and len(made.conditions) != len({c for c, _ in made.conditions}) * 5:
+        have_levels = ", ".join(sorted(str(s) for s in severities))
+        made.notes.append(f"some corruptions lack some of the five severities; there are {have_levels}")
+    return made
+
+
+def _wnids(places: list[Path]) -> list[str]:
+    """The classes that occur in any of the folders, in ImageNet's order; folders 0 to 999 are positions in it."""
+    folders = {name for place in places for name in _folders(place)}
+    if all(map(str.isdecimal, folders)):
+        return [imagenet()[i] for i in sorted({int(name) for name in folders})]
+    known = set(imagenet())
+    strange = sorted(name for name in folders if name not in known)
+    if strange:
+        raise DataError(
+            f"{places[0]}: {len(strange)} of {len(folders)} class folders are not among ImageNet's 1000 classes, such "
+            f"as {', '.join(strange[:5])}"
+        )
+    return sorted(folders)
+
+
+def _rendition(place: Path, wnids: list[str]) -> str:
+    folder = place.resolve().name
+    if all(map(str.isdecimal, _folders(place))):
+        return "ImageNet-V2"
+    for pattern, name in ((r"[-_]?r", "ImageNet-R"), (r"[-_]?a", "ImageNet-A"), (r"[-_]?v2.*", "ImageNet-V2")):
+        if re.fullmatch(rf"imagenet{pattern}", folder, re.IGNORECASE):
+            return name
+    if "sketch" in folder.lower():
+        return "ImageNet-Sketch"
+    for letter in "ra":
+        if set(wnids) == published_wnids(letter):
+            return f"ImageNet-{letter.upper()}"
+    first = next((place / wnids[0]).glob("sketch_*.JPEG"), None)
+    return "ImageNet-Sketch" if first is not None and len(wnids) == len(imagenet()) else folder
+
+
+def _listed(place: Path, wnids: list[str]) -> tuple[list[str], list[int]]:
+    """The image files of a folder of class folders, with labels."""
+    folders = {imagenet()[int(name)] if name.isdecimal() else name: place / name for name in _folders(place)}
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, wnid in enumerate(wnids):
+        files = images_under(folders.get(wnid, place / wnid))
+        paths += files
+        labels += [label] * len(files)
+    if not paths:
+        raise DataError(f"no images under {place}: its class folders hold no {', '.join(EXTENSIONS[:4])}, ...")
+    return paths, labels
+
+
+def _said(condition: Condition) -> str:
+    name, severity = condition
+    return name if severity is None else f"{name} {severity}"
