@@ -213,7 +213,7 @@ def named(name, library="timm", **arguments):
     ("changes", "match"),
     [
         ({"format": "pickle"}, "not a kedge config"),
-        ({"format_version": 2}, "upgrade kedge"),
+        ({"format_version": 3}, "upgrade kedge"),
         ({"format_version": "1"}, "format_version cannot be"),
         ({"kind": "os.system"}, "kind cannot be"),
         ({"num_outputs": 5}, "class_names has 4 names, but num_outputs is 5"),
@@ -371,3 +371,59 @@ def test_tensors_missing_from_the_weights(folder):
         rehash(folder)
         with pytest.raises(ValueError, match=gone):
             kedge.load(folder)
+
+
+@pytest.mark.parametrize("kind", ["anchored", "plain"])
+def test_a_temperature_is_saved_by_name_and_can_be_taken_out_again(tmp_path, kind):
+    make = {"anchored": kedge.anchor, "plain": kedge.plain}[kind]
+    model = make(timm.create_model("test_resnet", num_classes=4)).eval()
+    images = torch.rand(2, *model.input_shape)
+    before = model(images)
+    model.set_temperature(1.25, fitted_on="flowers (val)", images=40, nll_before=1.5, nll_after=1.2)
+    loaded = kedge.load(kedge.save(model, tmp_path / "model"))
+    assert loaded.steps == model.steps
+    assert torch.equal(loaded(images), before / 1.25)
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["format_version"] == 2
+    loaded.remove_step("temperature")
+    again = kedge.load(kedge.save(loaded, tmp_path / "model"))
+    assert again.steps == {}
+    assert torch.equal(again(images), before)
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["format_version"] == 1
+
+
+def test_folders_from_before_there_were_steps_load(saved, folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["steps"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert kedge.load(folder).steps == {}
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"temperature": {"value": 0}},
+        {"temperature": {"value": -1.0}},
+        {"temperature": {"value": "2"}},
+        {"temperature": {}},
+        {"temperature": 2.0},
+        {"code": {"value": 1.0}},
+        [1.0],
+        "temperature",
+    ],
+)
+def test_steps_that_cannot_be_applied_are_not_loaded(folder, steps):
+    edit(folder, steps=steps, format_version=2)
+    with pytest.raises(ValueError, match="steps cannot be"):
+        kedge.load(folder)
+
+
+def test_steps_that_cannot_be_applied_are_not_saved_and_the_old_model_stays(saved, folder):
+    model = kedge.load(folder)
+    model.steps = {"temperature": {"value": float("nan")}}
+    with pytest.raises(ValueError, match="positive finite number, got nan"):
+        kedge.save(model, folder)
+    model.steps = {"temperature": {"value": 2.0, "nll_before": float("nan")}}
+    with pytest.raises(ValueError, match="JSON"):
+        kedge.save(model, folder)
+    assert kedge.load(folder).steps == {}
+    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]

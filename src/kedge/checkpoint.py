@@ -21,9 +21,11 @@ from torch import nn
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
 from kedge.anchoring.pixels import TASKS, evaluating
+from kedge.anchoring.steps import check_steps
 from kedge.files import whole, write_text
 
-FORMAT_VERSION = 1
+# A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
+FORMAT_VERSION = 2
 # Values of one input; a tampered shape must not allocate the machine away.
 LARGEST_INPUT = 2**24
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -40,13 +42,14 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
 
     Raises:
         TypeError: for a model that is not a kedge model.
-        ValueError: if weights are not finite.
+        ValueError: if weights are not finite, or a step cannot be applied.
     """
     if not isinstance(model, PixelModel):
         raise TypeError(
             f"kedge.save takes the models of kedge.anchor and kedge.plain, got {type(model).__name__}; "
             "for a bare network: kedge.save(kedge.plain(network, example=...), folder)"
         )
+    check_steps(model.steps, model.task)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
@@ -59,7 +62,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
         save_file(state, temporary, metadata={"format": "pt"})
         config: dict[str, Any] = {
             "format": "kedge",
-            "format_version": FORMAT_VERSION,
+            "format_version": 2 if model.steps else 1,
             "kedge_version": __version__,
             "kind": next(kind for kind, known in _KINDS.items() if isinstance(model, known)),
             "network": type(model.network).__name__,
@@ -71,6 +74,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
             "dtype": str(model.mean.dtype).removeprefix("torch."),
             "class_names": model.class_names,
             "reject": model.reject,
+            "steps": model.steps,
             "weights_sha256": _digest(temporary),
         }
         _checked(config, folder)
@@ -81,11 +85,12 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
                 stacklevel=2,
             )
             config["architecture"] = None
+        text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     # Replacing the config is the moment of change: before it the old model loads, after it the new one, whose weights
     # `_weights` finds under either name.
     waiting = folder / _waiting(config)
     os.replace(folder / f"{WEIGHTS}.new", waiting)
-    write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(folder / CONFIG, text)
     os.replace(waiting, folder / WEIGHTS)
     for stale in folder.glob(f"model-{'?' * 16}.safetensors"):  # of a save that was broken off
         stale.unlink()
@@ -167,6 +172,7 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
         raise ValueError(f"the weights in {weights} hold NaN or infinity, which kedge.save does not write")
     made.class_names = config["class_names"]
     made.reject = config["reject"]
+    made.steps = config.get("steps") or {}
     return made.eval()
 
 
@@ -267,7 +273,7 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
     outputs, names, reject = config.get("num_outputs"), config.get("class_names"), config.get("reject")
     shape, first = config.get("input_shape"), config.get("first_layer")
     rules = {
-        "format_version": version == FORMAT_VERSION,
+        "format_version": version in (1, 2),
         "kind": config.get("kind") in _KINDS,
         "network": isinstance(config.get("network"), str),
         "architecture": config.get("architecture") is None or isinstance(config["architecture"], dict),
@@ -282,6 +288,7 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
         "class_names": names is None
         or (isinstance(names, list) and len(names) == outputs and all(isinstance(name, str) for name in names)),
         "reject": reject is None or (isinstance(reject, dict) and number(reject.get("threshold"))),
+        "steps": not config.get("steps") or (version == 2 and _applicable(config["steps"], config.get("task"))),
         "weights_sha256": bool(re.fullmatch("[0-9a-f]{64}", str(config.get("weights_sha256")))),
     }
     wrong = [name for name, right in rules.items() if not right]
@@ -291,6 +298,14 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
         seen = json.dumps(config.get(wrong[0]), default=str)[:80]
         raise ValueError(f"{where}: {wrong[0]} cannot be {seen}; the file was changed or is incomplete")
     return config
+
+
+def _applicable(steps: Any, task: Any) -> bool:
+    try:
+        check_steps(steps, task)
+    except ValueError:
+        return False
+    return True
 
 
 def _digest(path: Path) -> str:

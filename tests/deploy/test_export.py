@@ -228,3 +228,19 @@ def test_a_tampered_card_is_refused(change, message):
         read_card(json.dumps(GOOD | change), "file")
     with pytest.raises(ValueError, match="not JSON"):
         read_card("{", "file")
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch"])
+def test_a_temperature_is_in_the_file_and_only_once(model, images, tmp_path, to):
+    plain = model(images)
+    model.set_temperature(1.6, fitted_on="rubbish (val)")
+    path = export(model, tmp_path / f"m{exporting.FORMATS[to]}", to=to, check_images=images).path
+    if to == "torch":
+        torch.testing.assert_close(torch.export.load(path).module()(images), plain / 1.6, atol=1e-5, rtol=1e-4)
+        return
+    loaded = load_onnx(path)
+    torch.testing.assert_close(loaded(images), plain / 1.6, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loaded.predict(images).logits, plain / 1.6, atol=1e-5, rtol=1e-4)
+    assert loaded.describe_steps() == ["temperature 1.6"]
+    assert loaded.inside["temperature"]["fitted_on"] == "rubbish (val)"
+    assert loaded.steps == {}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.stem import AnchoredStem, InPlaceOf
+from kedge.anchoring.steps import Tempered
 
 if TYPE_CHECKING:
     from kedge.anchoring.model import AnchoredModel
@@ -57,7 +58,10 @@ class FoldedStem(InPlaceOf):
 
 @torch.no_grad()
 def fold_network(model: "AnchoredModel", reference: Tensor, image_size: tuple[int, int] | None) -> nn.Module:
-    """The network of `model` with `reference` `[1, C, H, W]` and the normalisation in its first layer; checked."""
+    """The network of `model` with `reference` `[1, C, H, W]` and the normalisation in its first layer; checked.
+
+    With a temperature it is wrapped in a module that divides by it.
+    """
     twin = copy.deepcopy(model).eval()
     shape = twin.input_shape if image_size is None else (twin.input_shape[0], *image_size)
     black = twin.mean.new_zeros(1, *shape)
@@ -65,10 +69,12 @@ def fold_network(model: "AnchoredModel", reference: Tensor, image_size: tuple[in
 
     scale = twin._arriving((1 / twin.std).expand(1, *shape))
     folded = FoldedStem(twin.stem, twin._arriving(twin.normalise(black)), twin._arriving(r), scale)
-    network = twin.network
+    network: nn.Module = twin.network
     parent, _, child = twin.first_layer.rpartition(".")
     setattr(network.get_submodule(parent), child, folded)
     network.requires_grad_(False)
+    if model.temperature is not None:
+        network = Tempered(network, model.temperature).eval()
 
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(black)
     expected, got = model.predict(images, references=reference).logits, network(images)

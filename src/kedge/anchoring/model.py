@@ -100,7 +100,7 @@ class AnchoredModel(PixelModel):
         *,
         slot: Tensor | None = None,
     ) -> Tensor:
-        """Logits `[B, num_outputs]` of images `[B, C, H, W]` in [0, 1].
+        """Logits `[B, num_outputs]` of images `[B, C, H, W]` in [0, 1], after the model's `steps` in eval mode.
 
         Args:
             images: the batch.
@@ -119,7 +119,7 @@ class AnchoredModel(PixelModel):
             else:
                 # Terms from outside the layer are for inference: checkpointed activations could not recompute them.
                 if mask is None and slot is None and not torch.is_grad_enabled():
-                    return self._through(x, self._bank_terms(1, x))
+                    return self._stepped(self._through(x, self._bank_terms(1, x)))
                 references = self.references[:1]
         if references.ndim != images.ndim or len(references) not in (1, len(images)):
             raise ValueError(
@@ -128,7 +128,7 @@ class AnchoredModel(PixelModel):
             )
         r = self._fitted(references, x)
         if len(references) == 1 and mask is None and slot is None and not torch.is_grad_enabled():
-            return self._through(x, self.stem.reference_terms(self._arriving(r)))
+            return self._stepped(self._through(x, self.stem.reference_terms(self._arriving(r))))
         r = r.expand_as(x)
         s = r if slot is None else self._fitted(slot, x).expand_as(x)
         if mask is not None:
@@ -143,7 +143,7 @@ class AnchoredModel(PixelModel):
             x = x - r + s
         elif mask is not None:
             x = torch.where(hidden, x - r, x)
-        return self._logits(torch.cat([x, s], 1))
+        return self._stepped(self._logits(torch.cat([x, s], 1)))
 
     @torch.no_grad()
     def predict(
@@ -162,7 +162,8 @@ class AnchoredModel(PixelModel):
             references: how many of the bank to use (None: all), or images `[K, C, H, W]`, each applied to every
                 input; or "blt", for each input the one of the bank whose residual looks most like a residual of
                 training (needs `self.residuals`).
-            recalibrate: None, or the authors' correction of the logits, "exp" or "divide" (see `summarise`).
+            recalibrate: None, or the authors' correction of the logits, "exp" or "divide" (see `summarise`), in place
+                of the model's temperature.
             keep_per_reference: also give the logits of every reference.
             max_rows: the memory budget, in images that pass through the network at a time; default the larger of
                 B and 32, so that K references cost the memory of one. Within a pass the first layer sees each
@@ -178,7 +179,7 @@ class AnchoredModel(PixelModel):
                 per_reference = self._transduced(images, max_rows)[None]
             else:
                 per_reference = self._per_reference(images, references, max_rows)
-        return summarise(per_reference, self.task, recalibrate, keep_per_reference)
+        return summarise(per_reference, self.task, recalibrate, keep_per_reference, self.temperature)
 
     def fold(self, reference: int = 0, image_size: int | tuple[int, int] | None = None) -> nn.Module:
         """Fold one reference of the bank and the normalisation into an ordinary network: pixels in, logits out.

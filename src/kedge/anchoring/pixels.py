@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.prediction import Prediction, summarise
+from kedge.anchoring.steps import check_steps, describe_steps
 
 TASKS = ("classification", "regression")
 
@@ -24,6 +25,9 @@ class PixelModel(nn.Module):
         task: "classification" or "regression".
         class_names: a name for each output, or None.
         reject: the stored rule for saying "I do not know", or None.
+        steps: what is done to the logits after the network, by name; empty, or
+            `{"temperature": {"value": T, ...}}` (see `kedge.training.calibrate`): in eval mode the logits of `forward`
+            and `predict` are divided by T. In training mode, in `uncertainty` and in `per_reference` they are not.
     """
 
     mean: Tensor
@@ -50,10 +54,45 @@ class PixelModel(nn.Module):
         self.task = task
         self.class_names: list[str] | None = None
         self.reject: dict[str, Any] | None = None
+        self.steps: dict[str, dict[str, Any]] = {}
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
-        return f"input_shape={self.input_shape}, num_outputs={self.num_outputs}, task={self.task!r}"
+        steps = "".join(f", {step}" for step in self.describe_steps())
+        return f"input_shape={self.input_shape}, num_outputs={self.num_outputs}, task={self.task!r}{steps}"
+
+    def set_temperature(self, value: float, **record: Any) -> None:
+        """Divide the logits by `value` in eval mode; `record` (what it was fitted on, for instance) is kept with it.
+
+        Labels do not change, confidences do: a reject threshold set before no longer fits. Raises ValueError unless
+        `value` is positive and finite and the model a classifier.
+        """
+        step = {"temperature": {"value": value, **record}}
+        check_steps(step, self.task)
+        self.steps = {**self.steps, "temperature": {**step["temperature"], "value": float(value)}}
+
+    def remove_step(self, name: str) -> dict[str, Any]:
+        """Take out a step, give back its record; the logits are as before it, to the bit, and so is the reject rule."""
+        if name not in self.steps:
+            have = ", ".join(self.steps) or "no step"
+            raise KeyError(f"the model has no step {name!r}; it has {have}")
+        record = self.steps.pop(name)
+        if "reject_before" in record:
+            self.reject = record["reject_before"]
+        return record
+
+    def describe_steps(self) -> list[str]:
+        """The steps in force, in words such as `temperature 1.32`."""
+        return describe_steps(self.steps)
+
+    @property
+    def temperature(self) -> float | None:
+        """What the logits are divided by in eval mode, or None."""
+        return self.steps["temperature"]["value"] if "temperature" in self.steps else None
+
+    def _stepped(self, logits: Tensor) -> Tensor:
+        """The logits after the steps; in training mode as they are."""
+        return logits if self.training or self.temperature is None else logits / self.temperature
 
     def normalise(self, images: Tensor) -> Tensor:
         """Check `images` and return `(images - mean) / std` in the model's dtype."""
@@ -73,13 +112,13 @@ class PlainModel(PixelModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, num_outputs]` of images `[B, C, H, W]` in [0, 1]."""
-        return self.network(self.normalise(images))
+        return self._stepped(self.network(self.normalise(images)))
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Prediction:
         """Predict in eval mode without gradients; a plain model has no reference, so `uncertainty` is None."""
         with evaluating(self):
-            return summarise(self(images)[None], self.task)
+            return summarise(self.network(self.normalise(images))[None], self.task, temperature=self.temperature)
 
     def fold(self) -> nn.Module:
         """Return an independent copy in eval mode that takes pixels: what is exported."""

@@ -15,7 +15,8 @@ class Prediction:
     """What a model says about a batch of B images.
 
     Attributes:
-        logits: `[B, C]`, the mean over references (recalibrated if that was asked for).
+        logits: `[B, C]`, the mean over references (recalibrated if that was asked for, else divided by the model's
+            temperature if it has one).
         probs: `[B, C]`, softmax of `logits`; None for regression.
         label: `[B]` int64, the most probable class; None for regression.
         confidence: `[B]` in [0, 1], the probability of `label`; None for regression.
@@ -23,7 +24,7 @@ class Prediction:
             classes of the standard deviation over references of the sigmoid of the logits (Δ-UQ,
             arXiv 2207.07235). Regression `[B, C]`: the standard deviation over references. None with fewer than
             two references, where there is nothing to disagree.
-        per_reference: `[K, B, C]` logits for each reference, if they were asked for.
+        per_reference: `[K, B, C]` logits for each reference, if they were asked for; of no temperature.
     """
 
     logits: Tensor
@@ -35,13 +36,18 @@ class Prediction:
 
 
 def summarise(
-    per_reference: Tensor, task: str, recalibrate: str | None = None, keep_per_reference: bool = False
+    per_reference: Tensor,
+    task: str,
+    recalibrate: str | None = None,
+    keep_per_reference: bool = False,
+    temperature: float | None = None,
 ) -> Prediction:
     """Turn logits `[K, B, C]`, one set for each reference, into a `Prediction`.
 
     `recalibrate` is the published correction of the mean logits μ by c, the mean over classes of the standard
     deviation of the sigmoid logits: "exp" is μ / (1 + exp(c)) (the authors on CIFAR), "divide" is μ / c (on
-    ImageNet). The first divides by about 2 whatever the data: a temperature chosen without validation data.
+    ImageNet). The first divides by about 2 whatever the data: a temperature chosen without validation data. It takes
+    the place of `temperature`, by which μ is divided otherwise.
 
     Raises:
         ValueError: for an unknown `recalibrate`, fewer than two references with it, or a regression task.
@@ -63,6 +69,8 @@ def summarise(
             raise ValueError(f"recalibrate={recalibrate!r} needs a classifier and two or more references, but {why}")
         c = spread.unsqueeze(-1)
         logits = logits / (1 + c.exp()) if recalibrate == "exp" else logits / c.clamp_min(1e-6)
+    elif temperature is not None:
+        logits = logits / temperature
     kept = per_reference if keep_per_reference else None
     if task == "regression":
         return Prediction(logits, None, None, None, spread, kept)

@@ -5,13 +5,17 @@ from typing import Any
 
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
+from kedge.anchoring.steps import check_steps
 
 KEY = "kedge"  # the name of the entry, in ONNX metadata_props and among the extra files of a .pt2
 FORMAT_VERSION = 1
 
 
 def write_card(model: PixelModel) -> str:
-    """JSON with the model's task, input shape, class names and reject rule, and the version that wrote it."""
+    """JSON with the model's task, input shape, class names, reject rule and steps, and the version that wrote it.
+
+    The steps (a temperature) are part of the exported computation already; the card only says so.
+    """
     return json.dumps(
         {
             "format_version": FORMAT_VERSION,
@@ -23,6 +27,7 @@ def write_card(model: PixelModel) -> str:
             "num_outputs": model.num_outputs,
             "class_names": model.class_names,
             "reject": model.reject,
+            "steps": model.steps,
         },
         ensure_ascii=False,
     )
@@ -59,6 +64,10 @@ def read_card(text: str, where: str) -> dict[str, Any]:
     reject = card.get("reject")
     if reject is not None and not (isinstance(reject, dict) and isinstance(reject.get("threshold"), (int, float))):
         raise ValueError(f"{where}: reject must hold a threshold, got {reject!r}")
+    try:
+        check_steps(card.get("steps") or {}, card["task"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     return card
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import PlainModel
+from kedge.anchoring.steps import describe_steps
 from kedge.deploy.card import KEY, read_card
 
 
@@ -26,7 +27,10 @@ class OnnxSession(nn.Module):
 
 
 class OnnxModel(PlainModel):
-    """An exported file with its class names, input shape and reject rule: `model(images)`, `model.predict(images)`."""
+    """An exported file with its class names, input shape and reject rule: `model(images)`, `model.predict(images)`.
+
+    What `steps` the model had is done inside the file: `inside` holds their records, `steps` itself is empty.
+    """
 
     def __init__(self, session: Any, card: dict[str, Any]) -> None:
         super().__init__(
@@ -39,6 +43,11 @@ class OnnxModel(PlainModel):
         )
         self.class_names = card["class_names"]
         self.reject = card["reject"]
+        self.inside: dict[str, Any] = card.get("steps") or {}
+
+    def describe_steps(self) -> list[str]:
+        """The steps that the file does, in words such as `temperature 1.32`."""
+        return describe_steps(self.inside)
 
     def fold(self) -> nn.Module:
         """Raise ValueError: what was exported is folded already."""
