@@ -28,6 +28,16 @@ def test_bank_is_predict_with_gradients(anchored, batch, references, max_rows):
     torch.testing.assert_close(found, torch.stack(each).mean(0), atol=1e-6, rtol=1e-4)
 
 
+def test_temperature_is_part_of_what_is_attacked(anchored, batch):
+    images, _ = batch
+    before = Bank(anchored)(images).detach()
+    anchored.set_temperature(2.5)
+    for references in (None, 2):
+        truth = anchored.predict(images, references).logits
+        torch.testing.assert_close(Bank(anchored, references)(images).detach(), truth, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(Bank(anchored)(images).detach() * 2.5, before)
+
+
 def test_activations_are_bounded(anchored, batch):
     images, _ = batch
     rows = []

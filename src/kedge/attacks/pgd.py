@@ -158,18 +158,20 @@ class PGD:
         self, model: Callable[[Tensor], Tensor], shown: Tensor, targets: Tensor, picks: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses `[B]`, whether each image is where the attack wants it `[B]`, and the gradient (`picks` not None)."""
-        expectation = self.over_references > 0
         leaf = shown.detach().requires_grad_(picks is not None)
-        with torch.set_grad_enabled(picks is not None and not expectation):
-            losses, broken = self._judge(model(leaf), targets)
-        if picks is None:
-            return losses.detach(), broken, shown
-        if not expectation:
-            return losses.detach(), broken, image_gradient(losses, leaf)
+        if picks is None or not self.over_references:
+            with torch.set_grad_enabled(picks is not None):
+                losses, broken = self._judge(model(leaf), targets)
+            return losses.detach(), broken, shown if picks is None else image_gradient(losses, leaf)
         assert isinstance(model, Bank)
         gradient = torch.zeros_like(shown)
         for pick in picks.unbind(1):
-            gradient = gradient + image_gradient(self._judge(model.single(leaf, pick), targets)[0], leaf)
+            losses, broken = self._judge(model.single(leaf, pick), targets)
+            gradient = gradient + image_gradient(losses, leaf)
+        if self.keep == "worst":
+            # The mean over the bank decides which point is worst, not one draw.
+            with torch.no_grad():
+                losses, broken = self._judge(model(shown), targets)
         return losses.detach(), broken, gradient
 
     def _judge(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
