@@ -2,17 +2,25 @@ import copy
 import csv
 import io
 import json
+import math
 
 import pytest
 
-from kedge.reporting import as_csv, as_json, read_results, render, table, write_results
-from kedge.reporting.rows import best_of, number, short, summary_rows
-from kedge.reporting.sentences import about, comparison, overconfidence
+from kedge.reporting import as_csv, as_json, render, table
+from kedge.reporting.formats import upgrade
+from kedge.reporting.rows import best_of, failure, number, short, spread
+from kedge.reporting.summary import strength, summary_rows
+from kedge.reporting.tidy import COLUMNS
+from tests.reporting import synthetic
 
 
 def estimate(value: float, reach: float | None) -> dict[str, float | None]:
     low, high = (None, None) if reach is None else (value - reach, value + reach)
     return {"value": value, "low": low, "high": high}
+
+
+def rows_of(results):
+    return {(r.group, r.label): r for r in summary_rows(upgrade(results))}
 
 
 def test_better_only_when_the_intervals_are_apart():
@@ -32,23 +40,31 @@ def test_table_has_every_model_and_says_directions(three):
     text = table(three, width=120)
     for word in ("standard", "anchored", "<script>", "↑ accuracy, %", "↓ calibration error (ECE), %", "positive class"):
         assert word in text
-    assert "disagreement" in text
     assert "\x1b" not in text
     assert "\x1b[" in table(three, width=120, color=True)
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
-def test_table_keeps_to_its_width_and_loses_no_model(three, width):
-    text = table(three, width=width)
+@pytest.mark.parametrize("which", ["three", "partial", "old"])
+def test_table_keeps_to_its_width_and_loses_no_model(which, width, request):
+    results = request.getfixturevalue(which)
+    text = table(results, width=width)
     assert max(len(line) for line in text.splitlines()) <= width
-    value = f"{100 * three['models']['standard']['clean']['accuracy']['value']:.1f}"
-    assert value in text
-    assert "anchored" in text
+    for model in results["models"].values():
+        if model.get("clean"):
+            assert f"{100 * model['clean']['accuracy']['value']:.1f}" in text
 
 
 def test_table_of_a_subset_says_so(one):
-    assert "40 of 70 images, a random subset" in table(one, 100)
+    assert "500 of 10,000 images, a random subset" in table(one, 100)
+
+
+def test_table_says_what_failed(partial):
+    text = " ".join(table(partial, 200).split())
+    assert "Not finished" in text
+    assert "partly, attack pgd failed: the model gives no gradient" in text
+    assert "failed: out of memory at gaussian noise 3" in text
 
 
 def test_control_characters_do_not_reach_the_terminal(one):
@@ -59,28 +75,115 @@ def test_control_characters_do_not_reach_the_terminal(one):
     assert "\x07" not in table(results, 100)
 
 
-def test_csv_is_tidy_and_agrees_with_the_results(three):
-    lines = list(csv.DictReader(io.StringIO(as_csv(three))))
-    assert {line["model"] for line in lines} == set(three["models"])
-    found = {(x["model"], x["part"], x["condition"], x["score"], x["metric"]): x for x in lines}
-    assert len(found) == len(lines)
+def test_the_summary_has_one_score_and_owns_up_to_choosing_the_best(two):
+    rows = rows_of(two)
+    near, far = "Out of distribution: near (cifar100)", "Out of distribution: far, mean of 4 sets"
+    assert {label for group, label in rows if group in (near, far)} == {
+        "AUROC, confidence (MSP)", "FPR95, confidence (MSP)", "AUROC, best of the scores, chosen after the fact",
+    }  # fmt: skip
+    chosen = rows[far, "AUROC, best of the scores, chosen after the fact"]
+    areas = {s: f["auroc"]["value"] for s, f in two["models"]["anchored"]["ood_groups"]["far"].items()}
+    assert chosen.cells[1]["value"] == max(areas.values())
+    assert chosen.spread(1).endswith("of 10")
+    assert chosen.best is None
+    assert chosen.better is None
+
+
+def test_many_sets_without_a_group_have_one_line_each():
+    results = synthetic.results(("a",), sets=dict.fromkeys(("s1", "s2", "s3", "s4", "s5")))
+    own = [r for r in summary_rows(upgrade(results)) if r.group.startswith("Out of distribution")]
+    assert [r.label for r in own] == ["s1", "s2", "s3", "s4", "s5"]
+
+
+def test_a_mean_over_fewer_sets_is_no_mean(two):
+    results = copy.deepcopy(two)
+    model = results["models"]["standard"]
+    for found in model["ood_groups"]["far"].values():
+        found["sets"] = ["mnist"]
+    model["errors"] = [{"part": "ood scenes", "message": "logits that are not finite"}]
+    row = rows_of(results)["Out of distribution: far, mean of 4 sets", "AUROC, confidence (MSP)"]
+    assert row.text(0) == "failed: logits that are not finite"
+    assert row.cells[1] is not None
+
+
+def test_failed_corruptions_mark_the_means_that_they_spoil(two):
+    results = copy.deepcopy(two)
+    model = results["models"]["standard"]
+    model["errors"] = [{"part": "gaussian_noise 5", "message": "not finite"}]
+    for row in (model["shift"]["mean"], model["shift"]["by_severity"][4]):
+        row["accuracy"] = {"value": None, "low": None, "high": None}
+    rows = rows_of(results)
+    group = "Corrupted (mean of 19 × 5)"
+    assert rows[group, "accuracy"].text(0) == "failed: not finite"
+    assert rows[group, "accuracy at severity 5"].text(0) == "failed"
+    assert not rows[group, "accuracy at severity 1"].failed(0)
+
+
+def test_which_error_belongs_to_what():
+    def why(part, *args, **more):
+        return failure({"errors": [{"part": part, "message": "no"}]}, *args, **more) == "no"
+
+    assert why("clean", "ood", "mnist")
+    assert why("ood mnist", "ood", "mnist")
+    assert why("ood: mnist", "ood", "mnist")
+    assert not why("ood mnist", "ood", "svhn")
+    assert why("attacks", "attack", "PGD-20")
+    assert why("CIFAR-10.1", "shift_set", "CIFAR-10.1")
+    assert not why("fog 3", "shift")
+    assert why("fog 3", "shift", also=["fog"])
+
+
+def test_attacks_in_the_summary(two):
+    results = copy.deepcopy(two)
+    results["settings"]["attacks"] = ["pgd", "gone"]
+    groups = [r.group for r in summary_rows(upgrade(results)) if r.group.startswith("Under attack")]
+    assert groups == [
+        "Under attack: PGD-20 (ℓ∞ 8/255, 1,000 images)",
+        "Under attack: PGD-20 over references (ℓ∞ 8/255, 1,000 images)",
+    ]
+
+
+def test_attack_in_words():
+    attack = {"norm": "linf", "eps": 8 / 255, "steps": 20, "restarts": 3, "kind": "pgd"}
+    assert strength(attack) == "ℓ∞ 8/255, 20 steps, 3 restarts"
+    assert strength(attack, "PGD-20, 3 restarts") == "ℓ∞ 8/255"
+    assert strength({**attack, "norm": "l2", "eps": 0.5, "steps": 1, "restarts": 1}) == "ℓ2 0.5, 1 step"
+    assert strength({"norm": None, "eps": None, "kind": "own"}) == "norm not stated"
+
+
+def read_csv(results):
+    return list(csv.DictReader(io.StringIO(as_csv(results))))
+
+
+@pytest.mark.parametrize("which", ["one", "three", "bare", "partial", "old"])
+def test_csv_is_tidy(which, request):
+    lines = read_csv(request.getfixturevalue(which))
+    keys = [tuple(line[c] for c in COLUMNS[:6]) for line in lines]
+    assert len(set(keys)) == len(keys)
+    assert all(math.isfinite(float(line["value"])) for line in lines)
+
+
+def test_csv_agrees_with_the_results(three):
+    lines = read_csv(three)
+    found = {tuple(line[c] for c in COLUMNS[:6]): line for line in lines}
     clean = three["models"]["standard"]["clean"]["ece"]
-    line = found["standard", "clean", "", "", "ece"]
-    assert (float(line["value"]), float(line["low"]), float(line["high"])) == (
-        clean["value"],
-        clean["low"],
-        clean["high"],
-    )
+    line = found["standard", "clean", "", "", "", "ece"]
+    assert [float(line[key]) for key in ("value", "low", "high")] == [clean[key] for key in ("value", "low", "high")]
+    assert line["n"] == "10000"
     away = three["models"]["anchored"]["ood"]["<u>grey</u>"]["scores"]["disagreement"]
-    assert float(found["anchored", "ood", "<u>grey</u>", "disagreement", "fpr95"]["value"]) == away["fpr95"]
-    assert found["anchored", "shift", "contrast 3", "", "accuracy"]
+    line = found["anchored", "ood", "<u>grey</u>", "", "disagreement", "aupr_out"]
+    assert float(line["value"]) == away["aupr_out"]["value"]
+    assert ("anchored", "shift", "contrast", "3", "", "smooth_ece") in found
+    assert found["anchored", "attack", "pgd", "", "", "accuracy"]["n"] == "1000"
+    assert ("standard - anchored", "comparison", "clean", "", "McNemar exact", "p, accuracy") in found
+    assert ("second", "seeds", "sd", "", "", "accuracy, clean") in found
 
 
 def test_json_holds_everything_but_the_pictures(three):
     before = copy.deepcopy(three)
     shown = json.loads(as_json(three))
     assert three == before
-    assert shown["models"]["anchored"]["clean"] == json.loads(json.dumps(three["models"]["anchored"]["clean"]))
+    assert shown["models"]["anchored"]["clean"] == three["models"]["anchored"]["clean"]
     assert "base64" not in as_json(three)
 
 
@@ -92,72 +195,19 @@ def test_render(one):
         render(one, "xml")
 
 
-def test_results_file_goes_round(three, tmp_path):
-    path = write_results(three, tmp_path / "results.json")
-    assert read_results(path) == three
-    assert table(read_results(path), 100) == table(three, 100)
-    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("not json", "does not hold JSON"),
-        ("[]", "not the results"),
-        ('{"format_version": 1, "models": {}}', "not the results"),
-        ('{"format_version": 99, "models": {"a": {}}}', "format 99 is newer"),
-    ],
-)
-def test_files_that_are_something_else(tmp_path, text, words):
-    path = tmp_path / "results.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=words):
-        read_results(path)
-
-
 def test_rows_of_a_bare_run(bare):
-    groups = {row.group for row in summary_rows(bare)}
-    assert groups == {"Clean images", "Cost"}
-    assert all(row.spread(0) == "" for row in summary_rows(bare) if row.label not in ("accuracy", "top-5 accuracy"))
-
-
-def test_sentences_claim_no_more_than_the_intervals(three):
-    results = copy.deepcopy(three)
-    results["models"] = dict(list(results["models"].items())[:2])
-    first, second = results["models"].values()
-    first["clean"]["accuracy"], second["clean"]["accuracy"] = estimate(0.9, 0.01), estimate(0.8, 0.01)
-    first["clean"]["ece"], second["clean"]["ece"] = estimate(0.02, 0.01), estimate(0.03, 0.01)
-    said = dict(comparison(results))
-    assert said["Accuracy on clean images"] == "standard is best (standard 90.0 %, anchored 80.0 %)."
-    assert said["Calibration error on clean images"].startswith("too close to call (standard 2.0 %")
-    first["clean"]["accuracy"] = estimate(0.9, None)
-    assert "no difference is claimed" in dict(comparison(results))["Accuracy on clean images"]
-
-
-def test_one_model_behind_the_others_is_named(three):
-    results = copy.deepcopy(three)
-    for model, value in zip(results["models"].values(), (0.9, 0.5, 0.895), strict=True):
-        model["clean"]["accuracy"] = estimate(value, 0.01)
-    assert dict(comparison(results))["Accuracy on clean images"].startswith("anchored is behind")
-
-
-def test_words_about_one_model(one, bare):
-    assert comparison(one) == []
-    said = " ".join(about("only", one["models"]["only"], one))
-    assert "On corrupted images" in said
-    assert "times in 100 (50 is guessing)" in said
-    assert len(about("only", bare["models"]["only"], bare)) == 1
-
-
-def test_leaning():
-    diagram = {"count": [0, 10, 30], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.4, 0.7]}
-    assert overconfidence(diagram) == pytest.approx(0.175)
+    rows = summary_rows(upgrade(bare))
+    assert {row.group for row in rows} == {
+        "Clean images", "Answering only when confident", "Above the stored threshold", "Cost",
+    }  # fmt: skip
 
 
 def test_numbers_and_names():
     assert number(None, "%") == "–"
     assert number(0.5, "%") == "50.0"
+    assert number(0.01234, "%%") == "1.23"
     assert number(12345.6, "/s") == "12,346"
     assert number(1234567, "count") == "1,234,567"
+    assert spread({"value": 0, "low": -0.01, "high": 0.01}, "%") == "−1.0 to 1.0"
     assert short("short") == "short"
     assert len(short("x" * 100)) == 36

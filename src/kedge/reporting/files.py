@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge.files import write_text
-
-READS = 1  # the newest format_version of results that this version understands
+from kedge.reporting.formats import NEWEST, upgrade
 
 
 def write_results(results: dict[str, Any], path: str | os.PathLike[str]) -> Path:
@@ -16,7 +15,10 @@ def write_results(results: dict[str, Any], path: str | os.PathLike[str]) -> Path
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `write_results` wrote. Raises ValueError for another kind of file or a newer format."""
+    """Read what `write_results` wrote; an older format is brought to the newest one.
+
+    Raises ValueError for another kind of file or a newer format.
+    """
     try:
         results = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -25,10 +27,10 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_results(results: Any, where: str = "results") -> dict[str, Any]:
-    """Return `results`; raise ValueError unless they are results in a format that this version reads."""
+    """`results` in the newest format; raise ValueError unless they are results that this version reads."""
     version = results.get("format_version") if isinstance(results, dict) else None
     if not isinstance(version, int) or not isinstance(results.get("models"), dict) or not results["models"]:
         raise ValueError(f"{where}: these are not the results of kedge evaluate (no format_version or no models)")
-    if version > READS:
-        raise ValueError(f"{where}: format {version} is newer than the {READS} that this kedge reads: upgrade kedge")
-    return results
+    if version > NEWEST:
+        raise ValueError(f"{where}: format {version} is newer than the {NEWEST} that this kedge reads: upgrade kedge")
+    return upgrade(results)

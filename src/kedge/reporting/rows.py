@@ -1,23 +1,41 @@
-"""The rows of the summary: what is compared, which direction is better, and what may be called better."""
+"""The lines of a table: how numbers are written, which direction is better, and what may be called better."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Estimate = dict[str, float | None]
-MANY_CLASSES = 20  # from here on top-5 says something
+Estimate = dict[str, Any]  # value, low, high
+
+# key in the results: (label, unit, direction)
+METRICS = {
+    "accuracy": ("accuracy", "%", "higher"),
+    "top5": ("top-5 accuracy", "%", "higher"),
+    "ece": ("calibration error (ECE)", "%", "lower"),
+    "smooth_ece": ("smooth calibration error", "%", "lower"),
+    "nll": ("NLL", "", "lower"),
+    "brier": ("Brier score", "", "lower"),
+}
+DETECTION = {
+    "auroc": ("AUROC", "%", "higher"),
+    "aupr_in": ("AUPR-in", "%", "higher"),
+    "aupr_out": ("AUPR-out", "%", "higher"),
+    "fpr95": ("FPR95", "%", "lower"),
+}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the summary.
+    """One line of a table with a column for each model.
 
     Attributes:
         group: what it was measured on.
         label: what was measured.
-        unit: "%", "points", "" or "/s".
+        unit: "%", "%%" (two decimals), "", "/s" or "count".
         better: "higher", "lower" or None.
         cells: per model, in order, an estimate (value, low, high) or None.
         best: index of the model whose interval is apart from all others on the better side, or None.
+        marks: per model what stands where there is no number, such as "failed: out of memory".
+        notes: per model a note that stands in the place of the interval.
     """
 
     group: str
@@ -26,29 +44,48 @@ class Row:
     better: str | None
     cells: list[Estimate | None]
     best: int | None = None
+    marks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """The label with its unit."""
+        return self.label + (", %" if self.unit.startswith("%") else "")
+
+    def failed(self, i: int) -> bool:
+        """Whether model `i` has no number here though one was asked for."""
+        return self.cells[i] is None and bool(self.marks) and bool(self.marks[i])
 
     def text(self, i: int) -> str:
-        """The value of model `i` for people; a dash when there is none."""
+        """The value of model `i` for people; a dash when there is none, words when it is missing for a reason."""
         cell = self.cells[i]
-        return "–" if cell is None else number(cell["value"], self.unit)
+        if cell is None:
+            return self.marks[i] if self.failed(i) else "–"
+        return number(cell["value"], self.unit)
 
     def spread(self, i: int) -> str:
-        """The 95 % interval of model `i` for people; empty when there is none."""
-        cell = self.cells[i]
-        if cell is None or cell.get("low") is None:
-            return ""
-        return f"{number(cell['low'], self.unit)}–{number(cell['high'], self.unit)}"
+        """The 95 % interval of model `i` for people, or the note in its place; empty when there is neither."""
+        return self.notes[i] if self.notes and self.notes[i] else spread(self.cells[i], self.unit)
 
 
 def number(value: float | None, unit: str) -> str:
     """A number in the precision that its unit deserves."""
     if value is None:
         return "–"
-    if unit == "%":
-        return f"{100 * value:.1f}"
+    if unit.startswith("%"):
+        return f"{100 * value:.{len(unit)}f}"
     if unit == "/s":
         return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
     return f"{value:,.0f}" if unit == "count" else f"{value:.3f}"
+
+
+def spread(cell: Estimate | None, unit: str) -> str:
+    """The 95 % interval of an estimate, empty where there is none."""
+    if cell is None or cell.get("low") is None or cell.get("high") is None:
+        return ""
+    low, high = number(cell["low"], unit), number(cell["high"], unit)
+    # An en dash between negative numbers cannot be read.
+    return f"{low} to {high}".replace("-", "−") if "-" in low + high else f"{low}–{high}"
 
 
 def printable(text: Any) -> str:
@@ -60,6 +97,15 @@ def short(name: Any, most: int = 36) -> str:
     """A printable name with its middle left out where it is longer than `most`."""
     text = printable(name)
     return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 + 1 :]}"
+
+
+def estimate(value: Any) -> Estimate | None:
+    """`value` as an estimate: it may be one, a number or None."""
+    if value is None:
+        return None
+    if isinstance(value, dict):
+        return value if value.get("value") is not None else None
+    return {"value": float(value), "low": None, "high": None}
 
 
 def best_of(cells: list[Estimate | None], better: str | None, unit: str) -> int | None:
@@ -82,62 +128,26 @@ def _apart(own: tuple[Any, Any], other: tuple[Any, Any], better: str) -> bool:
     return own[0] > other[1] if better == "higher" else own[1] < other[0]
 
 
-def summary_rows(results: dict[str, Any]) -> list[Row]:
-    """The summary of all models, in reading order; rows that no model has a value for are left out."""
-    models = list(results["models"].values())
-    rows: list[Row] = []
-
-    def add(group: str, label: str, unit: str, better: str | None, values: list[Any]) -> None:
-        cells = [_estimate(v) for v in values]
-        if any(c is not None for c in cells):
-            rows.append(Row(group, label, unit, better, cells, best_of(cells, better, unit)))
-
-    places = [("Clean images", [m["clean"] for m in models]), *shift_groups(results)]
-    for n, (group, found) in enumerate(places):
-        add(group, "accuracy", "%", "higher", [p["accuracy"] for p in found])
-        if n == 0 and len(results["data"]["class_names"]) >= MANY_CLASSES:
-            add(group, "top-5 accuracy", "%", "higher", [p["top5"] for p in found])
-        add(group, "calibration error (ECE)", "%", "lower", [p["ece"] for p in found])
-        add(group, "NLL", "", "lower", [p["nll"] for p in found])
-        add(group, "Brier score", "", "lower", [p["brier"] for p in found])
-    titles = {score: found["title"] for m in models for score, found in m["scores"].items()}
-    for name in results["ood_sets"]:
-        for score, title in titles.items():
-            values = [m["ood"].get(name, {}).get("scores", {}).get(score, {}) for m in models]
-            for label, key, better in (("AUROC", "auroc", "higher"), ("FPR95", "fpr95", "lower")):
-                add(f"Out of distribution: {name}", f"{label}, {title}", "%", better, [v.get(key) for v in values])
-    group = "Above the stored threshold"
-    for place, words in (("clean", "clean"), ("shift", "corrupted")):
-        add(group, f"answered, {words}", "%", None, [_selective(m, place, "coverage") for m in models])
-        add(group, f"right when answered, {words}", "%", "higher", [_selective(m, place, "accuracy") for m in models])
-    for name in results["ood_sets"]:
-        add(group, f"answered, {name}", "%", "lower", [m["ood"].get(name, {}).get("accepted") for m in models])
-    add("Cost", "images per second", "/s", None, [m["timing"]["images_per_second"] for m in models])
-    add("Cost", "parameters", "count", None, [m["parameters"] for m in models])
-    return rows
+def dig(record: Any, *keys: Any) -> Any:
+    """`record[keys[0]][keys[1]]...`, or None where one of them is missing."""
+    for key in keys:
+        if not isinstance(record, dict):
+            return None
+        record = record.get(key)
+    return record
 
 
-def shift_groups(results: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """(name, metrics of each model) for the mean over corruptions, and the highest severity when there are several."""
-    settings, models = results["settings"], list(results["models"].values())
-    count, severities = len(settings["corruptions"]), settings["severities"]
-    if not count:
-        return []
-    means = [m["shift"]["mean"] for m in models]
-    if len(severities) == 1:
-        return [(f"Corrupted ({count} kind{'s' if count > 1 else ''}, severity {severities[0]})", means)]
-    return [
-        (f"Corrupted (mean of {count} × {len(severities)})", means),
-        (f"Corrupted, severity {severities[-1]}", [m["shift"]["by_severity"][-1] for m in models]),
-    ]
+def failure(model: dict[str, Any], part: str, name: str | None = None, also: Sequence[str] = ()) -> str | None:
+    """Why `part` ("shift", "ood", "attack", ...), or `name` of it, has no numbers; None when nothing went wrong.
 
-
-def _selective(model: dict[str, Any], place: str, key: str) -> float | None:
-    found = (model["selective"] or {}).get(place)
-    return None if found is None else found[key]
-
-
-def _estimate(value: Any) -> Estimate | None:
-    if value is None or isinstance(value, dict):
-        return value
-    return {"value": float(value), "low": None, "high": None}
+    The `part` of an error is a kind ("attacks"), a kind and a name ("ood mnist"), or a name alone; `also` are names
+    that count as this part whatever follows ("gaussian_noise 3").
+    """
+    for error in model["errors"]:
+        text = str(error["part"])
+        kind, _, rest = text.replace(": ", " ").partition(" ")
+        of_kind = kind.rstrip("s") == part.rstrip("s") and (not rest or name is None or rest == name)
+        whole = text in ("clean", "model") or (part == "ood" and kind == "clean,")
+        if whole or of_kind or text == name or kind in also:
+            return printable(error["message"])
+    return None

@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from kedge.reporting.rows import best_of, number, printable, short
+from kedge.reporting.claims import comparison
+from kedge.reporting.rows import dig, estimate, number, printable, short
+from kedge.reporting.summary import at_place, ood_places, score_titles, strength
+
+__all__ = ["about", "comparison", "overconfidence"]
 
 
 def overconfidence(reliability: dict[str, list]) -> float:
@@ -12,83 +16,128 @@ def overconfidence(reliability: dict[str, list]) -> float:
     return sum(n * (confidence - accuracy) for n, confidence, accuracy in bins if n) / total
 
 
-def _leaning(gap: float) -> str:
+def _leaning(reliability: dict[str, list] | None) -> str:
+    if not reliability or not sum(reliability["count"]):
+        return ""
+    gap = overconfidence(reliability)
     if abs(gap) < 0.005:
-        return "neither too sure of itself nor too cautious on average"
-    return "too sure of itself on average" if gap > 0 else "too cautious on average"
+        return ", neither too sure of itself nor too cautious on average"
+    return ", too sure of itself on average" if gap > 0 else ", too cautious on average"
 
 
 def about(name: str, model: dict[str, Any], results: dict[str, Any]) -> list[str]:
-    """What one model did."""
+    """What one model did; `results` are of the newest format."""
+    said = [f"{printable(e['part'])} failed: {printable(e['message'])}." for e in model["errors"]]
     clean = model["clean"]
+    if clean is None:
+        return [*said, f"{short(name)} has no results on clean images."]
     said = [
-        f"{short(name)} is right on {number(clean['accuracy']['value'], '%')} % of clean images; its stated "
-        f"confidence differs from its accuracy by {number(clean['ece']['value'], '%')} points (ECE), "
-        f"{_leaning(overconfidence(clean['reliability']))}."
+        f"{short(name)} is right on {number(clean['accuracy']['value'], '%')} % of clean images"
+        + _bounds(clean["accuracy"])
+        + (
+            f"; its stated confidence differs from its accuracy by {number(clean['ece']['value'], '%')} points (ECE)"
+            if clean["ece"]
+            else ""
+        )
+        + f"{_leaning(clean['reliability'])}.",
+        *said,
     ]
-    if model["shift"] is not None:
+    return [*said, *_shift(model, results), *_outside(model, results), *_attacked(model), *_selective(model)]
+
+
+def _bounds(cell: dict[str, Any]) -> str:
+    if cell.get("low") is None:
+        return ""
+    return f" (95 % interval {number(cell['low'], '%')} to {number(cell['high'], '%')})"
+
+
+def _shift(model: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    said = []
+    if model["shift"] is not None and estimate(dig(model, "shift", "mean", "accuracy")):
         last = model["shift"]["by_severity"][-1]
         said.append(
             f"On corrupted images it is right on {number(model['shift']['mean']['accuracy']['value'], '%')} %, with a "
-            f"calibration error of {number(model['shift']['mean']['ece']['value'], '%')} points, "
-            f"{_leaning(overconfidence(model['shift']['reliability']))}"
+            f"calibration error of {number(model['shift']['mean']['ece']['value'], '%')} points"
+            f"{_leaning(model['shift']['reliability'])}"
             + (
                 f"; at severity {last['severity']}, {number(last['accuracy']['value'], '%')} %."
                 if len(model["shift"]["by_severity"]) > 1
                 else "."
             )
         )
-    for set_name, found in model["ood"].items():
-        if found["scores"]:
-            score = max(found["scores"], key=lambda s: found["scores"][s]["auroc"]["value"])
+    for set_name, found in model["shift_sets"].items():
+        if dig(found, "accuracy"):
+            clean = model["clean"]["accuracy"]
+            part = dig(results["shift_sets"], set_name, "classes") != dig(results["shift_sets"], set_name, "of_classes")
+            # Fewer classes are easier: the two accuracies cannot be set against each other.
+            against = " (of fewer classes)" if part else f", against {number(clean['value'], '%')} % on clean images"
             said.append(
-                f"Shown one familiar image and one of {printable(set_name)}, its best score here "
-                f"({model['scores'][score]['title']}) ranks the familiar one higher "
-                f"{number(found['scores'][score]['auroc']['value'], '%')} times in 100 (50 is guessing)."
+                f"On {printable(set_name)} it is right on {number(found['accuracy']['value'], '%')} %{against}."
             )
-    if model["selective"] is not None:
-        kept = model["selective"]["clean"]
+    return said
+
+
+def _outside(model: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    said = []
+    titles = score_titles(results)
+    for kind, name, sets in ood_places(results) if titles else []:
+        score = next(iter(titles))
+        area = dig(at_place(model, kind, name, sets), score, "auroc")
+        if area is None:
+            continue
+        which = printable(name) if kind == "set" else f"a {name} set ({', '.join(printable(s) for s in sets)})"
+        text = (
+            f"Shown one familiar image and one of {which}, its {titles[score]} ranks the familiar one higher "
+            f"{number(area['value'], '%')} times in 100 (50 is guessing)"
+        )
+        if area.get("low") is not None and area["low"] <= 0.5 <= area["high"]:
+            text += ", which on so few images cannot be told from guessing"
+        elif area.get("high") is not None and area["high"] < 0.5:
+            text += ", worse than guessing: unfamiliar images look more familiar to it than familiar ones"
+        said.append(text + ".")
+    return said
+
+
+def _attacked(model: dict[str, Any]) -> list[str]:
+    attacks = [a for a in model["attacks"].values() if dig(a, "accuracy", "value") is not None]
+    said = []
+    if attacks:
+        worst = min(attacks, key=lambda a: a["accuracy"]["value"])
         said.append(
-            f"Answering only above its stored confidence threshold of {model['selective']['threshold']:.2f}, "
-            f"it answers {number(kept['coverage'], '%')} % of clean images"
-            + (f" and is right on {number(kept['accuracy'], '%')} % of those." if kept["accuracy"] is not None else ".")
+            f"Under the strongest of {len(attacks)} attack{'s' if len(attacks) > 1 else ''} tried "
+            f"({printable(worst['title'])}, {strength(worst, worst['title'])}) it is right on "
+            f"{number(worst['accuracy']['value'], '%')} % of {worst['images']:,} images{_bounds(worst['accuracy'])}; "
+            "a stronger attack can only find less."
+        )
+    doubts = dict.fromkeys(printable(s["check"]) for s in model["sanity"] if not s["ok"])
+    if doubts:
+        said.append(
+            f"Its accuracy under attack is not to be believed as it stands ({'; '.join(doubts)}): the attack may have "
+            "failed."
         )
     return said
 
 
-def comparison(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """(question, what can be claimed between models); nothing for one model."""
-    names = [short(n) for n in results["models"]]
-    models = list(results["models"].values())
-    if len(models) < 2:
-        return []
-    questions = [
-        ("Accuracy on clean images", "higher", [m["clean"]["accuracy"] for m in models]),
-        ("Calibration error on clean images", "lower", [m["clean"]["ece"] for m in models]),
-    ]
-    if results["settings"]["corruptions"]:
-        questions += [
-            ("Accuracy on corrupted images", "higher", [m["shift"]["mean"]["accuracy"] for m in models]),
-            ("Calibration error on corrupted images", "lower", [m["shift"]["mean"]["ece"] for m in models]),
-        ]
-    for set_name in results["ood_sets"]:
-        # The same score for every model: choosing each model's best after the fact would flatter.
-        areas = [m["ood"].get(set_name, {}).get("scores", {}).get("msp", {}).get("auroc") for m in models]
-        if all(a is not None for a in areas):
-            questions.append((f"Telling {printable(set_name)} apart by confidence (AUROC)", "higher", areas))
-    return [(words, _claim(better, cells, names)) for words, better, cells in questions]
-
-
-def _claim(better: str, cells: list[dict[str, Any]], names: list[str]) -> str:
-    values = [c["value"] for c in cells]
-    order = sorted(range(len(values)), key=values.__getitem__, reverse=better == "higher")
-    listed = ", ".join(f"{names[i]} {number(values[i], '%')} %" for i in order[:4]) + (", …" if len(order) > 4 else "")
-    if any(c["low"] is None for c in cells):
-        return f"{listed}. No intervals were computed, so no difference is claimed."
-    best = best_of(list(cells), better, "%")
-    last = best_of(list(cells), "lower" if better == "higher" else "higher", "%")
-    if best is not None:
-        return f"{names[best]} is best ({listed})."
-    if last is not None:
-        return f"{names[last]} is behind ({listed}); the others are too close to call."
-    return f"too close to call ({listed})."
+def _selective(model: dict[str, Any]) -> list[str]:
+    found = model["selective"]
+    said: list[str] = []
+    if found is None:
+        return said
+    if dig(found, "at_risk", "risk") is not None:
+        at = found["at_risk"]
+        risk = f"{100 * at['risk']:g} %"
+        said.append(
+            f"To be wrong on at most {risk} of its answers to these images, it may answer "
+            f"{number(at['coverage'], '%')} % of them (above a confidence of {at['threshold']:.2f}; the threshold was "
+            "chosen on the same images)."
+            if at["threshold"] is not None and at["coverage"]
+            else f"No threshold keeps its errors on these images at {risk} or below."
+        )
+    kept = found["clean"]
+    if found["threshold"] is not None and kept is not None:
+        said.append(
+            f"Answering only above its stored confidence threshold of {found['threshold']:.2f}, "
+            f"it answers {number(kept['coverage'], '%')} % of clean images"
+            + (f" and is right on {number(kept['accuracy'], '%')} % of those." if kept["accuracy"] is not None else ".")
+        )
+    return said

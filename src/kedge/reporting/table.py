@@ -1,15 +1,15 @@
-"""Results as text: a table for people, JSON and CSV for programs."""
+"""Results as text: a table for people, JSON for programs."""
 
 import copy
-import csv
 import io
 import json
 import shutil
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import Row, printable, summary_rows
+from kedge.reporting.rows import Row, printable
+from kedge.reporting.summary import summary_rows
+from kedge.reporting.tidy import as_csv
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 LEGEND = "↑ higher is better, ↓ lower is better; in brackets the 95 % interval."
 BETTER = "◆ better than every other model here: the intervals do not overlap."
 OOD_LEGEND = "Out of distribution: in-distribution is the positive class, a higher score means more in-distribution."
+_ERRORS = 5  # so many failed parts of a model are named
 _LABEL, _CELL = 33, 23  # columns that a label and a model take without wrapping
 
 
@@ -49,7 +50,8 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
     from rich.console import Console
     from rich.text import Text
 
-    rows = summary_rows(check_results(results))
+    results = check_results(results)
+    rows = summary_rows(results)
     names = list(results["models"])
     stream = io.StringIO()
     width = width or shutil.get_terminal_size((110, 24)).columns
@@ -60,7 +62,27 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
         console.print(_columns(rows, names, list(range(start, min(start + fit, len(names))))))
     legends = [LEGEND] + ([BETTER] if len(names) > 1 else []) + ([OOD_LEGEND] if results["ood_sets"] else [])
     console.print(Text(" ".join(legends), style="dim"))
+    for line in warnings(results):
+        console.print(Text(line, style="bold"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n")) + "\n"
+
+
+def warnings(results: dict[str, Any]) -> list[str]:
+    """What a reader must not miss: unfinished and failed parts, and robust accuracies that are not to be believed."""
+    said = (
+        [] if results["complete"] else ["Not finished: these are the parts that were done. The same command goes on."]
+    )
+    for name, model in results["models"].items():
+        errors = [f"{printable(e['part'])} failed: {printable(e['message'])}" for e in model["errors"]]
+        more = [f"{len(errors) - _ERRORS} more parts failed; results.json has them all"]
+        said += [f"{printable(name)}, {e}" for e in errors[:_ERRORS] + (more if len(errors) > _ERRORS else [])]
+    for name, model in results["models"].items():
+        said += [
+            f"{printable(name)}, suspicious under attack ({printable(s['check'])}): {printable(s['detail'])}"
+            for s in model["sanity"]
+            if not s["ok"]
+        ]
+    return said
 
 
 def _columns(rows: list[Row], names: list[str], models: list[int]) -> "Table":
@@ -79,58 +101,23 @@ def _columns(rows: list[Row], names: list[str], models: list[int]) -> "Table":
             group = row.group
             made.add_row(Text(printable(group), style="bold"), *[""] * len(models))
         arrow = {"higher": "↑", "lower": "↓", None: " "}[row.better]
-        unit = ", %" if row.unit == "%" else ""
         cells = []
         for i in models:
             spread = f" [{row.spread(i)}]" if row.spread(i) else ""
             text = Text(("◆ " if row.best == i else "") + row.text(i), style="bold" if row.best == i else "")
             cells.append(text.append(spread, style="dim"))
-        made.add_row(Text(printable(f"{arrow} {row.label}{unit}")), *cells)
+        made.add_row(Text(printable(f"{arrow} {row.title}")), *cells)
     return made
 
 
 def as_json(results: dict[str, Any]) -> str:
-    """All results as JSON, without the thumbnails."""
+    """All results as JSON, without the pictures."""
     shown = copy.deepcopy(check_results(results))
     for model in shown["models"].values():
         for entries in model["images"].values():
             for entry in entries:
                 entry.pop("thumbnail", None)
+    for strip in shown["strips"]:
+        for image in strip["images"]:
+            image.pop("thumbnail", None)
     return json.dumps(shown, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def as_csv(results: dict[str, Any]) -> str:
-    """One line per number, with a header: model, part, condition, score, metric, value, low, high (fractions)."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["model", "part", "condition", "score", "metric", "value", "low", "high"])
-    for name, model in check_results(results)["models"].items():
-        for part, condition, score, metric, found in _numbers(model):
-            if found is not None:
-                found = found if isinstance(found, dict) else {"value": found, "low": None, "high": None}
-                writer.writerow([name, part, condition, score, metric, found["value"], found["low"], found["high"]])
-    return stream.getvalue()
-
-
-def _numbers(model: dict[str, Any]) -> Iterator[tuple[str, str, str, str, Any]]:
-    for metric in ("accuracy", "top5", "nll", "brier", "ece"):
-        yield "clean", "", "", metric, model["clean"][metric]
-    shift = model["shift"]
-    if shift is not None:
-        places = [("mean", shift["mean"])]
-        places += [(f"severity {row['severity']}", row) for row in shift["by_severity"]]
-        places += [(f"{row['corruption']} {row['severity']}", row) for row in shift["conditions"]]
-        for condition, row in places:
-            for metric in ("accuracy", "nll", "brier", "ece"):
-                yield "shift", condition, "", metric, row[metric]
-    for name, found in model["ood"].items():
-        for score, values in found["scores"].items():
-            for metric in ("auroc", "fpr95"):
-                yield "ood", name, score, metric, values[metric]
-        yield "ood", name, "", "accepted", found["accepted"]
-    if model["selective"] is not None:
-        yield "selective", "", "", "threshold", model["selective"]["threshold"]
-        for place in ("clean", "shift"):
-            for metric, value in (model["selective"][place] or {}).items():
-                yield "selective", place, "", metric, value
-    yield "timing", "", "", "images_per_second", model["timing"]["images_per_second"]

@@ -1,0 +1,159 @@
+"""What may be claimed between models: by a paired test on the same images where there is one, else by intervals."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from kedge.reporting.files import check_results
+from kedge.reporting.rows import METRICS, best_of, dig, estimate, number, printable, short
+from kedge.reporting.summary import at_place, attack_names, headline, ood_places, place_title, score_titles
+
+LEVEL = 0.05
+Test = dict[str, Any]
+
+
+def holm(p: list[float | None]) -> list[float | None]:
+    """p-values adjusted for their number (Holm 1979): with m tests, the k-th smallest times m - k + 1, never falling.
+
+    None stays None and is not counted.
+    """
+    known = sorted((value, i) for i, value in enumerate(p) if value is not None)
+    adjusted: list[float | None] = [None] * len(p)
+    largest = 0.0
+    for k, (value, i) in enumerate(known):
+        largest = max(largest, min(1.0, value * (len(known) - k)))
+        adjusted[i] = largest
+    return adjusted
+
+
+def p_text(p: float | None) -> str:
+    """A p-value for people."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def compared(results: dict[str, Any]) -> list[Test]:
+    """The comparisons with `adjusted`, their p-value after Holm over the pairs compared by the same test and number."""
+    tests = [{**t, "adjusted": None} for t in results["comparisons"]]
+    families: dict[tuple[str, str, str], list[Test]] = {}
+    for t in tests:
+        families.setdefault((t["metric"], t["where"], t["test"]), []).append(t)
+    for family in families.values():
+        for t, p in zip(family, holm([t.get("p") for t in family]), strict=True):
+            t["adjusted"] = p
+    return tests
+
+
+def comparison(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """(question, what can be claimed between models); nothing for one model."""
+    results = check_results(results)
+    names = [short(n) for n in results["models"]]
+    models = list(results["models"].values())
+    if len(models) < 2:
+        return []
+    tests = compared(results)
+    if len(results["groups"]) > 1:
+        return _between_groups(results, tests)
+    found = []
+    for words, metric, where, better, cells in _questions(results, models):
+        known = [estimate(c) for c in cells]
+        if all(c is not None for c in known):
+            tested = _tested(tests, list(results["models"]), metric, where)
+            found.append((words, _claim(better, known, names, tested)))  # type: ignore[arg-type]
+    return found
+
+
+def _between_groups(results: dict[str, Any], tests: list[Test]) -> list[tuple[str, str]]:
+    """What can be claimed between methods that were trained with several seeds each: seeds decide, not images alone."""
+    table, found = results["group_table"], []
+    for metric, where in itertools.product(("accuracy", "ece"), ("clean", "corrupted")):
+        cells = [dig(metrics, f"{metric}, {where}") for metrics in table.values()]
+        if cells and all(c is not None for c in cells):
+            better = METRICS[metric][2]
+            words = f"{METRICS[metric][0].capitalize()}, {where} images, mean over seeds"
+            over_seeds = [t for t in tests if "over seeds" in t["test"]]
+            tested = _tested(over_seeds, list(table), metric, where)
+            values = [{"value": c["mean"]} for c in cells]
+            found.append((words, _claim(better, values, [short(n) for n in table], tested)))
+    return found
+
+
+def _questions(results: dict[str, Any], models: list[dict[str, Any]]) -> list[tuple[str, str, str, str, list[Any]]]:
+    """(words, metric, where, direction, value of each model)."""
+    asked: list[tuple[str, str, str, str, list[Any]]] = [
+        ("Accuracy on clean images", "accuracy", "clean", "higher", [dig(m, "clean", "accuracy") for m in models]),
+        ("Calibration error on clean images", "ece", "clean", "lower", [dig(m, "clean", "ece") for m in models]),
+    ]
+    if results["settings"]["corruptions"]:
+        for words, metric, better in (("Accuracy", "accuracy", "higher"), ("Calibration error", "ece", "lower")):
+            values = [dig(m, "shift", "mean", metric) for m in models]
+            asked.append((f"{words} on corrupted images", metric, "corrupted", better, values))
+    for name in results["shift_sets"]:
+        values = [dig(m, "shift_sets", name, "accuracy") for m in models]
+        asked.append((f"Accuracy on {printable(name)}", "accuracy", name, "higher", values))
+    titles = score_titles(results)
+    for kind, name, sets in ood_places(results) if titles else []:
+        # The same score for every model: choosing each model's best after the fact would flatter.
+        score = next(iter(titles))
+        values = [dig(at_place(m, kind, name, sets), score, "auroc") for m in models]
+        where = place_title(kind, name, sets)
+        asked.append((f"Out of distribution, {where}, AUROC by {titles[score]}", "auroc", name, "higher", values))
+    for name, attack in attack_names(models).items():
+        if headline(name, attack, results["settings"]["attacks"]):
+            values = [dig(m["attacks"].get(name), "accuracy") for m in models]
+            asked.append((f"Accuracy under {printable(attack['title'])}", "accuracy", name, "higher", values))
+    return asked
+
+
+def _tested(tests: list[Test], names: list[str], metric: str, where: str) -> Callable[[int, int], Test | None]:
+    """Gives the comparison of models i and j, turned so that i comes first."""
+
+    def find(i: int, j: int) -> Test | None:
+        for test in tests:
+            if test["metric"] != metric or test["where"] != where or test["adjusted"] is None:
+                continue
+            if (test["a"], test["b"]) == (names[i], names[j]):
+                return test
+            if (test["a"], test["b"]) == (names[j], names[i]):
+                return {**test, "difference": {"value": -test["difference"]["value"]}}
+        return None
+
+    return find
+
+
+def _claim(
+    better: str, cells: list[dict[str, Any]], names: list[str], tested: Callable[[int, int], Test | None]
+) -> str:
+    values = [c["value"] for c in cells]
+    order = sorted(range(len(values)), key=values.__getitem__, reverse=better == "higher")
+    listed = ", ".join(f"{names[i]} {number(values[i], '%')} %" for i in order[:4]) + (", …" if len(order) > 4 else "")
+    first, last, others = order[0], order[-1], range(len(cells))
+    ahead = [tested(first, j) for j in others if j != first]
+    behind = [tested(i, last) for i in others if i != last]
+    if all(t is not None for t in ahead):
+        # Paired tests on the same images see differences that overlapping intervals hide.
+        listed += f"; {_method(ahead)}"
+        best = first if all(_won(t, better) for t in ahead) else None
+        worst = last if all(t is not None and _won(t, better) for t in behind) else None
+    elif any(c.get("low") is None for c in cells):
+        return f"{listed}. No intervals were computed, so no difference is claimed."
+    else:
+        best = best_of(list(cells), better, "%")
+        worst = best_of(list(cells), "lower" if better == "higher" else "higher", "%")
+    if best is not None:
+        return f"{names[best]} is best ({listed})."
+    if worst is not None:
+        return f"{names[worst]} is behind ({listed}); the others are too close to call."
+    return f"too close to call ({listed})."
+
+
+def _won(test: Test | None, better: str) -> bool:
+    if test is None or test["adjusted"] >= LEVEL:
+        return False
+    return test["difference"]["value"] > 0 if better == "higher" else test["difference"]["value"] < 0
+
+
+def _method(tests: list[Test | None]) -> str:
+    known = [t for t in tests if t is not None]
+    largest = p_text(max(t["adjusted"] for t in known))
+    names = ", ".join(dict.fromkeys(printable(t["test"]) for t in known))
+    return f"{names}, p {'' if largest.startswith('<') else '= '}{largest}" + (" at most" if len(known) > 1 else "")

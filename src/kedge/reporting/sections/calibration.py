@@ -1,0 +1,72 @@
+"""Is confidence honest: reliability diagrams, clean and shifted, and the family of calibration errors."""
+
+from typing import Any
+
+from markupsafe import Markup
+
+from kedge.reporting.rows import Row, best_of, dig, estimate, number, printable, short
+from kedge.reporting.summary import clean_metric
+from kedge.reporting.svg import Plot, svg
+
+FEW = 10  # a bar of fewer images is drawn faint
+_FAMILY = (
+    ("ece", "ECE, bins of equal width", "%"),
+    ("ece_mass", "ECE, bins of equal mass", "%"),
+    ("ece_classwise", "class-wise ECE", "%%"),
+    ("smooth_ece", "smooth ECE", "%"),
+    ("rmsce", "root mean square error", "%"),
+    ("mce", "largest error of a bin (MCE)", "%"),
+    ("brier_reliability", "Brier score: reliability", ""),
+    ("brier_resolution", "Brier score: resolution", ""),
+    ("brier_uncertainty", "Brier score: uncertainty", ""),
+)
+_BETTER = {"brier_resolution": "higher", "brier_uncertainty": None}
+
+
+def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
+    """The diagrams by kind of images, and rows of the whole family of errors."""
+    models = results["models"]
+    kinds: list[dict[str, Any]] = []
+    places: list[tuple[str, tuple[str, ...]]] = [
+        ("Clean images", ("clean",)),
+        ("Corrupted images, all together", ("shift",)),
+    ]
+    places += [(printable(name), ("shift_sets", name)) for name in results["shift_sets"]]
+    for title, keys in places:
+        cards = []
+        for i, (name, model) in enumerate(models.items()):
+            reliability = dig(model, *keys, "reliability")
+            if reliability and sum(reliability["count"]):
+                # The mean ECE over corruptions is not that of their pooled diagram.
+                ece = dig(model, *keys, "ece", "value") if keys != ("shift",) else None
+                words = f"Reliability diagram of {short(name)}, {title}" + (
+                    f": calibration error {number(ece, '%')} %" if ece is not None else ""
+                )
+                cards.append({"model": i, "ece": ece, "aria": words, "plot": diagram(reliability, i)})
+        if cards:
+            kinds.append({"title": title, "cards": cards, "open": len(kinds) < 2})
+    rows = []
+    for key, label, unit in _FAMILY:
+        cells = [estimate(clean_metric(m, key)) for m in models.values()]
+        if any(c is not None for c in cells):
+            better = _BETTER.get(key, "lower")
+            rows.append(Row("", label, unit, better, cells, best_of(cells, better, unit)))
+    return {"kinds": kinds, "rows": rows if len(rows) > 1 else [], "few": FEW} if kinds else None
+
+
+def diagram(reliability: dict[str, Any], i: int) -> Markup:
+    """Accuracy against confidence per bin with its interval, over the histogram of confidences."""
+    edges, count = reliability["edges"], reliability["count"]
+    lows, highs = reliability.get("low") or [None] * len(count), reliability.get("high") or [None] * len(count)
+    fifths = [0, 0.2, 0.4, 0.6, 0.8, 1]
+    top = Plot((0, 1), (0, 1), "", "accuracy", width=280, height=220, x_ticks=fifths, y_ticks=fifths)
+    top.bars(edges, [a or 0 for a in reliability["accuracy"]], i, [n < FEW for n in count])
+    top.rule([0, 1], [0, 1])
+    for b, n in enumerate(count):
+        if n and lows[b] is not None and highs[b] is not None:
+            top.whisker((edges[b] + edges[b + 1]) / 2, lows[b], highs[b])
+    share = [100 * n / sum(count) for n in count]
+    bottom = Plot((0, 1), (0, max(share)), "confidence", "% of images", width=280, height=104, x_ticks=fifths,
+                  y_ticks=[0, round(max(share))] if max(share) >= 1 else [0])  # fmt: skip
+    bottom.bars(edges, share, i)
+    return svg(top, bottom)

@@ -1,0 +1,55 @@
+"""Models against each other: paired tests on the same images, and mean and spread over seeds."""
+
+from typing import Any
+
+from kedge.reporting.claims import LEVEL, compared, p_text
+from kedge.reporting.rows import METRICS, dig, number, printable, short, spread
+
+
+def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
+    """The tests with their p-values after Holm, and the table of groups."""
+    tests = [
+        {
+            "a": short(t["a"]),
+            "b": short(t["b"]),
+            "what": f"{_label(t['metric'])}, {printable(t['where'])}",
+            "difference": signed(t["difference"], _unit(t["metric"])),
+            "spread": spread(t["difference"], _unit(t["metric"])),
+            "p": p_text(t.get("p")),
+            "adjusted": p_text(t["adjusted"]),
+            "clear": t["adjusted"] is not None and t["adjusted"] < LEVEL,
+            "test": printable(t["test"]),
+            "n": t["n"],
+        }
+        for t in compared(results)
+    ]
+    table = results["group_table"]
+    labels = list(dict.fromkeys(label for metrics in table.values() for label in metrics))
+    groups = [{"name": short(g), "members": [short(n) for n in results["groups"].get(g, [])]} for g in table]
+    rows = [
+        (printable(label), [_mean_sd(dig(metrics, label), label) for metrics in table.values()]) for label in labels
+    ]
+    return {"tests": tests, "count": len(tests), "groups": groups, "rows": rows} if tests or rows else None
+
+
+def _label(metric: str) -> str:
+    return METRICS[metric][0] if metric in METRICS else printable(metric)
+
+
+def _unit(metric: str) -> str:
+    """Shares are written in percent; NLL and the Brier score are no shares."""
+    return "" if metric.lower().startswith(("nll", "brier")) else "%"
+
+
+def signed(cell: dict[str, Any], unit: str) -> str:
+    """A difference with its sign; percentage points for shares."""
+    text = number(cell["value"], unit)
+    return f"−{text[1:]}" if text.startswith("-") else f"+{text}"
+
+
+def _mean_sd(cell: dict[str, Any] | None, label: str) -> dict[str, str]:
+    if cell is None or cell["mean"] is None:
+        return {"text": "–", "n": ""}
+    unit = _unit(label)
+    sd = "" if cell["sd"] is None else f" ± {number(cell['sd'], unit + '%' if unit else '')}"
+    return {"text": f"{number(cell['mean'], unit)}{sd}", "n": f"n = {cell['n']}" + (", no spread" if not sd else "")}

@@ -1,0 +1,72 @@
+"""What was run: the command, the settings, the machine, the methods."""
+
+from typing import Any
+
+from kedge.reporting.rows import printable
+
+_SETTINGS = {
+    "seed": "seed",
+    "limit": "at most so many images",
+    "batch_size": "images at a time",
+    "resamples": "bootstrap resamples",
+    "bins": "bins",
+    "severities": "severities",
+    "corruptions": "corruptions",
+    "shift_source": "where shifted images come from",
+    "fit_images": "training images that scores were fitted on",
+    "scores": "scores",
+    "references": "references of anchored models",
+    "attacks": "attacks",
+    "risk": "stated risk",
+    "equalise": "sets made alike by",
+}
+
+
+def section(results: dict[str, Any], level: int) -> dict[str, Any]:
+    """The command, what the conventions and settings were, and where methods come from."""
+    known = {key: value for key, value in results["settings"].items() if value not in (None, [], "")}
+    return {
+        "command": _command(results),
+        "settings": [(_SETTINGS.get(key, printable(key)), _value(value)) for key, value in known.items()],
+        "conventions": [
+            (printable(key), printable(words))
+            for key, words in results["conventions"].items()
+            if (results["ood_sets"] or key not in ("ood", "fpr95"))
+            and (results["settings"]["corruptions"] or key != "corruptions")
+        ],
+        "citations": [
+            {**cite, "url": cite.get("url") if str(cite.get("url")).startswith(("https://", "http://")) else None}
+            for cite in results["citations"]
+        ],
+        "time": _time(results["seconds"]),
+    }
+
+
+def _value(value: Any) -> str:
+    return printable(", ".join(str(v).replace("_", " ") for v in value) if isinstance(value, list) else value)
+
+
+def _time(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _command(results: dict[str, Any]) -> str:
+    """The command, or the same in Python for results that were made there."""
+    if results["command"]:
+        return printable(results["command"])
+    settings = results["settings"]
+    arguments = [
+        f"{{{', '.join(f'{name!r}: ...' for name in results['models'])}}}",
+        "data",
+        f"corruptions={settings['corruptions']!r}",
+        f"severities={tuple(settings['severities'])!r}",
+        f"ood={{{', '.join(f'{name!r}: ...' for name in results['ood_sets'])}}}",
+        f"seed={settings['seed']}",
+    ]
+    if settings["limit"] is not None:
+        arguments.append(f"limit={settings['limit']}")
+    return printable(f"kedge.evaluation.evaluate({', '.join(arguments)})")

@@ -1,0 +1,256 @@
+"""The summary: what a practitioner needs first, one line for each number, one column for each model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kedge.reporting.rows import METRICS, Row, best_of, dig, estimate, failure, printable, short
+
+MANY_CLASSES = 20  # from here on top-5 says something
+FEW_SCORES = 3  # up to so many scores have lines of their own, more only the first and the best
+FEW_SETS = 3  # up to so many sets that are neither near nor far have several lines each
+_ERRORS = ("accuracy", "ece", "smooth_ece", "nll", "brier")
+
+
+class _Lines:
+    """Collects rows; a row that no model has a value for is left out unless something failed there."""
+
+    def __init__(self, results: dict[str, Any]) -> None:
+        self.models = list(results["models"].values())
+        self.complete = results["complete"]
+        self.rows: list[Row] = []
+
+    def add(
+        self,
+        group: str,
+        label: str,
+        unit: str,
+        better: str | None,
+        values: Sequence[Any],
+        marks: tuple[str, ...] = (),
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        cells = [estimate(v) for v in values]
+        first = all(row.group != group for row in self.rows)
+        if not first:  # the reason once is enough
+            marks = tuple(mark.partition(":")[0] for mark in marks)
+        if any(c is not None for c in cells) or (first and any(marks)):
+            best = None if any(notes) else best_of(cells, better, unit)
+            self.rows.append(Row(group, label, unit, better, cells, best, marks, notes))
+
+    def marks(
+        self, found: Sequence[Any], part: str, name: str | None = None, also: Sequence[str] = (), asked: bool = True
+    ) -> tuple[str, ...]:
+        """Per model: "" where something was `found`, else why not, "not done" in unfinished results, or ""."""
+
+        def mark(model: dict[str, Any], here: Any) -> str:
+            if here:
+                return ""
+            why = failure(model, part, name, also)
+            if why and part != "clean" and model["clean"] is None:
+                return "failed"  # with everything else of this model, for the reason given there
+            return f"failed: {short(why, 60)}" if why else "not done" if asked and not self.complete else ""
+
+        return tuple(mark(m, f) for m, f in zip(self.models, found, strict=True))
+
+
+def summary_rows(results: dict[str, Any]) -> list[Row]:
+    """The summary of all models, in reading order; `results` are of the newest format."""
+    lines = _Lines(results)
+    _clean(lines, results)
+    _shift(lines, results)
+    _outside(lines, results)
+    _selective(lines, results)
+    _attacks(lines, results["settings"]["attacks"])
+    _cost(lines)
+    return lines.rows
+
+
+def clean_metric(model: dict[str, Any], key: str) -> Any:
+    """A metric on clean images; smooth ECE is kept with the rest of the calibration family."""
+    return dig(model, "clean", key) or dig(model, "clean", "calibration", key)
+
+
+def _clean(lines: _Lines, results: dict[str, Any]) -> None:
+    marks = lines.marks([m["clean"] for m in lines.models], "clean")
+    keys = ["accuracy", *(["top5"] if len(results["data"]["class_names"]) >= MANY_CLASSES else []), *_ERRORS[1:]]
+    for key in keys:
+        lines.add("Clean images", *METRICS[key], [clean_metric(m, key) for m in lines.models], marks)
+
+
+def _shift(lines: _Lines, results: dict[str, Any]) -> None:
+    settings, models = results["settings"], lines.models
+    count, severities = len(settings["corruptions"]), settings["severities"]
+    if count:
+        means = [estimate(dig(m, "shift", "mean", "accuracy")) for m in models]
+        marks = lines.marks(means, "shift", also=settings["corruptions"])
+        many = len(severities) > 1
+        group = f"Corrupted (mean of {count} × {len(severities)})" if many else (
+            f"Corrupted ({count} kind{'s' if count > 1 else ''}, severity {severities[0]})"
+        )  # fmt: skip
+        for key in _ERRORS:
+            lines.add(group, *METRICS[key], [dig(m, "shift", "mean", key) for m in models], marks)
+        for severity in severities if many else []:
+            own = [next((r for r in dig(m, "shift", "by_severity") or [] if r["severity"] == severity), None)
+                   for m in models]  # fmt: skip
+            lines.add(
+                group, f"accuracy at severity {severity}", "%", "higher", [dig(r, "accuracy") for r in own], marks
+            )
+    for name in results["shift_sets"]:
+        found = [m["shift_sets"].get(name) for m in models]
+        for key in ("accuracy", "ece"):
+            values = [dig(f, key) for f in found]
+            lines.add(f"Published set: {printable(name)}", *METRICS[key], values, lines.marks(found, "shift_set", name))
+
+
+def score_titles(results: dict[str, Any]) -> dict[str, str]:
+    """Score to title over all models, in the order of the settings; the first is the one of the summary."""
+    found = {score: f["title"] for m in results["models"].values() for score, f in m["scores"].items()}
+    order = [s for s in results["settings"]["scores"] if s in found]
+    return {s: found[s] for s in dict.fromkeys([*(["msp"] if "msp" in found else []), *order, *found])}
+
+
+def ood_places(results: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
+    """(kind, name, sets): the near and the far average, then each set that belongs to neither."""
+    sets = results["ood_sets"]
+    places = []
+    for group in ("near", "far"):
+        own = [name for name, record in sets.items() if record["group"] == group]
+        if own:
+            places.append(("group", group, own))
+    return places + [("set", name, [name]) for name, record in sets.items() if record["group"] not in ("near", "far")]
+
+
+def _many(results: dict[str, Any]) -> bool:
+    """Whether so many sets belong to no group that each has only one line."""
+    return sum(record["group"] not in ("near", "far") for record in results["ood_sets"].values()) > FEW_SETS
+
+
+def at_place(model: dict[str, Any], kind: str, name: str, sets: list[str]) -> dict[str, Any]:
+    """Score to metrics for a group of sets or a single one; empty where there is nothing.
+
+    A mean over fewer `sets` than the group has is another number, and is left out.
+    """
+    if kind == "group":
+        found = model["ood_groups"].get(name) or {}
+        return {score: values for score, values in found.items() if set(values.get("sets", sets)) >= set(sets)}
+    return dig(model, "ood", name, "scores") or {}
+
+
+def place_title(kind: str, name: str, sets: list[str]) -> str:
+    """What a place of `ood_places` is called."""
+    if kind == "set":
+        return printable(name)
+    return f"{name}, mean of {len(sets)} sets" if len(sets) > 1 else f"{name} ({printable(sets[0])})"
+
+
+def _outside(lines: _Lines, results: dict[str, Any]) -> None:
+    titles = score_titles(results)
+    shown = list(titles)[: FEW_SCORES if len(titles) <= FEW_SCORES else 1]
+    for kind, name, sets in ood_places(results):
+        found = [at_place(m, kind, name, sets) for m in lines.models]
+        if kind == "set" and _many(results):
+            values = [dig(f, next(iter(titles), ""), "auroc") for f in found]
+            label = f"AUROC, {titles.get(next(iter(titles), ''), 'all scores')}"
+            lines.add(f"Out of distribution: {label}", printable(name), "%", "higher", values,
+                      lines.marks(found, "ood", name))  # fmt: skip
+            continue
+        group = f"Out of distribution: {place_title(kind, name, sets)}"
+        marks = lines.marks(found, "ood", name if kind == "set" else None)
+        for score in shown or [""]:
+            for label, key, better in (("AUROC", "auroc", "higher"), ("FPR95", "fpr95", "lower")):
+                values = [dig(f, score, key) for f in found]
+                lines.add(group, f"{label}, {titles.get(score, 'all scores')}", "%", better, values, marks)
+        if len(titles) > len(shown):
+            best = [chosen_afterwards(f) for f in found]
+            lines.add(
+                group, "AUROC, best of the scores, chosen after the fact", "%", None,
+                [{"value": f[b]["auroc"]["value"]} if b else None for f, b in zip(found, best, strict=True)], marks,
+                tuple(f"{titles[b]}, of {len(f)}" if b else "" for f, b in zip(found, best, strict=True)),
+            )  # fmt: skip
+
+
+def chosen_afterwards(found: dict[str, Any]) -> str | None:
+    """The score with the highest AUROC among `found` (score to metrics): a choice that flatters."""
+    areas = {score: dig(f, "auroc", "value") for score, f in found.items()}
+    areas = {score: area for score, area in areas.items() if area is not None}
+    return max(areas, key=areas.__getitem__) if areas else None
+
+
+def _selective(lines: _Lines, results: dict[str, Any]) -> None:
+    models = lines.models
+    found = [m["selective"] for m in models]
+    marks = lines.marks(found, "selective")
+    group = "Answering only when confident"
+    lines.add(group, "risk over all coverages (AURC)", "%%", "lower", [dig(f, "aurc") for f in found], marks)
+    risk = next((dig(f, "at_risk", "risk") for f in found if dig(f, "at_risk", "risk") is not None), None)
+    if risk is not None:
+        at = f"at {100 * risk:g} % risk"
+        lines.add(group, f"answered {at}", "%", "higher", [dig(f, "at_risk", "coverage") for f in found], marks)
+        lines.add(group, f"threshold {at}", "", None, [dig(f, "at_risk", "threshold") for f in found], marks)
+    places = [place for place in ood_places(results) if place[0] == "group" or not _many(results)]
+    for kind, name, sets in places:
+        areas = [[dig(f, "joint", s, "aurc") for s in sets] for f in found]
+        values = [None if None in a else sum(a) / len(a) for a in areas]
+        lines.add(group, f"AURC with {place_title(kind, name, sets)}", "%%", "lower", values)
+    group = "Above the stored threshold"
+    for place, words in (("clean", "clean"), ("shift", "corrupted")):
+        lines.add(group, f"answered, {words}", "%", None, [dig(f, place, "coverage") for f in found])
+        lines.add(group, f"right when answered, {words}", "%", "higher", [dig(f, place, "accuracy") for f in found])
+    for kind, name, sets in places:
+        areas = [[dig(m, "ood", s, "accepted") for s in sets] for m in models]
+        values = [None if None in a else sum(a) / len(a) for a in areas]
+        lines.add(group, f"answered, {place_title(kind, name, sets)}", "%", "lower", values)
+
+
+def strength(attack: dict[str, Any], said: str = "") -> str:
+    """The norm, budget, steps and restarts of an attack in words; what `said` has already is not said again."""
+    norm = {"linf": "ℓ∞", "l2": "ℓ2"}.get(attack["norm"], printable(attack["norm"] or "norm not stated"))
+    eps = attack["eps"]
+    words = [norm if eps is None else f"{norm} {f'{255 * eps:.4g}/255' if norm == 'ℓ∞' else f'{eps:.4g}'}"]
+    steps, restarts = attack.get("steps"), attack.get("restarts") or 1
+    if steps and attack["kind"] != "autoattack" and not (f"-{steps}" in said or (steps == 1 and "FGSM" in said)):
+        words.append(f"{steps} step{'s' if steps > 1 else ''}")
+    if restarts > 1 and "restarts" not in said:
+        words.append(f"{restarts} restarts")
+    return ", ".join(words)
+
+
+def attack_names(models: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Attack to its record in the first model that has it."""
+    found: dict[str, dict[str, Any]] = {}
+    for model in models:
+        for name, attack in model["attacks"].items():
+            found.setdefault(name, attack)
+    return found
+
+
+def attack_title(name: str, attack: dict[str, Any]) -> str:
+    """The attack with its strength and the number of images."""
+    title = printable(attack["title"])
+    return f"{title} ({strength(attack, title)}, {attack['images']:,} images)"
+
+
+def headline(name: str, attack: dict[str, Any], asked: list[str]) -> bool:
+    """Whether an attack belongs to the summary: it was asked for, or it is no mere cross-check."""
+    return name in asked or attack["kind"] not in ("single-step", "transfer")
+
+
+def _attacks(lines: _Lines, asked: list[str]) -> None:
+    for name, attack in attack_names(lines.models).items():
+        if headline(name, attack, asked):
+            found = [m["attacks"].get(name) for m in lines.models]
+            # Expectation over references is for anchored models alone: its absence elsewhere is no gap.
+            marks = lines.marks(found, "attack", name, asked=attack["kind"] != "eot")
+            group = f"Under attack: {attack_title(name, attack)}"
+            lines.add(group, "accuracy", "%", "higher", [dig(f, "accuracy") for f in found], marks)
+    for name in asked:
+        if name not in attack_names(lines.models):
+            nothing = [None] * len(lines.models)
+            marks = lines.marks(nothing, "attack", name)
+            lines.add(f"Under attack: {printable(name)}", "accuracy", "%", None, nothing, marks)
+
+
+def _cost(lines: _Lines) -> None:
+    models = lines.models
+    lines.add("Cost", "images per second", "/s", None, [m["timing"]["images_per_second"] for m in models])
+    lines.add("Cost", "parameters", "count", None, [m["parameters"] for m in models])

@@ -1,0 +1,118 @@
+"""Results as CSV in long form: one number a line."""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import Any
+
+from kedge.reporting.files import check_results
+from kedge.reporting.rows import DETECTION, dig, estimate
+
+COLUMNS = ("model", "part", "where", "severity", "score", "metric", "value", "low", "high", "n")
+_ERRORS = ("accuracy", "nll", "brier", "ece", "smooth_ece")
+# part, where, severity, score, metric, value, n
+_Number = tuple[str, str, int | str, str, str, Any, int | None]
+
+
+def as_csv(results: dict[str, Any]) -> str:
+    """One line per number, with a header: model, part, where, severity, score, metric, value, low, high, n.
+
+    Shares are fractions; `n` is the number of images that the number rests on (out of distribution: those of the
+    set, next to the clean ones), for seeds that of the models.
+    """
+    results = check_results(results)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+
+    def write(model: str, numbers: Iterator[_Number]) -> None:
+        for *place, value, n in numbers:
+            cell = estimate(value)
+            if cell is not None:
+                writer.writerow([model, *place, cell["value"], cell.get("low"), cell.get("high"), n])
+
+    for name, model in results["models"].items():
+        write(name, _labelled(model, results))
+        write(name, _outside(model, results))
+        write(name, _selective(model, results))
+        write(name, _attacks(model))
+        write(name, _cost(model))
+    for group, metrics in results["group_table"].items():
+        write(group, _seeds(metrics))
+    for one in results["comparisons"]:
+        difference, p = (("comparison", one["where"], "", one["test"], key, one[value], one["n"])
+                         for key, value in ((one["metric"], "difference"), (f"p, {one['metric']}", "p")))  # fmt: skip
+        write(f"{one['a']} - {one['b']}", iter((difference, p)))
+    return stream.getvalue()
+
+
+def _labelled(model: dict[str, Any], results: dict[str, Any]) -> Iterator[_Number]:
+    """Clean, corrupted and published sets."""
+    n = results["data"]["images"]
+    for metric in ("accuracy", "top5", "nll", "brier", "ece"):
+        yield "clean", "", "", "", metric, dig(model, "clean", metric), n
+    for metric, value in (dig(model, "clean", "calibration") or {}).items():
+        yield "clean", "", "", "", metric, value, n
+    shift = model["shift"] or {"mean": {}, "by_severity": [], "conditions": []}
+    for metric in _ERRORS:
+        yield "shift", "mean", "", "", metric, shift["mean"].get(metric), n
+    for row in shift["by_severity"]:
+        for metric in _ERRORS:
+            yield "shift", "mean", row["severity"], "", metric, row.get(metric), n
+    for row in shift["conditions"]:
+        for metric in _ERRORS:
+            yield "shift", row["corruption"], row["severity"], "", metric, row.get(metric), n
+    for name, found in model["shift_sets"].items():
+        for metric in _ERRORS:
+            yield "shift set", name, "", "", metric, dig(found, metric), dig(results["shift_sets"], name, "images")
+
+
+def _outside(model: dict[str, Any], results: dict[str, Any]) -> Iterator[_Number]:
+    for name, found in model["ood"].items():
+        n = dig(results["ood_sets"], name, "images")
+        for score, values in found["scores"].items():
+            for metric in DETECTION:
+                yield "ood", name, "", score, metric, values[metric], n
+        yield "ood", name, "", "", "accepted", found["accepted"], n
+    for group, scores in model["ood_groups"].items():
+        for score, values in scores.items():
+            for metric in DETECTION:
+                yield "ood mean", group, "", score, metric, values.get(metric), None
+
+
+def _selective(model: dict[str, Any], results: dict[str, Any]) -> Iterator[_Number]:
+    found, n = model["selective"], results["data"]["images"]
+    if found is None:
+        return
+    for metric in ("aurc", "excess_aurc"):
+        yield "selective", "clean", "", found["score"], metric, found[metric], n
+    for metric in ("risk", "coverage", "threshold"):
+        yield "selective", "at risk", "", found["score"], metric, dig(found, "at_risk", metric), n
+    yield "selective", "stored", "", found["score"], "threshold", found["threshold"], None
+    for place in ("clean", "shift"):
+        for metric, value in (found[place] or {}).items():
+            yield "selective", f"stored, {place}", "", found["score"], metric, value, n if place == "clean" else None
+    for name, joint in found["joint"].items():
+        yield "selective", f"with {name}", "", found["score"], "aurc", joint.get("aurc"), None
+
+
+def _attacks(model: dict[str, Any]) -> Iterator[_Number]:
+    for name, attack in model["attacks"].items():
+        for metric in ("accuracy", "clean_accuracy"):
+            yield "attack", name, "", "", metric, attack.get(metric), attack["images"]
+        for metric in ("eps", "steps", "restarts", "seconds"):
+            yield "attack", name, "", "", metric, attack.get(metric), None
+    for point in dig(model, "attack_curve", "points") or []:
+        yield "attack curve", f"eps {point['eps']:.6g}", "", "", "accuracy", point["accuracy"], None
+
+
+def _cost(model: dict[str, Any]) -> Iterator[_Number]:
+    for metric in ("images_per_second", "seconds"):
+        yield "cost", "", "", "", metric, model["timing"][metric], None
+    yield "cost", "", "", "", "parameters", model["parameters"], None
+
+
+def _seeds(metrics: dict[str, Any]) -> Iterator[_Number]:
+    for label, found in metrics.items():
+        yield "seeds", "mean", "", "", label, found["mean"], found["n"]
+        yield "seeds", "sd", "", "", label, found["sd"], found["n"]

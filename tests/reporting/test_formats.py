@@ -1,0 +1,73 @@
+import copy
+import json
+
+import pytest
+
+from kedge.reporting import as_csv, page, read_results, table, write_results
+from kedge.reporting.formats import NEWEST, upgrade
+from kedge.reporting.summary import summary_rows
+from tests.reporting import synthetic
+
+
+@pytest.mark.parametrize("which", ["one", "two", "three", "bare"])
+def test_complete_results_are_read_as_they_were_written(which, request, tmp_path):
+    results = request.getfixturevalue(which)
+    path = write_results(results, tmp_path / "results.json")
+    assert read_results(path) == results
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_the_first_format_is_read_and_filled_in(old):
+    before = copy.deepcopy(old)
+    new = upgrade(old)
+    assert old == before
+    assert new["format_version"] == NEWEST
+    assert upgrade(new) == new
+    area = new["models"]["standard"]["ood"]["mnist"]["scores"]["msp"]
+    assert area["fpr95"] == {"value": old["models"]["standard"]["ood"]["mnist"]["scores"]["msp"]["fpr95"],
+                             "low": None, "high": None}  # fmt: skip
+    assert area["roc"] is None
+    assert new["models"]["wide"]["selective"] is None
+
+
+def test_the_first_format_gives_the_same_numbers(old):
+    new = synthetic.results(("standard", "anchored", "deep", "wide"))
+    kept = {(r.group, r.label): r for r in summary_rows(upgrade(new))}
+    for row in summary_rows(upgrade(old)):
+        if row.group.startswith(("Clean", "Corrupted", "Cost")):
+            assert [row.text(i) for i in range(4)] == [kept[row.group, row.label].text(i) for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    "key", ["shift", "ood", "scores", "selective", "attacks", "clean", "images", "timing", "steps"]
+)
+def test_what_is_missing_is_a_dash_and_no_error(two, key):
+    results = copy.deepcopy(two)
+    del results["models"]["anchored"][key]
+    assert table(results, 120)
+    assert as_csv(results)
+    assert page.page(results)
+
+
+def test_an_almost_empty_file_is_read(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"format_version": 2, "models": {"a": {}}, "data": {"name": "x"}}))
+    results = read_results(path)
+    assert page.page(results)
+    assert table(results, 80)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("not json", "does not hold JSON"),
+        ("[]", "not the results"),
+        ('{"format_version": 1, "models": {}}', "not the results"),
+        ('{"format_version": 99, "models": {"a": {}}}', "format 99 is newer"),
+    ],
+)
+def test_files_that_are_something_else(tmp_path, text, words):
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        read_results(path)
