@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kedge.attacks import FGSM, PGD, distance
 from kedge.objectives.anchored import BoundReferences
@@ -263,6 +264,26 @@ def test_memory_format_is_kept(net, batch):
     ):
         found = attack(net.to(memory_format=torch.channels_last), images, labels)
         assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+class _Waits(TorchDispatchMode):
+    """Counts what would wait for a device: values read by Python, and shapes that depend on values."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_device(net, batch):
+    def waits(**options):
+        with _Waits() as found:
+            PGD(0.03, **options)(net, *batch)
+        return found.count
+
+    assert waits(steps=3) == waits(steps=12)
+    assert waits(steps=3, early_stop=True) > waits(steps=3)
 
 
 def test_a_training_step_with_references_bound(anchored, batch):

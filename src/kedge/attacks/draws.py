@@ -43,8 +43,9 @@ class Draws:
 
     def choices(self, high: int, size: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
         """Integers `[B, *shape]` in [0, high); B is `size`."""
-        drawn = self.uniform(torch.empty(size, *shape, dtype=torch.float64, device=device))
-        return (drawn * high).long()
+        drawn = self.uniform(torch.empty(size, *shape, device=device))
+        # The product can round up to `high` itself.
+        return (drawn * high).long().clamp_max(high - 1)
 
     def _draw(self, kind: Callable[..., Tensor], like: Tensor) -> Tensor:
         if self.own is not None:
