@@ -1,13 +1,24 @@
-"""What MODEL can be on the command line: a run folder, a model folder, or an exported ONNX file."""
+"""What MODEL can be on the command line: a run, a model folder, an ONNX file, a network of timm, a Python callable."""
 
-from dataclasses import dataclass
+import difflib
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kedge.cli.foreign import PYTHON, TIMM, load_callable, load_timm
 
 if TYPE_CHECKING:
     from kedge.anchoring import AnchoredModel, PlainModel
 
-MODEL_HELP = "a run folder (runs/NAME, or only NAME), a model folder, or an ONNX file written by kedge export"
+MODEL_HELP = (
+    "a run folder (runs/NAME, or only NAME), a model folder, an ONNX file written by kedge export, or timm/NAME: a "
+    "network of timm with its published weights"
+)
+MODELS_HELP = (
+    f"{MODEL_HELP}; or package.module:attribute, any Python callable from images in [0, 1] to logits "
+    "(package.module:make() calls make first; the module is imported from the current directory and thereby run). "
+    "NAME=MODEL gives it another name, NAME=MODEL,MODEL,... says that these are one method trained with several seeds"
+)
 
 
 @dataclass(frozen=True)
@@ -15,14 +26,16 @@ class Source:
     """Where a model is.
 
     Attributes:
-        path: the folder with config.json, or the ONNX file.
+        path: the folder with config.json, or the ONNX file; None for what is no file.
         run: the run folder it belongs to, or None.
         name: what to call it in tables.
+        given: what stood on the command line: "timm/NAME" or "module:attribute" where there is no path.
     """
 
-    path: Path
+    path: Path | None
     run: Path | None
     name: str
+    given: str = ""
 
     def recipe(self) -> dict[str, Any]:
         """The recipe of the run as it was resolved; empty if the model belongs to no run."""
@@ -34,33 +47,50 @@ class Source:
         return loaded if isinstance(loaded, dict) else {}
 
     def load(self, device: str = "auto") -> "AnchoredModel | PlainModel":
-        """The model in eval mode, on `device` ("auto": a GPU if there is one)."""
+        """The model in eval mode, on `device` ("auto": a GPU if there is one).
+
+        A Python callable comes as it is, moved to the device if it is a module.
+        """
         import torch
 
-        if self.path.suffix == ".onnx":
+        if self.path is not None and self.path.suffix == ".onnx":
             from kedge.deploy import load_onnx
 
             return load_onnx(self.path)
-        from kedge.checkpoint import load
-
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if self.path is None:
+            model = load_timm(self.given) if self.given.startswith(TIMM) else load_callable(self.given)
+            return model.to(device) if isinstance(model, torch.nn.Module) else model  # type: ignore[return-value]
+        from kedge.checkpoint import load
+
         return load(self.path).to(device)  # type: ignore[return-value]
 
 
-def find(given: str) -> Source:
-    """Find the model that `given` names.
+def find(given: str, python: bool = False) -> Source:
+    """Find the model that `given` names; a path that exists comes before all else.
+
+    `python`: whether it may be a Python callable, which is imported only when it is loaded.
 
     Raises:
         FileNotFoundError: if there is nothing of that name, or a run that has no model yet.
-        ValueError: if it is a file that kedge does not read models from.
+        ValueError: if it is a file that kedge does not read models from, or a callable where a kedge model is needed.
     """
     path = Path(given)
+    if not given.strip():
+        raise ValueError("a model's name is empty")
     if not path.exists():
         inside = Path("runs") / given
-        if not inside.is_dir():
-            raise FileNotFoundError(f"no model at {given!r}, and no run of that name in runs/ ({_runs()})")
-        path = inside
+        if inside.is_dir():
+            path = inside
+        elif given.startswith(TIMM):
+            return Source(None, None, given.removeprefix(TIMM), given)
+        elif match := PYTHON.fullmatch(given):
+            if not python:
+                raise ValueError(f"{given} is a Python callable, which only kedge evaluate takes; give a kedge model")
+            return Source(None, None, match["attribute"], given)
+        else:
+            raise FileNotFoundError(_not_found(given))
     if path.is_file():
         if path.suffix == ".onnx":
             return Source(path, None, path.name)
@@ -69,6 +99,7 @@ def find(given: str) -> Source:
         hint = {
             ".ckpt": "a training checkpoint; give the run folder that holds it",
             ".pt2": "a torch.export file, made for torch.export.load; give the ONNX file or the run folder",
+            ".py": f"a Python file; give {path.stem}:NAME for a model of that name in it, or {path.stem}:make()",
         }.get(path.suffix, "not a model that kedge reads; give a run folder, a model folder or an .onnx file")
         raise ValueError(f"{given} is {hint}")
     if (path / "model" / "config.json").is_file():
@@ -87,15 +118,109 @@ def find(given: str) -> Source:
 
 
 def find_all(given: list[str]) -> dict[str, Source]:
-    """Find several models, each under a name of its own."""
+    """Find several models, each under a name of its own; groups are taken apart."""
+    return find_groups(given)[0]
+
+
+def find_groups(given: list[str]) -> tuple[dict[str, Source], dict[str, list[str]]]:
+    """Find several models, and which of them are one method.
+
+    Each of `given` is a model; `NAME=MODEL`, a model under another name; or `NAME=MODEL,MODEL,...`, one method trained
+    several times. A path that exists is a path, whatever signs it holds.
+
+    Returns:
+        The models under names of their own, and for each group of two or more the names of its models.
+
+    Raises:
+        FileNotFoundError: as of `find`.
+        ValueError: as of `find`; a name that is given twice or stands for nothing, a model twice in one group.
+    """
     sources: dict[str, Source] = {}
+    groups: dict[str, list[str]] = {}
+    asked: set[str] = set()
     for each in given:
-        source = find(each)
-        name, n = source.name, 2
-        while name in sources:
-            name, n = f"{source.name} ({n})", n + 1
-        sources[name] = source
-    return sources
+        name, parts = _taken_apart(each)
+        if name is not None:
+            if name in asked:
+                raise ValueError(f"two models or groups are called {name!r}: choose another name in {each!r}")
+            asked.add(name)
+        found = [find(part, python=True) for part in parts]
+        if len(found) == 1:
+            own = _own_name(found[0].name if name is None else name, sources)
+            sources[own] = found[0] if name is None else replace(found[0], name=name)
+            continue
+        members: list[str] = []
+        for source, part in zip(found, parts, strict=True):
+            if any(_same(source, sources[other]) for other in members):
+                raise ValueError(f"the group {name} holds {part} twice: a group is of trainings with different seeds")
+            members.append(_own_name(source.name, sources))
+            sources[members[-1]] = source
+        groups[str(name)] = members
+    return sources, groups
+
+
+def _own_name(name: str, taken: dict[str, Source]) -> str:
+    own, n = name, 2
+    while own in taken:
+        own, n = f"{name} ({n})", n + 1
+    return own
+
+
+def _same(one: Source, other: Source) -> bool:
+    if one.path is None or other.path is None:
+        return one.path is other.path and one.given == other.given
+    return one.path.resolve() == other.path.resolve()
+
+
+def _taken_apart(given: str) -> tuple[str | None, list[str]]:
+    """(name or None, models) of one argument."""
+    if _is_there(given):
+        return None, [given]
+    name, equals, rest = given.partition("=")
+    if "," in given and all(_is_there(part) for part in _pieces(given)):
+        raise ValueError(f"{given} lists several models: as a group they need a name, NAME={given}; else use spaces")
+    if not equals or any(sign in name for sign in "/\\:"):
+        return None, [given]
+    if not name.strip() or not rest.strip(" ,"):
+        raise ValueError(
+            f"{given!r} has no {'model' if name.strip() else 'name'}: write NAME=MODEL or NAME=MODEL,MODEL"
+        )
+    parts = _pieces(rest)
+    if not all(part.strip() for part in parts):
+        raise ValueError(f"{given!r} holds an empty model: there is a comma too many")
+    return name.strip(), parts
+
+
+def _pieces(text: str) -> list[str]:
+    """Split at commas, but not inside a path that exists."""
+    words = text.split(",")
+    pieces = []
+    while words:
+        most = next((n for n in range(len(words), 1, -1) if _is_there(",".join(words[:n]))), 1)
+        pieces.append(",".join(words[:most]))
+        words = words[most:]
+    return pieces
+
+
+def _is_there(given: str) -> bool:
+    return bool(given.strip()) and (Path(given).exists() or (Path("runs") / given).is_dir())
+
+
+def _not_found(given: str) -> str:
+    path = Path(given)
+    said = f"no model at {given!r}, and no run of that name in runs/ ({_runs()})"
+    near = difflib.get_close_matches(given, _names(Path("runs")), n=2) if len(path.parts) == 1 else []
+    near += [str(path.parent / n) for n in difflib.get_close_matches(path.name, _names(path.parent), n=2)]
+    if near:
+        return f"{said}; did you mean {' or '.join(dict.fromkeys(near))}?"
+    return f"{said}; a published network of timm is written timm/{given}" if len(path.parts) == 1 else said
+
+
+def _names(folder: Path) -> list[str]:
+    """Folders and ONNX files: what may be models."""
+    if not folder.is_dir():
+        return []
+    return sorted(p.name for p in folder.iterdir() if (p.is_dir() or p.suffix == ".onnx") and p.name[0] not in "._")
 
 
 def _runs() -> str:

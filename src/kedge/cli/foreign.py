@@ -1,0 +1,128 @@
+"""Models that kedge did not train: published ones of timm, and Python callables of the user's own."""
+
+import difflib
+import importlib
+import inspect
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kedge.anchoring import PlainModel
+
+TIMM = "timm/"
+PYTHON = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)(?P<call>\(\))?")
+
+
+def load_timm(given: str) -> "PlainModel":
+    """The published network that `timm/NAME` or `timm/NAME.TAG` names, behind its normalisation, in eval mode.
+
+    Raises:
+        ValueError: timm has no such network or weights, or they have no classes.
+        kedge.networks.PretrainedUnavailable: the weights exist but cannot be had here.
+    """
+    import timm
+
+    import kedge
+    from kedge.data.label_spaces import imagenet
+    from kedge.networks import create
+
+    name = given.removeprefix(TIMM)
+    _check_name(name)
+    published = timm.models.get_pretrained_cfg(name)
+    if not timm.is_model_pretrained(name) or published is None:
+        raise ValueError(
+            f"no weights were published for {given!r}, and with random ones there is nothing to measure"
+            + _near(name, timm.list_pretrained(f"{name.split('_')[0].split('.')[0]}*"))
+        )
+    if not published.num_classes:
+        raise ValueError(f"{given!r} gives features, not classes: choose weights with a classifier")
+    model = kedge.plain(create(given, published.num_classes, pretrained=True)).eval()
+    if model.num_outputs == len(imagenet()):
+        model.class_names = list(imagenet())
+    return model
+
+
+def load_callable(given: str) -> Any:
+    """What `package.module:attribute` names, or what `package.module:make()` returns: images in [0, 1] to logits.
+
+    The module is imported, that is, run: the current directory comes first. A network of timm is put behind its
+    normalisation, any other module or function is taken as it is; modules are put in eval mode.
+
+    Raises:
+        ValueError: no such module or attribute, or something that is not a model.
+    """
+    from torch import nn
+
+    import kedge
+    from kedge.anchoring import PixelModel
+
+    match = PYTHON.fullmatch(given)
+    if match is None:
+        raise ValueError(f"{given!r} is not of the form package.module:attribute or package.module:make()")
+    made = _attribute(given, match["module"], match["attribute"])
+    if match["call"]:
+        made = _called(given, made)
+    elif inspect.isclass(made):
+        raise ValueError(f"{given} is a class: {given}() makes a model of it, if it needs no arguments")
+    elif inspect.isfunction(made) and not inspect.signature(made).parameters:
+        raise ValueError(f"{given} takes no images; if it makes a model, write {given}()")
+    if not callable(made):
+        raise ValueError(f"{given} is a {type(made).__name__}, not a model: a model is called with images")
+    if isinstance(made, nn.Module):
+        if hasattr(made, "pretrained_cfg") and not isinstance(made, PixelModel):
+            made = kedge.plain(made)  # as timm made it: it expects normalised images
+        made.eval()
+    return made
+
+
+def _attribute(given: str, module: str, attribute: str) -> Any:
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)  # and stays: what is imported may import more when it is called
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"{given}: importing {module} failed: {error}") from error
+        files = [p.stem for p in Path(here).glob("*.py")]
+        raise ValueError(
+            f"{given}: there is no module {error.name!r} here or among the installed packages{_near(module, files)}"
+        ) from None
+    except Exception as error:  # the user's code can raise anything
+        raise ValueError(f"{given}: importing {module} failed: {type(error).__name__}: {error}") from error
+    if not hasattr(loaded, attribute):
+        names = [n for n in vars(loaded) if not n.startswith("_")]
+        raise ValueError(f"{given}: {module} has no {attribute!r}{_near(attribute, names)}")
+    return getattr(loaded, attribute)
+
+
+def _called(given: str, make: Any) -> Any:
+    if not callable(make):
+        raise ValueError(f"{given} cannot be called: it is a {type(make).__name__}; leave out the ()")
+    try:
+        return make()
+    except Exception as error:  # the user's code can raise anything
+        raise ValueError(f"{given} failed: {type(error).__name__}: {error}") from error
+
+
+def _check_name(name: str) -> None:
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise ValueError(f"timm has no network {architecture!r}{_near(architecture, timm.list_models())}")
+    full = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in full:
+        raise ValueError(f"timm has no weights {tag!r} for {architecture}{_near(name, full) or _some(full)}")
+
+
+def _near(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _some(known: list[str]) -> str:
+    return f"; it has {', '.join(known[:5])}" if known else ""
