@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from kedge import metrics
 
@@ -70,3 +70,116 @@ def test_interval_of_perfect_separation_is_not_a_point():
     low, high = metrics.auroc_interval(torch.ones(30), torch.zeros(100))
     assert (low, high) == (pytest.approx(0.9), 1.0)
     assert metrics.auroc_interval(torch.ones(1), torch.zeros(5)) == (0, 1)
+
+
+@settings(max_examples=80, deadline=None)
+@given(inside=scores, outside=scores)
+def test_areas_under_precision_agree_with_scikit_learn(inside: list[int], outside: list[int]):
+    truth = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
+    values = np.r_[inside, outside]
+    ours = torch.tensor(inside).float(), torch.tensor(outside).float()
+    assert float(metrics.aupr_in(*ours)) == pytest.approx(average_precision_score(truth, values), abs=1e-12)
+    assert float(metrics.aupr_out(*ours)) == pytest.approx(average_precision_score(1 - truth, -values), abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(inside=scores, outside=scores)
+def test_roc_curve_agrees_with_scikit_learn(inside: list[int], outside: list[int]):
+    truth = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
+    fpr, tpr, _ = roc_curve(truth, np.r_[inside, outside], drop_intermediate=False)
+    ours = metrics.roc_curve(torch.tensor(inside).float(), torch.tensor(outside).float())
+    np.testing.assert_allclose(ours[0], fpr, atol=1e-12)
+    np.testing.assert_allclose(ours[1], tpr, atol=1e-12)
+
+
+def drawn(n: int = 3000, m: int = 2000, shift: float = 1.5) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(n, generator=generator) + shift, torch.randn(m, generator=generator)
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.5, 6.0])
+def test_a_thinned_curve_keeps_the_area(shift: float):
+    inside, outside = drawn(shift=shift)
+    fpr, tpr = metrics.roc_curve(inside, outside)
+    assert len(fpr) <= 200
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+    assert bool((fpr.diff() >= 0).all() and (tpr.diff() >= 0).all())
+    assert float(torch.trapezoid(tpr, fpr)) == pytest.approx(float(metrics.auroc(inside, outside)), abs=1e-3)
+    with pytest.raises(ValueError, match="points is 1"):
+        metrics.roc_curve(inside, outside, points=1)
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_draws_are_the_metrics_of_the_resampled_sets(ties: bool):
+    inside, outside = drawn(60, 45)
+    if ties:
+        inside, outside = inside.round(), outside.round()
+    draws = metrics.detection_draws(inside, outside, 5, seed=3)
+    weights = [next(metrics.resamples(60, 5, 3)).long(), next(metrics.resamples(45, 5, 1_000_006)).long()]
+    for row, w_in, w_out in zip(draws, *weights, strict=True):
+        again = inside.repeat_interleave(w_in), outside.repeat_interleave(w_out)
+        expected = [f(*again) for f in (metrics.auroc, metrics.aupr_in, metrics.aupr_out, metrics.fpr95)]
+        assert row.tolist() == pytest.approx([float(e) for e in expected], abs=1e-6)
+
+
+def test_summary_has_every_metric_with_its_interval():
+    inside, outside = drawn(400, 300)
+    summary = metrics.detection_summary(inside, outside, resamples=200, seed=1)
+    assert list(summary) == ["auroc", "aupr_in", "aupr_out", "fpr95"]
+    assert summary["auroc"] == (float(metrics.auroc(inside, outside)), *metrics.auroc_interval(inside, outside))
+    for name in ("aupr_in", "aupr_out", "fpr95"):
+        value, low, high = summary[name]
+        assert value == float(getattr(metrics, name)(inside, outside))
+        assert (low, high) == getattr(metrics, f"{name}_interval")(inside, outside, n=200, seed=1)
+        assert 0 <= low < value < high <= 1
+    assert metrics.detection_summary(inside, outside, resamples=0)["fpr95"][1:] == (None, None)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    truth = {n: float(getattr(metrics, n)(*drawn(300_000, 300_000))) for n in ("aupr_in", "aupr_out", "fpr95")}
+    held = dict.fromkeys(truth, 0)
+    generator = torch.Generator().manual_seed(7)
+    for _ in range(100):
+        inside, outside = torch.randn(200, generator=generator) + 1.5, torch.randn(200, generator=generator)
+        summary = metrics.detection_summary(inside, outside, resamples=200)
+        for name, value in truth.items():
+            held[name] += summary[name][1] <= value <= summary[name][2]
+    assert min(held.values()) >= 87, held
+
+
+def test_perfect_separation_and_few_images_have_wide_intervals():
+    summary = metrics.detection_summary(torch.ones(30), torch.zeros(100), resamples=20)
+    for name in ("aupr_in", "aupr_out"):
+        assert summary[name] == (1, pytest.approx(0.9), 1)
+    assert summary["fpr95"] == (0, 0, pytest.approx(0.1))
+    assert metrics.fpr95_interval(torch.ones(1), torch.zeros(5)) == (0, 1)
+
+
+def test_groups_are_means_over_sets_not_over_images():
+    inside, far = drawn(500, 300, 3.0)
+    near, other = far[:50] + 1.5, far + 2.0
+    found = metrics.grouped(
+        inside,
+        {"a": near, "b": other, "c": far, "d": far},
+        {"a": "near", "b": "near", "c": "far", "d": None},
+        resamples=100,
+    )
+    assert list(found) == ["near", "far"]
+    for name in ("auroc", "aupr_in", "aupr_out", "fpr95"):
+        metric = getattr(metrics, name)
+        value, low, high = found["near"][name]
+        assert value == pytest.approx((float(metric(inside, near)) + float(metric(inside, other))) / 2)
+        assert low <= value <= high
+        assert found["far"][name][0] == float(metric(inside, far))
+    assert metrics.grouped(inside, {"a": near}, {"a": "near"}, resamples=0)["near"]["auroc"][1:] == (None, None)
+    assert metrics.grouped(inside, {"a": near}, {}) == {}
+
+
+def test_accumulated_over_batches():
+    inside, outside = drawn(200, 150)
+    scores_, is_inside = torch.cat([inside, outside]), torch.arange(350) < 200
+    mixed = torch.randperm(350, generator=torch.Generator().manual_seed(0))
+    for metric, function in ((metrics.AUPRIn(), metrics.aupr_in), (metrics.AUPROut(), metrics.aupr_out)):
+        for index in mixed.split(64):
+            metric.update(scores_[index], is_inside[index])
+        assert float(metric.compute()) == pytest.approx(float(function(inside, outside)), abs=1e-12)

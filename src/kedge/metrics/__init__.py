@@ -11,8 +11,25 @@ from kedge.metrics.bootstrap import bootstrap_interval, interval, resamples
 from kedge.metrics.calibration import bin_sums, binned_error, calibration_error, reliability, resampled_error
 from kedge.metrics.classification import accuracy, accuracy_interval, brier, label_rank, nll
 from kedge.metrics.classwise import BrierParts, brier_decomposition, brier_parts, classwise_calibration_error
-from kedge.metrics.detection import auroc, auroc_interval, fpr95
-from kedge.metrics.selective import selective_accuracy, threshold_for_coverage
+from kedge.metrics.detection import aupr_in, aupr_out, auroc, auroc_interval, fpr95, roc_curve
+from kedge.metrics.selective import (
+    aurc,
+    aurc_interval,
+    excess_aurc,
+    joint_risk_coverage,
+    risk_coverage,
+    selective_accuracy,
+    threshold_for_coverage,
+    threshold_for_risk,
+)
+from kedge.metrics.separation import (
+    aupr_in_interval,
+    aupr_out_interval,
+    detection_draws,
+    detection_summary,
+    fpr95_interval,
+    grouped,
+)
 from kedge.metrics.smooth import resampled_smooth_error, smooth_calibration_error, smooth_error
 from kedge.metrics.summary import calibration_summary, column_summary
 
@@ -29,6 +46,9 @@ if TYPE_CHECKING:
     from kedge.metrics.calibration_accumulators import ClasswiseECE as ClasswiseECE
     from kedge.metrics.calibration_accumulators import EqualMassECE as EqualMassECE
     from kedge.metrics.calibration_accumulators import SmoothECE as SmoothECE
+    from kedge.metrics.detection_accumulators import AURC as AURC
+    from kedge.metrics.detection_accumulators import AUPRIn as AUPRIn
+    from kedge.metrics.detection_accumulators import AUPROut as AUPROut
 
 _ACCUMULATORS = {
     "accumulators": ("AUROC", "FPR95", "NLL", "Accuracy", "Brier"),
@@ -41,6 +61,7 @@ _ACCUMULATORS = {
         "EqualMassECE",
         "SmoothECE",
     ),
+    "detection_accumulators": ("AURC", "AUPRIn", "AUPROut"),
 }
 _HOMES = {name: home for home, names in _ACCUMULATORS.items() for name in names}
 __all__ = [
@@ -48,6 +69,12 @@ __all__ = [
     "BrierParts",
     "accuracy",
     "accuracy_interval",
+    "aupr_in",
+    "aupr_in_interval",
+    "aupr_out",
+    "aupr_out_interval",
+    "aurc",
+    "aurc_interval",
     "auroc",
     "auroc_interval",
     "bin_sums",
@@ -60,18 +87,27 @@ __all__ = [
     "calibration_summary",
     "classwise_calibration_error",
     "column_summary",
+    "detection_draws",
+    "detection_summary",
+    "excess_aurc",
     "fpr95",
+    "fpr95_interval",
+    "grouped",
     "interval",
+    "joint_risk_coverage",
     "label_rank",
     "nll",
     "reliability",
     "resampled_error",
     "resampled_smooth_error",
     "resamples",
+    "risk_coverage",
+    "roc_curve",
     "selective_accuracy",
     "smooth_calibration_error",
     "smooth_error",
     "threshold_for_coverage",
+    "threshold_for_risk",
 ]
 
 

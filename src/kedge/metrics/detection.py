@@ -1,6 +1,7 @@
 """How well a score separates in-distribution from out-of-distribution inputs.
 
-In-distribution is the positive class, and a higher score means more in-distribution, everywhere in kedge.
+In-distribution is the positive class, and a higher score means more in-distribution, everywhere in kedge; only
+`aupr_out` turns it round, and its name says so. Intervals and summaries are in `separation`.
 """
 
 import math
@@ -67,9 +68,70 @@ def fpr95(inside: Tensor, outside: Tensor, recall: float = 0.95) -> Tensor:
     Raises ValueError for NaN and for an empty set.
     """
     inside, outside = _check(inside, outside)
-    total = inside.numel()
-    accepted = math.ceil(recall * total)
-    if accepted > 1 and (accepted - 1) / total >= recall:  # 0.95 * n can round up past an exact integer
-        accepted -= 1
-    threshold = inside.sort(descending=True).values[accepted - 1]
+    threshold = inside.sort(descending=True).values[accepted_at(recall, inside.numel()) - 1]
     return (outside >= threshold).double().mean()
+
+
+def accepted_at(recall: float, total: int) -> int:
+    """How many of `total` must be accepted for a share of at least `recall`."""
+    accepted = math.ceil(recall * total)
+    # 0.95 * n can round up past an exact integer
+    return accepted - 1 if accepted > 1 and (accepted - 1) / total >= recall else accepted
+
+
+def aupr_in(inside: Tensor, outside: Tensor) -> Tensor:
+    """Area under precision against recall with in-distribution as the positive class, a scalar in (0, 1].
+
+    Average precision: the precision at each distinct threshold, weighted by the recall gained there (no straight lines
+    between points, which would flatter; OpenOOD draws them). Chance is the share of `inside` `[N]` among all, so it
+    depends on the sizes of the sets. Raises ValueError for NaN and for an empty set.
+    """
+    inside, outside = _check(inside, outside)
+    return average_precision(*counts_above(inside, outside))
+
+
+def aupr_out(inside: Tensor, outside: Tensor) -> Tensor:
+    """Area under precision against recall with out-of-distribution as the positive class, a scalar in (0, 1].
+
+    As `aupr_in`, for finding the inputs of `outside` `[M]` by a low score; chance is their share among all.
+    Raises ValueError for NaN and for an empty set.
+    """
+    inside, outside = _check(inside, outside)
+    return average_precision(*counts_above(-outside, -inside))
+
+
+def counts_above(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """(true, false) positives `[G]` float64 at each of the G distinct scores of `positive`, from the highest down."""
+    steps = positive.unique().flip(0)
+    counts = [len(side) - torch.searchsorted(side.sort().values, steps, right=False) for side in (positive, negative)]
+    return counts[0].double(), counts[1].double()
+
+
+def average_precision(true: Tensor, false: Tensor) -> Tensor:
+    """`[...]` from true and false positives `[..., G]` at falling thresholds; the last holds all positives."""
+    gained = torch.diff(true, dim=-1, prepend=torch.zeros_like(true[..., :1]))
+    # Nothing above a threshold (a resample can leave scores out) is no gain, whatever its precision.
+    return (gained * true / (true + false).clamp(min=1)).sum(-1, dtype=torch.float64) / true[..., -1]
+
+
+def roc_curve(inside: Tensor, outside: Tensor, points: int = 200) -> tuple[Tensor, Tensor]:
+    """(fpr, tpr), each `[P]` float64 with P <= `points`, from (0, 0) to (1, 1): what a plot needs.
+
+    tpr is the share of `inside` `[N]` (the positive class) at or above a threshold, fpr that of `outside` `[M]`. Of a
+    curve with more corners, the ones nearest to even steps along it are kept. Raises ValueError for NaN and for an
+    empty set, and for fewer than two points.
+    """
+    if points < 2:
+        raise ValueError(f"a curve has two points at least, but points is {points}")
+    inside, outside = _check(inside, outside)
+    steps = torch.cat([inside, outside]).unique().flip(0)
+    rates = [
+        torch.cat([side.new_zeros(1), 1 - torch.searchsorted(side.sort().values, steps).double() / len(side)])
+        for side in (outside, inside)
+    ]
+    along = rates[0] + rates[1]
+    if len(along) > points:
+        even = torch.linspace(0, 2, points, dtype=torch.float64)
+        index = torch.searchsorted(along, even).clamp(max=len(along) - 1).unique()
+        rates = [rate[index] for rate in rates]
+    return rates[0], rates[1]
