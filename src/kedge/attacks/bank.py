@@ -67,18 +67,24 @@ class Bank(nn.Module):
         """The number of classes."""
         return self.model.num_outputs
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, C]`, in float32 or better, of images `[B, C, H, W]` in [0, 1]: the mean over the references."""
+    def budget(self, batch: int) -> int:
+        """How many images' activations are kept at a time, for a batch of `batch` images."""
+        return max(batch, 32) if self.max_rows is None else self.max_rows
+
+    def forward(self, images: Tensor, max_rows: int | None = None) -> Tensor:
+        """Logits `[B, C]`, in float32 or better, of images `[B, C, H, W]` in [0, 1]: the mean over the references.
+
+        `max_rows` is another budget for this call.
+        """
         images = images if self.prepare is None else self.prepare(images)
         if not torch.is_grad_enabled() or len(images) == 0:
             given = self.count if self.images is None else self.images
             return self.model.predict(images, given, max_rows=self.max_rows).logits
         references = self.references
-        budget = max(len(images), 32) if self.max_rows is None else self.max_rows
+        budget = self.budget(len(images)) if max_rows is None else max_rows
         kept = len(images) * len(references) <= budget
-        return torch.cat(
-            [self._mean(part, references, max(budget // len(part), 1), kept) for part in images.split(budget)]
-        )
+        parts = images.split(budget)
+        return torch.cat([self._mean(part, references, max(budget // len(part), 1), kept) for part in parts])
 
     def single(self, images: Tensor, index: Tensor) -> Tensor:
         """Logits `[B, C]` with one reference for each image: `index` `[B]` says which."""

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -158,21 +159,37 @@ class PGD:
         self, model: Callable[[Tensor], Tensor], shown: Tensor, targets: Tensor, picks: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses `[B]`, whether each image is where the attack wants it `[B]`, and the gradient (`picks` not None)."""
-        leaf = shown.detach().requires_grad_(picks is not None)
-        if picks is None or not self.over_references:
-            with torch.set_grad_enabled(picks is not None):
-                losses, broken = self._judge(model(leaf), targets)
-            return losses.detach(), broken, shown if picks is None else image_gradient(losses, leaf)
+        if picks is None:
+            with torch.no_grad():
+                return *self._judge(model(shown), targets), shown
+        if not self.over_references:
+            return self._ascent(model, shown, targets)
         assert isinstance(model, Bank)
         gradient = torch.zeros_like(shown)
         for pick in picks.unbind(1):
-            losses, broken = self._judge(model.single(leaf, pick), targets)
-            gradient = gradient + image_gradient(losses, leaf)
+            losses, broken, along = self._ascent(partial(model.single, index=pick), shown, targets)
+            gradient = gradient + along
         if self.keep == "worst":
             # The mean over the bank decides which point is worst, not one draw.
             with torch.no_grad():
                 losses, broken = self._judge(model(shown), targets)
-        return losses.detach(), broken, gradient
+        return losses, broken, gradient
+
+    def _ascent(
+        self, model: Callable[[Tensor], Tensor], shown: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Losses, whether each image is where the attack wants it, and the gradient: `[B]`, `[B]`, `[B, ...]`."""
+        if isinstance(model, Bank):
+            # A few images at a time, each with all references: then no activation has to be made again.
+            budget = model.budget(len(shown))
+            rows = max(budget // len(model.references), 1)
+            each = partial(model, max_rows=budget)
+            parts = [self._ascent(each, *part) for part in zip(shown.split(rows), targets.split(rows), strict=True)]
+            losses, broken, gradient = (torch.cat(column) for column in zip(*parts, strict=True))
+            return losses, broken, gradient
+        leaf = shown.detach().requires_grad_()
+        losses, broken = self._judge(model(leaf), targets)
+        return losses.detach(), broken, image_gradient(losses, leaf)
 
     def _judge(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         losses, right = judge(logits, targets, self.loss)
