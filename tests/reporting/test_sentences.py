@@ -119,3 +119,9 @@ def test_failed_models_have_words_too(partial):
 def test_leaning():
     diagram = {"count": [0, 10, 30], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.4, 0.7]}
     assert overconfidence(diagram) == pytest.approx(0.175)
+
+
+def test_a_model_without_a_number_does_not_silence_the_others(partial):
+    said = dict(comparison(partial))[CLEAN]
+    assert "whole" in said
+    assert said.endswith("No number for hardly.")

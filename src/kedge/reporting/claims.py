@@ -55,10 +55,12 @@ def comparison(results: dict[str, Any]) -> list[tuple[str, str]]:
         return _between_groups(results, tests)
     found = []
     for words, metric, where, better, cells in _questions(results, models):
-        known = [estimate(c) for c in cells]
-        if all(c is not None for c in known):
-            tested = _tested(tests, list(results["models"]), metric, where)
-            found.append((words, _claim(better, known, names, tested)))  # type: ignore[arg-type]
+        known = {i: e for i, e in enumerate(map(estimate, cells)) if e is not None}
+        if len(known) > 1:
+            tested = _tested(tests, [list(results["models"])[i] for i in known], metric, where)
+            said = _claim(better, list(known.values()), [names[i] for i in known], tested)
+            lacking = [name for i, name in enumerate(names) if i not in known]
+            found.append((words, said + (f" No number for {', '.join(lacking)}." if lacking else "")))
     return found
 
 
@@ -69,7 +71,8 @@ def _between_groups(results: dict[str, Any], tests: list[Test]) -> list[tuple[st
         cells = [dig(metrics, f"{metric}, {where}") for metrics in table.values()]
         if cells and all(c is not None for c in cells):
             better = METRICS[metric][2]
-            words = f"{METRICS[metric][0].capitalize()}, {where} images, mean over seeds"
+            label = METRICS[metric][0]
+            words = f"{label[0].upper()}{label[1:]}, {where} images, mean over seeds"
             over_seeds = [t for t in tests if "over seeds" in t["test"]]
             tested = _tested(over_seeds, list(table), metric, where)
             values = [{"value": c["mean"]} for c in cells]
@@ -135,7 +138,7 @@ def _claim(
         best = first if all(_won(t, better) for t in ahead) else None
         worst = last if all(t is not None and _won(t, better) for t in behind) else None
     elif any(c.get("low") is None for c in cells):
-        return f"{listed}. No intervals were computed, so no difference is claimed."
+        return f"{listed}. No test and no intervals, so no difference is claimed."
     else:
         best = best_of(list(cells), better, "%")
         worst = best_of(list(cells), "lower" if better == "higher" else "higher", "%")

@@ -71,7 +71,6 @@ def _page(results: dict[str, Any], level: int) -> str:
         safe_src=images.safe,
         tiny_src=images.tiny,
         together=together,
-        tables=lambda table: [(entry["title"], entry["rows"]) for entry in table],
     )
     return environment.get_template("report.html").render(
         results=results,

@@ -29,7 +29,13 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     rows = [
         (printable(label), [_mean_sd(dig(metrics, label), label) for metrics in table.values()]) for label in labels
     ]
-    return {"tests": tests, "count": len(tests), "groups": groups, "rows": rows} if tests or rows else None
+    kinds = [(t["metric"], t["where"], t["test"]) for t in results["comparisons"]]
+    corrected = len(set(kinds)) < len(kinds)  # else each p-value is alone in its family
+    return (
+        {"tests": tests, "count": len(tests), "corrected": corrected, "groups": groups, "rows": rows}
+        if tests or rows
+        else None
+    )
 
 
 def _label(metric: str) -> str:

@@ -43,17 +43,18 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
 
 
 def _table(found: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[str, Any]]:
-    """Per score, sorted by its mean AUROC over the models, a row for each metric and a column for each model."""
+    """Per score, sorted by its mean AUROC over the models that have it, a row for each metric."""
     made = []
     for score, title in titles.items():
         areas = [a for a in (dig(f, score, "auroc", "value") for f in found) if a is not None]
         if areas:
             rows = []
             for key, (label, unit, better) in DETECTION.items():
-                cells = [estimate(dig(f, score, key)) for f in found]
-                if any(c is not None for c in cells):
+                if any(estimate(dig(f, s, key)) for f in found for s in titles):
+                    cells = [estimate(dig(f, score, key)) for f in found]
                     rows.append(Row(title, label, unit, better, cells, best_of(cells, better, unit)))
-            made.append({"title": title, "mean": sum(areas) / len(areas), "rows": rows})
+            has = [i for i, f in enumerate(found) if score in f]
+            made.append({"title": title, "mean": sum(areas) / len(areas), "rows": rows, "models": has})
     return sorted(made, key=lambda entry: -entry["mean"])
 
 
