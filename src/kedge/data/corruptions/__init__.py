@@ -17,13 +17,23 @@ from pathlib import Path
 
 import torch
 
+from kedge.data.corruptions.cbar import CBAR, CBAR_CORRUPTIONS
 from kedge.data.corruptions.frost import frost, read_textures
-from kedge.data.corruptions.table import CORRUPTIONS, GROUPS, NAMES, Corruption, Levels
+from kedge.data.corruptions.table import CORRUPTIONS, NAMES, Corruption, Levels
 from kedge.data.seeds import derive_keys
 
 HENDRYCKS = NAMES
 SEVERITIES = (1, 2, 3, 4, 5)
-_ALL: dict[str, Corruption] = dict(CORRUPTIONS)
+GROUPS: dict[str, tuple[str, ...]] = {
+    "corruptions": NAMES,
+    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
+    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    "weather": ("snow", "frost", "fog", "brightness"),
+    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
+    "cbar": CBAR,
+}
+_ALL: dict[str, Corruption] = CORRUPTIONS | CBAR_CORRUPTIONS
 _CHUNK = 1 << 19  # values worked on at once on a CPU: what its cache holds is several times faster
 
 

@@ -16,6 +16,7 @@ from kedge.data.corruptions.spatter import spatter
 from kedge.data.corruptions.weather import brightness, fog, snow
 
 Levels = tuple[Any, Any, Any, Any, Any]
+Function = Callable[[torch.Tensor, Any, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Corruption:
         tiny: ours, below 16 px.
     """
 
-    function: Callable[[torch.Tensor, Any, torch.Tensor], torch.Tensor]
+    function: Function
     imagenet: Levels
     cifar: Levels
     tiny: Levels
@@ -206,11 +207,3 @@ CORRUPTIONS = {
     ),
 }
 NAMES = tuple(CORRUPTIONS)
-GROUPS: dict[str, tuple[str, ...]] = {
-    "corruptions": NAMES,
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-    "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
-}
