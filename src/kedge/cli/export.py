@@ -21,8 +21,8 @@ DESCRIPTION = """\
 Write a model as one ordinary file: images in [0, 1] in, logits out, any batch size, no kedge needed to run it.
 
 An anchored model is folded first: one reference becomes a constant in the first layer, and the network has its usual
-size and speed; the reject threshold is set anew for it on the run's validation images. The file is run on real images
-and compared with the model; one that disagrees is not left behind.
+size and speed; temperature (if there is one) and reject threshold are set anew for it on the run's validation images.
+The file is run on real images and compared with the model; one that disagrees is not left behind.
 """
 
 
@@ -95,7 +95,12 @@ def run(config: "jsonargparse.Namespace") -> int:
 
 
 def set_threshold(model: "PixelModel", validation: "ImageSet") -> None:
-    """Set the reject threshold anew: one reference is confident in another way than the whole bank."""
+    """Set temperature and reject threshold anew: one reference is confident in another way than the whole bank."""
+    if "temperature" in model.steps:
+        from kedge.training import calibrate
+
+        calibrate(model, validation, batch_size=64)
+        return
     if model.reject is None or "coverage" not in model.reject:
         return
     from kedge.training.finish import predict_set, reject_rule
@@ -112,6 +117,10 @@ def about_folding(whole: "AnchoredModel", folded: "PixelModel", images: "Tensor 
         labels = whole.predict(pixels).label
         same = int((folded(pixels).argmax(1) == labels).sum())
         yield f"it gives the same label as the model with its {bank} references on {same} of {len(images)} images"
+    if whole.temperature is not None and folded.temperature is not None:
+        old, new = whole.temperature, folded.temperature
+        anew = f"was fitted anew on validation images: {new:.3g}; that" if old != new else f"is {new:.3g}, the one"
+        yield f"its temperature {anew} of the whole bank{f' is {old:.3g}' if old != new else ''}"
     if whole.reject is not None and folded.reject is not None:
         old, new = whole.reject["threshold"], folded.reject["threshold"]
         if bank > 1 and old == new:

@@ -72,6 +72,11 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
     found, rule = result.validation, result.model.reject or {}
     accuracy, error = 100 * found["accuracy"], 100 * found["ece"]
     print(f"\nvalidation: accuracy {accuracy:.1f} %, NLL {found['nll']:.3f}, ECE {error:.1f} %")
+    if step := result.model.steps.get("temperature"):
+        print(
+            f"temperature {step['value']:.3g}, fitted on these images: NLL {step['nll_before']:.3f} before, "
+            f"{step['nll_after']:.3f} after"
+        )
     if rule:
         kept, right = 100 * rule["validation_coverage"], 100 * rule["validation_accuracy"]
         print(f"confidence of {rule['threshold']:.3f} or more: {kept:.0f} % of the images, {right:.1f} % of them right")

@@ -9,10 +9,27 @@ if TYPE_CHECKING:
     from kedge.training.fitting import RunResult as RunResult
     from kedge.training.fitting import fit as fit
     from kedge.training.stops import TrainingStopped as TrainingStopped
+    from kedge.training.temperature import calibrate as calibrate
+    from kedge.training.temperature import fit_temperature as fit_temperature
 
 # The command line reads Recipe from here, and must not wait for torch to do so.
-_HOMES = {"RunResult": "fitting", "TrainingStopped": "stops", "fit": "fitting"}
-__all__ = ["Recipe", "RunResult", "TrainingStopped", "fit", "load_recipe", "recipe_names"]
+_HOMES = {
+    "RunResult": "fitting",
+    "TrainingStopped": "stops",
+    "calibrate": "temperature",
+    "fit": "fitting",
+    "fit_temperature": "temperature",
+}
+__all__ = [
+    "Recipe",
+    "RunResult",
+    "TrainingStopped",
+    "calibrate",
+    "fit",
+    "fit_temperature",
+    "load_recipe",
+    "recipe_names",
+]
 
 
 def __getattr__(name: str) -> Any:

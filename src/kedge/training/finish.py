@@ -10,23 +10,31 @@ from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 
-__all__ = ["predict_set", "reject_rule", "write_run_report"]
+__all__ = ["predict_logits", "predict_set", "reject_rule", "write_run_report"]
 
 REPORT_IMAGES = 1000  # the report of a run is a first look; `kedge evaluate` takes the whole set
 
 
 @torch.no_grad()
+def predict_logits(
+    model: PixelModel, images: ImageSet, batch_size: int = 256, workers: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `[N, C]` and labels `[N]` of a whole set, with the model's whole bank and steps, on the CPU."""
+    device = model.mean.device
+    logits, labels = [], []
+    for batch, target in images.batches(batch_size, workers):
+        prediction = model.predict(batch.to(device).float() / 255)  # type: ignore[operator]
+        logits.append(prediction.logits.float().cpu())
+        labels.append(target)
+    return torch.cat(logits), torch.cat(labels)
+
+
 def predict_set(
     model: PixelModel, images: ImageSet, batch_size: int = 256, workers: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Probabilities `[N, C]` and labels `[N]` of a whole set, with the model's whole bank, on the CPU."""
-    device = model.mean.device
-    probs, labels = [], []
-    for batch, target in images.batches(batch_size, workers):
-        prediction = model.predict(batch.to(device).float() / 255)  # type: ignore[operator]
-        probs.append(prediction.probs.float().cpu())
-        labels.append(target)
-    return torch.cat(probs), torch.cat(labels)
+    """Probabilities `[N, C]` and labels `[N]` of a whole set, as `predict_logits`."""
+    logits, labels = predict_logits(model, images, batch_size, workers)
+    return logits.softmax(1), labels
 
 
 def reject_rule(probs: torch.Tensor, labels: torch.Tensor, coverage: float) -> dict[str, Any]:

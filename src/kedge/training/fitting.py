@@ -24,12 +24,13 @@ from kedge.data import ImageSet
 from kedge.networks import PretrainedUnavailable
 from kedge.training.build import load_sets, make_model, make_network, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint
-from kedge.training.finish import predict_set, reject_rule, write_run_report
+from kedge.training.finish import predict_logits, reject_rule, write_run_report
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.module import Run
 from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.resolve import resolve_data, resolve_device, resolve_network
 from kedge.training.stops import explained
+from kedge.training.temperature import calibrate
 
 __all__ = ["RunResult", "fit"]
 
@@ -194,20 +195,27 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> R
     model.requires_grad_(True).eval()
     device = torch.device(recipe.device)
     assert recipe.batch_size is not None
-    probs, labels = predict_set(model.to(device), run.val_set, max(64, recipe.batch_size), recipe.workers or 0)
+    logits, labels = predict_logits(model.to(device), run.val_set, max(64, recipe.batch_size), recipe.workers or 0)
     model.cpu()
+    model.reject = reject_rule(logits.softmax(1), labels, recipe.coverage)
+    if recipe.temperature:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            logits = logits / calibrate(model, run.val_set, measured=(logits, labels))["value"]
+        for warning in said if main else []:
+            log.warning("%s", warning.message)
+    probs = logits.softmax(1)
     validation = {
         "accuracy": float(metrics.accuracy(probs, labels)),
         "nll": float(metrics.nll(probs, labels)),
         "ece": float(metrics.calibration_error(probs, labels)),
     }
-    model.reject = reject_rule(probs, labels, recipe.coverage)
     report: Path | None = folder.report
     if main:
         if skipped := len(run.train_set.report.skipped):
             log.warning("unreadable images of %s that were left out: %d", run.train_set.name, skipped)
         kedge.save(model, folder.model)
-        facts = {**facts, "validation": validation, "reject": model.reject}
+        facts = {**facts, "validation": validation, "reject": model.reject, "steps": model.steps}
         facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         folder.write_facts(facts)
         try:

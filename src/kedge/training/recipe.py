@@ -56,6 +56,7 @@ class Recipe:
         compile: compile the network with torch.compile.
         seed: decides every random draw of the run.
         coverage: part of the validation images that the stored reject threshold keeps.
+        temperature: fit a temperature for the logits on the validation images when training is over.
         runs: folder that holds the runs.
     """
 
@@ -94,6 +95,7 @@ class Recipe:
     compile: bool = False
     seed: int = 0
     coverage: float = 0.95
+    temperature: bool = False
     runs: str = "runs"
 
     @classmethod
