@@ -99,6 +99,18 @@ def test_folded_network():
     assert_explained(outputs_of(anchored().fold(), IMAGES, features=True))
 
 
+def test_a_temperature_scales_the_logits_and_not_the_head():
+    for model in (kedge.plain(small(), example=IMAGES), anchored()):
+        before = outputs_of(model, IMAGES, features=True)
+        model.set_temperature(2.5)
+        after = outputs_of(model, IMAGES, features=True)
+        torch.testing.assert_close(after.logits * 2.5, before.logits)
+        torch.testing.assert_close(after.features, before.features)
+        assert torch.equal(after.head[0], before.head[0])
+        folded = outputs_of(model.fold(), IMAGES, features=True)
+        torch.testing.assert_close(folded.features @ folded.head[0].T + folded.head[1], 2.5 * folded.logits)
+
+
 def test_one_pass_of_the_network():
     passes = []
     model = kedge.plain(small(), example=IMAGES)

@@ -6,10 +6,23 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp, softmax
+from scipy.stats import entropy
 from torch import nn
 
 import kedge
-from kedge.scores import MSP, Disagreement, Energy, Outputs, outputs_of
+from kedge.scores import (
+    AMP,
+    MSP,
+    SCORES,
+    Disagreement,
+    Energy,
+    Entropy,
+    Masked,
+    MaxLogit,
+    Outputs,
+    outputs_of,
+    usable,
+)
 
 
 class Net(nn.Module):
@@ -96,3 +109,79 @@ def test_torch_only():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def logits_of(n: int = 20, c: int = 7, seed: int = 0) -> torch.Tensor:
+    return 3 * torch.randn(n, c, generator=torch.Generator().manual_seed(seed))
+
+
+def test_max_logit_and_entropy_against_numpy():
+    logits = logits_of()
+    np.testing.assert_array_equal(MaxLogit().score(Outputs(logits)), logits.numpy().max(axis=1))
+    np.testing.assert_allclose(
+        Entropy().score(Outputs(logits)), -entropy(softmax(logits.numpy(), axis=1), axis=1), atol=1e-6
+    )
+    sure = Entropy().score(Outputs(torch.tensor([[500.0, 0.0], [0.0, 0.0], [float("-inf"), 0.0]])))
+    assert sure.tolist() == pytest.approx([0, -math.log(2), 0])
+
+
+def test_amp_is_its_formula_and_larger_where_references_agree():
+    logits, uncertainty = logits_of(), torch.linspace(0.01, 0.4, 20)
+    tau = 7 * uncertainty.numpy().astype(np.float64)
+    expected = -np.log(softmax(logits.numpy() / tau[:, None], axis=1)).mean(axis=1)
+    np.testing.assert_allclose(AMP().score(Outputs(logits, uncertainty)), expected, rtol=1e-5)
+    same = logits[:1].expand(20, 7)
+    falling = AMP().score(Outputs(same, uncertainty))  # less agreement
+    assert bool((falling.diff() < 0).all())
+    flatter = AMP().score(Outputs(torch.linspace(1, 0, 20)[:, None] * same, uncertainty[:1].expand(20)))
+    assert bool((flatter.diff() < 0).all())
+    assert float(flatter[-1]) == pytest.approx(math.log(7))  # a flat prediction: the least there is
+    assert AMP().score(Outputs(logits, torch.zeros(20))).isfinite().all()  # right after conversion
+
+
+def test_masked_is_the_divergence_from_uniform_with_its_sign_turned():
+    masked = logits_of()
+    expected = [-entropy(np.full(7, 1 / 7), softmax(row)) for row in masked.double().numpy()]
+    np.testing.assert_allclose(Masked().score(Outputs(masked, masked=masked)), expected, rtol=1e-4)
+    assert float(Masked().score(Outputs(masked, masked=torch.full((20, 7), 3.0))).abs().max()) < 1e-6
+    with pytest.raises(ValueError, match="masked=True"):
+        Masked().score(Outputs(masked))
+    with pytest.raises(ValueError, match="two or more references"):
+        AMP().score(Outputs(masked))
+
+
+def test_the_catalogue():
+    names = ["msp", "max_logit", "energy", "entropy", "disagreement", "amp", "masked", "knn", "mahalanobis", "vim"]
+    assert list(SCORES) == names
+    assert [name for name, score in SCORES.items() if score.fits] == names[-3:]
+    assert len({score.title for score in SCORES.values()}) == 10
+    scores, logits = [score() for score in SCORES.values()], logits_of()
+    assert [s.name for s in usable(scores, Outputs(logits))] == names[:4]
+    assert [s.name for s in usable(scores, Outputs(logits, uncertainty=logits[:, 0]))] == names[:6]
+    assert [s.name for s in usable(scores, Outputs(logits, features=logits))] == [*names[:4], "knn", "mahalanobis"]
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_every_score_on_a_model_in_one_call(name, images):
+    model = kedge.anchor(Net().eval(), example=images)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    model.references = torch.rand(3, 3, 8, 8)
+    train = outputs_of(model, torch.rand(60, 3, 8, 8), features=True, masked=True)
+    score = SCORES[name]().fit(train, torch.arange(60) % 4)
+    found = score(model, images)
+    assert found.shape == (5,)
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+    torch.testing.assert_close(found, score.score(outputs_of(model, images, features=True, masked=True)))
+
+
+@pytest.mark.parametrize("name", ["msp", "max_logit", "energy", "entropy", "amp", "masked"])
+def test_half_precision_outputs(name):
+    logits = logits_of()
+    score = SCORES[name]()
+    whole = score.score(Outputs(logits, logits.sigmoid()[:, 0], masked=logits))
+    half = score.score(Outputs(logits.half(), logits.sigmoid()[:, 0].half(), masked=logits.half()))
+    np.testing.assert_allclose(half, whole, rtol=0.02, atol=0.01)
+    assert score.score(Outputs(logits[:0], logits[:0, 0], masked=logits[:0])).shape == (0,)

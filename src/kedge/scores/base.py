@@ -1,11 +1,18 @@
 """What every score has."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from kedge.scores.outputs import Outputs, outputs_of
+
+WHERE_FROM = {
+    "uncertainty": "an anchored model and two or more references: a plain model, or references=1, has no uncertainty",
+    "features": "features: outputs_of(..., features=True), of a network whose last layer is affine",
+    "head": "the last layer: outputs_of(..., features=True), of a network whose last layer is affine",
+    "masked": "masked logits: outputs_of(..., masked=True), of an anchored model",
+}
 
 
 class Score:
@@ -15,11 +22,13 @@ class Score:
         name: short name, as in tables.
         title: the name for people.
         needs: fields of `Outputs` that must not be None, besides `logits`.
+        fits: whether `fit` must see outputs on training images before `score`.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
+    fits: ClassVar[bool] = False
 
     def fit(self, outputs: Outputs, labels: Tensor) -> "Score":
         """Learn from in-distribution training data, where the score does; here there is nothing to learn."""
@@ -31,4 +40,44 @@ class Score:
 
     def __call__(self, model: Callable[[Tensor], Any], images: Tensor, references: Any = None) -> Tensor:
         """`[B]` scores of `images` `[B, C, H, W]` in [0, 1]: `score(outputs_of(model, images, references))`."""
-        return self.score(outputs_of(model, images, references))
+        features, masked = "features" in self.needs, "masked" in self.needs
+        return self.score(outputs_of(model, images, references, features=features, masked=masked))
+
+    def _take(self, outputs: Outputs, field: str) -> Any:
+        value = getattr(outputs, field)
+        if value is None:
+            raise ValueError(f"{self.name} needs {WHERE_FROM[field]}; these outputs hold none")
+        return value
+
+    def _fitted(self, value: Any) -> Any:
+        if value is None:
+            raise RuntimeError(
+                f"{self.name} learns from training images: call fit(outputs, labels) with theirs before score(outputs)"
+            )
+        return value
+
+    def _training(self, outputs: Outputs, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Features `[N, D]` as in `precise` and labels `[N]`, checked."""
+        features = self._take(outputs, "features")
+        if labels.shape != features.shape[:1] or labels.is_floating_point() or len(labels) == 0:
+            raise ValueError(
+                f"{self.name} is fitted to N >= 1 training images and their class indices [N], but there are "
+                f"{len(features)} images and labels {labels.dtype} {list(labels.shape)}"
+            )
+        if not bool(features.isfinite().all()):
+            bad = int((~features.isfinite()).any(1).sum())
+            raise ValueError(
+                f"{self.name} cannot be fitted: the features of {bad} of {len(features)} images are NaN or inf"
+            )
+        features = precise(features)
+        return features, labels.to(features.device)
+
+
+def precise(tensor: Tensor) -> Tensor:
+    """In float64, without gradients; on the CPU where the device has no float64."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).detach().double()
+
+
+def usable(scores: Iterable[Score], outputs: Outputs) -> list[Score]:
+    """Those of `scores` whose needs `outputs` meets."""
+    return [score for score in scores if all(getattr(outputs, need) is not None for need in score.needs)]

@@ -19,9 +19,5 @@ class Disagreement(Score):
 
     def score(self, outputs: Outputs) -> Tensor:
         """`[B]`, at most 0. Raises ValueError for outputs without uncertainty."""
-        if outputs.uncertainty is None:
-            raise ValueError(
-                "disagreement needs an anchored model and two or more references: "
-                "these outputs hold no uncertainty (a plain model, or references=1)"
-            )
-        return -outputs.uncertainty.float()
+        uncertainty: Tensor = self._take(outputs, "uncertainty")
+        return -uncertainty.float()

@@ -7,7 +7,6 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import PixelModel
 from kedge.anchoring.pixels import evaluating
 
 # The layer that was found for a model, and the layers it was chosen among: another head is searched for again.
@@ -18,10 +17,10 @@ _found: WeakKeyDictionary[nn.Module, tuple[list[int], ReferenceType[nn.Module] |
 def last_layer(model: Callable[[Tensor], Any], example: Tensor) -> nn.Module | None:
     """The affine layer of `model` whose output is the logits: a linear layer, or a convolution of 1 × 1.
 
-    It is found by running the first two images of `example` `[B, C, H, W]`, in eval mode: the layer that runs once
-    and whose W·features + b equals what the network returns, where features are the layer's input, averaged over
-    positions if it has any. None for a callable that is no module, and for a network without such a layer (two
-    heads that are averaged, or an activation after the last layer). A model is searched once.
+    It is found by running the first two images of `example` `[B, C, H, W]`, in eval mode: the layer that runs once and
+    whose W·features + b is what the model returns, up to a positive factor (a temperature), where features are the
+    layer's input, averaged over positions if it has any. None for a callable that is no module, and for a network
+    without such a layer (two heads that are averaged, or an activation after the last layer). A model is searched once.
     """
     if not isinstance(model, nn.Module) or len(example) == 0:
         return None
@@ -59,21 +58,16 @@ def _is_pointwise(module: nn.Module) -> bool:
 
 def _search(model: nn.Module, candidates: list[nn.Module], example: Tensor) -> nn.Module | None:
     calls: list[tuple[nn.Module, Tensor]] = []
-    returned: list[Any] = []
-    # A kedge model may scale what its network returns.
-    network = model.network if isinstance(model, PixelModel) else model
     handles = [
         m.register_forward_pre_hook(lambda m, inputs: calls.append((m, inputs[0].detach())) if inputs else None)
         for m in candidates
     ]
-    handles.append(network.register_forward_hook(lambda _, __, output: returned.append(output)))
     try:
         with evaluating(model):
-            model(example)
+            logits = model(example)
     finally:
         for handle in handles:
             handle.remove()
-    logits = returned[-1] if returned else None
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         return None
     for layer, inputs in reversed(calls):
@@ -90,7 +84,10 @@ def _explains(layer: Any, inputs: Tensor, logits: Tensor) -> bool:
     features = inputs_of(layer, inputs)
     if features.shape != (len(logits), weight.shape[1]):
         return False
+    expected = (features.float() @ weight.float().T + bias.float()).nan_to_num(0)
+    seen = logits.float().nan_to_num(0)
+    # A model may divide its network's logits by a temperature.
+    factor = float((expected * seen).sum() / expected.square().sum().clamp(min=1e-30))
     half = logits.dtype in (torch.float16, torch.bfloat16)
-    expected = features.float() @ weight.float().T + bias.float()
-    slack = (0.05 if half else 5e-3) * max(1.0, float(logits.float().abs().nan_to_num(0).max()))
-    return bool(torch.isclose(expected, logits.float(), rtol=0, atol=slack, equal_nan=True).all())
+    slack = (0.05 if half else 5e-3) * max(float(seen.abs().max()), 1e-30)
+    return factor > 0 and float((factor * expected - seen).abs().max()) <= slack

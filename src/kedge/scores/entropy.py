@@ -1,0 +1,23 @@
+"""Negative entropy of the prediction."""
+
+from torch import Tensor
+
+from kedge.scores.base import Score
+from kedge.scores.outputs import Outputs
+
+
+class Entropy(Score):
+    """Negative entropy, Σ_c p_c log p_c with p = softmax(logits), in [-log C, 0] nats: 0 is a sure answer.
+
+    As an out-of-distribution score in Chan et al., "Entropy Maximization and Meta Classification for
+    Out-of-Distribution Detection in Semantic Segmentation", ICCV 2021, arXiv 2012.06575.
+    """
+
+    name = "entropy"
+    title = "negative entropy"
+
+    def score(self, outputs: Outputs) -> Tensor:
+        """`[B]` in [-log C, 0]."""
+        log_probs = outputs.logits.float().log_softmax(dim=1)
+        # A probability of 0 adds 0: its logarithm may be -inf.
+        return (log_probs.exp() * log_probs.clamp(min=-1e4)).sum(dim=1)
