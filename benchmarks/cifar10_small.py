@@ -20,6 +20,7 @@ from typing import Any
 import kedge.data
 from kedge.evaluation import evaluate
 from kedge.evaluation.provenance import machine, now
+from kedge.scores import MSP, Disagreement, Energy
 from kedge.training import Recipe, fit
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,6 +29,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "anchored": {"objective": [{"Anchored": {"alpha": 0.0}}, "CrossEntropy"]},
     "masked": {"objective": [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"]},
 }
+CORRUPTIONS = ("gaussian_noise", "gaussian_blur", "brightness", "contrast", "pixelate", "jpeg_compression")
 NAMES = {"standard": "standard", "anchored": "anchored, α 0", "masked": "anchored, α 0.25 uniform per sample"}
 
 
@@ -35,9 +37,10 @@ def measure(model: Any, test: Any, outside: Any, limit: int) -> dict[str, float]
     """The row of one model, in percent; anchored models use one reference except for disagreement (ten)."""
     one: dict[str, Any] = {"references": 1} if hasattr(model, "references") else {}
     quick: dict[str, Any] = {"resamples": 0, "examples": 0}
-    clean = evaluate({"m": model}, test, corruptions=(), **quick, **one)["models"]["m"]["clean"]
-    shift = evaluate({"m": model}, test, limit=limit, **quick, **one)["models"]["m"]["shift"]
-    away = evaluate({"m": model}, test, corruptions=(), ood=outside, limit=limit, **quick)["models"]["m"]["ood"]
+    clean = evaluate({"m": model}, test, shift=(), **quick, **one)["models"]["m"]["clean"]
+    shift = evaluate({"m": model}, test, shift=CORRUPTIONS, limit=limit, **quick, **one)["models"]["m"]["shift"]
+    told = [MSP(), Energy(), Disagreement()]
+    away = evaluate({"m": model}, test, shift=(), ood=outside, scores=told, limit=limit, **quick)["models"]["m"]["ood"]
     row = {
         "clean accuracy": clean["accuracy"]["value"],
         "clean ECE": clean["ece"]["value"],

@@ -26,7 +26,7 @@ def few_classes(tmp_path):
 
 
 def test_json_is_pure_and_the_numbers_are_the_models(command, run_folder, digit_model):
-    code, out, err = command("evaluate", run_folder, "--corruptions", "none", "--format", "json")
+    code, out, err = command("evaluate", run_folder, "--shift", "none", "--format", "json")
     assert code == 0
     results = json.loads(out)
     assert list(results["models"]) == ["first"]
@@ -43,26 +43,26 @@ def test_json_is_pure_and_the_numbers_are_the_models(command, run_folder, digit_
     assert page.read_text().lstrip().startswith("<!")
     stored = json.loads((page.parent / "results.json").read_text())
     assert stored["models"]["first"]["clean"] == model["clean"]
-    assert stored["command"] == f"kedge evaluate {run_folder} --corruptions none --format json"
+    assert stored["command"] == f"kedge evaluate {run_folder} --shift none --format json"
 
 
 def test_several_models_side_by_side_with_corruptions(command, run_folder, model_folder, tmp_path):
     out = tmp_path / "compared"
     _, table, _ = command(
-        "evaluate", run_folder, model_folder, "--data", "digits", "--severities", 1, 5, "--corruptions", "contrast",
+        "evaluate", run_folder, model_folder, "--data", "digits", "--severities", 1, 5, "--shift", "contrast",
         "--limit", 50, "--out", out, "--format", "csv",
     )  # fmt: skip
     rows = list(csv.DictReader(io.StringIO(table)))
-    assert {row["model"] for row in rows} == {"first", "digit-model"}
-    assert {"contrast 1", "contrast 5"} <= {row["condition"] for row in rows}
-    assert sorted(p.name for p in out.iterdir()) == ["report.html", "results.json"]
-    _, table, _ = command("evaluate", run_folder, model_folder, "--limit", 20, "--corruptions", "none", "--out", out)
+    assert {row["model"] for row in rows} == {"first", "digit-model", "first - digit-model"}
+    assert {"1", "5"} <= {row["severity"] for row in rows}
+    assert sorted(p.name for p in out.iterdir()) == ["parts", "report.html", "results.csv", "results.json"]
+    _, table, _ = command("evaluate", run_folder, model_folder, "--limit", 20, "--shift", "none", "--out", out)
     assert "first" in table
     assert "digit-model" in table
 
 
 def test_classes_are_matched_by_name_and_the_rest_is_outside(command, few_classes):
-    _, out, err = command("evaluate", few_classes, "--ood", "digits", "--corruptions", "none", "--format", "json")
+    _, out, err = command("evaluate", few_classes, "--ood", "digits", "--shift", "none", "--format", "json")
     results = json.loads(out)
     assert results["data"]["class_names"] == ["3", "1", "0"]
     assert "left out, not among the models' classes: 2, 4, 5, 6, 7, 8, 9" in err
@@ -102,7 +102,7 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     with pytest.raises(ValueError, match=r"has no test images .*--split val"):
         command("evaluate", folder)
-    _, out, _ = command("evaluate", folder, "--split", "val", "--corruptions", "none", "--format", "json")
+    _, out, _ = command("evaluate", folder, "--split", "val", "--shift", "none", "--format", "json")
     assert json.loads(out)["data"]["images"] == len(load_sets(recipe)[1]) == 12
 
 
@@ -113,16 +113,85 @@ def test_command_line_gives_the_same_configuration_again():
     assert line == "kedge evaluate 'a b' c --data digits --severities 1 2 --limit 5"
 
 
-def test_a_long_evaluation_on_a_cpu_is_announced(capsys):
-    made = evaluate.parser()
+def test_lists_take_commas_and_spaces(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a,b").mkdir()
+    assert evaluate.separated(["mnist,textures", "x", "a,b"]) == ["mnist", "textures", "x", "a,b"]
 
-    class Photos:
-        def __len__(self):
-            return 100
 
-    model = kedge.anchor(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 70 * 70, 2)), example=(3, 70, 70))
-    model.references = torch.rand(5, 3, 70, 70)
-    evaluate.announce({"m": model}, Photos(), None, made.parse_args(["m"]))
-    assert f"{100 * 31 * 5:,} images go through networks" in capsys.readouterr().err
-    evaluate.announce({"m": model}, Photos(), (), made.parse_args(["m"]))
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), ("1", 1.0), (None, None)])
+def test_a_radius_is_a_number_or_a_fraction(text, value):
+    assert evaluate.radius(text) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--eps", "8 pixels"], "--eps must be a number such as 8/255 or 0.03, got '8 pixels'"),
+        (["--shift", "gausian_noise"], "did you mean gaussian_noise"),
+        (["--shift", "none", "blur"], "stands alone"),
+        (["--attack", "pdg"], "no attack 'pdg'"),
+        (["--scores", "odin"], "no score 'odin'"),
+        (["--severities", "0"], "severities are 1 to 5, got 0"),
+    ],
+)
+def test_wrong_words_are_told_before_a_model_is_loaded(command, run_folder, monkeypatch, words, said):
+    monkeypatch.setattr("kedge.cli.models.Source.load", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(ValueError, match=said):
+        command("evaluate", run_folder, *words)
+
+
+def test_names_in_the_help_are_those_of_the_library():
+    from kedge.scores import SCORES
+
+    assert tuple(SCORES) == evaluate.SCORES
+
+
+def test_a_second_call_adds_to_the_first(command, run_folder):
+    command("evaluate", run_folder, "--shift", "none", "--limit", 60)
+    quick = ["--severities", "1", "--limit", 60]
+    _, _, err = command("evaluate", run_folder, "--shift", "contrast", *quick)
+    assert "1 parts of it kept from before" in err
+    assert (run_folder / "evaluation-2" / "results.json").is_file()
+    _, _, err = command("evaluate", run_folder, "--shift", "contrast,brightness", *quick)
+    assert "2 parts of it kept from before" in err
+    _, _, err = command("evaluate", run_folder, "--shift", "none", "--limit", 60, "--fresh")
+    assert "kept from before" not in err
+
+
+def test_all_parts_at_once(command, run_folder, digit_model, tmp_path):
+    """What the page can show, from one command: shift, near and far sets, scores that learn, attacks."""
+    from PIL import Image
+
+    rng = torch.Generator().manual_seed(0)
+    for place in ("noise", "stripes"):
+        (tmp_path / place / "test" / "thing").mkdir(parents=True)
+        (tmp_path / place / "train" / "thing").mkdir(parents=True)
+        for i in range(30):
+            pixels = torch.randint(0, 256, (8, 8 if place == "noise" else 1), generator=rng).expand(8, 8)
+            for split in ("test", "train"):
+                Image.fromarray(pixels.to(torch.uint8).numpy()).save(tmp_path / place / split / "thing" / f"{i}.png")
+    _, out, _ = command(
+        "evaluate", run_folder, "--shift", "contrast", "--severities", 3, "--ood", tmp_path / "noise",
+        "--near", tmp_path / "stripes", "--attack", "pgd,curve", "--eps", "8/255", "--steps", 2,
+        "--attack_images", 30, "--limit", 60, "--format", "json",
+    )  # fmt: skip
+    results = json.loads(out)
+    model = results["models"]["first"]
+    assert set(model["scores"]) == set(evaluate.SCORES)
+    assert set(model["ood_groups"]) == {"near", "far"}
+    assert model["ood_groups"]["near"]["knn"]["sets"] == [str(tmp_path / "stripes")]
+    assert model["scores"]["knn"]["fitted_on"] > 100
+    assert model["attacks"]["PGD-2"]["images"] == 30
+    assert len(model["attack_curve"]["points"]) == 8
+    assert model["errors"] == []
+
+
+def test_seeds_of_one_method(command, run_folder, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # several models: the results go where we are
+    _, out, _ = command(
+        "evaluate", f"ours={run_folder},{model_folder}", "--shift", "none", "--limit", 50, "--format", "json"
+    )
+    results = json.loads(out)
+    assert len(results["groups"]["ours"]) == 2
+    assert results["group_table"]["ours"]["accuracy, clean"]["n"] == 2

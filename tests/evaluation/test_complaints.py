@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -26,7 +28,7 @@ def test_other_order_says_how_to_put_it_right(data):
     with pytest.raises(ValueError, match="another order") as caught:
         evaluate(model, data)
     assert "only_classes" in str(caught.value)
-    evaluate(model, data.only_classes(model.class_names), corruptions=())
+    evaluate(model, data.only_classes(model.class_names), shift=())
 
 
 def test_a_model_of_some_of_the_classes(data):
@@ -49,7 +51,7 @@ def test_wrong_width(data):
     with pytest.raises(ValueError, match="returns 4 logits, but the data has 6 classes"):
         evaluate(plain(data, 4), data)
     with pytest.raises(ValueError, match="returns 3 logits, but the data has 6 classes"):
-        evaluate(lambda x: x.flatten(1)[:, :3], data, corruptions=())
+        evaluate(lambda x: x.flatten(1)[:, :3], data, shift=())
 
 
 def test_logits_that_are_not_finite(data):
@@ -58,8 +60,8 @@ def test_logits_that_are_not_finite(data):
         logits[0, 2] = float("nan")
         return logits
 
-    with pytest.raises(ValueError, match="'bad' gave logits that are not finite for 3 of 90 images"):
-        evaluate({"bad": broken}, data, corruptions=(), batch_size=30)
+    with pytest.raises(ValueError, match="'bad' gave logits that are not finite for 1 of 8 images"):
+        evaluate({"bad": broken}, data, shift=(), batch_size=30)
 
 
 def test_a_class_excluded_by_minus_infinity_is_fine(data):
@@ -68,17 +70,22 @@ def test_a_class_excluded_by_minus_infinity_is_fine(data):
         logits[:, 5] = float("-inf")
         return logits
 
-    evaluate(masked, data, corruptions=(), ood=None)
+    evaluate(masked, data, shift=(), ood=None)
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"corruptions": ["gausian_noise"]}, "did you mean 'gaussian_noise'"),
+        ({"shift": ["gausian_noise"]}, "did you mean gaussian_noise"),
         ({"severities": (0,)}, "1 to 5, got 0"),
         ({"severities": (6,)}, "1 to 5, got 6"),
         ({"limit": 0}, "limit must be 1 or more, got 0"),
         ({"batch_size": 0}, "batch_size must be 1 or more, got 0"),
+        ({"severities": ()}, "severities is empty"),
+        ({"risk": 5}, "risk must be between 0 and 1, got 5"),
+        ({"near": ["static"]}, "no out-of-distribution set 'static'"),
+        ({"groups": {"a": ["model", "model"]}}, "'model' is in two groups"),
+        ({"groups": {"a": ["other"]}}, "names 'other', but the models are model"),
     ],
 )
 def test_bad_settings(network, data, arguments, words):
@@ -86,16 +93,48 @@ def test_bad_settings(network, data, arguments, words):
         evaluate(network, data, **arguments)
 
 
+def test_logits_that_break_under_a_corruption_are_a_marked_cell(data):
+    def fragile(images: torch.Tensor) -> torch.Tensor:
+        logits = images.flatten(1)[:, :6].clone()
+        # Contrast 5 leaves little range: this model divides by it.
+        logits[images.flatten(1).std(dim=1) < 0.05] = float("nan")
+        return logits
+
+    results = evaluate(fragile, data, shift=["contrast"], severities=(1, 5), resamples=20)
+    shift = results["models"]["model"]["shift"]
+    (error,) = results["models"]["model"]["errors"]
+    assert error["part"] == "contrast 5"
+    assert "not finite for" in error["message"]
+    assert [row["severity"] for row in shift["conditions"]] == [1]
+    assert shift["mean"]["accuracy"]["value"] is None
+    assert shift["by_severity"][0]["accuracy"]["value"] is not None
+    assert shift["by_severity"][1]["accuracy"]["value"] is None
+    json.dumps(results, allow_nan=False)
+
+
+def test_the_same_images_under_another_name_are_not_outside(network, data):
+    again = TensorSet(data.images, torch.zeros(90, dtype=torch.long), ["thing"], name="elsewhere")
+    with pytest.raises(ValueError, match="is the test set itself"):
+        evaluate(network, data, shift=(), ood=again)
+
+
+def test_training_images_that_are_the_test_images(data):
+    model = kedge.plain(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 6)), example=(3, 8, 8))
+    far = TensorSet(255 - data.images, data.labels, data.class_names, name="negatives")
+    with pytest.raises(ValueError, match="are the test images"):
+        evaluate(model, data, shift=(), ood=far, train=data)
+
+
 def test_sets_that_cannot_be_used(network, data, noise):
     with pytest.raises(ValueError, match="is the test set itself"):
-        evaluate(network, data, corruptions=(), ood={"same": data})
+        evaluate(network, data, shift=(), ood={"same": data})
     with pytest.raises(ValueError, match="two out-of-distribution sets are called 'static'"):
-        evaluate(network, data, corruptions=(), ood=[noise, noise])
+        evaluate(network, data, shift=(), ood=[noise, noise])
     with pytest.raises(ValueError, match="is empty"):
-        evaluate(network, data.subset([]), corruptions=())
+        evaluate(network, data.subset([]), shift=())
     unlabelled = TensorSet(data.images, torch.full((90,), -1), data.class_names, name="bare")
     with pytest.raises(ValueError, match="labels go from -1 to -1"):
-        evaluate(network, unlabelled, corruptions=())
+        evaluate(network, unlabelled, shift=())
 
 
 def test_models_that_cannot_be_evaluated(data):

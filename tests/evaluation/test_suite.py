@@ -10,7 +10,7 @@ from kedge import metrics
 from kedge.data.corruptions import corrupt
 from kedge.evaluation import evaluate
 
-QUICK = {"corruptions": ["gaussian_noise", "contrast"], "severities": (1, 5), "batch_size": 32, "resamples": 50}
+QUICK = {"shift": ["gaussian_noise", "contrast"], "severities": (1, 5), "batch_size": 32, "resamples": 50}
 
 
 def logits_by_hand(network: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -20,7 +20,7 @@ def logits_by_hand(network: torch.nn.Module, images: torch.Tensor) -> torch.Tens
 
 
 def test_clean_numbers_against_scikit_learn(network, data):
-    found = evaluate(network, data, corruptions=(), batch_size=32)["models"]["model"]
+    found = evaluate(network, data, shift=(), batch_size=32)["models"]["model"]
     probs = logits_by_hand(network, data.images.float() / 255).double().softmax(dim=1)
     clean = found["clean"]
     assert clean["accuracy"]["value"] == pytest.approx(accuracy_score(data.labels, probs.argmax(dim=1)))
@@ -66,7 +66,7 @@ def test_batch_size_changes_nothing(network, data, noise):
 
 
 def test_out_of_distribution_against_scikit_learn_and_the_conversion_is_said(network, data, noise):
-    results = evaluate(network, data, corruptions=(), ood=noise)
+    results = evaluate(network, data, shift=(), ood=noise)
     shown = noise.images.float().div(255).expand(-1, 3, -1, -1)
     shown = torch.nn.functional.interpolate(shown, size=(10, 8), mode="bilinear", antialias=True)[:, :, 1:9]
     scored = [
@@ -76,8 +76,11 @@ def test_out_of_distribution_against_scikit_learn_and_the_conversion_is_said(net
     truth = np.r_[np.ones(90), np.zeros(40)]
     expected = roc_auc_score(truth, torch.cat(scored).numpy())
     assert found["scores"]["msp"]["auroc"]["value"] == pytest.approx(expected, abs=1e-6)
-    assert found["scores"]["msp"]["fpr95"] == pytest.approx(float(metrics.fpr95(*scored)), abs=1e-6)
-    assert set(found["scores"]) == {"msp", "energy"}
+    assert found["scores"]["msp"]["fpr95"]["value"] == pytest.approx(float(metrics.fpr95(*scored)), abs=1e-6)
+    assert set(found["scores"]) == {"msp", "max_logit", "energy", "entropy"}
+    skipped = results["models"]["model"]["skipped_scores"]
+    assert "uncertainty" in skipped["disagreement"]
+    assert "features" in skipped["knn"]
     assert results["ood_sets"]["static"]["conversion"] == {"model": "grey to colour, 12×10 resized to 8×8"}
     histogram = results["models"]["model"]["scores"]["msp"]
     assert sum(histogram["inside"]) == 90
@@ -88,7 +91,7 @@ def test_out_of_distribution_against_scikit_learn_and_the_conversion_is_said(net
 def test_modes_are_left_as_they_were(network, data):
     network.norm.eval()
     before = [m.training for m in network.modules()]
-    evaluate(network, data, corruptions=())
+    evaluate(network, data, shift=())
     assert [m.training for m in network.modules()] == before
 
 
@@ -111,30 +114,31 @@ def test_kedge_models_side_by_side(network, data, noise):
     selective = results["models"]["anchored"]["selective"]
     assert selective["clean"]["coverage"] == pytest.approx(float((confidence >= 0.3).float().mean()))
     assert 0 <= results["models"]["anchored"]["ood"]["far"]["accepted"] <= 1
-    assert results["models"]["plain"]["selective"] is None
+    assert results["models"]["plain"]["selective"]["threshold"] is None
+    assert results["models"]["plain"]["selective"]["clean"] is None
     assert results["models"]["anchored"]["images"]["least_certain"][0]["uncertainty"] is not None
 
 
 def test_one_reference_has_no_disagreement(data, noise):
     example = data.images[:4].float() / 255
     model = kedge.anchor(torch.nn.Sequential(torch.nn.Conv2d(3, 6, 8), torch.nn.Flatten()), example=example)
-    results = evaluate(model, data, corruptions=(), ood=noise, references=1)
+    results = evaluate(model, data, shift=(), ood=noise, references=1)
     assert "disagreement" not in results["models"]["model"]["ood"]["static"]["scores"]
 
 
 def test_results_are_plain_json_and_reproducible(network, data, noise):
     first, second = (evaluate(network, data, **QUICK, ood=noise, limit=40, seed=5) for _ in range(2))
     text = json.dumps(first, allow_nan=False)
-    assert json.loads(text)["format_version"] == 1
+    assert json.loads(text)["format_version"] == 2
     for results in (first, second):
-        for key in ("created", "seconds"):
+        for key in ("created", "seconds", "peak_memory_mb"):
             results.pop(key)
         results["models"]["model"].pop("timing")
     assert first == second
 
 
 def test_a_limited_run_says_so_and_keeps_the_images_places(network, data, noise):
-    full = evaluate(network, data, corruptions=())
+    full = evaluate(network, data, shift=())
     assert full["data"]["limited"] is False
     results = evaluate(network, data, **QUICK, limit=20, seed=1, ood=noise)
     assert results["data"] == {**full["data"], "images": 20, "of": 90, "limited": True}
@@ -149,7 +153,7 @@ def test_a_limited_run_says_so_and_keeps_the_images_places(network, data, noise)
 
 
 def test_example_images(network, data):
-    images = evaluate(network, data, corruptions=(), examples=5)["models"]["model"]["images"]
+    images = evaluate(network, data, shift=(), examples=5)["models"]["model"]["images"]
     probs = logits_by_hand(network, data.images.float() / 255).softmax(dim=1)
     confidence, predicted = probs.max(dim=1)
     assert [e["confidence"] for e in images["most_certain"]] == sorted(
@@ -167,12 +171,13 @@ def test_example_images(network, data):
 def test_progress_counts_to_its_end(network, data, noise):
     steps: list[tuple[int, int]] = []
     evaluate({"a": network, "b": network}, data, **QUICK, ood=noise, progress=lambda *step: steps.append(step))
-    assert steps[-1][0] == steps[-1][1] == len(steps) == 2 * (3 * 5 + 2)
+    assert steps[-1][0] == steps[-1][1] == 2 * (90 * 5 + 40)
+    assert [done for done, _ in steps] == sorted(done for done, _ in steps)
 
 
 def test_a_model_of_another_size_is_given_its_own(network, data):
     model = kedge.plain(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 6)), example=(1, 4, 4))
-    results = evaluate({"small": model}, data, corruptions=())
+    results = evaluate({"small": model}, data, shift=())
     assert results["models"]["small"]["conversion"] == "colour to grey, 8×8 resized to 4×4"
 
 

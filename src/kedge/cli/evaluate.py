@@ -2,261 +2,266 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.models import MODEL_HELP, Source, find_all
+from kedge.cli.models import MODELS_HELP, find_groups
+from kedge.cli.sets import default_workers, load_data, load_outside, load_training, published_sets
 
 if TYPE_CHECKING:
     import jsonargparse
 
-    from kedge.anchoring import PixelModel
     from kedge.data import ImageSet
+    from kedge.evaluation import Attacks
+    from kedge.scores import Score
 
+# Written out, as the help must not import torch; a test compares them.
+SCORES = ("msp", "max_logit", "energy", "entropy", "disagreement", "amp", "masked", "knn", "mahalanobis", "vim")
+ATTACKS = ("pgd", "autoattack", "autoattack-rand", "curve")
 DESCRIPTION = """\
-Measure how far to trust models: accuracy and calibration on clean and on corrupted images, and whether they notice
-images of other kinds than they were trained on. Several models are measured on the same images, side by side.
+Measure how far to trust models: accuracy and calibration on clean, shifted and attacked images, whether they notice
+images of other kinds than they were trained on, and what is gained by answering only when confident. Several models
+are measured on the same images, side by side.
 
-Prints a table, and writes results.json and report.html, one page that opens without a network.
+Prints a table, and writes results.json, results.csv and report.html, one page that opens without a network. What was
+measured is kept, part by part: called again, it measures only what is missing; interrupted, it goes on.
 """
-LONG = 5000  # photos through a network on a CPU: minutes
-EPILOG = "The table, JSON or CSV goes to standard output, everything else to standard error."
+EPILOG = """\
+examples:
+  kedge evaluate mine                                  clean and corrupted test images
+  kedge evaluate A B --ood mnist,textures --near cifar100 --attack pgd
+  kedge evaluate mine --limit 500 --severities 3       a quick look
+  kedge evaluate old=a0,a1,a2 new=b0,b1,b2             three seeds each: mean, spread, paired tests
+
+Lists are separated by spaces or commas. The table, JSON or CSV goes to standard output, everything else to standard
+error."""
 
 
 def parser() -> "jsonargparse.ArgumentParser":
     """The flags of `kedge evaluate`."""
+    import argparse
+
     import jsonargparse
+
+    class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Keeps the lines of the examples."""
 
     made = jsonargparse.ArgumentParser(
         prog="kedge evaluate",
         usage="kedge evaluate MODEL [MODEL ...] [options]",
         description=DESCRIPTION,
         epilog=EPILOG,
+        formatter_class=Formatter,
     )
-    made.add_argument("models", metavar="MODEL", nargs="+", help=MODEL_HELP)
-    made.add_argument(
+    add = made.add_argument
+    several: dict[str, Any] = {"type": str, "nargs": "+", "metavar": "NAME"}
+    add("models", metavar="MODEL", nargs="+", help=MODELS_HELP)
+    add(
         "--data",
         type=str | None,
         default=None,
         help="an image folder, parquet files, a folder of $KEDGE_DATA or a hub name; null: the data of the run",
     )
-    made.add_argument(
-        "--split",
-        type=str,
-        default="test",
-        help="part of the data: test, all, or val (also the images a run held out)",
+    add(
+        "--split", type=str, default="test", help="part of the data: test, all, or val (also the images a run held out)"
     )
-    made.add_argument(
+    add(
+        "--shift",
+        **several,
+        default=["corruptions"],
+        help="corruptions (all nineteen), cbar (ten more), noise, blur, weather, digital, extra, single names, the "
+        "folder of a published set (CIFAR-10-C, ImageNet-C, -R, -A, ...), or none",
+    )
+    add("--severities", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="N", help="of 1 to 5")
+    add(
         "--ood",
-        type=str,
-        nargs="+",
+        **several,
         default=[],
-        metavar="NAME",
         help="data of other kinds, which the models should notice; the name of the data itself means its classes "
         "that the models were not trained on",
     )
-    made.add_argument(
-        "--corruptions",
-        type=str,
-        nargs="+",
-        default=["all"],
-        metavar="NAME",
-        help="all, none, or some of gaussian_noise, gaussian_blur, brightness, contrast, pixelate, jpeg_compression",
+    add("--near", **several, default=[], help="the same, close in kind; --ood is then called far, with means over each")
+    add(
+        "--equalise",
+        action="store_true",
+        help="pass images of all sets through the same resizing and JPEG step before telling them apart",
     )
-    made.add_argument("--severities", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="N", help="of 1 to 5")
-    made.add_argument(
-        "--limit", type=int | None, default=None, help="at most so many images, a random subset; null: all of them"
+    add("--scores", **several, default=["all"], help=f"what to tell them by: all, or some of {', '.join(SCORES)}")
+    add(
+        "--train",
+        type=str | None,
+        default=None,
+        help="training images for the scores that learn (knn, mahalanobis, vim); null: those of the data; none",
     )
-    made.add_argument(
+    add(
+        "--attack",
+        **several,
+        default=["none"],
+        help="pgd (with its cross-checks), autoattack, autoattack-rand (both need kedge[attack]), curve, or none",
+    )
+    add(
+        "--eps",
+        type=str | None,
+        default=None,
+        help="radius of the attacks in pixel units, such as 8/255; null: 8/255 up to 64 px, else 4/255; 0.5 for l2",
+    )
+    add("--norm", choices=["linf", "l2"], default="linf", help="of the attacks")
+    add("--steps", type=int, default=20, help="of PGD")
+    add("--attack_images", type=int, default=1000, help="at most so many images are attacked, a random subset")
+    add("--frost_textures", type=str | None, default=None, help="folder of pictures for frost; null: made by kedge")
+    add("--risk", type=float, default=0.05, help="the share of wrong answers for which to say what can be answered")
+    add("--limit", type=int | None, default=None, help="at most so many images of each set, a random subset; null: all")
+    add(
         "--references", type=int | None, default=None, help="references of anchored models to use; null: the whole bank"
     )
-    made.add_argument("--seed", type=int, default=0, help="of the subset, the corruptions and the intervals")
-    made.add_argument("--batch_size", type=int, default=128, help="images that go through a network at a time")
-    made.add_argument(
+    add("--seed", type=int, default=0, help="of the subset, the corruptions, the attacks and the intervals")
+    add("--batch_size", type=int, default=128, help="images that go through a network at a time")
+    add(
         "--workers", type=int | None, default=None, help="processes that decode images; null: by the size of the images"
     )
-    made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
-    made.add_argument("--format", choices=["table", "json", "csv"], default="table", help="how to print the results")
-    made.add_argument(
+    add("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
+    add("--format", choices=["table", "json", "csv"], default="table", help="how to print the results")
+    add(
         "--out",
         type=str | None,
         default=None,
-        help="folder for results.json and report.html; null: evaluation/ of the run, or here for several; numbered",
+        help="folder for the results; null: evaluation/ of the run, or here for several; numbered",
     )
+    add("--fresh", action="store_true", help="measure everything anew, whatever was kept")
     return made
 
 
 def run(config: "jsonargparse.Namespace") -> int:
     """Evaluate, print and write."""
-    sources = find_all(config.models)
+    sources, groups = find_groups(config.models)
+    chosen = choose_scores(separated(config.scores))
+    eps = radius(config.eps)
+    wanted, attacks = separated(config.shift), separated(config.attack)
+    check_words(wanted, attacks, config.severities)
     from kedge import evaluation
     from kedge.reporting import render
 
     models = {name: source.load(config.device) for name, source in sources.items()}
     data, name = load_data(sources, models, config.data, config.split)
-    outside = load_outside(models, config.ood, name, data)
-    corruptions: Any = config.corruptions
-    if corruptions in (["all"], ["none"]):
-        corruptions = None if corruptions == ["all"] else ()
-    workers = config.workers
-    if workers is None:
-        workers = default_workers(data)
-    announce(models, data, corruptions, config)
-    with progress_bar() as tick:
+    near = separated(config.near)
+    outside = load_outside(models, [*separated(config.ood), *near], name, data)
+    workers = default_workers(data) if config.workers is None else config.workers
+    (only, *others) = sources.values()
+    beside = only.run or Path() if not others else Path()
+    base = Path(config.out) if config.out else beside / "evaluation"
+    with progress_bar() as (tick, say):
         results = evaluation.evaluate(
             models,
             data,
-            corruptions=corruptions,
+            shift=() if wanted == ["none"] else published_sets(wanted),
             severities=config.severities,
+            frost_textures=config.frost_textures,
             ood=outside or None,
+            near=[found for found in outside if found in near or found.partition(" (")[0] in near],
+            equalise=config.equalise,
+            scores=chosen,
+            train=load_training(sources, name, data, config.train) if outside else None,
+            attacks=choose_attacks(attacks, eps, config, data),
             references=config.references,
             batch_size=config.batch_size,
             workers=workers,
             seed=config.seed,
             limit=config.limit,
+            risk=config.risk,
+            groups=groups,
+            parts=None if config.fresh else base / "parts",
             command=command_line("kedge evaluate", parser(), config),
             progress=tick,
+            notice=say,
         )
-    (only, *others) = sources.values()
-    beside = only.run or Path() if not others else Path()
-    out = Path(config.out) if config.out else free_folder(beside / "evaluation")
     print(render(results, config.format), end="")
-    print(f"report: {write(results, out)}", file=sys.stderr)
+    kept = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
+    memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
+    print(f"{results['seconds']:.0f} s{memory}{kept}", file=sys.stderr)
+    print(f"report: {write(results, base if config.out else free_folder(base))}", file=sys.stderr)
     return 0
 
 
-def load_data(
-    sources: dict[str, Source], models: Mapping[str, "PixelModel"], name: str | None, split: str
-) -> tuple["ImageSet", str]:
-    """The images to measure on, in the models' size and with their classes, and the name they were found by.
-
-    Raises:
-        ValueError: if no data is named and the models come from no run, or from runs on different data.
-    """
-    from kedge import data
-    from kedge.data.folders import canonical_split
-
-    recipes = {n: source.recipe() for n, source in sources.items()}
-    if name is None:
-        named = {str(recipe["data"]) for recipe in recipes.values() if "data" in recipe}
-        if len(named) != 1:
-            seen = f"the runs were trained on {', '.join(sorted(named))}" if named else "the models belong to no run"
-            raise ValueError(f"which data? {seen}: say --data NAME")
-        (name,) = named
-    offered = data.splits(name)
-    shape = common_shape(models)
-    wanted = canonical_split(split) or split
-    recipe = next((r for r in recipes.values() if r.get("data") == name), None)
-    if wanted == "val" and "val" not in offered and recipe is not None:
-        # Not a split of the data: the images that this run held out of training.
-        from kedge.training import Recipe
-        from kedge.training.build import load_sets
-
-        images = load_sets(Recipe.from_dict(recipe))[1]
-    elif wanted == "test" and "test" not in offered and recipe is not None:
-        raise ValueError(
-            f"{name} has no test images (it has: {', '.join(offered)}). --split val measures on the images that were "
-            "held out of training; for a test divide the folder into train and test before training"
-        )
-    else:
-        if wanted == "test" and offered == ["all"]:
-            print(f"{name} is not divided into parts: measuring on all of its images", file=sys.stderr)
-            split = "all"
-        if split == "all" and recipe is not None:
-            print(f"careful: these include the images that {recipe.get('name')} was trained on", file=sys.stderr)
-        images = data.load(name, split, image_size=shape[1], channels=shape[0])
-    print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
-    return with_classes(images, models), name
+def separated(words: list[str]) -> list[str]:
+    """Words given with commas as words of their own; a path with a comma stays whole."""
+    return [part for word in words for part in ([word] if Path(word).exists() else word.split(",")) if part]
 
 
-def common_shape(models: Mapping[str, "PixelModel"]) -> tuple[int, int | None]:
-    """(channels, side) to load images in: the largest that a model takes; no side if one takes no squares."""
-    shapes = [model.input_shape for model in models.values()]
-    for name, model in models.items():
-        if len(model.input_shape) != 3:
-            raise ValueError(f"{name} takes vectors of shape {model.input_shape}, not images")
-    square = all(height == width for _, height, width in shapes)
-    return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes) if square else None
+def radius(text: str | None) -> float | None:
+    """The number that `8/255` or `0.03` stands for. Raises ValueError for anything else."""
+    if text is None:
+        return None
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"--eps must be a number such as 8/255 or 0.03, got {text!r}") from None
 
 
-def with_classes(images: "ImageSet", models: Mapping[str, "PixelModel"]) -> "ImageSet":
-    """The images of the models' classes, in the models' order; unchanged where the names do not fit."""
-    names = next((m.class_names for m in models.values() if m.class_names), None)
-    if names is None or names == images.class_names or not set(names) <= set(images.class_names):
-        return images
-    left = [name for name in images.class_names if name not in names]
-    if left:
-        print(f"left out, not among the models' classes: {', '.join(left)}", file=sys.stderr)
-    return images.only_classes(names)
+def choose_scores(words: list[str]) -> "list[Score] | None":
+    """The scores of these names; None for all. Raises ValueError for an unknown one."""
+    if words == ["all"]:
+        return None
+    from kedge import scores
+
+    if unknown := [word for word in words if word not in scores.SCORES]:
+        raise ValueError(f"--scores: there is no score {unknown[0]!r}; there are: all, {', '.join(scores.SCORES)}")
+    return [scores.SCORES[word]() for word in words]
 
 
-def load_outside(
-    models: Mapping[str, "PixelModel"], names: list[str], inside: str, images: "ImageSet"
-) -> "dict[str, ImageSet]":
-    """Out-of-distribution sets by name; the data's own name stands for its classes that the models do not have."""
-    from kedge import data
+def choose_attacks(
+    words: list[str], eps: float | None, config: "jsonargparse.Namespace", images: "ImageSet"
+) -> "Attacks | None":
+    """The attacks that these words stand for, in the usual radius for images of this size; None for none."""
+    if words == ["none"]:
+        return None
+    from kedge.attacks import PGD, AutoAttack
+    from kedge.evaluation import Attacks
 
-    channels, side = common_shape(models)
-    found = {}
-    for name in names:
-        offered = data.splits(name)
-        outside = data.load(name, "test" if "test" in offered else offered[-1], image_size=side, channels=channels)
-        if name == inside:
-            others = [c for c in outside.class_names if c not in images.class_names]
-            if not others:
-                raise ValueError(f"--ood {name}: the models were trained on all classes of {name}; name other data")
-            outside = outside.only_classes(others)
-            name = f"{name} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
-        found[name] = outside
-    return found
-
-
-def announce(
-    models: Mapping[str, "PixelModel"], images: "ImageSet", corruptions: Any, config: "jsonargparse.Namespace"
-) -> None:
-    """Say before a long evaluation on a CPU what would make it shorter."""
-    from kedge.anchoring import AnchoredModel
-    from kedge.data.corruptions import NAMES
-
-    kinds = len(NAMES if corruptions is None else corruptions)
-    count = min(len(images), config.limit or len(images)) * (1 + kinds * len(config.severities))
-    passes = sum(
-        count * ((config.references or len(model.references)) if isinstance(model, AnchoredModel) else 1)
-        for model in models.values()
-        if model.mean.device.type == "cpu" and model.input_shape[-1] > 64
-    )
-    if passes > LONG:
-        print(
-            f"{passes:,} images go through networks on the CPU, which takes long; --limit 100, --severities 3 and "
-            "--references 2 make it fewer",
-            file=sys.stderr,
-        )
+    if eps is None:
+        eps = 0.5 if config.norm == "l2" else (8 if images.image_shape[1] <= 64 else 4) / 255
+    step = None if config.norm == "linf" else 2.5 * eps / config.steps
+    named: dict[str, Any] = {}
+    if "pgd" in words or "curve" in words:
+        named[f"PGD-{config.steps}"] = PGD(eps, config.steps, step, config.norm, early_stop=True, seed=config.seed)
+    for word, version in (("autoattack", "standard"), ("autoattack-rand", "rand")):
+        if word in words:
+            named[f"AutoAttack, {version}"] = AutoAttack(eps, config.norm, version, config.seed)
+    grid = [eps * share for share in (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)] if "curve" in words else []
+    return Attacks(named, images=config.attack_images, curve=grid)
 
 
-def default_workers(images: "ImageSet") -> int:
-    """No process for images in memory, a few for files."""
-    import os
+def check_words(shift: list[str], attacks: list[str], severities: list[int]) -> None:
+    """Raise ValueError for words that are no corruption and no attack, before any model is loaded."""
+    if wrong := [severity for severity in severities if severity not in (1, 2, 3, 4, 5)]:
+        raise ValueError(f"severities are 1 to 5, got {wrong[0]}")
+    if "none" in shift and shift != ["none"]:
+        raise ValueError(f"--shift none stands alone, but it came with {', '.join(w for w in shift if w != 'none')}")
+    from kedge.data.corruptions import expand
 
-    from kedge.data import TensorSet
-
-    return 0 if isinstance(images, TensorSet) else min(4, os.cpu_count() or 1)
+    if shift != ["none"]:
+        expand([word for word in shift if not Path(word).exists()])
+    if attacks != ["none"] and (unknown := [word for word in attacks if word not in ATTACKS]):
+        raise ValueError(f"--attack: there is no attack {unknown[0]!r}; there are: none, {', '.join(ATTACKS)}")
 
 
 def free_folder(wanted: Path) -> Path:
-    """`wanted`, or the first of wanted-2, wanted-3, ... that does not exist: earlier results are kept."""
+    """`wanted`, or the first of wanted-2, wanted-3, ... without results: earlier results are kept."""
     free, n = wanted, 2
-    while free.exists():
+    while (free / "results.json").exists():
         free, n = wanted.with_name(f"{wanted.name}-{n}"), n + 1
     return free
 
 
 def write(results: dict[str, Any], out: Path) -> Path:
-    """Write results.json and report.html into `out`; the path of the page."""
-    from kedge.reporting import write_report, write_results
+    """Write results.json, results.csv and report.html into `out`; the path of the page."""
+    from kedge.files import write_text
+    from kedge.reporting import as_csv, write_report, write_results
 
     write_results(results, out / "results.json")
+    write_text(out / "results.csv", as_csv(results))
     return write_report(results, out / "report.html")
 
 
@@ -277,14 +282,17 @@ def command_line(program: str, made: "jsonargparse.ArgumentParser", config: "jso
 
 
 @contextmanager
-def progress_bar() -> Iterator[Any]:
-    """A bar on standard error if that is a terminal; gives the callback (done, total)."""
+def progress_bar() -> Iterator[tuple[Callable[[int, int], None] | None, Callable[[str], None]]]:
+    """A bar on standard error if that is a terminal: gives the callback (done, total), and one for sentences."""
     if not sys.stderr.isatty():
-        yield None
+        yield None, lambda words: print(words, file=sys.stderr, flush=True)
         return
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("evaluating")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield (
+            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda words: bar.console.print(words, highlight=False, markup=False),
+        )

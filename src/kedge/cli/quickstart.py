@@ -81,7 +81,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         results = evaluation.evaluate(
             models,
             test,
-            corruptions=CORRUPTIONS,
+            shift=CORRUPTIONS,
             ood={f"digits {' and '.join(UNSEEN)}": outside},
             seed=config.seed,
             command=command_line("kedge quickstart", parser(), config),

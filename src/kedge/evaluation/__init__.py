@@ -1,5 +1,31 @@
-"""The suite: one protocol over clean, shifted and out-of-distribution images, for any classifier."""
+"""The suite: one protocol over clean, shifted, out-of-distribution and attacked images, for any classifier."""
 
+from kedge.evaluation.attacked import (
+    accuracy_against_epsilon,
+    attack_batch,
+    attack_summary,
+    attacked,
+    epsilon_curve,
+    predictor,
+)
+from kedge.evaluation.equalise import Step, common_step, difference, equalise
+from kedge.evaluation.sanity import sanity
 from kedge.evaluation.suite import FORMAT_VERSION, evaluate
+from kedge.evaluation.under_attack import Attacks
 
-__all__ = ["FORMAT_VERSION", "evaluate"]
+__all__ = [
+    "FORMAT_VERSION",
+    "Attacks",
+    "Step",
+    "accuracy_against_epsilon",
+    "attack_batch",
+    "attack_summary",
+    "attacked",
+    "common_step",
+    "difference",
+    "epsilon_curve",
+    "equalise",
+    "evaluate",
+    "predictor",
+    "sanity",
+]

@@ -1,15 +1,37 @@
-"""Separating in-distribution from out-of-distribution images: scores, histograms, what would be accepted."""
+"""Separating in-distribution from out-of-distribution images: scores, detection metrics, histograms, ROC curves."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kedge.evaluation.summaries import estimate
-from kedge.metrics import auroc, auroc_interval, fpr95
-from kedge.scores import Score
+from kedge.evaluation.summaries import FEWEST, estimate
+from kedge.metrics import detection_summary, roc_curve
+from kedge.scores import Outputs, Score
 
 HISTOGRAM_BINS = 30
+DETECTION = ("auroc", "aupr_in", "aupr_out", "fpr95")
+
+
+def ready(
+    scores: Sequence[Score], fields: frozenset[str], training: tuple[Outputs, Tensor] | None, why_no_training: str
+) -> tuple[list[Score], dict[str, str]]:
+    """(the scores that this model can be asked for, fitted; name to reason of the others)."""
+    usable: list[Score] = []
+    skipped: dict[str, str] = {}
+    for score in scores:
+        lacking = [need for need in score.needs if need not in fields]
+        if lacking:
+            skipped[score.name] = f"the model gives no {', no '.join(lacking)}"
+        elif score.fits and training is None:
+            skipped[score.name] = why_no_training
+        else:
+            try:
+                usable.append(score.fit(*training) if score.fits and training is not None else score)
+            except ValueError as error:
+                skipped[score.name] = str(error)
+    return usable, skipped
 
 
 def _edges(parts: list[Tensor]) -> Tensor:
@@ -28,30 +50,76 @@ def _counts(values: Tensor, edges: Tensor) -> list[int]:
 
 
 def outside_summary(
-    clean: dict[str, Tensor], outside: dict[str, dict[str, Tensor]], scores: list[Score], threshold: float | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(scores, ood): histograms of the scores on clean images, and per set and score AUROC, FPR95 and histogram.
-
-    `clean` and each of `outside` map column names to `[N]`. A score that this model does not have is left out.
-    """
+    inside: Outputs,
+    outside: Mapping[str, Outputs],
+    scores: Sequence[Score],
+    threshold: float | None,
+    fitted_on: int | None,
+    n: int,
+    seed: int,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+    """(scores, ood, failed): histograms of familiar images, detection metrics per set and score, scores that broke."""
     found: dict[str, Any] = {}
+    failed: dict[str, str] = {}
     ood: dict[str, Any] = {name: {"scores": {}, "accepted": None} for name in outside}
-    for score in scores:
-        column = f"score:{score.name}"
-        if column not in clean or not outside:
+    for score in scores if outside else ():
+        within = score.score(inside).cpu()
+        away = {name: score.score(outputs).cpu() for name, outputs in outside.items()}
+        bad = sum(int((~v.isfinite()).sum()) for v in [within, *away.values()])
+        if bad:
+            failed[score.name] = f"{bad} of its values are not finite"
             continue
-        edges = _edges([clean[column], *(columns[column] for columns in outside.values())])
-        found[score.name] = {"title": score.title, "edges": edges.tolist(), "inside": _counts(clean[column], edges)}
-        for name, columns in outside.items():
+        edges = _edges([within, *away.values()])
+        found[score.name] = {
+            "title": score.title,
+            "edges": edges.tolist(),
+            "inside": _counts(within, edges),
+            "fitted_on": fitted_on if score.fits else None,
+        }
+        for name, values in away.items():
+            few = min(len(values), len(within)) < FEWEST
+            summary = detection_summary(within, values, resamples=0 if few else n, seed=seed)
+            fpr, tpr = roc_curve(within, values)
             ood[name]["scores"][score.name] = {
-                "auroc": estimate(
-                    float(auroc(clean[column], columns[column])), *auroc_interval(clean[column], columns[column])
-                ),
-                "fpr95": float(fpr95(clean[column], columns[column])),
-                "outside": _counts(columns[column], edges),
+                **{metric: bounded(summary[metric]) for metric in DETECTION},
+                "outside": _counts(values, edges),
+                "roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()},
             }
     if threshold is not None:
-        for name, columns in outside.items():
-            kept = columns["confidence"] >= torch.tensor(threshold, dtype=torch.float32)
+        for name, outputs in outside.items():
+            kept = outputs.logits.float().softmax(dim=1).amax(dim=1) >= torch.tensor(threshold, dtype=torch.float32)
             ood[name]["accepted"] = float(kept.double().mean())
-    return found, ood
+    return found, ood, failed
+
+
+def averaged(ood: Mapping[str, Any], groups: Mapping[str, str | None]) -> dict[str, Any]:
+    """Per group (near, far) and score the unweighted mean over its sets, as OpenOOD 1.5 averages (arXiv 2306.09301).
+
+    The interval is the mean of the sets' bounds: that of perfectly dependent sets, wider than the truth. A score that
+    one of the sets lacks has no mean.
+    """
+    found: dict[str, Any] = {}
+    for group in ("near", "far"):
+        names = [name for name in ood if groups.get(name) == group]
+        if not names:
+            continue
+        shared = [score for score in ood[names[0]]["scores"] if all(score in ood[n]["scores"] for n in names)]
+        found[group] = {
+            score: {
+                **{metric: _mean([ood[n]["scores"][score][metric] for n in names]) for metric in DETECTION},
+                "sets": names,
+            }
+            for score in shared
+        }
+    return found
+
+
+def bounded(found: tuple[float, float | None, float | None]) -> dict:
+    """An estimate in [0, 1] of (value, low, high)."""
+    value, low, high = found
+    return estimate(value, low, high, 1.0)
+
+
+def _mean(estimates: list[dict]) -> dict:
+    ends = [[e[key] for e in estimates] for key in ("value", "low", "high")]
+    return estimate(*[None if None in values else sum(values) / len(values) for values in ends])

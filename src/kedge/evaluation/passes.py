@@ -1,44 +1,74 @@
-"""Running models over images: everything that is measured is kept per image, on the device, until the end."""
+"""Running models over images, part by part: what is measured is kept per image, and on disk if there is a place."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kedge.evaluation.inputs import to_unit
-from kedge.evaluation.subjects import Subject, check_width
+from kedge.evaluation.parts import Parts, digest, tensor_digest
+from kedge.evaluation.subjects import Subject
 from kedge.metrics.classification import SMALLEST, brier_per_sample, label_rank
-from kedge.scores import Outputs, Score
+from kedge.scores import Outputs
 
-Condition = tuple[str, int] | None  # a corruption and its severity, or None for clean images
-Corrupt = Callable[..., Tensor]
+Columns = dict[str, Tensor]
+HELD = 2 << 30  # bytes of decoded images that are kept for all conditions; above, files are decoded again for each
+
+
+@dataclass(frozen=True)
+class Part:
+    """One condition of a set of images.
+
+    Attributes:
+        name: as in progress and errors: "clean", "gaussian_noise 3", "ood mnist".
+        images: the set.
+        identity: what stands for the images and their positions in a digest.
+        positions: long `[N]`, the images' places in the whole set, which seed the corruptions.
+        change: (float images on the device, their positions) -> images, or None.
+        settings: what `change` depends on, for the digest.
+        outputs: keep the model's outputs; else only what the metrics need of them (`measure`).
+        classes: long `[M]`, the outputs among which the answer is looked for; None for all of them.
+    """
+
+    name: str
+    images: Any
+    identity: str
+    positions: Tensor
+    change: Callable[[Tensor, Tensor], Tensor] | None = None
+    settings: Any = None
+    outputs: bool = False
+    classes: Tensor | None = None
+
+    def of(self, images: Any) -> "Part":
+        """The same part of the same images, held elsewhere."""
+        return replace(self, images=images)
+
+    def key(self, subject: Subject, wants: dict[str, bool]) -> str | None:
+        """What this part of this subject is kept under."""
+        if subject.digest is None:
+            return None
+        classes = None if self.classes is None else self.classes.tolist()
+        wanted = wants if self.outputs else None
+        return digest(subject.digest, self.identity, self.settings, wanted, classes, subject.device)
 
 
 @dataclass
-class Pass:
-    """What was kept of one model under one condition; `columns()` is `[N]` float32 per name, on the CPU."""
+class Kept:
+    """What was kept of one model under one condition: tensors `[N, ...]` on the CPU, and how long it took."""
 
-    names: tuple[str, ...] = ()
-    parts: list[Tensor] = field(default_factory=list)
-
-    def add(self, measured: dict[str, Tensor]) -> None:
-        """Keep a batch; nothing is copied from the device yet."""
-        self.names = tuple(measured)
-        self.parts.append(torch.stack([column.float() for column in measured.values()]))
-
-    def columns(self) -> dict[str, Tensor]:
-        """All batches as one, copied from the device once."""
-        whole = torch.cat(self.parts, dim=1).cpu()
-        return dict(zip(self.names, whole, strict=True))
+    tensors: Columns = field(default_factory=dict)
+    seconds: float = 0.0
+    images: int = 0
 
 
 class Stopwatch:
-    """Images per second without waiting for the device: CUDA events there, the clock elsewhere.
+    """Seconds without waiting for the device: CUDA events there, the clock elsewhere.
 
-    The first batch is left out of the rate when there are others: it pays for compilation and allocation.
+    The first batch counts like the second where there is one: it pays for compilation and allocation.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -59,105 +89,172 @@ class Stopwatch:
         event.record()
         return event
 
-    def rate(self) -> float | None:
-        """Images per second, or None before the first lap."""
-        laps = self.laps[1:] or self.laps
-        if self.on_cuda and laps:
+    def seconds(self) -> float:
+        """Seconds for all images, the first batch counted at the pace of the others."""
+        if self.on_cuda and self.laps:
             torch.cuda.synchronize()
-        seconds = sum(a.elapsed_time(b) / 1000 if self.on_cuda else b - a for _, a, b in laps)
-        return sum(n for n, _, _ in laps) / seconds if seconds > 0 else None
+        spent = [(n, a.elapsed_time(b) / 1000 if self.on_cuda else b - a) for n, a, b in self.laps]
+        rest = spent[1:] or spent
+        pace = sum(s for _, s in rest) / max(1, sum(n for n, _ in rest))
+        return pace * sum(n for n, _ in spent)
 
 
-def measure(outputs: Outputs, labels: Tensor, scores: Iterable[Score]) -> dict[str, Tensor]:
-    """Per image `[B]`: what the metrics need of logits `[B, C]` and labels `[B]`, and the `scores`."""
-    log_probs = outputs.logits.float().log_softmax(dim=1)
+def measure(logits: Tensor, labels: Tensor) -> Columns:
+    """Per image `[B]`: what the metrics need of logits `[B, C]` and labels `[B]`."""
+    log_probs = logits.float().log_softmax(dim=1)
     probs = log_probs.exp()
-    confidence, predicted = probs.max(dim=1)
     own = log_probs.gather(1, labels[:, None])[:, 0]
-    measured = {
+    confidence, predicted = probs.max(dim=1)
+    return {
         "confidence": confidence,
         "predicted": predicted,
         "rank": label_rank(probs, labels),
-        "nll": -own.clamp(min=torch.tensor(SMALLEST).log().item()),
+        "nll": -own.clamp(min=math.log(SMALLEST)),
         "brier": brier_per_sample(probs, labels),
+        # A class may be excluded by minus infinity, which is not a fault; NaN and plus infinity are.
+        "bad": (probs.isnan().any(dim=1)).float(),
     }
-    if outputs.uncertainty is not None:
-        measured["uncertainty"] = outputs.uncertainty
-    measured.update({f"score:{score.name}": score.score(outputs) for score in scores})
-    return measured
 
 
-def usable(scores: Sequence[Score], outputs: Outputs) -> list[Score]:
-    """Those of `scores` whose needs `outputs` meets."""
-    return [s for s in scores if all(getattr(outputs, need) is not None for need in s.needs)]
+def tensors_of(outputs: Outputs) -> Columns:
+    """The tensors `[B, ...]` of outputs that are there."""
+    found = {name: getattr(outputs, name) for name in ("logits", "uncertainty", "features", "masked")}
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
-def _batches(data: Any, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    return iter(data.batches(batch_size, workers=workers) if workers else data.batches(batch_size))
+def outputs_from(tensors: Columns, subject: Subject) -> Outputs:
+    """Outputs again, of what `tensors_of` took apart."""
+    names = ("logits", "uncertainty", "features", "masked")
+    return Outputs(**{name: tensors.get(name) for name in names}, head=subject.head)  # type: ignore[arg-type]
 
 
-def run_labelled(
-    subjects: Sequence[Subject],
-    data: Any,
-    indices: Tensor,
-    conditions: Sequence[Condition],
-    corrupt: Corrupt | None,
-    scores: Sequence[Score],
-    *,
-    batch_size: int,
-    workers: int,
-    seed: int,
-    tick: Callable[[], None],
-) -> tuple[dict[str, dict[Condition, Pass]], dict[str, Stopwatch]]:
-    """Run all subjects under all conditions; each batch is decoded once, and corrupted once per device.
+def identity(images: Any, positions: Tensor) -> str:
+    """What stands for images and their places in the whole set."""
+    return digest(images.fingerprint(), tensor_digest(positions))
 
-    `indices` `[N]` are the positions of the images in the whole set: they seed the corruptions.
+
+class Runner:
+    """Runs models over parts and keeps what they gave.
+
+    Attributes:
+        pace: seconds that a model takes for an image: what a few images said, then what the clean ones took.
     """
-    passes: dict[str, dict[Condition, Pass]] = {s.name: {c: Pass() for c in conditions} for s in subjects}
-    watches = {s.name: Stopwatch(s.device) for s in subjects}
-    devices = list(dict.fromkeys(s.device for s in subjects))
-    start = 0
-    for images, labels in _batches(data, batch_size, workers):
-        where = indices[start : start + len(images)]
-        start += len(images)
-        for device in devices:
-            clean = to_unit(images.to(device, non_blocking=True))
-            truth = labels.to(device, non_blocking=True).long()
-            position = where.to(device, non_blocking=True)
-            for condition in conditions:
-                shown = clean
-                if condition is not None:
-                    assert corrupt is not None
-                    shown = corrupt(clean, *condition, indices=position, seed=seed)
+
+    def __init__(
+        self,
+        subjects: Sequence[Subject],
+        parts: Parts,
+        wants: dict[str, bool],
+        batch_size: int,
+        workers: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.subjects = subjects
+        self.parts = parts
+        self.wants = wants
+        self.batch_size = batch_size
+        self.workers = workers
+        self.progress = progress
+        self.pace = {s.name: s.pace for s in subjects}
+        self._done = self._total = 0
+
+    def missing(self, part: Part) -> list[Subject]:
+        """The models that have to be run for `part`."""
+        return [s for s in self.subjects if not self.parts.has(part.key(s, self.wants))]
+
+    def expect(self, parts: Iterable[Part]) -> float:
+        """Count these parts as work ahead, and return how many seconds it will take at the pace so far."""
+        seconds = 0.0
+        for part in parts:
+            for subject in self.missing(part):
+                self.count(ahead=len(part.images))
+                # A model that also has masked passes to make is asked twice.
+                twice = 2 if part.outputs and self.wants["masked"] and "masked" in subject.fields else 1
+                seconds += twice * self.pace[subject.name] * len(part.images)
+        return seconds
+
+    def count(self, done: int = 0, ahead: int = 0) -> None:
+        """Tell the progress of images done, or of more images ahead."""
+        self._done += done
+        self._total += ahead
+        if self.progress is not None and done:
+            self.progress(min(self._done, self._total), self._total)
+
+    def run(self, part: Part) -> dict[str, Kept]:
+        """What every model gave under `part`: from the disk where it is kept, else run; by name.
+
+        Each batch is decoded once for all models, and changed once per device.
+        """
+        found: dict[str, Kept] = {}
+        for subject in self.subjects:
+            tensors = self.parts.get(part.key(subject, self.wants))
+            if tensors is not None:
+                seconds, images = tensors.pop("_laps").tolist()
+                found[subject.name] = Kept(tensors, seconds, int(images))
+        absent = [s for s in self.subjects if s.name not in found]
+        if absent:
+            found.update(self._run(part, absent))
+        return found
+
+    def learn_pace(self, part: Part, found: dict[str, Kept]) -> None:
+        """Take what `part` took as the pace from here on."""
+        for subject in self.subjects:
+            kept = found[subject.name]
+            twice = 2 if part.outputs and self.wants["masked"] and "masked" in subject.fields else 1
+            self.pace[subject.name] = kept.seconds / max(1, kept.images) / twice
+
+    def _run(self, part: Part, subjects: Sequence[Subject]) -> dict[str, Kept]:
+        collected: dict[str, list[Columns]] = {s.name: [] for s in subjects}
+        watches = {s.name: Stopwatch(s.device) for s in subjects}
+        asked = self.wants if part.outputs else {}
+        start = 0
+        for images, labels in batches(part.images, self.batch_size, self.workers):
+            positions = part.positions[start : start + len(images)]
+            start += len(images)
+            for device in dict.fromkeys(s.device for s in subjects):
+                shown = to_unit(images.to(device, non_blocking=True))
+                truth = labels.to(device, non_blocking=True).long()
+                if part.change is not None:
+                    shown = part.change(shown, positions.to(device, non_blocking=True))
                 for subject in (s for s in subjects if s.device == device):
-                    outputs = watches[subject.name].measure(len(shown), lambda s=subject, x=shown: s.outputs(x))  # type: ignore[misc]
-                    check_width(subject.name, outputs.logits.shape[1], list(data.class_names))
-                    wanted = usable(scores, outputs) if condition is None else []
-                    passes[subject.name][condition].add(measure(outputs, truth, wanted))
-                    tick()
-    return passes, watches
-
-
-def run_unlabelled(
-    subjects: Sequence[Subject],
-    data: Any,
-    scores: Sequence[Score],
-    *,
-    batch_size: int,
-    workers: int,
-    tick: Callable[[], None],
-) -> dict[str, Pass]:
-    """Scores and confidence of all subjects on an out-of-distribution set, whose labels mean nothing to them."""
-    passes = {s.name: Pass() for s in subjects}
-    for images, _ in _batches(data, batch_size, workers):
-        on_device: dict[torch.device, Tensor] = {}
+                    outputs = watches[subject.name].measure(
+                        len(shown),
+                        lambda s=subject, x=shown: s.outputs(x, **asked),  # type: ignore[misc]
+                    )
+                    if part.outputs:
+                        columns = tensors_of(outputs)
+                    else:
+                        logits = outputs.logits if part.classes is None else outputs.logits[:, part.classes.to(device)]
+                        columns = measure(logits, truth)
+                    collected[subject.name].append(columns)
+                    self.count(done=len(shown))
+        found = {}
         for subject in subjects:
-            if subject.device not in on_device:
-                on_device[subject.device] = to_unit(images.to(subject.device, non_blocking=True))
-            outputs = subject.outputs(on_device[subject.device])
-            confidence = outputs.logits.float().softmax(dim=1).amax(dim=1)
-            measured = {"confidence": confidence}
-            measured.update({f"score:{s.name}": s.score(outputs) for s in usable(scores, outputs)})
-            passes[subject.name].add(measured)
-            tick()
-    return passes
+            tensors = _joined(collected[subject.name])
+            kept = Kept(tensors, watches[subject.name].seconds(), start)
+            laps = torch.tensor([kept.seconds, float(kept.images)], dtype=torch.float64)
+            self.parts.put(part.key(subject, self.wants), {**tensors, "_laps": laps})
+            found[subject.name] = kept
+        return found
+
+
+def _joined(batches: Sequence[Columns]) -> Columns:
+    """All batches as one, on the CPU in float32, copied from the device once for each name."""
+    return {name: torch.cat([b[name].float() for b in batches]).cpu() for name in batches[0]}
+
+
+def held(images: Any, conditions: int, workers: int, batch_size: int) -> Any:
+    """The set, decoded into memory where it is read from files for several conditions and fits."""
+    from kedge.data import TensorSet
+
+    if conditions < 2 or isinstance(images, TensorSet) or len(images) * math.prod(images.image_shape) > HELD:
+        return images
+    decoded = torch.cat([batch for batch, _ in batches(images, batch_size, workers)])
+    kept = TensorSet(decoded, images.labels, images.class_names, images.name, images.split, images.report, images.paths)
+    kept.mirror, kept.origin = images.mirror, images.origin
+    return kept
+
+
+def batches(data: Any, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of a set, decoded by `workers` processes."""
+    return iter(data.batches(batch_size, workers=workers) if workers else data.batches(batch_size))

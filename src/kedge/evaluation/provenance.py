@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,3 +28,54 @@ def machine() -> dict[str, Any]:
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def peak_memory() -> float | None:
+    """The most memory that this process has held, in MB; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1 << 20) if platform.system() == "Darwin" else peak / 1024
+
+
+CONVENTIONS = {
+    "accuracy": "share of correct answers; interval: Wilson. Means over corruptions: bootstrap over images",
+    "ece": "expected calibration error of the top prediction, equal-width bins, pooled over the set; basic bootstrap",
+    "smooth_ece": "calibration error smoothed by a kernel whose width is the error itself, no bins; basic bootstrap",
+    "brier": "sum over classes of squared differences, 0 to 2",
+    "ood": "in-distribution is the positive class; a higher score means more in-distribution; AUROC's interval: DeLong",
+    "near and far": "unweighted means over the sets of the group, as OpenOOD 1.5 averages; their intervals are "
+    "means of the sets' bounds, wider than the truth",
+    "fpr95": "share of out-of-distribution images accepted when 95 % of in-distribution ones are",
+    "aupr_in, aupr_out": "average precision with in-distribution, and with out-of-distribution as the positive class",
+    "aurc": "area under the curve of risk (share of wrong answers) against coverage (share of images answered)",
+    "attack": "accuracy on attacked images of a stated random subset; interval: exact binomial (Clopper-Pearson)",
+    "corruptions": "generated on the batch, deterministic in (image index, name, severity, seed); "
+    "not the published corrupted files",
+}
+_ARXIV = "https://arxiv.org/abs/"
+CITATIONS = {
+    "clean": [
+        ("Expected calibration error", "Guo et al., ICML 2017", f"{_ARXIV}1706.04599"),
+        ("Smooth calibration error", "Błasiok & Nakkiran, ICLR 2024", f"{_ARXIV}2309.12236"),
+        ("Risk and coverage", "Geifman & El-Yaniv, NeurIPS 2017", f"{_ARXIV}1705.08500"),
+    ],
+    "shift": [("Corruptions", "Hendrycks & Dietterich, ICLR 2019", f"{_ARXIV}1903.12261")],
+    "cbar": [("Corruptions of C̄", "Mintun et al., NeurIPS 2021", f"{_ARXIV}2102.11273")],
+    "ood": [
+        ("Near and far sets", "OpenOOD 1.5, Zhang et al. 2023", f"{_ARXIV}2306.09301"),
+        ("Area under ROC, DeLong's interval", "DeLong et al., Biometrics 1988", "https://doi.org/10.2307/2531595"),
+    ],
+    "attack": [
+        ("Projected gradient descent", "Madry et al., ICLR 2018", f"{_ARXIV}1706.06083"),
+        ("Signs of masked gradients", "Athalye et al., ICML 2018", f"{_ARXIV}1802.00420"),
+    ],
+    "autoattack": [("AutoAttack", "Croce & Hein, ICML 2020", f"{_ARXIV}2003.01690")],
+}
+
+
+def citations(kinds: Iterable[str]) -> list[dict[str, str]]:
+    """What to cite for the parts of an evaluation."""
+    return [{"what": what, "cite": cite, "url": url} for kind in kinds for what, cite, url in CITATIONS[kind]]

@@ -1,20 +1,31 @@
 """The models under evaluation: what each is, and whether it fits the data."""
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
-from kedge.evaluation.inputs import conversion, convert
+from kedge.evaluation.inputs import conversion, convert, to_unit
+from kedge.evaluation.parts import model_digest
 from kedge.scores import Outputs, outputs_of
+
+PROBE = 8  # images that every model is tried on before anything is measured
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One model under evaluation, with where it runs and what it takes."""
+    """One model under evaluation, with where it runs and what it takes.
+
+    Attributes:
+        fields: the fields of `Outputs` that it can give.
+        head: weight and bias of its last layer, or None.
+        digest: what stands for it where parts of an evaluation are kept; None: nothing can.
+        pace: seconds for an image, as a few images say.
+    """
 
     name: str
     model: Callable[[Tensor], Any]
@@ -22,10 +33,21 @@ class Subject:
     dtype: torch.dtype
     shape: tuple[int, ...]
     references: Any = None
+    fields: frozenset[str] = frozenset({"logits"})
+    head: tuple[Tensor, Tensor] | None = None
+    digest: str | None = None
+    pace: float = 0.0
 
-    def outputs(self, images: Tensor) -> Outputs:
+    def outputs(self, images: Tensor, features: bool = False, masked: bool = False) -> Outputs:
         """What the model says about float images `[B, C, H, W]` in [0, 1] of any convertible shape, on its device."""
-        return outputs_of(self.model, convert(images, self.shape).to(self.dtype), self.references)
+        shown = convert(images, self.shape).to(self.dtype)
+        return outputs_of(
+            self.model,
+            shown,
+            self.references,
+            features=features and "features" in self.fields,
+            masked=masked and "masked" in self.fields,
+        )
 
     def description(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
         """What the results say of the model."""
@@ -42,6 +64,7 @@ class Subject:
             "device": str(self.device),
             "input_shape": list(self.shape),
             "conversion": conversion(image_shape, self.shape),
+            "steps": self.model.describe_steps() if isinstance(self.model, PixelModel) else [],
         }
 
 
@@ -61,7 +84,7 @@ def _reference_words(model: AnchoredModel, references: Any) -> int | str:
 
 
 def gather_subjects(models: Any, data: Any, references: Any) -> list[Subject]:
-    """One subject for each of `models` (a dict of name to model, or one model), checked against `data`.
+    """One subject for each of `models` (a dict of name to model, or one model), tried on a few images of `data`.
 
     Raises ValueError when a model cannot be evaluated on the data, in words that say why.
     """
@@ -85,7 +108,39 @@ def _subject(name: str, model: Any, data: Any, references: Any) -> Subject:
         _check_classes(name, model, data)
     tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
     first = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-    return Subject(name, model, first.device, first.dtype, shape, references)
+    return _tried(Subject(name, model, first.device, first.dtype, shape, references), data)
+
+
+def _tried(subject: Subject, data: Any) -> Subject:
+    """The subject with what a few images show of it. Raises ValueError where its answers cannot be measured."""
+    few = torch.stack([data[i][0] for i in range(min(PROBE, len(data)))])
+    shown = convert(to_unit(few.to(subject.device)), subject.shape).to(subject.dtype)
+    if isinstance(subject.model, nn.Module):
+        wanted = {"features": True, "masked": isinstance(subject.model, AnchoredModel)}
+    else:
+        wanted = {}
+    outputs = outputs_of(subject.model, shown, subject.references, **wanted)
+    check_width(subject.name, outputs.logits.shape[1], list(data.class_names))
+    if words := faults(outputs.logits):
+        raise ValueError(f"model {subject.name!r} gave {words}")
+    given = {f.name for f in fields(Outputs) if getattr(outputs, f.name) is not None}
+    head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
+    found = model_digest(subject.model, subject.references, outputs.logits.float().cpu())
+    started = time.perf_counter()
+    outputs_of(subject.model, shown, subject.references).logits.cpu()  # once more, warm
+    pace = (time.perf_counter() - started) / len(shown)
+    return replace(subject, fields=frozenset(given), head=head, digest=found, pace=pace)
+
+
+def faults(logits: Tensor) -> str | None:
+    """What is wrong with logits `[B, C]`, or None; minus infinity excludes a class and is no fault."""
+    bad = (logits.isnan() | (logits == float("inf"))).any(dim=1) | (logits == float("-inf")).all(dim=1)
+    if not bool(bad.any()):
+        return None
+    return (
+        f"logits that are not finite for {int(bad.sum())} of {len(bad)} images: its weights may hold NaN, or it "
+        "overflows in half precision"
+    )
 
 
 def _check_classes(name: str, model: PixelModel, data: Any) -> None:

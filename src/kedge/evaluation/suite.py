@@ -1,251 +1,233 @@
-"""`evaluate`: how far to trust classifiers, on clean, shifted and out-of-distribution images."""
+"""`evaluate`: how far to trust classifiers, on clean, shifted, out-of-distribution and attacked images."""
 
-import difflib
-import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from kedge.evaluation.examples import example_images
+from kedge.evaluation.checks import check_images, check_request, limited, named_groups, named_sets
+from kedge.evaluation.collecting import Collected, collect
+from kedge.evaluation.comparing import compare, group_table
+from kedge.evaluation.equalise import common_step, difference
 from kedge.evaluation.inputs import conversion
-from kedge.evaluation.outside import outside_summary
-from kedge.evaluation.passes import Condition, Pass, Stopwatch, run_labelled, run_unlabelled
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.one import Settings, about
+from kedge.evaluation.parts import Parts
+from kedge.evaluation.passes import Runner
+from kedge.evaluation.provenance import CONVENTIONS, citations, machine, now, peak_memory
+from kedge.evaluation.shifts import Shifts, class_masks, shifts
+from kedge.evaluation.strips import corruption_strips
 from kedge.evaluation.subjects import Subject, gather_subjects
-from kedge.evaluation.summaries import clean_summary, draw, selective_summary, shift_summary
-from kedge.scores import MSP, Disagreement, Energy, Score
+from kedge.evaluation.under_attack import Attacks
+from kedge.scores import SCORES, Score
 
-FORMAT_VERSION = 1
-CONVENTIONS = {
-    "accuracy": "share of correct answers; interval: Wilson. Means over corruptions: bootstrap over images",
-    "ece": "expected calibration error of the top prediction, equal-width bins, pooled over the set; basic bootstrap",
-    "brier": "sum over classes of squared differences, 0 to 2",
-    "ood": "in-distribution is the positive class; a higher score means more in-distribution; interval: DeLong",
-    "fpr95": "share of out-of-distribution images accepted when 95 % of in-distribution ones are",
-    "corruptions": "generated on the batch, deterministic in (image index, name, severity, seed); "
-    "not the published corrupted files",
-}
+FORMAT_VERSION = 2
 
 
 def evaluate(
     models: Any,
     data: Any,
     *,
-    corruptions: Sequence[str] | None = None,
+    shift: Any = None,
     severities: Sequence[int] = (1, 2, 3, 4, 5),
+    frost_textures: str | os.PathLike[str] | None = None,
     ood: Any = None,
+    near: Sequence[str] = (),
+    equalise: bool = False,
     scores: Sequence[Score] | None = None,
+    train: Any = None,
+    attacks: Attacks | None = None,
     references: Any = None,
     batch_size: int = 256,
     workers: int = 0,
     seed: int = 0,
     limit: int | None = None,
+    risk: float = 0.05,
     bins: int = 15,
     resamples: int = 1000,
     examples: int = 8,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    parts: str | os.PathLike[str] | None = None,
     command: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Measure one or several classifiers on the same images, and return results that `json.dumps` takes.
 
-    Models run on their own device in eval mode without gradients; their modes are left as they were.
+    Models run on their own device in eval mode without gradients (attacks apart); their modes are left as they were.
 
     Args:
         models: a dict of name to model, or one model: a kedge model (asked through `predict`), or any callable from
             images `[B, C, H, W]` in [0, 1] to logits `[B, C]`.
         data: a `kedge.data.ImageSet` with the models' classes.
-        corruptions: names of `kedge.data.corruptions`; None for all of them, () for none.
+        shift: names of `kedge.data.corruptions`, its group words ("corruptions", "cbar", "noise", ...) and published
+            sets (`kedge.data.published`); None for all nineteen corruptions, () for none.
         severities: of 1 to 5.
+        frost_textures: a folder of pictures for the corruption "frost"; None for those made here.
         ood: out-of-distribution images: a set, a list of sets, or a dict of name to set. Brought to each model's input
             shape; the results say how.
-        scores: what to tell them by; None for confidence, energy and, where a model has it, reference disagreement.
+        near: which of these are near, the others are then far: means are taken over each group.
+        equalise: pass test images, where they are compared with out-of-distribution ones, and these through the same
+            in-memory step, which hides differences of file format and size (see `common_step`).
+        scores: what to tell them by; None for all of `kedge.scores.SCORES` that a model can give.
+        train: training images, for the scores that learn from them; at most 5,000 are used, a seeded random subset.
+        attacks: what to attack with, see `Attacks`; None for nothing.
         references: for anchored models: how many of the bank, or "blt"; None for the whole bank.
         batch_size, workers: images at a time, and processes that decode them.
-        seed: of the subset, the corruptions and the bootstrap.
+        seed: of the subset, the corruptions, the attacks and the bootstrap.
         limit: at most so many images of each set, a seeded random subset; the results say so.
+        risk: the share of wrong answers for which the coverage is looked up.
         bins: of the calibration error.
         resamples: of the bootstrap; 0 for none.
         examples: how many images to show of the most certain, the least certain and the confident mistakes.
+        groups: name to names of models that are seeds of one method: compared as groups, with mean and spread.
+        parts: a folder where each part is kept as soon as it is measured, and looked for before it is. Models that
+            are not modules are measured anew each time.
         command: the command line that led here, for the report.
-        progress: called with (steps done, steps in all).
+        progress: called with (images done, images in all).
+        notice: called with a sentence before work that takes long.
 
     Raises:
-        ValueError: when a model and the data do not fit (classes, outputs, logits that are not finite), for an unknown
-            corruption or severity, an empty set, an out-of-distribution set that is the data itself.
+        ValueError: before any work, when a model and the data do not fit (classes, outputs, logits that are not
+            finite), for an unknown corruption or severity, an empty set, an out-of-distribution set that is the data
+            itself. Logits that are not finite on other than clean images are a marked cell of the results.
     """
     started = time.perf_counter()
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
+    check_request(data, batch_size, limit, severities, risk)
+    found_shifts = shifts(shift, severities)
+    sets, warned = named_sets(ood, near, data)
     subjects = gather_subjects(models, data, references)
-    conditions, corrupt = _conditions(corruptions, severities)
-    chosen, indices = _limited(data, limit, seed)
-    _check_labels(chosen)
-    outside = {name: _limited(images, limit, seed)[0] for name, images in _named_sets(ood, data).items()}
-    scores = [MSP(), Energy(), Disagreement()] if scores is None else list(scores)
+    seeds = named_groups(groups, [s.name for s in subjects])
+    masks = class_masks([*found_shifts.published, *found_shifts.renditions], data.class_names)
+    scores = [score() for score in SCORES.values()] if scores is None else list(scores)
+    say = notice or (lambda words: None)
+    if attacks is not None:
+        attacks.check(subjects)
 
-    steps = math.ceil(len(chosen) / batch_size) * len(conditions)
-    steps += sum(math.ceil(len(images) / batch_size) for images in outside.values())
-    tick = _ticker(steps * len(subjects), progress)
-    passes, watches = run_labelled(
-        subjects, chosen, indices, conditions, corrupt, scores,
-        batch_size=batch_size, workers=workers, seed=seed, tick=tick,
-    )  # fmt: skip
-    away = {
-        name: run_unlabelled(subjects, images, scores, batch_size=batch_size, workers=workers, tick=tick)
-        for name, images in outside.items()
+    chosen, positions = limited(data, limit, seed)
+    outside = {name: limited(images, limit, seed)[0] for name, images in sets.items()}
+    training, no_training = _training(train, data, scores, bool(outside), limit, seed)
+    wants = {
+        "features": bool(outside) and any("features" in score.needs for score in scores),
+        "masked": bool(outside) and any("masked" in score.needs for score in scores),
     }
+    step = common_step(data, list(sets.values())) if equalise and sets else None
+    place = Parts(None if parts is None else Path(parts))
+    runner = Runner(subjects, place, wants, batch_size, workers, progress)
+    collected = collect(
+        runner, chosen, positions, training, found_shifts, masks, severities, outside, step, attacks, limit, seed,
+        None if frost_textures is None else str(frost_textures), say,
+    )  # fmt: skip
+
+    settings = Settings(bins, resamples, seed, risk, examples)
+    group_of: dict[str, str | None] = {name: _group(name, near) for name in sets}
+    labels = None if training is None else training.labels
+    summarised = {
+        s.name: about(
+            s, collected[s.name], chosen, positions, labels, no_training, scores, group_of, settings
+        )
+        for s in subjects
+    }  # fmt: skip
+    measured = {name: own for name, (_, own) in summarised.items()}
     results: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
+        "complete": True,
         "created": now(),
         "command": command,
         "machine": machine(),
         "settings": {
-            "corruptions": list(dict.fromkeys(c[0] for c in conditions if c is not None)),
-            "severities": sorted({c[1] for c in conditions if c is not None}),
+            "corruptions": found_shifts.names(),
+            "shift_source": found_shifts.source,
+            "severities": sorted({severity for _, severity in found_shifts.conditions}),
             "seed": seed,
             "limit": limit,
             "batch_size": batch_size,
             "bins": bins,
             "resamples": resamples,
             "scores": [s.name for s in scores],
+            "fit_images": None if training is None else len(training),
+            "references": references if isinstance(references, (int, str)) else None,
+            "attacks": [] if attacks is None else attacks.names(),
+            "risk": risk,
+            "equalise": None if step is None else step.words(tuple(data.image_shape)),
         },
         "conventions": CONVENTIONS,
+        "citations": citations(_cited(found_shifts, bool(sets), attacks)),
         "data": {**_set_record(data, len(chosen)), "class_names": list(data.class_names)},
         "ood_sets": {
             name: {
                 **_set_record(full, len(outside[name])),
                 "conversion": {s.name: conversion(tuple(full.image_shape), s.shape) for s in subjects},
+                "group": group_of[name],
+                "warning": _warning(data, full, step is not None, warned[name]),
             }
-            for name, full in _named_sets(ood, data).items()
+            for name, full in sets.items()
         },
-        "models": {
-            s.name: {
-                **s.description(tuple(data.image_shape)),
-                **_summary(
-                    s, passes[s.name], watches[s.name], {n: found[s.name] for n, found in away.items()},
-                    chosen, indices, scores, bins, resamples, seed, examples,
-                ),
-            }
-            for s in subjects
-        },
+        "shift_sets": {given.name: _published_record(given, masks[given.name], collected, len(data.class_names))
+                       for given in found_shifts.renditions},
+        "models": {name: entry for name, (entry, _) in summarised.items()},
+        "strips": _strips(chosen, positions, found_shifts, collected, seed, examples),
+        "groups": seeds,
+        "comparisons": compare(measured, seeds) if len(measured) > 1 else [],
+        "group_table": group_table(measured, seeds),
     }  # fmt: skip
     results["seconds"] = time.perf_counter() - started
+    results["peak_memory_mb"] = peak_memory()
+    results["parts_found"] = place.found
     return results
 
 
-def _summary(
-    subject: Subject,
-    passes: dict[Condition, Pass],
-    watch: Stopwatch,
-    away: dict[str, Pass],
-    data: Any,
-    indices: Tensor,
-    scores: list[Score],
-    bins: int,
-    resamples: int,
-    seed: int,
-    examples: int,
-) -> dict[str, Any]:
-    """Everything about one model."""
-    columns = {condition: kept.columns() for condition, kept in passes.items()}
-    for condition, found in columns.items():
-        _check_finite(subject.name, condition, found)
-    outside = {name: kept.columns() for name, kept in away.items()}
-    for name, found in outside.items():
-        _check_finite(subject.name, name, found)
-    values, draws = draw(columns, bins, resamples, seed)
-    clean = columns[None]
-    shifted = {condition: found for condition, found in columns.items() if condition is not None}
-    reject = getattr(subject.model, "reject", None)
-    selective = selective_summary(reject, clean, list(shifted.values()))
-    histograms, ood = outside_summary(clean, outside, scores, selective["threshold"] if selective else None)
-    first = None if draws is None else draws[:, 0]
-    rest = None if draws is None else draws[:, 1:]
-    return {
-        "clean": clean_summary(clean, values[0], first, len(data.class_names), bins),
-        "shift": shift_summary(shifted, values[1:], rest, bins),
-        "scores": histograms,
-        "ood": ood,
-        "selective": selective,
-        "images": example_images(clean, data, indices, examples),
-        "timing": {"images_per_second": watch.rate(), "device": str(subject.device)},
-    }
+FIT_IMAGES = 5000
 
 
-def _conditions(corruptions: Sequence[str] | None, severities: Sequence[int]) -> tuple[list[Condition], Any]:
-    """Clean first, then every corruption at every severity."""
-    if isinstance(corruptions, str):
-        corruptions = [corruptions]
-    if corruptions is not None and not corruptions:
-        return [None], None
-    from kedge.data.corruptions import NAMES, corrupt
-
-    for severity in severities:
-        if severity not in (1, 2, 3, 4, 5):
-            raise ValueError(f"severities are 1 to 5, got {severity}")
-    names = list(dict.fromkeys(NAMES if corruptions is None else corruptions))
-    for name in names:
-        if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"there is no corruption {name!r}; {hint}there are {', '.join(NAMES)}")
-    return [None, *((name, int(s)) for name in names for s in sorted(set(severities)))], corrupt
-
-
-def _named_sets(ood: Any, data: Any) -> dict[str, Any]:
-    """Name to set; a set's own name where none was given."""
-    if ood is None:
-        return {}
-    if isinstance(ood, Mapping):
-        sets = {str(name): images for name, images in ood.items()}
-    else:
-        sets = {}
-        for images in ood if isinstance(ood, (list, tuple)) else [ood]:
-            name = images.name if images.name != data.name else f"{images.name} (other classes)"
-            if name in sets:
-                raise ValueError(f"two out-of-distribution sets are called {name!r}: pass a dict of name to set")
-            sets[name] = images
-    for name, images in sets.items():
-        if images is data:
-            raise ValueError(f"the out-of-distribution set {name!r} is the test set itself")
-    return sets
-
-
-def _limited(data: Any, limit: int | None, seed: int) -> tuple[Any, Tensor]:
-    """The set, or a seeded random subset of `limit` images in the set's order, with their positions `[N]`."""
-    total = len(data)
-    if total == 0:
-        raise ValueError(f"the set {data.name!r} is empty: there is nothing to evaluate")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be 1 or more, got {limit}")
-    if limit is None or limit >= total:
-        return data, torch.arange(total)
-    indices = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
-    return data.subset(indices), indices
-
-
-def _check_labels(data: Any) -> None:
-    low, high, classes = int(data.labels.min()), int(data.labels.max()), len(data.class_names)
-    if low < 0 or high >= classes:
+def _training(
+    train: Any, data: Any, scores: Sequence[Score], wanted: bool, limit: int | None, seed: int
+) -> tuple[Any, str]:
+    """(training images for the scores that learn, or None; why there are none)."""
+    if train is None:
+        return None, "it learns from training images, and none were given"
+    if not wanted or not any(score.fits for score in scores):
+        return None, "nothing was asked of it"
+    check_images(train)
+    if list(train.class_names) != list(data.class_names):
+        return None, f"it learns from training images, and {train.name} has other classes than {data.name}"
+    if train is data or train.fingerprint() == data.fingerprint():
         raise ValueError(
-            f"the set {data.name!r} has {classes} classes, but its labels go from {low} to {high}; "
-            "evaluation needs a label for every image"
+            f"the training images {train.name!r} are the test images: scores would be fitted on what they are tested on"
         )
+    return limited(train, FIT_IMAGES, seed)[0], ""
 
 
-def _check_finite(name: str, where: Any, columns: dict[str, Tensor]) -> None:
-    bad = ~torch.stack([c.isfinite() for c in columns.values()]).all(dim=0)
-    if bool(bad.any()):
-        place = (
-            "clean images" if where is None else " ".join(str(w) for w in where) if isinstance(where, tuple) else where
-        )
-        raise ValueError(
-            f"model {name!r} gave logits that are not finite for {int(bad.sum())} of {len(bad)} images ({place}): "
-            "its weights may hold NaN, or it overflows in half precision"
-        )
+def _group(name: str, near: Sequence[str]) -> str | None:
+    return None if not near else "near" if name in near else "far"
+
+
+def _warning(data: Any, outside: Any, equalised: bool, shared: str | None) -> str | None:
+    said = [shared, None if equalised else difference(data, outside)]
+    return "; ".join(words for words in said if words) or None
+
+
+def _cited(found: Shifts, outside: bool, attacks: Attacks | None) -> list[str]:
+    from kedge.data.corruptions import CBAR
+
+    made = set(found.corruptions)
+    kinds = ["clean"]
+    kinds += ["shift"] if made - set(CBAR) else []
+    kinds += ["cbar"] if made & set(CBAR) else []
+    kinds += ["ood"] if outside else []
+    return kinds + ([] if attacks is None else attacks.kinds())
+
+
+def _strips(
+    chosen: Any, positions: Tensor, found: Shifts, collected: Mapping[str, Collected], seed: int, examples: int
+) -> list[dict[str, Any]]:
+    if not examples:
+        return []
+    severities = sorted({severity for _, severity in found.conditions})
+    strips = corruption_strips(chosen, int(positions[0]), found.corruptions, severities, seed)
+    return strips + [c.attacked.strip for c in collected.values() if c.attacked is not None and c.attacked.strip]
 
 
 def _set_record(data: Any, used: int) -> dict[str, Any]:
@@ -261,13 +243,19 @@ def _set_record(data: Any, used: int) -> dict[str, Any]:
     }
 
 
-def _ticker(total: int, progress: Callable[[int, int], None] | None) -> Callable[[], None]:
-    done = 0
+def _published_record(
+    given: Any, mask: Tensor | None, collected: Mapping[str, Collected], of_classes: int
+) -> dict[str, Any]:
+    counts = {len(c.renditions[given.name]["rank"]) for c in collected.values() if given.name in c.renditions}
+    classes = of_classes if mask is None else len(mask)
+    words = [f"answers are looked for among its {classes} classes"] if classes < of_classes else []
+    return {
+        "name": given.name,
+        "images": max(counts, default=0),
+        "classes": classes,
+        "of_classes": of_classes,
+        "note": "; ".join([*words, *given.notes]) or None,
+    }
 
-    def tick() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, total)
 
-    return tick
+__all__ = ["FORMAT_VERSION", "Subject", "evaluate"]

@@ -58,9 +58,9 @@ def write_run_report(model: PixelModel, folder: Path, images: ImageSet, path: Pa
     """Evaluate the model on (at most a thousand of) the validation images and write the page."""
     from kedge import evaluation, reporting
 
-    again = ["--split", "val", "--corruptions", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
+    again = ["--split", "val", "--shift", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
     command = shlex.join(["kedge", "evaluate", str(folder), *again])
     results = evaluation.evaluate(
-        {folder.name: model}, images, corruptions=(), seed=seed, limit=REPORT_IMAGES, command=command
+        {folder.name: model}, images, shift=(), seed=seed, limit=REPORT_IMAGES, command=command
     )
     reporting.write_report(results, path)

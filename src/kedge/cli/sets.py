@@ -1,0 +1,141 @@
+"""Which images a command measures on: the data of a run, other kinds, training images, published sets."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kedge.cli.models import Source
+    from kedge.data import ImageSet
+
+
+def load_data(
+    sources: "dict[str, Source]", models: Mapping[str, Any], name: str | None, split: str
+) -> tuple["ImageSet", str]:
+    """The images to measure on, in the models' size and with their classes, and the name they were found by.
+
+    Raises:
+        ValueError: if no data is named and the models come from no run, or from runs on different data.
+    """
+    from kedge import data
+    from kedge.data.folders import canonical_split
+
+    recipes = {n: source.recipe() for n, source in sources.items()}
+    if name is None:
+        named = {str(recipe["data"]) for recipe in recipes.values() if "data" in recipe}
+        if len(named) != 1:
+            seen = f"the runs were trained on {', '.join(sorted(named))}" if named else "the models belong to no run"
+            raise ValueError(f"which data? {seen}: say --data NAME")
+        (name,) = named
+    offered = data.splits(name)
+    shape = common_shape(models)
+    wanted = canonical_split(split) or split
+    recipe = next((r for r in recipes.values() if r.get("data") == name), None)
+    if wanted == "val" and "val" not in offered and recipe is not None:
+        # Not a split of the data: the images that this run held out of training.
+        from kedge.training import Recipe
+        from kedge.training.build import load_sets
+
+        images = load_sets(Recipe.from_dict(recipe))[1]
+    elif wanted == "test" and "test" not in offered and recipe is not None:
+        raise ValueError(
+            f"{name} has no test images (it has: {', '.join(offered)}). --split val measures on the images that were "
+            "held out of training; for a test divide the folder into train and test before training"
+        )
+    else:
+        if wanted == "test" and offered == ["all"]:
+            print(f"{name} is not divided into parts: measuring on all of its images", file=sys.stderr)
+            split = "all"
+        if split == "all" and recipe is not None:
+            print(f"careful: these include the images that {recipe.get('name')} was trained on", file=sys.stderr)
+        images = data.load(name, split, image_size=shape[1], channels=shape[0])
+    print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
+    return with_classes(images, models), name
+
+
+def common_shape(models: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """(channels, side) to load images in: the largest that a model takes; no side if one takes no squares.
+
+    A callable does not say what it takes: without a model that does, images keep what they have.
+    """
+    shapes = [model.input_shape for model in models.values() if hasattr(model, "input_shape")]
+    for name, model in models.items():
+        if len(getattr(model, "input_shape", (0, 0, 0))) != 3:
+            raise ValueError(f"{name} takes vectors of shape {model.input_shape}, not images")
+    if not shapes:
+        return None, None
+    square = all(height == width for _, height, width in shapes)
+    return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes) if square else None
+
+
+def with_classes(images: "ImageSet", models: Mapping[str, Any]) -> "ImageSet":
+    """The images of the models' classes, in the models' order; unchanged where the names do not fit."""
+    names = next((found for m in models.values() if (found := getattr(m, "class_names", None))), None)
+    if names is None or names == images.class_names or not set(names) <= set(images.class_names):
+        return images
+    left = [name for name in images.class_names if name not in names]
+    if left:
+        print(f"left out, not among the models' classes: {', '.join(left)}", file=sys.stderr)
+    return images.only_classes(names)
+
+
+def load_outside(models: Mapping[str, Any], names: list[str], inside: str, images: "ImageSet") -> "dict[str, ImageSet]":
+    """Out-of-distribution sets by name; the data's own name stands for its classes that the models do not have."""
+    from kedge import data
+
+    channels, side = common_shape(models)
+    found = {}
+    for name in names:
+        offered = data.splits(name)
+        outside = data.load(name, "test" if "test" in offered else offered[-1], image_size=side, channels=channels)
+        if name == inside:
+            others = [c for c in outside.class_names if c not in images.class_names]
+            if not others:
+                raise ValueError(f"--ood {name}: the models were trained on all classes of {name}; name other data")
+            outside = outside.only_classes(others)
+            name = f"{name} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
+        found[name] = outside
+    return found
+
+
+def default_workers(images: "ImageSet") -> int:
+    """No process for images in memory, a few for files."""
+    import os
+
+    from kedge.data import TensorSet
+
+    return 0 if isinstance(images, TensorSet) else min(4, os.cpu_count() or 1)
+
+
+def load_training(sources: "dict[str, Source]", name: str, images: "ImageSet", given: str | None) -> "ImageSet | None":
+    """Training images in the shape and with the classes of `images`, for the scores that learn; None without any.
+
+    Of images that a run held out of training, its other images.
+    """
+    from kedge import data
+
+    if given == "none":
+        return None
+    offered = data.splits(name if given is None else given)
+    if given is None and "train" not in offered:
+        recipe = next((r for s in sources.values() if (r := s.recipe()).get("data") == name), None)
+        if recipe is None or images.split != "val":
+            return None  # all there is, and it is measured on
+        from kedge.training import Recipe
+        from kedge.training.build import load_sets
+
+        return load_sets(Recipe.from_dict(recipe))[0]
+    channels, height, width = images.image_shape
+    square = height if height == width else None
+    found = data.load(name if given is None else given, "train", image_size=square, channels=channels)
+    if set(images.class_names) <= set(found.class_names) and images.class_names != found.class_names:
+        found = found.only_classes(images.class_names)
+    return found
+
+
+def published_sets(words: list[str]) -> list[Any]:
+    """The words, those that are folders as published sets."""
+    from kedge import data
+
+    return [data.published(word) if Path(word).exists() else word for word in words]

@@ -1,0 +1,151 @@
+"""What every model gives on every set of images: the part of an evaluation that takes long."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kedge.evaluation.equalise import Step, equalise
+from kedge.evaluation.passes import Columns, Kept, Part, Runner, held, identity
+from kedge.evaluation.shifts import Condition, Shifts, generated, published
+from kedge.evaluation.subjects import faults
+from kedge.evaluation.under_attack import Attacked, Attacks, run_attacks
+
+
+@dataclass
+class Collected:
+    """What was measured of one model, per image.
+
+    Attributes:
+        clean: its outputs on the test images.
+        training: its outputs on training images, for the scores that learn; None without those.
+        shift: (corruption, severity) -> what the metrics need.
+        failed: the conditions whose logits were not finite.
+        renditions: name of a published set -> what the metrics need.
+        outside: name of an out-of-distribution set -> outputs.
+        inside: "clean" -> outputs on the test images where they were equalised with those sets.
+        attacked: what attacks did.
+        errors: what could not be measured, and why.
+    """
+
+    clean: Kept
+    training: Kept | None = None
+    shift: dict[Condition, Columns] = field(default_factory=dict)
+    failed: list[Condition] = field(default_factory=list)
+    renditions: dict[str, Columns] = field(default_factory=dict)
+    outside: dict[str, Kept] = field(default_factory=dict)
+    inside: dict[str, Kept] = field(default_factory=dict)
+    attacked: Attacked | None = None
+    errors: list[dict[str, str]] = field(default_factory=list)
+
+    def seconds(self) -> float:
+        """How long the model itself took, without the attacks."""
+        kept = [self.clean, *self.outside.values(), *self.inside.values(), *([self.training] if self.training else [])]
+        return sum(k.seconds for k in kept)
+
+
+def collect(
+    runner: Runner,
+    data: Any,
+    positions: Tensor,
+    training: Any,
+    found: Shifts,
+    masks: Mapping[str, Tensor | None],
+    severities: Sequence[int],
+    outside: Mapping[str, Any],
+    step: Step | None,
+    attacks: Attacks | None,
+    limit: int | None,
+    seed: int,
+    frost_textures: str | None,
+    say: Callable[[str], None],
+) -> dict[str, Collected]:
+    """Run all models over everything; clean images first, which tells how long the rest will take."""
+    who = identity(data, positions)
+    clean = Part("clean", data, who, positions, outputs=True)
+    _announce(say, f"{len(data)} clean images", runner.expect([clean]))
+    gave = runner.run(clean)
+    runner.learn_pace(clean, gave)
+    collected = {name: Collected(kept) for name, kept in gave.items()}
+    for name, one in collected.items():
+        if words := faults(one.clean.tensors["logits"]):
+            raise ValueError(f"model {name!r} gave {words} on clean images")
+
+    away = {name: _whole(f"ood {name}", images) for name, images in outside.items()}
+    within = {}
+    if step is not None:
+        shape = tuple(data.image_shape)
+
+        def change(shown: Tensor, where: Tensor) -> Tensor:
+            return equalise(shown, shape, step)
+
+        settings = ["equalise", shape, step.size, step.quality]
+        within["clean"] = Part("clean, equalised", data, who, positions, change, settings, outputs=True)
+        away = {name: replace(part, change=change, settings=settings) for name, part in away.items()}
+    learn = None if training is None else _whole("training images", training)
+    before = [*([] if learn is None else [learn]), *away.values(), *within.values()]
+    _announce(say, "out-of-distribution sets", runner.expect(before))
+    if learn is not None:
+        for name, kept in runner.run(learn).items():
+            collected[name].training = kept
+    for parts, place in ((away, "outside"), (within, "inside")):
+        for set_name, part in parts.items():
+            for name, kept in runner.run(part).items():
+                if words := faults(kept.tensors["logits"]):
+                    collected[name].errors.append({"part": part.name, "message": words})
+                else:
+                    getattr(collected[name], place)[set_name] = kept
+
+    shifted = list(generated(found, data, who, positions, seed, frost_textures))
+    _announce(say, f"{len(shifted)} kinds of corrupted images", runner.expect([part for _, part in shifted]))
+    source = None
+    for condition, part in shifted:
+        if source is None and runner.missing(part):
+            source = held(data, len(shifted), runner.workers, runner.batch_size)
+        _keep(collected, condition, part if source is None else part.of(source), runner)
+    largest = max((s.shape for s in runner.subjects), key=lambda shape: shape[-1])
+    for sets in (found.published, found.renditions):
+        for condition_, part in published(sets, masks, severities, largest, limit, seed):
+            _announce(say, part.name, runner.expect([part]))
+            _keep(collected, condition_ if condition_[1] is not None else part.name, part, runner)
+    if attacks is not None:
+        run_attacks(runner, collected, attacks, data, positions, seed, say)
+    return collected
+
+
+def _keep(collected: Mapping[str, Collected], condition: Any, part: Part, runner: Runner) -> None:
+    for name, kept in runner.run(part).items():
+        one = collected[name]
+        bad = int(kept.tensors["bad"].sum())
+        if bad:
+            words = f"logits that are not finite for {bad} of {len(kept.tensors['bad'])} images"
+            one.errors.append({"part": part.name, "message": words})
+            if isinstance(condition, tuple):
+                one.failed.append(condition)
+        elif isinstance(condition, tuple):
+            one.shift[condition] = kept.tensors
+        else:
+            one.renditions[condition] = kept.tensors
+
+
+def _whole(name: str, images: Any) -> Part:
+    positions = torch.arange(len(images))
+    return Part(name, images, identity(images, positions), positions, outputs=True)
+
+
+def _announce(say: Callable[[str], None], what: str, seconds: float) -> None:
+    if seconds >= 600:
+        say(
+            f"{what}: about {duration(seconds)} (fewer: limit, severities, references; interrupting keeps what is done)"
+        )
+    elif seconds >= 20:
+        say(f"{what}: about {duration(seconds)}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,179 @@
+"""Which differences between models hold: paired on the same images, and over seeds."""
+
+import itertools
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kedge.evaluation.summaries import METRICS
+from kedge.metrics import interval
+
+MOST = 6  # up to so many models or groups every pair is compared, beyond it each with the first
+PLACES = {"clean": ("accuracy", "nll", "ece", "smooth_ece"), "corrupted": ("accuracy", "nll", "ece", "smooth_ece")}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What comparisons need of one model.
+
+    Attributes:
+        values: `[J, 5]`, the metrics on clean images and then on each corruption; None draws: too few images.
+        draws: `[n, J, 5]`, the same on n resamples that all models share.
+        correct: name of a set (clean, an attack) -> bool `[N]` for the same images of every model.
+    """
+
+    values: Tensor
+    draws: Tensor | None
+    correct: dict[str, Tensor]
+
+
+def _at(measured: Measured, where: str, metric: str) -> tuple[float, Tensor | None] | None:
+    """(value, draws `[n]`) of a metric on clean images or as the mean over corruptions; None where not measured."""
+    column = METRICS.index(metric)
+    rows = slice(0, 1) if where == "clean" else slice(1, None)
+    if len(measured.values[rows]) == 0:
+        return None
+    draws = None if measured.draws is None else measured.draws[:, rows, column].double().mean(dim=1)
+    return float(measured.values[rows, column].mean()), draws
+
+
+def mcnemar(a: Tensor, b: Tensor) -> float:
+    """The exact two-sided p-value of McNemar's test (1947) for `a` and `b`, bool `[N]`: who was right on what."""
+    from scipy.stats import binomtest
+
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b).pvalue)
+
+
+def bootstrap_p(difference: float, draws: Tensor) -> float:
+    """The two-sided p-value of a difference from its draws `[n]`, shifted to a difference of 0."""
+    beyond = int(((draws - difference).abs() >= abs(difference)).sum())
+    return (1 + beyond) / (1 + len(draws))
+
+
+def compare(models: dict[str, Measured], groups: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """One record for each pair of models (of groups of seeds where there are groups) and metric; a minus b."""
+    grouped = {name for members in groups.values() for name in members}
+    entities = {**groups, **{name: [name] for name in models if name not in grouped}}
+    pairs = list(itertools.combinations(entities, 2))
+    if len(entities) > MOST:
+        first = next(iter(entities))
+        pairs = [(first, other) for other in entities if other != first]
+    found = []
+    for a, b in pairs:
+        members = [[models[name] for name in entities[entity]] for entity in (a, b)]
+        for where, metrics in PLACES.items():
+            for metric in metrics:
+                found += _records(a, b, where, metric, *members)
+        shared = [set.intersection(*(set(m.correct) for m in side)) - {"clean"} for side in members]
+        for name in sorted(shared[0] & shared[1]):
+            sides = [[m.correct[name] for m in side] for side in members]
+            if all(len(c) == len(sides[0][0]) for side in sides for c in side):
+                found.append(_of_correct(a, b, name, *sides))
+    return found
+
+
+def _records(
+    a: str, b: str, where: str, metric: str, ours: list[Measured], theirs: list[Measured]
+) -> list[dict[str, Any]]:
+    sides = [[_at(m, where, metric) for m in side] for side in (ours, theirs)]
+    if any(value is None for side in sides for value in side):
+        return []
+    known: list[list[tuple[float, Tensor | None]]] = sides  # type: ignore[assignment]
+    means = [statistics.fmean(value for value, _ in side) for side in known]
+    record: dict[str, Any] = {"a": a, "b": b, "metric": metric, "where": where}
+    found = []
+    images = len(ours[0].correct["clean"])
+    if len(ours) == len(theirs) == 1 and metric == "accuracy" and where == "clean":
+        found.append({**record, **_of_correct(a, b, where, [ours[0].correct["clean"]], [theirs[0].correct["clean"]])})
+    elif all(draws is not None for side in known for _, draws in side):
+        draws = [torch.stack([d for _, d in side]).mean(dim=0) for side in known]  # type: ignore[misc]
+        difference, drawn = means[0] - means[1], draws[0] - draws[1]
+        low, high = interval(drawn, torch.tensor(difference)).tolist()
+        found.append(
+            {
+                **record,
+                "difference": {"value": difference, "low": low, "high": high},
+                "p": bootstrap_p(difference, drawn),
+                "test": "paired bootstrap" + (", seeds averaged" if len(ours) + len(theirs) > 2 else ""),
+                "n": images,
+            }
+        )
+    if min(len(ours), len(theirs)) >= 2:
+        found.append({**record, **_welch([[value for value, _ in side] for side in known])})
+    return found
+
+
+def _of_correct(a: str, b: str, where: str, ours: list[Tensor], theirs: list[Tensor]) -> dict[str, Any]:
+    """Accuracy of one model against another on the same images; of groups, each image's share of seeds."""
+    shares = [torch.stack(side).double().mean(dim=0) for side in (ours, theirs)]
+    each = shares[0] - shares[1]
+    difference, error = float(each.mean()), float(each.std() / math.sqrt(len(each))) if len(each) > 1 else math.nan
+    single = len(ours) == len(theirs) == 1
+    reach = 1.96 * error
+    known = math.isfinite(reach)
+    z = abs(difference) / error if known and error > 0 else math.inf if difference else 0.0
+    return {
+        "a": a,
+        "b": b,
+        "metric": "accuracy",
+        "where": where,
+        "difference": {
+            "value": difference,
+            "low": difference - reach if known else None,
+            "high": difference + reach if known else None,
+        },
+        "p": mcnemar(ours[0], theirs[0]) if single else math.erfc(z / math.sqrt(2)),
+        "test": "McNemar exact" if single else "paired z, seeds averaged",
+        "n": len(each),
+    }
+
+
+def _welch(values: list[list[float]]) -> dict[str, Any]:
+    """The difference of two means over seeds with Welch's t interval and test (Biometrika 1947)."""
+    from scipy.stats import t, ttest_ind
+
+    difference = statistics.fmean(values[0]) - statistics.fmean(values[1])
+    spread = [statistics.variance(side) / len(side) for side in values]
+    error = math.sqrt(sum(spread))
+    if error == 0:
+        return {
+            "difference": {"value": difference, "low": difference, "high": difference},
+            "p": 1.0 if difference == 0 else 0.0,
+            "test": "Welch t over seeds",
+            "n": sum(map(len, values)),
+        }
+    freedom = sum(spread) ** 2 / sum(s**2 / (len(side) - 1) for s, side in zip(spread, values, strict=True))
+    reach = float(t.ppf(0.975, freedom)) * error
+    return {
+        "difference": {"value": difference, "low": difference - reach, "high": difference + reach},
+        "p": float(ttest_ind(values[0], values[1], equal_var=False).pvalue),
+        "test": "Welch t over seeds",
+        "n": sum(map(len, values)),
+    }
+
+
+def group_table(models: dict[str, Measured], groups: dict[str, list[str]]) -> dict[str, dict[str, dict]]:
+    """Mean and standard deviation over the seeds of each group, by place and metric."""
+    table: dict[str, dict[str, dict]] = {}
+    for group, members in groups.items():
+        rows: dict[str, dict] = {}
+        for where, metrics in PLACES.items():
+            for metric in metrics:
+                found = [_at(models[name], where, metric) for name in members]
+                values = [value[0] for value in found if value is not None]
+                if len(values) == len(members):
+                    rows[f"{metric}, {where}"] = _mean_sd(values)
+        for name in sorted(set.intersection(*(set(models[m].correct) for m in members)) - {"clean"}):
+            rows[f"accuracy, {name}"] = _mean_sd([float(models[m].correct[name].double().mean()) for m in members])
+        table[group] = rows
+    return table
+
+
+def _mean_sd(values: list[float]) -> dict[str, Any]:
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": sd, "n": len(values)}

@@ -1,0 +1,109 @@
+"""Everything that the results say about one model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from kedge.evaluation.collecting import Collected
+from kedge.evaluation.comparing import Measured
+from kedge.evaluation.examples import example_images
+from kedge.evaluation.outside import averaged, outside_summary, ready
+from kedge.evaluation.passes import measure, outputs_from
+from kedge.evaluation.selective import selective_summary
+from kedge.evaluation.subjects import Subject
+from kedge.evaluation.summaries import clean_summary, draw, estimates, shift_summary
+from kedge.metrics import bin_sums, reliability
+from kedge.scores import Score
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the summaries of all models share."""
+
+    bins: int
+    resamples: int
+    seed: int
+    risk: float
+    examples: int
+
+
+def about(
+    subject: Subject,
+    found: Collected,
+    data: Any,
+    positions: Tensor,
+    training_labels: Tensor | None,
+    no_training: str,
+    scores: Sequence[Score],
+    groups: Mapping[str, str | None],
+    settings: Settings,
+) -> tuple[dict[str, Any], Measured]:
+    """(the model's entry in the results, what comparisons with other models need)."""
+    bins, n, seed = settings.bins, settings.resamples, settings.seed
+    logits = found.clean.tensors["logits"]
+    clean = measure(logits, data.labels)
+    if "uncertainty" in found.clean.tensors:
+        clean["uncertainty"] = found.clean.tensors["uncertainty"]
+    shifted = list(found.shift.values())
+    values, draws = draw([clean, *shifted], bins, n, seed)
+    first, rest = (None, None) if draws is None else (draws[:, 0], draws[:, 1:])
+    reject = getattr(subject.model, "reject", None)
+    outside = {name: outputs_from(kept.tensors, subject) for name, kept in found.outside.items()}
+    training = None
+    if found.training is not None and training_labels is not None:
+        training = (outputs_from(found.training.tensors, subject), training_labels)
+    usable, skipped = ready(scores if outside else (), subject.fields, training, no_training)
+    selective = selective_summary(
+        reject,
+        clean,
+        shifted,
+        {name: o.logits.softmax(dim=1).amax(dim=1) for name, o in outside.items()},
+        settings.risk,
+        n,
+        seed,
+    )
+    histograms, ood, broken = outside_summary(
+        outputs_from(found.inside.get("clean", found.clean).tensors, subject),
+        outside,
+        usable,
+        selective["threshold"],
+        None if training is None else len(training[1]),
+        n,
+        seed,
+    )
+    renditions = {}
+    for name, columns in found.renditions.items():
+        own, own_draws = draw([columns], bins, n, seed)
+        renditions[name] = {
+            **estimates(own[0], None if own_draws is None else own_draws[:, 0]),
+            "reliability": reliability(bin_sums(columns["confidence"], columns["rank"] == 0, bins)),
+        }
+    entry = {
+        **subject.description(tuple(data.image_shape)),
+        "clean": clean_summary(clean, logits, data.labels, estimates(values[0], first), bins, n, seed),
+        "shift": shift_summary(found.shift, found.failed, values[1:], rest, bins),
+        "shift_sets": renditions,
+        "scores": histograms,
+        "ood": ood,
+        "ood_groups": averaged(ood, groups),
+        "skipped_scores": {**skipped, **broken},
+        "selective": selective,
+        "attacks": {},
+        "attack_curve": None,
+        "sanity": [],
+        **({} if found.attacked is None else found.attacked.entry()),
+        "images": example_images(clean, data, positions, settings.examples),
+        "timing": {
+            "images_per_second": found.clean.images / found.clean.seconds if found.clean.seconds > 0 else None,
+            "device": str(subject.device),
+        },
+        "errors": found.errors,
+    }
+    correct = {"clean": clean["rank"] == 0}
+    if found.attacked is not None:
+        correct |= found.attacked.correct()
+    if found.failed:
+        values, draws = values[:1], None if draws is None else draws[:, :1]
+    return entry, Measured(values, draws, correct)

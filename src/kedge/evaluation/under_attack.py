@@ -1,0 +1,306 @@
+"""All attacks on all models: what is run, what is kept, and what stands in the results."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring import AnchoredModel
+from kedge.anchoring.pixels import evaluating
+from kedge.attacks import FGSM, PGD, AutoAttack
+from kedge.evaluation.attacked import (
+    Attack,
+    attack_batch,
+    attack_summary,
+    broken_at,
+    epsilon_curve,
+    predictor,
+)
+from kedge.evaluation.checks import limited
+from kedge.evaluation.inputs import to_unit
+from kedge.evaluation.parts import digest
+from kedge.evaluation.passes import Columns, Runner, identity
+from kedge.evaluation.sanity import gradient_sizes, sanity, sanity_attacks
+from kedge.evaluation.strips import attack_strip
+from kedge.evaluation.subjects import Subject
+
+if TYPE_CHECKING:
+    from kedge.evaluation.collecting import Collected
+
+CHUNK = 100  # images whose results are kept together
+SHOWN = 4
+Work = Callable[[Tensor, Tensor, Tensor], Columns]  # of images, labels and places
+
+
+@dataclass(frozen=True)
+class Attacks:
+    """What to attack the models with.
+
+    Attributes:
+        named: name to attack; an attack has `eps` and `norm`.
+        images: at most so many of the test images are attacked, a seeded random subset.
+        cross_checks: beside each PGD also a single step, expectation over references on anchored models, and, between
+            several models, transfer: what masked gradients would hide.
+        curve: epsilons of the accuracy curve; () for none. Its attack is the first PGD.
+    """
+
+    named: Mapping[str, Attack]
+    images: int = 1000
+    cross_checks: bool = True
+    curve: Sequence[float] = ()
+
+    def __post_init__(self) -> None:
+        if not self.named:
+            raise ValueError("attacks.named is empty: give attacks by name, such as {'PGD-20': PGD(8/255)}")
+        if self.images < 1:
+            raise ValueError(f"attacks.images must be 1 or more, got {self.images}")
+
+    def check(self, subjects: Sequence[Subject]) -> None:
+        """Raise ValueError for models that cannot be attacked as they are asked."""
+        for subject in subjects:
+            if subject.references == "blt":
+                raise ValueError(
+                    f'model {subject.name!r}: references="blt" chooses a reference for each input, which has no '
+                    "gradient; evaluate attacks with a number of references"
+                )
+
+    def names(self) -> list[str]:
+        """The names of the attacks that were asked for."""
+        return list(self.named)
+
+    def kinds(self) -> list[str]:
+        """What to cite."""
+        auto = any(isinstance(attack, AutoAttack) for attack in self.named.values())
+        return ["attack", *(["autoattack"] if auto else [])]
+
+    def on(self, subject: Subject) -> dict[str, Attack]:
+        """Every attack that this model faces, with the cross-checks."""
+        found: dict[str, Attack] = {}
+        for name, attack in self.named.items():
+            found[name] = attack
+            if self.cross_checks and isinstance(attack, PGD) and attack.steps > 1:
+                found[f"{name}: one step"] = FGSM(attack.eps, attack.norm, seed=attack.seed)
+                model = subject.model
+                if isinstance(model, AnchoredModel) and _count(subject, model) > 1:
+                    found[f"{name}: over references"] = replace(attack, over_references=1)
+        return found
+
+    def first(self) -> tuple[str, PGD] | None:
+        """The PGD that transfer, the curve and the examples use."""
+        return next(((name, a) for name, a in self.named.items() if isinstance(a, PGD) and a.steps > 1), None)
+
+
+@dataclass
+class Attacked:
+    """What attacks did to one model."""
+
+    columns: dict[str, Columns] = field(default_factory=dict)
+    attacks: dict[str, tuple[Attack, bool]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    broken: Tensor | None = None
+    curve: tuple[Sequence[float], str] | None = None
+    sanity: list[dict[str, Any]] = field(default_factory=list)
+    strip: dict[str, Any] | None = None
+
+    def entry(self) -> dict[str, Any]:
+        """What the results say."""
+        summaries = {
+            name: attack_summary(columns, attack, self.seconds[name], transfer)
+            for name, columns in self.columns.items()
+            for attack, transfer in [self.attacks[name]]
+        }
+        curve = None if self.broken is None or self.curve is None else epsilon_curve(self.broken, *self.curve)
+        return {"attacks": summaries, "attack_curve": curve, "sanity": self.sanity}
+
+    def correct(self) -> dict[str, Tensor]:
+        """Name of an attack to bool `[N]`: right under it. Cross-checks and transfer are not compared."""
+        return {n: c["robust"].bool() for n, c in self.columns.items() if ":" not in n and not self.attacks[n][1]}
+
+
+def _count(subject: Subject, model: AnchoredModel) -> int:
+    if isinstance(subject.references, Tensor):
+        return len(subject.references)
+    return len(model.references) if subject.references is None else int(subject.references)
+
+
+def run_attacks(
+    runner: Runner,
+    collected: "Mapping[str, Collected]",
+    attacks: Attacks,
+    data: Any,
+    positions: Tensor,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Attack every model; fills `attacked` of each of `collected`, chunk by chunk, kept as they are done."""
+    from kedge.evaluation.collecting import duration
+
+    images, rows = limited(data, attacks.images, seed)
+    places = positions[rows]
+    faced = {s.name: predictor(s.model, s.references, s.shape, s.dtype) for s in runner.subjects}
+    seconds = sum(
+        _cost(attack) * runner.pace.get(s.name, 0.0) * len(images)
+        for s in runner.subjects
+        for attack in attacks.on(s).values()
+    )
+    if seconds >= 20:
+        say(f"attacks on {len(images)} images: about {duration(seconds)}, less what was kept")
+    first = attacks.first()
+    for subject in runner.subjects:
+        model = faced[subject.name]
+        found = collected[subject.name].attacked = Attacked()
+        try:
+            for name, attack in attacks.on(subject).items():
+                found.attacks[name] = (attack, False)
+                found.columns[name], found.seconds[name] = _chunks(
+                    runner, subject, images, places, [name, repr(attack)], _columns(model, attack),
+                )  # fmt: skip
+            if first is not None and attacks.curve:
+                grid, attack = list(attacks.curve), first[1]
+                ratio = None if attack.step_size is None else attack.step_size / attack.eps
+
+                def made(eps: float, attack: PGD = attack, ratio: float | None = ratio) -> PGD:
+                    return replace(attack, eps=eps, step_size=None if ratio is None else ratio * eps)
+
+                columns, _ = _chunks(
+                    runner, subject, images, places, ["curve", grid, repr(attack)],
+                    _broken(model, made, grid),
+                )  # fmt: skip
+                found.broken, found.curve = columns["broken"], (grid, attack.norm)
+        except ValueError as error:
+            collected[subject.name].errors.append({"part": "attacks", "message": str(error)})
+    if first is not None and attacks.cross_checks:
+        _transfer(runner, collected, faced, first, images, places)
+    for subject in runner.subjects:
+        done = collected[subject.name].attacked
+        if attacks.cross_checks and done is not None and first is not None and first[0] in done.columns:
+            done.sanity = _panel(runner, subject, faced[subject.name], done, first, images, places)
+        if done is not None and first is not None and first[0] in done.columns:
+            done.strip = _example(subject, faced[subject.name], first, images, places)
+
+
+def _cost(attack: Attack) -> float:
+    """Forward passes that an attack costs, a backward one counted as two."""
+    if isinstance(attack, PGD):
+        return 3.0 * attack.steps * attack.restarts * max(1, attack.over_references) + 2
+    return 1500.0 if isinstance(attack, AutoAttack) else 50.0
+
+
+def _columns(model: nn.Module, attack: Attack, made_on: nn.Module | None = None) -> Work:
+    """What an attack does to some images of a model."""
+    return lambda images, labels, where: attack_batch(model, attack, images, labels, where, made_on=made_on).columns()
+
+
+def _broken(model: nn.Module, made: Callable[[float], Attack], grid: Sequence[float]) -> Work:
+    """The radius at which each of some images breaks."""
+    return lambda images, labels, where: {"broken": broken_at(model, made, grid, images, labels, where)}
+
+
+def _chunks(
+    runner: Runner,
+    subject: Subject,
+    images: Any,
+    places: Tensor,
+    settings: Any,
+    work: Work,
+) -> tuple[Columns, float]:
+    """(columns of all images, seconds): each chunk from what was kept, or by `work` of (images, labels, places)."""
+    columns: list[Columns] = []
+    total = 0.0
+    for start in range(0, len(images), CHUNK):
+        some = images.subset(range(start, min(start + CHUNK, len(images))))
+        where = places[start : start + CHUNK]
+        key = None if subject.digest is None else digest(subject.digest, identity(some, where), settings)
+        kept = runner.parts.get(key)
+        if kept is None:
+            pixels = torch.stack([some[i][0] for i in range(len(some))])
+            started = time.perf_counter()
+            kept = work(to_unit(pixels).to(subject.device), some.labels.to(subject.device), where)
+            kept = {name: column.float().cpu() for name, column in kept.items()}
+            kept["_seconds"] = torch.tensor([time.perf_counter() - started], dtype=torch.float64)
+            runner.parts.put(key, kept)
+        total += float(kept.pop("_seconds"))
+        columns.append(kept)
+    return {name: torch.cat([c[name] for c in columns]) for name in columns[0]}, total
+
+
+def _transfer(
+    runner: Runner,
+    collected: "Mapping[str, Collected]",
+    faced: Mapping[str, nn.Module],
+    first: tuple[str, PGD],
+    images: Any,
+    places: Tensor,
+) -> None:
+    """Images made on one model, judged on every other one; the source that hurts most is kept for each."""
+    name, attack = first
+    for target in runner.subjects:
+        found = collected[target.name].attacked
+        if found is None or name not in found.columns:
+            continue
+        for source in runner.subjects:
+            if source is target or source.device != target.device:
+                continue
+            try:
+                columns, seconds = _chunks(
+                    runner, target, images, places, ["transfer", source.digest or source.name, repr(attack)],
+                    _columns(faced[target.name], attack, faced[source.name]),
+                )  # fmt: skip
+            except ValueError:  # the source has no gradient; it says so in its own column
+                continue
+            title = f"{name}: from another model"
+            before = found.columns.get(title)
+            if before is None or float(columns["robust"].mean()) < float(before["robust"].mean()):
+                found.columns[title], found.seconds[title] = columns, seconds
+                found.attacks[title] = (attack, True)
+
+
+def _panel(
+    runner: Runner,
+    subject: Subject,
+    model: nn.Module,
+    found: Attacked,
+    first: tuple[str, PGD],
+    images: Any,
+    places: Tensor,
+) -> list[dict[str, Any]]:
+    """The checks for gradients that mislead: cross-checks on all attacked images, stronger attacks on a few."""
+    name, attack = first
+    related = {n: attack_summary(c, *_of(found, n)) for n, c in found.columns.items() if n.partition(":")[0] == name}
+    few, where = images.subset(range(min(CHUNK, len(images)))), places[:CHUNK]
+    extra = sanity_attacks(attack, math.prod(images.image_shape))
+    del extra["single step"]  # is among the related ones
+    stronger = {name: attack_summary({n: c[:CHUNK] for n, c in found.columns[name].items()}, attack)}
+    for title, variant in extra.items():
+        columns, _ = _chunks(
+            runner, subject, few, where, ["sanity", title, repr(variant)],
+            _columns(model, variant),
+        )  # fmt: skip
+        stronger[title] = attack_summary(columns, variant)
+    sizes, _ = _chunks(
+        runner, subject, few, where, ["gradients", attack.loss],
+        lambda x, y, w: {"sizes": gradient_sizes(model, [(x, y)], attack.loss)},
+    )  # fmt: skip
+    return sanity(related) + sanity(stronger, sizes["sizes"])
+
+
+def _of(found: Attacked, name: str) -> tuple[Attack, float, bool]:
+    attack, transfer = found.attacks[name]
+    return attack, found.seconds[name], transfer
+
+
+def _example(subject: Subject, model: nn.Module, first: tuple[str, PGD], images: Any, places: Tensor) -> dict[str, Any]:
+    """A few images before and after the attack, with the model's answers."""
+    name, attack = first
+    some = images.subset(range(min(SHOWN, len(images))))
+    pixels = to_unit(torch.stack([some[i][0] for i in range(len(some))]))
+    shown = pixels.to(subject.device)
+    made = attack_batch(model, attack, shown, some.labels, places[:SHOWN]).images
+    with torch.no_grad(), evaluating(model):
+        answers = [model(x).argmax(1).tolist() for x in (shown, made)]
+    words = [(some.class_names[a], some.class_names[b]) for a, b in zip(*answers, strict=True)]
+    return attack_strip(f"{subject.name}, {name}", pixels, made.cpu(), words)

@@ -1,0 +1,111 @@
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from kedge.evaluation import evaluate
+from kedge.evaluation.comparing import Measured, bootstrap_p, compare, group_table, mcnemar
+
+
+def measured(correct: torch.Tensor, seed: int = 0, corruptions: int = 2) -> Measured:
+    """Metrics that are all the share of right answers, with their resamples."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = torch.randint(len(correct), (400, len(correct)), generator=generator)
+    values = torch.full((1 + corruptions, 5), float(correct.double().mean()), dtype=torch.float64)
+    draws = correct.float()[drawn].mean(dim=1)[:, None, None].expand(-1, 1 + corruptions, 5)
+    return Measured(values, draws, {"clean": correct, "PGD": correct})
+
+
+@pytest.fixture
+def right() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.rand(500, generator=generator) < 0.8
+    return a, a & (torch.rand(500, generator=generator) < 0.9)
+
+
+def test_mcnemar_is_the_sign_test_of_those_that_differ(right):
+    a, b = right
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    tail = sum(math.comb(only_a + only_b, k) for k in range(min(only_a, only_b) + 1)) / 2 ** (only_a + only_b)
+    assert mcnemar(a, b) == pytest.approx(min(1.0, 2 * tail))
+    assert mcnemar(a, a) == 1.0
+
+
+def test_two_models_are_paired_on_their_images(right):
+    a, b = (measured(c) for c in right)
+    found = compare({"a": a, "b": b}, {})
+    clean = next(r for r in found if (r["where"], r["metric"]) == ("clean", "accuracy"))
+    gap = float(right[0].double().mean() - right[1].double().mean())
+    assert clean["test"] == "McNemar exact"
+    assert clean["difference"]["value"] == pytest.approx(gap)
+    each = (right[0].double() - right[1].double()).numpy()
+    low, high = scipy.stats.norm.interval(0.95, loc=each.mean(), scale=scipy.stats.sem(each))
+    assert clean["difference"]["low"] == pytest.approx(low, abs=1e-4)
+    assert clean["difference"]["high"] == pytest.approx(high, abs=1e-4)
+    nll = next(r for r in found if (r["where"], r["metric"]) == ("corrupted", "nll"))
+    assert nll["test"] == "paired bootstrap"
+    # Paired: the interval of the difference is that of the differences, not of two independent samples.
+    assert nll["difference"]["low"] == pytest.approx(low, abs=0.01)
+    assert nll["p"] <= 0.01
+    assert nll["n"] == 500
+    assert next(r for r in found if r["where"] == "PGD")["p"] == clean["p"]
+
+
+def test_a_model_does_not_differ_from_itself(right):
+    found = compare({"a": measured(right[0]), "b": measured(right[0])}, {})
+    assert found
+    assert all(r["p"] == 1.0 and r["difference"]["value"] == 0 for r in found)
+
+
+def test_the_bootstrap_p_of_a_mean_is_that_of_the_t_test():
+    rng = np.random.default_rng(0)
+    values = torch.tensor(rng.normal(0.15, 1, 300))
+    drawn = values[torch.randint(300, (20_000, 300), generator=torch.Generator().manual_seed(0))].mean(dim=1)
+    expected = scipy.stats.ttest_1samp(values.numpy(), 0).pvalue
+    assert bootstrap_p(float(values.mean()), drawn) == pytest.approx(expected, abs=0.01)
+
+
+def test_groups_of_seeds(right):
+    generator = torch.Generator().manual_seed(1)
+    models = {f"a{i}": measured(right[0] ^ (torch.rand(500, generator=generator) < 0.02)) for i in range(3)}
+    models |= {f"b{i}": measured(right[1] ^ (torch.rand(500, generator=generator) < 0.02)) for i in range(3)}
+    groups = {"a": ["a0", "a1", "a2"], "b": ["b0", "b1", "b2"]}
+    found = compare(models, groups)
+    assert {(r["a"], r["b"]) for r in found} == {("a", "b")}
+    welch = next(r for r in found if r["test"] == "Welch t over seeds" and r["where"] == "clean")
+    values = [[float(models[n].correct["clean"].double().mean()) for n in names] for names in groups.values()]
+    expected = scipy.stats.ttest_ind(*values, equal_var=False)
+    assert welch["p"] == pytest.approx(expected.pvalue)
+    interval = expected.confidence_interval()
+    assert welch["difference"]["low"] == pytest.approx(interval.low)
+    assert welch["difference"]["high"] == pytest.approx(interval.high)
+    table = group_table(models, groups)
+    assert table["a"]["accuracy, clean"] == {
+        "mean": pytest.approx(np.mean(values[0])),
+        "sd": pytest.approx(np.std(values[0], ddof=1)),
+        "n": 3,
+    }
+    assert "accuracy, PGD" in table["b"]
+
+
+def test_many_models_are_compared_with_the_first(right):
+    found = compare({str(i): measured(right[0]) for i in range(8)}, {})
+    assert {r["a"] for r in found} == {"0"}
+    assert {r["b"] for r in found} == {str(i) for i in range(1, 8)}
+
+
+def test_in_the_results(network, data):
+    class Other(torch.nn.Module):
+        def forward(self, x):
+            return x.flatten(1)[:, :6]
+
+    quick = {"shift": ["contrast"], "severities": (3,), "resamples": 50}
+    models = {"good": network, "bad 0": Other(), "bad 1": Other()}
+    results = evaluate(models, data, **quick, groups={"bad": ["bad 0", "bad 1"]})
+    assert results["groups"] == {"bad": ["bad 0", "bad 1"]}
+    clean = [r for r in results["comparisons"] if (r["where"], r["metric"]) == ("clean", "accuracy")]
+    assert {(r["a"], r["b"]) for r in clean} == {("bad", "good")}
+    assert results["group_table"]["bad"]["accuracy, corrupted"]["sd"] == 0
+    assert evaluate(network, data, **quick)["comparisons"] == []

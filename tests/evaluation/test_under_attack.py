@@ -1,0 +1,139 @@
+import json
+
+import pytest
+import scipy.stats
+import torch
+
+import kedge
+from kedge.attacks import PGD
+from kedge.data import TensorSet
+from kedge.evaluation import Attacks, evaluate
+
+QUICK = {"shift": (), "resamples": 20, "examples": 2}
+
+
+class Linear(torch.nn.Module):
+    """Two classes told apart by the mean of an image: the best attack is known."""
+
+    def __init__(self, sharpness: float = 50.0) -> None:
+        super().__init__()
+        self.sharpness = torch.nn.Parameter(torch.tensor(sharpness))
+
+    def forward(self, images):
+        mean = images.flatten(1).mean(dim=1) - 0.5
+        return self.sharpness * torch.stack([-mean, mean], dim=1)
+
+
+@pytest.fixture
+def greys() -> TensorSet:
+    """Grey images, whose distance from the middle is how robust their answer is."""
+    levels = torch.linspace(60, 196, 130).round().to(torch.uint8)
+    images = levels[:, None, None, None].expand(-1, 1, 6, 6).contiguous()
+    return TensorSet(images, (levels > 127).long(), ["dark", "light"], name="greys", split="test")
+
+
+def test_accuracy_is_that_of_the_best_attack_with_an_exact_interval(greys):
+    eps = 20 / 255
+    attacks = Attacks({"PGD-10": PGD(eps, 10)}, images=130)
+    results = evaluate(Linear(), greys, **QUICK, attacks=attacks)
+    found = results["models"]["model"]["attacks"]
+    # All pixels move by eps: right is what lies further than that from the middle.
+    right = int(((greys.images[:, 0, 0, 0].double() / 255 - 0.5).abs() > eps).sum())
+    assert found["PGD-10"]["accuracy"]["value"] == pytest.approx(right / 130)
+    exact = scipy.stats.binomtest(right, 130).proportion_ci(method="exact")
+    assert found["PGD-10"]["accuracy"]["low"] == pytest.approx(exact.low, abs=1e-9)
+    assert found["PGD-10"]["accuracy"]["high"] == pytest.approx(exact.high, abs=1e-9)
+    assert found["PGD-10"]["images"] == 130
+    # A linear model is beaten in one step.
+    assert found["PGD-10: one step"]["accuracy"] == found["PGD-10"]["accuracy"]
+    assert all(check["ok"] for check in results["models"]["model"]["sanity"])
+    assert {c["check"] for c in results["models"]["model"]["sanity"]} >= {"zero gradients", "large epsilon"}
+    (strip,) = results["strips"]
+    assert len(strip["images"]) == 8
+    json.dumps(results, allow_nan=False)
+
+
+def test_without_a_radius_it_is_clean_accuracy(greys):
+    attacks = Attacks({"nothing": PGD(0.0, 3)}, images=50, cross_checks=False)
+    model = evaluate(Linear(), greys, **QUICK, attacks=attacks, seed=4)["models"]["model"]
+    assert model["attacks"]["nothing"]["accuracy"] == model["attacks"]["nothing"]["clean_accuracy"]
+    assert model["attacks"]["nothing"]["images"] == 50
+    assert model["sanity"] == []
+
+
+def test_the_curve_falls_and_its_point_at_eps_is_the_attack(greys):
+    eps = 20 / 255
+    attacks = Attacks({"PGD": PGD(eps, 5)}, images=130, curve=[eps / 2, eps, 2 * eps], cross_checks=False)
+    model = evaluate(Linear(), greys, **QUICK, attacks=attacks)["models"]["model"]
+    points = model["attack_curve"]["points"]
+    values = [p["accuracy"]["value"] for p in points]
+    assert [p["eps"] for p in points] == [0, eps / 2, eps, 2 * eps]
+    assert values == sorted(values, reverse=True)
+    assert values[2] == model["attacks"]["PGD"]["accuracy"]["value"]
+
+
+def test_attacks_are_kept_and_go_on(greys, tmp_path):
+    attacks = Attacks({"PGD": PGD(0.1, 3)}, images=130, cross_checks=False)
+    first = evaluate(Linear(), greys, **QUICK, attacks=attacks, parts=tmp_path)
+    assert first["parts_found"] == 0
+    second = evaluate(Linear(), greys, **QUICK, attacks=attacks, parts=tmp_path)
+    assert second["parts_found"] == 3  # clean images and two chunks
+    third = evaluate(Linear(), greys, **QUICK, attacks=Attacks({"PGD": PGD(0.2, 3)}, 130, False), parts=tmp_path)
+    assert third["parts_found"] == 1
+    name = "PGD"
+    kept, made = (r["models"]["model"]["attacks"][name]["accuracy"] for r in (second, first))
+    assert kept == made
+
+
+def test_masked_gradients_are_found_out(greys):
+    class Masked(Linear):
+        def forward(self, images):
+            # So steep that the loss is flat in float32 wherever the answer is right.
+            return 1e4 * super().forward(images)
+
+    attacks = Attacks({"PGD": PGD(20 / 255, 5, random_start=False)}, images=60)
+    results = evaluate({"masked": Masked(), "open": Linear()}, greys, **QUICK, attacks=attacks)
+    masked = results["models"]["masked"]
+    assert not all(check["ok"] for check in masked["sanity"])
+    assert (
+        masked["attacks"]["PGD: from another model"]["accuracy"]["value"]
+        < (masked["attacks"]["PGD"]["accuracy"]["value"])
+    )
+    assert all(check["ok"] for check in results["models"]["open"]["sanity"])
+    robust = [r for r in results["comparisons"] if r["where"] == "PGD"]
+    assert [r["test"] for r in robust] == ["McNemar exact"]
+
+
+def test_anchored_models_are_attacked_through_their_bank_and_over_references(greys):
+    example = greys.images[:3].float() / 255
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 6), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    model = kedge.anchor(net, example=example)
+    model.references = example
+    attacks = Attacks({"PGD": PGD(0.05, 3)}, images=40)
+    found = evaluate(model, greys, **QUICK, attacks=attacks)["models"]["model"]["attacks"]
+    assert found["PGD: over references"]["kind"] == "eot"
+    one = evaluate(model, greys, **QUICK, attacks=attacks, references=1)["models"]["model"]["attacks"]
+    assert "PGD: over references" not in one
+
+
+def test_what_has_no_gradient_is_a_marked_cell(greys):
+    def exported(images):
+        return Linear()(images).detach()
+
+    results = evaluate({"file": exported, "open": Linear()}, greys, **QUICK, attacks=Attacks({"PGD": PGD(0.05, 3)}, 40))
+    (error,) = results["models"]["file"]["errors"]
+    assert error["part"] == "attacks"
+    assert "no gradient" in error["message"]
+    assert "PGD" in results["models"]["open"]["attacks"]
+    anchored = kedge.anchor(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 2)), example=(1, 6, 6))
+    anchored.residuals = anchored.references
+    with pytest.raises(ValueError, match="no gradient"):
+        evaluate(anchored, greys, **QUICK, references="blt", attacks=Attacks({"PGD": PGD(0.05, 3)}, 40))
+
+
+def test_bad_requests():
+    with pytest.raises(ValueError, match="named is empty"):
+        Attacks({})
+    with pytest.raises(ValueError, match="images must be 1 or more, got 0"):
+        Attacks({"a": PGD(0.1)}, images=0)
