@@ -148,6 +148,14 @@ def test_dataset_faults():
         kd.from_dataset(Pairs([], []))
     with pytest.raises(DataError, match="0 to 3, but there are 2"):
         kd.from_dataset(Pairs([picture(0)] * 2, [0, 3]), class_names=["a1", "b1"])
+    with pytest.raises(DataError, match=r"an item is a Tensor, not a pair \(image, label\): labels are needed"):
+        kd.from_dataset(torch.rand(4, 3, 8, 8))
+    with pytest.raises(DataError, match="an item is a tuple, not a pair"):
+        kd.from_dataset(torch.utils.data.TensorDataset(torch.rand(4, 3, 8, 8)))
+    with pytest.raises(DataError, match="a label is None; labels are whole numbers"):
+        kd.from_dataset(Pairs([picture(0)] * 2, [0, None]))
+    with pytest.raises(DataError, match=r"a label is of shape \[10\]"):
+        kd.from_dataset(Pairs([picture(0)] * 2, [torch.zeros(10)] * 2))
 
 
 def test_hugging_face_dataset():

@@ -311,3 +311,12 @@ def test_what_is_no_published_set(make_folder, tmp_path, monkeypatch):
         DataError, match=r"1 of 5 class folders are not among ImageNet's 1000 classes, such as n99999999"
     ):
         kd.published(tmp_path / "odd")
+
+
+def test_corrupted_images_are_not_loaded_as_classes(tmp_path):
+    cifar_c(tmp_path / "c")
+    tree(tmp_path / "in-c", {f"noise/{c}/{s}": WNIDS for c in ("fog", "snow") for s in (1, 3)}, count=1, size=(8, 8))
+    for root in (tmp_path / "c", tmp_path / "in-c", tmp_path / "in-c" / "noise", tmp_path / "in-c" / "noise" / "fog"):
+        with pytest.raises(DataError, match=r"published set of corrupted images.*--shift"):
+            kd.load(root)
+    assert len(kd.load(tmp_path / "in-c" / "noise" / "fog" / "1")) == 4  # one condition is an image folder

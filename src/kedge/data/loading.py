@@ -13,6 +13,7 @@ from kedge.data.build import Found, build
 from kedge.data.decode import convert_channels
 from kedge.data.folders import EXTENSIONS, ImageFolder, canonical_split
 from kedge.data.items import DatasetItems
+from kedge.data.published import looks_corrupted
 from kedge.data.report import DataError, LoadReport
 from kedge.data.sets import ImageSet, TensorSet
 from kedge.data.splitting import digits_split
@@ -106,7 +107,7 @@ def from_dataset(
         found = found_in_dataset(dataset, name, "all")
         found.class_names = class_names or found.class_names
         return build(found, image_size, channels)
-    labels = _labels_of(dataset)
+    labels = _labels_of(dataset, name)
     if class_names is None:
         class_names = [str(c) for c in getattr(dataset, "classes", None) or range(int(labels.max()) + 1)]
     if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
@@ -118,14 +119,24 @@ def from_dataset(
     return build(found, image_size, channels)
 
 
-def _labels_of(dataset: Any) -> torch.Tensor:
+def _labels_of(dataset: Any, name: str) -> torch.Tensor:
     for attribute in ("targets", "labels"):
         labels = getattr(dataset, attribute, None)
         if labels is not None and len(labels) == len(dataset):
             break
     else:
+        first = dataset[0]
+        if not isinstance(first, tuple | list) or len(first) < 2:
+            raise DataError(
+                f"{name}: an item is a {type(first).__name__}, not a pair (image, label): labels are needed"
+            )
         labels = [dataset[i][1] for i in range(len(dataset))]
-    return torch.as_tensor([int(v) for v in labels])
+    try:
+        return torch.as_tensor([int(v) for v in labels])
+    except (TypeError, ValueError):
+        wrong = next(v for v in labels if not isinstance(v, int))
+        shown = f"of shape {list(wrong.shape)}" if getattr(wrong, "ndim", 0) else repr(wrong)
+        raise DataError(f"{name}: a label is {shown}; labels are whole numbers, one for each image") from None
 
 
 def _digits(split: str, image_size: int | None, channels: int | None) -> TensorSet:
@@ -176,7 +187,14 @@ def _from_path(path: Path) -> _Source:
         if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z"):
             raise DataError(f"{path} is an archive: unpack it and give the folder")
         raise DataError(f"{path} is a file, not an image folder or a .parquet file")
-    return Parquet(path) if parquet_files(path) else ImageFolder(path)
+    if parquet_files(path):
+        return Parquet(path)
+    if looks_corrupted(path):
+        raise DataError(
+            f"{path} is laid out as a published set of corrupted images: kedge.data.published reads it, and kedge "
+            "evaluate takes it as --shift"
+        )
+    return ImageFolder(path)
 
 
 def _no_split(source: _Source, split: str) -> str:

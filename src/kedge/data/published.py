@@ -146,6 +146,19 @@ def is_published(path: str | os.PathLike[str]) -> bool:
     return _layout(root) is not None or bool(_class_folders(root))
 
 
+def looks_corrupted(root: Path) -> bool:
+    """Whether a folder looks like CIFAR-10-C or ImageNet-C at a glance: what no image folder should be taken for."""
+    place = root
+    for _ in range(4):
+        inside = _folders(place)
+        if not inside:
+            return place == root and _layout(root) is not None
+        if _NUMBER.fullmatch(place.name) and WNID.fullmatch(inside[0]):
+            return place != root
+        place /= inside[0]
+    return False
+
+
 def _located(path: str | os.PathLike[str]) -> Path:
     root = Path(path).expanduser()
     room = os.environ.get("KEDGE_DATA")
