@@ -44,11 +44,13 @@ def pixelate(images: torch.Tensor, level: float, keys: torch.Tensor) -> torch.Te
 def jpeg_compression(images: torch.Tensor, level: int, keys: torch.Tensor) -> torch.Tensor:
     """Encode as JPEG of quality `level` (chroma at half resolution) and decode, by the codec itself on the CPU."""
     batch, channels, height, width = images.shape
-    pixels = (images * 255).round().to("cpu", torch.uint8)
+    levels = (images * 255).round().to("cpu", torch.uint8)
     if channels != 3:
-        pixels = pixels.reshape(batch * channels, 1, height, width)  # each channel as a grey image
-    decoded = torch.from_numpy(np.stack([_jpeg(image, level) for image in pixels.permute(0, 2, 3, 1).numpy()]))
-    return decoded.permute(0, 3, 1, 2).reshape(images.shape).to(images.device).float().div_(255)
+        levels = levels.reshape(batch * channels, 1, height, width)  # each channel as a grey image
+    # copied where a value is one byte: the codec wants the channels last
+    levels = levels.permute(0, 2, 3, 1).contiguous()
+    decoded = torch.from_numpy(np.stack([_jpeg(image, level) for image in levels.numpy()]))
+    return decoded.permute(0, 3, 1, 2).contiguous().view(images.shape).to(images.device).float().div_(255)
 
 
 def _box_resized(images: torch.Tensor, dim: int, length: int) -> torch.Tensor:

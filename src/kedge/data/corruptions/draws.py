@@ -65,8 +65,11 @@ def poisson(keys: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
     below = term.clone()
     count = torch.zeros_like(few)
     for k in range(1, _MOST):
-        count += draw >= below
-        term *= few / k
+        above = draw >= below
+        if not above.any():
+            break
+        count += above
+        term.mul_(few).mul_(1 / k)
         below += term
     counts[image, place] = count
     return counts.reshape(rates.shape)
