@@ -1,13 +1,15 @@
-"""Common corruptions (Hendrycks & Dietterich 2019), written on batches and on the batch's device.
+"""Common corruptions, written on batches and on the batch's device: the nineteen of Hendrycks & Dietterich (2019), and
+the ten of C-bar (Mintun, Kirillov & Xie 2021; see `kedge.data.corruptions.cbar`).
 
 Each corruption has five severities with the published parameters of two variants: ImageNet-C (224 px) and CIFAR-10-C
 (32 px). The shorter side of the images decides: above 64 px the ImageNet parameters hold, from 16 to 64 px those of
 CIFAR. Lengths in pixels (the width of a blur) are not rescaled to the image. Nothing is published for images below
 16 px, such as 8x8 digits; there the third column holds, which is ours: intensities as for ImageNet, since the CIFAR
-ones hardly change the few large features of such an image, and lengths as for CIFAR.
+ones hardly change the few large features of such an image, and lengths as for CIFAR or shorter.
 
-The images made here are close to the published files but not the same: the noise is drawn anew, and values are not
-rounded to 256 levels (JPEG apart) nor, as in ImageNet-C, stored as JPEG.
+The images made here are close to the published files but not the same, and are to be labelled as regenerated: the noise
+is drawn anew, values are not rounded to 256 levels (JPEG apart) nor, as in ImageNet-C, stored as JPEG, and frost has
+textures of our own unless a folder with the published ones is given.
 """
 
 import difflib
@@ -72,6 +74,7 @@ def corrupt(
         TypeError: images that are not floating point.
     """
     check(name, severity)
+    severity = int(severity)  # 3.0 passes for 3
     if not images.is_floating_point():
         raise TypeError(f"images must be float in [0, 1], got {images.dtype}: divide uint8 by 255")
     if images.ndim != 4:

@@ -1,4 +1,4 @@
-"""The ten corruptions of CIFAR-10-C-bar (Mintun, Kirillov & Xie 2021, "On interaction between data augmentations and
+"""The ten corruptions of CIFAR-10-C-bar (Mintun, Kirillov & Xie 2021, "On interaction between augmentations and
 corruptions in natural corruption robustness") and their severities 1 to 5.
 
 The CIFAR column is the published one for all ten. ImageNet-C-bar is another choice of ten, of which five are here too;

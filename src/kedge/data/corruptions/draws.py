@@ -48,7 +48,7 @@ def poisson(keys: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
 
     From a rate of 10 on a normal draw is bent into a Poisson one by the expansion of Giles (2016, "Algorithm 955:
     approximation of the inverse Poisson cumulative distribution function", eq. for Q_N2): the probability of any
-    count is off by less than 1e-4. Below, the cumulative distribution is summed until it passes a uniform draw.
+    count is off by less than 4e-5. Below, the cumulative distribution is summed until it passes a uniform draw.
     """
     flat = rates.flatten(1)
     w = normal(stream(keys, 0), (flat.shape[1],))
