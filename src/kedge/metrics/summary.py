@@ -25,7 +25,7 @@ TOPS = {
     "mce": 1.0,
     "smooth_ece": 1.0,
     "brier_reliability": 2.0,
-    "brier_resolution": 2.0,
+    "brier_resolution": 1.0,
     "brier_uncertainty": 1.0,
 }
 _BINNED = {"ece": ("l1", "width"), "ece_mass": ("l1", "mass"), "rmsce": ("l2", "width"), "mce": ("max", "width")}
