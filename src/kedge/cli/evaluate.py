@@ -141,13 +141,14 @@ def run(config: "jsonargparse.Namespace") -> int:
     eps = radius(config.eps)
     wanted, attacks = separated(config.shift), separated(config.attack)
     check_words(wanted, attacks, config.severities)
+    shift = () if wanted == ["none"] else published_sets(wanted)
     from kedge import evaluation
     from kedge.reporting import render
 
     models = {name: source.load(config.device) for name, source in sources.items()}
     data, name = load_data(sources, models, config.data, config.split)
     near = separated(config.near)
-    outside = load_outside(models, [*separated(config.ood), *near], name, data)
+    outside = load_outside(models, [*separated(config.ood), *near], name, data, config.equalise)
     workers = default_workers(data) if config.workers is None else config.workers
     (only, *others) = sources.values()
     beside = only.run or Path() if not others else Path()
@@ -156,7 +157,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         results = evaluation.evaluate(
             models,
             data,
-            shift=() if wanted == ["none"] else published_sets(wanted),
+            shift=shift,
             severities=config.severities,
             frost_textures=config.frost_textures,
             ood=outside or None,
@@ -239,10 +240,11 @@ def check_words(shift: list[str], attacks: list[str], severities: list[int]) -> 
         raise ValueError(f"severities are 1 to 5, got {wrong[0]}")
     if "none" in shift and shift != ["none"]:
         raise ValueError(f"--shift none stands alone, but it came with {', '.join(w for w in shift if w != 'none')}")
+    from kedge.data import is_published
     from kedge.data.corruptions import expand
 
     if shift != ["none"]:
-        expand([word for word in shift if not Path(word).exists()])
+        expand([word for word in shift if not (is_published(word) or Path(word).exists())])
     if attacks != ["none"] and (unknown := [word for word in attacks if word not in ATTACKS]):
         raise ValueError(f"--attack: there is no attack {unknown[0]!r}; there are: none, {', '.join(ATTACKS)}")
 

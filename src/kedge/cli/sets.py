@@ -81,10 +81,14 @@ def with_classes(images: "ImageSet", models: Mapping[str, Any]) -> "ImageSet":
 
 
 def load_outside(models: Mapping[str, Any], names: list[str], inside: str, images: "ImageSet") -> "dict[str, ImageSet]":
-    """Out-of-distribution sets by name; the data's own name stands for its classes that the models do not have."""
+    """Out-of-distribution sets by name; the data's own name stands for its classes that the models do not have.
+
+    `as_stored` leaves small images in the size of their files: enlarging cannot be undone.
+    """
     from kedge import data
 
     channels, side = common_shape(models)
+    side = None if as_stored else side
     found = {}
     for name in names:
         offered = data.splits(name)
@@ -135,7 +139,17 @@ def load_training(sources: "dict[str, Source]", name: str, images: "ImageSet", g
 
 
 def published_sets(words: list[str]) -> list[Any]:
-    """The words, those that are folders as published sets."""
+    """The words, those that are folders of published sets as such; a name of a corruption is never a folder."""
     from kedge import data
+    from kedge.data.corruptions import CBAR, GROUPS, NAMES
 
-    return [data.published(word) if Path(word).exists() else word for word in words]
+    found: list[Any] = []
+    for word in words:
+        if word in GROUPS or word in NAMES or word in CBAR:
+            found.append(word)
+            continue
+        given = data.published(word)
+        for note in given.notes:
+            print(f"{given.name}: {note}", file=sys.stderr)
+        found.append(given)
+    return found
