@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -80,7 +79,9 @@ def with_classes(images: "ImageSet", models: Mapping[str, Any]) -> "ImageSet":
     return images.only_classes(names)
 
 
-def load_outside(models: Mapping[str, Any], names: list[str], inside: str, images: "ImageSet") -> "dict[str, ImageSet]":
+def load_outside(
+    models: Mapping[str, Any], names: list[str], inside: str, images: "ImageSet", as_stored: bool = False
+) -> "dict[str, ImageSet]":
     """Out-of-distribution sets by name; the data's own name stands for its classes that the models do not have.
 
     `as_stored` leaves small images in the size of their files: enlarging cannot be undone.
