@@ -83,10 +83,12 @@ class Attacks:
         for name, attack in self.named.items():
             found[name] = attack
             if self.cross_checks and isinstance(attack, PGD) and attack.steps > 1:
-                found[f"{name}: one step"] = FGSM(attack.eps, attack.norm, seed=attack.seed)
+                found[f"{name}: one step"] = FGSM(attack.eps, attack.norm, loss=attack.loss, seed=attack.seed)
                 model = subject.model
                 if isinstance(model, AnchoredModel) and _count(subject, model) > 1:
-                    found[f"{name}: over references"] = replace(attack, over_references=1)
+                    # The last point is judged afterwards; to keep the worst would ask the whole bank at every step.
+                    expectation = replace(attack, over_references=1, keep="last", early_stop=False, restarts=1)
+                    found[f"{name}: over references"] = expectation
         return found
 
     def first(self) -> tuple[str, PGD] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.metrics.bootstrap import bootstrap_interval, interval, resamples
 from kedge.metrics.calibration import bin_sums, binned_error, calibration_error, reliability, resampled_error
-from kedge.metrics.classification import accuracy, accuracy_interval, brier, label_rank, nll
+from kedge.metrics.classification import accuracy, accuracy_interval, brier, exact_interval, label_rank, nll
 from kedge.metrics.classwise import BrierParts, brier_decomposition, brier_parts, classwise_calibration_error
 from kedge.metrics.detection import aupr_in, aupr_out, auroc, auroc_interval, fpr95, roc_curve
 from kedge.metrics.selective import (
@@ -89,6 +89,7 @@ __all__ = [
     "column_summary",
     "detection_draws",
     "detection_summary",
+    "exact_interval",
     "excess_aurc",
     "fpr95",
     "fpr95_interval",
