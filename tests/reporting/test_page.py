@@ -221,3 +221,29 @@ def test_thumbnails_hold_any_image():
 
     for shape, kind in (((1, 8, 8), "png"), ((3, 200, 100), "jpeg"), ((4, 33, 20), "jpeg"), ((2, 5, 5), "png")):
         assert thumbnail(torch.randint(0, 256, shape, dtype=torch.uint8)).startswith(f"data:image/{kind};base64,")
+
+
+def test_only_small_p_values_are_marked(two):
+    results = copy.deepcopy(two)
+    results["comparisons"] = [{**results["comparisons"][0], "p": p, "where": f"place {p}"} for p in (0.9, 0.01)]
+    text = page(results)
+    for p, mark in ((0.9, False), (0.01, True)):
+        row = next(r for r in re.findall(r"<tr>.*?</tr>", text, flags=re.DOTALL) if f"place {p}" in r)
+        assert ('class="best"' in row) is mark
+
+
+def test_no_key_of_a_section_is_a_method_of_dict(three):
+    # In a template `entry.copy` would be the method, not the entry.
+    from kedge.reporting.formats import upgrade
+    from kedge.reporting.sections import attack, calibration, comparing, images, outside, run, selective, shift
+
+    def keys(value):
+        if isinstance(value, dict):
+            yield from value
+        for one in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+            yield from keys(one)
+
+    results = upgrade(three)
+    results["data"] = {}
+    for section in (attack, calibration, comparing, images, outside, run, selective, shift):
+        assert not {k for k in keys(section.section(results, 0)) if hasattr({}, k)}

@@ -17,7 +17,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
             "spread": spread(t["difference"], _unit(t["metric"])),
             "p": p_text(t.get("p")),
             "adjusted": p_text(t["adjusted"]),
-            "clear": t["adjusted"] is not None and t["adjusted"] < LEVEL,
+            "marked": t["adjusted"] is not None and t["adjusted"] < LEVEL,
             "test": printable(t["test"]),
             "n": t["n"],
         }

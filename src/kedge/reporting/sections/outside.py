@@ -116,13 +116,16 @@ def histogram(edges: list[float], inside: list[int], outside: list[int], i: int)
     return svg(plot)
 
 
-def _skipped(results: dict[str, Any]) -> list[tuple[str, str, list[int]]]:
-    """(score, why, models that it was left out for)."""
-    found: dict[tuple[str, str], list[int]] = {}
+def _skipped(results: dict[str, Any]) -> list[tuple[str, str, tuple[int, ...]]]:
+    """(scores, why, models that they were left out for)."""
+    models: dict[tuple[str, str], list[int]] = {}
     for i, model in enumerate(results["models"].values()):
         for score, why in model["skipped_scores"].items():
-            found.setdefault((printable(score), printable(why)), []).append(i)
-    return [(score, why, models) for (score, why), models in found.items()]
+            models.setdefault((printable(score), printable(why)), []).append(i)
+    scores: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for (score, why), found in models.items():
+        scores.setdefault((why, tuple(found)), []).append(score)
+    return [(", ".join(names), why, found) for (why, found), names in scores.items()]
 
 
 def _fitted(results: dict[str, Any], titles: dict[str, str]) -> list[tuple[str, int]]:
