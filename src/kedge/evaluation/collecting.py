@@ -40,11 +40,6 @@ class Collected:
     attacked: Attacked | None = None
     errors: list[dict[str, str]] = field(default_factory=list)
 
-    def seconds(self) -> float:
-        """How long the model itself took, without the attacks."""
-        kept = [self.clean, *self.outside.values(), *self.inside.values(), *([self.training] if self.training else [])]
-        return sum(k.seconds for k in kept)
-
 
 def collect(
     runner: Runner,

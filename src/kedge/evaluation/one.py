@@ -38,6 +38,7 @@ def about(
     no_training: str,
     scores: Sequence[Score],
     groups: Mapping[str, str | None],
+    pace: float,
     settings: Settings,
 ) -> tuple[dict[str, Any], Measured]:
     """(the model's entry in the results, what comparisons with other models need)."""
@@ -96,7 +97,7 @@ def about(
         **({} if found.attacked is None else found.attacked.entry()),
         "images": example_images(clean, data, positions, settings.examples),
         "timing": {
-            "images_per_second": found.clean.images / found.clean.seconds if found.clean.seconds > 0 else None,
+            "images_per_second": 1 / pace if pace > 0 else None,
             "device": str(subject.device),
         },
         "errors": found.errors,

@@ -126,7 +126,8 @@ def evaluate(
     labels = None if training is None else training.labels
     summarised = {
         s.name: about(
-            s, collected[s.name], chosen, positions, labels, no_training, scores, group_of, settings
+            s, collected[s.name], chosen, positions, labels, no_training, scores, group_of, runner.pace[s.name],
+            settings,
         )
         for s in subjects
     }  # fmt: skip
