@@ -111,6 +111,16 @@ def test_a_temperature_scales_the_logits_and_not_the_head():
         torch.testing.assert_close(folded.features @ folded.head[0].T + folded.head[1], 2.5 * folded.logits)
 
 
+@pytest.mark.parametrize("make", [small, anchored])
+def test_an_empty_batch(make):
+    model = make()
+    model = model if isinstance(model, kedge.AnchoredModel) else kedge.plain(model, example=IMAGES)
+    full = outputs_of(model, IMAGES, features=True, masked=True)
+    empty = outputs_of(model, IMAGES[:0], features=True, masked=True)
+    assert empty.features.shape == (0, full.features.shape[1])
+    torch.testing.assert_close(Outputs.cat([full, empty]).features, full.features)
+
+
 def test_one_pass_of_the_network():
     passes = []
     model = kedge.plain(small(), example=IMAGES)

@@ -17,6 +17,7 @@ from kedge.scores.masked import Masked
 from kedge.scores.max_logit import MaxLogit
 from kedge.scores.msp import MSP
 from kedge.scores.outputs import Outputs, outputs_of
+from kedge.scores.pytorch_ood import PytorchOOD
 from kedge.scores.vim import ViM
 
 SCORES: dict[str, type[Score]] = {
@@ -35,6 +36,7 @@ __all__ = [
     "Masked",
     "MaxLogit",
     "Outputs",
+    "PytorchOOD",
     "Score",
     "ViM",
     "last_layer",

@@ -80,4 +80,4 @@ def precise(tensor: Tensor) -> Tensor:
 
 def usable(scores: Iterable[Score], outputs: Outputs) -> list[Score]:
     """Those of `scores` whose needs `outputs` meets."""
-    return [score for score in scores if all(getattr(outputs, need) is not None for need in score.needs)]
+    return [score for score in scores if all(getattr(outputs, need, None) is not None for need in score.needs)]

@@ -22,12 +22,14 @@ def last_layer(model: Callable[[Tensor], Any], example: Tensor) -> nn.Module | N
     layer's input, averaged over positions if it has any. None for a callable that is no module, and for a network
     without such a layer (two heads that are averaged, or an activation after the last layer). A model is searched once.
     """
-    if not isinstance(model, nn.Module) or len(example) == 0:
+    if not isinstance(model, nn.Module):
         return None
     candidates = [m for m in model.modules() if isinstance(m, nn.Linear) or _is_pointwise(m)]
     identities = [id(m) for m in candidates]
     known = _found.get(model)
     if known is None or known[0] != identities:
+        if len(example) == 0:
+            return None
         layer = _search(model, candidates, example[:2])
         known = _found[model] = identities, None if layer is None else ref(layer)
     return None if known[1] is None else known[1]()

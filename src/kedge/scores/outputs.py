@@ -97,11 +97,13 @@ def outputs_of(
         else:
             count = 1
             outputs = Outputs(_logits_of(model, images))
-    if layer is not None and seen:
+    if layer is not None and (seen or len(images) == 0):
+        weight, bias = affine(layer)
         # The rows of a pass are reference-major: [K * b, D].
-        parts = [inputs_of(layer, x).unflatten(0, (count, -1)) for x in seen]
-        collected = torch.cat([part.float().mean(0) if count > 1 else part[0] for part in parts])
-        outputs = dataclasses.replace(outputs, features=collected, head=affine(layer))
+        parts = [inputs_of(layer, x).unflatten(0, (count, -1)) for x in seen if len(x)]
+        means = [part.float().mean(0) if count > 1 else part[0] for part in parts]
+        collected = torch.cat(means) if means else weight.new_zeros(0, weight.shape[1])
+        outputs = dataclasses.replace(outputs, features=collected, head=(weight, bias))
     if masked and isinstance(model, AnchoredModel):
         outputs = dataclasses.replace(outputs, masked=_masked_logits(model, images, references))
     return outputs

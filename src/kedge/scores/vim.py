@@ -41,7 +41,7 @@ class ViM(Score):
         features, _ = self._training(outputs, labels)
         weight, bias = (precise(part) for part in self._take(outputs, "head"))
         size = features.shape[1]
-        dimension = self.dimension or (1000 if size >= 2048 else 512 if size >= 768 else max(1, size // 2))
+        dimension = self.dimension or principal_dimension(size)
         if dimension >= size:
             raise ValueError(f"vim's principal space has {dimension} dimensions, but there are only {size} features")
         origin = -torch.linalg.pinv(weight) @ bias
@@ -67,3 +67,8 @@ class ViM(Score):
         origin, residual = origin.to(f.device), residual.to(f.device)
         energy = (f @ weight.T + bias).logsumexp(dim=1)
         return (energy - alpha * ((f - origin) @ residual).norm(dim=1)).float().to(features.device)
+
+
+def principal_dimension(features: int) -> int:
+    """The authors' dimension of the principal space for so many features (see `ViM`)."""
+    return 1000 if features >= 2048 else 512 if features >= 768 else max(1, features // 2)
