@@ -20,6 +20,7 @@ from kedge.evaluation.provenance import CONVENTIONS, citations, machine, now, pe
 from kedge.evaluation.shifts import Shifts, class_masks, shifts
 from kedge.evaluation.strips import corruption_strips
 from kedge.evaluation.subjects import Subject, gather_subjects
+from kedge.evaluation.summaries import FEWEST
 from kedge.evaluation.under_attack import Attacks
 from kedge.scores import SCORES, Score
 
@@ -106,7 +107,13 @@ def evaluate(
     if attacks is not None:
         attacks.check(subjects)
 
+    warnings = {name: _warning(data, images, equalise, warned[name]) for name, images in sets.items()}
+    for name, words in warnings.items():
+        if words:
+            say(f"{name}: {words}")
     chosen, positions = limited(data, limit, seed)
+    if len(chosen) < FEWEST:
+        say(f"{len(chosen)} images are too few for intervals (fewer than {FEWEST}): they are left out")
     outside = {name: limited(images, limit, seed)[0] for name, images in sets.items()}
     training, no_training = _training(train, data, scores, bool(outside), limit, seed)
     wants = {
@@ -156,13 +163,14 @@ def evaluate(
         },
         "conventions": CONVENTIONS,
         "citations": citations(_cited(found_shifts, bool(sets), attacks)),
+        "fewest_images": FEWEST,
         "data": {**_set_record(data, len(chosen)), "class_names": list(data.class_names)},
         "ood_sets": {
             name: {
                 **_set_record(full, len(outside[name])),
                 "conversion": {s.name: conversion(tuple(full.image_shape), s.shape) for s in subjects},
                 "group": group_of[name],
-                "warning": _warning(data, full, step is not None, warned[name]),
+                "warning": warnings[name],
             }
             for name, full in sets.items()
         },
