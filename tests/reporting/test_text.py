@@ -211,3 +211,8 @@ def test_numbers_and_names():
     assert spread({"value": 0, "low": -0.01, "high": 0.01}, "%") == "−1.0 to 1.0"
     assert short("short") == "short"
     assert len(short("x" * 100)) == 36
+
+
+def test_set_sizes_stand_with_the_numbers(three):
+    text = " ".join(table(three, 200).split())
+    assert "10,000 in-distribution images against 10,000 of <u>grey</u>, 10,000 of far one" in text

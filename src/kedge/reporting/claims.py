@@ -6,7 +6,7 @@ from typing import Any
 
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import METRICS, best_of, dig, estimate, number, printable, short
-from kedge.reporting.summary import at_place, attack_names, headline, ood_places, place_title, score_titles
+from kedge.reporting.summary import at_place, attack_names, ood_places, place_title, score_titles
 
 LEVEL = 0.05
 Test = dict[str, Any]
@@ -101,7 +101,8 @@ def _questions(results: dict[str, Any], models: list[dict[str, Any]]) -> list[tu
         where = place_title(kind, name, sets)
         asked.append((f"Out of distribution, {where}, AUROC by {titles[score]}", "auroc", name, "higher", values))
     for name, attack in attack_names(models).items():
-        if headline(name, attack, results["settings"]["attacks"]):
+        # A cross-check that only some models face compares nothing.
+        if name in (results["settings"]["attacks"] or [name]):
             values = [dig(m["attacks"].get(name), "accuracy") for m in models]
             asked.append((f"Accuracy under {printable(attack['title'])}", "accuracy", name, "higher", values))
     return asked
@@ -134,8 +135,8 @@ def _claim(
     behind = [tested(i, last) for i in others if i != last]
     if all(t is not None for t in ahead):
         # Paired tests on the same images see differences that overlapping intervals hide.
-        listed += f"; {_method(ahead)}"
         best = first if all(_won(t, better) for t in ahead) else None
+        listed += f"; {_method(ahead, best is not None)}"
         worst = last if all(t is not None and _won(t, better) for t in behind) else None
     elif any(c.get("low") is None for c in cells):
         return f"{listed}. No test and no intervals, so no difference is claimed."
@@ -155,8 +156,10 @@ def _won(test: Test | None, better: str) -> bool:
     return test["difference"]["value"] > 0 if better == "higher" else test["difference"]["value"] < 0
 
 
-def _method(tests: list[Test | None]) -> str:
+def _method(tests: list[Test | None], won: bool) -> str:
+    """The test and the p-value that decided: the largest of those that had to be small, else the smallest."""
     known = [t for t in tests if t is not None]
-    largest = p_text(max(t["adjusted"] for t in known))
+    p = p_text((max if won else min)(t["adjusted"] for t in known))
     names = ", ".join(dict.fromkeys(printable(t["test"]) for t in known))
-    return f"{names}, p {'' if largest.startswith('<') else '= '}{largest}" + (" at most" if len(known) > 1 else "")
+    which = "" if len(known) == 1 else "largest " if won else "smallest "
+    return f"{names}, {which}p {'' if p.startswith('<') else '= '}{p}"

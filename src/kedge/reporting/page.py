@@ -11,7 +11,7 @@ from kedge.reporting.sections import attack, calibration, comparing, images, out
 from kedge.reporting.sentences import about, comparison
 from kedge.reporting.summary import summary_rows
 from kedge.reporting.svg import COLORS, GLYPHS
-from kedge.reporting.table import subject_line, warnings
+from kedge.reporting.table import sizes, subject_line, warnings
 
 LIMIT = 2_000_000  # bytes
 # What is left out, step by step, when a page would be larger; each step also leaves out all those before it.
@@ -77,6 +77,7 @@ def _page(results: dict[str, Any], level: int) -> str:
         subject=subject_line(results),
         left_out=f"{', '.join(left_out[:-1])} and {left_out[-1]}" if len(left_out) > 1 else "".join(left_out),
         warnings=warnings(results),
+        sizes=sizes(results),
         groups=[(g, [r for r in rows if r.group == g]) for g in dict.fromkeys(r.group for r in rows)],
         claims=comparison(results),
         stories=[about(name, model, results) for name, model in models.items()],

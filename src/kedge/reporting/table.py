@@ -60,11 +60,19 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
     fit = max(1, (width - _LABEL) // _CELL)
     for start in range(0, len(names), fit):
         console.print(_columns(rows, names, list(range(start, min(start + fit, len(names))))))
-    legends = [LEGEND] + ([BETTER] if len(names) > 1 else []) + ([OOD_LEGEND] if results["ood_sets"] else [])
+    legends = (
+        [LEGEND] + ([BETTER] if len(names) > 1 else []) + ([OOD_LEGEND, sizes(results)] if results["ood_sets"] else [])
+    )
     console.print(Text(" ".join(legends), style="dim"))
     for line in warnings(results):
         console.print(Text(line, style="bold"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n")) + "\n"
+
+
+def sizes(results: dict[str, Any]) -> str:
+    """How many images stand against each other out of distribution."""
+    against = [f"{record['images']:,} of {printable(name)}" for name, record in results["ood_sets"].items()]
+    return f"{results['data']['images']:,} in-distribution images against {', '.join(against)}."
 
 
 def warnings(results: dict[str, Any]) -> list[str]:

@@ -49,9 +49,10 @@ def _curve(curves: list[tuple[int, dict[str, Any]]]) -> Markup:
     """Accuracy against ε; for ℓ∞ in 255ths, as budgets are usually given."""
     scale = 255 if all(c["norm"] == "linf" for _, c in curves) else 1
     most = max(scale * p["eps"] for _, c in curves for p in c["points"])
-    plot = Plot(
-        (0, most or 1), (0, 100), f"ε{', of 255' if scale == 255 else ''}", "accuracy, %", width=360, height=240
-    )
+    step = next((s for s in (1, 2, 4, 8, 16) if most / s <= 5), 32)  # budgets are powers of two
+    even = [float(e) for e in range(0, int(most) + 1, step)] if scale == 255 and most >= 1 else None
+    label = "ε, of 255" if scale == 255 else "ε"
+    plot = Plot((0, most or 1), (0, 100), label, "accuracy, %", width=360, height=240, x_ticks=even)
     for i, curve in curves:
         points = sorted(curve["points"], key=lambda p: p["eps"])
         x = [scale * p["eps"] for p in points]
