@@ -14,6 +14,7 @@ import kedge
 from kedge import data
 from kedge.training import Recipe, TrainingStopped, callbacks, fit, load_recipe
 from kedge.training.build import load_sets
+from kedge.training.finish import reject_rule
 from kedge.training.module import Run
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -64,6 +65,23 @@ def test_the_run_folder(tiny, capsys):
     right = (prediction.label == val.labels)[kept].float().mean()
     assert float(right) == pytest.approx(loaded.reject["validation_accuracy"])
     assert result.validation["accuracy"] == pytest.approx(float((prediction.label == val.labels).float().mean()))
+
+
+def test_a_reject_rule_for_a_risk():
+    confidence = torch.tensor([0.95, 0.9, 0.8, 0.7, 0.6])
+    probs, labels = torch.stack([confidence, 1 - confidence], 1), torch.tensor([0, 0, 0, 1, 0])
+    assert reject_rule(probs, labels, 0.95, risk=0.0) == {
+        "score": "confidence",
+        "threshold": pytest.approx(0.8),
+        "risk": 0.0,
+        "validation_coverage": 0.6,
+        "validation_accuracy": 1.0,
+    }
+    assert reject_rule(probs, labels, risk=0.2)["validation_coverage"] == 1.0
+    with pytest.warns(UserWarning, match="among 5 validation images down to 0.1"):
+        rule = reject_rule(probs, 1 - labels, risk=0.1)
+    assert (rule["validation_coverage"], rule["validation_accuracy"]) == (0.0, None)
+    assert 0.95 < rule["threshold"] < 0.951
 
 
 def test_the_columns_of_a_row_are_what_they_say(tiny):

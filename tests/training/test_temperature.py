@@ -167,6 +167,17 @@ def test_calibrate_sets_the_step_and_the_threshold_anew(model, validation):
     assert torch.equal(model.predict(images).logits, before.logits)
 
 
+def test_a_threshold_for_a_risk_is_set_anew_for_that_risk(model, validation):
+    model.reject = {"score": "confidence", "threshold": 0.99, "risk": 0.3}
+    calibrate(model, validation)
+    after = model.predict(validation.images.float() / 255)
+    correct = after.label == validation.labels
+    assert model.reject["risk"] == 0.3
+    assert "coverage" not in model.reject
+    expected = metrics.threshold_for_risk(after.confidence, correct, 0.3)
+    assert (model.reject["threshold"], model.reject["validation_coverage"]) == pytest.approx(expected)
+
+
 def test_calibrating_again_starts_from_the_logits_of_the_network(model, validation):
     model.reject = {"score": "confidence", "threshold": 0.5, "coverage": 0.9}
     first = calibrate(model, validation)

@@ -101,11 +101,12 @@ def set_threshold(model: "PixelModel", validation: "ImageSet") -> None:
 
         calibrate(model, validation, batch_size=64)
         return
-    if model.reject is None or "coverage" not in model.reject:
+    wanted = {key: model.reject[key] for key in ("coverage", "risk") if model.reject and key in model.reject}
+    if not wanted:
         return
     from kedge.training.finish import predict_set, reject_rule
 
-    model.reject = reject_rule(*predict_set(model, validation, 64), model.reject["coverage"])
+    model.reject = reject_rule(*predict_set(model, validation, 64), **wanted)
 
 
 def about_folding(whole: "AnchoredModel", folded: "PixelModel", images: "Tensor | None") -> Iterator[str]:

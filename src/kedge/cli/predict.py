@@ -225,9 +225,11 @@ def _remark(
         said += "; none rejected: the model has no stored threshold (--threshold sets one)"
     else:
         said += f", {sum(bool(row['reject']) for row in rows)} rejected (confidence below {threshold:.3f}"
-        coverage = (model.reject or {}).get("coverage")
-        if not chosen and coverage is not None:
-            said += f", set to keep {coverage:.0%} of the validation images"
+        rule = {} if chosen else model.reject or {}
+        if rule.get("coverage") is not None:
+            said += f", set to keep {rule['coverage']:.0%} of the validation images"
+        elif rule.get("risk") is not None:
+            said += f", set for at most {rule['risk']:.1%} wrong answers on the validation images"
         said += ")"
     if model.class_names is None:
         said += "; the model has no class names, labels are numbers"

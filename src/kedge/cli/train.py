@@ -78,8 +78,9 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
             f"{step['nll_after']:.3f} after"
         )
     if rule:
-        kept, right = 100 * rule["validation_coverage"], 100 * rule["validation_accuracy"]
-        print(f"confidence of {rule['threshold']:.3f} or more: {kept:.0f} % of the images, {right:.1f} % of them right")
+        kept, right = 100 * rule["validation_coverage"], rule["validation_accuracy"]
+        share = "" if right is None else f", {100 * right:.1f} % of them right"
+        print(f"confidence of {rule['threshold']:.3f} or more: {kept:.0f} % of the images{share}")
     print(f"model:  {result.folder / 'model'}")
     if result.report is not None:
         print(f"report: {result.report}")

@@ -1,6 +1,7 @@
 """After the last epoch: the reject threshold, the saved model, the report."""
 
 import shlex
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +38,35 @@ def predict_set(
     return logits.softmax(1), labels
 
 
-def reject_rule(probs: torch.Tensor, labels: torch.Tensor, coverage: float) -> dict[str, Any]:
+def reject_rule(
+    probs: torch.Tensor, labels: torch.Tensor, coverage: float | None = None, risk: float | None = None
+) -> dict[str, Any]:
     """The rule stored with a model: answer where the confidence is at least `threshold`.
 
-    The threshold is the highest that keeps at least `coverage` of these (validation) images.
+    The threshold is the highest that keeps at least `coverage` of these (validation) images, or with `risk` the one
+    that keeps the most of them with at most that share of wrong answers. Where none does, a warning says so, and the
+    threshold is above the confidence of all of them.
     """
     confidence, label = probs.max(1)
-    threshold = metrics.threshold_for_coverage(confidence, coverage)
-    kept, accuracy = metrics.selective_accuracy(confidence, label == labels, threshold)
+    correct = label == labels
+    if risk is None:
+        assert coverage is not None
+        threshold = metrics.threshold_for_coverage(confidence, coverage)
+    else:
+        found, _ = metrics.threshold_for_risk(confidence, correct, risk)
+        if found is None:
+            warnings.warn(
+                f"no threshold brings the share of wrong answers among {len(labels)} validation images down to {risk}: "
+                "the model will reject whatever is not surer than all of them",
+                stacklevel=2,
+            )
+        above = torch.nextafter(confidence.max(), confidence.new_tensor(2.0))
+        threshold = float(above) if found is None else found
+    kept, accuracy = metrics.selective_accuracy(confidence, correct, threshold)
     return {
         "score": "confidence",
         "threshold": threshold,
-        "coverage": coverage,
+        **({"coverage": coverage} if risk is None else {"risk": risk}),
         "validation_coverage": kept,
         "validation_accuracy": accuracy,
     }

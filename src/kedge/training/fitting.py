@@ -197,7 +197,7 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> R
     assert recipe.batch_size is not None
     logits, labels = predict_logits(model.to(device), run.val_set, max(64, recipe.batch_size), recipe.workers or 0)
     model.cpu()
-    model.reject = reject_rule(logits.softmax(1), labels, recipe.coverage)
+    model.reject = reject_rule(logits.softmax(1), labels, recipe.coverage, recipe.risk)
     if recipe.temperature:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")

@@ -56,6 +56,7 @@ class Recipe:
         compile: compile the network with torch.compile.
         seed: decides every random draw of the run.
         coverage: part of the validation images that the stored reject threshold keeps.
+        risk: largest part of wrong answers among the validation images that it keeps, in place of coverage; null: off.
         temperature: fit a temperature for the logits on the validation images when training is over.
         runs: folder that holds the runs.
     """
@@ -95,6 +96,7 @@ class Recipe:
     compile: bool = False
     seed: int = 0
     coverage: float = 0.95
+    risk: float | None = None
     temperature: bool = False
     runs: str = "runs"
 
@@ -189,6 +191,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "devices": (1, 1024, False),
     "seed": (0, 2**32 - 1, False),
     "coverage": (0, 1, True),
+    "risk": (0, 0.9999, False),
 }
 
 

@@ -111,7 +111,7 @@ def calibrate(
 
     The images must be such as the model was not trained on, and are not to be those that it is judged by. An earlier
     temperature is replaced. Confidences change, so a stored reject threshold is derived again from the same images for
-    the same coverage; `model.remove_step("temperature")` brings the old one back with the old logits. All
+    the same coverage or risk; `model.remove_step("temperature")` brings the old one back with the old logits. All
     references of the bank are used, as `predict` does.
 
     Args:
@@ -156,8 +156,9 @@ def calibrate(
         "ece_after": float(metrics.calibration_error(after, labels)),
     }
     rule = model.reject
-    if rule is not None and rule.get("score", "confidence") == "confidence" and rule.get("coverage") is not None:
+    wanted = {key: rule[key] for key in ("coverage", "risk") if rule and rule.get(key) is not None}
+    if rule is not None and rule.get("score", "confidence") == "confidence" and wanted:
         record["reject_before"] = rule
-        model.reject = reject_rule(after, labels, rule["coverage"])
+        model.reject = reject_rule(after, labels, **wanted)
     model.set_temperature(value, **record)
     return model.steps["temperature"]
