@@ -109,6 +109,13 @@ def test_any_size_and_depth_alone_or_in_a_batch(size, channels):
             assert not torch.equal(together, images)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (2, 2), (5, 4)])
+def test_a_handful_of_pixels_is_no_reason_to_fail(size):
+    for name in expand(["corruptions", "cbar"]):
+        for severity in (1, 5):
+            assert bool(corrupt(torch.rand(2, 3, *size), name, severity).isfinite().all()), name
+
+
 def test_harder_severities_change_more():
     images = batch(pictures(60, 32, 32))
     for name in CBAR:

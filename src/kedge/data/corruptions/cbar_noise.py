@@ -146,7 +146,7 @@ def _coloured(keys: torch.Tensor, channels: int, height: int, width: int, slope:
     spectrum = torch.complex(phases.cos() * amplitude, phases.sin() * amplitude)
     noise = torch.fft.ifft2(spectrum.roll((height // 2, width // 2), (2, 3))).real
     noise = noise - pixels.mean(noise)
-    noise = noise / pixels.mean(noise * noise).sqrt()
+    noise = noise / pixels.mean(noise * noise).sqrt().clamp(min=1e-12)  # a single pixel has none
     # the transform's last bits may depend on the batch: they are cut off
     return ((noise * 2.0**20).round() / 2.0**20).float()
 
