@@ -121,9 +121,7 @@ def _calibrated(model: Any, images: "ImageSet", batch_size: int) -> list[str]:
         goal = f"keep {rule['coverage']:.0%}" if "coverage" in rule else f"be wrong in {rule['risk']:.1%} at most"
         lines.append(f"reject threshold   {before:>10}{after:>10}   set anew to {goal}")
     elif model.reject is not None:
-        lines.append(
-            f"reject threshold   {before:>10}{after:>10}   what it was set for is not stored: left as it is"
-        )
+        lines.append(f"reject threshold   {before:>10}{after:>10}   what it was set for is not stored: left as it is")
     lines.append("(they chose the temperature: judge it on others, with kedge evaluate)")
     return lines
 
