@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from tests.reporting import synthetic
+from tests.reporting import lacking, synthetic
 
 NASTY = (
     "<script>alert(1)</script>",
@@ -49,10 +49,10 @@ def bare() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def partial() -> dict[str, Any]:
-    return synthetic.interrupted()
+    return lacking.interrupted()
 
 
 @pytest.fixture(scope="session")
 def old() -> dict[str, Any]:
     """Results of the first format."""
-    return synthetic.format_1(synthetic.results(("standard", "anchored", "deep", "wide")))
+    return lacking.format_1(synthetic.results(("standard", "anchored", "deep", "wide")))
