@@ -7,7 +7,7 @@ import torch
 
 import kedge
 from kedge import networks
-from kedge.cli import evaluate
+from kedge.cli import evaluate, words
 
 
 @pytest.fixture
@@ -108,24 +108,24 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
 
 def test_command_line_gives_the_same_configuration_again():
     made = evaluate.parser()
-    words = ["a b", "c", "--data", "digits", "--severities", "1", "2", "--limit", "5", "--seed", "0"]
-    line = evaluate.command_line("kedge evaluate", made, made.parse_args(words))
+    line = ["a b", "c", "--data", "digits", "--severities", "1", "2", "--limit", "5", "--seed", "0"]
+    line = evaluate.command_line("kedge evaluate", made, made.parse_args(line))
     assert line == "kedge evaluate 'a b' c --data digits --severities 1 2 --limit 5"
 
 
 def test_lists_take_commas_and_spaces(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b").mkdir()
-    assert evaluate.separated(["mnist,textures", "x", "a,b"]) == ["mnist", "textures", "x", "a,b"]
+    assert words.separated(["mnist,textures", "x", "a,b"]) == ["mnist", "textures", "x", "a,b"]
 
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), ("1", 1.0), (None, None)])
 def test_a_radius_is_a_number_or_a_fraction(text, value):
-    assert evaluate.radius(text) == value
+    assert words.radius(text) == value
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("flags", "said"),
     [
         (["--eps", "8 pixels"], "--eps must be a number such as 8/255 or 0.03, got '8 pixels'"),
         (["--shift", "gausian_noise"], "did you mean gaussian_noise"),
@@ -135,16 +135,16 @@ def test_a_radius_is_a_number_or_a_fraction(text, value):
         (["--severities", "0"], "severities are 1 to 5, got 0"),
     ],
 )
-def test_wrong_words_are_told_before_a_model_is_loaded(command, run_folder, monkeypatch, words, said):
+def test_wrong_words_are_told_before_a_model_is_loaded(command, run_folder, monkeypatch, flags, said):
     monkeypatch.setattr("kedge.cli.models.Source.load", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=said):
-        command("evaluate", run_folder, *words)
+        command("evaluate", run_folder, *flags)
 
 
 def test_names_in_the_help_are_those_of_the_library():
     from kedge.scores import SCORES
 
-    assert tuple(SCORES) == evaluate.SCORES
+    assert tuple(SCORES) == words.SCORES
 
 
 def test_a_second_call_adds_to_the_first(command, run_folder):
@@ -178,7 +178,7 @@ def test_all_parts_at_once(command, run_folder, digit_model, tmp_path):
     )  # fmt: skip
     results = json.loads(out)
     model = results["models"]["first"]
-    assert set(model["scores"]) == set(evaluate.SCORES)
+    assert set(model["scores"]) == set(words.SCORES)
     assert set(model["ood_groups"]) == {"near", "far"}
     assert model["ood_groups"]["near"]["knn"]["sets"] == [str(tmp_path / "stripes")]
     assert model["scores"]["knn"]["fitted_on"] > 100

@@ -211,7 +211,7 @@ def test_transfer_is_weaker_than_white_box(trained, digits, test_images):
 def test_records():
     assert attack_record(FGSM(0.1))["kind"] == "single-step"
     record = attack_record(PGD(0.1, 7, over_references=3, restarts=2))
-    assert record["title"] == "PGD-7 over 3 references, 2 restarts"
+    assert record["title"] == "PGD-7, expectation over references, 2 restarts"
     assert record["kind"] == "eot"
     assert attack_record(lambda model, images, targets: images)["eps"] is None
 

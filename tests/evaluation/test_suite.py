@@ -79,7 +79,7 @@ def test_out_of_distribution_against_scikit_learn_and_the_conversion_is_said(net
     assert found["scores"]["msp"]["fpr95"]["value"] == pytest.approx(float(metrics.fpr95(*scored)), abs=1e-6)
     assert set(found["scores"]) == {"msp", "max_logit", "energy", "entropy"}
     skipped = results["models"]["model"]["skipped_scores"]
-    assert "uncertainty" in skipped["disagreement"]
+    assert "not anchored" in skipped["disagreement"]
     assert "features" in skipped["knn"]
     assert results["ood_sets"]["static"]["conversion"] == {"model": "grey to colour, 12×10 resized to 8×8"}
     histogram = results["models"]["model"]["scores"]["msp"]

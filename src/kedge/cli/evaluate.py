@@ -4,23 +4,16 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import MODELS_HELP, find_groups
 from kedge.cli.sets import default_workers, load_data, load_outside, load_training, published_sets
+from kedge.cli.words import SCORES, check_words, choose_attacks, choose_scores, radius, separated
 
 if TYPE_CHECKING:
     import jsonargparse
 
-    from kedge.data import ImageSet
-    from kedge.evaluation import Attacks
-    from kedge.scores import Score
-
-# Written out, as the help must not import torch; a test compares them.
-SCORES = ("msp", "max_logit", "energy", "entropy", "disagreement", "amp", "masked", "knn", "mahalanobis", "vim")
-ATTACKS = ("pgd", "autoattack", "autoattack-rand", "curve")
 DESCRIPTION = """\
 Measure how far to trust models: accuracy and calibration on clean, shifted and attacked images, whether they notice
 images of other kinds than they were trained on, and what is gained by answering only when confident. Several models
@@ -89,7 +82,12 @@ def parser() -> "jsonargparse.ArgumentParser":
         action="store_true",
         help="pass images of all sets through the same resizing and JPEG step before telling them apart",
     )
-    add("--scores", **several, default=["all"], help=f"what to tell them by: all, or some of {', '.join(SCORES)}")
+    add(
+        "--scores",
+        **several,
+        default=["all"],
+        help=f"what to tell them by: all, or some of {', '.join(SCORES)}; pytorch-ood:NAME (needs kedge[ood])",
+    )
     add(
         "--train",
         type=str | None,
@@ -182,77 +180,14 @@ def run(config: "jsonargparse.Namespace") -> int:
     kept = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
     memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
     print(f"{results['seconds']:.0f} s{memory}{kept}", file=sys.stderr)
-    print(f"report: {write(results, base if config.out else free_folder(base))}", file=sys.stderr)
+    print(f"report: {write(results, base if config.out else free_folder(base, 'results.json'))}", file=sys.stderr)
     return 0
 
 
-def separated(words: list[str]) -> list[str]:
-    """Words given with commas as words of their own; a path with a comma stays whole."""
-    return [part for word in words for part in ([word] if Path(word).exists() else word.split(",")) if part]
-
-
-def radius(text: str | None) -> float | None:
-    """The number that `8/255` or `0.03` stands for. Raises ValueError for anything else."""
-    if text is None:
-        return None
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"--eps must be a number such as 8/255 or 0.03, got {text!r}") from None
-
-
-def choose_scores(words: list[str]) -> "list[Score] | None":
-    """The scores of these names; None for all. Raises ValueError for an unknown one."""
-    if words == ["all"]:
-        return None
-    from kedge import scores
-
-    if unknown := [word for word in words if word not in scores.SCORES]:
-        raise ValueError(f"--scores: there is no score {unknown[0]!r}; there are: all, {', '.join(scores.SCORES)}")
-    return [scores.SCORES[word]() for word in words]
-
-
-def choose_attacks(
-    words: list[str], eps: float | None, config: "jsonargparse.Namespace", images: "ImageSet"
-) -> "Attacks | None":
-    """The attacks that these words stand for, in the usual radius for images of this size; None for none."""
-    if words == ["none"]:
-        return None
-    from kedge.attacks import PGD, AutoAttack
-    from kedge.evaluation import Attacks
-
-    if eps is None:
-        eps = 0.5 if config.norm == "l2" else (8 if images.image_shape[1] <= 64 else 4) / 255
-    step = None if config.norm == "linf" else 2.5 * eps / config.steps
-    named: dict[str, Any] = {}
-    if "pgd" in words or "curve" in words:
-        named[f"PGD-{config.steps}"] = PGD(eps, config.steps, step, config.norm, early_stop=True, seed=config.seed)
-    for word, version in (("autoattack", "standard"), ("autoattack-rand", "rand")):
-        if word in words:
-            named[f"AutoAttack, {version}"] = AutoAttack(eps, config.norm, version, config.seed)
-    grid = [eps * share for share in (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)] if "curve" in words else []
-    return Attacks(named, images=config.attack_images, curve=grid)
-
-
-def check_words(shift: list[str], attacks: list[str], severities: list[int]) -> None:
-    """Raise ValueError for words that are no corruption and no attack, before any model is loaded."""
-    if wrong := [severity for severity in severities if severity not in (1, 2, 3, 4, 5)]:
-        raise ValueError(f"severities are 1 to 5, got {wrong[0]}")
-    if "none" in shift and shift != ["none"]:
-        raise ValueError(f"--shift none stands alone, but it came with {', '.join(w for w in shift if w != 'none')}")
-    from kedge.data import is_published
-    from kedge.data.corruptions import expand
-
-    if shift != ["none"]:
-        expand([word for word in shift if not (is_published(word) or Path(word).exists())])
-    if attacks != ["none"] and (unknown := [word for word in attacks if word not in ATTACKS]):
-        raise ValueError(f"--attack: there is no attack {unknown[0]!r}; there are: none, {', '.join(ATTACKS)}")
-
-
-def free_folder(wanted: Path) -> Path:
-    """`wanted`, or the first of wanted-2, wanted-3, ... without results: earlier results are kept."""
+def free_folder(wanted: Path, holding: str = "") -> Path:
+    """`wanted`, or the first of wanted-2, wanted-3, ... that is not there, or does not hold the file `holding`."""
     free, n = wanted, 2
-    while (free / "results.json").exists():
+    while (free / holding).exists():
         free, n = wanted.with_name(f"{wanted.name}-{n}"), n + 1
     return free
 

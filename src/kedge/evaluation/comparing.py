@@ -140,10 +140,10 @@ def _welch(values: list[list[float]]) -> dict[str, Any]:
     difference = statistics.fmean(values[0]) - statistics.fmean(values[1])
     spread = [statistics.variance(side) / len(side) for side in values]
     error = math.sqrt(sum(spread))
-    if error == 0:
+    if error <= 1e-9 * max(map(abs, values[0] + values[1])):  # all the same, but for rounding
         return {
             "difference": {"value": difference, "low": difference, "high": difference},
-            "p": 1.0 if difference == 0 else 0.0,
+            "p": 1.0 if abs(difference) <= 1e-12 else 0.0,
             "test": "Welch t over seeds",
             "n": sum(map(len, values)),
         }

@@ -11,6 +11,14 @@ from kedge.metrics import detection_summary, roc_curve
 from kedge.scores import Outputs, Score
 
 HISTOGRAM_BINS = 30
+# Why a model may lack what a score reads.
+LACKING = {
+    "uncertainty": "there is no disagreement between references: the model is not anchored, or was asked with one",
+    "masked": "there are no masked passes: the model is not anchored",
+    "features": "the model's last layer was not found, so there are no features",
+    "head": "the model's last layer was not found",
+    "images": "it reads images itself: use it from Python",
+}
 DETECTION = ("auroc", "aupr_in", "aupr_out", "fpr95")
 
 
@@ -23,7 +31,7 @@ def ready(
     for score in scores:
         lacking = [need for need in score.needs if need not in fields]
         if lacking:
-            skipped[score.name] = f"the model gives no {', no '.join(lacking)}"
+            skipped[score.name] = LACKING.get(lacking[0], f"the model gives no {lacking[0]}")
         elif score.fits and training is None:
             skipped[score.name] = why_no_training
         else:
