@@ -86,3 +86,17 @@ def test_classes_that_do_not_fit_are_refused_before_work(network, data):
     given = Published({("x", None): data}, "BEASTS-S", "renditions", None, ["a", "b"])
     with pytest.raises(ValueError, match="BEASTS-S: the model lacks a"):
         evaluate(network, data, shift=[given])
+
+
+def test_frost_textures_are_told_by_their_content(data, tmp_path):
+    from PIL import Image
+
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 6))
+    textures, parts = tmp_path / "textures", tmp_path / "parts"
+    textures.mkdir()
+    found = []
+    for grey in (30, 30, 220):
+        Image.new("RGB", (64, 64), (grey, grey, grey)).save(textures / "frost.png")
+        quick = {"severities": (3,), "resamples": 0, "examples": 0, "parts": parts, "frost_textures": textures}
+        found.append(evaluate(model, data, shift=["frost"], **quick)["parts_found"])
+    assert found == [0, 2, 1]

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from kedge.data.fingerprints import key_of_file
 from kedge.evaluation.checks import limited
 from kedge.evaluation.parts import digest
 from kedge.evaluation.passes import Part, identity
@@ -78,13 +80,20 @@ def generated(
     """The parts of the corruptions made here; `who` is the identity of the images."""
     from kedge.data.corruptions import corrupt
 
+    textures = None if frost_textures is None else _content(Path(frost_textures))
     for name, severity in found.conditions if found.corruptions else ():
 
         def change(shown: Tensor, where: Tensor, name: str = name, severity: int = severity) -> Tensor:
             return corrupt(shown, name, severity, indices=where, seed=seed, frost_textures=frost_textures)
 
-        settings = ["corrupt", name, severity, seed, frost_textures if name == "frost" else None]
+        settings = ["corrupt", name, severity, seed, textures if name == "frost" else None]
         yield (name, severity), Part(f"{name} {severity}", images, who, positions, change, settings)
+
+
+def _content(folder: Path) -> list[list[str]]:
+    """Name and key of each file of a folder."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return [[path.name, key_of_file(str(path)).hex()] for path in files]
 
 
 def published(
