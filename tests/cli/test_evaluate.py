@@ -195,3 +195,12 @@ def test_seeds_of_one_method(command, run_folder, model_folder, tmp_path, monkey
     results = json.loads(out)
     assert len(results["groups"]["ours"]) == 2
     assert results["group_table"]["ours"]["accuracy, clean"]["n"] == 2
+
+
+def test_an_interruption_says_where_it_goes_on(command, run_folder, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kedge.evaluation.evaluate", stopped)
+    with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+        command("evaluate", run_folder, "--shift", "none")

@@ -151,31 +151,36 @@ def run(config: "jsonargparse.Namespace") -> int:
     (only, *others) = sources.values()
     beside = only.run or Path() if not others else Path()
     base = Path(config.out) if config.out else beside / "evaluation"
-    with progress_bar() as (tick, say):
-        results = evaluation.evaluate(
-            models,
-            data,
-            shift=shift,
-            severities=config.severities,
-            frost_textures=config.frost_textures,
-            ood=outside or None,
-            near=[found for found in outside if found in near or found.partition(" (")[0] in near],
-            equalise=config.equalise,
-            scores=chosen,
-            train=load_training(sources, name, data, config.train) if outside else None,
-            attacks=choose_attacks(attacks, eps, config, data),
-            references=config.references,
-            batch_size=config.batch_size,
-            workers=workers,
-            seed=config.seed,
-            limit=config.limit,
-            risk=config.risk,
-            groups=groups,
-            parts=None if config.fresh else base / "parts",
-            command=command_line("kedge evaluate", parser(), config),
-            progress=tick,
-            notice=say,
-        )
+    kept_in = None if config.fresh else base / "parts"
+    try:
+        with progress_bar() as (tick, say):
+            results = evaluation.evaluate(
+                models,
+                data,
+                shift=shift,
+                severities=config.severities,
+                frost_textures=config.frost_textures,
+                ood=outside or None,
+                near=[found for found in outside if found in near or found.partition(" (")[0] in near],
+                equalise=config.equalise,
+                scores=chosen,
+                train=load_training(sources, name, data, config.train) if outside else None,
+                attacks=choose_attacks(attacks, eps, config, data),
+                references=config.references,
+                batch_size=config.batch_size,
+                workers=workers,
+                seed=config.seed,
+                limit=config.limit,
+                risk=config.risk,
+                groups=groups,
+                parts=kept_in,
+                command=command_line("kedge evaluate", parser(), config),
+                progress=tick,
+                notice=say,
+            )
+    except KeyboardInterrupt:
+        where = f"; what was measured is kept in {kept_in}, the same command goes on" if kept_in else ""
+        raise KeyboardInterrupt(f"interrupted{where}") from None
     print(render(results, config.format), end="")
     kept = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
     memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
