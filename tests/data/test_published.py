@@ -269,6 +269,17 @@ def test_masks_follow_the_model(tmp_path):
         made.mask_for(WNIDS, 3)
 
 
+def test_a_few_classes_in_another_place_are_found_there():
+    from kedge.data.label_spaces import class_mask, imagenet
+
+    names = list(imagenet())
+    names[10], names[500] = names[500], names[10]
+    wanted = [imagenet()[10], imagenet()[500], imagenet()[7]]
+    mask = class_mask(wanted, imagenet(), names, 1000)
+    assert mask is not None
+    assert mask.tolist() == [500, 10, 7]
+
+
 def test_a_name_of_two_classes_is_not_guessed(tmp_path):
     crane, machine = imagenet()[134], imagenet()[517]
     made = kd.published(tree(tmp_path / "birds", {"": [crane, machine]}, count=1, size=(8, 8)))

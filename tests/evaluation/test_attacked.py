@@ -341,3 +341,12 @@ def test_single_step_above_many_and_steps_that_help_the_model():
     # Another radius is another question.
     assert ok(a=entry("pgd", 0.5), b=entry("single-step", 0.4, 1, eps=0.1)) == {}
     assert sanity({}) == []
+
+
+def test_gradients_are_not_asked_of_a_model_that_is_broken_anyway():
+    columns = {"correct": torch.ones(100), "robust": torch.zeros(100), "distance": torch.zeros(100)}
+    found = sanity({"PGD": attack_summary(columns, PGD(8 / 255, 20))}, torch.zeros(100))
+    assert [c["ok"] for c in found if c["check"] == "zero gradients"] == [True]
+    held = {**columns, "robust": torch.ones(100)}
+    found = sanity({"PGD": attack_summary(held, PGD(8 / 255, 20))}, torch.zeros(100))
+    assert [c["ok"] for c in found if c["check"] == "zero gradients"] == [False]

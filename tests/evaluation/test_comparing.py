@@ -109,3 +109,14 @@ def test_in_the_results(network, data):
     assert {(r["a"], r["b"]) for r in clean} == {("bad", "good")}
     assert results["group_table"]["bad"]["accuracy, corrupted"]["sd"] == 0
     assert evaluate(network, data, **quick)["comparisons"] == []
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_few_images_that_all_differ_are_no_proof(images):
+    right, wrong = torch.ones(images, dtype=torch.bool), torch.zeros(images, dtype=torch.bool)
+    models = {"a0": measured(right), "a1": measured(right), "b0": measured(wrong), "b1": measured(wrong)}
+    found = compare(models, {"a": ["a0", "a1"], "b": ["b0", "b1"]})
+    under = next(r for r in found if r["where"] == "PGD")
+    assert under["p"] == pytest.approx(min(1.0, 2 * 0.5**images))
+    assert under["difference"]["low"] is None
+    assert "sign test" in under["test"]

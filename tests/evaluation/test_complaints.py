@@ -5,6 +5,7 @@ import torch
 
 import kedge
 from kedge.data import TensorSet
+from kedge.data.origin import Origin
 from kedge.evaluation import evaluate
 
 
@@ -121,7 +122,7 @@ def test_the_same_images_under_another_name_are_not_outside(network, data):
 def test_training_images_that_are_the_test_images(data):
     model = kedge.plain(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 6)), example=(3, 8, 8))
     far = TensorSet(255 - data.images, data.labels, data.class_names, name="negatives")
-    with pytest.raises(ValueError, match="are the test images"):
+    with pytest.raises(ValueError, match="are the test images: scores would be fitted"):
         evaluate(model, data, shift=(), ood=far, train=data)
 
 
@@ -148,3 +149,54 @@ def test_models_that_cannot_be_evaluated(data):
     vectors = kedge.plain(torch.nn.Linear(192, 6), example=(192,))
     with pytest.raises(ValueError, match="vectors"):
         evaluate(vectors, data)
+
+
+def test_a_far_set_that_failed_leaves_no_mean(data, noise):
+    def fragile(images: torch.Tensor) -> torch.Tensor:
+        logits = images.flatten(1)[:, :6].clone()
+        logits[images.flatten(1).mean(dim=1) < 0.1] = float("nan")
+        return logits
+
+    dark = TensorSet(noise.images // 20, noise.labels, ["dark"], name="dark")
+    near = TensorSet(255 - data.images, data.labels, data.class_names, name="negatives")
+    results = evaluate(fragile, data, shift=(), ood=[noise, dark, near], near=["negatives"], resamples=0)
+    model = results["models"]["model"]
+    assert [e["part"] for e in model["errors"]] == ["ood dark"]
+    assert set(model["ood"]) == {"static", "negatives"}
+    assert set(model["ood_groups"]) == {"near"}
+
+
+def test_training_images_in_another_order_are_still_the_test_images(data):
+    model = kedge.plain(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 6)), example=(3, 8, 8))
+    far = TensorSet(255 - data.images, data.labels, data.class_names, name="negatives")
+    with pytest.raises(ValueError, match="are the test images"):
+        evaluate(model, data, shift=(), ood=far, train=data.subset(range(89, -1, -1)))
+
+
+def test_two_scores_of_one_name(network, data):
+    from kedge.scores import MSP
+
+    with pytest.raises(ValueError, match="two scores are called 'msp'"):
+        evaluate(network, data, shift=(), scores=[MSP(), MSP()])
+
+
+def test_equalised_images_are_compared_with_equalised_ones(network, data, noise):
+    """The joint view and the scores take the familiar images in the form of the others, or not at all."""
+    far = TensorSet(noise.images, noise.labels, ["noise"], name="static")
+    far.origin = Origin({"JPEG": 40}, ((8, 8), (8, 8)), 30)
+    data.origin = Origin({"PNG": 90}, ((8, 8), (8, 8)))
+    quick = {"shift": (), "ood": {"far": far}, "resamples": 0}
+    plain, same = (evaluate(network, data, **quick, equalise=e)["models"]["model"] for e in (False, True))
+    assert plain["clean"] == same["clean"]
+    assert plain["scores"]["msp"]["inside"] != same["scores"]["msp"]["inside"]
+    inside = (1 - plain["selective"]["joint"]["far"]["aurc"], 1 - same["selective"]["joint"]["far"]["aurc"])
+    assert inside[0] != inside[1]
+
+
+def test_a_rank_is_that_of_the_logits_not_of_probabilities_that_underflow(data):
+    def steep(images: torch.Tensor) -> torch.Tensor:
+        logits = torch.tensor([0.0, -900, -900, -900, -900, -200]).expand(len(images), 6).clone()
+        return logits + images.flatten(1)[:, :1] * 0
+
+    last = TensorSet(data.images, torch.full((90,), 5), data.class_names, name="last")
+    assert evaluate(steep, last, shift=(), resamples=0)["models"]["model"]["clean"]["top5"]["value"] == 1.0

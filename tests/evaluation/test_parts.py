@@ -11,16 +11,17 @@ QUICK = {"shift": ["gaussian_noise", "contrast"], "severities": (1, 5), "batch_s
 
 
 class Counted(torch.nn.Module):
-    """A linear classifier that counts the images it was shown."""
+    """A linear classifier that counts the images it was shown, on the class: what an instance holds tells it apart."""
+
+    images = 0
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(3)
         self.layer = torch.nn.Linear(192, 6)
-        self.images = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.images += len(x)
+        Counted.images += len(x)
         return self.layer(x.flatten(1))
 
     def extra_repr(self) -> str:
@@ -82,18 +83,26 @@ def test_what_depends_on_something_else_is_measured_anew(data, tmp_path):
 
 
 def test_a_setting_that_is_no_weight_tells_models_apart(data):
-    class Scaled(Counted):
-        scale = 1.0
+    class Gated(Counted):
+        """Differs from another one only on images that a few do not show."""
 
-        def forward(self, x):
-            return self.scale * super().forward(x)
+        def __init__(self, gate: float) -> None:
+            super().__init__()
+            self.gate = gate
 
-    one, other = Scaled(), Scaled()
-    other.scale = 2.0
-    images = data.images[:4].float() / 255
-    with torch.no_grad():
-        digests = [model_digest(model, None, model(images)) for model in (one, other)]
-    assert digests[0] != digests[1]
+    probe = torch.zeros(4, 6)
+    assert model_digest(Gated(0.5), None, probe) != model_digest(Gated(0.6), None, probe)
+    assert model_digest(Gated(0.5), None, probe) == model_digest(Gated(0.5), None, probe)
+    assert model_digest(Gated(0.5), None, probe) != model_digest(Gated(0.5), None, probe + 1)
+
+
+def test_a_model_whose_answers_depend_on_the_batch_is_told_and_kept_by_batch_size(data, tmp_path):
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(3, track_running_stats=False), Counted())
+    said: list[str] = []
+    quick = {"shift": (), "resamples": 0, "parts": tmp_path, "notice": said.append}
+    found = [evaluate(model, data, batch_size=size, **quick)["parts_found"] for size in (30, 90, 30)]
+    assert found == [0, 0, 1]
+    assert "depends on the images beside it" in said[0]
 
 
 def test_references_tell_anchored_models_apart(data, tmp_path):

@@ -3,6 +3,7 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
+import kedge
 from kedge import metrics
 from kedge.data import DataError, TensorSet
 from kedge.data.corruptions import NAMES
@@ -94,9 +95,56 @@ def test_frost_textures_are_told_by_their_content(data, tmp_path):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 6))
     textures, parts = tmp_path / "textures", tmp_path / "parts"
     textures.mkdir()
-    found = []
+    found, values = [], []
+    quick = {"severities": (3,), "resamples": 0, "examples": 0, "frost_textures": textures}
     for grey in (30, 30, 220):
         Image.new("RGB", (64, 64), (grey, grey, grey)).save(textures / "frost.png")
-        quick = {"severities": (3,), "resamples": 0, "examples": 0, "parts": parts, "frost_textures": textures}
-        found.append(evaluate(model, data, shift=["frost"], **quick)["parts_found"])
+        results = [evaluate(model, data, shift=["frost"], **quick, parts=place) for place in (parts, None)]
+        found.append(results[0]["parts_found"])
+        values.append([r["models"]["model"]["shift"]["mean"]["nll"]["value"] for r in results])
     assert found == [0, 2, 1]
+    assert all(kept == fresh for kept, fresh in values)
+    assert values[0] == values[1] != values[2]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_published_images_are_read_like_the_test_images(data, tmp_path, beside):
+    """A "published" set of the test images themselves must give the clean numbers, whatever the models take."""
+    import numpy as np
+
+    from kedge.data import published
+
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (60, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(60) % 10
+    np.save(tmp_path / "labels.npy", np.tile(labels.numpy(), 5))
+    np.save(tmp_path / "contrast.npy", np.tile(pixels.permute(0, 2, 3, 1).numpy(), (5, 1, 1, 1)))
+    given = published(tmp_path)
+    images = TensorSet(pixels, labels, list(given.class_names), name="cifar10", split="test")
+    torch.manual_seed(1)
+
+    def model(side: int) -> torch.nn.Module:
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * side * side, 10))
+        return kedge.plain(net, example=(3, side, side))
+
+    models = {"small": model(32), **({"big": model(80)} if beside else {})}
+    results = evaluate(models, images, shift=[given], severities=(2,), resamples=0, examples=0)
+    for found in results["models"].values():
+        assert found["shift"]["mean"]["nll"]["value"] == pytest.approx(found["clean"]["nll"]["value"], abs=1e-6)
+
+
+def test_sets_of_another_size_than_the_clean_one(network, data):
+    fewer = darker(data.subset(range(40)), 2)
+    given = Published({("dark", 1): darker(data, 2), ("dark", 5): fewer}, class_names=data.class_names)
+    shift = evaluate(network, data, shift=[given], resamples=30)["models"]["model"]["shift"]
+    assert shift["mean"]["accuracy"]["low"] <= shift["mean"]["accuracy"]["value"] <= shift["mean"]["accuracy"]["high"]
+
+
+def test_versions_of_a_published_set_stay_apart(network, data):
+    versions = {("v4", None): darker(data, 2), ("v6", None): darker(data.subset(range(30)), 4)}
+    given = Published(versions, "BEASTS.1", "renditions", None, data.class_names)
+    results = evaluate(network, data, shift=[given], resamples=0)
+    assert {name: s["images"] for name, s in results["shift_sets"].items()} == {"BEASTS.1 v4": 90, "BEASTS.1 v6": 30}
+    assert set(results["models"]["model"]["shift_sets"]) == {"BEASTS.1 v4", "BEASTS.1 v6"}
+    with pytest.raises(ValueError, match=r"two published sets are called BEASTS\.1"):
+        evaluate(network, data, shift=[given, given])

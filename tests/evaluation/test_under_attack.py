@@ -137,3 +137,64 @@ def test_bad_requests():
         Attacks({})
     with pytest.raises(ValueError, match="images must be 1 or more, got 0"):
         Attacks({"a": PGD(0.1)}, images=0)
+
+
+class Push:
+    """An attack of a user: darker by eps. Its printed form does not tell one from another."""
+
+    norm = "linf"
+
+    def __init__(self, eps: float) -> None:
+        self.eps = eps
+
+    def __repr__(self) -> str:
+        return "Push"
+
+    def __call__(self, model, images, targets):
+        return (images - self.eps).clamp(min=0)
+
+
+def test_attacks_and_sources_that_nothing_tells_apart_are_not_kept(greys, tmp_path):
+    def value(eps: float) -> float:
+        attacks = Attacks({"mine": Push(eps)}, 40)
+        found = evaluate(Linear(), greys, **QUICK, attacks=attacks, parts=tmp_path)
+        return found["models"]["model"]["attacks"]["mine"]["accuracy"]["value"]
+
+    assert value(0.0) > value(0.2)
+
+    def transferred(sharpness: float) -> float:
+        models = {"f": lambda x: Linear(sharpness)(x), "target": Linear()}
+        attacks = Attacks({"PGD": PGD(20 / 255, 3, random_start=False)}, 60)
+        found = evaluate(models, greys, **QUICK, attacks=attacks, parts=tmp_path)["models"]["target"]["attacks"]
+        return found["PGD: from another model"]["accuracy"]["value"]
+
+    assert transferred(-50.0) > transferred(50.0)
+
+
+def test_what_fails_in_one_attack_loses_nothing_else(greys):
+    class Numpy(Linear):
+        def forward(self, images):
+            return super().forward(torch.from_numpy(images.numpy()))
+
+    class Overflowing(Linear):
+        def forward(self, images):
+            far = images.flatten(1).std(dim=1) > 0.3  # only under a large epsilon
+            return torch.where(far[:, None], torch.nan, super().forward(images))
+
+    models = {"numpy": Numpy(), "half": Overflowing(), "open": Linear()}
+    results = evaluate(models, greys, **QUICK, attacks=Attacks({"PGD": PGD(0.05, 3)}, 40))["models"]
+    assert [e["part"] for e in results["numpy"]["errors"]] == ["attacks"]
+    assert "RuntimeError" in results["numpy"]["errors"][0]["message"]
+    assert "PGD" in results["open"]["attacks"]
+    assert "PGD" in results["half"]["attacks"]
+
+
+def test_requests_that_cannot_be_met_are_told_before_work(greys):
+    with pytest.raises(ValueError, match="targeted=False"):
+        Attacks({"led": PGD(0.1, targeted=True)})
+    with pytest.raises(ValueError, match="has a colon"):
+        Attacks({"a: b": PGD(0.1)})
+    with pytest.raises(ValueError, match="there is none"):
+        evaluate(Linear(), greys, **QUICK, attacks=Attacks({"e": PGD(0.1, over_references=2, keep="last")}))
+    flat = Attacks({"none": PGD(0.0, 3, step_size=0.01)}, 20, cross_checks=False, curve=[0.1])
+    assert evaluate(Linear(), greys, **QUICK, attacks=flat)["models"]["model"]["errors"] == []

@@ -203,3 +203,21 @@ def test_cat_and_to():
     assert Outputs.cat([Outputs(IMAGES.flatten(1)[:, :7]), whole]).head is None
     with pytest.raises(ValueError, match="empty"):
         Outputs.cat([])
+
+
+def test_scores_of_anchored_models_do_not_feel_a_temperature():
+    from kedge.scores import AMP, Masked
+
+    torch.manual_seed(0)
+    model = kedge.anchor(torch.nn.Sequential(torch.nn.Conv2d(1, 5, 4), torch.nn.Flatten()), example=(1, 4, 4))
+    model.references = torch.rand(3, 1, 4, 4)
+    with torch.no_grad():
+        model.stem.reference.weight.mul_(0.5)
+    images = torch.rand(6, 1, 4, 4)
+    before = outputs_of(model.eval(), images, masked=True)
+    model.set_temperature(0.5)
+    after = outputs_of(model, images, masked=True)
+    torch.testing.assert_close(after.logits, before.logits * 2)
+    assert after.to("cpu").temperature == Outputs.cat([after, after]).temperature == 0.5
+    for score in (AMP(), Masked()):
+        torch.testing.assert_close(score.score(after), score.score(before))

@@ -119,7 +119,7 @@ def test_the_sign_is_turned_and_our_own_scores_agree(models):
         "MaxLogit": scores.MaxLogit(),
         "EnergyBased": scores.Energy(),
         "Entropy": scores.Entropy(),
-        "KNN": scores.KNN(),
+        "KNN": scores.KNN(50),
     }
     for name, ours in pairs.items():
         theirs = PytorchOOD(name).fit(train, LABELS).score(test)

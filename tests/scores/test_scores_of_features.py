@@ -189,7 +189,15 @@ def test_one_image_per_class_and_too_few_for_a_residual():
     with pytest.raises(ValueError, match="only 12 features"):
         ViM(12).fit(TRAIN, LABELS)
     with pytest.raises(ValueError, match="50th nearest of 4"):
-        KNN().fit(few, labels)
+        KNN(50).fit(few, labels)
+
+
+def test_the_neighbour_is_one_in_a_thousand_unless_told():
+    generator = torch.Generator().manual_seed(0)
+    many = Outputs(torch.zeros(3000, C), features=torch.randn(3000, 6, generator=generator))
+    labels = torch.zeros(3000, dtype=torch.long)
+    new = Outputs(torch.zeros(40, C), features=torch.randn(40, 6, generator=generator))
+    assert torch.equal(KNN().fit(many, labels).score(new), KNN(3).fit(many, labels).score(new))
 
 
 @pytest.mark.parametrize("make", [lambda: KNN(0), lambda: ViM(0), lambda: Mahalanobis(shrinkage=1.5)])

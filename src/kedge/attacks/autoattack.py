@@ -59,7 +59,7 @@ class AutoAttack:
         anything, the image comes back as it was.
         """
         check_batch(images, targets)
-        AutoAttacker = _library()
+        AutoAttacker = library()
         if self.eps == 0 or len(images) == 0:
             return images.detach().clone()
         if self.version == "rand" and isinstance(model, (Bank, AnchoredModel)):
@@ -107,14 +107,15 @@ class _RandomReference(nn.Module):
         return self.bank.single(images, index)
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The class of pyautoattack. Raises ImportError, in words, without that package."""
     try:
-        from pyautoattack import AutoAttack as library
+        from pyautoattack import AutoAttack as found
     except ImportError as error:
         raise ImportError(
             "AutoAttack needs the package pyautoattack, which is not installed: pip install 'kedge[attack]'"
         ) from error
-    return library
+    return found
 
 
 @contextmanager

@@ -89,7 +89,7 @@ class Bank(nn.Module):
     def single(self, images: Tensor, index: Tensor) -> Tensor:
         """Logits `[B, C]` with one reference for each image: `index` `[B]` says which."""
         images = images if self.prepare is None else self.prepare(images)
-        return self.model(images, references=self.references[index])
+        return self.model(images, references=self.references[index.to(self.references.device)])
 
     def _mean(self, images: Tensor, references: Tensor, at_a_time: int, kept: bool) -> Tensor:
         """The mean over the references, `at_a_time` of them side by side; their activations kept, or made again."""

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,6 +66,12 @@ def common_shape(models: Mapping[str, Any]) -> tuple[int | None, int | None]:
     if not shapes:
         return None, None
     square = all(height == width for _, height, width in shapes)
+    if len(sides := sorted({max(shape[1:]) for shape in shapes})) > 1:
+        print(
+            f"the models take images of {' and '.join(map(str, sides))} px: they are read and corrupted at {sides[-1]} "
+            "px and shrunk for the smaller models, whose numbers differ from those of an evaluation on their own",
+            file=sys.stderr,
+        )
     return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes) if square else None
 
 
@@ -150,6 +157,8 @@ def published_sets(words: list[str]) -> list[Any]:
             found.append(word)
             continue
         given = data.published(word)
+        if any(getattr(other, "name", None) == given.name for other in found):
+            given.name = f"{given.name} ({Path(word).name})"
         for note in given.notes:
             print(f"{given.name}: {note}", file=sys.stderr)
         found.append(given)

@@ -83,7 +83,9 @@ def _by_name(wanted: Sequence[str], space: Sequence[str], class_names: Sequence[
     place = {name: i for i, name in enumerate(space)}
     if len(class_names) == len(space):
         in_place = sum(i in known.get(_plain(n), ()) for i, n in enumerate(class_names))
-        if in_place >= (1.0 if len(space) < 1000 else _IN_PLACE) * len(space):
+        # Names that can mean several classes, or none that is known, do not speak against the usual order.
+        elsewhere = any(len(m := known.get(_plain(n), ())) == 1 and m[0] != i for i, n in enumerate(class_names))
+        if not elsewhere and in_place >= (1.0 if len(space) < 1000 else _IN_PLACE) * len(space):
             return [place[name] for name in wanted]
     outputs: dict[int, int] = {}
     for output, name in enumerate(class_names):

@@ -1,5 +1,6 @@
 """The suite: one protocol over clean, shifted, out-of-distribution and attacked images, for any classifier."""
 
+from kedge.evaluation.asked import Attacks
 from kedge.evaluation.attacked import (
     accuracy_against_epsilon,
     attack_batch,
@@ -11,7 +12,6 @@ from kedge.evaluation.attacked import (
 from kedge.evaluation.equalise import Step, common_step, difference, equalise
 from kedge.evaluation.sanity import sanity
 from kedge.evaluation.suite import FORMAT_VERSION, evaluate
-from kedge.evaluation.under_attack import Attacks
 
 __all__ = [
     "FORMAT_VERSION",

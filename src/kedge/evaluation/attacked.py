@@ -260,6 +260,6 @@ def _held_to_its_word(attack: Attack, made: Tensor, images: Tensor) -> Tensor:
     low, high, furthest = float(made.min()), float(made.max()), float(away.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"the attack {name} returned images with values in [{low:.4g}, {high:.4g}], outside [0, 1]")
-    if not furthest <= eps + SLACK:
+    if not furthest <= eps + SLACK * max(1.0, eps):
         raise ValueError(f"the attack {name} says eps={eps:.6g} ({norm}), but an image is {furthest:.6g} away")
     return away.float()

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.evaluation.asked import Attacks
 from kedge.evaluation.equalise import Step, equalise
 from kedge.evaluation.passes import Columns, Kept, Part, Runner, held, identity
 from kedge.evaluation.shifts import Condition, Shifts, generated, published
 from kedge.evaluation.subjects import faults
-from kedge.evaluation.under_attack import Attacked, Attacks, run_attacks
+from kedge.evaluation.under_attack import Attacked, run_attacks
 
 
 @dataclass
@@ -71,12 +72,12 @@ def collect(
     away = {name: _whole(f"ood {name}", images) for name, images in outside.items()}
     within = {}
     if step is not None:
-        shape = tuple(data.image_shape)
+        shape_ = tuple(data.image_shape)
 
         def change(shown: Tensor, where: Tensor) -> Tensor:
-            return equalise(shown, shape, step)
+            return equalise(shown, shape_, step)
 
-        settings = ["equalise", shape, step.size, step.quality]
+        settings = ["equalise", shape_, step.size, step.quality]
         within["clean"] = Part("clean, equalised", data, who, positions, change, settings, outputs=True)
         away = {name: replace(part, change=change, settings=settings) for name, part in away.items()}
     learn = None if training is None else _whole("training images", training)
@@ -100,9 +101,9 @@ def collect(
         if source is None and runner.missing(part):
             source = held(data, len(shifted), runner.workers, runner.batch_size)
         _keep(collected, condition, part if source is None else part.of(source), runner)
-    largest = max((s.shape for s in runner.subjects), key=lambda shape: shape[-1])
+    shape = tuple(data.image_shape)  # read like the test images, whatever the models take
     for sets in (found.published, found.renditions):
-        for condition_, part in published(sets, masks, severities, largest, limit, seed):
+        for condition_, part in published(sets, masks, severities, shape, limit, seed):
             _announce(say, part.name, runner.expect([part]))
             _keep(collected, condition_ if condition_[1] is not None else part.name, part, runner)
     if attacks is not None:

@@ -49,6 +49,14 @@ def mcnemar(a: Tensor, b: Tensor) -> float:
     return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b).pvalue)
 
 
+def _sign_test(each: Tensor) -> float:
+    """The exact two-sided p-value for as many above 0 as below."""
+    from scipy.stats import binomtest
+
+    above, below = int((each > 0).sum()), int((each < 0).sum())
+    return 1.0 if above + below == 0 else float(binomtest(above, above + below).pvalue)
+
+
 def bootstrap_p(difference: float, draws: Tensor) -> float:
     """The two-sided p-value of a difference from its draws `[n]`, shifted to a difference of 0."""
     beyond = int(((draws - difference).abs() >= abs(difference)).sum())
@@ -115,8 +123,8 @@ def _of_correct(a: str, b: str, where: str, ours: list[Tensor], theirs: list[Ten
     difference, error = float(each.mean()), float(each.std() / math.sqrt(len(each))) if len(each) > 1 else math.nan
     single = len(ours) == len(theirs) == 1
     reach = 1.96 * error
-    known = math.isfinite(reach)
-    z = abs(difference) / error if known and error > 0 else math.inf if difference else 0.0
+    known = math.isfinite(reach) and error > 0  # where all images say the same, their spread is no guide
+    p = math.erfc(abs(difference) / error / math.sqrt(2)) if known else _sign_test(each)
     return {
         "a": a,
         "b": b,
@@ -127,8 +135,8 @@ def _of_correct(a: str, b: str, where: str, ours: list[Tensor], theirs: list[Ten
             "low": difference - reach if known else None,
             "high": difference + reach if known else None,
         },
-        "p": mcnemar(ours[0], theirs[0]) if single else math.erfc(z / math.sqrt(2)),
-        "test": "McNemar exact" if single else "paired z, seeds averaged",
+        "p": mcnemar(ours[0], theirs[0]) if single else p,
+        "test": "McNemar exact" if single else f"paired {'z' if known else 'sign test'}, seeds averaged",
         "n": len(each),
     }
 

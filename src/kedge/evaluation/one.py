@@ -27,6 +27,7 @@ class Settings:
     seed: int
     risk: float
     examples: int
+    equalised: bool
 
 
 def about(
@@ -51,7 +52,10 @@ def about(
     values, draws = draw([clean, *shifted], bins, n, seed)
     first, rest = (None, None) if draws is None else (draws[:, 0], draws[:, 1:])
     reject = getattr(subject.model, "reject", None)
-    outside = {name: outputs_from(kept.tensors, subject) for name, kept in found.outside.items()}
+    # Where sets were equalised, familiar images are compared in that form, or not at all.
+    familiar = found.inside.get("clean", None if settings.equalised else found.clean)
+    outside = {name: outputs_from(kept.tensors, subject) for name, kept in found.outside.items() if familiar}
+    familiar = familiar or found.clean
     training = None
     if found.training is not None and training_labels is not None:
         training = (outputs_from(found.training.tensors, subject), training_labels)
@@ -61,12 +65,13 @@ def about(
         clean,
         shifted,
         {name: o.logits.softmax(dim=1).amax(dim=1) for name, o in outside.items()},
+        clean if familiar is found.clean else measure(familiar.tensors["logits"], data.labels),
         settings.risk,
         n,
         seed,
     )
     histograms, ood, broken = outside_summary(
-        outputs_from(found.inside.get("clean", found.clean).tensors, subject),
+        outputs_from(familiar.tensors, subject),
         outside,
         usable,
         selective["threshold"],

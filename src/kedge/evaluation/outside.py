@@ -108,8 +108,8 @@ def averaged(ood: Mapping[str, Any], groups: Mapping[str, str | None]) -> dict[s
     """
     found: dict[str, Any] = {}
     for group in ("near", "far"):
-        names = [name for name in ood if groups.get(name) == group]
-        if not names:
+        names = [name for name, own in groups.items() if own == group]
+        if not names or any(name not in ood for name in names):  # a set that failed leaves no mean
             continue
         shared = [score for score in ood[names[0]]["scores"] if all(score in ood[n]["scores"] for n in names)]
         found[group] = {

@@ -73,17 +73,33 @@ def tensor_digest(tensor: Tensor) -> str:
     return made.hexdigest()
 
 
-def model_digest(model: Any, references: Any, probe: Tensor) -> str | None:
+# Settings of layers from these packages are in their printed form.
+_PRINTED = ("torch", "timm", "torchvision", "kedge")
+
+
+def model_digest(model: Any, references: Any, probe: Tensor, batch_size: int | None = None) -> str | None:
     """What stands for a model, how it is asked, and what it answered to a few images: logits `probe`.
 
-    The weights alone would not tell a model from another one whose settings are plain attributes. None for a callable
-    that is no module: nothing here determines its answers.
+    The weights alone would not tell a model from another one whose settings are plain attributes: those of modules from
+    elsewhere are part of the digest, and so is what the model answered. `batch_size` is given for a model whose answers
+    depend on it. None for a callable that is no module: nothing here determines its answers.
     """
     if not isinstance(model, nn.Module):
         return None
     values = {name: tensor_digest(value) for name, value in model.state_dict().items()}
     asked = tensor_digest(references) if isinstance(references, Tensor) else references
     steps = model.steps if isinstance(model, PixelModel) else None
+    more = [x for x in (_attributes(model), batch_size) if x]
     return digest(
-        str(model), type(model).__module__, values, asked, steps, tensor_digest(probe), str(torch.__version__)
+        str(model), type(model).__module__, values, asked, steps, tensor_digest(probe), str(torch.__version__), *more
     )
+
+
+def _attributes(model: nn.Module) -> dict[str, Any]:
+    """Plain settings of the modules that are not from well-known packages."""
+    found = {}
+    for name, module in model.named_modules():
+        if type(module).__module__.partition(".")[0] not in _PRINTED:
+            held = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str | list | tuple)}
+            found[name] = {k: repr(v) for k, v in held.items() if k != "training"}
+    return found

@@ -108,7 +108,7 @@ def measure(logits: Tensor, labels: Tensor) -> Columns:
     return {
         "confidence": confidence,
         "predicted": predicted,
-        "rank": label_rank(probs, labels),
+        "rank": label_rank(logits.float(), labels),
         "nll": -own.clamp(min=math.log(SMALLEST)),
         "brier": brier_per_sample(probs, labels),
         # A class may be excluded by minus infinity, which is not a fault; NaN and plus infinity are.
@@ -125,7 +125,7 @@ def tensors_of(outputs: Outputs) -> Columns:
 def outputs_from(tensors: Columns, subject: Subject) -> Outputs:
     """Outputs again, of what `tensors_of` took apart."""
     names = ("logits", "uncertainty", "features", "masked")
-    return Outputs(**{name: tensors.get(name) for name in names}, head=subject.head)  # type: ignore[arg-type]
+    return Outputs(**{name: tensors.get(name) for name in names}, head=subject.head, temperature=subject.temperature)  # type: ignore[arg-type]
 
 
 def identity(images: Any, positions: Tensor) -> str:

@@ -26,13 +26,15 @@ def selective_summary(
     clean: Columns,
     shifted: Sequence[Columns],
     outside: Mapping[str, Tensor],
+    beside: Columns,
     risk: float,
     n: int,
     seed: int,
 ) -> dict[str, Any]:
     """Risk and coverage by confidence on clean images, on all shifted ones together, and with each unfamiliar set.
 
-    Coverage and accuracy at the model's stored threshold where it has one. `outside` has the confidences `[M]`.
+    Coverage and accuracy at the model's stored threshold where it has one. `outside` has the confidences `[M]`,
+    and `beside` what clean images gave in the form in which they are compared with those.
     """
     together = (
         {name: torch.cat([c[name] for c in shifted]) for name in ("confidence", "rank")} if len(shifted) else None
@@ -61,7 +63,7 @@ def selective_summary(
         "excess_aurc": estimate(float(excess_aurc(confidence, correct))),
         "at_risk": {"risk": risk, "coverage": coverage, "threshold": limit},
         "curve": {"clean": _curve(clean), "shift": None if together is None else _curve(together)},
-        "joint": {name: _joint(confidence, correct, away) for name, away in outside.items()},
+        "joint": {name: _joint(beside["confidence"], beside["rank"] == 0, away) for name, away in outside.items()},
     }
 
 

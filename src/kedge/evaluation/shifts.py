@@ -55,6 +55,9 @@ def shifts(wanted: Any, severities: Sequence[int]) -> Shifts:
     each = [wanted] if isinstance(wanted, str) or hasattr(wanted, "conditions") else list(wanted)
     names = expand([word for word in each if isinstance(word, str)])
     sets = [given for given in each if not isinstance(given, str)]
+    names_of_sets = [s.name for s in sets]
+    if again := [name for name in names_of_sets if names_of_sets.count(name) > 1]:
+        raise ValueError(f"two published sets are called {again[0]}: give one of them another name (its .name)")
     published = [s for s in sets if s.kind == "corruptions"]
     renditions = [s for s in sets if s.kind != "corruptions"]
     if names and published:
@@ -111,9 +114,18 @@ def published(
                 continue
             whole = given.load(condition, image_size=shape[1] if shape[1] == shape[2] else None, channels=shape[0])
             images, positions = limited(whole, limit, seed)
-            name = given.name if condition[1] is None else f"{condition[0]} {condition[1]}"
+            if condition[1] is not None:
+                name = f"{condition[0]} {condition[1]}"
+            else:
+                name = rendition_names(given)[given.conditions.index(condition)]
             who = digest(given.name, condition, identity(images, positions))
             yield condition, Part(name, images, who, positions, classes=masks[given.name])
+
+
+def rendition_names(given: Any) -> list[str]:
+    """What each condition of a set of renditions is called: by the set, where there are several also by itself."""
+    several = len(given.conditions) > 1
+    return [f"{given.name} {condition}" if several else given.name for condition, _ in given.conditions]
 
 
 def class_masks(sets: Sequence[Any], class_names: Sequence[str]) -> dict[str, Tensor | None]:

@@ -38,6 +38,11 @@ class Subject:
     digest: str | None = None
     pace: float = 0.0
 
+    @property
+    def temperature(self) -> float:
+        """What its logits are divided by."""
+        return (self.model.temperature or 1.0) if isinstance(self.model, PixelModel) else 1.0
+
     def outputs(self, images: Tensor, features: bool = False, masked: bool = False) -> Outputs:
         """What the model says about float images `[B, C, H, W]` in [0, 1] of any convertible shape, on its device."""
         shown = convert(images, self.shape).to(self.dtype)
@@ -83,7 +88,9 @@ def _reference_words(model: AnchoredModel, references: Any) -> int | str:
     return len(model.references) if references is None else int(references)
 
 
-def gather_subjects(models: Any, data: Any, references: Any) -> list[Subject]:
+def gather_subjects(
+    models: Any, data: Any, references: Any, batch_size: int, say: Callable[[str], None]
+) -> list[Subject]:
     """One subject for each of `models` (a dict of name to model, or one model), tried on a few images of `data`.
 
     Raises ValueError when a model cannot be evaluated on the data, in words that say why.
@@ -92,10 +99,10 @@ def gather_subjects(models: Any, data: Any, references: Any) -> list[Subject]:
         models = {"model": models}
     if not models:
         raise ValueError("there is no model to evaluate: models is empty")
-    return [_subject(str(name), model, data, references) for name, model in models.items()]
+    return [_subject(str(name), model, data, references, batch_size, say) for name, model in models.items()]
 
 
-def _subject(name: str, model: Any, data: Any, references: Any) -> Subject:
+def _subject(name: str, model: Any, data: Any, references: Any, batch_size: int, say: Callable[[str], None]) -> Subject:
     if not callable(model):
         raise TypeError(f"model {name!r} is a {type(model).__name__}, which cannot be called with images")
     shape: tuple[int, ...] = tuple(data.image_shape)
@@ -108,10 +115,10 @@ def _subject(name: str, model: Any, data: Any, references: Any) -> Subject:
         _check_classes(name, model, data)
     tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
     first = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
-    return _tried(Subject(name, model, first.device, first.dtype, shape, references), data)
+    return _tried(Subject(name, model, first.device, first.dtype, shape, references), data, batch_size, say)
 
 
-def _tried(subject: Subject, data: Any) -> Subject:
+def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], None]) -> Subject:
     """The subject with what a few images show of it. Raises ValueError where its answers cannot be measured."""
     few = torch.stack([data[i][0] for i in range(min(PROBE, len(data)))])
     shown = convert(to_unit(few.to(subject.device)), subject.shape).to(subject.dtype)
@@ -125,7 +132,16 @@ def _tried(subject: Subject, data: Any) -> Subject:
         raise ValueError(f"model {subject.name!r} gave {words}")
     given = {f.name for f in fields(Outputs) if getattr(outputs, f.name) is not None}
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
-    found = model_digest(subject.model, subject.references, outputs.logits.float().cpu())
+    alone = outputs_of(subject.model, shown[:1], subject.references).logits
+    scale = float(outputs.logits[:1].abs().clamp(max=1e6).max()) + 1
+    slack = 1e-3 if subject.dtype in (torch.float32, torch.float64) else 5e-2
+    apart = float((alone - outputs.logits[:1]).abs().nan_to_num().max()) > slack * scale
+    if apart:
+        say(
+            f"{subject.name}: what it answers to an image depends on the images beside it (a batch of 1 gives other "
+            f"logits than one of {len(few)}), so its numbers depend on the batch size"
+        )
+    found = model_digest(subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None)
     started = time.perf_counter()
     outputs_of(subject.model, shown, subject.references).logits.cpu()  # once more, warm
     pace = (time.perf_counter() - started) / len(shown)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from kedge.data.fingerprints import shared_images
+from kedge.evaluation.asked import Attacks
 from kedge.evaluation.checks import check_images, check_request, limited, named_groups, named_sets
 from kedge.evaluation.collecting import Collected, collect
 from kedge.evaluation.comparing import compare, group_table
@@ -17,11 +19,10 @@ from kedge.evaluation.one import Settings, about
 from kedge.evaluation.parts import Parts
 from kedge.evaluation.passes import Runner
 from kedge.evaluation.provenance import CONVENTIONS, citations, machine, now, peak_memory
-from kedge.evaluation.shifts import Shifts, class_masks, shifts
+from kedge.evaluation.shifts import Shifts, class_masks, rendition_names, shifts
 from kedge.evaluation.strips import corruption_strips
 from kedge.evaluation.subjects import Subject, gather_subjects
 from kedge.evaluation.summaries import FEWEST
-from kedge.evaluation.under_attack import Attacks
 from kedge.scores import SCORES, Score
 
 FORMAT_VERSION = 2
@@ -98,12 +99,13 @@ def evaluate(
     started = time.perf_counter()
     check_request(data, batch_size, limit, severities, risk)
     found_shifts = shifts(shift, severities)
+    _check_scores(scores)
     sets, warned = named_sets(ood, near, data)
-    subjects = gather_subjects(models, data, references)
+    say = notice or (lambda words: None)
+    subjects = gather_subjects(models, data, references, batch_size, say)
     seeds = named_groups(groups, [s.name for s in subjects])
     masks = class_masks([*found_shifts.published, *found_shifts.renditions], data.class_names)
     scores = [score() for score in SCORES.values()] if scores is None else list(scores)
-    say = notice or (lambda words: None)
     if attacks is not None:
         attacks.check(subjects)
 
@@ -128,7 +130,7 @@ def evaluate(
         None if frost_textures is None else str(frost_textures), say,
     )  # fmt: skip
 
-    settings = Settings(bins, resamples, seed, risk, examples)
+    settings = Settings(bins, resamples, seed, risk, examples, step is not None)
     group_of: dict[str, str | None] = {name: _group(name, near) for name in sets}
     labels = None if training is None else training.labels
     summarised = {
@@ -156,7 +158,10 @@ def evaluate(
             "resamples": resamples,
             "scores": [s.name for s in scores],
             "fit_images": None if training is None else len(training),
-            "references": references if isinstance(references, (int, str)) else None,
+            "references": len(references) if isinstance(references, Tensor) else references,
+            "train": None if training is None else training.name,
+            "frost_textures": None if frost_textures is None else Path(frost_textures).name,
+            "attack_images": None if attacks is None else attacks.images,
             "attacks": [] if attacks is None else attacks.names(),
             "risk": risk,
             "equalise": None if step is None else step.words(tuple(data.image_shape)),
@@ -174,8 +179,8 @@ def evaluate(
             }
             for name, full in sets.items()
         },
-        "shift_sets": {given.name: _published_record(given, masks[given.name], collected, len(data.class_names))
-                       for given in found_shifts.renditions},
+        "shift_sets": {name: _published_record(given, name, masks[given.name], collected, len(data.class_names))
+                       for given in found_shifts.renditions for name in rendition_names(given)},
         "models": {name: entry for name, (entry, _) in summarised.items()},
         "strips": _strips(chosen, positions, found_shifts, collected, seed, examples),
         "groups": seeds,
@@ -191,6 +196,12 @@ def evaluate(
 FIT_IMAGES = 5000
 
 
+def _check_scores(scores: Sequence[Score] | None) -> None:
+    names = [score.name for score in scores or ()]
+    if again := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two scores are called {again[0]!r}: give one of them another name (its .name)")
+
+
 def _training(
     train: Any, data: Any, scores: Sequence[Score], wanted: bool, limit: int | None, seed: int
 ) -> tuple[Any, str]:
@@ -202,9 +213,11 @@ def _training(
     check_images(train)
     if list(train.class_names) != list(data.class_names):
         return None, f"it learns from training images, and {train.name} has other classes than {data.name}"
-    if train is data or train.fingerprint() == data.fingerprint():
+    shared = len(data) if train is data else shared_images(train, data)
+    if shared > 0.01 * len(data):
+        what = "the test images" if shared == len(data) else f"{shared} of the {len(data)} test images"
         raise ValueError(
-            f"the training images {train.name!r} are the test images: scores would be fitted on what they are tested on"
+            f"among the training images {train.name!r} are {what}: scores would be fitted on what they are tested on"
         )
     return limited(train, FIT_IMAGES, seed)[0], ""
 
@@ -253,13 +266,13 @@ def _set_record(data: Any, used: int) -> dict[str, Any]:
 
 
 def _published_record(
-    given: Any, mask: Tensor | None, collected: Mapping[str, Collected], of_classes: int
+    given: Any, name: str, mask: Tensor | None, collected: Mapping[str, Collected], of_classes: int
 ) -> dict[str, Any]:
-    counts = {len(c.renditions[given.name]["rank"]) for c in collected.values() if given.name in c.renditions}
+    counts = {len(c.renditions[name]["rank"]) for c in collected.values() if name in c.renditions}
     classes = of_classes if mask is None else len(mask)
     words = [f"answers are looked for among its {classes} classes"] if classes < of_classes else []
     return {
-        "name": given.name,
+        "name": name,
         "images": max(counts, default=0),
         "classes": classes,
         "of_classes": of_classes,

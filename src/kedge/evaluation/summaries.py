@@ -44,15 +44,24 @@ def values_of(columns: Columns, bins: int) -> Tensor:
 
 
 def draw(conditions: Sequence[Columns], bins: int, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Values `[J, 5]` of J conditions over the same images, and their values `[n, J, 5]` on n shared resamples.
+    """Values `[J, 5]` of J conditions, and their values `[n, J, 5]` on n resamples, shared by conditions of one size.
 
     Sharing the resamples makes means over conditions, and comparisons of models on the same images, paired. No
     resamples for n = 0, and for so few images that they would mean nothing.
     """
     values = torch.stack([values_of(columns, bins) for columns in conditions])
-    size = len(conditions[0]["rank"])
-    if n == 0 or size < FEWEST:
+    sizes = [len(columns["rank"]) for columns in conditions]
+    if n == 0 or min(sizes) < FEWEST:
         return values, None
+    draws = torch.empty(n, len(conditions), len(METRICS))
+    for size in set(sizes):  # published sets need not have as many images as the clean one, or as each other
+        places = [j for j, own in enumerate(sizes) if own == size]
+        draws[:, places] = _drawn([conditions[j] for j in places], bins, n, seed, size)
+    return values, draws
+
+
+def _drawn(conditions: Sequence[Columns], bins: int, n: int, seed: int, size: int) -> Tensor:
+    """`[n, J, 5]` for conditions of `size` images each."""
     blocks = []
     for weights in resamples(size, n, seed):
         rows = []
@@ -63,7 +72,7 @@ def draw(conditions: Sequence[Columns], bins: int, n: int, seed: int) -> tuple[T
             smooth = resampled_smooth_error(columns["confidence"], correct, weights).to(error)
             rows.append(torch.cat([means, error[:, None], smooth[:, None]], dim=1))
         blocks.append(torch.stack(rows, dim=1))
-    return values, torch.cat(blocks)
+    return torch.cat(blocks)
 
 
 def estimates(values: Tensor, draws: Tensor | None) -> dict[str, dict]:

@@ -2,16 +2,17 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import AnchoredModel
 from kedge.anchoring.pixels import evaluating
-from kedge.attacks import FGSM, PGD, AutoAttack
+from kedge.attacks import PGD, AutoAttack
+from kedge.evaluation.asked import Attacks
 from kedge.evaluation.attacked import (
     Attack,
     attack_batch,
@@ -34,66 +35,6 @@ if TYPE_CHECKING:
 CHUNK = 100  # images whose results are kept together
 SHOWN = 4
 Work = Callable[[Tensor, Tensor, Tensor], Columns]  # of images, labels and places
-
-
-@dataclass(frozen=True)
-class Attacks:
-    """What to attack the models with.
-
-    Attributes:
-        named: name to attack; an attack has `eps` and `norm`.
-        images: at most so many of the test images are attacked, a seeded random subset.
-        cross_checks: beside each PGD also a single step, expectation over references on anchored models, and, between
-            several models, transfer: what masked gradients would hide.
-        curve: epsilons of the accuracy curve; () for none. Its attack is the first PGD.
-    """
-
-    named: Mapping[str, Attack]
-    images: int = 1000
-    cross_checks: bool = True
-    curve: Sequence[float] = ()
-
-    def __post_init__(self) -> None:
-        if not self.named:
-            raise ValueError("attacks.named is empty: give attacks by name, such as {'PGD-20': PGD(8/255)}")
-        if self.images < 1:
-            raise ValueError(f"attacks.images must be 1 or more, got {self.images}")
-
-    def check(self, subjects: Sequence[Subject]) -> None:
-        """Raise ValueError for models that cannot be attacked as they are asked."""
-        for subject in subjects:
-            if subject.references == "blt":
-                raise ValueError(
-                    f'model {subject.name!r}: references="blt" chooses a reference for each input, which has no '
-                    "gradient; evaluate attacks with a number of references"
-                )
-
-    def names(self) -> list[str]:
-        """The names of the attacks that were asked for."""
-        return list(self.named)
-
-    def kinds(self) -> list[str]:
-        """What to cite."""
-        auto = any(isinstance(attack, AutoAttack) for attack in self.named.values())
-        return ["attack", *(["autoattack"] if auto else [])]
-
-    def on(self, subject: Subject) -> dict[str, Attack]:
-        """Every attack that this model faces, with the cross-checks."""
-        found: dict[str, Attack] = {}
-        for name, attack in self.named.items():
-            found[name] = attack
-            if self.cross_checks and isinstance(attack, PGD) and attack.steps > 1:
-                found[f"{name}: one step"] = FGSM(attack.eps, attack.norm, loss=attack.loss, seed=attack.seed)
-                model = subject.model
-                if isinstance(model, AnchoredModel) and _count(subject, model) > 1:
-                    # The last point is judged afterwards; to keep the worst would ask the whole bank at every step.
-                    expectation = replace(attack, over_references=1, keep="last", early_stop=False, restarts=1)
-                    found[f"{name}: over references"] = expectation
-        return found
-
-    def first(self) -> tuple[str, PGD] | None:
-        """The PGD that transfer, the curve and the examples use."""
-        return next(((name, a) for name, a in self.named.items() if isinstance(a, PGD) and a.steps > 1), None)
 
 
 @dataclass
@@ -123,12 +64,6 @@ class Attacked:
         return {n: c["robust"].bool() for n, c in self.columns.items() if ":" not in n and not self.attacks[n][1]}
 
 
-def _count(subject: Subject, model: AnchoredModel) -> int:
-    if isinstance(subject.references, Tensor):
-        return len(subject.references)
-    return len(model.references) if subject.references is None else int(subject.references)
-
-
 def run_attacks(
     runner: Runner,
     collected: "Mapping[str, Collected]",
@@ -155,15 +90,15 @@ def run_attacks(
     for subject in runner.subjects:
         model = faced[subject.name]
         found = collected[subject.name].attacked = Attacked()
-        try:
+        with _marked(collected[subject.name], "attacks"):
             for name, attack in attacks.on(subject).items():
                 found.attacks[name] = (attack, False)
                 found.columns[name], found.seconds[name] = _chunks(
-                    runner, subject, images, places, [name, repr(attack)], _columns(model, attack),
+                    runner, subject, images, places, _settings(name, attack), _columns(model, attack),
                 )  # fmt: skip
             if first is not None and attacks.curve:
                 grid, attack = list(attacks.curve), first[1]
-                ratio = None if attack.step_size is None else attack.step_size / attack.eps
+                ratio = None if attack.step_size is None or attack.eps == 0 else attack.step_size / attack.eps
 
                 def made(eps: float, attack: PGD = attack, ratio: float | None = ratio) -> PGD:
                     return replace(attack, eps=eps, step_size=None if ratio is None else ratio * eps)
@@ -173,16 +108,27 @@ def run_attacks(
                     _broken(model, made, grid),
                 )  # fmt: skip
                 found.broken, found.curve = columns["broken"], (grid, attack.norm)
-        except ValueError as error:
-            collected[subject.name].errors.append({"part": "attacks", "message": str(error)})
     if first is not None and attacks.cross_checks:
         _transfer(runner, collected, faced, first, images, places)
     for subject in runner.subjects:
         done = collected[subject.name].attacked
-        if attacks.cross_checks and done is not None and first is not None and first[0] in done.columns:
-            done.sanity = _panel(runner, subject, faced[subject.name], done, first, images, places)
-        if done is not None and first is not None and first[0] in done.columns:
+        if done is None or first is None or first[0] not in done.columns:
+            continue
+        if attacks.cross_checks and len(data.class_names) > 1:
+            with _marked(collected[subject.name], "checks of the attacks"):
+                done.sanity = _panel(runner, subject, faced[subject.name], done, first, images, places)
+        with _marked(collected[subject.name], "examples of the attack"):
             done.strip = _example(subject, faced[subject.name], first, images, places)
+
+
+@contextmanager
+def _marked(one: "Collected", part: str) -> Iterator[None]:
+    """Note what goes wrong within as an error of this part: hours of other work must not be lost for it."""
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        one.errors.append({"part": part, "message": f"{kind}{error}"})
 
 
 def _cost(attack: Attack) -> float:
@@ -190,6 +136,11 @@ def _cost(attack: Attack) -> float:
     if isinstance(attack, PGD):
         return 3.0 * attack.steps * attack.restarts * max(1, attack.over_references) + 2
     return 1500.0 if isinstance(attack, AutoAttack) else 50.0
+
+
+def _settings(name: str, attack: Attack, *more: Any) -> list[Any] | None:
+    """What stands for an attack; None for one that is not ours, whose `repr` need not tell it from another."""
+    return [name, repr(attack), *more] if isinstance(attack, (PGD, AutoAttack)) else None
 
 
 def _columns(model: nn.Module, attack: Attack, made_on: nn.Module | None = None) -> Work:
@@ -210,13 +161,17 @@ def _chunks(
     settings: Any,
     work: Work,
 ) -> tuple[Columns, float]:
-    """(columns of all images, seconds): each chunk from what was kept, or by `work` of (images, labels, places)."""
+    """(columns of all images, seconds): each chunk from what was kept, or by `work` of (images, labels, places).
+
+    Nothing is kept where `settings` is None.
+    """
     columns: list[Columns] = []
     total = 0.0
     for start in range(0, len(images), CHUNK):
         some = images.subset(range(start, min(start + CHUNK, len(images))))
         where = places[start : start + CHUNK]
-        key = None if subject.digest is None else digest(subject.digest, identity(some, where), settings)
+        known = subject.digest is not None and settings is not None
+        key = digest(subject.digest, identity(some, where), settings) if known else None
         kept = runner.parts.get(key)
         if kept is None:
             pixels = torch.stack([some[i][0] for i in range(len(some))])
@@ -239,7 +194,9 @@ def _transfer(
     places: Tensor,
 ) -> None:
     """Images made on one model, judged on every other one; the source that hurts most is kept for each."""
-    name, attack = first
+    name = first[0]
+    # Stopped where the source gives way, an image has hardly crossed a boundary that others may share.
+    attack = replace(first[1], early_stop=False)
     for target in runner.subjects:
         found = collected[target.name].attacked
         if found is None or name not in found.columns:
@@ -247,12 +204,13 @@ def _transfer(
         for source in runner.subjects:
             if source is target or source.device != target.device:
                 continue
+            settings = None if source.digest is None else ["transfer", source.digest, repr(attack)]
             try:
                 columns, seconds = _chunks(
-                    runner, target, images, places, ["transfer", source.digest or source.name, repr(attack)],
+                    runner, target, images, places, settings,
                     _columns(faced[target.name], attack, faced[source.name]),
                 )  # fmt: skip
-            except ValueError:  # the source has no gradient; it says so in its own column
+            except Exception:  # the source has no gradient; it says so in its own column
                 continue
             title = f"{name}: from another model"
             before = found.columns.get(title)

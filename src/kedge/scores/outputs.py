@@ -27,6 +27,7 @@ class Outputs:
             other than anchored models and when it was not collected.
         head: the last layer's weight `[C, D]` and bias `[C]` where there are features. W·features + b is what the
             network returned: `logits` of a model with a temperature are that, divided by it.
+        temperature: what `logits` were divided by; nothing else was.
     """
 
     logits: Tensor
@@ -34,6 +35,7 @@ class Outputs:
     features: Tensor | None = None
     masked: Tensor | None = None
     head: tuple[Tensor, Tensor] | None = None
+    temperature: float = 1.0
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -47,16 +49,17 @@ class Outputs:
         for name in ("logits", "uncertainty", "features", "masked"):
             values = [getattr(part, name) for part in parts]
             joined[name] = None if any(value is None for value in values) else torch.cat(values)
-        return Outputs(**joined, head=parts[0].head if joined["features"] is not None else None)
+        head = parts[0].head if joined["features"] is not None else None
+        return Outputs(**joined, head=head, temperature=parts[0].temperature)
 
     def to(self, device: torch.device | str) -> "Outputs":
         """The same on another device."""
         moved: dict[str, Any] = {
             field.name: tuple(t.to(device) for t in value) if isinstance(value, tuple) else value.to(device)
             for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) is not None
+            if isinstance(value := getattr(self, field.name), Tensor | tuple)
         }
-        return Outputs(**moved)
+        return Outputs(**moved, temperature=self.temperature)
 
 
 @torch.no_grad()
@@ -104,9 +107,10 @@ def outputs_of(
         means = [part.float().mean(0) if count > 1 else part[0] for part in parts]
         collected = torch.cat(means) if means else weight.new_zeros(0, weight.shape[1])
         outputs = dataclasses.replace(outputs, features=collected, head=(weight, bias))
+    temperature = (model.temperature or 1.0) if isinstance(model, PixelModel) else 1.0
     if masked and isinstance(model, AnchoredModel):
-        outputs = dataclasses.replace(outputs, masked=_masked_logits(model, images, references))
-    return outputs
+        outputs = dataclasses.replace(outputs, masked=_masked_logits(model, images, references) * temperature)
+    return dataclasses.replace(outputs, temperature=temperature)
 
 
 def _logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:

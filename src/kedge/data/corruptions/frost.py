@@ -62,7 +62,6 @@ def frost(
     return images * kept + crystals * added
 
 
-@lru_cache(maxsize=4)
 def read_textures(folder: str | Path) -> Textures:
     """Return the pictures in a folder, in the order of their names, at their own sizes.
 
@@ -75,8 +74,14 @@ def read_textures(folder: str | Path) -> Textures:
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"no frost texture in {folder}: it has no file ending in {', '.join(SUFFIXES)}")
+    return _read(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+
+
+@lru_cache(maxsize=4)
+def _read(files: tuple[tuple[str, int, int], ...]) -> Textures:
+    """The pictures; sizes and times of the files are there so that changed ones are read again."""
     textures = []
-    for file in files:
+    for file, *_ in files:
         with Image.open(file) as image:
             textures.append(np.asarray(image.convert("RGB")))
     return Textures(tuple(textures))
