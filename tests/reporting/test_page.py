@@ -146,7 +146,7 @@ def test_sanity_is_loud_only_when_something_is_wrong(two, three):
 
 def test_unfinished_and_failed_parts_are_marked(partial):
     said = words(partial)
-    assert "Not finished" in said
+    assert "could not be measured" in said
     assert "failed: out of memory at gaussian noise 3" in said
     assert "the model gives no gradient <b>at all</b>" in said
     assert "failed: logits that are not finite" in said

@@ -62,7 +62,7 @@ def test_table_of_a_subset_says_so(one):
 
 def test_table_says_what_failed(partial):
     text = " ".join(table(partial, 200).split())
-    assert "Not finished" in text
+    assert "could not be measured" in text
     assert "partly, attack pgd failed: the model gives no gradient" in text
     assert "failed: out of memory at gaussian noise 3" in text
 

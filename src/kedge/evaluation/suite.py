@@ -143,7 +143,7 @@ def evaluate(
     measured = {name: own for name, (_, own) in summarised.items()}
     results: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "complete": True,
+        "complete": not any(c.errors for c in collected.values()),
         "created": now(),
         "command": command,
         "machine": machine(),

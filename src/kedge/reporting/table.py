@@ -78,7 +78,7 @@ def sizes(results: dict[str, Any]) -> str:
 def warnings(results: dict[str, Any]) -> list[str]:
     """What a reader must not miss: unfinished and failed parts, and robust accuracies that are not to be believed."""
     said = (
-        [] if results["complete"] else ["Not finished: these are the parts that were done. The same command goes on."]
+        [] if results["complete"] else ["Some parts could not be measured: their cells say why."]
     )
     for name, model in results["models"].items():
         errors = [f"{printable(e['part'])} failed: {printable(e['message'])}" for e in model["errors"]]
