@@ -62,7 +62,7 @@ def test_linear_model_where_the_optimum_is_known(norm):
 @pytest.mark.usefixtures("_library")
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_at_least_as_strong_as_pgd_and_leaves_everything_as_it_was(trained, digits, norm, capfd):
-    images, labels = (part[:8] for part in digits[1])
+    images, labels = (part[:4] for part in digits[1])
     eps = 0.06 if norm == "linf" else 0.4
     trained.train()
     gradients = [p.grad.clone() for p in trained.parameters()]
@@ -102,10 +102,10 @@ def test_rand_on_an_anchored_model_and_half_precision(anchored, batch):
     images, _ = batch
     labels = anchored.predict(images).label
     for model in (anchored, Bank(anchored)):
-        found = AutoAttack(0.1, version="rand")(model, images[:2], labels[:2])
-        assert float(distance(found, images[:2]).max()) <= 0.1 + 1e-6
-    half = images[:2].bfloat16().contiguous(memory_format=torch.channels_last)
-    found = AutoAttack(8 / 255, version="rand")(anchored, half, labels[:2])
+        found = AutoAttack(0.1, version="rand")(model, images[:1], labels[:1])
+        assert float(distance(found, images[:1]).max()) <= 0.1 + 1e-6
+    half = images[:1].bfloat16().contiguous(memory_format=torch.channels_last)
+    found = AutoAttack(8 / 255, version="rand")(anchored, half, labels[:1])
     assert found.dtype == torch.bfloat16
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert float(distance(found, half).max()) <= 8 / 255
