@@ -372,3 +372,18 @@ def test_bad_batches(net, batch):
         attack(net, images, labels, indices=[1, 2])
     with pytest.raises(TypeError, match="over_references needs an anchored model"):
         PGD(0.03, over_references=2)(net, images, labels)
+
+
+def test_a_gradient_of_nan_is_an_error_and_not_robustness():
+    class Silent(nn.Module):
+        """Finite logits, no usable gradient: the branch not taken hands NaN back."""
+
+        def forward(self, x):
+            score = x.flatten(1).sum(1)
+            score = torch.where(score >= 0, score, score * torch.nan)
+            return torch.stack([score + (x.flatten(1)[:, 0] * 0).sqrt(), -score], 1)
+
+    images = torch.rand(4, 1, 3, 3)
+    assert Silent()(images).isfinite().all()
+    with pytest.raises(ValueError, match="gradient is not finite"):
+        PGD(0.1, 2)(Silent(), images, torch.zeros(4, dtype=torch.long))

@@ -133,6 +133,11 @@ def test_a_radius_is_a_number_or_a_fraction(text, value):
         (["--attack", "pdg"], "no attack 'pdg'"),
         (["--scores", "odin"], "no score 'odin'"),
         (["--severities", "0"], "severities are 1 to 5, got 0"),
+        (["--severities", "3,6"], "severities are 1 to 5, got 6"),
+        (["--severities", "2.5"], "whole numbers, 1 to 5, got '2.5'"),
+        (["--shift", "/no/where"], "no such folder"),
+        (["--references", "0"], "must be 1 or more, got 0"),
+        (["--ood", "mnist", "--near", "mnist"], "to --ood and to --near"),
     ],
 )
 def test_wrong_words_are_told_before_a_model_is_loaded(command, run_folder, monkeypatch, flags, said):
@@ -204,3 +209,27 @@ def test_an_interruption_says_where_it_goes_on(command, run_folder, monkeypatch)
     monkeypatch.setattr("kedge.evaluation.evaluate", stopped)
     with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
         command("evaluate", run_folder, "--shift", "none")
+
+
+def test_a_folder_of_images_without_classes_can_be_outside(command, run_folder, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "odd").mkdir()
+    for i in range(25):
+        pixels = torch.randint(0, 256, (12, 12), generator=torch.Generator().manual_seed(i)).to(torch.uint8)
+        Image.fromarray(pixels.numpy()).save(tmp_path / "odd" / f"{i}.png")
+    _, out, _ = command("evaluate", run_folder, "--shift", "none", "--ood", tmp_path / "odd", "--format", "json")
+    (outside,) = json.loads(out)["ood_sets"].values()
+    assert outside["images"] == 25
+
+
+def test_parts_that_failed_change_the_exit_status(command, run_folder, monkeypatch):
+    import kedge.evaluation.under_attack as under_attack
+
+    def broken(*_, **__):
+        raise RuntimeError("no luck")
+
+    monkeypatch.setattr(under_attack, "attack_batch", broken)
+    code, _, err = command("evaluate", run_folder, "--shift", "none", "--attack", "pgd", "--limit", 30)
+    assert code == 3
+    assert "first, attacks: RuntimeError: no luck" in err

@@ -200,3 +200,19 @@ def test_a_rank_is_that_of_the_logits_not_of_probabilities_that_underflow(data):
 
     last = TensorSet(data.images, torch.full((90,), 5), data.class_names, name="last")
     assert evaluate(steep, last, shift=(), resamples=0)["models"]["model"]["clean"]["top5"]["value"] == 1.0
+
+
+def test_a_callable_that_fails_is_named(data):
+    def crash(images):
+        raise RuntimeError("boom")
+
+    with pytest.raises(ValueError, match=r"model 'mine' failed on 8 images of shape .*RuntimeError: boom"):
+        evaluate({"mine": crash}, data, shift=())
+    with pytest.raises(ValueError, match=r"model 'mine': .*as a torch tensor, but it returned ndarray"):
+        evaluate({"mine": lambda x: x.flatten(1)[:, :6].numpy()}, data, shift=())
+
+
+def test_probabilities_in_place_of_logits_are_noticed(data):
+    said: list[str] = []
+    evaluate(lambda x: x.flatten(1)[:, :6].softmax(dim=1), data, shift=(), resamples=0, notice=said.append)
+    assert any("looks like probabilities" in words for words in said)

@@ -141,6 +141,8 @@ class PGD:
                 if len(shown) == 0 or (last and self.keep == "last"):
                     break
                 losses, broken, gradient = self._look(model, shown, y, None if last else picks[:, step])
+                # NaN has the sign 0: an attack that follows it stands still, and looks like robustness.
+                worst.finite = worst.finite & gradient.isfinite().all()
                 worst.update(rows, shown, losses, broken)
                 if self.early_stop and bool(broken.any()):
                     left = ~broken

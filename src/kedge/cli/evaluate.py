@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import MODELS_HELP, find_groups
 from kedge.cli.sets import default_workers, load_data, load_outside, load_training, published_sets
-from kedge.cli.words import SCORES, check_words, choose_attacks, choose_scores, radius, separated
+from kedge.cli.words import (
+    SCORES,
+    check_sets,
+    check_words,
+    choose_attacks,
+    choose_scores,
+    radius,
+    separated,
+    whole_numbers,
+)
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -30,7 +40,7 @@ examples:
   kedge evaluate old=a0,a1,a2 new=b0,b1,b2             three seeds each: mean, spread, paired tests
 
 Lists are separated by spaces or commas. The table, JSON or CSV goes to standard output, everything else to standard
-error."""
+error. Exit status: 0; 3 if some parts could not be measured (their cells say why); 1 if nothing could."""
 
 
 def parser() -> "jsonargparse.ArgumentParser":
@@ -68,12 +78,12 @@ def parser() -> "jsonargparse.ArgumentParser":
         help="corruptions (all nineteen), cbar (ten more), noise, blur, weather, digital, extra, single names, the "
         "folder of a published set (CIFAR-10-C, ImageNet-C, -R, -A, ...), or none",
     )
-    add("--severities", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="N", help="of 1 to 5")
+    add("--severities", type=str, nargs="+", default=["1", "2", "3", "4", "5"], metavar="N", help="of 1 to 5")
     add(
         "--ood",
         **several,
         default=[],
-        help="data of other kinds, which the models should notice; the name of the data itself means its classes "
+        help="data of other kinds, which the models should notice, also a folder of images without classes; the name of the data itself means its classes "
         "that the models were not trained on",
     )
     add("--near", **several, default=[], help="the same, close in kind; --ood is then called far, with means over each")
@@ -133,12 +143,17 @@ def parser() -> "jsonargparse.ArgumentParser":
 
 
 def run(config: "jsonargparse.Namespace") -> int:
-    """Evaluate, print and write."""
+    """Evaluate, print and write; 3 where some parts could not be measured."""
+    started = time.perf_counter()
     sources, groups = find_groups(config.models)
     chosen = choose_scores(separated(config.scores))
     eps = radius(config.eps)
     wanted, attacks = separated(config.shift), separated(config.attack)
-    check_words(wanted, attacks, config.severities)
+    severities = whole_numbers(config.severities)
+    check_words(wanted, attacks, severities)
+    check_sets(separated(config.ood), separated(config.near))
+    if config.references is not None and config.references < 1:
+        raise ValueError(f"--references must be 1 or more, got {config.references}")
     shift = () if wanted == ["none"] else published_sets(wanted)
     from kedge import evaluation
     from kedge.reporting import render
@@ -158,7 +173,7 @@ def run(config: "jsonargparse.Namespace") -> int:
                 models,
                 data,
                 shift=shift,
-                severities=config.severities,
+                severities=severities,
                 frost_textures=config.frost_textures,
                 ood=outside or None,
                 near=[found for found in outside if found in near or found.partition(" (")[0] in near],
@@ -184,9 +199,12 @@ def run(config: "jsonargparse.Namespace") -> int:
     print(render(results, config.format), end="")
     kept = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
     memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
-    print(f"{results['seconds']:.0f} s{memory}{kept}", file=sys.stderr)
+    print(f"{time.perf_counter() - started:.0f} s{memory}{kept}", file=sys.stderr)
     print(f"report: {write(results, base if config.out else free_folder(base, 'results.json'))}", file=sys.stderr)
-    return 0
+    for name, model in results["models"].items():
+        for error in model["errors"]:
+            print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)
+    return 0 if results["complete"] else 3
 
 
 def free_folder(wanted: Path, holding: str = "") -> Path:

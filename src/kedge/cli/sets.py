@@ -99,6 +99,9 @@ def load_outside(
     side = None if as_stored else side
     found = {}
     for name in names:
+        if _is_flat(Path(name).expanduser()):
+            found[name] = data.load_unlabelled(name, image_size=side, channels=channels)
+            continue
         offered = data.splits(name)
         outside = data.load(name, "test" if "test" in offered else offered[-1], image_size=side, channels=channels)
         if name == inside:
@@ -109,6 +112,16 @@ def load_outside(
             name = f"{name} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
         found[name] = outside
     return found
+
+
+def _is_flat(folder: Path) -> bool:
+    """Whether a folder holds images and no folders: what out-of-distribution images need no classes for."""
+    from kedge.data.folders import EXTENSIONS
+
+    if not folder.is_dir():
+        return False
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return any(p.suffix.lower() in EXTENSIONS for p in inside) and not any(p.is_dir() for p in inside)
 
 
 def default_workers(images: "ImageSet") -> int:

@@ -21,6 +21,20 @@ def separated(words: list[str]) -> list[str]:
     return [part for word in words for part in ([word] if Path(word).exists() else word.split(",")) if part]
 
 
+def whole_numbers(words: list[str]) -> list[int]:
+    """Severities given with spaces or commas. Raises ValueError for what is no whole number."""
+    found = separated([str(word) for word in words])
+    if wrong := [word for word in found if not word.lstrip("-").isdigit()]:
+        raise ValueError(f"--severities are whole numbers, 1 to 5, got {wrong[0]!r}")
+    return [int(word) for word in found]
+
+
+def check_sets(ood: list[str], near: list[str]) -> None:
+    """Raise ValueError for a set that is called near and far at once."""
+    if both := set(ood) & set(near):
+        raise ValueError(f"{sorted(both)[0]} is given to --ood and to --near: say which")
+
+
 def radius(text: str | None) -> float | None:
     """The number that `8/255` or `0.03` stands for. Raises ValueError for anything else."""
     if text is None:
@@ -90,6 +104,8 @@ def check_words(shift: list[str], attacks: list[str], severities: list[int]) -> 
     from kedge.data import is_published
     from kedge.data.corruptions import expand
 
+    if missing := [word for word in shift if "/" in word and not is_published(word) and not Path(word).exists()]:
+        raise ValueError(f"--shift {missing[0]}: there is no such folder")
     if shift != ["none"]:
         expand([word for word in shift if not (is_published(word) or Path(word).exists())])
     if attacks != ["none"] and (unknown := [word for word in attacks if word not in ATTACKS]):

@@ -5,7 +5,7 @@ from kedge.data.augment import augment_batch
 from kedge.data.batches import TrainingBatches, training_batches
 from kedge.data.decode import read_image
 from kedge.data.fingerprints import check_apart, shared_images
-from kedge.data.loading import from_dataset, load, splits
+from kedge.data.loading import from_dataset, load, load_unlabelled, splits
 from kedge.data.origin import Origin
 from kedge.data.published import PublishedSet, is_published, published
 from kedge.data.report import DataError, LoadReport, UnreadableImage
@@ -31,6 +31,7 @@ __all__ = [
     "generator",
     "is_published",
     "load",
+    "load_unlabelled",
     "published",
     "read_image",
     "reference_subset",

@@ -11,8 +11,8 @@ import torch
 
 from kedge.data.build import Found, build
 from kedge.data.decode import convert_channels
-from kedge.data.folders import EXTENSIONS, ImageFolder, canonical_split
-from kedge.data.items import DatasetItems
+from kedge.data.folders import EXTENSIONS, ImageFolder, canonical_split, images_under
+from kedge.data.items import DatasetItems, FileItems
 from kedge.data.published import looks_corrupted
 from kedge.data.report import DataError, LoadReport
 from kedge.data.sets import ImageSet, TensorSet
@@ -65,6 +65,27 @@ def load(
     if wanted not in source.splits:
         raise DataError(_no_split(source, split))
     return build(source.find(wanted), image_size, channels)
+
+
+def load_unlabelled(
+    folder: str | os.PathLike[str], image_size: int | None = None, channels: int | None = None
+) -> ImageSet:
+    """Load all images in and below a folder as one class, "unlabelled": for images that are none of a model's classes.
+
+    Args:
+        folder: of image files.
+        image_size: as for `load`.
+        channels: as for `load`.
+
+    Raises:
+        DataError: no such folder, no images in it, or more than 1 % of them unreadable.
+    """
+    root = Path(folder).expanduser()
+    paths = images_under(root)
+    if not paths:
+        raise DataError(f"no images in {root}" if root.is_dir() else f"{root} is not a folder")
+    found = Found(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all")
+    return build(found, image_size, channels)
 
 
 def splits(name_or_path: str | os.PathLike[str]) -> list[str]:

@@ -128,6 +128,7 @@ def hf_features(schema: Any) -> dict[str, dict[str, Any]]:
 
 def choose_columns(features: Mapping[str, Any], columns: Sequence[str], name: str) -> tuple[str, str]:
     """Return the names of the image column and of the label column: by declared type, else by usual name."""
+    features = {name: feature for name, feature in features.items() if name in columns}  # others were taken out
     image = _first(features, "Image") or next((c for c in _IMAGE_NAMES if c in columns), None)
     label = next((c for c in _LABEL_NAMES if c in columns), None) or _first(features, "ClassLabel")
     if image is None or label is None:

@@ -80,7 +80,8 @@ def collect(
         settings = ["equalise", shape_, step.size, step.quality]
         within["clean"] = Part("clean, equalised", data, who, positions, change, settings, outputs=True)
         away = {name: replace(part, change=change, settings=settings) for name, part in away.items()}
-    learn = None if training is None else _whole("training images", training)
+    # No score learns from masked passes.
+    learn = None if training is None else replace(_whole("training images", training), masked=False)
     before = [*([] if learn is None else [learn]), *away.values(), *within.values()]
     _announce(say, "out-of-distribution sets", runner.expect(before))
     if learn is not None:

@@ -111,8 +111,8 @@ def _records(
                 "n": images,
             }
         )
-    if min(len(ours), len(theirs)) >= 2:
-        found.append({**record, **_welch([[value for value, _ in side] for side in known])})
+    if min(len(ours), len(theirs)) >= 2 and (over := _welch([[value for value, _ in side] for side in known])):
+        found.append({**record, **over})
     return found
 
 
@@ -141,20 +141,15 @@ def _of_correct(a: str, b: str, where: str, ours: list[Tensor], theirs: list[Ten
     }
 
 
-def _welch(values: list[list[float]]) -> dict[str, Any]:
-    """The difference of two means over seeds with Welch's t interval and test (Biometrika 1947)."""
+def _welch(values: list[list[float]]) -> dict[str, Any] | None:
+    """The difference of two means over seeds with Welch's t interval and test (Biometrika 1947); None: no spread."""
     from scipy.stats import t
 
     difference = statistics.fmean(values[0]) - statistics.fmean(values[1])
     spread = [statistics.variance(side) / len(side) for side in values]
     error = math.sqrt(sum(spread))
-    if error <= 1e-9 * max(map(abs, values[0] + values[1])):  # all the same, but for rounding
-        return {
-            "difference": {"value": difference, "low": difference, "high": difference},
-            "p": 1.0 if abs(difference) <= 1e-12 else 0.0,
-            "test": "Welch t over seeds",
-            "n": sum(map(len, values)),
-        }
+    if error <= 1e-9 * max(map(abs, values[0] + values[1])):
+        return None  # seeds that agree exactly, as on few images they may, say nothing of how others would
     freedom = sum(spread) ** 2 / sum(s**2 / (len(side) - 1) for s, side in zip(spread, values, strict=True))
     reach = float(t.ppf(0.975, freedom)) * error
     return {

@@ -31,6 +31,7 @@ class Part:
         change: (float images on the device, their positions) -> images, or None.
         settings: what `change` depends on, for the digest.
         outputs: keep the model's outputs; else only what the metrics need of them (`measure`).
+        masked: also the masked passes of anchored models, where they are wanted.
         classes: long `[M]`, the outputs among which the answer is looked for; None for all of them.
     """
 
@@ -41,18 +42,23 @@ class Part:
     change: Callable[[Tensor, Tensor], Tensor] | None = None
     settings: Any = None
     outputs: bool = False
+    masked: bool = True
     classes: Tensor | None = None
 
     def of(self, images: Any) -> "Part":
         """The same part of the same images, held elsewhere."""
         return replace(self, images=images)
 
+    def asked(self, wants: dict[str, bool]) -> dict[str, bool]:
+        """What to ask the models for beside logits."""
+        return {**wants, "masked": wants["masked"] and self.masked} if self.outputs else {}
+
     def key(self, subject: Subject, wants: dict[str, bool]) -> str | None:
         """What this part of this subject is kept under."""
         if subject.digest is None:
             return None
         classes = None if self.classes is None else self.classes.tolist()
-        wanted = wants if self.outputs else None
+        wanted = self.asked(wants) if self.outputs else None
         return digest(subject.digest, self.identity, self.settings, wanted, classes, subject.device)
 
 
@@ -169,7 +175,7 @@ class Runner:
             for subject in self.missing(part):
                 self.count(ahead=len(part.images))
                 # A model that also has masked passes to make is asked twice.
-                twice = 2 if part.outputs and self.wants["masked"] and "masked" in subject.fields else 1
+                twice = 2 if part.asked(self.wants).get("masked") and "masked" in subject.fields else 1
                 seconds += twice * self.pace[subject.name] * len(part.images)
         return seconds
 
@@ -200,13 +206,13 @@ class Runner:
         """Take what `part` took as the pace from here on."""
         for subject in self.subjects:
             kept = found[subject.name]
-            twice = 2 if part.outputs and self.wants["masked"] and "masked" in subject.fields else 1
+            twice = 2 if part.asked(self.wants).get("masked") and "masked" in subject.fields else 1
             self.pace[subject.name] = kept.seconds / max(1, kept.images) / twice
 
     def _run(self, part: Part, subjects: Sequence[Subject]) -> dict[str, Kept]:
         collected: dict[str, list[Columns]] = {s.name: [] for s in subjects}
         watches = {s.name: Stopwatch(s.device) for s in subjects}
-        asked = self.wants if part.outputs else {}
+        asked = part.asked(self.wants)
         start = 0
         for images, labels in batches(part.images, self.batch_size, self.workers):
             positions = part.positions[start : start + len(images)]

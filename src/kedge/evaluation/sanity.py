@@ -79,7 +79,7 @@ def sanity(attacks: Mapping[str, dict[str, Any]], gradients: Tensor | None = Non
                 ok = _accuracy(best) <= _accuracy(one) + _slack(one)
                 checks.append(_check(title, ok, f"{_words(one)}; {_words(best)}. {words}."))
     if gradients is not None and len(gradients):
-        share = float((gradients < VANISHED).float().mean())
+        share = float((~(gradients >= VANISHED)).float().mean())  # NaN is no direction either
         detail = f"{share:.1%} of {len(gradients)} images have no gradient to follow (largest entry below {VANISHED:g})"
         # Where nothing is left to break, no gradient is needed.
         broken = bool(asked) and min(map(_accuracy, asked)) <= min(map(_slack, asked))

@@ -52,7 +52,8 @@ def selective_summary(
     confidence, correct = clean["confidence"], clean["rank"] == 0
     few = len(confidence) < FEWEST or n == 0
     low, high = (None, None) if few else aurc_interval(confidence, correct, n=n, seed=seed)
-    limit, coverage = threshold_for_risk(confidence, correct, risk)
+    # Of a handful of images a share of risk says nothing.
+    limit, coverage = (None, None) if len(confidence) < FEWEST else threshold_for_risk(confidence, correct, risk)
     return {
         "score": "confidence",
         "threshold": threshold,

@@ -126,10 +126,24 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
         wanted = {"features": True, "masked": isinstance(subject.model, AnchoredModel)}
     else:
         wanted = {}
-    outputs = outputs_of(subject.model, shown, subject.references, **wanted)
+    try:
+        outputs = outputs_of(subject.model, shown, subject.references, **wanted)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"model {subject.name!r}: {error}") from error
+    except Exception as error:
+        raise ValueError(
+            f"model {subject.name!r} failed on {len(few)} images of shape {list(shown.shape[1:])}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     check_width(subject.name, outputs.logits.shape[1], list(data.class_names))
     if words := faults(outputs.logits):
         raise ValueError(f"model {subject.name!r} gave {words}")
+    sums = outputs.logits.float().sum(dim=1)
+    if bool((outputs.logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
+        say(
+            f"careful, {subject.name}: what it returns looks like probabilities (each row is not negative and sums to "
+            "1), but it is taken for logits, and its calibration will read as far off. Return logits, or the logarithm"
+        )
     given = {f.name for f in fields(Outputs) if getattr(outputs, f.name) is not None}
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
     alone = outputs_of(subject.model, shown[:1], subject.references).logits

@@ -115,7 +115,8 @@ def evaluate(
             say(f"{name}: {words}")
     chosen, positions = limited(data, limit, seed)
     if len(chosen) < FEWEST:
-        say(f"{len(chosen)} images are too few for intervals (fewer than {FEWEST}): they are left out")
+        count = f"{len(chosen)} image{'s are' if len(chosen) > 1 else ' is'}"
+        say(f"{count} too few for most intervals (it takes {FEWEST}): only shares of right answers have one")
     outside = {name: limited(images, limit, seed)[0] for name, images in sets.items()}
     training, no_training = _training(train, data, scores, bool(outside), limit, seed)
     wants = {

@@ -199,7 +199,7 @@ def _transfer(
     attack = replace(first[1], early_stop=False)
     for target in runner.subjects:
         found = collected[target.name].attacked
-        if found is None or name not in found.columns:
+        if found is None:
             continue
         for source in runner.subjects:
             if source is target or source.device != target.device:

@@ -77,9 +77,7 @@ def sizes(results: dict[str, Any]) -> str:
 
 def warnings(results: dict[str, Any]) -> list[str]:
     """What a reader must not miss: unfinished and failed parts, and robust accuracies that are not to be believed."""
-    said = (
-        [] if results["complete"] else ["Some parts could not be measured: their cells say why."]
-    )
+    said = [] if results["complete"] else ["Some parts could not be measured: their cells say why."]
     for name, model in results["models"].items():
         errors = [f"{printable(e['part'])} failed: {printable(e['message'])}" for e in model["errors"]]
         more = [f"{len(errors) - _ERRORS} more parts failed; results.json has them all"]

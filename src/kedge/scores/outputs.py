@@ -119,7 +119,12 @@ def _logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
             logits = model(images)
     else:
         logits = model(images)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+    if not isinstance(logits, Tensor):
+        raise ValueError(
+            f"a model must return logits [B, C] as a torch tensor, but it returned {type(logits).__name__}; "
+            "wrap it in a function that returns a tensor of the logits alone"
+        )
+    if logits.ndim != 2 or len(logits) != len(images):
         seen = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
             f"a model must return logits [B, C], but for {len(images)} images {type(model).__name__} returned {seen}; "
