@@ -83,8 +83,8 @@ def parser() -> "jsonargparse.ArgumentParser":
         "--ood",
         **several,
         default=[],
-        help="data of other kinds, which the models should notice, also a folder of images without classes; the name of the data itself means its classes "
-        "that the models were not trained on",
+        help="data of other kinds, which the models should notice, also a folder of images without classes; the name "
+        "of the data itself means its classes that the models were not trained on",
     )
     add("--near", **several, default=[], help="the same, close in kind; --ood is then called far, with means over each")
     add(
