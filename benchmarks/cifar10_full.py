@@ -17,7 +17,7 @@ from benchmarks.cifar10_small import VARIANTS
 from kedge.cli import main as kedge
 from kedge.training import Recipe, fit
 
-RESULTS = Path(__file__).parent / "results" / "cifar10_full"
+RESULTS = Path("benchmarks/results/cifar10_full")  # from the root of the checkout
 FAR = "mnist,fashion_mnist,textures10_64,scenes2_64,traffic_signs43_64"
 
 

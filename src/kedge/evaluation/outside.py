@@ -91,7 +91,7 @@ def outside_summary(
             ood[name]["scores"][score.name] = {
                 **{metric: bounded(summary[metric]) for metric in DETECTION},
                 "outside": _counts(values, edges),
-                "roc": {"fpr": fpr.tolist(), "tpr": tpr.tolist()},
+                "roc": {"fpr": _short(fpr), "tpr": _short(tpr)},
             }
     if threshold is not None:
         for name, outputs in outside.items():
@@ -120,6 +120,11 @@ def averaged(ood: Mapping[str, Any], groups: Mapping[str, str | None]) -> dict[s
             for score in shared
         }
     return found
+
+
+def _short(values: Tensor) -> list[float]:
+    """Values of a curve, in the digits that a plot can show."""
+    return [round(value, 5) for value in values.tolist()]
 
 
 def bounded(found: tuple[float, float | None, float | None]) -> dict:

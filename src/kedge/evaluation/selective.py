@@ -81,4 +81,5 @@ def _joint(confidence: Tensor, correct: Tensor, outside: Tensor) -> dict[str, An
 def _thinned(coverage: Tensor, risk: Tensor) -> dict[str, list[float]]:
     """At most `POINTS` points of a curve, both ends among them."""
     index = torch.linspace(0, len(coverage) - 1, min(POINTS, len(coverage))).round().long().unique()
-    return {"coverage": coverage[index].tolist(), "risk": risk[index].tolist()}
+    curves = {"coverage": coverage[index], "risk": risk[index]}
+    return {name: [round(value, 5) for value in values.tolist()] for name, values in curves.items()}
