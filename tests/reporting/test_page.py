@@ -3,11 +3,14 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from kedge.reporting import page as page_module
 from kedge.reporting import write_report
 from kedge.reporting.page import LADDER, page
+from kedge.reporting.svg import GLYPHS
+from kedge.reporting.table import LEANING
 from tests.reporting import synthetic
 
 
@@ -247,3 +250,50 @@ def test_no_key_of_a_section_is_a_method_of_dict(three):
     results["data"] = {}
     for section in (attack, calibration, comparing, images, outside, run, selective, shift):
         assert not {k for k in keys(section.section(results, 0)) if hasattr({}, k)}
+
+
+def test_the_sign_for_better_stands_for_nothing_else(three):
+    text = page(three)
+    assert '.best::before { content: "✔\\FE0E  "' in text
+    assert "✔ marks" in text.replace("\ufe0e", "")
+    assert "✔" not in GLYPHS
+    assert "✓" not in text
+    assert "◆ marks" not in text
+
+
+def test_calibration_errors_at_the_end_of_their_intervals_are_explained(two, bare):
+    assert words(two).count(LEANING) == 2  # under the summary and under the plots
+    assert LEANING not in words(bare)
+
+
+def test_groups_stand_under_the_summary(three, two):
+    text = page(three)
+    places = [text.index(part) for part in ('id="summary"', 'id="seeds"', "What do these words mean?", 'id="shift"')]
+    assert places == sorted(places)
+    assert text.count("Mean ± standard deviation") == 1
+    assert 'id="seeds"' not in page(two)
+    only = copy.deepcopy(three) | {"comparisons": []}
+    assert 'id="comparing"' not in page(only)
+    assert "#comparing" not in page(only)
+
+
+def test_the_diagram_of_corrupted_images_has_its_own_error(two):
+    text = page(two)
+    for model in two["models"].values():
+        diagram = model["shift"]["reliability"]
+        n, confidence, accuracy = (
+            np.array([v or 0 for v in diagram[key]]) for key in ("count", "confidence", "accuracy")
+        )
+        expected = (n * abs(confidence - accuracy)).sum() / n.sum()
+        assert f": pooled ECE {100 * expected:.1f} %</figcaption>" in text
+        assert f": ECE {100 * model['clean']['ece']['value']:.1f} %</figcaption>" in text
+    assert "It is not the mean over the corruptions" in text
+
+
+def test_wide_tables_say_that_they_scroll():
+    names = ["a", "b", "c", "d"]
+    more = synthetic.results(names, sets={}, corruptions=(), published=(), attacks=False)
+    assert "4 models: scroll the table sideways" in words(more)
+    more["models"] = {name: more["models"][name] for name in names[:3]}
+    more["comparisons"] = []
+    assert "sideways" not in words(more)

@@ -6,10 +6,12 @@ import math
 
 import pytest
 
-from kedge.reporting import as_csv, as_json, render, table
+from kedge.reporting import as_csv, as_json, comparison, render, table
 from kedge.reporting.formats import upgrade
 from kedge.reporting.rows import best_of, failure, number, short, spread
 from kedge.reporting.summary import strength, summary_rows
+from kedge.reporting.svg import GLYPHS
+from kedge.reporting.table import LEANING, MARK
 from kedge.reporting.tidy import COLUMNS
 from tests.reporting import synthetic
 
@@ -216,3 +218,44 @@ def test_numbers_and_names():
 def test_set_sizes_stand_with_the_numbers(three):
     text = " ".join(table(three, 200).split())
     assert "10,000 in-distribution images against 10,000 of <u>grey</u>, 10,000 of far one" in text
+
+
+def test_the_sign_for_better_is_no_marker_of_a_plot(two):
+    assert MARK not in GLYPHS
+    results = copy.deepcopy(two)
+    for model, value in zip(results["models"].values(), (0.9, 0.8), strict=True):
+        model["clean"]["accuracy"] = estimate(value, 0.01)
+    text = table(results, 120)
+    assert f"{MARK} 90.0 [89.0–91.0]" in text
+    assert f"{MARK} better than every other model" in text
+    assert not any(glyph in text for glyph in GLYPHS)
+
+
+def test_the_legend_explains_calibration_errors_only_where_they_stand(two, bare):
+    assert LEANING in " ".join(table(two, 120).split())
+    assert "inflates" not in table(bare, 120)  # no intervals
+    results = copy.deepcopy(two)
+    for model in results["models"].values():
+        model["clean"], model["shift"], model["shift_sets"] = None, None, {}
+    assert "inflates" not in table(results, 120)
+
+
+@pytest.mark.parametrize("width", [40, 120])
+def test_groups_follow_the_table(width):
+    results = synthetic.results(("a1", "a2", "b1"), groups=True)
+    results["group_table"]["second"]["accuracy, clean"]["mean"] = 0.72
+    lines = table(results, width).splitlines()
+    text = "\n".join(lines[next(i for i, line in enumerate(lines) if "Over seeds" in line) :])
+    first, second = results["groups"]["first"], results["groups"]["second"]
+    assert (len(first), len(second)) == (1, 2)
+    if width == 120:  # narrower, the cells are folded
+        assert "91.0 (n = 1, no spread)" in text
+        assert "72.0 ± 0.40 (n = 2)" in text
+    assert "91.0" in text
+    assert "72.0 ±" in text
+    said = " ".join(text.split())
+    assert "Accuracy, clean images, mean over seeds: " in said
+    for question, claim in comparison(results):
+        assert f"{question}: {claim}" in said
+    assert max(map(len, lines)) <= width
+    assert "Over seeds" not in table({**results, "groups": {}, "group_table": {}}, width)

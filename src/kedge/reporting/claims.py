@@ -6,7 +6,15 @@ from typing import Any
 
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import METRICS, best_of, dig, estimate, number, printable, short
-from kedge.reporting.summary import at_place, attack_names, ood_places, place_title, score_titles
+from kedge.reporting.summary import (
+    at_place,
+    attack_names,
+    doubted,
+    lowest,
+    ood_places,
+    place_title,
+    score_titles,
+)
 
 LEVEL = 0.05
 Test = dict[str, Any]
@@ -53,15 +61,35 @@ def comparison(results: dict[str, Any]) -> list[tuple[str, str]]:
     tests = compared(results)
     if len(results["groups"]) > 1:
         return _between_groups(results, tests)
+    attacks = attack_names(models)
     found = []
     for words, metric, where, better, cells in _questions(results, models):
         known = {i: e for i, e in enumerate(map(estimate, cells)) if e is not None}
         if len(known) > 1:
-            tested = _tested(tests, [list(results["models"])[i] for i in known], metric, where)
-            said = _claim(better, list(known.values()), [names[i] for i in known], tested)
+            attack = attacks[where] if where in attacks and words == _under(attacks[where]) else None
+            doubtful = [i for i in known if doubted(models[i])] if attack is not None else []
+            clear = {i: e for i, e in known.items() if i not in doubtful}
+            tested = _tested(tests, [list(results["models"])[i] for i in clear], metric, where)
+            said = _claim(better, list(clear.values()), [names[i] for i in clear], tested) if len(clear) > 1 else ""
+            if attack is not None and doubtful:
+                rest = said or "".join(f"{names[i]} {number(e['value'], '%')} %." for i, e in clear.items())
+                weakest = {names[i]: lowest(models[i], attack) for i in doubtful}
+                said = _not_believable(weakest) + (f" Without {', '.join(weakest)}: {rest}" if rest else "")
             lacking = [name for i, name in enumerate(names) if i not in known]
             found.append((words, said + (f" No number for {', '.join(lacking)}." if lacking else "")))
     return found
+
+
+def _under(attack: dict[str, Any]) -> str:
+    return f"Accuracy under {printable(attack['title'])}"
+
+
+def _not_believable(weakest: dict[str, tuple[float, str] | None]) -> str:
+    least = [f"{name} right on {number(w[0], '%')} % ({w[1]})" for name, w in weakest.items() if w is not None]
+    return (
+        f"not believable: the checks of the attack failed for {', '.join(weakest)}. At this strength the lowest of the "
+        f"attacks leaves {', '.join(least)}."
+    )
 
 
 def _between_groups(results: dict[str, Any], tests: list[Test]) -> list[tuple[str, str]]:
@@ -104,7 +132,7 @@ def _questions(results: dict[str, Any], models: list[dict[str, Any]]) -> list[tu
         # A cross-check that only some models face compares nothing.
         if name in (results["settings"]["attacks"] or [name]):
             values = [dig(m["attacks"].get(name), "accuracy") for m in models]
-            asked.append((f"Accuracy under {printable(attack['title'])}", "accuracy", name, "higher", values))
+            asked.append((_under(attack), "accuracy", name, "higher", values))
     return asked
 
 

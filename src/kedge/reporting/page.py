@@ -11,7 +11,7 @@ from kedge.reporting.sections import attack, calibration, comparing, images, out
 from kedge.reporting.sentences import about, comparison
 from kedge.reporting.summary import summary_rows
 from kedge.reporting.svg import COLORS, GLYPHS
-from kedge.reporting.table import sizes, subject_line, warnings
+from kedge.reporting.table import MARK, leaning, sizes, subject_line, warnings
 
 LIMIT = 2_000_000  # bytes
 # What is left out, step by step, when a page would be larger; each step also leaves out all those before it.
@@ -71,6 +71,7 @@ def _page(results: dict[str, Any], level: int) -> str:
         safe_src=images.safe,
         tiny_src=images.tiny,
         together=together,
+        better_mark=MARK + "\N{VARIATION SELECTOR-15}",  # as text, not as a picture
     )
     return environment.get_template("report.html").render(
         results=results,
@@ -78,6 +79,7 @@ def _page(results: dict[str, Any], level: int) -> str:
         left_out=f"{', '.join(left_out[:-1])} and {left_out[-1]}" if len(left_out) > 1 else "".join(left_out),
         warnings=warnings(results),
         sizes=sizes(results),
+        leaning=leaning(rows),
         groups=[(g, [r for r in rows if r.group == g]) for g in dict.fromkeys(r.group for r in rows)],
         claims=comparison(results),
         stories=[about(name, model, results) for name, model in models.items()],

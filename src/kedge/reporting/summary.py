@@ -28,13 +28,14 @@ class _Lines:
         values: Sequence[Any],
         marks: tuple[str, ...] = (),
         notes: tuple[str, ...] = (),
+        marked: bool = True,
     ) -> None:
         cells = [estimate(v) for v in values]
         first = all(row.group != group for row in self.rows)
         if not first:  # the reason once is enough
             marks = tuple(mark.partition(":")[0] for mark in marks)
         if any(c is not None for c in cells) or (first and any(marks)):
-            best = None if any(notes) else best_of(cells, better, unit)
+            best = None if any(notes) or not marked else best_of(cells, better, unit)
             self.rows.append(Row(group, label, unit, better, cells, best, marks, notes))
 
     def marks(
@@ -224,6 +225,27 @@ def attack_names(models: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def doubted(model: dict[str, Any]) -> bool:
+    """Whether a check of the attack on this model failed: its accuracy under attack is not to be believed."""
+    return any(not check["ok"] for check in model["sanity"])
+
+
+def believed(models: list[dict[str, Any]], cells: Sequence[Any]) -> bool:
+    """Whether accuracies under attack may be set against each other: no model with a number is doubted."""
+    return not any(doubted(m) for m, c in zip(models, cells, strict=True) if estimate(c) is not None)
+
+
+def lowest(model: dict[str, Any], attack: dict[str, Any]) -> tuple[float, str] | None:
+    """The least accuracy that any attack of this norm and budget left, transfer and cross-checks too; by which one."""
+    found = [
+        # Only the name tells a cross-check from the attack that it checks.
+        (a["accuracy"]["value"], printable(name if ": " in name else a["title"]))
+        for name, a in model["attacks"].items()
+        if (a["norm"], a["eps"]) == (attack["norm"], attack["eps"]) and estimate(dig(a, "accuracy")) is not None
+    ]
+    return min(found) if found else None
+
+
 def attack_title(name: str, attack: dict[str, Any]) -> str:
     """The attack with its strength and the number of images."""
     title = printable(attack["title"])
@@ -242,7 +264,8 @@ def _attacks(lines: _Lines, asked: list[str]) -> None:
             # Expectation over references is for anchored models alone: its absence elsewhere is no gap.
             marks = lines.marks(found, "attack", name, asked=attack["kind"] != "eot")
             group = f"Under attack: {attack_title(name, attack)}"
-            lines.add(group, "accuracy", "%", "higher", [dig(f, "accuracy") for f in found], marks)
+            values = [dig(f, "accuracy") for f in found]
+            lines.add(group, "accuracy", "%", "higher", values, marks, marked=believed(lines.models, values))
     for name in asked:
         if name not in attack_names(lines.models):
             nothing = [None] * len(lines.models)

@@ -6,8 +6,10 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from kedge.reporting.claims import comparison
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import Row, printable
+from kedge.reporting.rows import METRICS, Row, printable
+from kedge.reporting.sections import comparing
 from kedge.reporting.summary import summary_rows
 from kedge.reporting.tidy import as_csv
 
@@ -15,7 +17,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LEGEND = "↑ higher is better, ↓ lower is better; in brackets the 95 % interval."
-BETTER = "◆ better than every other model here: the intervals do not overlap."
+MARK = "✔"  # none of the markers of the plots
+BETTER = f"{MARK} better than every other model here: the intervals do not overlap."
+LEANING = (
+    "Resampling inflates a calibration error (ECE); its interval corrects for that and so lies mostly below the value."
+)
 OOD_LEGEND = "Out of distribution: in-distribution is the positive class, a higher score means more in-distribution."
 _ERRORS = 5  # so many failed parts of a model are named
 _LABEL, _CELL = 33, 23  # columns that a label and a model take without wrapping
@@ -60,13 +66,23 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
     fit = max(1, (width - _LABEL) // _CELL)
     for start in range(0, len(names), fit):
         console.print(_columns(rows, names, list(range(start, min(start + fit, len(names))))))
-    legends = (
-        [LEGEND] + ([BETTER] if len(names) > 1 else []) + ([OOD_LEGEND, sizes(results)] if results["ood_sets"] else [])
-    )
-    console.print(Text(" ".join(legends), style="dim"))
+    legends = [LEGEND, BETTER if len(names) > 1 else "", leaning(rows)]
+    legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
+    console.print(Text(" ".join(filter(None, legends)), style="dim"))
+    for made in _over_seeds(results, fit):
+        console.print(made)
+    if len(results["groups"]) > 1:  # else the claims are between single models
+        for question, claim in comparison(results):
+            console.print(Text.assemble((f"{question}: ", "bold"), claim))
     for line in warnings(results):
         console.print(Text(line, style="bold"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n")) + "\n"
+
+
+def leaning(rows: list[Row]) -> str:
+    """Why a calibration error lies at the end of its interval; empty when no such interval is shown."""
+    shown = [row for row in rows if row.label in (METRICS["ece"][0], METRICS["smooth_ece"][0])]
+    return LEANING if any(row.spread(i) for row in shown for i in range(len(row.cells))) else ""
 
 
 def sizes(results: dict[str, Any]) -> str:
@@ -110,10 +126,31 @@ def _columns(rows: list[Row], names: list[str], models: list[int]) -> "Table":
         cells = []
         for i in models:
             spread = f" [{row.spread(i)}]" if row.spread(i) else ""
-            text = Text(("◆ " if row.best == i else "") + row.text(i), style="bold" if row.best == i else "")
+            text = Text((f"{MARK} " if row.best == i else "") + row.text(i), style="bold" if row.best == i else "")
             cells.append(text.append(spread, style="dim"))
         made.add_row(Text(printable(f"{arrow} {row.title}")), *cells)
     return made
+
+
+def _over_seeds(results: dict[str, Any], fit: int) -> list["Table"]:
+    """Mean ± standard deviation of each group, at most `fit` groups side by side."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    found = comparing.section(results, 0)
+    groups = found["groups"] if found is not None and found["rows"] else []
+    tables = []
+    for start in range(0, len(groups), fit):
+        made = Table(box=SIMPLE_HEAD, pad_edge=False)
+        made.add_column("Over seeds, mean ± sd (n)", overflow="fold")
+        for group in groups[start : start + fit]:
+            made.add_column(Text(group["name"]), justify="right", overflow="fold")
+        for label, cells in found["rows"] if found is not None else []:
+            texts = [f"{c['text']} ({c['n']})" if c["n"] else c["text"] for c in cells[start : start + fit]]
+            made.add_row(Text(label), *map(Text, texts))
+        tables.append(made)
+    return tables
 
 
 def as_json(results: dict[str, Any]) -> str:

@@ -9,6 +9,11 @@ from kedge.reporting.summary import clean_metric
 from kedge.reporting.svg import Plot, svg
 
 FEW = 10  # a bar of fewer images is drawn faint
+POOLED = (
+    "Pooled ECE: the calibration error of all corrupted images taken as one set, as drawn here. It is not the mean "
+    "over the corruptions that the summary gives: where one corruption makes a model too sure and another too "
+    "cautious, pooling cancels that out."
+)
 _FAMILY = (
     ("ece", "ECE, bins of equal width", "%"),
     ("ece_mass", "ECE, bins of equal mass", "%"),
@@ -33,18 +38,21 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     ]
     places += [(printable(name), ("shift_sets", name)) for name in results["shift_sets"]]
     for title, keys in places:
-        cards = []
+        cards, pooled = [], keys == ("shift",)
         for i, (name, model) in enumerate(models.items()):
             reliability = dig(model, *keys, "reliability")
             if reliability and sum(reliability["count"]):
                 # The mean ECE over corruptions is not that of their pooled diagram.
-                ece = dig(model, *keys, "ece", "value") if keys != ("shift",) else None
+                ece = pooled_error(reliability) if pooled else dig(model, *keys, "ece", "value")
                 words = f"Reliability diagram of {short(name)}, {title}" + (
-                    f": calibration error {number(ece, '%')} %" if ece is not None else ""
+                    f": {'pooled ' * pooled}calibration error {number(ece, '%')} %" if ece is not None else ""
                 )
                 cards.append({"model": i, "ece": ece, "aria": words, "plot": diagram(reliability, i)})
         if cards:
-            kinds.append({"title": title, "cards": cards, "open": len(kinds) < 2})
+            kinds.append(
+                {"title": title, "cards": cards, "open": len(kinds) < 2, "error": "pooled ECE" if pooled else "ECE",
+                 "note": POOLED if pooled else ""}
+            )  # fmt: skip
     rows = []
     for key, label, unit in _FAMILY:
         cells = [estimate(clean_metric(m, key)) for m in models.values()]
@@ -52,6 +60,12 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
             better = _BETTER.get(key, "lower")
             rows.append(Row("", label, unit, better, cells, best_of(cells, better, unit)))
     return {"kinds": kinds, "rows": rows if len(rows) > 1 else [], "few": FEW} if kinds else None
+
+
+def pooled_error(reliability: dict[str, Any]) -> float:
+    """The calibration error (ECE) of one diagram: mean over all its images of |accuracy - confidence| of their bin."""
+    bins = zip(reliability["count"], reliability["confidence"], reliability["accuracy"], strict=True)
+    return sum(n * abs(confidence - accuracy) for n, confidence, accuracy in bins if n) / sum(reliability["count"])
 
 
 def diagram(reliability: dict[str, Any], i: int) -> Markup:

@@ -4,10 +4,19 @@ from typing import Any
 
 from kedge.reporting.claims import LEVEL, compared, p_text
 from kedge.reporting.rows import METRICS, dig, number, printable, short, spread
+from kedge.reporting.summary import attack_names, doubted
 
 
 def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     """The tests with their p-values after Holm, and the table of groups."""
+    models = results["models"]
+    attacks = attack_names(list(models.values()))
+    doubtful = {name for name, model in models.items() if doubted(model)}
+    doubtful |= {group for group, own in results["groups"].items() if doubtful & set(own)}
+
+    def believable(t: dict[str, Any]) -> bool:
+        return t["where"] not in attacks or not doubtful & {t["a"], t["b"]}
+
     tests = [
         {
             "a": short(t["a"]),
@@ -17,7 +26,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
             "spread": spread(t["difference"], _unit(t["metric"])),
             "p": p_text(t.get("p")),
             "adjusted": p_text(t["adjusted"]),
-            "marked": t["adjusted"] is not None and t["adjusted"] < LEVEL,
+            "marked": t["adjusted"] is not None and t["adjusted"] < LEVEL and believable(t),
             "test": printable(t["test"]),
             "n": t["n"],
         }
@@ -31,11 +40,13 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     ]
     kinds = [(t["metric"], t["where"], t["test"]) for t in results["comparisons"]]
     corrected = len(set(kinds)) < len(kinds)  # else each p-value is alone in its family
+    unmarked = any(not believable(t) for t in results["comparisons"])
     return (
-        {"tests": tests, "count": len(tests), "corrected": corrected, "groups": groups, "rows": rows}
+        {"tests": tests, "count": len(tests), "corrected": corrected, "unmarked": unmarked, "groups": groups,
+         "rows": rows}
         if tests or rows
         else None
-    )
+    )  # fmt: skip
 
 
 def _label(metric: str) -> str:
