@@ -17,6 +17,15 @@ def test_complete_results_are_read_as_they_were_written(which, request, tmp_path
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
+def test_lists_of_numbers_take_one_line_and_text_stays_as_it_is(one, tmp_path):
+    hostile = "[\n 1,\n 2\n]"
+    one["command"] = hostile
+    one["numbers"] = [[1, -2.5, 3e-7, None], [], [1, "2"], [True, 4]]
+    path = write_results(one, tmp_path / "results.json")
+    assert json.loads(path.read_text()) == one
+    assert "[ 1, -2.5, 3e-07, null ]" in path.read_text()
+
+
 def test_the_first_format_is_read_and_filled_in(old):
     before = copy.deepcopy(old)
     new = upgrade(old)

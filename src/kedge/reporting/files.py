@@ -2,16 +2,23 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from kedge.files import write_text
 from kedge.reporting.formats import NEWEST, upgrade
 
+# A list of numbers over several lines: curves and histograms, which a line holds as well. JSON has no line break inside
+# a string, so none is taken for a list.
+_NUMBER = r"(?:-?[0-9][0-9.eE+-]*|null)"
+_NUMBERS = re.compile(rf"\[\n\s*{_NUMBER}(?:,\n\s*{_NUMBER})*\n\s*\]")
+
 
 def write_results(results: dict[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write the results of `kedge.evaluation.evaluate` as JSON, atomically, and return the path."""
-    return write_text(path, json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False)
+    return write_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
