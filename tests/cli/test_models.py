@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import kedge
-from kedge.cli.models import find, find_all, find_groups
+from kedge.cli.models import find, find_groups
 from kedge.networks import PretrainedUnavailable
 
 
@@ -25,7 +25,7 @@ def test_a_model_folder_belongs_to_no_run(model_folder):
 
 
 def test_several_models_get_names_of_their_own(model_folder, run_folder):
-    names = list(find_all([str(model_folder), str(run_folder), str(model_folder)]))
+    names = list(find_groups([str(model_folder), str(run_folder), str(model_folder)])[0])
     assert names == ["digit-model", "first", "digit-model (2)"]
 
 
@@ -49,7 +49,7 @@ def test_what_is_no_model_says_what_to_give(tmp_path, monkeypatch):
 
 def test_an_exported_file_keeps_its_suffix_beside_its_run(run_folder):
     (run_folder / "first.onnx").write_bytes(b"")
-    assert list(find_all([str(run_folder), str(run_folder / "first.onnx")])) == ["first", "first.onnx"]
+    assert list(find_groups([str(run_folder), str(run_folder / "first.onnx")])[0]) == ["first", "first.onnx"]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_groups_and_names(runs, model_folder):
     assert groups == {"anchored": ["first", "second"]}
     assert sources["plain"].name == "plain"
     assert find_groups(["first", "second"])[1] == {}
-    assert list(find_all(["anchored=first,second"])) == ["first", "second"]
+    assert list(find_groups(["anchored=first,second"])[0]) == ["first", "second"]
 
 
 def test_a_path_that_exists_is_a_path(runs):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import MODELS_HELP, find_groups
-from kedge.cli.sets import default_workers, load_data, load_outside, load_training, published_sets
+from kedge.cli.sets import default_workers, load_data, load_outside, load_training, shifts_of
 from kedge.cli.words import (
     SCORES,
     check_sets,
@@ -148,13 +148,13 @@ def run(config: "jsonargparse.Namespace") -> int:
     sources, groups = find_groups(config.models)
     chosen = choose_scores(separated(config.scores))
     eps = radius(config.eps)
-    wanted, attacks = separated(config.shift), separated(config.attack)
+    attacks = separated(config.attack)
     severities = whole_numbers(config.severities)
-    check_words(wanted, attacks, severities)
+    check_words(attacks, severities)
     check_sets(separated(config.ood), separated(config.near))
     if config.references is not None and config.references < 1:
         raise ValueError(f"--references must be 1 or more, got {config.references}")
-    shift = () if wanted == ["none"] else published_sets(wanted)
+    shift = shifts_of(separated(config.shift))
     from kedge import evaluation
     from kedge.reporting import render
 

@@ -117,11 +117,6 @@ def find(given: str, python: bool = False) -> Source:
     raise FileNotFoundError(f"{given} is a folder without a model (no model/config.json and no config.json in it)")
 
 
-def find_all(given: list[str]) -> dict[str, Source]:
-    """Find several models, each under a name of its own; groups are taken apart."""
-    return find_groups(given)[0]
-
-
 def find_groups(given: list[str]) -> tuple[dict[str, Source], dict[str, list[str]]]:
     """Find several models, and which of them are one method.
 

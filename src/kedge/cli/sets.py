@@ -30,6 +30,12 @@ def load_data(
         (name,) = named
     offered = data.splits(name)
     shape = common_shape(models)
+    if len(sides := sorted({max(m.input_shape[1:]) for m in models.values() if hasattr(m, "input_shape")})) > 1:
+        print(
+            f"the models take images of {' and '.join(map(str, sides))} px: they are read and corrupted at {sides[-1]} "
+            "px and shrunk for the smaller models, whose numbers differ from those of an evaluation on their own",
+            file=sys.stderr,
+        )
     wanted = canonical_split(split) or split
     recipe = next((r for r in recipes.values() if r.get("data") == name), None)
     if wanted == "val" and "val" not in offered and recipe is not None:
@@ -66,12 +72,6 @@ def common_shape(models: Mapping[str, Any]) -> tuple[int | None, int | None]:
     if not shapes:
         return None, None
     square = all(height == width for _, height, width in shapes)
-    if len(sides := sorted({max(shape[1:]) for shape in shapes})) > 1:
-        print(
-            f"the models take images of {' and '.join(map(str, sides))} px: they are read and corrupted at {sides[-1]} "
-            "px and shrunk for the smaller models, whose numbers differ from those of an evaluation on their own",
-            file=sys.stderr,
-        )
     return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes) if square else None
 
 
@@ -159,16 +159,27 @@ def load_training(sources: "dict[str, Source]", name: str, images: "ImageSet", g
     return found
 
 
-def published_sets(words: list[str]) -> list[Any]:
-    """The words, those that are folders of published sets as such; a name of a corruption is never a folder."""
-    from kedge import data
-    from kedge.data.corruptions import CBAR, GROUPS, NAMES
+def shifts_of(words: list[str]) -> list[Any]:
+    """The words for shifts, those that are folders of published sets as such; nothing for "none".
 
+    A name of a corruption is never a folder. Raises ValueError for a word that is neither.
+    """
+    from kedge import data
+    from kedge.data.corruptions import CBAR, GROUPS, NAMES, expand
+
+    if words == ["none"]:
+        return []
+    if "none" in words:
+        raise ValueError(f"--shift none stands alone, but it came with {', '.join(w for w in words if w != 'none')}")
     found: list[Any] = []
     for word in words:
         if word in GROUPS or word in NAMES or word in CBAR:
             found.append(word)
             continue
+        if not (data.is_published(word) or Path(word).exists()):
+            if "/" in word:
+                raise ValueError(f"--shift {word}: there is no such folder")
+            expand([word])  # says what it may have been meant for
         given = data.published(word)
         if any(getattr(other, "name", None) == given.name for other in found):
             given.name = f"{given.name} ({Path(word).name})"

@@ -95,18 +95,10 @@ def choose_attacks(
     return Attacks(named, images=config.attack_images, curve=grid)
 
 
-def check_words(shift: list[str], attacks: list[str], severities: list[int]) -> None:
-    """Raise ValueError for words that are no corruption and no attack, before any model is loaded."""
-    if wrong := [severity for severity in severities if severity not in (1, 2, 3, 4, 5)]:
-        raise ValueError(f"severities are 1 to 5, got {wrong[0]}")
-    if "none" in shift and shift != ["none"]:
-        raise ValueError(f"--shift none stands alone, but it came with {', '.join(w for w in shift if w != 'none')}")
-    from kedge.data import is_published
-    from kedge.data.corruptions import expand
+def check_words(attacks: list[str], severities: list[int]) -> None:
+    """Raise ValueError for severities that there are not and words that are no attack, before any model is loaded."""
+    from kedge.evaluation.checks import check_severities
 
-    if missing := [word for word in shift if "/" in word and not is_published(word) and not Path(word).exists()]:
-        raise ValueError(f"--shift {missing[0]}: there is no such folder")
-    if shift != ["none"]:
-        expand([word for word in shift if not (is_published(word) or Path(word).exists())])
+    check_severities(severities)
     if attacks != ["none"] and (unknown := [word for word in attacks if word not in ATTACKS]):
         raise ValueError(f"--attack: there is no attack {unknown[0]!r}; there are: none, {', '.join(ATTACKS)}")

@@ -15,11 +15,7 @@ def check_request(data: Any, batch_size: int, limit: int | None, severities: Seq
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be 1 or more, got {limit}")
-    for severity in severities:
-        if severity not in (1, 2, 3, 4, 5):
-            raise ValueError(f"severities are 1 to 5, got {severity}")
-    if not severities:
-        raise ValueError("severities is empty: give some of 1 to 5, or no shift at all")
+    check_severities(severities)
     if not 0 < risk < 1:
         raise ValueError(f"risk must be between 0 and 1, got {risk}: 0.05 asks how many answers can be 95 % right")
     check_images(data)
@@ -29,6 +25,15 @@ def check_request(data: Any, batch_size: int, limit: int | None, severities: Seq
             f"the set {data.name!r} has {classes} classes, but its labels go from {low} to {high}; "
             "evaluation needs a label for every image"
         )
+
+
+def check_severities(severities: Sequence[int]) -> None:
+    """Raise ValueError unless there are severities, each 1 to 5."""
+    for severity in severities:
+        if severity not in (1, 2, 3, 4, 5):
+            raise ValueError(f"severities are 1 to 5, got {severity}")
+    if not severities:
+        raise ValueError("severities is empty: give some of 1 to 5, or no shift at all")
 
 
 def check_images(data: Any) -> None:

@@ -1,6 +1,6 @@
 """What every model gives on every set of images: the part of an evaluation that takes long."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kedge.evaluation.asked import Attacks
 from kedge.evaluation.equalise import Step, equalise
-from kedge.evaluation.passes import Columns, Kept, Part, Runner, held, identity
+from kedge.evaluation.passes import Columns, Kept, Part, Runner, duration, held, identity
 from kedge.evaluation.shifts import Condition, Shifts, generated, published
 from kedge.evaluation.subjects import faults
 from kedge.evaluation.under_attack import Attacked, run_attacks
@@ -26,7 +26,7 @@ class Collected:
         failed: the conditions whose logits were not finite.
         renditions: name of a published set -> what the metrics need.
         outside: name of an out-of-distribution set -> outputs.
-        inside: "clean" -> outputs on the test images where they were equalised with those sets.
+        inside: outputs on the test images as they were equalised with those sets; None where they were not, or failed.
         attacked: what attacks did.
         errors: what could not be measured, and why.
     """
@@ -37,7 +37,7 @@ class Collected:
     failed: list[Condition] = field(default_factory=list)
     renditions: dict[str, Columns] = field(default_factory=dict)
     outside: dict[str, Kept] = field(default_factory=dict)
-    inside: dict[str, Kept] = field(default_factory=dict)
+    inside: Kept | None = None
     attacked: Attacked | None = None
     errors: list[dict[str, str]] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ def collect(
             raise ValueError(f"model {name!r} gave {words} on clean images")
 
     away = {name: _whole(f"ood {name}", images) for name, images in outside.items()}
-    within = {}
+    within = None
     if step is not None:
         shape_ = tuple(data.image_shape)
 
@@ -78,22 +78,21 @@ def collect(
             return equalise(shown, shape_, step)
 
         settings = ["equalise", shape_, step.size, step.quality]
-        within["clean"] = Part("clean, equalised", data, who, positions, change, settings, outputs=True)
+        within = Part("clean, equalised", data, who, positions, change, settings, outputs=True)
         away = {name: replace(part, change=change, settings=settings) for name, part in away.items()}
     # No score learns from masked passes.
     learn = None if training is None else replace(_whole("training images", training), masked=False)
-    before = [*([] if learn is None else [learn]), *away.values(), *within.values()]
+    before = [part for part in (learn, *away.values(), within) if part is not None]
     _announce(say, "out-of-distribution sets", runner.expect(before))
     if learn is not None:
         for name, kept in runner.run(learn).items():
             collected[name].training = kept
-    for parts, place in ((away, "outside"), (within, "inside")):
-        for set_name, part in parts.items():
-            for name, kept in runner.run(part).items():
-                if words := faults(kept.tensors["logits"]):
-                    collected[name].errors.append({"part": part.name, "message": words})
-                else:
-                    getattr(collected[name], place)[set_name] = kept
+    for set_name, part in away.items():
+        for name, kept in _sound(part, runner, collected):
+            collected[name].outside[set_name] = kept
+    if within is not None:
+        for name, kept in _sound(within, runner, collected):
+            collected[name].inside = kept
 
     shifted = list(generated(found, data, who, positions, seed, frost_textures))
     _announce(say, f"{len(shifted)} kinds of corrupted images", runner.expect([part for _, part in shifted]))
@@ -110,6 +109,15 @@ def collect(
     if attacks is not None:
         run_attacks(runner, collected, attacks, data, positions, seed, say)
     return collected
+
+
+def _sound(part: Part, runner: Runner, collected: Mapping[str, Collected]) -> Iterator[tuple[str, Kept]]:
+    """(model, what it gave) of the models whose logits are finite; an error is noted of the others."""
+    for name, kept in runner.run(part).items():
+        if words := faults(kept.tensors["logits"]):
+            collected[name].errors.append({"part": part.name, "message": words})
+        else:
+            yield name, kept
 
 
 def _keep(collected: Mapping[str, Collected], condition: Any, part: Part, runner: Runner) -> None:
@@ -139,10 +147,3 @@ def _announce(say: Callable[[str], None], what: str, seconds: float) -> None:
         )
     elif seconds >= 20:
         say(f"{what}: about {duration(seconds)}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

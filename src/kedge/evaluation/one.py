@@ -53,7 +53,7 @@ def about(
     first, rest = (None, None) if draws is None else (draws[:, 0], draws[:, 1:])
     reject = getattr(subject.model, "reject", None)
     # Where sets were equalised, familiar images are compared in that form, or not at all.
-    familiar = found.inside.get("clean", None if settings.equalised else found.clean)
+    familiar = found.inside if settings.equalised else found.clean
     outside = {name: outputs_from(kept.tensors, subject) for name, kept in found.outside.items() if familiar}
     familiar = familiar or found.clean
     training = None

@@ -16,6 +16,7 @@ from kedge.metrics.classification import SMALLEST, brier_per_sample, label_rank
 from kedge.scores import Outputs
 
 Columns = dict[str, Tensor]
+FIELDS = ("logits", "uncertainty", "features", "masked")  # of `Outputs`, one row for each image
 HELD = 2 << 30  # bytes of decoded images that are kept for all conditions; above, files are decoded again for each
 
 
@@ -58,8 +59,7 @@ class Part:
         if subject.digest is None:
             return None
         classes = None if self.classes is None else self.classes.tolist()
-        wanted = self.asked(wants) if self.outputs else None
-        return digest(subject.digest, self.identity, self.settings, wanted, classes, subject.device)
+        return digest(subject.digest, self.identity, self.settings, self.asked(wants) or None, classes, subject.device)
 
 
 @dataclass
@@ -124,14 +124,13 @@ def measure(logits: Tensor, labels: Tensor) -> Columns:
 
 def tensors_of(outputs: Outputs) -> Columns:
     """The tensors `[B, ...]` of outputs that are there."""
-    found = {name: getattr(outputs, name) for name in ("logits", "uncertainty", "features", "masked")}
+    found = {name: getattr(outputs, name) for name in FIELDS}
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def outputs_from(tensors: Columns, subject: Subject) -> Outputs:
     """Outputs again, of what `tensors_of` took apart."""
-    names = ("logits", "uncertainty", "features", "masked")
-    return Outputs(**{name: tensors.get(name) for name in names}, head=subject.head, temperature=subject.temperature)  # type: ignore[arg-type]
+    return Outputs(**{name: tensors.get(name) for name in FIELDS}, head=subject.head, temperature=subject.temperature)  # type: ignore[arg-type]
 
 
 def identity(images: Any, positions: Tensor) -> str:
@@ -174,9 +173,7 @@ class Runner:
         for part in parts:
             for subject in self.missing(part):
                 self.count(ahead=len(part.images))
-                # A model that also has masked passes to make is asked twice.
-                twice = 2 if part.asked(self.wants).get("masked") and "masked" in subject.fields else 1
-                seconds += twice * self.pace[subject.name] * len(part.images)
+                seconds += self._passes(part, subject) * self.pace[subject.name] * len(part.images)
         return seconds
 
     def count(self, done: int = 0, ahead: int = 0) -> None:
@@ -206,8 +203,11 @@ class Runner:
         """Take what `part` took as the pace from here on."""
         for subject in self.subjects:
             kept = found[subject.name]
-            twice = 2 if part.asked(self.wants).get("masked") and "masked" in subject.fields else 1
-            self.pace[subject.name] = kept.seconds / max(1, kept.images) / twice
+            self.pace[subject.name] = kept.seconds / max(1, kept.images) / self._passes(part, subject)
+
+    def _passes(self, part: Part, subject: Subject) -> int:
+        """How often a part asks a model: twice where it also has masked passes to make."""
+        return 2 if part.asked(self.wants).get("masked") and "masked" in subject.fields else 1
 
     def _run(self, part: Part, subjects: Sequence[Subject]) -> dict[str, Kept]:
         collected: dict[str, list[Columns]] = {s.name: [] for s in subjects}
@@ -264,3 +264,10 @@ def held(images: Any, conditions: int, workers: int, batch_size: int) -> Any:
 def batches(data: Any, batch_size: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of a set, decoded by `workers` processes."""
     return iter(data.batches(batch_size, workers=workers) if workers else data.batches(batch_size))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

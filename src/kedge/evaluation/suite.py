@@ -21,11 +21,12 @@ from kedge.evaluation.passes import Runner
 from kedge.evaluation.provenance import CONVENTIONS, citations, machine, now, peak_memory
 from kedge.evaluation.shifts import Shifts, class_masks, rendition_names, shifts
 from kedge.evaluation.strips import corruption_strips
-from kedge.evaluation.subjects import Subject, gather_subjects
+from kedge.evaluation.subjects import gather_subjects
 from kedge.evaluation.summaries import FEWEST
 from kedge.scores import SCORES, Score
 
 FORMAT_VERSION = 2
+FIT_IMAGES = 5000  # training images at most, for the scores that learn
 
 
 def evaluate(
@@ -118,7 +119,7 @@ def evaluate(
         count = f"{len(chosen)} image{'s are' if len(chosen) > 1 else ' is'}"
         say(f"{count} too few for most intervals (it takes {FEWEST}): only shares of right answers have one")
     outside = {name: limited(images, limit, seed)[0] for name, images in sets.items()}
-    training, no_training = _training(train, data, scores, bool(outside), limit, seed)
+    training, no_training = _training(train, data, scores, bool(outside), seed)
     wants = {
         "features": bool(outside) and any("features" in score.needs for score in scores),
         "masked": bool(outside) and any("masked" in score.needs for score in scores),
@@ -194,18 +195,13 @@ def evaluate(
     return results
 
 
-FIT_IMAGES = 5000
-
-
 def _check_scores(scores: Sequence[Score] | None) -> None:
     names = [score.name for score in scores or ()]
     if again := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two scores are called {again[0]!r}: give one of them another name (its .name)")
 
 
-def _training(
-    train: Any, data: Any, scores: Sequence[Score], wanted: bool, limit: int | None, seed: int
-) -> tuple[Any, str]:
+def _training(train: Any, data: Any, scores: Sequence[Score], wanted: bool, seed: int) -> tuple[Any, str]:
     """(training images for the scores that learn, or None; why there are none)."""
     if train is None:
         return None, "it learns from training images, and none were given"
@@ -279,6 +275,3 @@ def _published_record(
         "of_classes": of_classes,
         "note": "; ".join([*words, *given.notes]) or None,
     }
-
-
-__all__ = ["FORMAT_VERSION", "Subject", "evaluate"]

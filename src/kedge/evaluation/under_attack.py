@@ -24,7 +24,7 @@ from kedge.evaluation.attacked import (
 from kedge.evaluation.checks import limited
 from kedge.evaluation.inputs import to_unit
 from kedge.evaluation.parts import digest
-from kedge.evaluation.passes import Columns, Runner, identity
+from kedge.evaluation.passes import Columns, Runner, duration, identity
 from kedge.evaluation.sanity import gradient_sizes, sanity, sanity_attacks
 from kedge.evaluation.strips import attack_strip
 from kedge.evaluation.subjects import Subject
@@ -74,15 +74,11 @@ def run_attacks(
     say: Callable[[str], None],
 ) -> None:
     """Attack every model; fills `attacked` of each of `collected`, chunk by chunk, kept as they are done."""
-    from kedge.evaluation.collecting import duration
-
     images, rows = limited(data, attacks.images, seed)
     places = positions[rows]
     faced = {s.name: predictor(s.model, s.references, s.shape, s.dtype) for s in runner.subjects}
     seconds = sum(
-        _cost(attack) * runner.pace.get(s.name, 0.0) * len(images)
-        for s in runner.subjects
-        for attack in attacks.on(s).values()
+        _cost(attack) * runner.pace[s.name] * len(images) for s in runner.subjects for attack in attacks.on(s).values()
     )
     if seconds >= 20:
         say(f"attacks on {len(images)} images: about {duration(seconds)}, less what was kept")
