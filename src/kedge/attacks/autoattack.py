@@ -15,7 +15,7 @@ from kedge.anchoring import AnchoredModel
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks.ball import project, rounded
 from kedge.attacks.bank import Bank
-from kedge.attacks.pgd import check_ball, check_batch
+from kedge.attacks.climb import check_ball, check_batch
 
 VERSIONS = ("standard", "rand")
 

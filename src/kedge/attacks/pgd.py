@@ -1,20 +1,20 @@
 """Projected gradient descent, its one-step form, and expectation over references."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
 from kedge.anchoring.pixels import evaluating
-from kedge.attacks.ball import NORMS, ascend, project, random_start, rounded, wide
+from kedge.attacks.ball import ascend, project, random_start, rounded, wide
 from kedge.attacks.bank import Bank
+from kedge.attacks.climb import check_ball, check_batch, check_labels, image_gradient, judge
 from kedge.attacks.draws import Draws
 
 LOSSES = ("ce", "margin")
@@ -38,6 +38,9 @@ class PGD:
         early_stop: leave an image alone once it is misclassified: for evaluation, where being wrong is all that
             counts; the images found are weaker for training. It waits for the device at every step.
         random_start: begin at a random point of the ball, else at the image.
+        start: the radius of the ball that the random start is drawn from, in multiples of eps.
+        clip: keep within eps of the image; without it one step from a start outside of the ball stays outside, as in
+            N-FGSM. Pixels stay in [0, 1] in any case.
         loss: "ce", cross-entropy; or "margin", the largest other logit less the target's (as Carlini and Wagner 2017),
             whose gradient does not vanish when a model is very sure.
         targeted: `targets` are the classes to reach, not those to leave.
@@ -49,6 +52,8 @@ class PGD:
             a `Bank` or an anchored model, whose whole bank is then attacked. 0: off.
         seed: an image's draws depend on the seed and its index only. None: fresh ones from torch's global generator,
             as training needs.
+        check: look whether images, targets and gradients were sound, the only wait for the device; `training()` turns
+            it off.
 
     Raises:
         ValueError: for values out of range; eps above 1 in "linf".
@@ -61,11 +66,14 @@ class PGD:
     restarts: int = 1
     early_stop: bool = False
     random_start: bool = True
+    start: float = 1.0
+    clip: bool = True
     loss: str = "ce"
     targeted: bool = False
     keep: str = "worst"
     over_references: int = 0
     seed: int | None = 0
+    check: bool = True
 
     def __post_init__(self) -> None:
         check_ball(self.eps, self.norm)
@@ -75,6 +83,8 @@ class PGD:
                 raise ValueError(f"{name} must be a whole number, {least} or more, got {value!r}")
         if self.step_size is not None and (not math.isfinite(self.step_size) or (self.step_size <= 0 < self.eps)):
             raise ValueError(f"step_size must be positive, in pixel units of [0, 1], got {self.step_size}")
+        if not math.isfinite(self.start) or self.start <= 0:
+            raise ValueError(f"start is a radius in multiples of eps, above 0, got {self.start}")
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {LOSSES}, got {self.loss!r}")
         if self.keep not in ("worst", "last"):
@@ -83,6 +93,17 @@ class PGD:
             raise ValueError('early_stop and restarts look for the worst image: they need keep="worst"')
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts={self.restarts} without random_start would do the same thing again")
+
+    def training(self) -> "PGD":
+        """The same attack as a training step needs it: fresh draws, the last point, no wait for the device.
+
+        Raises:
+            ValueError: for early_stop or restarts, which look for the one worst image and are for evaluation.
+        """
+        if self.early_stop or self.restarts > 1:
+            asked = "early_stop" if self.early_stop else f"restarts={self.restarts}"
+            raise ValueError(f"{asked} is for evaluation: a training step takes the last point of one attempt")
+        return replace(self, seed=None, keep="last", check=False)
 
     def __call__(
         self,
@@ -114,6 +135,8 @@ class PGD:
             raise TypeError(f"over_references needs an anchored model or a Bank, got {type(model).__name__}")
         if self.eps == 0 or len(images) == 0:
             return images.detach().clone()
+        if self.check:
+            check_labels(model, targets)
         # One device-to-host copy at most, before the work starts.
         places = indices.tolist() if isinstance(indices, Tensor) else indices
         mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
@@ -121,7 +144,11 @@ class PGD:
             # Cloned outside inference mode, the batch of an inference-mode caller is an ordinary tensor.
             images, targets = images.detach().clone(), targets.detach().clone()
             draws = Draws(len(images), self.seed, places, generator)
-            return self._search(model, images, targets, draws)
+            found = self._search(model, images, targets, draws)
+        if torch.is_autocast_enabled(images.device.type):
+            # Weights cast under no_grad stay in autocast's cache, and the training forward would learn nothing by them.
+            torch.clear_autocast_cache()
+        return found
 
     def _search(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor, draws: Draws) -> Tensor:
         worst = _Worst(images)
@@ -129,7 +156,8 @@ class PGD:
         size = self.eps / 4 if self.step_size is None else self.step_size
         bank = len(model.references) if isinstance(model, Bank) else 1
         for _ in range(self.restarts):
-            start = random_start(centre, self.eps, self.norm, draws) if self.random_start else centre
+            radius = self.start * self.eps
+            start = random_start(centre, radius, self.norm, draws) if self.random_start else centre
             table = draws.choices(bank, len(images), (self.steps, self.over_references), images.device)
             # Index tensors only where some images are left alone: they wait for the device.
             rows: Tensor | slice = (~worst.broken).nonzero()[:, 0] if self.early_stop else slice(None)
@@ -141,20 +169,22 @@ class PGD:
                 if len(shown) == 0 or (last and self.keep == "last"):
                     break
                 losses, broken, gradient = self._look(model, shown, y, None if last else picks[:, step])
-                # NaN has the sign 0: an attack that follows it stands still, and looks like robustness.
-                worst.finite = worst.finite & gradient.isfinite().all()
-                worst.update(rows, shown, losses, broken)
+                if self.check:
+                    # NaN has the sign 0: an attack that follows it stands still, and looks like robustness.
+                    worst.finite = worst.finite & gradient.isfinite().all() & losses.isfinite().all()
+                if self.keep == "worst":
+                    worst.update(rows, shown, losses, broken)
                 if self.early_stop and bool(broken.any()):
                     left = ~broken
                     assert isinstance(rows, Tensor)
                     rows, at, x, y = rows[left], at[left], x[left], y[left]
                     picks, adversarial, gradient = picks[left], adversarial[left], gradient[left]
                 if not last:
-                    adversarial = project(
-                        ascend(adversarial, gradient.to(x.dtype), size, self.norm), x, self.eps, self.norm
-                    )
+                    adversarial = ascend(adversarial, gradient.to(x.dtype), size, self.norm)
+                    adversarial = project(adversarial, x, self.eps if self.clip else math.inf, self.norm)
         found = shown if self.keep == "last" else worst.images
-        worst.check(images, found)
+        if self.check:
+            worst.check(images, found)
         return found
 
     def _look(
@@ -198,12 +228,35 @@ class PGD:
         return (-losses, right) if self.targeted else (losses, ~right)
 
 
-def FGSM(eps: float, norm: str = "linf", random_start: bool = False, loss: str = "ce", seed: int | None = 0) -> PGD:
+def FGSM(
+    eps: float,
+    norm: str = "linf",
+    random_start: bool = False,
+    loss: str = "ce",
+    seed: int | None = 0,
+    variant: str = "plain",
+) -> PGD:
     """One step of length eps along the gradient (its sign, in "linf"): Goodfellow et al., ICLR 2015.
 
     Weak, and fooled by gradients that point nowhere: for training and for comparison with `PGD`.
+
+    Args:
+        eps, norm, random_start, loss, seed: as of `PGD`.
+        variant: "plain"; "rs": from a random point of the ball, a step of 1.25 eps, cut off at eps (Wong, Rice and
+            Kolter, ICLR 2020); "n": from noise of twice the radius, a step of eps, and nothing cut off, so that images
+            lie up to 3 eps away (de Jorge et al., "Make Some Noise", NeurIPS 2022): for training only.
+
+    Raises:
+        ValueError: for values out of range, or an unknown variant.
     """
-    return PGD(eps, 1, eps, norm, random_start=random_start, loss=loss, keep="last", seed=seed)
+    known: dict[str, dict[str, Any]] = {
+        "plain": {"step_size": eps, "random_start": random_start},
+        "rs": {"step_size": 1.25 * eps},
+        "n": {"step_size": eps, "start": 2.0, "clip": False},
+    }
+    if variant not in known:
+        raise ValueError(f"variant must be one of {tuple(known)}, got {variant!r}")
+    return PGD(eps, 1, norm=norm, loss=loss, keep="last", seed=seed, **known[variant])
 
 
 class _Worst:
@@ -217,7 +270,6 @@ class _Worst:
 
     def update(self, rows: Tensor | slice, shown: Tensor, losses: Tensor, broken: Tensor) -> None:
         """Take `shown`, the images `rows`, where they are worse than what is kept."""
-        self.finite = self.finite & losses.isfinite().all()
         was = self.broken[rows]
         better = (broken & ~was) | ((broken == was) & (losses > self.losses[rows]))
         self.images[rows] = torch.where(wide(better, shown), shown, self.images[rows])
@@ -234,59 +286,3 @@ class _Worst:
             raise ValueError(
                 "the loss under attack or its gradient is not finite: look for NaN or infinity in the model's logits"
             )
-
-
-def judge(logits: Tensor, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
-    """The loss `[B]` of each row of `logits` `[B, C]`, at least float32, and whether it is right `[B]`."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets):
-        seen = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model must return logits [{len(targets)}, C], got {seen}")
-    if targets.ndim == 2 and targets.shape != logits.shape:
-        raise ValueError(f"targets must be probabilities {list(logits.shape)}, got {list(targets.shape)}")
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    label = targets.argmax(1) if targets.ndim == 2 else targets.long()
-    right = logits.detach().argmax(1) == label
-    if loss == "ce":
-        truth = targets.to(logits.dtype) if targets.ndim == 2 else label
-        return F.cross_entropy(logits, truth, reduction="none"), right
-    own = label[:, None]
-    return logits.scatter(1, own, -math.inf).amax(1) - logits.gather(1, own)[:, 0], right
-
-
-def image_gradient(losses: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient of each image's loss `[B]` with respect to that image; parameters are not touched."""
-    gradient = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)[0] if losses.requires_grad else None
-    if gradient is None:
-        raise ValueError(
-            "the model's logits carry no gradient with respect to the images (an exported or quantised model, or one "
-            "that detaches its input); make the images on a model that has one and judge them on this one (transfer)"
-        )
-    return gradient
-
-
-def check_ball(eps: float, norm: str) -> None:
-    """Raise ValueError unless `eps` is a radius in pixel units and `norm` is known."""
-    if norm not in NORMS:
-        raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
-    if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps >= 0):
-        raise ValueError(f"eps must be a number, 0 or more, got {eps!r}")
-    words = f"eps={eps:g}, but epsilon is in pixel units of [0, 1]: {eps:g} levels of 255 are {eps:g}/255"
-    if norm == "linf" and eps > 1:
-        raise ValueError(words)
-    if norm == "l2" and eps > 10:
-        warnings.warn(words, stacklevel=4)
-
-
-def check_batch(images: Tensor, targets: Tensor) -> None:
-    """Raise TypeError or ValueError unless `images` are floating point and `targets` fit them."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images must be floating point in [0, 1], got {kind}; for uint8 pass images / 255")
-    if images.ndim < 2:
-        raise ValueError(f"images must be a batch [B, C, H, W], got {list(images.shape)}")
-    whole = targets.ndim == 1 and not targets.is_floating_point() and targets.dtype != torch.bool
-    if len(targets) != len(images) or not (whole or (targets.ndim == 2 and targets.is_floating_point())):
-        b = len(images)
-        raise ValueError(
-            f"targets must be class indices [{b}] or probabilities [{b}, C], got {targets.dtype} {list(targets.shape)}"
-        )

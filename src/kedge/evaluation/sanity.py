@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks import FGSM, PGD
-from kedge.attacks.pgd import image_gradient, judge
+from kedge.attacks.climb import image_gradient, judge
 from kedge.evaluation.inputs import to_unit
 
 VANISHED = 1e-12  # a gradient whose largest entry is below this shows no direction worth the name
