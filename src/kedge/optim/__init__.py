@@ -2,5 +2,6 @@
 
 from kedge.optim.groups import parameter_groups
 from kedge.optim.schedules import constant, cosine, multistep
+from kedge.optim.slow_start import SlowStartFastDecay, SlowStartHalving
 
-__all__ = ["constant", "cosine", "multistep", "parameter_groups"]
+__all__ = ["SlowStartFastDecay", "SlowStartHalving", "constant", "cosine", "multistep", "parameter_groups"]
