@@ -1,10 +1,23 @@
 """What a training step minimises: modules called with (model, images, targets) that return a scalar loss.
 
-Wrappers take an inner objective, so methods nest: `Mixup(Anchored(CrossEntropy()), alpha=0.2)`.
+Wrappers take an inner objective, so methods nest: `Mixup(Anchored(CrossEntropy()), alpha=0.2)`,
+`Anchored(Adversarial(CrossEntropy(), attack=PGD(8 / 255)), alpha=0)`.
 """
 
+from kedge.objectives.adversarial import TRADES, Adversarial, Attacking
 from kedge.objectives.anchored import Anchored
-from kedge.objectives.basic import CrossEntropy, Objective, SquaredError
+from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, set_progress
 from kedge.objectives.mixing import CutMix, Mixup
 
-__all__ = ["Anchored", "CrossEntropy", "CutMix", "Mixup", "Objective", "SquaredError"]
+__all__ = [
+    "TRADES",
+    "Adversarial",
+    "Anchored",
+    "Attacking",
+    "CrossEntropy",
+    "CutMix",
+    "Mixup",
+    "Objective",
+    "SquaredError",
+    "set_progress",
+]

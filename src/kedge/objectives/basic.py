@@ -13,10 +13,35 @@ class Objective(nn.Module):
     `targets_kind` says what the loss can take: "soft" (class indices `[B]` or probabilities `[B, C]`), "indices"
     (class indices only) or "values" (regression targets). A wrapper has the kind of its inner objective.
     `mixes_targets` says that an image's target ends up in other images too.
+
+    What a training loop may do with any objective, and `kedge.training` does: say how far it is with `set_progress`,
+    call `prepare` before it starts and `on_gradients` between backward and the optimizer's step, and read `logged` and
+    `passes`. An objective that needs more than its call says so.
+
+    Attributes:
+        progress: the share of training that is done, 0 to 1; 1 where nobody says.
+        logged: scalars of the last step, detached, by name.
     """
 
     targets_kind: str = "soft"
     mixes_targets: bool = False
+    progress: float = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: dict[str, Tensor] = {}
+
+    @property
+    def passes(self) -> float:
+        """Forward and backward passes of the network for each image of a step: what a step costs."""
+        inner = getattr(self, "inner", None)
+        return inner.passes if isinstance(inner, Objective) else 1.0
+
+    def prepare(self, model: nn.Module) -> None:
+        """Make what has to be there before training begins, and before a checkpoint of it is read; here nothing."""
+
+    def on_gradients(self, model: nn.Module) -> None:
+        """Change the gradients of `model` between backward and the optimizer's step; here nothing."""
 
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of `model` on a batch."""
@@ -73,6 +98,13 @@ class SquaredError(Objective):
         if targets.shape != outputs.shape:
             raise ValueError(f"targets must have shape {list(outputs.shape)}, got {list(targets.shape)}")
         return F.mse_loss(outputs, targets.to(outputs.dtype))
+
+
+def set_progress(objective: nn.Module, share: float) -> None:
+    """Tell an objective and all inside it how far training is, 0 to 1: schedules of theirs follow it."""
+    for each in objective.modules():
+        if isinstance(each, Objective):
+            each.progress = share
 
 
 def check_targets(targets: Tensor, logits: Tensor) -> Tensor:

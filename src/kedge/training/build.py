@@ -131,10 +131,9 @@ def _objective_class(name: str) -> type[nn.Module]:
             found = getattr(import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"objective {name}: {error}") from error
-    elif name in objectives.__all__ and name != "Objective":
+    elif name in (known := _objective_names()):
         found = getattr(objectives, name)
     else:
-        known = [n for n in objectives.__all__ if n != "Objective"]
         raise ValueError(
             f"no objective is named {name!r}; there are {', '.join(known)}, and module:Class for your own."
             f"{near(name, known)}"
@@ -142,6 +141,12 @@ def _objective_class(name: str) -> type[nn.Module]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise ValueError(f"objective {name} is not a class of nn.Module")
     return found
+
+
+def _objective_names() -> list[str]:
+    bases = (objectives.Objective, objectives.Attacking)
+    kinds = [n for n in objectives.__all__ if isinstance(getattr(objectives, n), type)]
+    return [n for n in kinds if getattr(objectives, n) not in bases]
 
 
 def _reference_set(recipe: Recipe, train: ImageSet) -> ImageSet | None:

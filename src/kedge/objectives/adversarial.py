@@ -1,0 +1,240 @@
+"""Training on adversarial images: an attack inside a training step."""
+
+import math
+import warnings
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kedge.anchoring.pixels import evaluating
+from kedge.attacks import PGD
+from kedge.attacks.climb import check_labels, image_gradient, judge
+from kedge.objectives.anchored import Anchored
+from kedge.objectives.basic import Objective, num_outputs
+
+# Share of images without any gradient from which on an attack is suspected to see nothing.
+VANISHED = 0.5
+
+
+class Attacking(Objective):
+    """Base of the objectives with an attack inside: `perturb` makes the images, by an epsilon that may grow.
+
+    The attack sees the model in eval mode with the references and the mask of the step, if `Anchored` is outside; it
+    leaves running statistics, modes and the gradients of the weights alone. The first batch is looked at before it is
+    trained on; after it no step waits for the device.
+
+    Args:
+        inner: the objective of the images that are made.
+        attack: `(model, images, targets) -> images`; a `PGD` or `FGSM` of `kedge.attacks` is used in its training
+            form: fresh random draws, the last point. Of an attack of your own epsilon cannot grow.
+        hold: share of training with epsilon 0, on the images as they are.
+        ramp: share of training after it in which epsilon grows linearly to its value; the step size grows with it.
+            Both 0: the whole epsilon from the start. "Robust Fine-Tuning from Non-Robust Pretrained Models" (arXiv
+            2509.23325), which grows epsilon in place of the learning rate, reads `progress`: see `set_progress`.
+        generator: for the random starts; on the device of the images, if it is to cost no time. None: torch's global
+            one.
+
+    Raises:
+        ValueError: for values out of range, an attack that is for evaluation only, or an inner objective that draws
+            references or mixes images, which belongs outside.
+    """
+
+    def __init__(
+        self,
+        inner: Objective,
+        attack: Any = None,
+        hold: float = 0.0,
+        ramp: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        if attack is None:
+            raise ValueError(f"{name} needs an attack, such as kedge.attacks.PGD(eps=8/255, steps=10)")
+        if not callable(attack):
+            raise ValueError(f"the attack of {name} is called with (model, images, targets), got {attack!r}")
+        if getattr(inner, "targets_kind", "soft") == "values":
+            raise ValueError(f"{name} is for classification; {type(inner).__name__} is not")
+        nested = list(inner.modules()) if isinstance(inner, nn.Module) else []
+        for each in nested:
+            if isinstance(each, Anchored | Attacking) or getattr(each, "mixes_targets", False):
+                other = type(each).__name__
+                if isinstance(each, Attacking):
+                    raise ValueError(f"{other} inside {name} would attack what is attacked already: keep one of them")
+                what = "draw references that the attack did not see" if isinstance(each, Anchored) else "mix its images"
+                raise ValueError(f"{other} inside {name} would {what}; put it outside: {other}({name}(...))")
+        if not (0 <= hold < 1 and 0 <= ramp <= 1 and hold + ramp <= 1):
+            raise ValueError(f"hold and ramp are shares of training, together at most 1, got {hold} and {ramp}")
+        if (hold or ramp) and not isinstance(attack, PGD):
+            raise ValueError(f"hold and ramp change the eps of a PGD or FGSM; {attack!r} is none")
+        self.inner = inner
+        self.attack = attack.training() if isinstance(attack, PGD) else attack
+        self.hold = hold
+        self.ramp = ramp
+        self.generator = generator
+        self.targets_kind = getattr(inner, "targets_kind", "soft")
+        self._looked = False
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"attack={self.attack!r}, hold={self.hold}, ramp={self.ramp}"
+
+    @property
+    def share(self) -> float:
+        """The share of epsilon in force, by `progress`: 0 for `hold`, then linearly up to 1 for `ramp`."""
+        past = self.progress - self.hold
+        return float(past >= 0) if self.ramp == 0 else min(1.0, max(0.0, past / self.ramp))
+
+    @property
+    def attack_passes(self) -> float:
+        """Forward and backward passes of the attack; 0 while epsilon is."""
+        steps: int = getattr(self.attack, "steps", 1)
+        return float(steps) if self.share > 0 else 0.0
+
+    @property
+    def passes(self) -> float:
+        """Those of the attack and those of the inner objective."""
+        return self.attack_passes + super().passes
+
+    def perturb(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """Adversarial images, of the shape and dtype of `images`.
+
+        Raises:
+            ValueError: on the first batch, for labels that the model has no output for, images outside [0, 1], or a
+                model without a gradient with respect to its images.
+        """
+        attack = self.attack
+        if not isinstance(attack, PGD):
+            return attack(model, images, targets)  # type: ignore[no-any-return]
+        if not self._looked:
+            self._look(model, images, targets)
+            attack = replace(attack, check=True)
+        if self.share < 1:
+            size = attack.eps / 4 if attack.step_size is None else attack.step_size
+            share = self.share
+            attack = replace(attack, eps=share * attack.eps, step_size=share * size if share else None)
+        made = attack(model, images, targets, generator=self.generator)
+        self._looked = True
+        return made
+
+    def _look(self, model: nn.Module, images: Tensor, targets: Tensor) -> None:
+        check_labels(model, targets)
+        with torch.enable_grad(), evaluating(model):
+            leaf = images.detach().clone().requires_grad_()
+            gradient = image_gradient(judge(model(leaf), targets, self.attack.loss)[0], leaf)
+        vanished = float((gradient.flatten(1).abs().amax(1) == 0).float().mean())
+        if vanished > VANISHED:
+            warnings.warn(
+                f"{100 * vanished:.0f} % of the first batch have a gradient that is exactly zero, so the attack moves "
+                "them nowhere: probable gradient masking. If the model is only very sure of them, loss='margin' in "
+                "the attack finds a direction; else look for rounding, saturated activations or a detached input",
+                stacklevel=3,
+            )
+
+
+class Adversarial(Attacking):
+    """Train on adversarial images alone: the inner loss at `attack(model, images, targets)`.
+
+    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018; with a trained
+    model and `kedge.optim.SlowStartFastDecay`, "A Simple Fine-tuning Is All You Need", arXiv 2012.13628. Anchored:
+    `Anchored(Adversarial(CrossEntropy(), attack), alpha=0)`. Arguments and errors as of `Attacking`.
+    """
+
+    def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The inner loss of the model, in the mode it is in, on the images of the attack."""
+        return self.inner(model, self.perturb(model, images, targets), targets)
+
+
+class TRADES(Attacking):
+    """Clean loss plus the distance between the answers for an image and for its worst neighbour.
+
+    inner(model, x, y) + β KL(p(x) ‖ p(x')), where x' maximises that divergence within eps: what the attack climbs is
+    the cross-entropy with p(x) of eval mode, which differs from it by a constant. Source: Zhang et al., "Theoretically
+    Principled Trade-off between Robustness and Accuracy", ICML 2019, equation 5, β = 1/λ.
+
+    Args:
+        inner: the loss of the clean images.
+        attack: a PGD with a random start, at x itself the divergence has no gradient; its targets are the model's
+            probabilities.
+        beta: 6 in the authors' main result; more is more robust and less accurate.
+        hold, ramp, generator: as of `Attacking`.
+
+    Raises:
+        ValueError: as of `Attacking`; without a random start; for another loss than "ce".
+    """
+
+    def __init__(
+        self,
+        inner: Objective,
+        attack: Any = None,
+        beta: float = 6.0,
+        hold: float = 0.0,
+        ramp: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(inner, attack, hold, ramp, generator)
+        if not (math.isfinite(beta) and beta >= 0):
+            raise ValueError(f"beta must be a number, 0 or more, got {beta}")
+        if isinstance(attack, PGD) and not attack.random_start:
+            raise ValueError("TRADES needs random_start: at the image itself the divergence has no gradient")
+        if isinstance(attack, PGD) and (attack.loss != "ce" or attack.targeted):
+            raise ValueError('TRADES climbs the divergence from the clean answer: loss="ce", not targeted')
+        self.beta = beta
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"beta={self.beta}, {super().extra_repr()}"
+
+    @property
+    def passes(self) -> float:
+        """Those of the attack, of the clean and of the adversarial loss; the clean answer is a third of one."""
+        return super().passes + (1 + 1 / 3 if self.share else 0)
+
+    def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The clean loss plus β times the divergence."""
+        if not self._looked:
+            check_labels(model, targets)
+        nearby = self.neighbours(model, images)
+        seen = Recorded(model)
+        loss = self.inner(seen, images, targets)
+        return loss + self.beta * divergence(seen.logits, model(nearby))
+
+    def neighbours(self, model: nn.Module, images: Tensor) -> Tensor:
+        """The images near `images` whose answers differ most from theirs."""
+        with torch.no_grad(), evaluating(model):
+            answers = model(images).float().softmax(1)
+        if torch.is_autocast_enabled(images.device.type):
+            # Weights cast under no_grad carry no gradient, and autocast would use them again.
+            torch.clear_autocast_cache()
+        return self.perturb(model, images, answers)
+
+
+def divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """KL(softmax(logits) ‖ softmax(others)), the mean over the batch, in float32 or better."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    one, other = logits.to(wide).log_softmax(1), others.to(wide).log_softmax(1)
+    return F.kl_div(other, one, reduction="batchmean", log_target=True)
+
+
+class Recorded(nn.Module):
+    """A view of a model that keeps the logits of its last call, for a wrapper to use what its inner objective made."""
+
+    logits: Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    @property
+    def num_outputs(self) -> int:
+        """The number of outputs of the model."""
+        return num_outputs(self.model)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[B, C]`, kept in `logits`."""
+        self.logits = self.model(images)
+        return self.logits
