@@ -39,6 +39,7 @@ _ROOMS = {
     "reporting",
     "scores",
     "training",
+    "weights",
 }
 __all__ = ["__version__", *sorted(_HOMES), *sorted(_ROOMS)]
 

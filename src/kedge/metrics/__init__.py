@@ -12,6 +12,7 @@ from kedge.metrics.calibration import bin_sums, binned_error, calibration_error,
 from kedge.metrics.classification import accuracy, accuracy_interval, brier, exact_interval, label_rank, nll
 from kedge.metrics.classwise import BrierParts, brier_decomposition, brier_parts, classwise_calibration_error
 from kedge.metrics.detection import aupr_in, aupr_out, auroc, auroc_interval, fpr95, roc_curve
+from kedge.metrics.ensembles import false_false_true
 from kedge.metrics.selective import (
     aurc,
     aurc_interval,
@@ -91,6 +92,7 @@ __all__ = [
     "detection_summary",
     "exact_interval",
     "excess_aurc",
+    "false_false_true",
     "fpr95",
     "fpr95_interval",
     "grouped",

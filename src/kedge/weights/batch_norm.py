@@ -1,0 +1,71 @@
+"""Running statistics of batch norm, estimated anew: those of averaged weights are not the average of those."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def tracked(model: nn.Module) -> list[_BatchNorm]:
+    """The batch-norm layers of `model` that keep running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: nn.Module, images: Iterable[Any], seed: int = 0) -> int:
+    """Forget the running statistics of batch norm and estimate them on training images; gives the number of batches.
+
+    As `torch.optim.swa_utils.update_bn` does, mean and (unbiased) variance are averaged over the batches, each batch
+    counting the same: shuffle them, and leave out a last one that is much smaller. The model is in training mode
+    meanwhile, so an anchored model draws its references from the batch, and dropout drops; the modes are restored.
+    Nothing is read from `images` if the network has no batch norm. After an error the statistics are the old ones.
+
+    Args:
+        model: the model, changed in place.
+        images: batches `[B, C, H, W]`, or tuples that begin with one; uint8 is divided by 255.
+        seed: of the draws; torch's global generators are left as they were.
+
+    Raises:
+        ValueError: if there is no batch, as with a generator that was used up before.
+    """
+    layers = tracked(model)
+    if not layers:
+        return 0
+    device = next(t for t in (layers[0].running_mean,) if t is not None).device
+    kept = [(layer, layer.momentum, [buffer.clone() for buffer in layer.buffers(recurse=False)]) for layer in layers]
+    modes = [(module, module.training) for module in model.modules()]
+    batches = 0
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            for layer in layers:
+                layer.reset_running_stats()
+                layer.momentum = None  # the mean over all batches instead of a moving average
+            model.train()
+            for batch in images:
+                model(_pixels(batch, device))
+                batches += 1
+        if batches == 0:
+            raise ValueError(
+                "there was no batch of images to estimate batch-norm statistics on; a generator is used up after one "
+                "pass: give a list or a DataLoader"
+            )
+    except BaseException:
+        for layer, _, buffers in kept:
+            for buffer, value in zip(layer.buffers(recurse=False), buffers, strict=True):
+                buffer.copy_(value)
+        raise
+    finally:
+        for layer, momentum, _ in kept:
+            layer.momentum = momentum
+        for module, mode in modes:
+            module.training = mode
+    return batches
+
+
+def _pixels(batch: Any, device: torch.device) -> Tensor:
+    images = batch[0] if isinstance(batch, tuple | list) else batch
+    images = images.to(device)
+    return images.float() / 255 if images.dtype == torch.uint8 else images

@@ -1,0 +1,105 @@
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import kedge
+from kedge.weights import interpolate_models, reestimate_batch_norm
+
+
+def test_one_batch_gives_the_mean_and_unbiased_variance_of_the_data(normed):
+    images = torch.rand(10, 2, 2, 2, dtype=torch.float64)
+    normed.double()[0].momentum = 0.3
+    normed[0].running_mean.fill_(99)
+    assert reestimate_batch_norm(normed, [images]) == 1
+    torch.testing.assert_close(normed[0].running_mean, images.mean((0, 2, 3)))
+    torch.testing.assert_close(normed[0].running_var, images.var((0, 2, 3)))
+    assert int(normed[0].num_batches_tracked) == 1
+    assert normed[0].momentum == 0.3
+
+
+def test_batches_count_the_same_as_in_torch(normed):
+    batches = [torch.rand(n, 2, 2, 2) for n in (8, 8, 3)]
+    other = copy.deepcopy(normed)
+    torch.optim.swa_utils.update_bn(batches, other)
+    normed[0].running_var.fill_(7)
+    assert reestimate_batch_norm(normed, batches) == 3
+    for name, value in normed.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name])
+    by_hand = torch.stack([b.mean((0, 2, 3)) for b in batches]).mean(0)
+    torch.testing.assert_close(normed[0].running_mean, by_hand)
+
+
+def test_tuples_and_bytes(normed):
+    levels = torch.randint(0, 256, (6, 2, 2, 2), dtype=torch.uint8)
+    other = copy.deepcopy(normed)
+    reestimate_batch_norm(normed, [(levels, torch.zeros(6))])
+    reestimate_batch_norm(other, [levels.float() / 255])
+    assert torch.equal(normed[0].running_mean, other[0].running_mean)
+
+
+def test_the_modes_come_back(normed):
+    normed.eval()
+    normed[2].train()
+    reestimate_batch_norm(normed, [torch.rand(4, 2, 2, 2)])
+    assert [module.training for module in normed.modules()] == [False, False, False, True]
+
+
+def test_nothing_is_read_without_batch_norm():
+    def never():
+        raise AssertionError("read")
+        yield
+
+    vit = timm.create_model("test_vit", num_classes=2)
+    before = copy.deepcopy(vit.state_dict())
+    assert reestimate_batch_norm(vit, never()) == 0
+    assert all(torch.equal(before[name], value) for name, value in vit.state_dict().items())
+    untracked = nn.Sequential(nn.BatchNorm1d(3, track_running_stats=False))
+    assert reestimate_batch_norm(untracked, never()) == 0
+
+
+def test_an_error_leaves_everything_as_it_was(normed):
+    normed.eval()
+    reestimate_batch_norm(normed, [torch.rand(4, 2, 2, 2)])
+    before = copy.deepcopy(normed.state_dict())
+    with pytest.raises(RuntimeError):
+        reestimate_batch_norm(normed, [torch.rand(4, 2, 2, 2), torch.rand(4, 5, 2, 2)])
+    with pytest.raises(ValueError, match="there was no batch of images"):
+        reestimate_batch_norm(normed, iter(()))
+    assert all(torch.equal(before[name], value) for name, value in normed.state_dict().items())
+    assert not normed.training
+    assert normed[0].momentum == 0.1
+
+
+def test_an_anchored_model_draws_references_by_the_seed_alone(anchoreds):
+    a, b = anchoreds
+    batches = list(torch.rand(4, 16, 1, 8, 8))
+    found = []
+    for draws, seed in ((1, 0), (2, 0), (1, 5)):
+        model = interpolate_models(a, b, 0.5)
+        torch.manual_seed(draws)
+        state = torch.get_rng_state()
+        assert reestimate_batch_norm(model, batches, seed) == 4
+        assert torch.equal(torch.get_rng_state(), state)
+        assert not model.training
+        # The variance: every image is a reference once, so that the mean of a first layer knows nothing of who got which.
+        found.append(next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).running_var)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_what_a_layer_sees_afterwards_is_normalised(resnets):
+    """Interpolated statistics do not fit interpolated weights; estimated ones do."""
+    model = kedge.plain(interpolate_models(*resnets, 0.5), example=(1, 8, 8))
+    batches = [torch.rand(64, 1, 8, 8) for _ in range(3)]
+    reestimate_batch_norm(model, batches)
+    seen = []
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    handle = norm.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model.eval()
+    for batch in batches:
+        model(batch)
+    handle.remove()
+    torch.testing.assert_close(norm.running_mean, torch.cat(seen).mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
