@@ -4,12 +4,16 @@ Wrappers take an inner objective, so methods nest: `Mixup(Anchored(CrossEntropy(
 `Anchored(Adversarial(CrossEntropy(), attack=PGD(8 / 255)), alpha=0)`.
 """
 
+from kedge.objectives.abnormal import AAER
 from kedge.objectives.adversarial import TRADES, Adversarial, Attacking
 from kedge.objectives.anchored import Anchored
 from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, set_progress
+from kedge.objectives.cure import CURE
 from kedge.objectives.mixing import CutMix, Mixup
 
 __all__ = [
+    "AAER",
+    "CURE",
     "TRADES",
     "Adversarial",
     "Anchored",
