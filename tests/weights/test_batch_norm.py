@@ -84,7 +84,7 @@ def test_an_anchored_model_draws_references_by_the_seed_alone(anchoreds):
         assert reestimate_batch_norm(model, batches, seed) == 4
         assert torch.equal(torch.get_rng_state(), state)
         assert not model.training
-        # The variance: every image is a reference once, so that the mean of a first layer knows nothing of who got which.
+        # The variance: every image is a reference once, so the mean of a first layer says nothing of who got which.
         found.append(next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).running_var)
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])

@@ -20,6 +20,7 @@ COMMANDS = {
     "quickstart": "train and compare a standard and an anchored model on digits, in a minute or two",
     "train": "train a model on a folder of images, or by a recipe",
     "evaluate": "measure how far to trust one or several models; write the report",
+    "interpolate": "average the weights of two models, and choose how much of each",
     "calibrate": "make a model's confidence fit, on validation images; or undo that",
     "predict": "label images, with confidence, uncertainty and reject",
     "export": "write a model as ONNX or torch.export, checked",

@@ -237,7 +237,7 @@ def command_line(program: str, made: "jsonargparse.ArgumentParser", config: "jso
         if not action.option_strings:
             words += values
         elif value != action.default:
-            words += [action.option_strings[0], *values]
+            words += [action.option_strings[0], *([] if value is True else values)]
     return shlex.join(words)
 
 

@@ -1,0 +1,159 @@
+"""What a run trained on, what it held out, and the attack it trained with: for choosing between its models."""
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from kedge.cli.models import Source
+from kedge.cli.sets import with_classes
+from kedge.cli.words import choose_attacks, radius
+
+if TYPE_CHECKING:
+    import jsonargparse
+
+    from kedge.attacks import PGD
+    from kedge.data import ImageSet
+
+
+def training_and_validation(source: Source, model: Any, name: str | None) -> "tuple[ImageSet | None, ImageSet]":
+    """Training images (None where the data has none) and validation images, in the size and classes of the model.
+
+    Of the data of the model's own run those that it trained on and held out; of other data its parts train and val.
+
+    Raises:
+        ValueError: if no data is named and the model belongs to no run, for data without validation images, and for
+            other classes.
+    """
+    from kedge import data
+
+    recipe = source.recipe()
+    if name in (None, recipe.get("data")) and recipe.get("data") is not None:
+        from kedge.training import Recipe
+        from kedge.training.build import load_sets
+
+        train, val = load_sets(Recipe.from_dict(recipe))
+        named = with_classes(val, {source.name: model})
+        train = train if named is val else with_classes(train, {source.name: model})
+        return train, _checked(named, model)
+    if name is None:
+        raise ValueError("which data? the second model belongs to no run that says: name it with --data NAME")
+    offered = data.splits(name)
+    if "val" not in offered:
+        raise ValueError(
+            f"{name} has no validation images (it has: {', '.join(offered)}), and neither training nor test images can "
+            "choose between models: the one has seen them, the other are to judge the choice. Put images of their own "
+            f"into {name}/val, or name other data"
+        )
+    channels, height, width = model.input_shape
+    side = height if height == width else None
+    val = with_classes(data.load(name, "val", side, channels), {source.name: model})
+    found = None
+    if "train" in offered:
+        found = data.load(name, "train", side, channels)
+        if found.class_names != val.class_names:
+            found = found.only_classes(val.class_names)
+    return found, _checked(val, model)
+
+
+def _checked(images: "ImageSet", model: Any) -> "ImageSet":
+    names = model.class_names or images.class_names
+    if names != images.class_names or len(names) != model.num_outputs:
+        raise ValueError(
+            f"the classes of {images.name} ({', '.join(images.class_names[:5])}, ...; {len(images.class_names)} of "
+            f"them) are not those of the model ({', '.join(names[:5])}, ...; {model.num_outputs})"
+        )
+    return images
+
+
+def warn_of_other_split(a: Source, b: Source) -> None:
+    """Say so where the first model was trained on images that the run of the second held out."""
+    from kedge import data
+
+    one, other = a.recipe(), b.recipe()
+    if not one or a.run == b.run or one.get("data") != other.get("data") or "val" in data.splits(str(one["data"])):
+        return
+
+    def held(recipe: dict[str, Any]) -> tuple[Any, ...]:
+        seed = recipe.get("seed") if recipe.get("split_seed") is None else recipe["split_seed"]
+        return seed, recipe.get("val_fraction")
+
+    if held(one) != held(other):
+        print(
+            f"careful: {a.name} held out other images than {b.name} (seed or val_fraction differ), so it was trained "
+            "on some of those that choose here, and they flatter it",
+            file=sys.stderr,
+        )
+
+
+class NormBatches:
+    """Training images, shuffled and augmented as the run did, the same in every pass: for statistics of batch norm.
+
+    Unlike images give unlike statistics: estimated on images that were not augmented, those of a network that was
+    trained on augmented ones do not fit its weights.
+    """
+
+    def __init__(self, images: "ImageSet", augment: str, batch_size: int, workers: int, seed: int) -> None:
+        from kedge.data import training_batches
+
+        self.images = images
+        self.augment = augment
+        self.seed = seed
+        self._batches = training_batches(images, batch_size, seed, augment=augment, workers=workers)
+
+    def __iter__(self) -> Iterator[Any]:
+        from kedge.data import augment_batch, generator
+
+        draws = generator(self.seed, "batch norm")
+        for images, _ in self._batches:
+            small = max(images.shape[2:]) <= 64  # as in training: larger ones are augmented as they are read
+            if small and self.augment != "none":
+                images = augment_batch(images, draws, flip=self.images.mirror)
+            yield images
+
+
+def norm_batches(
+    model: Any, train: "ImageSet | None", augment: str, most: int, batch_size: int, workers: int, seed: int
+) -> NormBatches | None:
+    """Whole batches of at most so many training images, a random subset; None for a network without batch norm.
+
+    Raises:
+        ValueError: if there are no training images.
+    """
+    from kedge.evaluation.checks import limited
+    from kedge.weights.batch_norm import tracked
+
+    if not tracked(model):
+        return None
+    if train is None:
+        raise ValueError(
+            "the network has batch norm, whose statistics have to be estimated anew on training images, and the data "
+            "has no part train: name data that has, with --data"
+        )
+    count = min(most, len(train))
+    chosen, _ = limited(train, max(count - count % batch_size, min(count, batch_size)), seed)
+    return NormBatches(chosen, augment, batch_size, workers, seed)
+
+
+def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], images: "ImageSet") -> "tuple[str, PGD]":
+    """PGD and its name, in the norm and radius asked for, else those of the training, else the usual ones."""
+    eps, norm = radius(config.eps), config.norm
+    trained = trained_attack(recipe)
+    if norm is None:
+        norm = trained.get("norm", "linf") if eps is None else "linf"
+    if eps is None and trained.get("norm", "linf") == norm and trained.get("eps") is not None:
+        eps = radius(str(trained["eps"]))
+    config.norm = norm
+    attacks = choose_attacks(["pgd"], eps, config, images)
+    assert attacks is not None
+    name, attack = next(iter(attacks.named.items()))
+    return name, attack  # type: ignore[return-value]
+
+
+def trained_attack(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the attack that the recipe's objective trains with; empty if it attacks nothing."""
+    for entry in recipe.get("objective") or []:
+        for arguments in entry.values() if isinstance(entry, dict) else []:
+            attack = (arguments or {}).get("attack")
+            if isinstance(attack, dict):
+                return dict(next(iter(attack.values()), None) or {})
+    return {}
