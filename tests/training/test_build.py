@@ -17,6 +17,7 @@ from kedge.training.build import (
     make_optimizer,
     make_schedule,
 )
+from kedge.training.start import inherit
 
 
 class Doubled(nn.Module):
@@ -42,7 +43,7 @@ def train():
 def recipe(**fields):
     settings = {"model": "kedge_resnet_small", "arguments": {"width": 4}, "pretrained": False}
     settings |= {"lr": 0.1, "weight_decay": 1e-4, "optimizer": "sgd", "epochs": 4, "batch_size": 8}
-    return Recipe(**{**settings, **fields})
+    return inherit(Recipe(**{**settings, **fields}))
 
 
 def test_objectives_nest_outermost_first(train):
@@ -157,10 +158,10 @@ def test_sets_come_with_a_stratified_validation_split_that_the_seed_decides(tmp_
 
 
 def test_some_classes_only():
-    train, val = load_sets(Recipe(classes=["7", "1"]))
+    train, val = load_sets(Recipe(data="digits", classes=["7", "1"]))
     assert train.class_names == val.class_names == ["7", "1"]
     with pytest.raises(ValueError, match="no class 'seven'"):
-        load_sets(Recipe(classes=["7", "seven"]))
+        load_sets(Recipe(data="digits", classes=["7", "seven"]))
 
 
 def test_one_class_is_no_classifier(tmp_path):

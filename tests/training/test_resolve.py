@@ -5,12 +5,17 @@ from torch import nn
 
 from kedge.training import Recipe
 from kedge.training.resolve import resolve_data, resolve_device, resolve_network
+from kedge.training.start import inherit
 
 PHOTO, SMALL = (3, 224, 224), (3, 32, 32)
 
 
+def started(**fields):
+    return inherit(Recipe(**fields))
+
+
 def test_small_images_start_from_scratch():
-    recipe = resolve_data(Recipe(device="cpu"), 50_000, SMALL)
+    recipe = resolve_data(started(device="cpu"), 50_000, SMALL)
     assert (recipe.model, recipe.pretrained, recipe.batch_size, recipe.image_size) == (
         "kedge_resnet_small",
         False,
@@ -18,23 +23,23 @@ def test_small_images_start_from_scratch():
         32,
     )
     assert recipe.objective == [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"]
-    assert resolve_data(Recipe(device="cuda"), 50_000, SMALL).model == "kedge_resnet18"
+    assert resolve_data(started(device="cuda"), 50_000, SMALL).model == "kedge_resnet18"
 
 
 def test_photos_start_from_published_weights():
-    recipe = resolve_data(Recipe(device="cpu", anchored=False), 2000, PHOTO)
+    recipe = resolve_data(started(device="cpu", anchored=False), 2000, PHOTO)
     assert (recipe.model, recipe.pretrained, recipe.batch_size) == ("resnet18", True, 32)
     assert recipe.objective == ["CrossEntropy"]
 
 
 @pytest.mark.parametrize(("model", "pretrained"), [("kedge_resnet18", False), ("torchvision/resnet18", True)])
 def test_weights_nobody_published_are_not_asked_for(model, pretrained):
-    assert resolve_data(Recipe(model=model), 2000, PHOTO).pretrained is pretrained
+    assert resolve_data(started(model=model), 2000, PHOTO).pretrained is pretrained
 
 
 @pytest.mark.parametrize(("count", "batch"), [(3000, 128), (1000, 32), (100, 8), (20, 8)])
 def test_a_small_set_gets_small_batches(count, batch):
-    assert resolve_data(Recipe(), count, SMALL).batch_size == batch
+    assert resolve_data(started(), count, SMALL).batch_size == batch
 
 
 def test_what_is_set_stays():
@@ -47,7 +52,7 @@ def test_what_is_set_stays():
 
 
 def test_transformers_get_adamw_and_convolutions_sgd():
-    start = resolve_data(Recipe(), 2000, PHOTO)
+    start = resolve_data(started(), 2000, PHOTO)
     assert resolve_network(start, timm.create_model("test_vit"), PHOTO).optimizer == "adamw"
     recipe = resolve_network(start, timm.create_model("test_resnet"), PHOTO)
     assert recipe.optimizer == "sgd"
@@ -55,9 +60,9 @@ def test_transformers_get_adamw_and_convolutions_sgd():
 
 
 def test_nothing_is_left_open():
-    recipe = resolve_network(resolve_data(resolve_device(Recipe()), 500, SMALL), nn.Linear(1, 1), SMALL)
+    recipe = resolve_network(resolve_data(resolve_device(started()), 500, SMALL), nn.Linear(1, 1), SMALL)
     open_fields = {k for k, v in vars(recipe).items() if v is None or v == "auto"}
-    assert open_fields == {"name", "classes", "workers", "clip", "ema", "risk"}
+    assert open_fields == {"name", "classes", "workers", "clip", "ema", "risk", "split_seed", "init_from", "average"}
 
 
 @pytest.mark.parametrize(
@@ -72,12 +77,12 @@ def test_nothing_is_left_open():
 )
 def test_what_does_not_fit_the_data(fields, words):
     with pytest.raises(ValueError, match=words):
-        resolve_data(Recipe(**fields), 500, SMALL)
+        resolve_data(started(**fields), 500, SMALL)
 
 
 def test_a_milestone_beyond_the_resolved_epochs():
     with pytest.raises(ValueError, match="milestone 500 is never reached in 30 epochs"):
-        resolve_network(resolve_data(Recipe(milestones=[500.0]), 500, SMALL), nn.Linear(1, 1), SMALL)
+        resolve_network(resolve_data(started(milestones=[500.0]), 500, SMALL), nn.Linear(1, 1), SMALL)
 
 
 def test_devices(monkeypatch):

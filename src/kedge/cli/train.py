@@ -72,6 +72,8 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
     found, rule = result.validation, result.model.reject or {}
     accuracy, error = 100 * found["accuracy"], 100 * found["ece"]
     print(f"\nvalidation: accuracy {accuracy:.1f} %, NLL {found['nll']:.3f}, ECE {error:.1f} %")
+    if result.robust is not None:
+        print(_robust(result.robust))
     if step := result.model.steps.get("temperature"):
         print(
             f"temperature {step['value']:.3g}, fitted on these images: NLL {step['nll_before']:.3f} before, "
@@ -82,7 +84,28 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
         share = "" if right is None else f", {100 * right:.1f} % of them right"
         print(f"confidence of {rule['threshold']:.3f} or more: {kept:.0f} % of the images{share}")
     print(f"model:  {result.folder / 'model'}")
+    if (result.folder / "last" / "config.json").is_file():
+        print(f"last:   {result.folder / 'last'}")
     if result.report is not None:
         print(f"report: {result.report}")
     print(f"next:   kedge evaluate {result.folder}    kedge predict {result.folder} IMAGES...")
     return 0
+
+
+def _robust(record: dict[str, Any]) -> str:
+    levels = 255 * record["eps"]
+    whole = record["norm"] == "linf" and abs(levels - round(levels)) < 1e-6
+    eps = f"{round(levels)}/255" if whole else f"{record['eps']:.3g} ({record['norm']})"
+    best, last = record["best"], record["last"]
+    lines = [f"under PGD-{record['steps']} with eps {eps}, {record['images']} validation images, one reference:"]
+    for name, row in (("best", best), ("last", last)):
+        kept = "  (kept as model)" if record["kept"] == name and "averaged" not in record else ""
+        lines.append(
+            f"  {name}: epoch {row['epoch']}, accuracy {100 * row['accuracy']:.1f} %, under attack "
+            f"{100 * row['pgd']:.1f} %{kept}"
+        )
+    lines.append(f"  robust overfitting (best less last): {100 * (best['pgd'] - last['pgd']):.1f} points")
+    if averaged := record.get("averaged"):
+        share, pgd = averaged["share"], averaged["pgd"]
+        lines.append(f"  averaged with the start, {share:g} of the trained weights: under attack {100 * pgd:.1f} %")
+    return "\n".join(lines)

@@ -108,7 +108,7 @@ class Attacking(Objective):
         """
         attack = self.attack
         if not isinstance(attack, PGD):
-            return attack(model, images, targets)  # type: ignore[no-any-return]
+            return attack(model, images, targets)
         if not self._looked:
             self._look(model, images, targets)
             attack = replace(attack, check=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge import data, networks, objectives, optim
+from kedge import attacks, data, networks, objectives, optim
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.data import ImageSet, derive_seed
 from kedge.training.recipe import Recipe, near
@@ -18,6 +18,7 @@ __all__ = ["balanced_weights", "load_sets", "make_model", "make_objective", "mak
 
 def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
     """Load the training and the validation set; without a validation split one is held out, stratified."""
+    assert recipe.data is not None
     train = data.load(recipe.data, "train", recipe.image_size)
     if "val" in data.splits(recipe.data):
         val = data.load(recipe.data, "val", train.image_shape[1], train.image_shape[0])
@@ -27,7 +28,8 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
                 f"{sorted(set(train.class_names) ^ set(val.class_names))[:10]}"
             )
     else:
-        train, val = data.split_validation(train, recipe.val_fraction, recipe.seed)
+        seed = recipe.seed if recipe.split_seed is None else recipe.split_seed
+        train, val = data.split_validation(train, recipe.val_fraction, seed)
     if recipe.classes is not None:
         train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
     counts = torch.bincount(train.labels, minlength=len(train.class_names))
@@ -74,6 +76,8 @@ def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
         name, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
         arguments = dict(arguments or {})
         kind = _objective_class(name)
+        if "attack" in arguments:
+            arguments["attack"] = make_attack(name, arguments["attack"])
         if isinstance(arguments.get("reference_set"), Mapping):
             arguments["reference_set"] = _subset(train, arguments["reference_set"])
         if name == "CrossEntropy" and recipe.class_weights == "balanced":
@@ -89,6 +93,34 @@ def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
             raise ValueError(f"objective {name} cannot be made with {arguments}: {what}") from error
     assert objective is not None
     return objective
+
+
+def make_attack(objective: str, given: Any) -> Any:
+    """The attack that an objective in a recipe names, `{PGD: {eps: 8/255, steps: 10}}`: a PGD or FGSM."""
+    wanted = given if isinstance(given, Mapping) and len(given) == 1 else {given: {}}
+    name, arguments = next(iter(wanted.items()))
+    known: dict[str, Any] = {"PGD": attacks.PGD, "FGSM": attacks.FGSM}
+    if name not in known or not isinstance(arguments, Mapping | None):
+        raise ValueError(
+            f"the attack of {objective} is written {{PGD: {{eps: 8/255, steps: 10}}}} or {{FGSM: {{eps: 8/255}}}}, "
+            f"not {given!r}.{near(str(name), known)}"
+        )
+    values = {key: _fraction(value) for key, value in (arguments or {}).items()}
+    try:
+        return known[name](**values)
+    except TypeError as error:
+        raise ValueError(f"attack {name} of {objective} cannot be made with {values}: {error}") from error
+
+
+def _fraction(value: Any) -> Any:
+    """`8/255` and `1e-2`, which are text to YAML, as numbers; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        top, _, bottom = value.partition("/")
+        return float(top) / float(bottom or 1)
+    except (ValueError, ZeroDivisionError):
+        return value
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
@@ -113,11 +145,17 @@ def make_schedule(
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """The recipe's schedule, in optimizer steps."""
     assert recipe.epochs is not None
+    assert recipe.warmup is not None
     steps = recipe.epochs * steps_per_epoch
     warmup = round(recipe.warmup * (steps if recipe.warmup < 1 else steps_per_epoch))
     if recipe.warmup >= recipe.epochs:
         raise ValueError(f"warmup of {recipe.warmup:g} epochs leaves nothing of a run of {recipe.epochs}")
     warmup = min(warmup, steps - 1)
+    if recipe.schedule == "slow-start-fast-decay":
+        share = warmup / steps
+        return optim.SlowStartFastDecay(optimizer, steps, share, recipe.start_factor, recipe.end_factor, recipe.ramp)
+    if recipe.schedule == "slow-start-halving":
+        return optim.SlowStartHalving(optimizer, steps_per_epoch, max(1, round(warmup / steps_per_epoch)))
     if recipe.schedule == "multistep":
         milestones = [max(1, round(m * steps_per_epoch)) for m in recipe.milestones]
         return optim.multistep(optimizer, milestones, recipe.gamma, min(warmup, milestones[0] - 1))

@@ -1,5 +1,6 @@
 """What happens at the end of an epoch: a line, a row of metrics.csv, then the checkpoint."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from safetensors.torch import save_file
 
 from kedge.files import whole
 from kedge.training.folder import RunFolder
@@ -15,6 +17,8 @@ from kedge.training.module import Run
 
 __all__ = ["AtomicCheckpoints", "Bar", "EpochRows", "LastCheckpoint"]
 
+log = logging.getLogger("kedge")
+COLLAPSED = 0.5  # of the best accuracy under attack so far
 PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"}
 
 
@@ -36,7 +40,7 @@ class EpochRows(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the row of the epoch that ends; before the checkpoint, so that none is missing."""
         assert isinstance(module, Run)
-        loss = module.mean_loss()
+        loss, logged = module.mean_loss(), module.mean_logged()
         if not self.main:
             return
         epoch, results = trainer.current_epoch + 1, module.results
@@ -47,15 +51,39 @@ class EpochRows(Callback):
             "train_loss": loss,
             **{f"val_{name}": results[name] for name in ("accuracy", "nll", "ece")},
             "seconds": time.monotonic() - self.began,
+            **({"val_pgd": results["pgd"]} if "pgd" in results else {}),
+            **logged,
         }
-        self.folder.write_rows([*self.folder.rows(before=epoch - 1), row])
+        earlier = self.folder.rows(before=epoch - 1)
+        self.folder.write_rows([*earlier, row])
+        if "pgd" in results:
+            self._watch([r["val_pgd"] for r in earlier if "val_pgd" in r], row, module)
         if not self.lines:
             return
+        robust = f", under PGD {100 * row['val_pgd']:.1f} %" if "val_pgd" in row else ""
         module.print(
             f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  loss {loss:.3f}  "
-            f"val accuracy {100 * row['val_accuracy']:.1f} %, NLL {row['val_nll']:.3f}, "
+            f"val accuracy {100 * row['val_accuracy']:.1f} %{robust}, NLL {row['val_nll']:.3f}, "
             f"ECE {100 * row['val_ece']:.1f} %  ({row['seconds']:.1f} s)"
         )
+
+    def _watch(self, earlier: list[float], row: dict[str, Any], module: Run) -> None:
+        """Keep the weights that are best under attack, the first of equals; say so when robustness breaks down."""
+        best, now = max(earlier, default=-1.0), row["val_pgd"]
+        if now > best:
+            state = {k: v.detach().cpu().contiguous().clone() for k, v in module.evaluated.state_dict().items()}
+            with whole(self.folder.best) as temporary:
+                save_file(state, temporary, metadata={"epoch": str(row["epoch"])})
+        elif now < COLLAPSED * best and best - now > 0.1:
+            ratio = f" The abnormal ratio is {row['abnormal_ratio']:.2f}." if "abnormal_ratio" in row else ""
+            log.warning(
+                "epoch %d: accuracy under PGD fell from %.1f %% to %.1f %%: catastrophic overfitting, as one-step "
+                "attacks are prone to.%s More steps, AAER or a smaller eps help; the best weights so far are kept.",
+                row["epoch"],
+                100 * best,
+                100 * now,
+                ratio,
+            )
 
 
 class Bar(RichProgressBar):

@@ -24,11 +24,14 @@ from kedge.data import ImageSet
 from kedge.networks import PretrainedUnavailable
 from kedge.training.build import load_sets, make_model, make_network, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint
+from kedge.training.cost import Cost, cost_of
 from kedge.training.finish import predict_logits, reject_rule, write_run_report
 from kedge.training.folder import RunFolder, surroundings
-from kedge.training.module import Run
+from kedge.training.keep import kept_models
+from kedge.training.module import Run, attacks
 from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.resolve import resolve_data, resolve_device, resolve_network
+from kedge.training.start import earlier_passes, inherit, load_start, resolve_start
 from kedge.training.stops import explained
 from kedge.training.temperature import calibrate
 
@@ -49,6 +52,8 @@ class RunResult:
         history: a row per epoch, as in metrics.csv.
         validation: accuracy, nll and ece of the model with its whole bank on the validation images.
         report: the page, or None if it could not be made.
+        robust: of a run that attacks: {eps, norm, steps, images, kept, best and last: {epoch, accuracy, pgd}}, on the
+            validation images; None of any other.
     """
 
     folder: Path
@@ -57,6 +62,7 @@ class RunResult:
     history: list[dict[str, Any]]
     validation: dict[str, float]
     report: Path | None
+    robust: dict[str, Any] | None = None
 
 
 def fit(
@@ -84,10 +90,10 @@ def fit(
     main = getattr(rank_zero_only, "rank", 0) == 0  # false in the other processes of torchrun or Lightning
     with torch.random.fork_rng(), _quiet():
         if resume is None:
-            chosen = load_recipe(recipe if recipe is not None else Recipe())
+            chosen = inherit(load_recipe(recipe if recipe is not None else Recipe()))
             if main and chosen.name is not None:
                 RunFolder.plan(chosen)  # a name that is taken is an error before the data is read
-            return _run(chosen, None, sets, progress, main)
+            return _run(chosen, None, sets, progress, main, load_recipe(recipe if recipe is not None else Recipe()))
         folder = RunFolder.open(resume)
         chosen = folder.recipe(recipe if isinstance(recipe, Recipe | dict | None) else load_recipe(recipe))
         facts = folder.facts()
@@ -99,16 +105,19 @@ def fit(
 
 
 def _run(
-    given: Recipe, earlier: RunFolder | None, sets: tuple[ImageSet, ImageSet] | None, progress: bool, main: bool
+    chosen: Recipe,
+    earlier: RunFolder | None,
+    sets: tuple[ImageSet, ImageSet] | None,
+    progress: bool,
+    main: bool,
+    given: Recipe | None = None,
 ) -> RunResult:
-    recipe = resolve_device(given)
+    recipe = resolve_device(chosen)
     train, val = sets or load_sets(recipe)
-    recipe = resolve_data(recipe, len(train), train.image_shape)
     checkpoint = earlier.checkpoint if earlier and earlier.checkpoint.is_file() else None
-    network, recipe = _network(recipe, train, checkpoint is not None)
-    recipe = resolve_network(recipe, network, train.image_shape)
+    model, recipe = _model(recipe, train, earlier, checkpoint is not None)
+    recipe = resolve_network(recipe, model.network, train.image_shape)
     objective = make_objective(recipe, train)
-    model = make_model(recipe, network, train)
     data = {"train": len(train), "val": len(val), "image_shape": list(train.image_shape), "classes": train.class_names}
     if earlier:
         folder, facts = earlier, earlier.facts()
@@ -116,7 +125,12 @@ def _run(
             raise ValueError(f"the data changed since the run began: {facts.get('data')} then, {data} now")
     else:
         folder = RunFolder.plan(recipe) if main else RunFolder(Path())
-        facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(given)}
+        facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(given or chosen)}
+        assert recipe.epochs is not None
+        assert recipe.batch_size is not None
+        spent = earlier_passes(recipe) if recipe.init_from is not None else 0.0
+        cost = cost_of(objective, recipe.epochs, len(train), recipe.batch_size, spent)
+        facts["cost"] = asdict(cost)
         if main:
             folder.create(recipe, facts)
     if main:
@@ -124,10 +138,15 @@ def _run(
             if (said := train.report).skipped or said.converted_grey or said.converted_colour or said.notes:
                 print(f"{train.name} ({train.split}): {said.summary()}")
             print(_summary(recipe, folder, train, val, model), flush=True)
+            if attacks(objective):
+                print(Cost(**facts["cost"]), flush=True)
         folder.write_rows(folder.rows() if checkpoint else [])
     run = Run(recipe, model, objective, train, val)
     run.last_good = str(checkpoint) if checkpoint else None
     try:
+        if main and recipe.init_from is not None and not (folder.start / "config.json").is_file():
+            # What a resumed run is made from, and what the trained weights can be averaged with.
+            kedge.save(model, folder.start)
         folder = _train(run, folder, checkpoint, progress, main)
         return _finish(run, folder, facts, main)
     except Exception as error:
@@ -137,6 +156,22 @@ def _run(
         raise words from error
 
 
+def _model(
+    recipe: Recipe, train: ImageSet, earlier: RunFolder | None, has_checkpoint: bool
+) -> tuple[PixelModel, Recipe]:
+    """The model to train: that of init_from, or a network made by the recipe; and the recipe with what it decides."""
+    count, shape = len(train), train.image_shape
+    stored = earlier is not None and (earlier.start / "config.json").is_file()
+    if earlier is not None and stored:
+        return kedge.load(earlier.start).train(), resolve_data(recipe, count, shape)
+    start = load_start(recipe, train)
+    if start is not None:
+        return start, resolve_data(resolve_start(recipe, start), count, shape)
+    recipe = resolve_data(recipe, count, shape)
+    network, recipe = _network(recipe, train, has_checkpoint)
+    return make_model(recipe, network, train), recipe
+
+
 def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.Module, Recipe]:
     """The network; where published weights cannot be had that is said, and the recipe becomes one without them."""
     if has_checkpoint:  # which holds the weights
@@ -144,6 +179,8 @@ def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.
     try:
         return make_network(recipe, train), recipe
     except PretrainedUnavailable as error:
+        if recipe.init_from is not None:
+            raise ValueError(f"init_from: {error}. There is nothing to start from") from error
         log.warning(
             "\n  *** %s\n  *** TRAINING FROM RANDOM WEIGHTS instead: expect a much lower accuracy, and train longer.\n",
             error,
@@ -190,12 +227,42 @@ def _train(run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool,
 
 
 def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> RunResult:
-    recipe, model = run.recipe, run.evaluated
-    model.to(memory_format=torch.contiguous_format)
-    model.requires_grad_(True).eval()
-    device = torch.device(recipe.device)
+    recipe = run.recipe
+    last = run.evaluated
+    last.to(memory_format=torch.contiguous_format)
+    last.requires_grad_(True).eval()
+    models, robust = kept_models(run, last, folder)
+    found: dict[str, dict[str, float]] = {}
+    for name, model in models.items():
+        found[name] = _judged(model, run, main)
+    validation, model = found["model"], models["model"]
+    report: Path | None = folder.report
+    if main:
+        if skipped := len(run.train_set.report.skipped):
+            log.warning("unreadable images of %s that were left out: %d", run.train_set.name, skipped)
+        if "last" in models:
+            kedge.save(models["last"], folder.last)
+        kedge.save(model, folder.model)
+        facts = {**facts, "validation": validation, "reject": model.reject, "steps": model.steps}
+        if "last" in models:
+            facts |= {"robust": robust, "validation_last": found["last"]}
+        facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        folder.write_facts(facts)
+        folder.best.unlink(missing_ok=True)
+        try:
+            write_run_report(model, folder.path, run.val_set, folder.report, recipe.seed)
+        except Exception as error:  # the model is saved: a page that fails must not look like a run that failed
+            log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
+            report = None
+    return RunResult(folder.path, recipe, model, folder.rows() if main else [], validation, report, robust)
+
+
+def _judged(model: PixelModel, run: Run, main: bool) -> dict[str, float]:
+    """Set the reject threshold, and the temperature if one is wanted, on the validation images; judge it on them."""
+    recipe = run.recipe
     assert recipe.batch_size is not None
-    logits, labels = predict_logits(model.to(device), run.val_set, max(64, recipe.batch_size), recipe.workers or 0)
+    rows, workers = max(64, recipe.batch_size), recipe.workers or 0
+    logits, labels = predict_logits(model.to(torch.device(recipe.device)), run.val_set, rows, workers)
     model.cpu()
     model.reject = reject_rule(logits.softmax(1), labels, recipe.coverage, recipe.risk)
     if recipe.temperature:
@@ -205,37 +272,26 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> R
         for warning in said if main else []:
             log.warning("%s", warning.message)
     probs = logits.softmax(1)
-    validation = {
+    return {
         "accuracy": float(metrics.accuracy(probs, labels)),
         "nll": float(metrics.nll(probs, labels)),
         "ece": float(metrics.calibration_error(probs, labels)),
     }
-    report: Path | None = folder.report
-    if main:
-        if skipped := len(run.train_set.report.skipped):
-            log.warning("unreadable images of %s that were left out: %d", run.train_set.name, skipped)
-        kedge.save(model, folder.model)
-        facts = {**facts, "validation": validation, "reject": model.reject, "steps": model.steps}
-        facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        folder.write_facts(facts)
-        try:
-            write_run_report(model, folder.path, run.val_set, folder.report, recipe.seed)
-        except Exception as error:  # the model is saved: a page that fails must not look like a run that failed
-            log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
-            report = None
-    return RunResult(folder.path, recipe, model, folder.rows() if main else [], validation, report)
 
 
 def _finished(folder: RunFolder, recipe: Recipe) -> RunResult:
     report = folder.report if folder.report.is_file() else None
-    validation = folder.facts().get("validation", {})
-    return RunResult(folder.path, recipe, kedge.load(folder.model), folder.rows(), validation, report)
+    facts = folder.facts()
+    validation, robust = facts.get("validation", {}), facts.get("robust")
+    return RunResult(folder.path, recipe, kedge.load(folder.model), folder.rows(), validation, report, robust)
 
 
 def _summary(recipe: Recipe, folder: RunFolder, train: ImageSet, val: ImageSet, model: nn.Module) -> str:
     size = sum(p.numel() for p in model.parameters()) / 1e6
     kind = "anchored " if recipe.anchored else ""
     start = "pretrained" if recipe.pretrained else "from random weights"
+    if recipe.init_from is not None:
+        start = f"from {recipe.init_from}"
     return (
         f"{train.name}: {len(train)} images to train on, {len(val)} to validate, {len(train.class_names)} classes, "
         f"{'x'.join(str(n) for n in train.image_shape)}\n"

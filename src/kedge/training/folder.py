@@ -24,12 +24,19 @@ MAY_CHANGE = ("device", "devices", "workers", "runs", "name")
 
 
 class RunFolder:
-    """`runs/NAME/` with recipe.yaml, run.json, metrics.csv, last.ckpt, model/ and report.html."""
+    """`runs/NAME/` with recipe.yaml, run.json, metrics.csv, last.ckpt, model/ and report.html.
+
+    A run with init_from has the model it began from in start/; one that attacks its validation images keeps the best
+    weights so far in best.safetensors, and in the end the model that is not model/ in last/.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoint = path / "last.ckpt"
         self.model = path / "model"
+        self.start = path / "start"
+        self.last = path / "last"
+        self.best = path / "best.safetensors"
         self.report = path / "report.html"
 
     @classmethod
@@ -40,7 +47,8 @@ class RunFolder:
         """
         runs = Path(recipe.runs)
         if recipe.name is None:
-            data, model = (Path(part).name or "run" for part in (recipe.data, recipe.model))
+            model = recipe.model if recipe.init_from is None else f"{Path(recipe.init_from).resolve().name}-tuned"
+            data, model = (Path(part).name or "run" for part in (recipe.data or "digits", model))
             name = f"{data}-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
             taken = (f"{name}-{number}" for number in range(2, 1000))
             return cls(next(path for n in chain([name], taken) if not (path := runs / n).exists()))
@@ -120,13 +128,14 @@ class RunFolder:
             return []
         with open(path, encoding="utf-8", newline="") as file:
             read = list(csv.DictReader(file))
-        rows = [{k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items()} for row in read]
+        rows = [{k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items() if v} for row in read]
         return rows if before is None else [row for row in rows if row["epoch"] <= before]
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
         """Write metrics.csv."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        more = [k for k in dict.fromkeys(k for row in rows for k in row) if k not in COLUMNS]
+        writer = csv.DictWriter(text, [*COLUMNS, *more], lineterminator="\n")
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
         write_text(self.path / "metrics.csv", text.getvalue())

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from kedge import metrics
 from kedge.anchoring import PixelModel
+from kedge.attacks import PGD
 from kedge.data import ImageSet, TrainingBatches, augment_batch, derive_seed, generator, training_batches
+from kedge.objectives import Attacking, Objective, set_progress
 from kedge.training.build import make_optimizer, make_schedule
 from kedge.training.recipe import Recipe
 from kedge.training.stops import TrainingStopped
@@ -33,6 +35,9 @@ class Run(LightningModule):
         self.recipe = recipe
         self.model = model
         self.objective = objective
+        self._objectives = [each for each in objective.modules() if isinstance(each, Objective)]
+        for each in self._objectives:
+            each.prepare(model)
         # Compiled for the training step alone, and out of the module tree: what is validated and saved stays as it is.
         self._step_model = (torch.compile(model) if recipe.compile else model,)
         self.train_set, self.val_set = train, val
@@ -44,13 +49,23 @@ class Run(LightningModule):
             self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True)
             self.ema.requires_grad_(False)
         self.validation = nn.ModuleDict({"accuracy": metrics.Accuracy(), "nll": metrics.NLL(), "ece": metrics.ECE()})
+        self.attack = validation_attack(recipe, objective)
+        if self.attack is not None:
+            self.validation["pgd"] = metrics.Accuracy()
         self.results: dict[str, float] = {}
+        self._logged: dict[str, Tensor] = {}
         self.last_good: str | None = None  # the checkpoint that a stopped run names
 
     @property
     def evaluated(self) -> PixelModel:
         """The model that is validated and saved: the moving average of the weights if there is one."""
         return self.model if self.ema is None else self.ema.module
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs the run has."""
+        assert self.recipe.epochs is not None
+        return self.recipe.epochs
 
     # Data
 
@@ -89,6 +104,7 @@ class Run(LightningModule):
         self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
         self._bad_step = torch.full((), NEVER, device=self.device)
         self._steps = 0
+        self._logged = {}
 
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         """The loss of one batch: uint8 images `[B, C, H, W]` and labels `[B]`."""
@@ -98,7 +114,11 @@ class Run(LightningModule):
         if max(images.shape[2:]) <= 64 and self.recipe.augment != "none":
             draws = generator(self.recipe.seed, "augment", *keys, device=images.device)
             images = augment_batch(images, draws, flip=self.train_set.mirror)
+        set_progress(self.objective, (self.current_epoch + step / self.trainer.num_training_batches) / self.epochs)
         loss = self.objective(self._step_model[0], self._pixels(images), targets)
+        for each in self._objectives:
+            for name, value in each.logged.items():
+                self._logged[name] = self._logged.get(name, 0) + value.detach().double()
         seen = loss.detach()
         bad = torch.where(seen.isfinite(), NEVER, step)
         self._bad_step = torch.minimum(self._bad_step, bad)
@@ -107,6 +127,11 @@ class Run(LightningModule):
         if self._steps % CHECK_EVERY == 0:
             self.check_loss()
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let the objectives change the gradients."""
+        for each in self._objectives:
+            each.on_gradients(self.model)
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average of the weights after the optimizer's step."""
@@ -141,6 +166,11 @@ class Run(LightningModule):
         """Mean training loss of the epoch so far, over all ranks."""
         return float(self.trainer.strategy.reduce(self._loss_sum / max(1, self._steps), reduce_op="mean"))
 
+    def mean_logged(self) -> dict[str, float]:
+        """What the objectives told of their steps, the means over the epoch so far and over all ranks."""
+        means = {name: total / max(1, self._steps) for name, total in self._logged.items()}
+        return {name: float(self.trainer.strategy.reduce(mean, reduce_op="mean")) for name, mean in means.items()}
+
     def _good(self) -> str:
         if self.last_good is None:
             return "No checkpoint had been written."
@@ -158,9 +188,20 @@ class Run(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
         """Add a batch to the pooled metrics."""
         images, labels = batch
-        probs = self.evaluated(self._pixels(images)).float().softmax(1)
-        for metric in self.validation.values():
-            metric.update(probs, labels)  # type: ignore[operator]
+        pixels = self._pixels(images)
+        probs = self.evaluated(pixels).float().softmax(1)
+        for name, metric in self.validation.items():
+            if name != "pgd":
+                metric.update(probs, labels)  # type: ignore[operator]
+        if self.attack is None:
+            return
+        first = step * max(64, self.recipe.batch_size or 0)
+        places = (first + torch.arange(len(labels))) * self.trainer.world_size + self.global_rank
+        count = int((places < self.recipe.val_pgd_images).sum())
+        if count == 0:
+            return
+        made = self.attack(self.evaluated, pixels[:count], labels[:count], indices=places[:count])
+        self.validation["pgd"].update(self.evaluated(made).float().softmax(1), labels[:count])  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metrics of the whole set, once."""
@@ -174,6 +215,20 @@ class Run(LightningModule):
     def _pixels(self, images: Tensor) -> Tensor:
         images = images.float().div_(255)
         return images if self.device.type == "mps" else images.contiguous(memory_format=torch.channels_last)
+
+
+def attacks(objective: nn.Module) -> list[Any]:
+    """The attacks inside an objective."""
+    return [each.attack for each in objective.modules() if isinstance(each, Attacking)]
+
+
+def validation_attack(recipe: Recipe, objective: nn.Module) -> PGD | None:
+    """PGD on validation images in the ball that the objective trains on; None if it does not attack."""
+    inside = attacks(objective)
+    if recipe.val_pgd_steps == 0 or not inside or not isinstance(inside[0], PGD):
+        return None
+    eps, norm = inside[0].eps, inside[0].norm
+    return PGD(eps, recipe.val_pgd_steps, norm=norm, early_stop=True, seed=recipe.seed)
 
 
 class EpochBatches:

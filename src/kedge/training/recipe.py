@@ -21,21 +21,26 @@ class Recipe:
 
     Args:
         name: folder of the run inside `runs`; null: made from data, model and the time.
-        data: a data set's name, an image folder, parquet files or a hub name.
+        data: a data set's name, an image folder, parquet files or a hub name; null: that of the run in init_from, else
+            digits.
         image_size: pixels of a side; null: as it is up to 64 px, else 224.
         val_fraction: part of the training images held out for validation, if the data has no such split.
+        split_seed: which images those are; null: the seed, and with a run in init_from the images that it held out.
         classes: train on these classes only; null: all.
         augment: `auto`, `none`, `crop-flip`, or `trivial` (photos: TrivialAugment as well).
         workers: processes that read images; null: as many as make sense here.
         model: a timm or torchvision name, or `auto`.
         arguments: further arguments of the network, such as {width: 16}.
         pretrained: start from published weights; null: for photos, if the model has any.
-        anchored: anchor the network, or train it as it is.
+        init_from: start from a trained model: a run folder, a model folder, or a name of timm with its published
+            weights; the network, its normalisation and its bank are those of that model.
+        anchored: anchor the network, or train it as it is; null: as the model in init_from is, else anchored.
         references: size of the bank of references that travels with the model.
         choose: how the bank is chosen: `random`, `stratified`, `kcenter` or `mean`.
         residuals: training residuals kept with the bank, for the per-image reference search (`blt`).
         objective: names inside kedge.objectives, outermost first, each alone or as {name: {argument: value}};
-            null: anchored cross-entropy with a quarter of the references masked.
+            null: anchored cross-entropy with a quarter of the references masked. An objective that attacks gets
+            Anchored with alpha 0 round it where the model is anchored and the list does not say otherwise.
         class_weights: `none`, or `balanced` to weigh rare classes up.
         optimizer: `sgd`, `adamw` or `auto`.
         lr: highest learning rate; null: by optimizer and model.
@@ -44,10 +49,14 @@ class Recipe:
         weight_decay: on weights, not on biases and norms; null: by optimizer.
         clip: largest norm of the gradient; null: no limit.
         ema: decay of the moving average of the weights that is validated and saved, such as 0.999; null: off.
-        schedule: `cosine`, `multistep` or `constant`.
-        warmup: below 1 a fraction of the run, else epochs.
+        schedule: `cosine`, `multistep`, `constant`, `slow-start-fast-decay` or `slow-start-halving`.
+        warmup: below 1 a fraction of the run, else epochs; null: 0.05, for a slow start 0.3, for the halving one half
+            of the epochs.
         milestones: epochs after which `multistep` multiplies the learning rate by gamma.
         gamma: the factor of `multistep`.
+        start_factor: of `slow-start-fast-decay`: the share of lr that it starts from.
+        end_factor: of `slow-start-fast-decay`: the share of lr that it ends at.
+        ramp: of `slow-start-fast-decay`: `linear` or `exp`.
         epochs: passes over the training images; null: by the data.
         batch_size: images in a step, over all devices together; null: by the data.
         precision: `auto`, `32`, `bf16` or `16`.
@@ -58,20 +67,26 @@ class Recipe:
         coverage: part of the validation images that the stored reject threshold keeps.
         risk: largest part of wrong answers among the validation images that it keeps, in place of coverage; null: off.
         temperature: fit a temperature for the logits on the validation images when training is over.
+        val_pgd_steps: steps of the attack on validation images after each epoch, where the objective attacks; 0: off.
+        val_pgd_images: how many validation images are attacked, the first ones; they choose the model that is kept.
+        keep: `best` by accuracy under that attack, or `last`; the other model is kept beside it.
+        average: share of the trained weights in an average with those of init_from that is kept in the end; null: off.
         runs: folder that holds the runs.
     """
 
     name: str | None = None
-    data: str = "digits"
+    data: str | None = None
     image_size: int | None = None
     val_fraction: float = 0.1
+    split_seed: int | None = None
     classes: list[Any] | None = None
     augment: str = "auto"
     workers: int | None = None
     model: str = "auto"
     arguments: dict[str, Any] = field(default_factory=dict)
     pretrained: bool | None = None
-    anchored: bool = True
+    init_from: str | None = None
+    anchored: bool | None = None
     references: int = 10
     choose: str = "stratified"
     residuals: int = 0
@@ -85,9 +100,12 @@ class Recipe:
     clip: float | None = None
     ema: float | None = None
     schedule: str = "cosine"
-    warmup: float = 0.05
+    warmup: float | None = None
     milestones: list[float] = field(default_factory=list)
     gamma: float = 0.2
+    start_factor: float = 0.01
+    end_factor: float = 0.01
+    ramp: str = "linear"
     epochs: int | None = None
     batch_size: int | None = None
     precision: str = "auto"
@@ -98,6 +116,10 @@ class Recipe:
     coverage: float = 0.95
     risk: float | None = None
     temperature: bool = False
+    val_pgd_steps: int = 10
+    val_pgd_images: int = 1000
+    keep: str = "best"
+    average: float | None = None
     runs: str = "runs"
 
     @classmethod
@@ -142,6 +164,8 @@ class Recipe:
             raise ValueError(f"{source}milestones are rising epochs above 0, not {self.milestones}")
         if self.milestones and self.epochs is not None and self.milestones[-1] >= self.epochs:
             raise ValueError(f"{source}milestone {self.milestones[-1]:g} is never reached in {self.epochs} epochs")
+        if self.average is not None and self.init_from is None:
+            raise ValueError(f"{source}average is with the weights of init_from: say where the run starts from")
         if self.batch_size is not None and self.batch_size % self.devices:
             raise ValueError(
                 f"{source}batch_size {self.batch_size} is shared out over {self.devices} devices and must be a "
@@ -169,7 +193,9 @@ _CHOICES = {
     "choose": ("random", "stratified", "kcenter", "mean"),
     "class_weights": ("none", "balanced"),
     "optimizer": ("auto", "sgd", "adamw"),
-    "schedule": ("cosine", "multistep", "constant"),
+    "schedule": ("cosine", "multistep", "constant", "slow-start-fast-decay", "slow-start-halving"),
+    "ramp": ("linear", "exp"),
+    "keep": ("best", "last"),
     "precision": ("auto", "32", "bf16", "16"),
     "device": ("auto", "cpu", "cuda", "mps"),
 }
@@ -186,10 +212,16 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "ema": (0, 0.999999, True),
     "warmup": (0, math.inf, False),
     "gamma": (0, 1, True),
+    "start_factor": (0, 1, True),
+    "end_factor": (0, 1, True),
     "epochs": (1, 1_000_000, False),
     "batch_size": (2, 1_000_000, False),
     "devices": (1, 1024, False),
     "seed": (0, 2**32 - 1, False),
+    "split_seed": (0, 2**32 - 1, False),
+    "val_pgd_steps": (0, 10_000, False),
+    "val_pgd_images": (1, 100_000_000, False),
+    "average": (0, 1, False),
     "coverage": (0, 1, True),
     "risk": (0, 0.9999, False),
 }

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kedge import objectives
 from kedge.training.recipe import Recipe
 
 __all__ = ["resolve_data", "resolve_device", "resolve_network"]
@@ -57,6 +58,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         batch = max(batch // recipe.devices, 2) * recipe.devices
     if batch // recipe.devices > count:
         raise ValueError(f"batch_size is {batch}, but there are only {count} training images")
+    objective = recipe.objective or _default_objective(bool(recipe.anchored))
     return replace(
         recipe,
         image_size=height if height == width else recipe.image_size,
@@ -65,7 +67,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         workers=_photo_workers(recipe.device) if recipe.workers is None and not small else recipe.workers,
         pretrained=_has_weights(model) and not small if recipe.pretrained is None else recipe.pretrained,
         batch_size=batch,
-        objective=recipe.objective or _default_objective(recipe.anchored),
+        objective=_anchored_attack(objective) if recipe.anchored else objective,
     )
 
 
@@ -76,17 +78,33 @@ def resolve_network(recipe: Recipe, network: nn.Module, image_shape: tuple[int, 
     if optimizer == "auto":  # transformers and their kin train badly with SGD
         optimizer = "adamw" if any(isinstance(m, nn.LayerNorm) for m in network.modules()) else "sgd"
     lr, decay, epochs = recipe.lr, recipe.weight_decay, recipe.epochs
+    started = recipe.pretrained or recipe.init_from is not None
+    slow = recipe.schedule.startswith("slow-start")
     if lr is None and optimizer == "sgd":  # linear in the batch size (Goyal et al., 2017)
-        lr = (0.02 if recipe.pretrained else 0.1) * recipe.batch_size / 128
+        # After a slow start half the rate of a training from scratch does no harm.
+        lr = (0.1 if not started else 0.05 if slow else 0.02) * recipe.batch_size / 128
     elif lr is None:
-        lr = 1e-4 if recipe.pretrained else 1e-3
+        lr = 1e-4 if started else 1e-3
     if decay is None:
         decay = 5e-4 if optimizer == "sgd" else 0.05
     if epochs is None:
-        epochs = 10 if recipe.pretrained else 30 if max(image_shape[1:]) <= SMALL else 40
-    resolved = replace(recipe, optimizer=optimizer, lr=lr, weight_decay=decay, epochs=epochs)
+        epochs = 10 if started else 30 if max(image_shape[1:]) <= SMALL else 40
+    warmup = recipe.warmup
+    if warmup is None:
+        warmup = {"slow-start-fast-decay": 0.3, "slow-start-halving": 0.5}.get(recipe.schedule, 0.05)
+    resolved = replace(recipe, optimizer=optimizer, lr=lr, weight_decay=decay, epochs=epochs, warmup=warmup)
     resolved.check()  # milestones against the epochs, the batch against the devices
     return resolved
+
+
+def _anchored_attack(entries: list[Any]) -> list[Any]:
+    """The objectives of an anchored model: an attack sees fixed references only if Anchored is outside of it."""
+    names = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+    kinds = [getattr(objectives, name, None) for name in names]
+    inner = [i for i, kind in enumerate(kinds) if isinstance(kind, type) and issubclass(kind, objectives.Attacking)]
+    if not inner or "Anchored" in names:
+        return entries
+    return [*entries[: inner[0]], {"Anchored": {"alpha": 0.0}}, *entries[inner[0] :]]
 
 
 def _objective_names(recipe: Recipe) -> list[str]:

@@ -1,0 +1,83 @@
+"""The loss that an attack climbs, its gradient with respect to the images, and what must hold before it starts."""
+
+import math
+import warnings
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kedge.attacks.ball import NORMS
+
+
+def judge(logits: Tensor, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
+    """The loss `[B]` of each row of `logits` `[B, C]`, at least float32, and whether it is right `[B]`."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets):
+        seen = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model must return logits [{len(targets)}, C], got {seen}")
+    if targets.ndim == 2 and targets.shape != logits.shape:
+        raise ValueError(f"targets must be probabilities {list(logits.shape)}, got {list(targets.shape)}")
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    label = targets.argmax(1) if targets.ndim == 2 else targets.long()
+    right = logits.detach().argmax(1) == label
+    if loss == "ce":
+        truth = targets.to(logits.dtype) if targets.ndim == 2 else label
+        return F.cross_entropy(logits, truth, reduction="none"), right
+    own = label[:, None]
+    return logits.scatter(1, own, -math.inf).amax(1) - logits.gather(1, own)[:, 0], right
+
+
+def image_gradient(losses: Tensor, leaf: Tensor) -> Tensor:
+    """The gradient of each image's loss `[B]` with respect to that image; parameters are not touched."""
+    # What float16 layers hand back is far below 1 and would be rounded to zero.
+    kind = leaf.device.type
+    half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else leaf.dtype
+    scale = 1024 if half == torch.float16 else 1
+    gradient = None
+    if losses.requires_grad:
+        gradient = torch.autograd.grad(losses.sum() * scale, leaf, allow_unused=True)[0]
+    if gradient is None:
+        raise ValueError(
+            "the model's logits carry no gradient with respect to the images (an exported or quantised model, or one "
+            "that detaches its input); make the images on a model that has one and judge them on this one (transfer)"
+        )
+    return gradient / scale
+
+
+def check_ball(eps: float, norm: str) -> None:
+    """Raise ValueError unless `eps` is a radius in pixel units and `norm` is known."""
+    if norm not in NORMS:
+        raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
+    if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps >= 0):
+        raise ValueError(f"eps must be a number, 0 or more, got {eps!r}")
+    words = f"eps={eps:g}, but epsilon is in pixel units of [0, 1]: {eps:g} levels of 255 are {eps:g}/255"
+    if norm == "linf" and eps > 1:
+        raise ValueError(words)
+    if norm == "l2" and eps > 10:
+        warnings.warn(words, stacklevel=4)
+
+
+def check_labels(model: Any, targets: Tensor) -> None:
+    """Raise ValueError for class indices that the model has no output for; waits for the device."""
+    classes = getattr(model, "num_outputs", getattr(model, "num_classes", None))
+    if targets.ndim != 1 or len(targets) == 0 or not isinstance(classes, int):
+        return
+    low, high = (int(n) for n in torch.stack(torch.aminmax(targets)).tolist())
+    if low < 0 or high >= classes:
+        raise ValueError(f"targets must be classes 0 to {classes - 1} of the model, got {low if low < 0 else high}")
+
+
+def check_batch(images: Tensor, targets: Tensor) -> None:
+    """Raise TypeError or ValueError unless `images` are floating point and `targets` fit them."""
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images must be floating point in [0, 1], got {kind}; for uint8 pass images / 255")
+    if images.ndim < 2:
+        raise ValueError(f"images must be a batch [B, C, H, W], got {list(images.shape)}")
+    whole = targets.ndim == 1 and not targets.is_floating_point() and targets.dtype != torch.bool
+    if len(targets) != len(images) or not (whole or (targets.ndim == 2 and targets.is_floating_point())):
+        b = len(images)
+        raise ValueError(
+            f"targets must be class indices [{b}] or probabilities [{b}, C], got {targets.dtype} {list(targets.shape)}"
+        )

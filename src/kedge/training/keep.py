@@ -1,0 +1,86 @@
+"""Which weights a run keeps: the last, the best under attack on validation images, or an average with the start."""
+
+import copy
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+import kedge
+from kedge.anchoring import PixelModel
+from kedge.data import training_batches
+from kedge.training.folder import RunFolder
+from kedge.training.module import Run
+from kedge.weights.wise_ft import between
+
+__all__ = ["kept_models"]
+
+BATCHES = 100  # of training images, for the batch-norm statistics of an average
+
+
+def kept_models(run: Run, last: PixelModel, folder: RunFolder) -> tuple[dict[str, PixelModel], dict[str, Any] | None]:
+    """The models to save, "model" and where there are two also "last", and the record of their robustness.
+
+    `last` holds the weights of the last epoch. The record is None unless validation images were attacked.
+    """
+    recipe, attack = run.recipe, run.attack
+    models = {"model": last}
+    record: dict[str, Any] | None = None
+    rows = [row for row in folder.rows() if "val_pgd" in row]
+    if attack is not None and rows:
+        top = max(rows, key=lambda row: row["val_pgd"])  # the first of equals
+        record = {
+            "eps": attack.eps,
+            "norm": attack.norm,
+            "steps": attack.steps,
+            "images": min(recipe.val_pgd_images, len(run.val_set)),
+            "kept": recipe.keep,
+            **{name: _row(row) for name, row in (("best", top), ("last", rows[-1]))},
+        }
+        if recipe.keep == "best":
+            best = last
+            if top is not rows[-1]:
+                best = copy.deepcopy(last)
+                best.load_state_dict(load_file(folder.best))
+            models = {"model": best, "last": last}
+    if recipe.average is not None:
+        models = {"model": _average(run, models["model"], folder), "last": last}
+        if attack is not None and record is not None:
+            record["averaged"] = {"share": recipe.average, "pgd": _under_attack(run, models["model"])}
+    return models, record
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    return {"epoch": row["epoch"], "accuracy": row["val_accuracy"], "pgd": row["val_pgd"]}
+
+
+def _average(run: Run, trained: PixelModel, folder: RunFolder) -> PixelModel:
+    recipe = run.recipe
+    assert recipe.average is not None
+    assert recipe.batch_size is not None
+    start = kedge.load(folder.start).to(trained.mean.device)
+    batches = training_batches(run.train_set, recipe.batch_size, recipe.seed, 0, 1, "none", recipe.workers)
+    few = [images for images, _ in _first(batches)]
+    made: PixelModel = between(start, trained, recipe.average, few, recipe.seed)
+    return made
+
+
+def _first(batches: Any) -> Any:
+    for number, batch in enumerate(batches):
+        if number == BATCHES:
+            return
+        yield batch
+
+
+@torch.no_grad()
+def _under_attack(run: Run, model: PixelModel) -> float:
+    """Accuracy under the attack of the validation epochs."""
+    assert run.attack is not None
+    device, done, right = torch.device(run.recipe.device), 0, 0
+    model = model.to(device)
+    for images, labels in run.val_set.subset(range(min(len(run.val_set), run.recipe.val_pgd_images))).batches(256):
+        pixels, labels = images.to(device).float() / 255, labels.to(device)
+        made = run.attack(model, pixels, labels, indices=torch.arange(done, done + len(labels)))
+        right += int((model(made).argmax(1) == labels).sum())
+        done += len(labels)
+    return right / done

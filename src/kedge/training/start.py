@@ -1,0 +1,201 @@
+"""Where a run starts from: published weights, or a model that was trained before."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kedge import checkpoint
+from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references
+from kedge.data import ImageSet, derive_seed
+from kedge.training.recipe import Recipe, near
+
+__all__ = ["earlier_passes", "inherit", "load_start", "resolve_start"]
+
+OWN = ("model", "last", "start")  # the model folders inside a run
+
+
+def inherit(recipe: Recipe) -> Recipe:
+    """Fill in what init_from decides before data is read: data, size, classes and the images held out, or a network.
+
+    Of a run on the same data the validation images are held out again: the model never saw them.
+
+    Raises:
+        FileNotFoundError: if init_from is neither a model nor a name of timm.
+        ValueError: if what the recipe says contradicts it.
+    """
+    if recipe.init_from is None:
+        anchored = True if recipe.anchored is None else recipe.anchored
+        return replace(recipe, data=recipe.data or "digits", anchored=anchored)
+    folder = find_start(recipe.init_from)
+    if folder is None:
+        return _published(recipe)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("kind") == "anchored" and recipe.anchored is False:
+        raise ValueError(f"{recipe.init_from} is an anchored model: it goes on as one, leave out anchored: false")
+    anchored = recipe.anchored if recipe.anchored is not None else config.get("kind") == "anchored"
+    recipe = replace(recipe, anchored=anchored, pretrained=None)
+    run = _run_of(folder)
+    trained = _recipe_of(run) if run else {}
+    if recipe.data is None and "data" not in trained:
+        raise ValueError(f"{recipe.init_from} belongs to no run that says what it was trained on: name the data")
+    same = recipe.data in (None, trained.get("data"))
+    side = config.get("input_shape", [0, 0, 0])[-1]
+    filled: dict[str, Any] = {"data": recipe.data or trained.get("data")}
+    if recipe.image_size is None:
+        filled["image_size"] = trained.get("image_size") if same else int(side)
+    if same:
+        held = trained.get("split_seed") if trained.get("split_seed") is not None else trained.get("seed", 0)
+        for key, mine, theirs in (
+            ("split_seed", recipe.split_seed, held),
+            ("val_fraction", recipe.val_fraction, trained.get("val_fraction", Recipe.val_fraction)),
+        ):
+            if mine not in (None, getattr(Recipe, key), theirs):
+                raise ValueError(
+                    f"{key} {mine} would validate on images that {recipe.init_from} was trained on: it held out "
+                    f"others, by {key} {theirs}; leave {key} out"
+                )
+            filled[key] = theirs
+        if recipe.classes is None:
+            filled["classes"] = trained.get("classes")
+    return replace(recipe, **filled)
+
+
+def find_start(init_from: str) -> Path | None:
+    """The model folder that `init_from` names; None for a name of timm or torchvision."""
+    for path in (Path(init_from), Path(Recipe.runs) / init_from):
+        for folder in (path / "model", path):
+            if (folder / "config.json").is_file():
+                return folder
+        if (path / "recipe.yaml").is_file():
+            raise FileNotFoundError(
+                f"init_from: the run {path} has no model yet; finish it with kedge train --resume {path}"
+            )
+    if Path(init_from).exists():
+        raise FileNotFoundError(f"init_from: {init_from} holds no model (no config.json that kedge.save wrote)")
+    import timm
+
+    from kedge import networks
+
+    name = init_from.removeprefix("timm/")
+    if timm.is_model(name) or name.removeprefix("torchvision/") in networks.names():
+        return None
+    known = [p.name for p in Path(Recipe.runs).iterdir() if p.is_dir()] if Path(Recipe.runs).is_dir() else []
+    raise FileNotFoundError(
+        f"init_from: {init_from!r} is no run, no model folder and no network of timm."
+        f"{near(init_from, [*known, *timm.list_models(pretrained=True)])}"
+    )
+
+
+def _published(recipe: Recipe) -> Recipe:
+    assert recipe.init_from is not None
+    name = recipe.init_from.removeprefix("timm/")
+    if recipe.model not in ("auto", name):
+        raise ValueError(f"the model is {recipe.model} and init_from says {name}: leave out model")
+    if recipe.pretrained is False:
+        raise ValueError(f"init_from {name} starts from published weights, and pretrained: false says not to")
+    anchored = True if recipe.anchored is None else recipe.anchored
+    return replace(recipe, model=name, pretrained=True, data=recipe.data or "digits", anchored=anchored)
+
+
+def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
+    """The model of init_from with the classes of `train`, anchored if the recipe says so; None for published weights.
+
+    Raises:
+        ValueError: for other classes, channels or sizes, or a network without a name to make it again by.
+    """
+    folder = find_start(recipe.init_from) if recipe.init_from is not None else None
+    if folder is None:
+        return None
+    model = checkpoint.load(folder)
+    if model.task != "classification":
+        raise ValueError(f"init_from: {recipe.init_from} is a model for {model.task}, and this is classification")
+    _check_classes(recipe, model, train)
+    if tuple(model.input_shape) != tuple(train.image_shape):
+        c, h, w = train.image_shape
+        raise ValueError(
+            f"init_from: {recipe.init_from} takes images of {'x'.join(map(str, model.input_shape))} (C, H, W), the "
+            f"images are {c}x{h}x{w}" + ("; set image_size" if c == model.input_shape[0] else "")
+        )
+    name, _ = _named(model)
+    if recipe.model not in ("auto", name):
+        raise ValueError(f"the model is {recipe.model}, but {recipe.init_from} is a {name}: leave out model")
+    # A temperature and a threshold were fitted to the logits of the weights that are trained now.
+    for step in list(model.steps):
+        model.remove_step(step)
+    model.reject = None
+    if recipe.anchored and not isinstance(model, AnchoredModel):
+        wide = anchor(model.network, mean=_flat(model.mean), std=_flat(model.std), example=model.input_shape)
+        seed = derive_seed(recipe.seed, "references") % 2**31
+        wide.references = choose_references(train, recipe.references, recipe.choose, seed)
+        model = wide
+    model.class_names = list(train.class_names)
+    return model.train()
+
+
+def resolve_start(recipe: Recipe, model: PixelModel) -> Recipe:
+    """The recipe with the network, and the size of the bank, of the model that is started from."""
+    name, arguments = _named(model)
+    count = len(model.references) if isinstance(model, AnchoredModel) else recipe.references
+    return replace(recipe, model=name, arguments=arguments, references=count, pretrained=False)
+
+
+def earlier_passes(recipe: Recipe) -> float | None:
+    """Forward and backward passes that training the model in init_from took; None where that is not on record."""
+    folder = find_start(recipe.init_from) if recipe.init_from is not None else None
+    run = _run_of(folder) if folder is not None else None
+    if run is None:
+        return None
+    try:
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        if "cost" in facts:
+            return float(facts["cost"]["passes"]) + float(facts["cost"]["earlier"] or 0)
+        return float(_recipe_of(run)["epochs"]) * float(facts["data"]["train"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:
+    theirs, ours = model.class_names, list(train.class_names)
+    if theirs is None and model.num_outputs == len(ours):
+        return
+    if theirs != ours:
+        had = theirs if theirs is not None else [f"{model.num_outputs} outputs without names"]
+        missing, extra = [c for c in ours if c not in had], [c for c in had if c not in ours]
+        how = "; ".join(
+            f"{what} {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+            for what, names in (("the data also has", missing), ("the model also has", extra))
+            if names
+        )
+        raise ValueError(
+            f"init_from: the {len(had)} classes of {recipe.init_from} are not the {len(ours)} of {train.name}: "
+            f"{how or 'they are in another order'}. Name the model's classes in classes, or start from weights "
+            "without a head of other classes"
+        )
+
+
+def _named(model: PixelModel) -> tuple[str, dict[str, Any]]:
+    made = getattr(model.network, "kedge_architecture", None)
+    if made is None:
+        raise ValueError(
+            f"init_from: {type(model.network).__name__} has no name in timm or torchvision, so that the run could not "
+            "be resumed; train it with an objective in a loop of your own"
+        )
+    given = {k: v for k, v in made["arguments"].items() if k not in ("num_classes", "in_chans")}
+    return (made["name"] if made["library"] == "timm" else f"torchvision/{made['name']}"), given
+
+
+def _run_of(folder: Path) -> Path | None:
+    parent = folder.resolve().parent
+    return parent if folder.resolve().name in OWN and (parent / "recipe.yaml").is_file() else None
+
+
+def _recipe_of(run: Path) -> dict[str, Any]:
+    loaded = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _flat(values: Any) -> list[float]:
+    return [float(v) for v in values.flatten().tolist()]
