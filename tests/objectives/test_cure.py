@@ -303,7 +303,7 @@ def test_the_model_is_found_inside_views():
     assert bare(Recorded(BoundReferences(nn.DataParallel(net), IMAGES, None, None))) is net
 
 
-def test_float16_layers_do_not_round_the_prominence_to_zero(model):
+def test_mixed_precision_masks_as_many(model):
     ours = CURE(CrossEntropy(), shift, consistency=0)
     with torch.autocast("cpu", torch.bfloat16):
         ours(model, IMAGES, TARGETS).backward()
