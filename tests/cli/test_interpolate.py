@@ -9,6 +9,7 @@ import torch
 import kedge
 from kedge import networks
 from kedge.cli import COMMANDS
+from kedge.cli.models import find
 from kedge.data.corruptions import corrupt
 from kedge.training import Recipe
 from kedge.training.finish import predict_set
@@ -171,6 +172,14 @@ def test_the_result_knows_the_images_of_its_run(command, tuned):
     code, out, _ = command("calibrate", made)
     assert code == 0
     assert "179 images of digits (val)" in out
+
+
+def test_what_a_run_keeps_beside_its_model_knows_the_run(command, tuned):
+    kedge.save(kedge.load(tuned), tuned / "last")
+    _, _, err = command("interpolate", tuned / "start", tuned / "last", "--bn_images", 128, "--out", "made")
+    assert "digits (val): 179 images" in err
+    assert find(str(tuned / "last")).name == "tuned-last"
+    assert find(str(tuned / "model")).name == "tuned"
 
 
 def test_nothing_is_overwritten_unless_told(command, tuned):

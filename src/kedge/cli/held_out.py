@@ -1,7 +1,6 @@
 """What a run trained on, what it held out, and the attack it trained with: for choosing between its models."""
 
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import Source
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
 
     from kedge.attacks import PGD
     from kedge.data import ImageSet
+    from kedge.data.statistics import NormBatches
 
 
 def training_and_validation(source: Source, model: Any, name: str | None) -> "tuple[ImageSet | None, ImageSet]":
@@ -85,41 +85,15 @@ def warn_of_other_split(a: Source, b: Source) -> None:
         )
 
 
-class NormBatches:
-    """Training images, shuffled and augmented as the run did, the same in every pass: for statistics of batch norm.
-
-    Unlike images give unlike statistics: estimated on images that were not augmented, those of a network that was
-    trained on augmented ones do not fit its weights.
-    """
-
-    def __init__(self, images: "ImageSet", augment: str, batch_size: int, workers: int, seed: int) -> None:
-        from kedge.data import training_batches
-
-        self.images = images
-        self.augment = augment
-        self.seed = seed
-        self._batches = training_batches(images, batch_size, seed, augment=augment, workers=workers)
-
-    def __iter__(self) -> Iterator[Any]:
-        from kedge.data import augment_batch, generator
-
-        draws = generator(self.seed, "batch norm")
-        for images, _ in self._batches:
-            small = max(images.shape[2:]) <= 64  # as in training: larger ones are augmented as they are read
-            if small and self.augment != "none":
-                images = augment_batch(images, draws, flip=self.images.mirror)
-            yield images
-
-
 def norm_batches(
     model: Any, train: "ImageSet | None", augment: str, most: int, batch_size: int, workers: int, seed: int
-) -> NormBatches | None:
-    """Whole batches of at most so many training images, a random subset; None for a network without batch norm.
+) -> "NormBatches | None":
+    """Training images for the statistics of batch norm; None for a network without it.
 
     Raises:
         ValueError: if there are no training images.
     """
-    from kedge.evaluation.checks import limited
+    from kedge.data.statistics import NormBatches
     from kedge.weights.batch_norm import tracked
 
     if not tracked(model):
@@ -129,9 +103,7 @@ def norm_batches(
             "the network has batch norm, whose statistics have to be estimated anew on training images, and the data "
             "has no part train: name data that has, with --data"
         )
-    count = min(most, len(train))
-    chosen, _ = limited(train, max(count - count % batch_size, min(count, batch_size)), seed)
-    return NormBatches(chosen, augment, batch_size, workers, seed)
+    return NormBatches(train, batch_size, augment, most, workers, seed)
 
 
 def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], images: "ImageSet") -> "tuple[str, PGD]":

@@ -15,8 +15,8 @@ from kedge.cli.words import radius, separated
 if TYPE_CHECKING:
     import jsonargparse
 
-    from kedge.cli.held_out import NormBatches
     from kedge.data import ImageSet
+    from kedge.data.statistics import NormBatches
 
 PICKS = ("clean", "shifted", "pgd", "mean")
 SHIFT = ["gaussian_noise", "defocus_blur", "fog", "pixelate"]  # one of each kind

@@ -106,8 +106,9 @@ def find(given: str, python: bool = False) -> Source:
         return Source(path / "model", path, path.resolve().name)
     if (path / "config.json").is_file():
         parent = path.resolve().parent
-        if path.resolve().name == "model" and (parent / "recipe.yaml").is_file():
-            return Source(path, parent, parent.name)
+        kept = path.resolve().name
+        if kept in ("model", "start", "last") and (parent / "recipe.yaml").is_file():
+            return Source(path, parent, parent.name if kept == "model" else f"{parent.name}-{kept}")
         return Source(path, None, path.resolve().name)
     if (path / "recipe.yaml").is_file():
         raise FileNotFoundError(

@@ -1,0 +1,53 @@
+"""Training images to estimate the statistics of batch norm on."""
+
+from collections.abc import Iterator
+
+import torch
+
+from kedge.data.augment import augment_batch
+from kedge.data.batches import training_batches
+from kedge.data.seeds import generator
+from kedge.data.sets import ImageSet
+
+
+class NormBatches:
+    """Shuffled training images, augmented as in training, the same in every pass: uint8 `[B, C, H, W]`.
+
+    Unlike images have unlike statistics: those estimated on images as they are do not fit weights that were trained on
+    augmented ones. All batches have one size, as each counts the same.
+
+    Args:
+        images: the training set.
+        batch_size: images of a batch.
+        augment: as in the recipe of the training: "auto", "none", "crop-flip" or "trivial".
+        most: at most so many images, a random subset.
+        workers: processes that decode images.
+        seed: of the subset, the order and the augmentation.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        augment: str = "auto",
+        most: int = 5000,
+        workers: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        count = min(most, len(images))
+        count = max(count - count % batch_size, min(count, batch_size))
+        chosen = torch.randperm(len(images), generator=generator(seed, "batch norm", "images"))[:count]
+        self.images = images.subset(chosen.sort().values)
+        self.augment = augment
+        self.seed = seed
+        self._batches = training_batches(self.images, batch_size, seed, augment=augment, workers=workers)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        draws = generator(self.seed, "batch norm", "augment")
+        for images, _ in self._batches:
+            # Larger images are augmented one by one, as they are read.
+            whole = max(images.shape[2:]) <= 64 and self.augment != "none"
+            yield augment_batch(images, draws, flip=self.images.mirror) if whole else images
