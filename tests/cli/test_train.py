@@ -120,6 +120,11 @@ def test_every_field_is_a_flag(capsys):
     assert Recipe.from_dict(printed(capsys, *flags)) == example
 
 
+def test_dashes_in_flags_are_underscores(capsys):
+    made = printed(capsys, "--batch-size", "8", "--init-from=some-run", "--name", "a-b", "--val_fraction", "0.2")
+    assert (made["batch_size"], made["init_from"], made["name"], made["val_fraction"]) == (8, "some-run", "a-b", 0.2)
+
+
 def test_a_flag_overrides_a_recipe_also_with_its_default(capsys, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("{seed: 7, epochs: 3, anchored: false}")
@@ -139,7 +144,7 @@ def test_what_print_config_prints_is_a_recipe(capsys, tmp_path):
     [
         (["--epocs", "3"], 2, "Did you mean --epochs?"),
         (["--epoch", "3"], 2, "Did you mean --epochs?"),
-        (["--batch-size", "3"], 2, "Did you mean --batch_size?"),
+        (["--batchsize", "3"], 2, "Did you mean --batch_size?"),
         (["--epochs", "ten"], 2, "--epochs cannot be 'ten': expected a whole number or null"),
         (["--epochs"], 2, "expected one argument"),
         (["photos"], 2, "unknown argument: photos"),

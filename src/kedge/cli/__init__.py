@@ -78,9 +78,15 @@ def _parse(parser: Any, arguments: list[str]) -> Any:
     parser.exit_on_error = False  # else jsonargparse prints the whole usage above each error
     parser.allow_abbrev = False
     try:
-        return parser.parse_args(arguments)
+        return parser.parse_args([_underscored(argument) for argument in arguments])
     except ArgumentError as error:
         return _wrong(parser.prog, _readable(str(error), list(parser._option_string_actions)))
+
+
+def _underscored(argument: str) -> str:
+    """`--init-from` is `--init_from`: either way of writing an option is right."""
+    name, equals, value = argument.partition("=")
+    return f"{name.replace('-', '_').replace('__', '--', 1)}{equals}{value}" if name.startswith("--") else argument
 
 
 def _readable(message: str, options: list[str]) -> str:
