@@ -29,7 +29,10 @@ def judge(logits: Tensor, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
 
 
 def image_gradient(losses: Tensor, leaf: Tensor) -> Tensor:
-    """The gradient of each image's loss `[B]` with respect to that image; parameters are not touched."""
+    """The gradient of each image's loss `[B]` with respect to that image, in float32 or better.
+
+    Parameters are not touched.
+    """
     # What float16 layers hand back is far below 1 and would be rounded to zero.
     kind = leaf.device.type
     half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else leaf.dtype
@@ -42,7 +45,8 @@ def image_gradient(losses: Tensor, leaf: Tensor) -> Tensor:
             "the model's logits carry no gradient with respect to the images (an exported or quantised model, or one "
             "that detaches its input); make the images on a model that has one and judge them on this one (transfer)"
         )
-    return gradient / scale
+    # Divided in float16, it would be rounded to zero after all.
+    return gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / scale
 
 
 def check_ball(eps: float, norm: str) -> None:
