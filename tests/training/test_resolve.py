@@ -62,7 +62,18 @@ def test_transformers_get_adamw_and_convolutions_sgd():
 def test_nothing_is_left_open():
     recipe = resolve_network(resolve_data(resolve_device(started()), 500, SMALL), nn.Linear(1, 1), SMALL)
     open_fields = {k for k, v in vars(recipe).items() if v is None or v == "auto"}
-    assert open_fields == {"name", "classes", "workers", "clip", "ema", "risk", "split_seed", "init_from", "average"}
+    assert open_fields == {
+        "name",
+        "classes",
+        "workers",
+        "clip",
+        "ema",
+        "risk",
+        "split_seed",
+        "eps",
+        "init_from",
+        "average",
+    }
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
         arguments = dict(arguments or {})
         kind = _objective_class(name)
         if "attack" in arguments:
-            arguments["attack"] = make_attack(name, arguments["attack"])
+            arguments["attack"] = make_attack(name, arguments["attack"], recipe.eps)
         if isinstance(arguments.get("reference_set"), Mapping):
             arguments["reference_set"] = _subset(train, arguments["reference_set"])
         if name == "CrossEntropy" and recipe.class_weights == "balanced":
@@ -92,11 +92,18 @@ def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
             what = "it wraps another objective: name one after it" if "inner" in known and objective is None else error
             raise ValueError(f"objective {name} cannot be made with {arguments}: {what}") from error
     assert objective is not None
+    if recipe.eps is not None and not any(isinstance(m, objectives.Attacking) for m in objective.modules()):
+        raise ValueError(
+            f"eps {recipe.eps} is the radius of an attack, and the objective has none: --config robust-finetune has one"
+        )
     return objective
 
 
-def make_attack(objective: str, given: Any) -> Any:
-    """The attack that an objective in a recipe names, `{PGD: {eps: 8/255, steps: 10}}`: a PGD or FGSM."""
+def make_attack(objective: str, given: Any, eps: str | None = None) -> Any:
+    """The attack that an objective in a recipe names, `{PGD: {eps: 8/255, steps: 10}}`: a PGD or FGSM.
+
+    `eps` stands in for the one written there.
+    """
     wanted = given if isinstance(given, Mapping) and len(given) == 1 else {given: {}}
     name, arguments = next(iter(wanted.items()))
     known: dict[str, Any] = {"PGD": attacks.PGD, "FGSM": attacks.FGSM}
@@ -105,7 +112,7 @@ def make_attack(objective: str, given: Any) -> Any:
             f"the attack of {objective} is written {{PGD: {{eps: 8/255, steps: 10}}}} or {{FGSM: {{eps: 8/255}}}}, "
             f"not {given!r}.{near(str(name), known)}"
         )
-    values = {key: _fraction(value) for key, value in (arguments or {}).items()}
+    values = {key: _fraction(value) for key, value in {**(arguments or {}), **({"eps": eps} if eps else {})}.items()}
     try:
         return known[name](**values)
     except TypeError as error:

@@ -41,6 +41,7 @@ class Recipe:
         objective: names inside kedge.objectives, outermost first, each alone or as {name: {argument: value}};
             null: anchored cross-entropy with a quarter of the references masked. An objective that attacks gets
             Anchored with alpha 0 round it where the model is anchored and the list does not say otherwise.
+        eps: radius of the attack in the objective, in pixel units of [0, 1], such as 8/255; null: as the objective says.
         class_weights: `none`, or `balanced` to weigh rare classes up.
         optimizer: `sgd`, `adamw` or `auto`.
         lr: highest learning rate; null: by optimizer and model.
@@ -91,6 +92,7 @@ class Recipe:
     choose: str = "stratified"
     residuals: int = 0
     objective: list[Any] | None = None
+    eps: str | None = None
     class_weights: str = "none"
     optimizer: str = "auto"
     lr: float | None = None
