@@ -63,13 +63,22 @@ def check_ball(eps: float, norm: str) -> None:
 
 
 def check_labels(model: Any, targets: Tensor) -> None:
-    """Raise ValueError for class indices that the model has no output for; waits for the device."""
-    classes = getattr(model, "num_outputs", getattr(model, "num_classes", None))
+    """Raise ValueError for class indices that the model has no output for; waits for the device.
+
+    `model` may be the number of its outputs; of a model that does not say how many it has nothing is known.
+    """
+    classes = model if isinstance(model, int) else getattr(model, "num_outputs", getattr(model, "num_classes", None))
     if targets.ndim != 1 or len(targets) == 0 or not isinstance(classes, int):
         return
     low, high = (int(n) for n in torch.stack(torch.aminmax(targets)).tolist())
     if low < 0 or high >= classes:
         raise ValueError(f"targets must be classes 0 to {classes - 1} of the model, got {low if low < 0 else high}")
+
+
+def check_range(low: float, high: float) -> None:
+    """Raise ValueError unless the lowest and the highest value of images say that they are in [0, 1]."""
+    if not (low >= -1e-4 and high <= 1 + 1e-4):
+        raise ValueError(f"images must be in [0, 1], before normalisation, got [{low:.3g}, {high:.3g}]")
 
 
 def check_batch(images: Tensor, targets: Tensor) -> None:

@@ -14,7 +14,7 @@ from kedge.anchoring import AnchoredModel
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks.ball import ascend, project, random_start, rounded, wide
 from kedge.attacks.bank import Bank
-from kedge.attacks.climb import check_ball, check_batch, check_labels, image_gradient, judge
+from kedge.attacks.climb import check_ball, check_batch, check_labels, check_range, image_gradient, judge
 from kedge.attacks.draws import Draws
 
 LOSSES = ("ce", "margin")
@@ -280,8 +280,7 @@ class _Worst:
         """Raise ValueError where something was not finite or out of range: the only wait for the device."""
         finite = (self.finite & found.isfinite().all()).to(images.dtype)
         low, high, fine = torch.stack([images.amin(), images.amax(), finite]).tolist()
-        if not (low >= -1e-4 and high <= 1 + 1e-4):
-            raise ValueError(f"images must be in [0, 1], before normalisation, got [{low:.3g}, {high:.3g}]")
+        check_range(low, high)
         if not fine:
             raise ValueError(
                 "the loss under attack or its gradient is not finite: look for NaN or infinity in the model's logits"

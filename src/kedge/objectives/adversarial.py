@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks import PGD
-from kedge.attacks.climb import check_labels, image_gradient, judge
+from kedge.attacks.ball import random_start
+from kedge.attacks.climb import check_batch, check_labels, check_range, image_gradient, judge
+from kedge.attacks.draws import Draws
 from kedge.objectives.anchored import Anchored
 from kedge.objectives.basic import Objective, num_outputs
 
@@ -68,6 +70,8 @@ class Attacking(Objective):
                 raise ValueError(f"{other} inside {name} would {what}; put it outside: {other}({name}(...))")
         if not (0 <= hold < 1 and 0 <= ramp <= 1 and hold + ramp <= 1):
             raise ValueError(f"hold and ramp are shares of training, together at most 1, got {hold} and {ramp}")
+        if isinstance(attack, PGD) and attack.targeted:
+            raise ValueError(f"{name} has the true targets, which a targeted attack would make easier: leave it out")
         if (hold or ramp) and not isinstance(attack, PGD):
             raise ValueError(f"hold and ramp change the eps of a PGD or FGSM; {attack!r} is none")
         self.inner = inner
@@ -121,10 +125,22 @@ class Attacking(Objective):
         return made
 
     def _look(self, model: nn.Module, images: Tensor, targets: Tensor) -> None:
+        check_batch(images, targets)
         check_labels(model, targets)
+        if len(images) == 0:
+            return
+        check_range(*torch.stack(torch.aminmax(images)).tolist())
+        start = images.detach()
+        if self.attack.random_start:
+            # Where the attack begins: at the image itself a divergence has no gradient. With draws of its own.
+            radius = self.attack.start * self.attack.eps
+            start = random_start(start, radius, self.attack.norm, Draws(len(images), 0))
         with torch.enable_grad(), evaluating(model):
-            leaf = images.detach().clone().requires_grad_()
-            gradient = image_gradient(judge(model(leaf), targets, self.attack.loss)[0], leaf)
+            leaf = start.clone().requires_grad_()
+            logits = model(leaf)
+            if isinstance(logits, Tensor) and logits.ndim == 2:
+                check_labels(logits.shape[1], targets)
+            gradient = image_gradient(judge(logits, targets, self.attack.loss)[0], leaf)
         vanished = float((gradient.flatten(1).abs().amax(1) == 0).float().mean())
         if vanished > VANISHED:
             warnings.warn(
@@ -191,21 +207,23 @@ class TRADES(Attacking):
     @property
     def passes(self) -> float:
         """Those of the attack, of the clean and of the adversarial loss; the clean answer is a third of one."""
-        return super().passes + (1 + 1 / 3 if self.share else 0)
+        return super().passes + 1 + 1 / 3
 
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The clean loss plus β times the divergence."""
-        if not self._looked:
-            check_labels(model, targets)
-        nearby = self.neighbours(model, images)
+        nearby = self.neighbours(model, images, targets)
         seen = Recorded(model)
         loss = self.inner(seen, images, targets)
         return loss + self.beta * divergence(seen.logits, model(nearby))
 
-    def neighbours(self, model: nn.Module, images: Tensor) -> Tensor:
-        """The images near `images` whose answers differ most from theirs."""
+    def neighbours(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The images near `images` whose answers differ most from theirs; `targets` are only looked at, once."""
+        if not self._looked:
+            check_batch(images, targets)
         with torch.no_grad(), evaluating(model):
             answers = model(images).float().softmax(1)
+        if not self._looked:
+            check_labels(answers.shape[1], targets)
         if torch.is_autocast_enabled(images.device.type):
             # Weights cast under no_grad carry no gradient, and autocast would use them again.
             torch.clear_autocast_cache()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.attacks.climb import check_labels
 from kedge.objectives.adversarial import TRADES, Recorded, divergence
 from kedge.objectives.anchored import BoundReferences
 from kedge.objectives.basic import Objective, unwrapped
@@ -127,10 +126,8 @@ class CURE(TRADES):
 
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The loss; keeps the two gradients that `on_gradients` ranks by."""
-        if not self._looked:
-            check_labels(model, targets)
         ranked = self._ranked(model) if self.mask == "prominence" and torch.is_grad_enabled() else []
-        nearby = self.neighbours(model, images)
+        nearby = self.neighbours(model, images, targets)
         seen = Recorded(model)
         natural = self.inner(seen, images, targets)
         clean = seen.logits
