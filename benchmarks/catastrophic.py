@@ -72,7 +72,9 @@ def train(
         batches.set_epoch(epoch)
         losses, abnormal = [], []
         for batch, targets in batches:
-            loss = objective(model, (batch / 255).contiguous(memory_format=torch.channels_last), targets)
+            pixels = (batch / 255).contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+                loss = objective(model, pixels, targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -118,6 +120,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.1, help="the peak, half way")
+    parser.add_argument("--precision", default="32", choices=("32", "bf16"), help="of training; judged in float32")
+    parser.add_argument("--variant", choices=tuple(VARIANTS), help="one of the two alone")
     parser.add_argument("--eps", type=float, default=16, help="in levels of 255")
     parser.add_argument("--images", type=int, default=5000, help="training images")
     parser.add_argument("--held", type=int, default=200, help="test images that are attacked")
@@ -128,11 +132,11 @@ def main() -> None:
         args.epochs, args.seeds, args.images, args.held = 1, 1, 256, 50
     images = kedge.data.load("cifar10", "train").subset(range(args.images))
     held = kedge.data.load("cifar10", "test").subset(range(args.held))
-    runs: dict[str, list[list[dict[str, float]]]] = {variant: [] for variant in VARIANTS}
-    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    settings = {k: v for k, v in vars(args).items() if k not in ("seeds", "quick", "out")}
+    runs: dict[str, list[list[dict[str, float]]]] = {variant: [] for variant in ([args.variant] if args.variant else VARIANTS)}
+    seconds: dict[str, list[float]] = {variant: [] for variant in ([args.variant] if args.variant else VARIANTS)}
+    settings = {k: v for k, v in vars(args).items() if k not in ("seeds", "quick", "out", "variant")}
     for seed in range(args.seeds):
-        for variant in VARIANTS:
+        for variant in [args.variant] if args.variant else VARIANTS:
             started = time.perf_counter()
             runs[variant].append(train(args, seed, variant, images, held))
             seconds[variant].append(round(time.perf_counter() - started, 1))

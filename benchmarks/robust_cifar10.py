@@ -43,12 +43,12 @@ COLUMNS = ("clean", "PGD-20", "clean, last", "PGD-20, last", "passes per image",
 
 
 def cells(seeds: int) -> list[tuple[int, str, dict[str, Any]]]:
-    """(seed, name, changes to the recipe) in the order in which they run: all of one seed, then the next."""
+    """(seed, name, changes to the recipe) in the order in which they run: seed by seed, the long ones last."""
     every = [
         (f"{start}, {name}", changes) for start in ("fine-tuned", "from scratch") for name, changes in SCHEDULES.items()
     ]
-    every.append(("from scratch, 80 epochs, step", LONG))
-    return [(seed, name, changes) for seed in range(seeds) for name, changes in every]
+    short = [(seed, name, changes) for seed in range(seeds) for name, changes in every]
+    return short + [(seed, "from scratch, 80 epochs, step", LONG) for seed in range(seeds)]
 
 
 def accuracies(model: Any, test: ImageSet) -> tuple[float, float]:

@@ -8,14 +8,12 @@ from safetensors.torch import load_file
 
 import kedge
 from kedge.anchoring import PixelModel
-from kedge.data import training_batches
+from kedge.data.statistics import NormBatches
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run
 from kedge.weights.wise_ft import between
 
 __all__ = ["kept_models"]
-
-BATCHES = 100  # of training images, for the batch-norm statistics of an average
 
 
 def kept_models(run: Run, last: PixelModel, folder: RunFolder) -> tuple[dict[str, PixelModel], dict[str, Any] | None]:
@@ -59,17 +57,9 @@ def _average(run: Run, trained: PixelModel, folder: RunFolder) -> PixelModel:
     assert recipe.average is not None
     assert recipe.batch_size is not None
     start = kedge.load(folder.start).to(trained.mean.device)
-    batches = training_batches(run.train_set, recipe.batch_size, recipe.seed, 0, 1, "none", recipe.workers)
-    few = [images for images, _ in _first(batches)]
-    made: PixelModel = between(start, trained, recipe.average, few, recipe.seed)
+    batches = NormBatches(run.train_set, recipe.batch_size, recipe.augment, workers=recipe.workers, seed=recipe.seed)
+    made: PixelModel = between(start, trained, recipe.average, batches, recipe.seed)
     return made
-
-
-def _first(batches: Any) -> Any:
-    for number, batch in enumerate(batches):
-        if number == BATCHES:
-            return
-        yield batch
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ class Recipe:
         objective: names inside kedge.objectives, outermost first, each alone or as {name: {argument: value}};
             null: anchored cross-entropy with a quarter of the references masked. An objective that attacks gets
             Anchored with alpha 0 round it where the model is anchored and the list does not say otherwise.
-        eps: radius of the attack in the objective, in pixel units of [0, 1], such as 8/255; null: as the objective says.
+        eps: radius of the attack in the objective, in pixel units of [0, 1], such as 8/255; null: what stands there.
         class_weights: `none`, or `balanced` to weigh rare classes up.
         optimizer: `sgd`, `adamw` or `auto`.
         lr: highest learning rate; null: by optimizer and model.
