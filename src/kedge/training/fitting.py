@@ -128,7 +128,7 @@ def _run(
         facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(given or chosen)}
         assert recipe.epochs is not None
         assert recipe.batch_size is not None
-        spent = earlier_passes(recipe) if recipe.init_from is not None else 0.0
+        spent = earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
         cost = cost_of(objective, recipe.epochs, len(train), recipe.batch_size, spent)
         facts["cost"] = asdict(cost)
         if main:

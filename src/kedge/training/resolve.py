@@ -10,7 +10,7 @@ from torch import nn
 from kedge import objectives
 from kedge.training.recipe import Recipe
 
-__all__ = ["resolve_data", "resolve_device", "resolve_network"]
+__all__ = ["has_weights", "resolve_data", "resolve_device", "resolve_network"]
 
 SMALL = 64  # pixels of a side up to which a set is trained from scratch, in memory
 
@@ -65,7 +65,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         augment=("none" if recipe.augment == "none" else "crop-flip") if recipe.augment != "trivial" else "trivial",
         model=model,
         workers=_photo_workers(recipe.device) if recipe.workers is None and not small else recipe.workers,
-        pretrained=_has_weights(model) and not small if recipe.pretrained is None else recipe.pretrained,
+        pretrained=has_weights(model) and not small if recipe.pretrained is None else recipe.pretrained,
         batch_size=batch,
         objective=_anchored_attack(objective) if recipe.anchored else objective,
     )
@@ -120,7 +120,8 @@ def _photo_workers(device: str) -> int:
     return 0 if cores <= 2 and device == "cpu" else min(8, cores)  # on two cores the model needs both
 
 
-def _has_weights(name: str) -> bool:
+def has_weights(name: str) -> bool:
+    """Whether weights were published for a network of timm or torchvision."""
     import timm
 
     from kedge import networks

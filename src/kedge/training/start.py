@@ -11,6 +11,7 @@ from kedge import checkpoint
 from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references
 from kedge.data import ImageSet, derive_seed
 from kedge.training.recipe import Recipe, near
+from kedge.training.resolve import has_weights
 
 __all__ = ["earlier_passes", "inherit", "load_start", "resolve_start"]
 
@@ -41,7 +42,7 @@ def inherit(recipe: Recipe) -> Recipe:
     trained = _recipe_of(run) if run else {}
     if recipe.data is None and "data" not in trained:
         raise ValueError(f"{recipe.init_from} belongs to no run that says what it was trained on: name the data")
-    same = recipe.data in (None, trained.get("data"))
+    same = recipe.data is None or _same_place(recipe.data, trained.get("data"))
     side = config.get("input_shape", [0, 0, 0])[-1]
     filled: dict[str, Any] = {"data": recipe.data or trained.get("data")}
     if recipe.image_size is None:
@@ -85,13 +86,15 @@ def find_start(init_from: str) -> Path | None:
     known = [p.name for p in Path(Recipe.runs).iterdir() if p.is_dir()] if Path(Recipe.runs).is_dir() else []
     raise FileNotFoundError(
         f"init_from: {init_from!r} is no run, no model folder and no network of timm."
-        f"{near(init_from, [*known, *timm.list_models(pretrained=True)])}"
+        f"{near(init_from, [*known, *timm.list_models(), *timm.list_models(pretrained=True)])}"
     )
 
 
 def _published(recipe: Recipe) -> Recipe:
     assert recipe.init_from is not None
     name = recipe.init_from.removeprefix("timm/")
+    if not has_weights(name):
+        raise ValueError(f"init_from: no weights were published for {name!r}, there is nothing to start from")
     if recipe.model not in ("auto", name):
         raise ValueError(f"the model is {recipe.model} and init_from says {name}: leave out model")
     if recipe.pretrained is False:
@@ -146,15 +149,24 @@ def earlier_passes(recipe: Recipe) -> float | None:
     """Forward and backward passes that training the model in init_from took; None where that is not on record."""
     folder = find_start(recipe.init_from) if recipe.init_from is not None else None
     run = _run_of(folder) if folder is not None else None
-    if run is None:
+    if folder is None or run is None:
         return None
     try:
         facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
         if "cost" in facts:
-            return float(facts["cost"]["passes"]) + float(facts["cost"]["earlier"] or 0)
+            before = facts["cost"]["earlier"]
+            own = 0.0 if folder.name == "start" else float(facts["cost"]["passes"])
+            return None if before is None else own + float(before)
         return float(_recipe_of(run)["epochs"]) * float(facts["data"]["train"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _same_place(data: str, other: str | None) -> bool:
+    """Whether two recipes name the same data; a folder can be spelled in many ways."""
+    if data == other or other is None:
+        return data == other
+    return Path(data).exists() and Path(other).exists() and Path(data).resolve() == Path(other).resolve()
 
 
 def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:
