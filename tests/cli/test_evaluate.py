@@ -4,10 +4,13 @@ import json
 
 import pytest
 import torch
+import yaml
 
 import kedge
 from kedge import networks
 from kedge.cli import evaluate, words
+from kedge.cli.evaluate import _trained_eps
+from kedge.cli.models import Source
 
 
 @pytest.fixture
@@ -233,3 +236,24 @@ def test_parts_that_failed_change_the_exit_status(command, run_folder, monkeypat
     code, _, err = command("evaluate", run_folder, "--shift", "none", "--attack", "pgd", "--limit", 30)
     assert code == 3
     assert "first, attacks: RuntimeError: no luck" in err
+
+
+def test_the_radius_is_that_of_the_training(tmp_path):
+    def source(name, **recipe):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        return Source(tmp_path / name, tmp_path / name, name)
+
+    def objective(**attack):
+        return [{"Adversarial": {"attack": {"PGD": attack}}}, "CrossEntropy"]
+
+    clean = source("clean", objective=["CrossEntropy"])
+    eight, again = source("a", objective=objective(eps="8/255")), source("b", objective=objective(eps="8/255"))
+    four = source("c", objective=objective(eps="8/255"), eps="4/255")
+    round_ = source("d", objective=objective(eps=0.5, norm="l2"))
+    assert _trained_eps({"clean": clean}, "linf") is None
+    assert _trained_eps({"clean": clean, "a": eight, "b": again}, "linf") == "8/255"
+    assert _trained_eps({"c": four}, "linf") == "4/255"
+    assert _trained_eps({"a": eight, "c": four}, "linf") is None
+    assert _trained_eps({"d": round_}, "linf") is None
+    assert _trained_eps({"a": eight, "d": round_}, "l2") == "0.5"

@@ -3,12 +3,13 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.models import MODELS_HELP, find_groups
+from kedge.cli.held_out import trained_attack
+from kedge.cli.models import MODELS_HELP, Source, find_groups
 from kedge.cli.sets import default_workers, load_data, load_outside, load_training, shifts_of
 from kedge.cli.words import (
     SCORES,
@@ -114,7 +115,8 @@ def parser() -> "jsonargparse.ArgumentParser":
         "--eps",
         type=str | None,
         default=None,
-        help="radius of the attacks in pixel units, such as 8/255; null: 8/255 up to 64 px, else 4/255; 0.5 for l2",
+        help="radius of the attacks in pixel units, such as 8/255; null: what the models were trained against, else "
+        "8/255 up to 64 px, 4/255 above; 0.5 for l2",
     )
     add("--norm", choices=["linf", "l2"], default="linf", help="of the attacks")
     add("--steps", type=int, default=20, help="of PGD")
@@ -142,13 +144,26 @@ def parser() -> "jsonargparse.ArgumentParser":
     return made
 
 
+def _trained_eps(sources: Mapping[str, Source], norm: str) -> str | None:
+    """The radius that the runs were trained against, where those that were agree on one."""
+    trained = [attack for source in sources.values() if (attack := trained_attack(source.recipe())).get("eps")]
+    found = {str(attack["eps"]) for attack in trained if attack.get("norm", "linf") == norm}
+    if len(found) != 1:
+        return None
+    (eps,) = found
+    print(f"--eps {eps}: what the models were trained against", file=sys.stderr)
+    return eps
+
+
 def run(config: "jsonargparse.Namespace") -> int:
     """Evaluate, print and write; 3 where some parts could not be measured."""
     started = time.perf_counter()
     sources, groups = find_groups(config.models)
     chosen = choose_scores(separated(config.scores))
-    eps = radius(config.eps)
     attacks = separated(config.attack)
+    eps = radius(config.eps)
+    if eps is None and attacks != ["none"]:
+        eps = radius(_trained_eps(sources, config.norm))
     severities = whole_numbers(config.severities)
     check_words(attacks, severities)
     check_sets(separated(config.ood), separated(config.near))

@@ -127,5 +127,6 @@ def trained_attack(recipe: dict[str, Any]) -> dict[str, Any]:
         for arguments in entry.values() if isinstance(entry, dict) else []:
             attack = (arguments or {}).get("attack")
             if isinstance(attack, dict):
-                return dict(next(iter(attack.values()), None) or {})
+                own = {} if recipe.get("eps") is None else {"eps": recipe["eps"]}
+                return {**dict(next(iter(attack.values()), None) or {}), **own}
     return {}
