@@ -27,7 +27,8 @@ class Recipe:
         val_fraction: part of the training images held out for validation, if the data has no such split.
         split_seed: which images those are; null: the seed, and with a run in init_from the images that it held out.
         classes: train on these classes only; null: all.
-        augment: `auto`, `none`, `crop-flip`, or `trivial` (photos: TrivialAugment as well).
+        augment: `auto`, `none`, `crop-flip`, or `trivial` (photos: TrivialAugment as well); auto: as the run in
+            init_from was, else crop-flip.
         workers: processes that read images; null: as many as make sense here.
         model: a timm or torchvision name, or `auto`.
         arguments: further arguments of the network, such as {width: 16}.

@@ -81,8 +81,8 @@ def resolve_network(recipe: Recipe, network: nn.Module, image_shape: tuple[int, 
     started = recipe.pretrained or recipe.init_from is not None
     slow = recipe.schedule.startswith("slow-start")
     if lr is None and optimizer == "sgd":  # linear in the batch size (Goyal et al., 2017)
-        # After a slow start half the rate of a training from scratch does no harm.
-        lr = (0.1 if not started else 0.05 if slow else 0.02) * recipe.batch_size / 128
+        # After a slow start the rate of a training from scratch does no harm, and adversarial training needs it.
+        lr = (0.1 if slow or not started else 0.02) * recipe.batch_size / 128
     elif lr is None:
         lr = 1e-4 if started else 1e-3
     if decay is None:

@@ -15,11 +15,11 @@ from kedge.training.resolve import has_weights
 
 __all__ = ["earlier_passes", "inherit", "load_start", "resolve_start"]
 
-OWN = ("model", "last", "start")  # the model folders inside a run
+OWN = ("model", "best", "last", "start")  # the model folders inside a run
 
 
 def inherit(recipe: Recipe) -> Recipe:
-    """Fill in what init_from decides before data is read: data, size, classes and the images held out, or a network.
+    """Fill in what init_from decides before data is read: data, size, augmentation, classes and the images held out.
 
     Of a run on the same data the validation images are held out again: the model never saw them.
 
@@ -61,6 +61,8 @@ def inherit(recipe: Recipe) -> Recipe:
             filled[key] = theirs
         if recipe.classes is None:
             filled["classes"] = trained.get("classes")
+        if recipe.augment == "auto":
+            filled["augment"] = trained.get("augment", "auto")
     return replace(recipe, **filled)
 
 
