@@ -107,7 +107,7 @@ def find(given: str, python: bool = False) -> Source:
     if (path / "config.json").is_file():
         parent = path.resolve().parent
         kept = path.resolve().name
-        if kept in ("model", "start", "last") and (parent / "recipe.yaml").is_file():
+        if kept in ("model", "best", "last", "start") and (parent / "recipe.yaml").is_file():
             return Source(path, parent, parent.name if kept == "model" else f"{parent.name}-{kept}")
         return Source(path, None, path.resolve().name)
     if (path / "recipe.yaml").is_file():

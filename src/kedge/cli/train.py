@@ -84,8 +84,9 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
         share = "" if right is None else f", {100 * right:.1f} % of them right"
         print(f"confidence of {rule['threshold']:.3f} or more: {kept:.0f} % of the images{share}")
     print(f"model:  {result.folder / 'model'}")
-    if (result.folder / "last" / "config.json").is_file():
-        print(f"last:   {result.folder / 'last'}")
+    for other in ("best", "last"):
+        if (result.folder / other / "config.json").is_file():
+            print(f"{other}:   {result.folder / other}")
     if result.report is not None:
         print(f"report: {result.report}")
     print(f"next:   kedge evaluate {result.folder}    kedge predict {result.folder} IMAGES...")

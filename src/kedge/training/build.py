@@ -104,10 +104,9 @@ def make_attack(objective: str, given: Any, eps: str | None = None) -> Any:
 
     `eps` stands in for the one written there.
     """
-    wanted = given if isinstance(given, Mapping) and len(given) == 1 else {given: {}}
-    name, arguments = next(iter(wanted.items()))
+    name, arguments = next(iter(given.items())) if isinstance(given, Mapping) and len(given) == 1 else (given, {})
     known: dict[str, Any] = {"PGD": attacks.PGD, "FGSM": attacks.FGSM}
-    if name not in known or not isinstance(arguments, Mapping | None):
+    if not isinstance(name, str) or name not in known or not isinstance(arguments, Mapping | None):
         raise ValueError(
             f"the attack of {objective} is written {{PGD: {{eps: 8/255, steps: 10}}}} or {{FGSM: {{eps: 8/255}}}}, "
             f"not {given!r}.{near(str(name), known)}"

@@ -69,7 +69,8 @@ class EpochRows(Callback):
 
     def _watch(self, earlier: list[float], row: dict[str, Any], module: Run) -> None:
         """Keep the weights that are best under attack, the first of equals; say so when robustness breaks down."""
-        best, now = max(earlier, default=-1.0), row["val_pgd"]
+        # In the digits of metrics.csv, or what was rounded down there would be beaten by itself.
+        best, now = max(earlier, default=-1.0), float(f"{row['val_pgd']:.6g}")
         if now > best:
             state = {k: v.detach().cpu().contiguous().clone() for k, v in module.evaluated.state_dict().items()}
             with whole(self.folder.best) as temporary:

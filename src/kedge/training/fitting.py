@@ -240,12 +240,14 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> R
     if main:
         if skipped := len(run.train_set.report.skipped):
             log.warning("unreadable images of %s that were left out: %d", run.train_set.name, skipped)
-        if "last" in models:
-            kedge.save(models["last"], folder.last)
+        beside = [name for name in models if name != "model"]
+        for name in beside:
+            kedge.save(models[name], folder.path / name)
         kedge.save(model, folder.model)
         facts = {**facts, "validation": validation, "reject": model.reject, "steps": model.steps}
-        if "last" in models:
-            facts |= {"robust": robust, "validation_last": found["last"]}
+        facts |= {f"validation_{name}": found[name] for name in beside}
+        if robust is not None:
+            facts["robust"] = robust
         facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         folder.write_facts(facts)
         folder.best.unlink(missing_ok=True)

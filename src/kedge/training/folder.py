@@ -27,7 +27,7 @@ class RunFolder:
     """`runs/NAME/` with recipe.yaml, run.json, metrics.csv, last.ckpt, model/ and report.html.
 
     A run with init_from has the model it began from in start/; one that attacks its validation images keeps the best
-    weights so far in best.safetensors, and in the end the model that is not model/ in last/.
+    weights so far in best.safetensors, and in the end the model that is not model/ in last/, or best/.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,6 @@ class RunFolder:
         self.checkpoint = path / "last.ckpt"
         self.model = path / "model"
         self.start = path / "start"
-        self.last = path / "last"
         self.best = path / "best.safetensors"
         self.report = path / "report.html"
 

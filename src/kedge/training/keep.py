@@ -4,6 +4,7 @@ import copy
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import kedge
@@ -17,7 +18,7 @@ __all__ = ["kept_models"]
 
 
 def kept_models(run: Run, last: PixelModel, folder: RunFolder) -> tuple[dict[str, PixelModel], dict[str, Any] | None]:
-    """The models to save, "model" and where there are two also "last", and the record of their robustness.
+    """The models to save, "model" and where there are two also "last" or "best", and the record of their robustness.
 
     `last` holds the weights of the last epoch. The record is None unless validation images were attacked.
     """
@@ -35,12 +36,11 @@ def kept_models(run: Run, last: PixelModel, folder: RunFolder) -> tuple[dict[str
             "kept": recipe.keep,
             **{name: _row(row) for name, row in (("best", top), ("last", rows[-1]))},
         }
-        if recipe.keep == "best":
-            best = last
-            if top is not rows[-1]:
-                best = copy.deepcopy(last)
-                best.load_state_dict(load_file(folder.best))
-            models = {"model": best, "last": last}
+        # A copy also where the best is the last: each gets a temperature and a threshold of its own.
+        best = copy.deepcopy(last)
+        if top is not rows[-1]:
+            best.load_state_dict(_weights(folder, top["epoch"]))
+        models = {"model": best, "last": last} if recipe.keep == "best" else {"model": last, "best": best}
     if recipe.average is not None:
         models = {"model": _average(run, models["model"], folder), "last": last}
         if attack is not None and record is not None:
@@ -50,6 +50,16 @@ def kept_models(run: Run, last: PixelModel, folder: RunFolder) -> tuple[dict[str
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     return {"epoch": row["epoch"], "accuracy": row["val_accuracy"], "pgd": row["val_pgd"]}
+
+
+def _weights(folder: RunFolder, epoch: int) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(folder.best)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder.best}, the weights of epoch {epoch} that were best under attack, cannot be read ({error}). "
+            f"Delete {folder.checkpoint} to train again from the start with --resume {folder.path}"
+        ) from error
 
 
 def _average(run: Run, trained: PixelModel, folder: RunFolder) -> PixelModel:
