@@ -50,8 +50,8 @@ class CURE(TRADES):
         layers: conserve only in parameters whose name contains one of these, such as ("conv1",); None: all.
         mask: "prominence"; "random": the same share, drawn anew at each step, which is the control; "none".
         consistency: γ; 0 makes no copy of the model.
-        decay: d. The copy reaches back over 1 / ((1 - d) r) steps, 5,000 by default: in a much shorter run it stays near
-            the clean model.
+        decay: d. The copy reaches back over 1 / ((1 - d) r) steps, 5,000 by default: in a much shorter run it stays
+            near the clean model.
         update_probability: r. The authors let it fall in the course of training, and do not say how.
         generator: for the random starts, the updates and the random mask. None: torch's global one.
         hold, ramp: as of `TRADES`.
