@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ import kedge
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
-from kedge.networks import PretrainedUnavailable
-from kedge.training.build import load_sets, make_model, make_network, make_objective
+from kedge.training.begin import begin
+from kedge.training.build import load_sets, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint
 from kedge.training.cost import Cost, cost_of
 from kedge.training.finish import predict_logits, reject_rule, write_run_report
@@ -30,8 +30,8 @@ from kedge.training.folder import RunFolder, surroundings
 from kedge.training.keep import kept_models
 from kedge.training.module import Run, attacks
 from kedge.training.recipe import Recipe, load_recipe
-from kedge.training.resolve import resolve_data, resolve_device, resolve_network
-from kedge.training.start import earlier_passes, inherit, load_start, resolve_start
+from kedge.training.resolve import resolve_device, resolve_network
+from kedge.training.start import earlier_passes, inherit
 from kedge.training.stops import explained
 from kedge.training.temperature import calibrate
 
@@ -115,7 +115,7 @@ def _run(
     recipe = resolve_device(chosen)
     train, val = sets or load_sets(recipe)
     checkpoint = earlier.checkpoint if earlier and earlier.checkpoint.is_file() else None
-    model, recipe = _model(recipe, train, earlier, checkpoint is not None)
+    model, recipe = begin(recipe, train, earlier, checkpoint is not None)
     recipe = resolve_network(recipe, model.network, train.image_shape)
     objective = make_objective(recipe, train)
     data = {"train": len(train), "val": len(val), "image_shape": list(train.image_shape), "classes": train.class_names}
@@ -154,39 +154,6 @@ def _run(
         if words is None:
             raise
         raise words from error
-
-
-def _model(
-    recipe: Recipe, train: ImageSet, earlier: RunFolder | None, has_checkpoint: bool
-) -> tuple[PixelModel, Recipe]:
-    """The model to train: that of init_from, or a network made by the recipe; and the recipe with what it decides."""
-    count, shape = len(train), train.image_shape
-    stored = earlier is not None and (earlier.start / "config.json").is_file()
-    if earlier is not None and stored:
-        return kedge.load(earlier.start).train(), resolve_data(recipe, count, shape)
-    start = load_start(recipe, train)
-    if start is not None:
-        return start, resolve_data(resolve_start(recipe, start), count, shape)
-    recipe = resolve_data(recipe, count, shape)
-    network, recipe = _network(recipe, train, has_checkpoint)
-    return make_model(recipe, network, train), recipe
-
-
-def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.Module, Recipe]:
-    """The network; where published weights cannot be had that is said, and the recipe becomes one without them."""
-    if has_checkpoint:  # which holds the weights
-        return make_network(replace(recipe, pretrained=False), train), recipe
-    try:
-        return make_network(recipe, train), recipe
-    except PretrainedUnavailable as error:
-        if recipe.init_from is not None:
-            raise ValueError(f"init_from: {error}. There is nothing to start from") from error
-        log.warning(
-            "\n  *** %s\n  *** TRAINING FROM RANDOM WEIGHTS instead: expect a much lower accuracy, and train longer.\n",
-            error,
-        )
-        recipe = replace(recipe, pretrained=False)
-        return make_network(recipe, train), recipe
 
 
 def _train(run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool, main: bool) -> RunFolder:

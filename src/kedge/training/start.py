@@ -7,13 +7,10 @@ from typing import Any
 
 import yaml
 
-from kedge import checkpoint
-from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references
-from kedge.data import ImageSet, derive_seed
 from kedge.training.recipe import Recipe, near
 from kedge.training.resolve import has_weights
 
-__all__ = ["earlier_passes", "inherit", "load_start", "resolve_start"]
+__all__ = ["earlier_passes", "find_start", "inherit"]
 
 OWN = ("model", "best", "last", "start")  # the model folders inside a run
 
@@ -105,48 +102,6 @@ def _published(recipe: Recipe) -> Recipe:
     return replace(recipe, model=name, pretrained=True, data=recipe.data or "digits", anchored=anchored)
 
 
-def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
-    """The model of init_from with the classes of `train`, anchored if the recipe says so; None for published weights.
-
-    Raises:
-        ValueError: for other classes, channels or sizes, or a network without a name to make it again by.
-    """
-    folder = find_start(recipe.init_from) if recipe.init_from is not None else None
-    if folder is None:
-        return None
-    model = checkpoint.load(folder)
-    if model.task != "classification":
-        raise ValueError(f"init_from: {recipe.init_from} is a model for {model.task}, and this is classification")
-    _check_classes(recipe, model, train)
-    if tuple(model.input_shape) != tuple(train.image_shape):
-        c, h, w = train.image_shape
-        raise ValueError(
-            f"init_from: {recipe.init_from} takes images of {'x'.join(map(str, model.input_shape))} (C, H, W), the "
-            f"images are {c}x{h}x{w}" + ("; set image_size" if c == model.input_shape[0] else "")
-        )
-    name, _ = _named(model)
-    if recipe.model not in ("auto", name):
-        raise ValueError(f"the model is {recipe.model}, but {recipe.init_from} is a {name}: leave out model")
-    # A temperature and a threshold were fitted to the logits of the weights that are trained now.
-    for step in list(model.steps):
-        model.remove_step(step)
-    model.reject = None
-    if recipe.anchored and not isinstance(model, AnchoredModel):
-        wide = anchor(model.network, mean=_flat(model.mean), std=_flat(model.std), example=model.input_shape)
-        seed = derive_seed(recipe.seed, "references") % 2**31
-        wide.references = choose_references(train, recipe.references, recipe.choose, seed)
-        model = wide
-    model.class_names = list(train.class_names)
-    return model.train()
-
-
-def resolve_start(recipe: Recipe, model: PixelModel) -> Recipe:
-    """The recipe with the network, and the size of the bank, of the model that is started from."""
-    name, arguments = _named(model)
-    count = len(model.references) if isinstance(model, AnchoredModel) else recipe.references
-    return replace(recipe, model=name, arguments=arguments, references=count, pretrained=False)
-
-
 def earlier_passes(recipe: Recipe) -> float | None:
     """Forward and backward passes that training the model in init_from took; None where that is not on record."""
     folder = find_start(recipe.init_from) if recipe.init_from is not None else None
@@ -171,36 +126,6 @@ def _same_place(data: str, other: str | None) -> bool:
     return Path(data).exists() and Path(other).exists() and Path(data).resolve() == Path(other).resolve()
 
 
-def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:
-    theirs, ours = model.class_names, list(train.class_names)
-    if theirs is None and model.num_outputs == len(ours):
-        return
-    if theirs != ours:
-        had = theirs if theirs is not None else [f"{model.num_outputs} outputs without names"]
-        missing, extra = [c for c in ours if c not in had], [c for c in had if c not in ours]
-        how = "; ".join(
-            f"{what} {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-            for what, names in (("the data also has", missing), ("the model also has", extra))
-            if names
-        )
-        raise ValueError(
-            f"init_from: the {len(had)} classes of {recipe.init_from} are not the {len(ours)} of {train.name}: "
-            f"{how or 'they are in another order'}. Name the model's classes in classes, or start from weights "
-            "without a head of other classes"
-        )
-
-
-def _named(model: PixelModel) -> tuple[str, dict[str, Any]]:
-    made = getattr(model.network, "kedge_architecture", None)
-    if made is None:
-        raise ValueError(
-            f"init_from: {type(model.network).__name__} has no name in timm or torchvision, so that the run could not "
-            "be resumed; train it with an objective in a loop of your own"
-        )
-    given = {k: v for k, v in made["arguments"].items() if k not in ("num_classes", "in_chans")}
-    return (made["name"] if made["library"] == "timm" else f"torchvision/{made['name']}"), given
-
-
 def _run_of(folder: Path) -> Path | None:
     parent = folder.resolve().parent
     return parent if folder.resolve().name in OWN and (parent / "recipe.yaml").is_file() else None
@@ -209,7 +134,3 @@ def _run_of(folder: Path) -> Path | None:
 def _recipe_of(run: Path) -> dict[str, Any]:
     loaded = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     return loaded if isinstance(loaded, dict) else {}
-
-
-def _flat(values: Any) -> list[float]:
-    return [float(v) for v in values.flatten().tolist()]

@@ -1,0 +1,130 @@
+"""The model that a run trains: a network made by the recipe, or a model that was trained before."""
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from kedge import checkpoint
+from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references
+from kedge.data import ImageSet, derive_seed
+from kedge.networks import PretrainedUnavailable
+from kedge.training.build import make_model, make_network
+from kedge.training.folder import RunFolder
+from kedge.training.recipe import Recipe
+from kedge.training.resolve import resolve_data
+from kedge.training.start import find_start
+
+__all__ = ["begin", "load_start", "resolve_start"]
+
+log = logging.getLogger("kedge")
+
+
+def begin(
+    recipe: Recipe, train: ImageSet, earlier: RunFolder | None, has_checkpoint: bool
+) -> tuple[PixelModel, Recipe]:
+    """The model to train: that of init_from, or a network made by the recipe; and the recipe with what it decides."""
+    count, shape = len(train), train.image_shape
+    stored = earlier is not None and (earlier.start / "config.json").is_file()
+    if earlier is not None and stored:
+        return checkpoint.load(earlier.start).train(), resolve_data(recipe, count, shape)
+    start = load_start(recipe, train)
+    if start is not None:
+        return start, resolve_data(resolve_start(recipe, start), count, shape)
+    recipe = resolve_data(recipe, count, shape)
+    network, recipe = _network(recipe, train, has_checkpoint)
+    return make_model(recipe, network, train), recipe
+
+
+def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
+    """The model of init_from with the classes of `train`, anchored if the recipe says so; None for published weights.
+
+    Raises:
+        ValueError: for other classes, channels or sizes, or a network without a name to make it again by.
+    """
+    folder = find_start(recipe.init_from) if recipe.init_from is not None else None
+    if folder is None:
+        return None
+    model = checkpoint.load(folder)
+    if model.task != "classification":
+        raise ValueError(f"init_from: {recipe.init_from} is a model for {model.task}, and this is classification")
+    _check_classes(recipe, model, train)
+    if tuple(model.input_shape) != tuple(train.image_shape):
+        c, h, w = train.image_shape
+        raise ValueError(
+            f"init_from: {recipe.init_from} takes images of {'x'.join(map(str, model.input_shape))} (C, H, W), the "
+            f"images are {c}x{h}x{w}" + ("; set image_size" if c == model.input_shape[0] else "")
+        )
+    name, _ = _named(model)
+    if recipe.model not in ("auto", name):
+        raise ValueError(f"the model is {recipe.model}, but {recipe.init_from} is a {name}: leave out model")
+    # A temperature and a threshold were fitted to the logits of the weights that are trained now.
+    for step in list(model.steps):
+        model.remove_step(step)
+    model.reject = None
+    if recipe.anchored and not isinstance(model, AnchoredModel):
+        wide = anchor(model.network, mean=_flat(model.mean), std=_flat(model.std), example=model.input_shape)
+        seed = derive_seed(recipe.seed, "references") % 2**31
+        wide.references = choose_references(train, recipe.references, recipe.choose, seed)
+        model = wide
+    model.class_names = list(train.class_names)
+    return model.train()
+
+
+def resolve_start(recipe: Recipe, model: PixelModel) -> Recipe:
+    """The recipe with the network, and the size of the bank, of the model that is started from."""
+    name, arguments = _named(model)
+    count = len(model.references) if isinstance(model, AnchoredModel) else recipe.references
+    return replace(recipe, model=name, arguments=arguments, references=count, pretrained=False)
+
+
+def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.Module, Recipe]:
+    """The network; where published weights cannot be had that is said, and the recipe becomes one without them."""
+    if has_checkpoint:  # which holds the weights
+        return make_network(replace(recipe, pretrained=False), train), recipe
+    try:
+        return make_network(recipe, train), recipe
+    except PretrainedUnavailable as error:
+        if recipe.init_from is not None:
+            raise ValueError(f"init_from: {error}. There is nothing to start from") from error
+        log.warning(
+            "\n  *** %s\n  *** TRAINING FROM RANDOM WEIGHTS instead: expect a much lower accuracy, and train longer.\n",
+            error,
+        )
+        recipe = replace(recipe, pretrained=False)
+        return make_network(recipe, train), recipe
+
+
+def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:
+    theirs, ours = model.class_names, list(train.class_names)
+    if theirs is None and model.num_outputs == len(ours):
+        return
+    if theirs != ours:
+        had = theirs if theirs is not None else [f"{model.num_outputs} outputs without names"]
+        missing, extra = [c for c in ours if c not in had], [c for c in had if c not in ours]
+        how = "; ".join(
+            f"{what} {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
+            for what, names in (("the data also has", missing), ("the model also has", extra))
+            if names
+        )
+        raise ValueError(
+            f"init_from: the {len(had)} classes of {recipe.init_from} are not the {len(ours)} of {train.name}: "
+            f"{how or 'they are in another order'}. Name the model's classes in classes, or start from weights "
+            "without a head of other classes"
+        )
+
+
+def _named(model: PixelModel) -> tuple[str, dict[str, Any]]:
+    made = getattr(model.network, "kedge_architecture", None)
+    if made is None:
+        raise ValueError(
+            f"init_from: {type(model.network).__name__} has no name in timm or torchvision, so that the run could not "
+            "be resumed; train it with an objective in a loop of your own"
+        )
+    given = {k: v for k, v in made["arguments"].items() if k not in ("num_classes", "in_chans")}
+    return (made["name"] if made["library"] == "timm" else f"torchvision/{made['name']}"), given
+
+
+def _flat(values: Any) -> list[float]:
+    return [float(v) for v in values.flatten().tolist()]
