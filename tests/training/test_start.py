@@ -94,10 +94,18 @@ def test_a_plain_model_is_anchored_without_a_change_of_what_it_says(home):
 
 def test_an_anchored_model_keeps_its_bank(home):
     source = kedge.load(home / "anchored")
-    model, recipe = started(init_from=str(home / "anchored"), references=9, seed=8, choose="mean")
+    model, recipe = started(init_from=str(home / "anchored"), seed=8)
     assert same(model, source)
     assert recipe.anchored is True
     assert torch.equal(model.references, source.references)
+
+
+@pytest.mark.parametrize(
+    "given", [{"references": 9}, {"choose": "mean"}, {"residuals": 5}, {"arguments": {"width": 5}}]
+)
+def test_what_is_for_a_new_model_is_refused(home, tmp_path, given):
+    (key,) = given
+    refused(tmp_path, ValueError, f"{key} .* is for a new model", init_from=str(home / "anchored"), **given)
 
 
 def test_a_run_says_what_it_started_from(home, tmp_path):
@@ -286,9 +294,13 @@ def test_networks_without_published_weights(tmp_path, name):
 def test_what_contradicts_published_weights(tmp_path):
     refused(tmp_path, ValueError, "pretrained: false says not to", init_from="resnet18", pretrained=False)
     refused(tmp_path, ValueError, "the model is vgg11 and init_from says resnet18", init_from="resnet18", model="vgg11")
-    assert inherit(Recipe(init_from="timm/resnet18")).model == "resnet18"
-    assert inherit(Recipe(init_from="resnet18.a1_in1k")).pretrained is True
-    assert inherit(Recipe(init_from="torchvision/vgg11")).model == "torchvision/vgg11"
+    assert inherit(Recipe(init_from="timm/resnet18", data="x")).model == "resnet18"
+    assert inherit(Recipe(init_from="resnet18.a1_in1k", data="x")).pretrained is True
+    assert inherit(Recipe(init_from="torchvision/vgg11", data="x")).model == "torchvision/vgg11"
+    # The network is plain, and stays so unless asked.
+    assert inherit(Recipe(init_from="resnet18", data="x")).anchored is False
+    assert inherit(Recipe(init_from="resnet18", data="x", anchored=True)).anchored is True
+    refused(tmp_path, ValueError, "belong to no data here: name the data", init_from="resnet18", data=None)
 
 
 def test_an_average_needs_a_start():

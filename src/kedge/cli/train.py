@@ -71,7 +71,8 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
         return 0
     found, rule = result.validation, result.model.reject or {}
     accuracy, error = 100 * found["accuracy"], 100 * found["ece"]
-    print(f"\nvalidation: accuracy {accuracy:.1f} %, NLL {found['nll']:.3f}, ECE {error:.1f} %")
+    share = f", {result.recipe.average:g} of the trained weights" if result.recipe.average is not None else ""
+    print(f"\nvalidation{share}: accuracy {accuracy:.1f} %, NLL {found['nll']:.3f}, ECE {error:.1f} %")
     if result.robust is not None:
         print(_robust(result.robust))
     if step := result.model.steps.get("temperature"):
@@ -84,9 +85,8 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
         share = "" if right is None else f", {100 * right:.1f} % of them right"
         print(f"confidence of {rule['threshold']:.3f} or more: {kept:.0f} % of the images{share}")
     print(f"model:  {result.folder / 'model'}")
-    for other in ("best", "last"):
-        if (result.folder / other / "config.json").is_file():
-            print(f"{other}:   {result.folder / other}")
+    for other, measured in result.beside.items():
+        print(f"{other}:   {result.folder / other}    validation accuracy {100 * measured['accuracy']:.1f} %")
     if result.report is not None:
         print(f"report: {result.report}")
     print(f"next:   kedge evaluate {result.folder}    kedge predict {result.folder} IMAGES...")
@@ -94,19 +94,22 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
 
 
 def _robust(record: dict[str, Any]) -> str:
-    levels = 255 * record["eps"]
-    whole = record["norm"] == "linf" and abs(levels - round(levels)) < 1e-6
-    eps = f"{round(levels)}/255" if whole else f"{record['eps']:.3g} ({record['norm']})"
+    from kedge.training.opening import radius
+
     best, last = record["best"], record["last"]
-    lines = [f"under PGD-{record['steps']} with eps {eps}, {record['images']} validation images, one reference:"]
+    one = ", by one reference of the bank" if record["anchored"] else ""
+    eps = radius(record["eps"], record["norm"])
+    lines = [f"PGD-{record['steps']} with eps {eps} on {record['images']} of the validation images{one}:"]
     for name, row in (("best", best), ("last", last)):
         kept = "  (kept as model)" if record["kept"] == name and "averaged" not in record else ""
         lines.append(
-            f"  {name}: epoch {row['epoch']}, accuracy {100 * row['accuracy']:.1f} %, under attack "
-            f"{100 * row['pgd']:.1f} %{kept}"
+            f"  {name}: epoch {row['epoch']}, {100 * row['pgd']:.1f} % under attack, {100 * row['accuracy']:.1f} % "
+            f"clean{kept}"
         )
     lines.append(f"  robust overfitting (best less last): {100 * (best['pgd'] - last['pgd']):.1f} points")
     if averaged := record.get("averaged"):
         share, pgd = averaged["share"], averaged["pgd"]
-        lines.append(f"  averaged with the start, {share:g} of the trained weights: under attack {100 * pgd:.1f} %")
+        lines.append(f"  averaged with the start, {share:g} of the trained weights: {100 * pgd:.1f} % under attack")
+    if best["pgd"] == 0:
+        lines.append("  nothing survives the attack: train for longer, at a higher lr, or for a smaller eps")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kedge.anchoring import AnchoredModel
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks import PGD
 from kedge.attacks.ball import random_start
 from kedge.attacks.climb import check_batch, check_labels, check_range, image_gradient, judge
 from kedge.attacks.draws import Draws
 from kedge.objectives.anchored import Anchored
-from kedge.objectives.basic import Objective, num_outputs
+from kedge.objectives.basic import Objective, num_outputs, unwrapped
 
 # Share of images without any gradient from which on an attack is suspected to see nothing.
 VANISHED = 0.5
@@ -60,6 +62,11 @@ class Attacking(Objective):
             raise ValueError(f"the attack of {name} is called with (model, images, targets), got {attack!r}")
         if getattr(inner, "targets_kind", "soft") == "values":
             raise ValueError(f"{name} is for classification; {type(inner).__name__} is not")
+        if isinstance(inner, nn.modules.loss._Loss):
+            raise ValueError(
+                f"{type(inner).__name__} takes outputs and targets; an objective takes (model, images, targets): "
+                "kedge.objectives.CrossEntropy()"
+            )
         nested = list(inner.modules()) if isinstance(inner, nn.Module) else []
         for each in nested:
             if isinstance(each, Anchored | Attacking) or getattr(each, "mixes_targets", False):
@@ -135,7 +142,22 @@ class Attacking(Objective):
             # Where the attack begins: at the image itself a divergence has no gradient. With draws of its own.
             radius = self.attack.start * self.attack.eps
             start = random_start(start, radius, self.attack.norm, Draws(len(images), 0))
-        with torch.enable_grad(), evaluating(model):
+        if isinstance(unwrapped(model), AnchoredModel):
+            warnings.warn(
+                f"{type(self).__name__} has an anchored model before it without references of the step, so it attacks "
+                f"others than it trains on: put Anchored outside, Anchored({type(self).__name__}(...), alpha=0)",
+                stacklevel=4,
+            )
+        if (self.hold or self.ramp) and "progress" not in vars(self):
+            warnings.warn(
+                "hold and ramp follow the progress of training, and nobody says how far it is, so that epsilon is "
+                "whole from the start: call kedge.objectives.set_progress(objective, share) before each step",
+                stacklevel=4,
+            )
+        mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
+        devices = [images.device] if images.device.type == "cuda" else []
+        # The draws of a model that stays in training mode are not to move those of the step that follows.
+        with torch.random.fork_rng(devices), torch.enable_grad(), mode:
             leaf = start.clone().requires_grad_()
             logits = model(leaf)
             if isinstance(logits, Tensor) and logits.ndim == 2:
@@ -220,7 +242,7 @@ class TRADES(Attacking):
         """The images near `images` whose answers differ most from theirs; `targets` are only looked at, once."""
         if not self._looked:
             check_batch(images, targets)
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), evaluating(model) if isinstance(model, nn.Module) else nullcontext():
             answers = model(images).float().softmax(1)
         if not self._looked:
             check_labels(answers.shape[1], targets)

@@ -149,7 +149,7 @@ class CURE(TRADES):
         """Zero the gradients of the conserved entries."""
         if self.mask == "random":
             for parameter in self._ranked(model):
-                draws = self._draw(parameter.shape).to(parameter.device)
+                draws = self._draw(parameter.shape, parameter.device).to(parameter.device)
                 conserve(parameter, over_processes(draws), self.frac)
         for parameter, (natural, robust) in self._gradients.items():
             natural, robust = over_processes(natural).abs(), over_processes(robust).abs()
@@ -183,16 +183,21 @@ class CURE(TRADES):
             self.prepare(model)
         revision = self.revision
         assert revision is not None
-        # A share of 0 in place of a branch: a branch on a draw on the device would wait for it.
-        share = (self._draw(()) < self.update_probability) * (1 - self.decay)
+        draw = self._draw(())
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            draw = draw.to(next(current.parameters()).device)
+            torch.distributed.broadcast(draw, 0)  # one revision, not one for each process
+        # A draw on the CPU is a number at no cost; one on the device is not read, as that would wait for it.
+        share = (draw < self.update_probability) * (1 - self.decay)
+        share = float(share) if share.device.type == "cpu" else share
         for average, weight in zip(revision.parameters(), current.parameters(), strict=True):
-            average.lerp_(weight, share.to(average))
+            average.lerp_(weight, share if isinstance(share, float) else share.to(average))
         for mine, its in zip(revision.modules(), current.modules(), strict=True):
             mine.training = its.training
         return revision
 
-    def _draw(self, shape: Sequence[int]) -> Tensor:
-        device = None if self.generator is None else self.generator.device
+    def _draw(self, shape: Sequence[int], like: torch.device | None = None) -> Tensor:
+        device = like if self.generator is None else self.generator.device
         return torch.rand(shape, generator=self.generator, device=device)
 
 

@@ -54,7 +54,8 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
         c, h, w = train.image_shape
         raise ValueError(
             f"init_from: {recipe.init_from} takes images of {'x'.join(map(str, model.input_shape))} (C, H, W), the "
-            f"images are {c}x{h}x{w}" + ("; set image_size" if c == model.input_shape[0] else "")
+            f"images are {c}x{h}x{w}"
+            + (f"; set image_size {model.input_shape[-1]}, or leave it out" if c == model.input_shape[0] else "")
         )
     name, _ = _named(model)
     if recipe.model not in ("auto", name):
@@ -110,8 +111,8 @@ def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:
         )
         raise ValueError(
             f"init_from: the {len(had)} classes of {recipe.init_from} are not the {len(ours)} of {train.name}: "
-            f"{how or 'they are in another order'}. Name the model's classes in classes, or start from weights "
-            "without a head of other classes"
+            f"{how or 'they are in another order'}. With fewer classes name them in classes, in the model's order; "
+            "for new ones train from published weights, --init-from a name of timm"
         )
 
 

@@ -112,6 +112,11 @@ def make_attack(objective: str, given: Any, eps: str | None = None) -> Any:
             f"not {given!r}.{near(str(name), known)}"
         )
     values = {key: _fraction(value) for key, value in {**(arguments or {}), **({"eps": eps} if eps else {})}.items()}
+    if "eps" not in values:
+        raise ValueError(f"attack {name} of {objective} needs eps, in pixel units, such as {{{name}: {{eps: 8/255}}}}")
+    if eps and "step_size" in values and isinstance(written := _fraction((arguments or {}).get("eps")), float | int):
+        # The step that was written for another radius, as large a share of this one.
+        values["step_size"] = values["step_size"] * _fraction(eps) / written if written else values["step_size"]
     try:
         return known[name](**values)
     except TypeError as error:
@@ -154,8 +159,6 @@ def make_schedule(
     assert recipe.warmup is not None
     steps = recipe.epochs * steps_per_epoch
     warmup = round(recipe.warmup * (steps if recipe.warmup < 1 else steps_per_epoch))
-    if recipe.warmup >= recipe.epochs:
-        raise ValueError(f"warmup of {recipe.warmup:g} epochs leaves nothing of a run of {recipe.epochs}")
     warmup = min(warmup, steps - 1)
     if recipe.schedule == "slow-start-fast-decay":
         share = warmup / steps

@@ -68,13 +68,14 @@ class EpochRows(Callback):
         )
 
     def _watch(self, earlier: list[float], row: dict[str, Any], module: Run) -> None:
-        """Keep the weights that are best under attack, the first of equals; say so when robustness breaks down."""
-        # In the digits of metrics.csv, or what was rounded down there would be beaten by itself.
-        best, now = max(earlier, default=-1.0), float(f"{row['val_pgd']:.6g}")
-        if now > best:
+        """Keep the weights that are best under attack; say so when robustness breaks down."""
+        best, now = max(earlier, default=-1.0), row["val_pgd"]
+        # As metrics.csv has it, rounded: a replayed epoch must find what it found.
+        top = self.folder.best_row()
+        if top is not None and top["epoch"] == row["epoch"]:
             state = {k: v.detach().cpu().contiguous().clone() for k, v in module.evaluated.state_dict().items()}
-            with whole(self.folder.best) as temporary:
-                save_file(state, temporary, metadata={"epoch": str(row["epoch"])})
+            with whole(self.folder.best(row["epoch"])) as temporary:
+                save_file(state, temporary)
         elif now < COLLAPSED * best and best - now > 0.1:
             ratio = f" The abnormal ratio is {row['abnormal_ratio']:.2f}." if "abnormal_ratio" in row else ""
             log.warning(
@@ -98,7 +99,7 @@ class LastCheckpoint(Checkpoint):
     """Writes last.ckpt at each epoch's end, unless a weight in it is not finite."""
 
     def __init__(self, folder: RunFolder) -> None:
-        self.path = folder.checkpoint
+        self.folder, self.path = folder, folder.checkpoint
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the checkpoint; all ranks take part."""
@@ -106,6 +107,9 @@ class LastCheckpoint(Checkpoint):
         module.check_weights()
         trainer.save_checkpoint(self.path)
         module.last_good = str(self.path)
+        # Only now: should this epoch be replayed, and end otherwise, the best one before is still wanted.
+        if trainer.is_global_zero and (top := self.folder.best_row()) is not None:
+            self.folder.clear_best(but=top["epoch"])
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -27,15 +27,15 @@ class Cost:
     from_scratch: float
 
     def __str__(self) -> str:
-        said = f"cost: {_millions(self.passes)} passes forward and backward of an image"
+        said = f"cost: {_count(self.passes)} passes forward and backward of an image"
         before = self.earlier
         if before:
-            said += f", after {_millions(before)} of the model it starts from"
+            said += f", after {_count(before)} for the model it starts from"
         ratio = self.from_scratch / (self.passes + (before or 0))
         unknown = ", what it starts from not counted" if before is None else ""
         return (
-            f"{said}; {FROM_SCRATCH} epochs of the same from scratch: {_millions(self.from_scratch)} "
-            f"({ratio:.1f} times as many{unknown})"
+            f"{said}\n      {FROM_SCRATCH} epochs of the same from scratch, as is usual: {_count(self.from_scratch)}, "
+            f"{ratio:.1f} times as many{unknown}"
         )
 
 
@@ -51,5 +51,5 @@ def cost_of(objective: nn.Module, epochs: int, images: int, batch: int, earlier:
     return Cost(mean * images * epochs, earlier, passes(1.0) * images * FROM_SCRATCH)
 
 
-def _millions(passes: float) -> str:
-    return f"{passes / 1e6:.3g} M"
+def _count(passes: float) -> str:
+    return f"{passes / 1e6:,.3g} million" if passes >= 1e6 else f"{passes:,.0f}"

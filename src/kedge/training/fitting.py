@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,21 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import nn
 
 import kedge
 from kedge import metrics
 from kedge.anchoring import PixelModel
+from kedge.attacks import PGD
 from kedge.data import ImageSet
 from kedge.training.begin import begin
 from kedge.training.build import load_sets, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint
-from kedge.training.cost import Cost, cost_of
+from kedge.training.cost import cost_of
 from kedge.training.finish import predict_logits, reject_rule, write_run_report
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.keep import kept_models
 from kedge.training.module import Run, attacks
+from kedge.training.opening import opening, radius
 from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.start import earlier_passes, inherit
@@ -54,6 +55,7 @@ class RunResult:
         report: the page, or None if it could not be made.
         robust: of a run that attacks: {eps, norm, steps, images, kept, best and last: {epoch, accuracy, pgd}}, on the
             validation images; None of any other.
+        beside: accuracy, nll and ece of the models in best/ and last/, where there are such, as `validation`.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class RunResult:
     validation: dict[str, float]
     report: Path | None
     robust: dict[str, Any] | None = None
+    beside: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def fit(
@@ -131,15 +134,15 @@ def _run(
         spent = earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
         cost = cost_of(objective, recipe.epochs, len(train), recipe.batch_size, spent)
         facts["cost"] = asdict(cost)
+        if found := [attack for attack in attacks(objective) if isinstance(attack, PGD)]:
+            facts["attack"] = radius(found[0].eps, found[0].norm)
         if main:
             folder.create(recipe, facts)
     if main:
         if progress:
             if (said := train.report).skipped or said.converted_grey or said.converted_colour or said.notes:
                 print(f"{train.name} ({train.split}): {said.summary()}")
-            print(_summary(recipe, folder, train, val, model), flush=True)
-            if attacks(objective):
-                print(Cost(**facts["cost"]), flush=True)
+            print(opening(recipe, folder, train, val, model, objective, facts["cost"]), flush=True)
         folder.write_rows(folder.rows() if checkpoint else [])
     run = Run(recipe, model, objective, train, val)
     run.last_good = str(checkpoint) if checkpoint else None
@@ -203,27 +206,27 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> R
     for name, model in models.items():
         found[name] = _judged(model, run, main)
     validation, model = found["model"], models["model"]
+    beside = {name: found[name] for name in models if name != "model"}
     report: Path | None = folder.report
     if main:
         if skipped := len(run.train_set.report.skipped):
             log.warning("unreadable images of %s that were left out: %d", run.train_set.name, skipped)
-        beside = [name for name in models if name != "model"]
         for name in beside:
             kedge.save(models[name], folder.path / name)
         kedge.save(model, folder.model)
         facts = {**facts, "validation": validation, "reject": model.reject, "steps": model.steps}
-        facts |= {f"validation_{name}": found[name] for name in beside}
+        facts |= {f"validation_{name}": values for name, values in beside.items()}
         if robust is not None:
             facts["robust"] = robust
         facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         folder.write_facts(facts)
-        folder.best.unlink(missing_ok=True)
+        folder.clear_best()
         try:
             write_run_report(model, folder.path, run.val_set, folder.report, recipe.seed)
         except Exception as error:  # the model is saved: a page that fails must not look like a run that failed
             log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
             report = None
-    return RunResult(folder.path, recipe, model, folder.rows() if main else [], validation, report, robust)
+    return RunResult(folder.path, recipe, model, folder.rows() if main else [], validation, report, robust, beside)
 
 
 def _judged(model: PixelModel, run: Run, main: bool) -> dict[str, float]:
@@ -252,23 +255,8 @@ def _finished(folder: RunFolder, recipe: Recipe) -> RunResult:
     report = folder.report if folder.report.is_file() else None
     facts = folder.facts()
     validation, robust = facts.get("validation", {}), facts.get("robust")
-    return RunResult(folder.path, recipe, kedge.load(folder.model), folder.rows(), validation, report, robust)
-
-
-def _summary(recipe: Recipe, folder: RunFolder, train: ImageSet, val: ImageSet, model: nn.Module) -> str:
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    kind = "anchored " if recipe.anchored else ""
-    start = "pretrained" if recipe.pretrained else "from random weights"
-    if recipe.init_from is not None:
-        start = f"from {recipe.init_from}"
-    return (
-        f"{train.name}: {len(train)} images to train on, {len(val)} to validate, {len(train.class_names)} classes, "
-        f"{'x'.join(str(n) for n in train.image_shape)}\n"
-        f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
-        f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.devices} {recipe.device}, "
-        f"precision {recipe.precision}\n"
-        f"run folder: {folder.path}"
-    )
+    beside = {name: facts[key] for name in ("best", "last") if (key := f"validation_{name}") in facts}
+    return RunResult(folder.path, recipe, kedge.load(folder.model), folder.rows(), validation, report, robust, beside)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class RunFolder:
     """`runs/NAME/` with recipe.yaml, run.json, metrics.csv, last.ckpt, model/ and report.html.
 
     A run with init_from has the model it began from in start/; one that attacks its validation images keeps the best
-    weights so far in best.safetensors, and in the end the model that is not model/ in last/, or best/.
+    weights so far in best-EPOCH.safetensors, and in the end the model that is not model/ in last/, or best/.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,8 +35,22 @@ class RunFolder:
         self.checkpoint = path / "last.ckpt"
         self.model = path / "model"
         self.start = path / "start"
-        self.best = path / "best.safetensors"
         self.report = path / "report.html"
+
+    def best(self, epoch: int) -> Path:
+        """The weights of `epoch`, if they were the best so far."""
+        return self.path / f"best-{epoch}.safetensors"
+
+    def clear_best(self, but: int | None = None) -> None:
+        """Delete the weights of all epochs, `but` of one."""
+        for path in self.path.glob("best-*.safetensors"):
+            if but is None or path != self.best(but):
+                path.unlink(missing_ok=True)
+
+    def best_row(self) -> dict[str, Any] | None:
+        """The row of the epoch that is best under attack, of equals the more accurate, then the first; or None."""
+        rows = [row for row in self.rows() if "val_pgd" in row]
+        return max(rows, key=lambda row: (row["val_pgd"], row["val_accuracy"]), default=None)
 
     @classmethod
     def plan(cls, recipe: Recipe) -> "RunFolder":

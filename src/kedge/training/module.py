@@ -52,6 +52,7 @@ class Run(LightningModule):
         self.attack = validation_attack(recipe, objective)
         if self.attack is not None:
             self.validation["pgd"] = metrics.Accuracy()
+        self.attacked = attacked_places(recipe, len(val))
         self.results: dict[str, float] = {}
         self._logged: dict[str, Tensor] = {}
         self.last_good: str | None = None  # the checkpoint that a stopped run names
@@ -197,11 +198,12 @@ class Run(LightningModule):
             return
         first = step * max(64, self.recipe.batch_size or 0)
         places = (first + torch.arange(len(labels))) * self.trainer.world_size + self.global_rank
-        count = int((places < self.recipe.val_pgd_images).sum())
-        if count == 0:
+        rows = self.attacked[places].nonzero()[:, 0]
+        if len(rows) == 0:
             return
-        made = self.attack(self.evaluated, pixels[:count], labels[:count], indices=places[:count])
-        self.validation["pgd"].update(self.evaluated(made).float().softmax(1), labels[:count])  # type: ignore[operator]
+        shown, wanted = pixels[rows.to(pixels.device)], labels[rows.to(labels.device)]
+        made = self.attack(self.evaluated, shown, wanted, indices=places[rows])
+        self.validation["pgd"].update(self.evaluated(made).float().softmax(1), wanted)  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metrics of the whole set, once."""
@@ -229,6 +231,14 @@ def validation_attack(recipe: Recipe, objective: nn.Module) -> PGD | None:
         return None
     eps, norm = inside[0].eps, inside[0].norm
     return PGD(eps, recipe.val_pgd_steps, norm=norm, early_stop=True, seed=recipe.seed)
+
+
+def attacked_places(recipe: Recipe, count: int) -> Tensor:
+    """Which of `count` validation images are attacked, `[count]` bool: random ones, as folders are sorted by class."""
+    order = torch.randperm(count, generator=generator(recipe.seed, "validation attack"))
+    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen[order[: recipe.val_pgd_images]] = True
+    return chosen
 
 
 class EpochBatches:

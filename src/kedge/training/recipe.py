@@ -45,7 +45,7 @@ class Recipe:
         eps: radius of the attack in the objective, in pixel units of [0, 1], such as 8/255; null: what stands there.
         class_weights: `none`, or `balanced` to weigh rare classes up.
         optimizer: `sgd`, `adamw` or `auto`.
-        lr: highest learning rate; null: by optimizer and model.
+        lr: highest learning rate; null: by optimizer, batch and whether the run starts from trained weights or attacks.
         momentum: of SGD.
         nesterov: Nesterov's form of it.
         weight_decay: on weights, not on biases and norms; null: by optimizer.
@@ -70,7 +70,7 @@ class Recipe:
         risk: largest part of wrong answers among the validation images that it keeps, in place of coverage; null: off.
         temperature: fit a temperature for the logits on the validation images when training is over.
         val_pgd_steps: steps of the attack on validation images after each epoch, where the objective attacks; 0: off.
-        val_pgd_images: how many validation images are attacked, the first ones; they choose the model that is kept.
+        val_pgd_images: how many validation images are attacked, a random subset; they choose the model that is kept.
         keep: `best` by accuracy under that attack, or `last`; the other model is kept beside it.
         average: share of the trained weights in an average with those of init_from that is kept in the end; null: off.
         runs: folder that holds the runs.
@@ -169,6 +169,8 @@ class Recipe:
             raise ValueError(f"{source}milestone {self.milestones[-1]:g} is never reached in {self.epochs} epochs")
         if self.average is not None and self.init_from is None:
             raise ValueError(f"{source}average is with the weights of init_from: say where the run starts from")
+        if self.warmup is not None and self.epochs is not None and self.warmup >= max(1, self.epochs):
+            raise ValueError(f"{source}warmup of {self.warmup:g} epochs leaves nothing of a run of {self.epochs}")
         if self.batch_size is not None and self.batch_size % self.devices:
             raise ValueError(
                 f"{source}batch_size {self.batch_size} is shared out over {self.devices} devices and must be a "

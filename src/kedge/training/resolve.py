@@ -79,10 +79,9 @@ def resolve_network(recipe: Recipe, network: nn.Module, image_shape: tuple[int, 
         optimizer = "adamw" if any(isinstance(m, nn.LayerNorm) for m in network.modules()) else "sgd"
     lr, decay, epochs = recipe.lr, recipe.weight_decay, recipe.epochs
     started = recipe.pretrained or recipe.init_from is not None
-    slow = recipe.schedule.startswith("slow-start")
     if lr is None and optimizer == "sgd":  # linear in the batch size (Goyal et al., 2017)
-        # After a slow start the rate of a training from scratch does no harm, and adversarial training needs it.
-        lr = (0.1 if slow or not started else 0.02) * recipe.batch_size / 128
+        # What is trained on attacked images has as much to learn as from scratch.
+        lr = (0.1 if _attacking(recipe) or not started else 0.02) * recipe.batch_size / 128
     elif lr is None:
         lr = 1e-4 if started else 1e-3
     if decay is None:
@@ -100,11 +99,19 @@ def resolve_network(recipe: Recipe, network: nn.Module, image_shape: tuple[int, 
 def _anchored_attack(entries: list[Any]) -> list[Any]:
     """The objectives of an anchored model: an attack sees fixed references only if Anchored is outside of it."""
     names = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
-    kinds = [getattr(objectives, name, None) for name in names]
-    inner = [i for i, kind in enumerate(kinds) if isinstance(kind, type) and issubclass(kind, objectives.Attacking)]
+    inner = [i for i, name in enumerate(names) if _attacks(name)]
     if not inner or "Anchored" in names:
         return entries
     return [*entries[: inner[0]], {"Anchored": {"alpha": 0.0}}, *entries[inner[0] :]]
+
+
+def _attacking(recipe: Recipe) -> bool:
+    return any(_attacks(name) for name in _objective_names(recipe))
+
+
+def _attacks(name: str) -> bool:
+    kind = getattr(objectives, name, None)
+    return isinstance(kind, type) and issubclass(kind, objectives.Attacking)
 
 
 def _objective_names(recipe: Recipe) -> list[str]:

@@ -10,7 +10,7 @@ import yaml
 from kedge.training.recipe import Recipe, near
 from kedge.training.resolve import has_weights
 
-__all__ = ["earlier_passes", "find_start", "inherit"]
+__all__ = ["earlier_passes", "find_start", "inherit", "trained_eps"]
 
 OWN = ("model", "best", "last", "start")  # the model folders inside a run
 
@@ -34,9 +34,21 @@ def inherit(recipe: Recipe) -> Recipe:
     if config.get("kind") == "anchored" and recipe.anchored is False:
         raise ValueError(f"{recipe.init_from} is an anchored model: it goes on as one, leave out anchored: false")
     anchored = recipe.anchored if recipe.anchored is not None else config.get("kind") == "anchored"
-    recipe = replace(recipe, anchored=anchored, pretrained=None)
     run = _run_of(folder)
     trained = _recipe_of(run) if run else {}
+    made = {**((config.get("architecture") or {}).get("arguments") or {}), **trained.get("arguments", {})}
+    if not recipe.arguments.items() <= made.items():
+        raise ValueError(
+            f"arguments {recipe.arguments} is for a new model: {recipe.init_from} is one already; leave arguments out"
+        )
+    bank = ("references", "choose") if config.get("kind") == "anchored" and trained else ()
+    for key in ("pretrained", "residuals", *bank):
+        if getattr(recipe, key) not in (None, False, 0, getattr(Recipe, key), trained.get(key)):
+            raise ValueError(
+                f"{key} {getattr(recipe, key)} is for a new model: the network and the bank are those of "
+                f"{recipe.init_from}; leave {key} out"
+            )
+    recipe = replace(recipe, anchored=anchored, pretrained=None)
     if recipe.data is None and "data" not in trained:
         raise ValueError(f"{recipe.init_from} belongs to no run that says what it was trained on: name the data")
     same = recipe.data is None or _same_place(recipe.data, trained.get("data"))
@@ -65,6 +77,10 @@ def inherit(recipe: Recipe) -> Recipe:
 
 def find_start(init_from: str) -> Path | None:
     """The model folder that `init_from` names; None for a name of timm or torchvision."""
+    if init_from == "RUN" and not Path(init_from).exists():
+        raise FileNotFoundError(
+            "say what to start from: --init-from with a run, a model folder, or a network of timm with its weights"
+        )
     for path in (Path(init_from), Path(Recipe.runs) / init_from):
         for folder in (path / "model", path):
             if (folder / "config.json").is_file():
@@ -98,8 +114,9 @@ def _published(recipe: Recipe) -> Recipe:
         raise ValueError(f"the model is {recipe.model} and init_from says {name}: leave out model")
     if recipe.pretrained is False:
         raise ValueError(f"init_from {name} starts from published weights, and pretrained: false says not to")
-    anchored = True if recipe.anchored is None else recipe.anchored
-    return replace(recipe, model=name, pretrained=True, data=recipe.data or "digits", anchored=anchored)
+    if recipe.data is None:
+        raise ValueError(f"{name} is a network with published weights, which belong to no data here: name the data")
+    return replace(recipe, model=name, pretrained=True, anchored=bool(recipe.anchored))
 
 
 def earlier_passes(recipe: Recipe) -> float | None:
@@ -124,6 +141,17 @@ def _same_place(data: str, other: str | None) -> bool:
     if data == other or other is None:
         return data == other
     return Path(data).exists() and Path(other).exists() and Path(data).resolve() == Path(other).resolve()
+
+
+def trained_eps(recipe: Recipe) -> str | None:
+    """The epsilon that the run in init_from was trained against, as it is printed; None if it attacked nothing."""
+    try:
+        folder = find_start(recipe.init_from) if recipe.init_from is not None else None
+        run = _run_of(folder) if folder is not None else None
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8")) if run is not None else {}
+        return str(facts["attack"]) if "attack" in facts else None
+    except (OSError, ValueError):
+        return None
 
 
 def _run_of(folder: Path) -> Path | None:

@@ -1,0 +1,61 @@
+"""What a run says before its first epoch."""
+
+from typing import Any
+
+from torch import nn
+
+from kedge.attacks import PGD
+from kedge.data import ImageSet
+from kedge.training.cost import Cost
+from kedge.training.folder import RunFolder
+from kedge.training.module import attacks
+from kedge.training.recipe import Recipe
+from kedge.training.start import trained_eps
+
+__all__ = ["opening", "radius"]
+
+
+def opening(
+    recipe: Recipe,
+    folder: RunFolder,
+    train: ImageSet,
+    val: ImageSet,
+    model: nn.Module,
+    objective: nn.Module,
+    cost: dict[str, Any],
+) -> str:
+    """The lines before the first epoch: data, network, attack, folder, cost."""
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    kind = "anchored " if recipe.anchored else ""
+    start = "pretrained" if recipe.pretrained else "from random weights"
+    if recipe.init_from is not None:
+        start = f"from {recipe.init_from}"
+    return (
+        f"{train.name}: {len(train)} images to train on, {len(val)} to validate, {len(train.class_names)} classes, "
+        f"{'x'.join(str(n) for n in train.image_shape)}\n"
+        f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
+        f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.devices} {recipe.device}, "
+        f"precision {recipe.precision}\n"
+        f"{_attack(recipe, objective)}"
+        f"run folder: {folder.path}" + (f"\n{Cost(**cost)}" if attacks(objective) else "")
+    )
+
+
+def radius(eps: float, norm: str) -> str:
+    """Epsilon as people write it: 8/255 where it is so many levels, else a number."""
+    levels = 255 * eps
+    if norm == "linf" and abs(levels - round(levels)) < 1e-6:
+        return f"{round(levels)}/255"
+    return f"{eps:.3g}" + ("" if norm == "linf" else f" ({norm})")
+
+
+def _attack(recipe: Recipe, objective: nn.Module) -> str:
+    found = [attack for attack in attacks(objective) if isinstance(attack, PGD)]
+    if not found:
+        return ""
+    attack = found[0]
+    name = "one step" if attack.steps == 1 else f"PGD of {attack.steps} steps"
+    eps, before = radius(attack.eps, attack.norm), trained_eps(recipe)
+    other = "" if before in (None, eps) else f"; what it starts from was trained at {before}"
+    off = "" if recipe.val_pgd_steps else "; validation images are not attacked, so the last epoch is kept"
+    return f"trained on images under {name}, eps {eps}{other}{off}\n"
