@@ -101,7 +101,8 @@ def test_an_anchored_model_keeps_its_bank(home):
 
 
 @pytest.mark.parametrize(
-    "given", [{"references": 9}, {"choose": "mean"}, {"residuals": 5}, {"arguments": {"width": 5}}]
+    "given",
+    [{"references": 9}, {"choose": "mean"}, {"residuals": 5}, {"arguments": {"width": 5}}, {"pretrained": True}],
 )
 def test_what_is_for_a_new_model_is_refused(home, tmp_path, given):
     (key,) = given

@@ -148,6 +148,8 @@ def _trained_eps(sources: Mapping[str, Source], norm: str) -> str | None:
     """The radius that the runs were trained against, where those that were agree on one."""
     trained = [attack for source in sources.values() if (attack := trained_attack(source.recipe())).get("eps")]
     found = {str(attack["eps"]) for attack in trained if attack.get("norm", "linf") == norm}
+    if len(found) > 1:
+        print(f"the models were trained against {' and '.join(sorted(found))}: say --eps", file=sys.stderr)
     if len(found) != 1:
         return None
     (eps,) = found
