@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import kedge
+from kedge.attacks import PGD
 from kedge.weights import interpolate_models, reestimate_batch_norm
 
 
@@ -103,3 +104,101 @@ def test_what_a_layer_sees_afterwards_is_normalised(resnets):
         model(batch)
     handle.remove()
     torch.testing.assert_close(norm.running_mean, torch.cat(seen).mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+# Images under attack
+
+
+def brighter(model, images, labels):
+    return images + 0.1 * labels.view(-1, 1, 1, 1)
+
+
+def test_what_passes_is_what_the_attack_makes_of_the_images(normed):
+    normed.double()
+    levels, labels = torch.randint(0, 256, (10, 2, 2, 2), dtype=torch.uint8), torch.arange(10)
+    assert reestimate_batch_norm(normed, [(levels, labels)], attack=lambda m, x, y: brighter(m, x.double(), y)) == 1
+    shifted = levels.double() / 255 + 0.1 * torch.arange(10).view(10, 1, 1, 1)
+    torch.testing.assert_close(normed[0].running_mean, shifted.mean((0, 2, 3)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(normed[0].running_var, shifted.var((0, 2, 3)), rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_attacked_is_the_model_as_it_was(normed):
+    normed[0].running_mean.fill_(3)
+    normed.train()
+    before, seen = copy.deepcopy(normed.state_dict()), []
+
+    def look(model, images, labels):
+        assert torch.is_grad_enabled()
+        assert model is not normed
+        assert not any(module.training for module in model.modules())
+        assert not any(weight.requires_grad for weight in model.parameters())
+        seen.append(copy.deepcopy(model.state_dict()))
+        return images
+
+    batches = [(torch.rand(4, 2, 2, 2), torch.zeros(4, dtype=torch.long)) for _ in range(2)]
+    assert reestimate_batch_norm(normed, batches, attack=look) == 2
+    for each in seen:
+        assert all(torch.equal(each[name], value) for name, value in before.items())
+    assert len(seen) == 2
+    assert all(weight.requires_grad and weight.grad is None for weight in normed.parameters())
+    assert normed.training
+
+
+def test_a_gradient_attack_and_its_draws_come_from_the_seed(resnets):
+    batches = [(torch.rand(16, 1, 8, 8), torch.arange(16) % 5) for _ in range(3)]
+    found = {}
+    for name, draws, seed, attack in (
+        ("clean", 0, 0, None),
+        ("one", 1, 0, PGD(0.2, 2).training()),
+        ("same", 2, 0, PGD(0.2, 2).training()),
+        ("other", 1, 5, PGD(0.2, 2).training()),
+    ):
+        model = interpolate_models(*resnets, 0.5)
+        torch.manual_seed(draws)
+        state = torch.get_rng_state()
+        reestimate_batch_norm(model, batches, seed, attack)
+        assert torch.equal(torch.get_rng_state(), state)
+        found[name] = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d)).running_var
+    assert torch.equal(found["one"], found["same"])
+    assert not torch.equal(found["one"], found["other"])
+    assert not torch.allclose(found["one"], found["clean"], rtol=0.02)
+    # An attack without draws, by hand: the images of the untouched model, then torch's own estimate.
+    attack, model = PGD(0.2, 2, random_start=False), interpolate_models(*resnets, 0.5).eval()
+    made = [attack(model, images, labels) for images, labels in batches]
+    reestimate_batch_norm(model, batches, attack=attack)
+    other = interpolate_models(*resnets, 0.5)
+    torch.optim.swa_utils.update_bn(made, other)
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name])
+
+
+def test_an_anchored_model_is_attacked_with_the_references_of_the_pass(anchoreds):
+    """As in training, where references are images of the batch before the attack, and the attack knows them."""
+    model = interpolate_models(*anchoreds, 0.5)
+    images, labels = torch.rand(16, 1, 8, 8), torch.arange(16) % 5
+    faced, passed = [], []
+
+    def attack(view, pixels, targets):
+        inside = next(m for m in view.modules() if isinstance(m, kedge.AnchoredModel))
+        handle = inside.register_forward_pre_hook(lambda m, args, given: faced.append(given), with_kwargs=True)
+        view(pixels)
+        handle.remove()
+        return (pixels + 0.3).clamp(0, 1)
+
+    handle = model.register_forward_pre_hook(lambda m, args, given: passed.append((args, given)), with_kwargs=True)
+    reestimate_batch_norm(model, [(images, labels)], attack=attack)
+    handle.remove()
+    ((shown,), given), references = passed[-1], faced[0]["references"]  # the copy has the hook, too
+    assert torch.equal(shown, (images + 0.3).clamp(0, 1))
+    assert torch.equal(given["references"], references)
+    places = (references.flatten(1)[:, None] == images.flatten(1)).all(2).int().argmax(1)
+    assert sorted(places.tolist()) == list(range(16))
+    assert not bool((places == torch.arange(16)).any())
+
+
+@pytest.mark.parametrize("batch", [torch.rand(4, 2, 2, 2), (torch.rand(4, 2, 2, 2),)])
+def test_an_attack_needs_labels(normed, batch):
+    before = copy.deepcopy(normed.state_dict())
+    with pytest.raises(ValueError, match=r"an attack needs labels: give batches \(images, labels\)"):
+        reestimate_batch_norm(normed, [batch], attack=brighter)
+    assert all(torch.equal(before[name], value) for name, value in normed.state_dict().items())

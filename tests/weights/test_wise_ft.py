@@ -34,6 +34,24 @@ def test_the_ends_keep_their_statistics_and_the_rest_gets_new_ones(anchoreds):
     assert torch.equal(seen[2], b.predict(images).logits)
 
 
+def test_the_statistics_between_are_of_images_under_attack(plains):
+    batches = [(torch.rand(16, 1, 8, 8), torch.arange(16) % 5)]
+    images, seen = torch.rand(5, 1, 8, 8), []
+
+    def darker(model, pixels, labels):
+        return pixels * (labels / 5).view(-1, 1, 1, 1)
+
+    def look(model):
+        seen.append(model(images))
+        return {}
+
+    wise_ft_curve(*plains, [0, 0.5, 1], look, batches, attack=darker)
+    middle = interpolate_models(*plains, 0.5)
+    torch.optim.swa_utils.update_bn([darker(None, *batches[0])], middle)
+    torch.testing.assert_close(seen[1], middle.eval()(images))
+    assert torch.equal(seen[2], plains[1](images))
+
+
 def test_bad_input_is_said_before_anything_is_evaluated(plains):
     def never(model):
         raise AssertionError("evaluated")

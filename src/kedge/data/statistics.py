@@ -11,7 +11,7 @@ from kedge.data.sets import ImageSet
 
 
 class NormBatches:
-    """Shuffled training images, augmented as in training, the same in every pass: uint8 `[B, C, H, W]`.
+    """Shuffled training images, augmented as in training, the same in every pass: (uint8 `[B, C, H, W]`, labels `[B]`).
 
     Unlike images have unlike statistics: those estimated on images as they are do not fit weights that were trained on
     augmented ones. All batches have one size, as each counts the same.
@@ -45,9 +45,9 @@ class NormBatches:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[torch.Tensor]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         draws = generator(self.seed, "batch norm", "augment")
-        for images, _ in self._batches:
+        for images, labels in self._batches:
             # Larger images are augmented one by one, as they are read.
             whole = max(images.shape[2:]) <= 64 and self.augment != "none"
-            yield augment_batch(images, draws, flip=self.images.mirror) if whole else images
+            yield augment_batch(images, draws, flip=self.images.mirror) if whole else images, labels

@@ -1,11 +1,17 @@
 """Running statistics of batch norm, estimated anew: those of averaged weights are not the average of those."""
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from kedge.anchoring import AnchoredModel, derangement
+from kedge.objectives.anchored import BoundReferences
+
+Attack = Callable[[Any, Tensor, Tensor], Tensor]
 
 
 def tracked(model: nn.Module) -> list[_BatchNorm]:
@@ -14,7 +20,7 @@ def tracked(model: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, images: Iterable[Any], seed: int = 0) -> int:
+def reestimate_batch_norm(model: nn.Module, images: Iterable[Any], seed: int = 0, attack: Attack | None = None) -> int:
     """Forget the running statistics of batch norm and estimate them on training images; gives the number of batches.
 
     As `torch.optim.swa_utils.update_bn` does, mean and (unbiased) variance are averaged over the batches, each batch
@@ -22,19 +28,27 @@ def reestimate_batch_norm(model: nn.Module, images: Iterable[Any], seed: int = 0
     meanwhile, so an anchored model draws its references from the batch, and dropout drops; the modes are restored.
     Nothing is read from `images` if the network has no batch norm. After an error the statistics are the old ones.
 
+    Adversarially trained weights have met attacked images alone, whose statistics differ: give their attack. An
+    anchored model then gets references from the batch before the attack, which faces them, as in training.
+
     Args:
         model: the model, changed in place.
-        images: batches `[B, C, H, W]`, or tuples that begin with one; uint8 is divided by 255.
-        seed: of the draws; torch's global generators are left as they were.
+        images: batches `[B, C, H, W]`, or tuples that begin with one; uint8 is divided by 255. With an attack pairs
+            of images and labels `[B]`.
+        seed: of the draws, those of an attack from torch's global generator too, such as `PGD.training()`; the
+            generators are left as they were.
+        attack: `(model, images, labels) -> images`. What it makes of the images passes, for a frozen copy in eval mode
+            with the statistics from before: with those that are only just being estimated it would be no network.
 
     Raises:
-        ValueError: if there is no batch, as with a generator that was used up before.
+        ValueError: if there is no batch, as with a generator that was used up before; without labels for an attack.
     """
     layers = tracked(model)
     if not layers:
         return 0
     device = next(t for t in (layers[0].running_mean,) if t is not None).device
     kept = [(layer, layer.momentum, [buffer.clone() for buffer in layer.buffers(recurse=False)]) for layer in layers]
+    attacked = None if attack is None else copy.deepcopy(model).eval().requires_grad_(False)
     modes = [(module, module.training) for module in model.modules()]
     batches = 0
     try:
@@ -45,7 +59,11 @@ def reestimate_batch_norm(model: nn.Module, images: Iterable[Any], seed: int = 0
                 layer.momentum = None  # the mean over all batches instead of a moving average
             model.train()
             for batch in images:
-                model(_pixels(batch, device))
+                pixels = _pixels(batch, device)
+                if attack is None:
+                    model(pixels)
+                else:
+                    _pass_attacked(model, attacked, attack, pixels, _labels(batch, device))
                 batches += 1
         if batches == 0:
             raise ValueError(
@@ -69,3 +87,21 @@ def _pixels(batch: Any, device: torch.device) -> Tensor:
     images = batch[0] if isinstance(batch, tuple | list) else batch
     images = images.to(device)
     return images.float() / 255 if images.dtype == torch.uint8 else images
+
+
+def _labels(batch: Any, device: torch.device) -> Tensor:
+    if not isinstance(batch, tuple | list) or len(batch) < 2:
+        raise ValueError(f"an attack needs labels: give batches (images, labels), not {type(batch).__name__} of images")
+    labels: Tensor = batch[1].to(device)
+    return labels
+
+
+def _pass_attacked(model: nn.Module, attacked: Any, attack: Attack, pixels: Tensor, labels: Tensor) -> None:
+    """Hand what the attack makes of a batch for `attacked` to `model`."""
+    given = {}
+    if isinstance(model, AnchoredModel) and len(pixels) > 1:
+        given = {"references": pixels[derangement(len(pixels), device=pixels.device)]}
+        attacked = BoundReferences(attacked, given["references"], None, None)
+    with torch.enable_grad():
+        made = attack(attacked, pixels, labels)
+    model(made.detach(), **given)

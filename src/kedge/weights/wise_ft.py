@@ -5,18 +5,25 @@ from typing import Any
 
 from torch import nn
 
-from kedge.weights.batch_norm import reestimate_batch_norm, tracked
+from kedge.weights.batch_norm import Attack, reestimate_batch_norm, tracked
 from kedge.weights.interpolate import checked_alpha, interpolate_models
 
 
-def between(a: nn.Module, b: nn.Module, alpha: float, batches: Iterable[Any] | None = None, seed: int = 0) -> Any:
+def between(
+    a: nn.Module,
+    b: nn.Module,
+    alpha: float,
+    batches: Iterable[Any] | None = None,
+    seed: int = 0,
+    attack: Attack | None = None,
+) -> Any:
     """The model at `alpha` between `a` and `b` in eval mode, its batch-norm statistics estimated on `batches`.
 
     The ends keep the statistics that they were trained with. Arguments as in `wise_ft_curve`.
     """
     model = interpolate_models(a, b, alpha)
     if batches is not None and 0 < alpha < 1:
-        reestimate_batch_norm(model, batches, seed)
+        reestimate_batch_norm(model, batches, seed, attack)
     return model.eval()
 
 
@@ -27,6 +34,7 @@ def wise_ft_curve(
     evaluate: Callable[[Any], Mapping[str, float]],
     batches: Iterable[Any] | None = None,
     seed: int = 0,
+    attack: Attack | None = None,
 ) -> list[dict[str, float]]:
     """Evaluate the models on the straight line from `a` to `b` (Wortsman et al., arXiv 2109.01903).
 
@@ -39,7 +47,10 @@ def wise_ft_curve(
         evaluate: what to measure of a model in eval mode: `{"clean": 0.99, "pgd": 0.5}`.
         batches: training images for `reestimate_batch_norm` at each alpha between the ends, read once for each: a
             list or a DataLoader. None leaves the statistics interpolated like the weights.
-        seed: of the draws of references and dropout meanwhile.
+        seed: of the draws of references, dropout and the attack meanwhile.
+        attack: that of the training, `(model, images, labels) -> images`, where `b` was trained on attacked images;
+            batches are then (images, labels). Statistics of images as they are cost averages robustness that the end,
+            which keeps its own, has: the curve would lean towards it.
 
     Returns:
         For each alpha, in the order given, `{"alpha": alpha, ...}` with what `evaluate` gave.
@@ -56,7 +67,7 @@ def wise_ft_curve(
         raise ValueError("batches can be read only once, but is needed for each alpha: give a list or a DataLoader")
     rows = []
     for alpha in points:
-        found = evaluate(between(a, b, alpha, batches, seed))
+        found = evaluate(between(a, b, alpha, batches, seed, attack))
         if "alpha" in found:
             raise ValueError('evaluate gives a value called "alpha", which is the name of where the model stands')
         rows.append({"alpha": alpha, **found})
