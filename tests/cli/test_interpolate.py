@@ -8,9 +8,11 @@ import torch
 
 import kedge
 from kedge import networks
+from kedge.attacks import PGD
 from kedge.cli import COMMANDS
 from kedge.cli.models import find
 from kedge.data.corruptions import corrupt
+from kedge.data.statistics import NormBatches
 from kedge.training import Recipe
 from kedge.training.finish import predict_set
 from kedge.weights import interpolate
@@ -148,6 +150,40 @@ def test_the_radius_is_that_of_the_training(command, tuned):
     assert (attack["eps"], attack["norm"]) == (pytest.approx(40 / 255), "linf")
     attack = json.loads((home / "other" / "sweep.json").read_text())["attack"]
     assert (attack["eps"], attack["norm"]) == (0.5, "l2")
+
+
+def test_statistics_are_of_images_under_the_attack_of_the_training(command, tuned):
+    for network in ("start", "model"):  # plain, so that the attack alone draws
+        bare = networks.create("kedge_resnet_small", 10, 1, 8, arguments={"width": 4})
+        kedge.save(disturbed(kedge.plain(bare, example=(1, 8, 8)), seed=int(network == "model")), tuned / network)
+    attack = {"PGD": {"eps": "40/255", "steps": 2, "step_size": 0.1, "random_start": False}}
+    objective = [{"Adversarial": {"attack": attack}}, "CrossEntropy"]
+    recipe = Recipe(name="tuned", data="digits", image_size=8, objective=objective, augment="none")
+    (tuned / "recipe.yaml").write_text(recipe.to_yaml())
+    home = tuned.parents[1]
+    for name, flags in (
+        ("one", []),
+        ("again", []),
+        ("swept", ["--sweep", "--alphas", "0.5", "--attack", "none", "--pick", "clean"]),
+    ):
+        _, out, _ = command("interpolate", tuned, "--bn_images", 128, "--out", name, *flags, "--shift", "none")
+        said = [line for line in out.splitlines() if "batch-norm statistics" in line]
+        assert len(said) == 1
+        assert "128 training images, as they are, attacked as in training (eps 0.157, linf, 2 steps)" in said[0]
+        assert said[0] == json.loads((home / name / "interpolation.json").read_text())["batch_norm"]
+    models = [kedge.load(home / name).state_dict() for name in ("one", "again")]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+    # The first layer's statistics, by hand: PGD on the average with the statistics averaged, too.
+    a, b = kedge.load(tuned / "start"), kedge.load(tuned / "model")
+    b.network.load_state_dict(interpolate(a.network.state_dict(), b.network.state_dict(), 0.5))
+    ((images, labels),) = NormBatches(kedge.data.load("digits", "train"), 128, "none", 128)
+    made = PGD(40 / 255, 2, 0.1, random_start=False, keep="last")(b, images / 255, labels)
+    assert float((made - images / 255).abs().max()) == pytest.approx(40 / 255)
+    with torch.no_grad():
+        out = b.network.stem(b.normalise(made))
+    first = models[0]
+    torch.testing.assert_close(first["network.norm_stem.0.running_mean"], out.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(first["network.norm_stem.0.running_var"], out.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
 
 
 def test_two_models_a_plain_one_and_an_anchored_one(command, tmp_path, monkeypatch):

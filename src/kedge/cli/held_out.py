@@ -1,6 +1,7 @@
-"""What a run trained on, what it held out, and the attack it trained with: for choosing between its models."""
+"""What a run trained on and under which attack, and what it held out: for choosing between its models."""
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import Source
@@ -106,6 +107,17 @@ def norm_batches(
     return NormBatches(train, batch_size, augment, most, workers, seed)
 
 
+def about_norm(batches: "NormBatches | None", attack: "PGD | None") -> str:
+    """What was done about batch norm, in words."""
+    if batches is None:
+        return "the network has no batch norm, so nothing was estimated anew"
+    how = "as they are" if batches.augment == "none" else "augmented as in training"
+    if attack is not None:
+        steps = f"{attack.steps} step{'s' if attack.steps > 1 else ''}"
+        how += f", attacked as in training (eps {attack.eps:.3g}, {attack.norm}, {steps})"
+    return f"batch-norm statistics, between the ends, estimated anew on {len(batches.images)} training images, {how}"
+
+
 def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], images: "ImageSet") -> "tuple[str, PGD]":
     """PGD and its name, in the norm and radius asked for, else those of the training, else the usual ones."""
     eps, norm = radius(config.eps), config.norm
@@ -123,10 +135,52 @@ def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], imag
 
 def trained_attack(recipe: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the attack that the recipe's objective trains with; empty if it attacks nothing."""
+    _, attack = _attack_of(recipe)
+    own = {} if attack is None or recipe.get("eps") is None else {"eps": recipe["eps"]}
+    return {**dict((next(iter(attack.values()), None) or {}) if isinstance(attack, dict) else {}), **own}
+
+
+def training_attack(recipe: dict[str, Any]) -> "PGD | None":
+    """The attack that the recipe's objective trains with, in its training form; None if it attacks nothing.
+
+    Raises:
+        ValueError: for an attack that cannot be made.
+    """
+    from kedge.training.build import make_attack
+
+    name, attack = _attack_of(recipe)
+    made: PGD | None = None if attack is None else make_attack(name, attack, recipe.get("eps")).training()
+    return made
+
+
+def _attack_of(recipe: dict[str, Any]) -> tuple[str, Any]:
+    """The name of the first objective with an attack, and the attack as it is written; None if there is none."""
     for entry in recipe.get("objective") or []:
-        for arguments in entry.values() if isinstance(entry, dict) else []:
-            attack = (arguments or {}).get("attack")
-            if isinstance(attack, dict):
-                own = {} if recipe.get("eps") is None else {"eps": recipe["eps"]}
-                return {**dict(next(iter(attack.values()), None) or {}), **own}
-    return {}
+        for name, arguments in entry.items() if isinstance(entry, dict) else []:
+            if (arguments or {}).get("attack") is not None:
+                return name, arguments["attack"]
+    return "", None
+
+
+def set_reject(
+    model: Any, second: Any, recipe: dict[str, Any], val: "ImageSet", batch_size: int, workers: int
+) -> list[str]:
+    """Set the reject threshold of `model` for what that of the second was set for; what to say of it."""
+    from kedge.training.finish import predict_set, reject_rule
+
+    wanted: dict[str, Any] = {}
+    for rule in (second.reject or {}, recipe, {"coverage": 0.95}):
+        wanted = wanted or {key: rule[key] for key in ("risk", "coverage") if rule.get(key) is not None}
+    goal = {key: value for key, value in wanted.items() if key == next(iter(wanted))}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.reject = reject_rule(*predict_set(model, val, batch_size, workers), **goal)
+    for warning in said:
+        print(f"kedge interpolate: {warning.message}", file=sys.stderr)
+    if model.class_names is None:
+        model.class_names = list(val.class_names)
+    words = f"keep {goal['coverage']:.0%}" if "coverage" in goal else f"be wrong in {goal['risk']:.1%} at most"
+    lines = [f"reject threshold {model.reject['threshold']:.3f}, set on these images to {words}"]
+    if second.steps:
+        lines.append(f"left out, as it was fitted to other logits: {', '.join(second.describe_steps())}")
+    return lines

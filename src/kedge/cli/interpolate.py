@@ -4,8 +4,6 @@ import json
 import math
 import os
 import shutil
-import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +12,6 @@ from kedge.cli.words import radius, separated
 
 if TYPE_CHECKING:
     import jsonargparse
-
-    from kedge.data import ImageSet
-    from kedge.data.statistics import NormBatches
 
 PICKS = ("clean", "shifted", "pgd", "mean")
 SHIFT = ["gaussian_noise", "defocus_blur", "fog", "pixelate"]  # one of each kind
@@ -113,8 +108,8 @@ def run(config: "jsonargparse.Namespace") -> int:
     out = Path(config.out) if config.out else (b.run or b.path).with_name(f"{b.name}-interpolated")
     check_free(out, config.overwrite)
     from kedge import weights
+    from kedge.cli import held_out
     from kedge.cli.evaluate import command_line, progress_bar
-    from kedge.cli.held_out import chosen_attack, norm_batches, training_and_validation, warn_of_other_split
     from kedge.cli.sets import default_workers
     from kedge.evaluation.checks import limited
     from kedge.evaluation.choosing import Measure, best
@@ -124,14 +119,17 @@ def run(config: "jsonargparse.Namespace") -> int:
     command = command_line("kedge interpolate", parser(), config)
     models = a.load(config.device), b.load(config.device)
     weights.interpolate_models(*models, 0.5)  # models that do not fit are said before images are read
-    train, val = training_and_validation(b, models[1], config.data)
-    warn_of_other_split(a, b)
+    train, val = held_out.training_and_validation(b, models[1], config.data)
+    held_out.warn_of_other_split(a, b)
     val, _ = limited(val, config.limit, config.seed)
     workers = default_workers(val) if config.workers is None else config.workers
     augment = str(b.recipe().get("augment", "auto"))
-    batches = norm_batches(models[1], train, augment, config.bn_images, config.batch_size, workers, config.seed)
+    batches = held_out.norm_batches(
+        models[1], train, augment, config.bn_images, config.batch_size, workers, config.seed
+    )
+    trained = held_out.training_attack(b.recipe())  # the end's own statistics are of images under this attack
     attacking = config.sweep and config.attack == "pgd"
-    name, attack = chosen_attack(config, b.recipe(), val) if attacking else ("", None)
+    name, attack = held_out.chosen_attack(config, b.recipe(), val) if attacking else ("", None)
     measure = Measure(
         val,
         shift=shifts(config),
@@ -156,10 +154,13 @@ def run(config: "jsonargparse.Namespace") -> int:
                 tick(number, len(alphas))
             return found
 
-        rows = weights.wise_ft_curve(*models, alphas, look, batches, config.seed)
+        rows = weights.wise_ft_curve(*models, alphas, look, batches, config.seed, trained)
     picked = best(rows, config.pick) if config.sweep else next(row for row in rows if row["alpha"] == asked[0])
-    model = between(*models, picked["alpha"], batches, config.seed)
-    lines = set_reject(model, models[1], b.recipe(), val, config.batch_size, workers)
+    model = between(*models, picked["alpha"], batches, config.seed, trained)
+    lines = held_out.set_reject(model, models[1], b.recipe(), val, config.batch_size, workers)
+    norm = held_out.about_norm(batches, trained)
+    if batches is not None and trained is not None:
+        lines.insert(0, norm)
     results = {
         "format": "kedge sweep",
         "format_version": 1,
@@ -174,7 +175,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         "data": {"name": val.name, "split": val.split, "images": len(val)},
         "shift": {"corruptions": measure.shift, "severity": config.severity},
         "attack": measure.about_attack(name),
-        "batch_norm": about_norm(batches),
+        "batch_norm": norm,
         "seed": config.seed,
         "rows": rows,
     }
@@ -255,38 +256,6 @@ def check_free(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out} is there already and was not written by kedge interpolate: name another --out")
     if not overwrite:
         raise FileExistsError(f"{out} is there already: name another --out, or replace it with --overwrite")
-
-
-def set_reject(
-    model: Any, second: Any, recipe: dict[str, Any], val: "ImageSet", batch_size: int, workers: int
-) -> list[str]:
-    """Set the reject threshold of `model` for what that of the second was set for; what to say of it."""
-    from kedge.training.finish import predict_set, reject_rule
-
-    wanted: dict[str, Any] = {}
-    for rule in (second.reject or {}, recipe, {"coverage": 0.95}):
-        wanted = wanted or {key: rule[key] for key in ("risk", "coverage") if rule.get(key) is not None}
-    goal = {key: value for key, value in wanted.items() if key == next(iter(wanted))}
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        model.reject = reject_rule(*predict_set(model, val, batch_size, workers), **goal)
-    for warning in said:
-        print(f"kedge interpolate: {warning.message}", file=sys.stderr)
-    if model.class_names is None:
-        model.class_names = list(val.class_names)
-    words = f"keep {goal['coverage']:.0%}" if "coverage" in goal else f"be wrong in {goal['risk']:.1%} at most"
-    lines = [f"reject threshold {model.reject['threshold']:.3f}, set on these images to {words}"]
-    if second.steps:
-        lines.append(f"left out, as it was fitted to other logits: {', '.join(second.describe_steps())}")
-    return lines
-
-
-def about_norm(batches: "NormBatches | None") -> str:
-    """What was done about batch norm, in words."""
-    if batches is None:
-        return "the network has no batch norm, so nothing was estimated anew"
-    how = "as they are" if batches.augment == "none" else "augmented as in training"
-    return f"batch-norm statistics, between the ends, estimated anew on {len(batches.images)} training images, {how}"
 
 
 def write(model: Any, results: dict[str, Any], source: Source, out: Path, picture: bool) -> None:
