@@ -189,9 +189,9 @@ class CURE(TRADES):
             torch.distributed.broadcast(draw, 0)  # one revision, not one for each process
         # A draw on the CPU is a number at no cost; one on the device is not read, as that would wait for it.
         share = (draw < self.update_probability) * (1 - self.decay)
-        share = float(share) if share.device.type == "cpu" else share
+        here = float(share) if share.device.type == "cpu" else None
         for average, weight in zip(revision.parameters(), current.parameters(), strict=True):
-            average.lerp_(weight, share if isinstance(share, float) else share.to(average))
+            average.lerp_(weight, share.to(average) if here is None else here)
         for mine, its in zip(revision.modules(), current.modules(), strict=True):
             mine.training = its.training
         return revision
