@@ -1,7 +1,7 @@
 """What a training step minimises: modules called with (model, images, targets) that return a scalar loss.
 
 Wrappers take an inner objective, so methods nest: `Mixup(Anchored(CrossEntropy()), alpha=0.2)`,
-`Anchored(Adversarial(CrossEntropy(), attack=PGD(8 / 255)), alpha=0)`.
+`Anchored(Adversarial(CrossEntropy(), attack=PGD(8 / 255, steps=10)), alpha=0)`.
 """
 
 from kedge.objectives.abnormal import AAER
