@@ -119,7 +119,7 @@ def table(runs: dict[str, list[list[dict[str, float]]]]) -> str:
 def main() -> None:
     """Train, measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--network", default="kedge_resnet18")
     parser.add_argument("--width", type=int, default=8)
