@@ -327,3 +327,21 @@ def test_a_first_model_that_saw_the_validation_images_is_told(command, tuned, ru
     assert "careful: first held out other images than tuned" in err
     _, _, err = command("interpolate", tuned, "--out", "again")
     assert "careful" not in err
+
+
+def test_an_average_is_swept_between_what_was_averaged(tmp_path, monkeypatch, capsys):
+    from kedge.cli.interpolate import both
+
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "r"
+    for name in ("start", "model", "last"):
+        (run / name).mkdir(parents=True)
+        (run / name / "config.json").write_text("{}")
+    (run / "recipe.yaml").write_text("average: 0.5\n")
+    assert [source.path.name for source in both(["r"])] == ["start", "last"]
+    assert "is an average itself" in capsys.readouterr().err
+    (run / "best").mkdir()
+    (run / "best" / "config.json").write_text("{}")
+    assert both(["r"])[1].path.name == "best"
+    (run / "recipe.yaml").write_text("average: null\n")
+    assert both(["r"])[1].path.name == "model"

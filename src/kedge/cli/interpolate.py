@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +142,8 @@ def run(config: "jsonargparse.Namespace") -> int:
         workers=workers,
         seed=config.seed,
     )
+    if config.pick == "mean" and measure.names() == ["clean"]:
+        config.pick = "clean"  # the mean of one number
     if config.sweep and config.pick not in measure.names():
         raise ValueError(f"--pick {config.pick}, but what is measured is {', '.join(measure.names())}")
     alphas = sorted({0.0, 1.0, *asked})
@@ -183,7 +186,8 @@ def run(config: "jsonargparse.Namespace") -> int:
     print(sweep_table(results), *lines, sep="\n")
     if config.sweep and picked["alpha"] in (0, 1):
         print(f"nothing between the two is better by {config.pick}: the model of alpha {picked['alpha']:g} is written")
-    print("(these images chose: judge the result on others, with kedge evaluate)")
+    chose = "these images chose" if config.sweep else "measured on the images of the threshold"
+    print(f"({chose}: judge the result on others, with kedge evaluate)")
     if config.sweep:
         print(f"picture: {out / 'sweep.html'}")
     print(f"saved: {out}")
@@ -239,7 +243,12 @@ def both(given: list[str]) -> tuple[Source, Source]:
             f"{given[0]} keeps no model that it began from (no folder start in it, which a run with init_from has): "
             "name two models, kedge interpolate A B"
         )
-    return find(str(run / "start")), sources[0]
+    end = sources[0]
+    if end.recipe().get("average") is not None and end.path == run / "model":
+        # That model is an average already: what was averaged is its end.
+        end = next(find(str(run / name)) for name in ("best", "last") if (run / name / "config.json").is_file())
+        print(f"{given[0]} is an average itself: from {run / 'start'} to {end.path}", file=sys.stderr)
+    return find(str(run / "start")), end
 
 
 def shifts(config: "jsonargparse.Namespace") -> list[str]:
