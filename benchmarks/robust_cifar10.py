@@ -6,7 +6,8 @@
 the same attack, three seeds, and beside them, for one seed, 80 epochs from scratch with the usual steps of the rate:
 8 times the adversarial epochs, 4.6 times the passes of natural training and fine-tuning together. One highest rate for
 all cells, tuned for none. 3,000 training images, kedge_resnet_small of width 16, PGD-3 at ε 8/255 in training, all
-judged on 1,000 test images under PGD-20. A table of this size says what happens here, not with a ResNet-18 on all of CIFAR-10.
+judged on 1,000 test images under PGD-20. A table of this size says what happens here, not with a ResNet-18 on all of
+CIFAR-10.
 
 Each finished cell is written at once, and cells that the file holds are not run again.
 """
