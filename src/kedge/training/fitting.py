@@ -142,7 +142,7 @@ def _run(
         if progress:
             if (said := train.report).skipped or said.converted_grey or said.converted_colour or said.notes:
                 print(f"{train.name} ({train.split}): {said.summary()}")
-            print(opening(recipe, folder, train, val, model, objective, facts["cost"]), flush=True)
+            print(opening(recipe, folder, train, val, model, objective, facts.get("cost")), flush=True)
         folder.write_rows(folder.rows() if checkpoint else [])
     run = Run(recipe, model, objective, train, val)
     run.last_good = str(checkpoint) if checkpoint else None

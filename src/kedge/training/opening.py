@@ -22,7 +22,7 @@ def opening(
     val: ImageSet,
     model: nn.Module,
     objective: nn.Module,
-    cost: dict[str, Any],
+    cost: dict[str, Any] | None,
 ) -> str:
     """The lines before the first epoch: data, network, attack, folder, cost."""
     size = sum(p.numel() for p in model.parameters()) / 1e6
@@ -37,7 +37,7 @@ def opening(
         f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.devices} {recipe.device}, "
         f"precision {recipe.precision}\n"
         f"{_attack(recipe, objective)}"
-        f"run folder: {folder.path}" + (f"\n{Cost(**cost)}" if attacks(objective) else "")
+        f"run folder: {folder.path}" + (f"\n{Cost(**cost)}" if cost and attacks(objective) else "")
     )
 
 
