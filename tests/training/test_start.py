@@ -304,6 +304,13 @@ def test_what_contradicts_published_weights(tmp_path):
     refused(tmp_path, ValueError, "belong to no data here: name the data", init_from="resnet18", data=None)
 
 
+@pytest.mark.parametrize(("text", "words"), [("{", "is not JSON"), ("[]", "not a kedge config")])
+def test_a_config_that_is_none(tmp_path, text, words):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text(text)
+    refused(tmp_path, ValueError, words, init_from=str(tmp_path / "broken"))
+
+
 def test_an_average_needs_a_start():
     with pytest.raises(ValueError, match="average is with the weights of init_from"):
         Recipe(average=0.5).check()

@@ -30,7 +30,7 @@ def inherit(recipe: Recipe) -> Recipe:
     folder = find_start(recipe.init_from)
     if folder is None:
         return _published(recipe)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _config_of(folder)
     if config.get("kind") == "anchored" and recipe.anchored is False:
         raise ValueError(f"{recipe.init_from} is an anchored model: it goes on as one, leave out anchored: false")
     anchored = recipe.anchored if recipe.anchored is not None else config.get("kind") == "anchored"
@@ -157,6 +157,16 @@ def trained_eps(recipe: Recipe) -> str | None:
 def _run_of(folder: Path) -> Path | None:
     parent = folder.resolve().parent
     return parent if folder.resolve().name in OWN and (parent / "recipe.yaml").is_file() else None
+
+
+def _config_of(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"init_from: {folder / 'config.json'} is not JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != "kedge":
+        raise ValueError(f"init_from: {folder / 'config.json'} is not a kedge config: it has no format 'kedge'")
+    return config
 
 
 def _recipe_of(run: Path) -> dict[str, Any]:
