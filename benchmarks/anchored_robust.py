@@ -13,7 +13,6 @@ Each finished row is written at once, and rows that the file holds are not run a
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import sys
@@ -30,6 +29,7 @@ from kedge.attacks import PGD, AutoAttack, Bank
 from kedge.data import ImageSet
 from kedge.evaluation import evaluate
 from kedge.evaluation.provenance import machine, now
+from kedge.files import write_text
 from kedge.metrics import exact_interval
 from kedge.training import Recipe, fit
 
@@ -217,9 +217,7 @@ def main() -> None:
             command=f"{command} --precision {args.precision}", created=now(), machine=machine(), settings=settings
         )
         record.update(table=table(record["rows"]), paired=paired(record["rows"]))
-        temporary = args.out.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, args.out)
+        write_text(args.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
     whole = kedge.data.load("cifar10", "train")
     test = kedge.data.load("cifar10", "test").subset(range(args.clean))

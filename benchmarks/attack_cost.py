@@ -29,6 +29,7 @@ from kedge import networks
 from kedge.anchoring import anchor, plain
 from kedge.attacks import FGSM, PGD
 from kedge.evaluation.provenance import machine, now
+from kedge.files import write_text
 from kedge.objectives import TRADES, Adversarial, Anchored, Attacking, CrossEntropy, Objective
 
 RESULTS = Path(__file__).parent / "results"
@@ -177,9 +178,7 @@ def main() -> None:
             "results": results,
             "table": table(results),
         }
-        temporary = args.out.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, args.out)
+        write_text(args.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print("\n".join(record["table"]))
 
 

@@ -16,7 +16,6 @@ literature. Wider and pre-trained networks of this size did not collapse in so f
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -30,6 +29,7 @@ import kedge.data
 from kedge.attacks import FGSM, PGD
 from kedge.data import ImageSet, generator, training_batches
 from kedge.evaluation.provenance import machine, now
+from kedge.files import write_text
 from kedge.networks import create
 from kedge.objectives import AAER, CrossEntropy
 
@@ -172,9 +172,7 @@ def main() -> None:
                 "table": table(runs).splitlines(),
             }
             args.out.parent.mkdir(parents=True, exist_ok=True)
-            temporary = args.out.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(temporary, args.out)
+            write_text(args.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(table(runs))
 
 

@@ -9,7 +9,6 @@ what happens here, not what happens there.
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 import kedge.data
 from kedge.evaluation import evaluate
 from kedge.evaluation.provenance import machine, now
+from kedge.files import write_text
 from kedge.scores import MSP, Disagreement, Energy
 from kedge.training import Recipe, fit
 
@@ -109,9 +109,7 @@ def main() -> None:
             "table": table(rows).splitlines(),
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.out.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, args.out)
+        write_text(args.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(table(rows))
 
 

@@ -31,6 +31,7 @@ from kedge.data.corruptions.cbar import CBAR_CORRUPTIONS
 from kedge.data.corruptions.frost import _generated
 from kedge.data.corruptions.table import CORRUPTIONS
 from kedge.evaluation.provenance import machine, now
+from kedge.files import write_text
 
 RESULTS = Path(__file__).parent / "results"
 LARGE = (
@@ -134,9 +135,7 @@ def main() -> None:
     }
     record["load_average"]["after"] = os.getloadavg()
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.out.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, args.out)
+    write_text(args.out, json.dumps(record, indent=1) + "\n")
     for size in ("32 px", "224 px"):
         for name, row in record[size].items():
             rate, ratio = row["images_per_second"], row["ratio"]

@@ -14,7 +14,6 @@ Each finished cell is written at once, and cells that the file holds are not run
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -29,6 +28,7 @@ import kedge.data
 from kedge.attacks import PGD
 from kedge.data import ImageSet
 from kedge.evaluation.provenance import machine, now
+from kedge.files import write_text
 from kedge.training import Recipe, fit
 
 RESULTS = Path(__file__).parent / "results"
@@ -101,9 +101,7 @@ def write(record: dict[str, Any], settings: dict[str, Any], out: Path) -> None:
     order = sorted(record["rows"], key=lambda name: not name.startswith("natural"))
     record["rows"] = {name: record["rows"][name] for name in order}
     record["table"] = table(record["rows"])
-    temporary = out.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, out)
+    write_text(out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def main() -> None:

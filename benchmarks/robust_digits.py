@@ -10,7 +10,6 @@ this small has room for one step from clean to robust, not for differences of a 
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -25,6 +24,7 @@ import kedge.data
 from kedge.attacks import PGD
 from kedge.data import ImageSet
 from kedge.evaluation.provenance import machine, now
+from kedge.files import write_text
 from kedge.training import Recipe, fit
 
 RESULTS = Path(__file__).parent / "results"
@@ -140,9 +140,7 @@ def main() -> None:
             "table": table(rows).splitlines(),
         }  # fmt: skip
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.out.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, args.out)
+        write_text(args.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(table(rows))
 
 

@@ -20,6 +20,7 @@ from kedge.cli.words import (
     radius,
     separated,
     whole_numbers,
+    with_examples,
 )
 
 if TYPE_CHECKING:
@@ -46,20 +47,7 @@ error. Exit status: 0; 3 if some parts could not be measured (their cells say wh
 
 def parser() -> "jsonargparse.ArgumentParser":
     """The flags of `kedge evaluate`."""
-    import argparse
-
-    import jsonargparse
-
-    class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keeps the lines of the examples."""
-
-    made = jsonargparse.ArgumentParser(
-        prog="kedge evaluate",
-        usage="kedge evaluate MODEL [MODEL ...] [options]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=Formatter,
-    )
+    made = with_examples("kedge evaluate", "MODEL [MODEL ...]", DESCRIPTION, EPILOG)
     add = made.add_argument
     several: dict[str, Any] = {"type": str, "nargs": "+", "metavar": "NAME"}
     add("models", metavar="MODEL", nargs="+", help=MODELS_HELP)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import Source, find
-from kedge.cli.words import radius, separated
+from kedge.cli.words import radius, separated, with_examples
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -36,20 +36,7 @@ examples:
 
 def parser() -> "jsonargparse.ArgumentParser":
     """The flags of `kedge interpolate`."""
-    import argparse
-
-    import jsonargparse
-
-    class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keeps the lines of the examples."""
-
-    made = jsonargparse.ArgumentParser(
-        prog="kedge interpolate",
-        usage="kedge interpolate A B [options]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=Formatter,
-    )
+    made = with_examples("kedge interpolate", "A B", DESCRIPTION, EPILOG)
     add = made.add_argument
     several: dict[str, Any] = {"type": str, "nargs": "+"}
     add(

@@ -102,3 +102,18 @@ def check_words(attacks: list[str], severities: list[int]) -> None:
     check_severities(severities)
     if attacks != ["none"] and (unknown := [word for word in attacks if word not in ATTACKS]):
         raise ValueError(f"--attack: there is no attack {unknown[0]!r}; there are: none, {', '.join(ATTACKS)}")
+
+
+def with_examples(prog: str, positional: str, description: str, examples: str) -> "jsonargparse.ArgumentParser":
+    """A parser whose help ends with examples, on lines of their own."""
+    import argparse
+
+    import jsonargparse
+
+    class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Keeps the lines of the examples."""
+
+    usage = f"{prog} {positional} [options]"
+    return jsonargparse.ArgumentParser(
+        prog=prog, usage=usage, description=description, epilog=examples, formatter_class=Formatter
+    )

@@ -49,16 +49,21 @@ def together(sentence: str) -> str:
     return sentence.replace(" %", "\N{NO-BREAK SPACE}%").replace("p = ", "p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
 
 
-def _page(results: dict[str, Any], level: int) -> str:
+def templates() -> Any:
+    """The pages' templates, which escape what they are given and stop at a name that is not."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("kedge.reporting"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _page(results: dict[str, Any], level: int) -> str:
+    environment = templates()
     models = results["models"]
     rows = summary_rows(results)
     left_out = [LADDER[i] for i in range(1, level + 1) if not (i == 2 and level > 2)]

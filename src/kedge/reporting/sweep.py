@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from kedge.files import write_text
+from kedge.reporting.page import templates
 from kedge.reporting.rows import printable
 from kedge.reporting.svg import GLYPHS, Plot, svg
 
@@ -40,24 +41,19 @@ def write_sweep(results: dict[str, Any], folder: str | Path) -> list[Path]:
 
 def page(results: dict[str, Any]) -> str:
     """The page as text."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("kedge.reporting"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     columns = measured(results)
     others = [name for name in columns if name in ("shifted", "pgd")]
-    return environment.get_template("sweep.html").render(
-        results=results,
-        names={key: printable(results[key]) for key in ("a", "b")},
-        columns=[(name, title(results, name)) for name in columns],
-        plots=[(title(results, name), against(results, name)) for name in others],
-        lines=along(results),
-        glyphs=[(i, GLYPHS[i], title(results, name)) for i, name in enumerate(columns)],
+    return (
+        templates()
+        .get_template("sweep.html")
+        .render(
+            results=results,
+            names={key: printable(results[key]) for key in ("a", "b")},
+            columns=[(name, title(results, name)) for name in columns],
+            plots=[(title(results, name), against(results, name)) for name in others],
+            lines=along(results),
+            glyphs=[(i, GLYPHS[i], title(results, name)) for i, name in enumerate(columns)],
+        )
     )
 
 

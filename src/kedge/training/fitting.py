@@ -19,7 +19,6 @@ from lightning.pytorch.callbacks import Callback
 import kedge
 from kedge import metrics
 from kedge.anchoring import PixelModel
-from kedge.attacks import PGD
 from kedge.data import ImageSet
 from kedge.training.begin import begin
 from kedge.training.build import load_sets, make_objective
@@ -28,7 +27,7 @@ from kedge.training.cost import cost_of
 from kedge.training.finish import predict_logits, reject_rule, write_run_report
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.keep import kept_models
-from kedge.training.module import Run, attacks
+from kedge.training.module import Run, ball
 from kedge.training.opening import opening, radius
 from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.resolve import resolve_device, resolve_network
@@ -134,8 +133,8 @@ def _run(
         spent = earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
         cost = cost_of(objective, recipe.epochs, len(train), recipe.batch_size, spent)
         facts["cost"] = asdict(cost)
-        if found := [attack for attack in attacks(objective) if isinstance(attack, PGD)]:
-            facts["attack"] = radius(found[0].eps, found[0].norm)
+        if attack := ball(objective):
+            facts["attack"] = radius(attack.eps, attack.norm)
         if main:
             folder.create(recipe, facts)
     if main:

@@ -224,13 +224,17 @@ def attacks(objective: nn.Module) -> list[Any]:
     return [each.attack for each in objective.modules() if isinstance(each, Attacking)]
 
 
+def ball(objective: nn.Module) -> PGD | None:
+    """The attack inside an objective that says its eps and norm; None if there is none."""
+    return next((attack for attack in attacks(objective) if isinstance(attack, PGD)), None)
+
+
 def validation_attack(recipe: Recipe, objective: nn.Module) -> PGD | None:
     """PGD on validation images in the ball that the objective trains on; None if it does not attack."""
-    inside = attacks(objective)
-    if recipe.val_pgd_steps == 0 or not inside or not isinstance(inside[0], PGD):
+    inside = ball(objective)
+    if recipe.val_pgd_steps == 0 or inside is None:
         return None
-    eps, norm = inside[0].eps, inside[0].norm
-    return PGD(eps, recipe.val_pgd_steps, norm=norm, early_stop=True, seed=recipe.seed)
+    return PGD(inside.eps, recipe.val_pgd_steps, norm=inside.norm, early_stop=True, seed=recipe.seed)
 
 
 def attacked_places(recipe: Recipe, count: int) -> Tensor:

@@ -4,11 +4,10 @@ from typing import Any
 
 from torch import nn
 
-from kedge.attacks import PGD
 from kedge.data import ImageSet
 from kedge.training.cost import Cost
 from kedge.training.folder import RunFolder
-from kedge.training.module import attacks
+from kedge.training.module import attacks, ball
 from kedge.training.recipe import Recipe
 from kedge.training.start import trained_eps
 
@@ -50,10 +49,9 @@ def radius(eps: float, norm: str) -> str:
 
 
 def _attack(recipe: Recipe, objective: nn.Module) -> str:
-    found = [attack for attack in attacks(objective) if isinstance(attack, PGD)]
-    if not found:
+    attack = ball(objective)
+    if attack is None:
         return ""
-    attack = found[0]
     name = "one step" if attack.steps == 1 else f"PGD of {attack.steps} steps"
     eps, before = radius(attack.eps, attack.norm), trained_eps(recipe)
     other = "" if before in (None, eps) else f"; what it starts from was trained at {before}"
