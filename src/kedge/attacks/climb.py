@@ -2,13 +2,20 @@
 
 import math
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from kedge.anchoring.pixels import evaluating
 from kedge.attacks.ball import NORMS
+
+
+def evaluated(model: Any) -> AbstractContextManager[None]:
+    """Eval mode for a module, every mode given back; a function has none."""
+    return evaluating(model) if isinstance(model, nn.Module) else nullcontext()
 
 
 def judge(logits: Tensor, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:

@@ -2,19 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kedge.anchoring import AnchoredModel
-from kedge.anchoring.pixels import evaluating
 from kedge.attacks.ball import ascend, project, random_start, rounded, wide
 from kedge.attacks.bank import Bank
-from kedge.attacks.climb import check_ball, check_batch, check_labels, check_range, image_gradient, judge
+from kedge.attacks.climb import check_ball, check_batch, check_labels, check_range, evaluated, image_gradient, judge
 from kedge.attacks.draws import Draws
 
 LOSSES = ("ce", "margin")
@@ -94,6 +92,11 @@ class PGD:
         if self.restarts > 1 and not self.random_start:
             raise ValueError(f"restarts={self.restarts} without random_start would do the same thing again")
 
+    @property
+    def length(self) -> float:
+        """The length of a step in pixel units: `step_size`, or eps / 4."""
+        return self.eps / 4 if self.step_size is None else self.step_size
+
     def training(self) -> "PGD":
         """The same attack as a training step needs it: fresh draws, the last point, no wait for the device.
 
@@ -139,8 +142,7 @@ class PGD:
             check_labels(model, targets)
         # One device-to-host copy at most, before the work starts.
         places = indices.tolist() if isinstance(indices, Tensor) else indices
-        mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
-        with torch.inference_mode(False), torch.enable_grad(), mode:
+        with torch.inference_mode(False), torch.enable_grad(), evaluated(model):
             # Cloned outside inference mode, the batch of an inference-mode caller is an ordinary tensor.
             images, targets = images.detach().clone(), targets.detach().clone()
             draws = Draws(len(images), self.seed, places, generator)
@@ -153,7 +155,7 @@ class PGD:
     def _search(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor, draws: Draws) -> Tensor:
         worst = _Worst(images)
         centre = images.to(torch.promote_types(images.dtype, torch.float32))
-        size = self.eps / 4 if self.step_size is None else self.step_size
+        size = self.length
         bank = len(model.references) if isinstance(model, Bank) else 1
         for _ in range(self.restarts):
             radius = self.start * self.eps

@@ -89,7 +89,7 @@ class Measure:
         """The attack for the record, under its title; None where nothing is attacked."""
         if self.attack is None or self.attacked_images is None:
             return None
-        size = self.attack.eps / 4 if self.attack.step_size is None else self.attack.step_size
+        size = self.attack.length
         settings = {"eps": self.attack.eps, "norm": self.attack.norm, "steps": self.attack.steps, "step_size": size}
         return {"title": title, **settings, "images": len(self.attacked_images)}
 

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
-from kedge.anchoring.pixels import evaluating
 from kedge.attacks import PGD
 from kedge.attacks.ball import random_start
-from kedge.attacks.climb import check_batch, check_labels, check_range, image_gradient, judge
+from kedge.attacks.climb import check_batch, check_labels, check_range, evaluated, image_gradient, judge
 from kedge.attacks.draws import Draws
 from kedge.objectives.anchored import Anchored
 from kedge.objectives.basic import Objective, num_outputs, unwrapped
@@ -124,9 +122,8 @@ class Attacking(Objective):
             self._look(model, images, targets)
             attack = replace(attack, check=True)
         if self.share < 1:
-            size = attack.eps / 4 if attack.step_size is None else attack.step_size
             share = self.share
-            attack = replace(attack, eps=share * attack.eps, step_size=share * size if share else None)
+            attack = replace(attack, eps=share * attack.eps, step_size=share * attack.length if share else None)
         made = attack(model, images, targets, generator=self.generator)
         self._looked = True
         return made
@@ -154,10 +151,9 @@ class Attacking(Objective):
                 "whole from the start: call kedge.objectives.set_progress(objective, share) before each step",
                 stacklevel=4,
             )
-        mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
         devices = [images.device] if images.device.type == "cuda" else []
         # The draws of a model that stays in training mode are not to move those of the step that follows.
-        with torch.random.fork_rng(devices), torch.enable_grad(), mode:
+        with torch.random.fork_rng(devices), torch.enable_grad(), evaluated(model):
             leaf = start.clone().requires_grad_()
             logits = model(leaf)
             if isinstance(logits, Tensor) and logits.ndim == 2:
@@ -218,7 +214,7 @@ class TRADES(Attacking):
             raise ValueError(f"beta must be a number, 0 or more, got {beta}")
         if isinstance(attack, PGD) and not attack.random_start:
             raise ValueError("TRADES needs random_start: at the image itself the divergence has no gradient")
-        if isinstance(attack, PGD) and (attack.loss != "ce" or attack.targeted):
+        if isinstance(attack, PGD) and attack.loss != "ce":
             raise ValueError('TRADES climbs the divergence from the clean answer: loss="ce", not targeted')
         self.beta = beta
 
@@ -242,7 +238,7 @@ class TRADES(Attacking):
         """The images near `images` whose answers differ most from theirs; `targets` are only looked at, once."""
         if not self._looked:
             check_batch(images, targets)
-        with torch.no_grad(), evaluating(model) if isinstance(model, nn.Module) else nullcontext():
+        with torch.no_grad(), evaluated(model):
             answers = model(images).float().softmax(1)
         if not self._looked:
             check_labels(answers.shape[1], targets)
