@@ -69,14 +69,14 @@ def _checked(images: "ImageSet", model: Any) -> "ImageSet":
 def warn_of_other_split(a: Source, b: Source) -> None:
     """Say so where the first model was trained on images that the run of the second held out."""
     from kedge import data
+    from kedge.training.recipe import held_by
 
     one, other = a.recipe(), b.recipe()
     if not one or a.run == b.run or one.get("data") != other.get("data") or "val" in data.splits(str(one["data"])):
         return
 
     def held(recipe: dict[str, Any]) -> tuple[Any, ...]:
-        seed = recipe.get("seed") if recipe.get("split_seed") is None else recipe["split_seed"]
-        return seed, recipe.get("val_fraction")
+        return held_by(recipe), recipe.get("val_fraction")
 
     if held(one) != held(other):
         print(

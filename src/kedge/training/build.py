@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kedge import attacks, data, networks, objectives, optim
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.data import ImageSet, derive_seed
-from kedge.training.recipe import Recipe, near
+from kedge.training.recipe import Recipe, held_by, near
 
 __all__ = ["balanced_weights", "load_sets", "make_model", "make_objective", "make_optimizer", "make_schedule"]
 
@@ -28,8 +28,7 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
                 f"{sorted(set(train.class_names) ^ set(val.class_names))[:10]}"
             )
     else:
-        seed = recipe.seed if recipe.split_seed is None else recipe.split_seed
-        train, val = data.split_validation(train, recipe.val_fraction, seed)
+        train, val = data.split_validation(train, recipe.val_fraction, held_by(vars(recipe)))
     if recipe.classes is not None:
         train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
     counts = torch.bincount(train.labels, minlength=len(train.class_names))

@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import math
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
@@ -267,6 +267,12 @@ def near(word: str, known: Iterable[str]) -> str:
     """Return ` Did you mean ...?` for a misspelled word, or nothing."""
     matches = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def held_by(recipe: Mapping[str, Any]) -> int:
+    """The seed that decides which images a run holds out, of its recipe as a mapping."""
+    own = recipe.get("split_seed")
+    return int(recipe.get("seed", 0) if own is None else own)
 
 
 def changed(before: Recipe, after: Recipe) -> list[str]:

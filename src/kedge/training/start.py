@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from kedge.training.recipe import Recipe, near
+from kedge.training.recipe import Recipe, held_by, near
 from kedge.training.resolve import has_weights
 
 __all__ = ["earlier_passes", "find_start", "inherit", "trained_eps"]
@@ -57,9 +57,8 @@ def inherit(recipe: Recipe) -> Recipe:
     if recipe.image_size is None:
         filled["image_size"] = trained.get("image_size") if same else int(side)
     if same:
-        held = trained.get("split_seed") if trained.get("split_seed") is not None else trained.get("seed", 0)
         for key, mine, theirs in (
-            ("split_seed", recipe.split_seed, held),
+            ("split_seed", recipe.split_seed, held_by(trained)),
             ("val_fraction", recipe.val_fraction, trained.get("val_fraction", Recipe.val_fraction)),
         ):
             if mine not in (None, getattr(Recipe, key), theirs):
