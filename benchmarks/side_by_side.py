@@ -1,8 +1,8 @@
 """Time things side by side: in turn, in one run, in an order drawn anew each round; a ratio is of the same round.
 
-What every program here shares: its command line (`--device`, `--quick`, `--rounds`, `--out`), the clock, the shape of its
-result and where that is written. A result is a JSON file with `rows` (ratios with their targets) and `tables` (anything
-else), from which the page "How fast" is made.
+What every program here shares: its command line (`--device`, `--quick`, `--rounds`, `--out`), the clock, the shape of
+its result and where that is written. A result is a JSON file with `rows` (ratios with their targets) and `tables`
+(anything else), from which the page "How fast" is made.
 """
 
 import argparse
