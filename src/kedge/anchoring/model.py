@@ -1,20 +1,19 @@
 """The anchored model: a network that sees an image as a reference and the residual from it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.anchoring.fold import fold_network
 from kedge.anchoring.pixels import PixelModel, evaluating
 from kedge.anchoring.prediction import Prediction, summarise
-from kedge.anchoring.references import derangement
-from kedge.anchoring.stem import AnchoredStem, at_least_float32
-from kedge.anchoring.transduction import best_references
+from kedge.anchoring.references import derangement, resized
+from kedge.anchoring.stem import AnchoredStem
+from kedge.anchoring.transduction import BestReferences
 
 # Reference terms of more values than this (256 MB in float32) are computed as needed instead of being kept.
 CACHED_VALUES = 2**26
@@ -39,7 +38,8 @@ class AnchoredModel(PixelModel):
         super().__init__(network, **settings)
         self.first_layer = first_layer
         self._cached: tuple[Any, list[Tensor], Tensor] | None = None
-        self.register_buffer("references", self._checked_bank("references", references))
+        self._search = BestReferences()
+        self.register_buffer("references", self._checked_bank("references", references).clone())
         self.register_buffer("residuals", None)
 
     @property
@@ -52,7 +52,7 @@ class AnchoredModel(PixelModel):
     def __setattr__(self, name: str, value: Any) -> None:
         bank = name in ("references", "residuals") and name in self.__dict__["_buffers"]
         if bank and (value is not None or name == "references"):
-            value = self._checked_bank(name, value)
+            value = self._checked_bank(name, value).clone()
         super().__setattr__(name, value)
 
     def _checked_bank(self, name: str, images: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ class AnchoredModel(PixelModel):
             raise ValueError(f"{name} must be finite, got [{low}, {high}]; images are in [0, 1]")
         if name == "references" and sides > 0 and not (low >= -1e-3 and high <= 1 + 1e-3):
             raise ValueError(f"references must be images in [0, 1], before normalisation, got [{low:.3g}, {high:.3g}]")
-        return images.to(self.mean.device, self.mean.dtype).clone()
+        return images.to(self.mean.device, self.mean.dtype)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *lists: list[str]
@@ -136,13 +136,14 @@ class AnchoredModel(PixelModel):
                 raise ValueError(
                     f"mask must be a bool tensor of shape [{len(images)}], got {mask.dtype} {list(mask.shape)}"
                 )
-            hidden = mask.to(x.device).view(-1, *[1] * (x.ndim - 1))
-            s = torch.where(hidden, torch.zeros_like(s), s)
+            # 1 where hidden: products with 0 and 1 are exact, and take one pass over the images each.
+            hidden = mask.to(x).view(-1, *[1] * (x.ndim - 1))
+            s = s * (1 - hidden)
         # W_r s + W_d (x - r) = W_d (x - r + s) + (W_r - W_d) s; where s is r the first part is x itself, exactly.
         if slot is not None:
             x = x - r + s
         elif mask is not None:
-            x = torch.where(hidden, x - r, x)
+            x = torch.addcmul(x, r, hidden, value=-1)
         return self._stepped(self._logits(torch.cat([x, s], 1)))
 
     @torch.no_grad()
@@ -166,20 +167,23 @@ class AnchoredModel(PixelModel):
                 of the model's temperature.
             keep_per_reference: also give the logits of every reference.
             max_rows: the memory budget, in images that pass through the network at a time; default the larger of
-                B and 32, so that K references cost the memory of one. Within a pass the first layer sees each
-                image once, whatever K.
+                B and 32, so that K references cost about the memory of one. The first layer sees an image once for
+                all the references of a pass (`references_at_a_time`).
 
         Raises:
             ValueError: for more references than the bank holds, or "blt" without residuals.
         """
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"max_rows must be at least 1, got {max_rows}")
         with evaluating(self):
+            chunks: Iterable[Tensor]
             if isinstance(references, str):
                 if references != "blt":
                     raise ValueError(f'references must be a number, a tensor or "blt", got {references!r}')
-                per_reference = self._transduced(images, max_rows)[None]
+                chunks = [self._transduced(images, max_rows)[None]]
             else:
-                per_reference = self._per_reference(images, references, max_rows)
-        return summarise(per_reference, self.task, recalibrate, keep_per_reference, self.temperature)
+                chunks = self._per_reference(images, references, max_rows)
+            return summarise(chunks, self.task, recalibrate, keep_per_reference, self.temperature)
 
     def fold(self, reference: int = 0, image_size: int | tuple[int, int] | None = None) -> nn.Module:
         """Fold one reference of the bank and the normalisation into an ordinary network: pixels in, logits out.
@@ -219,10 +223,10 @@ class AnchoredModel(PixelModel):
         """Normalised images as they arrive at the first layer: as they are, or flattened."""
         return normalised.flatten(1) if self.stem.axis == -1 else normalised
 
-    def _through(self, x: Tensor, terms: Tensor, x_part: Tensor | None = None) -> Tensor:
+    def _through(self, x: Tensor, terms: Tensor) -> Tensor:
         """Run normalised `x` `[B, ...]` with K reference terms: logits `[K * B, C]`, reference-major."""
         rows = x if len(terms) == 1 else x.expand(len(terms), *x.shape).flatten(0, 1)
-        with self.stem.bound(terms, x_part):
+        with self.stem.bound(terms):
             return self._logits(rows)
 
     def _bank_terms(self, k: int, x: Tensor) -> Tensor:
@@ -247,11 +251,14 @@ class AnchoredModel(PixelModel):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}
 
-    def _per_reference(self, images: Tensor, references: int | Tensor | None, max_rows: int | None) -> Tensor:
+    def _per_reference(
+        self, images: Tensor, references: int | Tensor | None, max_rows: int | None
+    ) -> Iterator[Tensor]:
+        """The logits of some of the references at a time, `[k, B, C]`."""
         x = self.normalise(images)
+        own = not isinstance(references, Tensor)
         if isinstance(references, Tensor):
             bank = self._checked_bank("references", references)
-            k = len(bank)
         else:
             k = len(self.references) if references is None else references
             if not isinstance(k, int) or isinstance(k, bool):
@@ -263,25 +270,16 @@ class AnchoredModel(PixelModel):
                 )
             bank = self.references[:k]
         if len(images) == 0:
-            return x.new_zeros(k, 0, self.num_outputs)
+            yield x.new_zeros(len(bank), 0, self.num_outputs)
+            return
         budget = max(len(images), 32) if max_rows is None else max_rows
-        if budget < 1:
-            raise ValueError(f"max_rows must be at least 1, got {max_rows}")
-        stem = self.stem
-        if k <= budget:
-            own = not isinstance(references, Tensor)
-            terms = self._bank_terms(k, x) if own else stem.reference_terms(self._arriving(self._fitted(bank, x)))
-            passes = [self._through(part, terms).unflatten(0, (k, -1)) for part in x.split(budget // k)]
-            return torch.cat(passes, 1)
-        # More references than rows: one image at a time, its part of the first layer kept for all of them.
-        fitted = self._arriving(self._fitted(bank, x))
-        x_parts = [stem.residual(self._arriving(part)) for part in x.split(1)]
-        chunks = []
-        for some in fitted.split(budget):
-            terms = stem.reference_terms(some)
-            passes = [self._through(a, terms, b)[:, None] for a, b in zip(x.split(1), x_parts, strict=True)]
-            chunks.append(torch.cat(passes, 1))
-        return torch.cat(chunks)
+        for some in bank.split(references_at_a_time(len(bank), len(images), budget)):
+            if own and len(some) == len(bank):
+                terms = self._bank_terms(len(bank), x)
+            else:
+                terms = self.stem.reference_terms(self._arriving(self._fitted(some, x)))
+            passes = [self._through(part, terms).unflatten(0, (len(some), -1)) for part in x.split(budget // len(some))]
+            yield torch.cat(passes, 1)
 
     def _transduced(self, images: Tensor, max_rows: int | None) -> Tensor:
         if self.residuals is None:
@@ -290,25 +288,27 @@ class AnchoredModel(PixelModel):
                 "model.residuals = kedge.anchoring.choose_residuals(train_set, model.references, 500, seed=0)"
             )
         x = self.normalise(images)
-        residuals = resized(self.residuals, x.shape[2:]).to(x.dtype)
-        bank = self._fitted(self.references, x)
-        chosen = best_references(x, bank, residuals / self.std)
+        chosen = self._search(images.to(x.dtype), self.references, self.residuals, self.std)
         rows = max(len(images), 1) if max_rows is None else max_rows
         logits = [
-            self._logits(torch.cat([part, bank[index]], 1))
+            self._logits(torch.cat([part, self._fitted(self.references[index], x)], 1))
             for part, index in zip(x.split(rows), chosen.split(rows), strict=True)
         ]
         return torch.cat(logits) if logits else x.new_zeros(0, self.num_outputs)
 
 
+def references_at_a_time(k: int, batch: int, budget: int) -> int:
+    """How many of `k` references share a pass of at most `budget` rows over a batch of `batch` images.
+
+    A pass of c references and budget / c images holds c + budget / c maps of the first layer beside those of its rows.
+    All k while that is a small share of the memory; else about the root of the budget, where the sum is least, or as
+    many as fill the rows of a small batch.
+    """
+    if 3 * k <= budget:
+        return k
+    passes = -(-k // max(1, math.isqrt(budget), budget // batch))
+    return -(-k // passes)
+
+
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(a, b)
-
-
-def resized(images: Tensor, size: Sequence[int]) -> Tensor:
-    """Images `[K, C, *size]`, linearly interpolated (in float32 or better); as they are if they fit."""
-    if tuple(images.shape[2:]) == tuple(size):
-        return images
-    mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
-    # Linear weights keep the range of what they average.
-    return F.interpolate(images.to(at_least_float32(images)), tuple(size), mode=mode, antialias=mode == "bilinear")

@@ -1,5 +1,6 @@
 """What a prediction holds, and how K reference-wise logits become one."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +37,15 @@ class Prediction:
 
 
 def summarise(
-    per_reference: Tensor,
+    chunks: Iterable[Tensor],
     task: str,
     recalibrate: str | None = None,
     keep_per_reference: bool = False,
     temperature: float | None = None,
 ) -> Prediction:
-    """Turn logits `[K, B, C]`, one set for each reference, into a `Prediction`.
+    """Turn logits of K references, in chunks `[k, B, C]` of some of them, into a `Prediction`.
+
+    Mean and deviation are gathered chunk by chunk (Chan, Golub & LeVeque 1979), so that the memory does not grow with K.
 
     `recalibrate` is the published correction of the mean logits μ by c, the mean over classes of the standard
     deviation of the sigmoid logits: "exp" is μ / (1 + exp(c)) (the authors on CIFAR), "divide" is μ / c (on
@@ -52,14 +55,22 @@ def summarise(
     Raises:
         ValueError: for an unknown `recalibrate`, fewer than two references with it, or a regression task.
     """
-    # Half precision is averaged in float32.
-    per_reference = per_reference.to(at_least_float32(per_reference))
-    logits = per_reference.mean(0)
-    spread = None
-    if len(per_reference) > 1:
-        values = per_reference if task == "regression" else per_reference.sigmoid()
-        # torch.std warns of an empty batch, which has an empty answer.
-        spread = values.std(0) if values.numel() else values[0]
+    count, total, mean, squares, kept = 0, torch.zeros(()), torch.zeros(()), torch.zeros(()), []
+    for chunk in chunks:
+        # Half precision is averaged in float32.
+        logits = chunk.to(at_least_float32(chunk))
+        values = logits if task == "regression" else logits.sigmoid()
+        k, own = len(values), values.mean(0)
+        off = own - mean if count else torch.zeros_like(own)
+        squares = squares.to(own) + (values - own).square().sum(0) + off.square() * (count * k / (count + k))
+        mean = own if count == 0 else mean + off * (k / (count + k))
+        total = total.to(own) + logits.sum(0)
+        count += k
+        if keep_per_reference:
+            kept.append(logits)
+    logits, spread = total / count, None
+    if count > 1:
+        spread = (squares / (count - 1)).sqrt()
         spread = spread if task == "regression" else spread.mean(-1)
     if recalibrate is not None:
         if recalibrate not in RECALIBRATIONS:
@@ -71,9 +82,9 @@ def summarise(
         logits = logits / (1 + c.exp()) if recalibrate == "exp" else logits / c.clamp_min(1e-6)
     elif temperature is not None:
         logits = logits / temperature
-    kept = per_reference if keep_per_reference else None
+    per_reference = torch.cat(kept) if keep_per_reference else None
     if task == "regression":
-        return Prediction(logits, None, None, None, spread, kept)
+        return Prediction(logits, None, None, None, spread, per_reference)
     probs = torch.softmax(logits, -1)
     confidence, label = probs.max(-1)
-    return Prediction(logits, probs, label, confidence, spread, kept)
+    return Prediction(logits, probs, label, confidence, spread, per_reference)

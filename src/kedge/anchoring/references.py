@@ -4,7 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from kedge.anchoring.stem import at_least_float32
 
 WAYS = ("random", "stratified", "kcenter", "mean")
 # k-centre looks at no more candidates than this: its cost is candidates * k * pixels.
@@ -74,6 +77,15 @@ def choose_residuals(dataset: Any, references: Tensor, m: int, seed: int = 0) ->
         )
     partner = torch.randint(len(references), (m,), generator=generator)
     return images - references.detach().cpu().float()[partner]
+
+
+def resized(images: Tensor, size: Sequence[int]) -> Tensor:
+    """Images `[K, C, *size]`, linearly interpolated (in float32 or better); as they are if they fit."""
+    if tuple(images.shape[2:]) == tuple(size):
+        return images
+    mode = ("linear", "bilinear", "trilinear")[len(size) - 1]
+    # Linear weights keep the range of what they average.
+    return F.interpolate(images.to(at_least_float32(images)), tuple(size), mode=mode, antialias=mode == "bilinear")
 
 
 def _in_turn(labels: Tensor) -> Tensor:

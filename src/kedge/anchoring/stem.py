@@ -96,25 +96,22 @@ class AnchoredStem(InPlaceOf):
             return f_r - f_d
 
     @contextmanager
-    def bound(self, terms: Tensor, x_part: Tensor | None = None) -> Iterator[None]:
-        """Within, inputs are K copies `[K * B, ...]` of a batch, reference-major, and `terms` is `[K, ...]`.
-
-        `x_part` is f_d(x) `[B, ...]` if it is known already.
-        """
-        self._bound.terms, self._bound.x_part = terms, x_part
+    def bound(self, terms: Tensor) -> Iterator[None]:
+        """Within, inputs are K copies `[K * B, ...]` of a batch, reference-major, and `terms` is `[K, ...]`."""
+        self._bound.terms = terms
         try:
             yield
         finally:
-            self._bound.terms = self._bound.x_part = None
+            self._bound.terms = None
 
     def forward(self, inputs: Tensor) -> Tensor:
         """The layer's outputs for [a | b], or for x alone inside `bound`."""
         terms = self._bound.terms
         if terms is not None:
-            x_part = self._bound.x_part
-            if x_part is None:
-                x_part = self.residual(inputs[: len(inputs) // len(terms)])
-            return add_terms(x_part, terms)
+            outputs = self.residual(inputs[: len(inputs) // len(terms)])
+            # A plain layer has just made these outputs, and nobody else holds them.
+            fresh = self.widened and not self.residual._forward_hooks and not outputs.requires_grad
+            return outputs.add_(terms) if fresh and len(terms) == 1 else add_terms(outputs, terms)
         if self.widened:
             weight = self.residual.weight
             widened = torch.cat([weight, self.difference().to(weight.dtype)], 1)
@@ -128,7 +125,6 @@ class _Bound(threading.local):
     """What `bound` holds: each thread has its own, or concurrent predictions would mix their references."""
 
     terms: Tensor | None = None
-    x_part: Tensor | None = None
 
     def __reduce__(self) -> tuple[type["_Bound"], tuple[()]]:
         return _Bound, ()

@@ -1,31 +1,121 @@
-"""Bilinear transduction: for each input, the reference whose residual looks most like one seen in training."""
+"""Bilinear transduction: for each input, the reference whose residual looks most like one seen in training.
+
+The distance of input x, reference r and residual δ (units of the network's input: pixels divided by std) is
+||x - r - δ||² = ||x||² - 2 x·r - 2 x·δ + ||r + δ||²: two matrix products with x, and a table of pairs that does not
+depend on x (ANCHORING, section 2).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-# Values of the [B, K, M] comparison held at a time (64 MB in float32).
-CHUNK_VALUES = 2**24
+from kedge.anchoring.references import resized
+from kedge.anchoring.stem import at_least_float32
+
+# Sums of the search held at a time: on a CPU what stays in its cache (1 MB in float32), elsewhere 64 MB.
+HELD_CPU, HELD = 2**18, 2**24
+# Values of a bank that are resized or made float32 at a time (32 MB in float32).
+PREPARED = 2**23
+# Values that are checksummed at a time: as 64-bit integers they stay in the cache.
+SUMMED = 2**16
 
 
-def best_references(x: Tensor, references: Tensor, residuals: Tensor) -> Tensor:
-    """For each input the index `[B]` of argmin over r of min over δ of ||(x - r) - δ||².
+class BestReferences:
+    """The search, and what it keeps of a bank and its residuals: the table of pairs `[K, M]`, nothing else.
 
-    Expanded, the distance is ||x||² + ||r + δ||² - 2 x·r - 2 x·δ: two matrix products with x and one table that
-    does not depend on it. The table's mean is kept out of the products, where it would cost precision.
-
-    Args:
-        x: inputs `[B, ...]`.
-        references: `[K, ...]`.
-        residuals: `[M, ...]`, differences x - r of training pairs, in the same units.
+    On a CPU the table serves until the values it came from change, however they are changed: checksums of every
+    reference and residual are compared, in one pass over them (an edit goes unseen with a chance of 2^-32). On other
+    devices that would wait for the device, and computing the table again is the quicker way to be right.
     """
-    x, r, d = (t.flatten(1).float() for t in (x, references, residuals))
-    centre = r.mean(0)
-    x, r = x - centre, r - centre
-    between = r.square().sum(1)[:, None] + d.square().sum(1) + 2 * r @ d.T
-    to_references, to_residuals = -2 * x @ r.T, -2 * x @ d.T
-    rows = max(1, CHUNK_VALUES // between.numel())
-    best = [
-        (a[:, :, None] + b[:, None, :] + between).amin(2).argmin(1)
-        for a, b in zip(to_references.split(rows), to_residuals.split(rows), strict=True)
+
+    def __init__(self) -> None:
+        self._kept: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __call__(self, images: Tensor, references: Tensor, residuals: Tensor, std: Tensor | float = 1.0) -> Tensor:
+        """For each input the index `[B]` of argmin over r of min over δ of ||(x - r - δ) / std||²; the first of equals.
+
+        Args:
+            images: inputs `[B, C, H, W]` (or `[B, D]`).
+            references: `[K, C, H, W]`, in the same units, resized to the inputs where their size differs.
+            residuals: `[M, C, H, W]`, differences x - r of training pairs, likewise.
+            std: what distances are measured in, `[1, C, 1, 1]` (or anything that broadcasts against the inputs).
+        """
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            size = images.shape[2:]
+            std = torch.as_tensor(std, dtype=at_least_float32(images), device=images.device)
+            weight = std.square().reciprocal()
+            centre, table = self._pairs(references, residuals, weight, size)
+            # Centred, the products are small and their rounding too; it adds the same to all references.
+            x = ((images.to(weight.dtype) - centre) * weight).flatten(1) * -2
+            return _nearest(_products(x, references, size), _products(x, residuals, size), table)
+
+    def _pairs(
+        self, references: Tensor, residuals: Tensor, weight: Tensor, size: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
+        """The mean of the references and ||(r - mean + δ) / std||² `[K, M]`."""
+        if references.device.type != "cpu" or torch.compiler.is_compiling():
+            return _table(references, residuals, weight, size)
+        of = torch.tensor([*size, *references.shape, *residuals.shape])
+        sums = torch.cat([of, checksums(references), checksums(residuals), checksums(weight.reshape(1, -1))])
+        if self._kept is None or not torch.equal(self._kept[0], sums):
+            self._kept = (sums, *_table(references, residuals, weight, size))
+        return self._kept[1:]
+
+    def __getstate__(self) -> dict[str, None]:
+        return {"_kept": None}
+
+
+def checksums(images: Tensor) -> Tensor:
+    """A 64-bit sum of each of `[K, ...]` images on a CPU, `[K]` int64: of their bits, each weighted at random.
+
+    Unlike images have unlike sums but for a chance of 2^-32 over the weights, which are the same in each call.
+    """
+    kind = torch.int16 if images.element_size() == 2 else torch.int32
+    size = images[0].numel() * images.element_size() // kind.itemsize
+    weights = torch.randint(-(2**63), 2**63 - 1, (size,), generator=torch.Generator().manual_seed(0))
+    sums = []
+    for rows in images.split(max(1, SUMMED // size)):
+        bits = rows.flatten(1).view(kind)
+        parts = zip(bits.split(SUMMED, 1), weights.split(SUMMED), strict=True)
+        sums.append(torch.stack([part.long().mul_(w).sum(1) for part, w in parts]).sum(0))
+    return torch.cat(sums)
+
+
+def _nearest(to_references: Tensor, to_residuals: Tensor, table: Tensor) -> Tensor:
+    """argmin over k of min over m of to_references `[B, K]` + to_residuals `[B, M]` + table `[K, M]`: `[B]`."""
+    held = HELD_CPU if table.device.type == "cpu" else HELD
+    rows = max(1, held // table.shape[1])
+    images = max(1, held // table[:rows].numel())
+    smallest = [
+        torch.cat([(some + part[:, None]).amin(2) for part in to_residuals.split(images)]) for some in table.split(rows)
     ]
-    return torch.cat(best) if best else torch.zeros(0, dtype=torch.long, device=x.device)
+    return (to_references + torch.cat(smallest, 1)).argmin(1)
+
+
+def _table(references: Tensor, residuals: Tensor, weight: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    count = sum(part.sum(0, keepdim=True) for part in _prepared(references, size))
+    assert isinstance(count, Tensor)
+    centre = count / len(references)
+    lengths = torch.cat([(d.square() * weight).flatten(1).sum(1) for d in _prepared(residuals, size)])
+    rows = []
+    for r in _prepared(references, size):
+        centred = r - centre
+        weighted = (centred * weight).flatten(1)
+        squares = (weighted * centred.flatten(1)).sum(1, keepdim=True)
+        rows.append(_products(2 * weighted, residuals, size).add_(squares).add_(lengths))
+    return centre, torch.cat(rows)
+
+
+def _products(x: Tensor, bank: Tensor, size: Sequence[int]) -> Tensor:
+    """`[B, K]` products of `x` `[B, D]` with the images of the bank `[K, ...]` at `size`."""
+    if tuple(bank.shape[2:]) == tuple(size) and bank.dtype == x.dtype and bank.is_contiguous():
+        return x @ bank.flatten(1).T
+    return torch.cat([x @ part.flatten(1).T for part in _prepared(bank, size)], 1)
+
+
+def _prepared(bank: Tensor, size: Sequence[int]) -> Iterator[Tensor]:
+    """The bank a part at a time, each of `size` and in float32 or better."""
+    for part in bank.split(max(1, PREPARED // (bank.shape[1] * math.prod(size)))):
+        yield resized(part, size).to(at_least_float32(part))
