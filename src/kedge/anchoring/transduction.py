@@ -49,6 +49,9 @@ class BestReferences:
             centre, table = self._pairs(references, residuals, weight, size)
             # Centred, the products are small and their rounding too; it adds the same to all references.
             x = ((images.to(weight.dtype) - centre) * weight).flatten(1) * -2
+            if not size:
+                # Vectors may lie far from zero; images do not, and centring a bank of them would take a copy.
+                references = references - centre
             return _nearest(_products(x, references, size), _products(x, residuals, size), table)
 
     def _pairs(
