@@ -45,6 +45,34 @@ def test_the_mean_reference_without_normalisation_becomes_a_bias():
     assert folded(torch.rand(1, 3, 24, 24)).shape == (1, 5)
 
 
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "circular"])
+def test_the_mean_reference_needs_no_map_and_takes_any_size(padding_mode):
+    stem = nn.Conv2d(3, 5, 5, stride=2, padding=2, padding_mode=padding_mode)
+    network = nn.Sequential(stem, nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten())
+    model = disturb(kedge.anchor(network, example=(3, 16, 16), mean=[0.1, 0.5, 0.9], std=[0.2, 0.3, 0.4])).eval()
+    folded = model.fold()
+    assert folded[0].map is None
+    for size in ((16, 16), (21, 30)):
+        images = torch.rand(3, 3, *size)
+        assert torch.allclose(folded(images), model(images), atol=1e-5)
+
+
+def test_a_folded_model_leaves_what_a_hook_sees_and_the_pixels_alone(net):
+    model = disturb(kedge.anchor(net, example=(3, 16, 16), mean=0.5, std=0.3)).eval()
+    model.references = torch.rand(1, 3, 16, 16)
+    folded, seen, images = model.fold(), [], torch.rand(2, 3, 16, 16)
+    before, expected = images.clone(), folded(images)
+    folded.stem.layer.register_forward_hook(lambda _, __, out: seen.append((out, out.clone())))
+    assert torch.equal(folded(images), expected)
+    assert torch.equal(*seen[0])
+    assert torch.equal(images, before)
+    images.requires_grad_()
+    folded(images).sum().backward()
+    slope, images.grad = images.grad, None
+    model(images).sum().backward()
+    assert torch.allclose(slope, images.grad, atol=1e-5)
+
+
 def test_another_image_size(net):
     model = disturb(kedge.anchor(net, example=(3, 16, 16), mean=0.5, std=0.3)).eval()
     model.references = torch.rand(1, 3, 16, 16)
@@ -78,6 +106,7 @@ def test_torch_export_takes_a_folded_model(net):
 
 def test_a_folded_model_says_that_it_is_for_one_size(net):
     model = disturb(kedge.anchor(net, example=(3, 16, 16), mean=0.5, std=0.3)).eval()
+    model.references = torch.rand(1, 3, 16, 16)
     with pytest.raises(ValueError, match=r"folded for one image size, and \[20, 20\] is another"):
         model.fold()(torch.rand(1, 3, 20, 20))
     assert model.fold(image_size=20)(torch.rand(1, 3, 20, 20)).shape == (1, 5)

@@ -426,6 +426,15 @@ def test_the_first_layer_sees_an_image_once_in_a_pass_whatever_the_references(mo
     assert prediction.logits.shape == (2, 5)
 
 
+def test_what_a_hook_on_the_first_layer_sees_is_left_alone(model):
+    seen, images = [], torch.rand(3, 3, 16, 16)
+    with torch.no_grad():
+        expected = model.eval()(images)
+        model.stem.residual.register_forward_hook(lambda _, __, out: seen.append((out, out.clone())))
+        assert torch.equal(model(images), expected)
+    assert torch.equal(*seen[0])
+
+
 def test_activation_checkpointing_of_the_first_layer():
     from torch.utils.checkpoint import checkpoint
 

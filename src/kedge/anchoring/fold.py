@@ -14,38 +14,53 @@ if TYPE_CHECKING:
 
 
 class FoldedStem(InPlaceOf):
-    """An affine layer on pixels: the layer's linear part on x / std, plus a map that holds everything constant.
+    """An affine layer on pixels that holds everything constant: normalisation, bias and the reference's part.
 
-    The map is the anchored layer's output for a black image, so padding, which acts after normalisation, is exact
-    at the borders. A plain layer takes 1 / std into its weight, and a map that is the same everywhere into its bias.
+    A plain layer takes 1 / std into its weight, and its outputs for a black image, the reference's part with them, are
+    a constant: merged into its bias where they are the same everywhere, else a map. Padding acts after normalisation, so
+    that the mean makes a map at the borders: where the reference's part alone is the same everywhere (that of the mean
+    reference is zero), the mean is taken off the pixels instead, which is cheaper than a map on many channels, and
+    takes images of any size.
+    Another affine layer runs on pixels / std, with a map.
     """
 
     stands_for = "layer"
+    mean: Tensor | None
     scale: Tensor | None
     map: Tensor | None
 
-    def __init__(self, stem: AnchoredStem, black: Tensor, reference: Tensor, scale: Tensor) -> None:
+    def __init__(self, stem: AnchoredStem, black: Tensor, reference: Tensor, mean: Tensor, scale: Tensor) -> None:
         super().__init__()
         layer: Any = copy.deepcopy(stem.residual)
-        whole = (stem.residual(black) + stem.reference_terms(reference)).to(black.dtype)
-        if stem.widened:
+        terms = stem.reference_terms(reference)
+        whole = (stem.residual(black) + terms).to(black.dtype)
+        self.plain = stem.widened
+        self.register_buffer("mean", None)
+        self.register_buffer("scale", None if self.plain else scale)
+        self.register_buffer("map", None)
+        if self.plain:
             weight = layer.weight
             by_channel = scale.flatten(2)[..., 0] if scale.ndim > 2 else scale
             weight.mul_(by_channel.reshape(1, -1, *[1] * (weight.ndim - 2)))
-            positions = whole[..., None] if isinstance(layer, nn.Linear) else whole.flatten(2)
-            spread = float((positions - positions[..., :1]).abs().max())
-            same = spread <= 1e-7 * max(1.0, float(positions.abs().max()))
-            layer.bias = nn.Parameter(positions[..., 0].flatten()) if same else None
-            self.register_buffer("scale", None)
-            self.register_buffer("map", None if same else whole)
+            bias, part = _constant(layer, whole), _constant(layer, terms.to(black.dtype))
+            if bias is not None:
+                layer.bias = nn.Parameter(bias)
+            elif part is not None:
+                self.mean = mean
+                layer.bias = nn.Parameter(part if layer.bias is None else layer.bias + part)
+            else:
+                layer.bias, self.map = None, whole
         else:
-            self.register_buffer("scale", scale)
-            self.register_buffer("map", whole - layer(torch.zeros_like(black)))
+            self.map = whole - layer(torch.zeros_like(black))
         self.layer = layer
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The layer's outputs for images in [0, 1]."""
-        outputs = self.layer(pixels if self.scale is None else pixels * self.scale)
+        if self.mean is not None:
+            pixels = pixels - self.mean
+        if self.scale is not None:
+            pixels = pixels * self.scale
+        outputs = self.layer(pixels)
         if self.map is None:
             return outputs
         if outputs.shape[1:] != self.map.shape[1:]:
@@ -53,7 +68,16 @@ class FoldedStem(InPlaceOf):
                 f"this network was folded for one image size, and {list(pixels.shape[2:])} is another; "
                 "fold again with image_size="
             )
-        return outputs + self.map
+        # A plain layer has just made these outputs; another kind might hold on to them.
+        return outputs.add_(self.map) if self.plain and not self.layer._forward_hooks else outputs + self.map
+
+
+def _constant(layer: nn.Module, outputs: Tensor) -> Tensor | None:
+    """The value of each output channel `[C_out]` of a layer's outputs `[1, ...]`; None where positions differ."""
+    positions = outputs[..., None] if isinstance(layer, nn.Linear) else outputs.flatten(2)
+    spread = float((positions - positions[..., :1]).abs().max())
+    same = spread <= 1e-7 * max(1.0, float(positions.abs().max()))
+    return positions[..., 0].flatten() if same else None
 
 
 @torch.no_grad()
@@ -68,7 +92,7 @@ def fold_network(model: "AnchoredModel", reference: Tensor, image_size: tuple[in
     r = twin._fitted(reference, black)
 
     scale = twin._arriving((1 / twin.std).expand(1, *shape))
-    folded = FoldedStem(twin.stem, twin._arriving(twin.normalise(black)), twin._arriving(r), scale)
+    folded = FoldedStem(twin.stem, twin._arriving(twin.normalise(black)), twin._arriving(r), twin.mean, scale)
     network: nn.Module = twin.network
     parent, _, child = twin.first_layer.rpartition(".")
     setattr(network.get_submodule(parent), child, folded)

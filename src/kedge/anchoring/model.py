@@ -251,9 +251,7 @@ class AnchoredModel(PixelModel):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}
 
-    def _per_reference(
-        self, images: Tensor, references: int | Tensor | None, max_rows: int | None
-    ) -> Iterator[Tensor]:
+    def _per_reference(self, images: Tensor, references: int | Tensor | None, max_rows: int | None) -> Iterator[Tensor]:
         """The logits of some of the references at a time, `[k, B, C]`."""
         x = self.normalise(images)
         own = not isinstance(references, Tensor)
