@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import time
 from dataclasses import fields
 
 import pytest
@@ -35,15 +34,13 @@ def complaint(capsys, *arguments):
 # The command as a whole
 
 
-def test_help_is_quick_and_imports_nothing_slow():
+def test_help_imports_nothing_slow():
     code = (
         "import sys\nfrom kedge.cli import main\nassert main(['--help']) == 0\n"
         "slow = {'torch', 'lightning', 'timm', 'torchvision', 'datasets', 'matplotlib', 'numpy', 'jsonargparse'}\n"
         "assert not slow & set(sys.modules), slow & set(sys.modules)\n"
     )
-    began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert time.monotonic() - began < 1.0
     for name in COMMANDS:
         assert name in done.stdout
 

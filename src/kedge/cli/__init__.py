@@ -54,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if command not in COMMANDS:
         return _wrong("kedge", f"there is no command {command!r}.{_near(command, COMMANDS)} See kedge --help")
+    from kedge.memory import keep_freed_memory
+
+    keep_freed_memory()  # before torch makes a tensor; the process is ours
     try:
         module = import_module(f"kedge.cli.{command}")
         config = _parse(module.parser(), rest)

@@ -1,0 +1,48 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from kedge.cli import COMMANDS
+
+HEAVY = {"torch", "torchvision", "timm", "lightning", "torchmetrics", "datasets", "numpy", "scipy", "sklearn"}
+HEAVY |= {"pandas", "pyarrow", "PIL", "matplotlib", "onnx", "huggingface_hub", "jinja2"}
+
+
+def loaded(code: str) -> set[str]:
+    """The modules that are there after `code`, run by a new interpreter."""
+    script = f"{code}\nimport json, sys\nprint()\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_importing_kedge_waits_for_nothing():
+    found = loaded("import kedge")
+    assert not HEAVY & found
+    assert {name for name in found if name.startswith("kedge")} == {"kedge", "kedge._version"}
+
+
+def test_the_core_costs_torch_and_nothing_more():
+    """Whoever has imported torch pays for kedge's own modules alone."""
+    before, after = loaded("import torch"), loaded("import torch, kedge\nkedge.anchor, kedge.AnchoredModel")
+    assert {name for name in after - before if not name.startswith("kedge")} <= {"ctypes"}
+
+
+def test_help_needs_no_parser():
+    found = loaded("from kedge.cli import main\nassert main(['--help']) == 0")
+    assert not (HEAVY | {"jsonargparse", "yaml", "argparse", "ctypes"}) & found
+    assert {name for name in found if name.startswith("kedge")} == {"kedge", "kedge._version", "kedge.cli"}
+
+
+def test_the_number_of_the_version_is_there_at_once():
+    assert not (HEAVY | {"jsonargparse"}) & loaded("from kedge.cli import main\nassert main(['--version']) == 0")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_waits_for_no_library(name):
+    found = loaded(
+        f"from kedge.cli import main\ntry:\n    main([{name!r}, '--help'])\nexcept SystemExit as stop:\n"
+        "    assert not stop.code"
+    )
+    assert not HEAVY & found
