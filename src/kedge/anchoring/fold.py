@@ -17,10 +17,10 @@ class FoldedStem(InPlaceOf):
     """An affine layer on pixels that holds everything constant: normalisation, bias and the reference's part.
 
     A plain layer takes 1 / std into its weight, and its outputs for a black image, the reference's part with them, are
-    a constant: merged into its bias where they are the same everywhere, else a map. Padding acts after normalisation, so
-    that the mean makes a map at the borders: where the reference's part alone is the same everywhere (that of the mean
-    reference is zero), the mean is taken off the pixels instead, which is cheaper than a map on many channels, and
-    takes images of any size.
+    a constant: merged into its bias where they are the same everywhere, else a map. Padding acts after normalisation,
+    so that the mean makes a map at the borders: where the reference's part alone is the same everywhere (that of the
+    mean reference is zero), the mean is taken off the pixels instead, which is cheaper than a map on many channels,
+    and takes images of any size.
     Another affine layer runs on pixels / std, with a map.
     """
 

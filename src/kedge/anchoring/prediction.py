@@ -45,7 +45,7 @@ def summarise(
 ) -> Prediction:
     """Turn logits of K references, in chunks `[k, B, C]` of some of them, into a `Prediction`.
 
-    Mean and deviation are gathered chunk by chunk (Chan, Golub & LeVeque 1979), so that the memory does not grow with K.
+    Mean and deviation are gathered chunk by chunk (Chan, Golub & LeVeque 1979): the memory does not grow with K.
 
     `recalibrate` is the published correction of the mean logits μ by c, the mean over classes of the standard
     deviation of the sigmoid logits: "exp" is μ / (1 + exp(c)) (the authors on CIFAR), "divide" is μ / c (on
