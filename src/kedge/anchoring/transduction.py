@@ -35,7 +35,7 @@ class BestReferences:
     Beside the bank, the residuals and the batch a search holds no more than the products B * (K + M), the table
     K * M (1 MB for 500 of each), the sums of a block (1 MB on a CPU, 64 MB elsewhere) and, while the table is made or
     where a bank has another size or precision than the input, parts of 32 MB: at 224 px, where 500 references are
-    300 MB, about MEASURED in all.
+    300 MB and 500 residuals as much, less than 100 MB in all.
     """
 
     def __init__(self) -> None:
