@@ -63,6 +63,24 @@ def test_the_same_generator_gives_the_same_batch_and_the_global_one_is_left_alon
     assert not torch.equal(first, images)
 
 
+@pytest.mark.parametrize("count", [0, 1, 5])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_layout_of_the_images_does_not_change_what_is_drawn(count, dtype, layout):
+    """Against one gather over the places of all pixels, with the same draws; the result is channels_last."""
+    images = torch.randint(0, 200, (count, 3, 9, 13)).to(dtype).contiguous(memory_format=layout)
+    draws = torch.Generator().manual_seed(1)
+    down, right = torch.randint(-1, 2, (2, count, 1), generator=draws)
+    mirrored = torch.rand((count, 1), generator=draws) < 0.5
+    padded = torch.from_numpy(np.pad(images.float().numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect"))
+    expected = [padded[i, :, 1 + down[i] : 10 + down[i], 1 + right[i] : 14 + right[i]] for i in range(count)]
+    out = augment_batch(images, torch.Generator().manual_seed(1))
+    assert out.dtype == dtype
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    for after, view, mirror in zip(out, expected, mirrored, strict=True):
+        assert torch.equal(after.float(), view.flip(2) if mirror else view)
+
+
 def test_default_padding_is_an_eighth():
     images = torch.zeros(500, 1, 32, 32)
     images[:, :, 16, 16] = 1

@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import kedge.data as kd
 from kedge.data import DataError, training_batches
+from kedge.data.batches import fits
 
 from .test_splitting import numbered_set, positions
 
@@ -177,3 +179,52 @@ def test_subsets_of_photos_feed_batches(photos):
     assert {len(train), len(val)} == {9, 4}
     assert sum(len(y) for _, y in training_batches(train, 3, 0, workers=0)) == 9
     assert positions(numbered_set([0]).subset([0])) == [0]
+
+
+class Copies(TorchDispatchMode):
+    """Counts the tensors that are copied from the CPU to another device."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.device.type != "cpu":
+            self.count += any(isinstance(a, torch.Tensor) and a.device.type == "cpu" for a in args)
+        return made
+
+
+@pytest.mark.parametrize("small", [0, 2**30])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_batches_of_a_set_in_memory_are_its_images_wherever_they_come_from(monkeypatch, small, layout):
+    monkeypatch.setattr("kedge.data.batches.SMALL", small)
+    pixels = torch.randint(0, 256, (23, 3, 6, 5), dtype=torch.uint8).contiguous(memory_format=layout)
+    images = kd.TensorSet(pixels, torch.arange(23) % 4, ["aa", "bb", "cc", "dd"])
+    batches = training_batches(images, 5, seed=0, device="cpu")
+    got = epoch_of(batches, 1)
+    assert [len(y) for _, y in got] == [5, 5, 5, 5, 3]
+    for index, (x, y) in zip(batches.indices(), got, strict=True):
+        assert torch.equal(x, pixels[index])
+        assert torch.equal(y, images.labels[index])
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        assert x.untyped_storage().data_ptr() != pixels.untyped_storage().data_ptr()  # may be changed in place
+
+
+def test_a_set_that_lies_on_the_device_is_copied_there_once():
+    images = numbered_set([0] * 40)
+    with Copies() as copies:
+        batches = training_batches(images, 4, seed=0, device="meta")
+        assert len(batches) == 10
+        assert copies.count == 0  # a length needs no images
+        for epoch in (1, 2):
+            got = epoch_of(batches, epoch)
+            assert copies.count == 2 + epoch  # images and labels once, the order of each epoch
+            assert {(x.device.type, y.device.type, tuple(x.shape[:1])) for x, y in got} == {("meta", "meta", (4,))}
+
+
+def test_only_a_set_that_takes_little_of_the_device_lies_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 4000))
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert fits(100, cuda)
+    assert not fits(101, cuda)
+    assert fits(2**30, cpu)
+    assert not fits(2**30 + 1, cpu)

@@ -14,13 +14,13 @@ def augment_batch(
     """Crop each image at random from its reflect-padded self and mirror half of them.
 
     Args:
-        images: [B, C, H, W], any dtype, on any device.
+        images: [B, C, H, W], any dtype, on any device; fastest in channels_last memory format.
         generator: on the images' device; None draws from torch's global generator.
         padding: largest shift in pixels, each way; None is an eighth of the shorter side (4 px at 32).
         flip: mirror each image with probability 1/2.
 
     Returns:
-        A new tensor, the same shape, dtype and device.
+        A new tensor, the same shape, dtype and device, in channels_last memory format.
 
     Raises:
         ValueError: padding negative, or not smaller than the image.
@@ -34,13 +34,19 @@ def augment_batch(
     # a fixed number of draws, so that the shifts are the same with and without mirroring
     shift = torch.randint(-padding, padding + 1, (2, batch, 1), generator=generator, device=device)
     mirror = torch.rand((batch, 1), generator=generator, device=device) < 0.5
-    rows = _reflected(torch.arange(height, device=device) + shift[0], height)
-    columns = torch.arange(width, device=device).expand(batch, width)
+    # Half as many bytes of indices as by default, where they can count the batch's pixels.
+    number = torch.int32 if batch * height * width < 2**31 else torch.int64
+    down, right = shift.to(number)
+    rows = _reflected(torch.arange(height, dtype=number, device=device) + down, height)
+    columns = torch.arange(width, dtype=number, device=device)
     if flip:
         columns = torch.where(mirror, width - 1 - columns, columns)
-    columns = _reflected(columns + shift[1], width)
-    pixels = (rows[:, :, None] * width + columns[:, None, :]).view(batch, 1, height * width)
-    return images.flatten(2).gather(2, pixels.expand(batch, channels, -1)).view_as(images)
+    columns = _reflected(columns + right, width)
+    # One copy of whole pixels, all channels of one together: no other order of the bytes is as fast.
+    rows = rows + torch.arange(0, batch * height, height, dtype=number, device=device)[:, None]
+    places = (rows[:, :, None] * width + columns[:, None, :]).flatten()
+    pixels = images.permute(0, 2, 3, 1).reshape(batch * height * width, channels)
+    return pixels.index_select(0, places).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def photo_transform(augment: str, image_size: int, mirror: bool) -> Callable[[Any], Any] | None:

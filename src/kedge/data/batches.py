@@ -14,6 +14,8 @@ from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import FileSet, ImageSet, TensorSet
 
 log = logging.getLogger(__name__)
+SMALL = 2**30  # bytes of pixels: up to this a set in memory is copied to where the model is (CIFAR-10: 0.14 of it)
+SHARE = 0.1  # of the device's free memory that such a copy may take
 
 
 def training_batches(
@@ -25,6 +27,7 @@ def training_batches(
     augment: str = "auto",
     workers: int | None = None,
     drop_last_single: bool = True,
+    device: torch.device | str = "cpu",
 ) -> "TrainingBatches":
     """Return the shuffled batches of a training set.
 
@@ -41,16 +44,21 @@ def training_batches(
         augment: "auto" (crop-flip), "none", "crop-flip" or "trivial" (adds TrivialAugment); for a FileSet.
         workers: decoding processes of a FileSet; None takes up to 8, or none on two cores without CUDA.
         drop_last_single: leave out a last batch of one image, which batch statistics and references cannot use.
+        device: where the model is. A TensorSet of up to 1 GiB that takes at most a tenth of the free memory there is
+            copied to it when the first epoch begins, and its batches come from there; all other batches are on the
+            CPU, pinned where there is CUDA.
 
     Raises:
         ValueError: a bad batch size, rank or augmentation.
         DataError: no batch would be left.
     """
-    return TrainingBatches(images, batch_size, seed, rank, world, augment, workers, drop_last_single)
+    return TrainingBatches(images, batch_size, seed, rank, world, augment, workers, drop_last_single, device)
 
 
 class TrainingBatches:
     """Iterates over (uint8 [B, C, H, W], long [B]); see `training_batches`."""
+
+    _loader: "_PhotoLoader | _TensorLoader | None"
 
     def __init__(
         self,
@@ -62,6 +70,7 @@ class TrainingBatches:
         augment: str,
         workers: int | None,
         drop_last_single: bool,
+        device: torch.device | str = "cpu",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -80,11 +89,10 @@ class TrainingBatches:
             self._length -= 1
         if self._length == 0:
             raise DataError(f"{images.name}: {len(images)} training images on {world} processes make no batch")
-        self._loader = (
-            _PhotoLoader(images, seed, augment, _default_workers() if workers is None else workers)
-            if isinstance(images, FileSet)
-            else None
-        )
+        if isinstance(images, FileSet):
+            self._loader = _PhotoLoader(images, seed, augment, _default_workers() if workers is None else workers)
+        else:
+            self._loader = _TensorLoader(images, torch.device(device)) if isinstance(images, TensorSet) else None
 
     def __len__(self) -> int:
         return self._length
@@ -106,12 +114,42 @@ class TrainingBatches:
             return
         pin = torch.cuda.is_available()
         for index in self.indices():
-            if isinstance(self.images, TensorSet):
-                batch, labels = self.images.images[index], self.images.labels[index]
-            else:
-                batch = torch.stack([self.images[i][0] for i in index.tolist()])
-                labels = self.images.labels[index]
-            yield (batch.pin_memory(), labels.pin_memory()) if pin else (batch, labels)
+            batch = torch.stack([self.images[i][0] for i in index.tolist()]), self.images.labels[index]
+            yield _pinned(*batch) if pin else batch
+
+
+class _TensorLoader:
+    """Cuts an epoch's batches out of a set in memory, on the model's device where the set fits there."""
+
+    def __init__(self, images: TensorSet, device: torch.device) -> None:
+        self._images, self._device = images, device
+        self._held: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def epoch(self, epoch: int, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        pixels, labels = self._held = self._held or self._placed()  # not before: a length alone needs no copy
+        pin = pixels.device.type == "cpu" and torch.cuda.is_available()
+        # All indices of the epoch go over at once, so that no batch waits for the host.
+        for index in torch.cat(batches).to(pixels.device).split([len(batch) for batch in batches]):
+            # index_select copies whole images; images[index] goes through them pixel by pixel.
+            batch = pixels.index_select(0, index).permute(0, 3, 1, 2), labels.index_select(0, index)
+            yield _pinned(*batch) if pin else batch
+
+    def _placed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The set's pixels [N, H, W, C], the order that augmentation and convolutions are fast in, and its labels."""
+        pixels, labels = self._images.images, self._images.labels
+        if not fits(pixels.nbytes, self._device):
+            return pixels.permute(0, 2, 3, 1), labels
+        return pixels.to(self._device).permute(0, 2, 3, 1).contiguous(), labels.to(self._device)
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether a set of `size` bytes may be copied to `device`: it is small, also next to what is free there."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+    return size <= SMALL and (free is None or size <= SHARE * free)
+
+
+def _pinned(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return images.pin_memory(), labels.pin_memory()
 
 
 class _PhotoLoader:

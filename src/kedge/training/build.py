@@ -140,14 +140,18 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW over the model's parameter groups."""
+    """SGD or AdamW over the model's parameter groups; fused on CUDA, one kernel for a whole step."""
     assert recipe.lr is not None
     assert recipe.weight_decay is not None
     groups = optim.parameter_groups(model, recipe.weight_decay)
+    # A fused optimizer undoes the scaling of precision 16 itself, after the hooks that change gradients, and Lightning
+    # refuses to clip for one in mixed precision.
+    may = recipe.precision != "16" and (recipe.clip is None or recipe.precision == "32")
+    fused = True if may and next(model.parameters()).is_cuda else None
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr)
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
     nesterov = recipe.nesterov and recipe.momentum > 0
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
 
 
 def make_schedule(
