@@ -42,7 +42,7 @@ def training_batches(
         rank: of this process, 0 to world - 1.
         world: number of processes. Each gets the same number of images, some twice if they do not divide evenly.
         augment: "auto" (crop-flip), "none", "crop-flip" or "trivial" (adds TrivialAugment); for a FileSet.
-        workers: decoding processes of a FileSet; None takes up to 8, or none on two cores without CUDA.
+        workers: decoding processes of a FileSet; None takes up to 16, or none on two cores without CUDA.
         drop_last_single: leave out a last batch of one image, which batch statistics and references cannot use.
         device: where the model is. A TensorSet of up to 1 GiB that takes at most a tenth of the free memory there is
             copied to it when the first epoch begins, and its batches come from there; all other batches are on the
@@ -252,4 +252,4 @@ def _default_workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if cores <= 2 and not torch.cuda.is_available():
         return 0  # the model needs both
-    return min(8, cores)
+    return min(16, cores)
