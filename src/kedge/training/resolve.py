@@ -124,7 +124,7 @@ def _default_objective(anchored: bool) -> list[Any]:
 
 def _photo_workers(device: str) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if cores <= 2 and device == "cpu" else min(8, cores)  # on two cores the model needs both
+    return 0 if cores <= 2 and device == "cpu" else min(16, cores)  # on two cores the model needs both
 
 
 def has_weights(name: str) -> bool:
