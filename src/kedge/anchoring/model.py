@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kedge.anchoring.adaptive import TOLERANCE, adaptively
 from kedge.anchoring.fold import fold_network
 from kedge.anchoring.pixels import PixelModel, evaluating
-from kedge.anchoring.prediction import Prediction, summarise
+from kedge.anchoring.prediction import Prediction, conclude, summarise
 from kedge.anchoring.references import derangement, resized
 from kedge.anchoring.stem import AnchoredStem
 from kedge.anchoring.transduction import BestReferences
@@ -155,6 +156,7 @@ class AnchoredModel(PixelModel):
         recalibrate: str | None = None,
         keep_per_reference: bool = False,
         max_rows: int | None = None,
+        tolerance: float | None = None,
     ) -> Prediction:
         """Predict with fixed references, in eval mode and without gradients.
 
@@ -162,24 +164,44 @@ class AnchoredModel(PixelModel):
             images: `[B, C, H, W]` in [0, 1].
             references: how many of the bank to use (None: all), or images `[K, C, H, W]`, each applied to every
                 input; or "blt", for each input the one of the bank whose residual looks most like a residual of
-                training (needs `self.residuals`).
+                training (needs `self.residuals`); or "adaptive", the first few of the bank for every input and
+                more, up to the whole bank, for those that these do not settle (see `kedge.anchoring.adaptive`;
+                `references_used` of the result says how many each got). For classifiers.
             recalibrate: None, or the authors' correction of the logits, "exp" or "divide" (see `summarise`), in place
                 of the model's temperature.
-            keep_per_reference: also give the logits of every reference.
+            keep_per_reference: also give the logits of every reference; not for "adaptive", where inputs meet
+                different numbers of them.
             max_rows: the memory budget, in images that pass through the network at a time; default the larger of
                 B and 32, so that K references cost about the memory of one. The first layer sees an image once for
                 all the references of a pass (`references_at_a_time`).
+            tolerance: of "adaptive", the standard error at which an input is settled, in units of what it is the error
+                of; default 0.5. 0 takes the whole bank for every input.
 
         Raises:
-            ValueError: for more references than the bank holds, or "blt" without residuals.
+            ValueError: for more references than the bank holds, "blt" without residuals, or "adaptive" with
+                `keep_per_reference` or for a regression task.
         """
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
+        adaptive = isinstance(references, str) and references == "adaptive"
+        if tolerance is not None and not adaptive:
+            raise ValueError(f'tolerance={tolerance} is of references="adaptive", and references is {references!r:.40}')
+        if adaptive and (keep_per_reference or self.task != "classification"):
+            raise ValueError(
+                'references="adaptive" gives inputs different numbers of references, so keep_per_reference has no '
+                "[K, B, C] to give; pass a number of references"
+                if keep_per_reference
+                else 'references="adaptive" asks whether the leading class is settled, and the task is regression; '
+                "pass a number of references"
+            )
         with evaluating(self):
+            if adaptive:
+                logits, spread, used = self._adaptive(images, tolerance, max_rows)
+                return conclude(logits, spread, self.task, recalibrate, self.temperature, references_used=used)
             chunks: Iterable[Tensor]
             if isinstance(references, str):
                 if references != "blt":
-                    raise ValueError(f'references must be a number, a tensor or "blt", got {references!r}')
+                    raise ValueError(f'references must be a number, a tensor, "blt" or "adaptive", got {references!r}')
                 chunks = [self._transduced(images, max_rows)[None]]
             else:
                 chunks = self._per_reference(images, references, max_rows)
@@ -276,8 +298,36 @@ class AnchoredModel(PixelModel):
                 terms = self._bank_terms(len(bank), x)
             else:
                 terms = self.stem.reference_terms(self._arriving(self._fitted(some, x)))
-            passes = [self._through(part, terms).unflatten(0, (len(some), -1)) for part in x.split(budget // len(some))]
-            yield torch.cat(passes, 1)
+            yield self._passes(x, terms, budget)
+
+    def _passes(self, x: Tensor, terms: Tensor, budget: int) -> Tensor:
+        """The logits `[K, B, C]` of normalised `x` with K reference terms, at most `budget` rows at a time."""
+        k = len(terms)
+        return torch.cat([self._through(part, terms).unflatten(0, (k, -1)) for part in x.split(budget // k)], 1)
+
+    def _adaptive(
+        self, images: Tensor, tolerance: float | None, max_rows: int | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Mean logits, uncertainty and the number of references of each image (see `adaptively`)."""
+        x, count = self.normalise(images), len(self.references)
+        budget = max(len(images), 32) if max_rows is None else max_rows
+        whole = len(images) > 0 and references_at_a_time(count, len(images), budget) == count
+        kept = self._bank_terms(count, x) if whole else None
+
+        def terms(start: int, stop: int, batch: int = len(images)) -> Iterator[Tensor]:
+            at_a_time = references_at_a_time(stop - start, batch, budget)
+            if kept is not None:
+                yield from kept[start:stop].split(at_a_time)
+                return
+            for some in self.references[start:stop].split(at_a_time):
+                yield self.stem.reference_terms(self._arriving(self._fitted(some, x)))
+
+        def run(inputs: Tensor, start: int, stop: int) -> Tensor:
+            if len(inputs) == 0:
+                return x.new_zeros(stop - start, 0, self.num_outputs)
+            return torch.cat([self._passes(inputs, block, budget) for block in terms(start, stop, len(inputs))])
+
+        return adaptively(run, terms, x, count, TOLERANCE if tolerance is None else tolerance)
 
     def _transduced(self, images: Tensor, max_rows: int | None) -> Tensor:
         if self.residuals is None:

@@ -26,6 +26,8 @@ class Prediction:
             arXiv 2207.07235). Regression `[B, C]`: the standard deviation over references. None with fewer than
             two references, where there is nothing to disagree.
         per_reference: `[K, B, C]` logits for each reference, if they were asked for; of no temperature.
+        references_used: `[B]` int64, how many references each input got, where that was decided input by input
+            (`references="adaptive"`); else None.
     """
 
     logits: Tensor
@@ -34,6 +36,7 @@ class Prediction:
     confidence: Tensor | None
     uncertainty: Tensor | None
     per_reference: Tensor | None = None
+    references_used: Tensor | None = None
 
 
 def summarise(
@@ -45,15 +48,8 @@ def summarise(
 ) -> Prediction:
     """Turn logits of K references, in chunks `[k, B, C]` of some of them, into a `Prediction`.
 
-    Mean and deviation are gathered chunk by chunk (Chan, Golub & LeVeque 1979): the memory does not grow with K.
-
-    `recalibrate` is the published correction of the mean logits μ by c, the mean over classes of the standard
-    deviation of the sigmoid logits: "exp" is μ / (1 + exp(c)) (the authors on CIFAR), "divide" is μ / c (on
-    ImageNet). The first divides by about 2 whatever the data: a temperature chosen without validation data. It takes
-    the place of `temperature`, by which μ is divided otherwise.
-
-    Raises:
-        ValueError: for an unknown `recalibrate`, fewer than two references with it, or a regression task.
+    Mean and deviation are gathered chunk by chunk (Chan, Golub & LeVeque 1979): the memory does not grow with K. For
+    `recalibrate` and `temperature` see `conclude`.
     """
     count, total, mean, squares, kept = 0, torch.zeros(()), torch.zeros(()), torch.zeros(()), []
     for chunk in chunks:
@@ -72,6 +68,29 @@ def summarise(
     if count > 1:
         spread = (squares / (count - 1)).sqrt()
         spread = spread if task == "regression" else spread.mean(-1)
+    per_reference = torch.cat(kept) if keep_per_reference else None
+    return conclude(logits, spread, task, recalibrate, temperature, per_reference)
+
+
+def conclude(
+    logits: Tensor,
+    spread: Tensor | None,
+    task: str,
+    recalibrate: str | None = None,
+    temperature: float | None = None,
+    per_reference: Tensor | None = None,
+    references_used: Tensor | None = None,
+) -> Prediction:
+    """The `Prediction` of mean logits μ `[B, C]` and the uncertainty, None for one reference.
+
+    `recalibrate` is the published correction of the mean logits μ by c, the mean over classes of the standard
+    deviation of the sigmoid logits: "exp" is μ / (1 + exp(c)) (the authors on CIFAR), "divide" is μ / c (on
+    ImageNet). The first divides by about 2 whatever the data: a temperature chosen without validation data. It takes
+    the place of `temperature`, by which μ is divided otherwise.
+
+    Raises:
+        ValueError: for an unknown `recalibrate`, fewer than two references with it, or a regression task.
+    """
     if recalibrate is not None:
         if recalibrate not in RECALIBRATIONS:
             raise ValueError(f"recalibrate must be one of {RECALIBRATIONS} or None, got {recalibrate!r}")
@@ -82,9 +101,8 @@ def summarise(
         logits = logits / (1 + c.exp()) if recalibrate == "exp" else logits / c.clamp_min(1e-6)
     elif temperature is not None:
         logits = logits / temperature
-    per_reference = torch.cat(kept) if keep_per_reference else None
     if task == "regression":
-        return Prediction(logits, None, None, None, spread, per_reference)
+        return Prediction(logits, None, None, None, spread, per_reference, references_used)
     probs = torch.softmax(logits, -1)
     confidence, label = probs.max(-1)
-    return Prediction(logits, probs, label, confidence, spread, per_reference)
+    return Prediction(logits, probs, label, confidence, spread, per_reference, references_used)
