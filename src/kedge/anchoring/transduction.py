@@ -28,9 +28,9 @@ class BestReferences:
 
     On a CPU the table serves until the values it came from change, however they are changed: every reference and
     residual is compared with what it was along four random directions, in one pass over them. An edit that this does
-    not see is so small that it is lost in the rounding of the table, or lies across all four (a chance of 1e-15 for
-    a change of 0.1 in one pixel). On other devices comparing would wait for the device, and computing the table again
-    is the quicker way to be right.
+    not see is so small that it is lost in the rounding of the table, or at right angles to all four (a chance of 1e-15
+    for a change of 0.1 in one pixel). On other devices comparing would wait for the device, and computing the table
+    again is the quicker way to be right.
 
     Beside the bank, the residuals and the batch a search holds no more than the products B * (K + M), the table
     K * M (1 MB for 500 of each), the sums of a block (1 MB on a CPU, 64 MB elsewhere) and, while the table is made or
