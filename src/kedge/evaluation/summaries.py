@@ -64,6 +64,7 @@ def _drawn(conditions: Sequence[Columns], bins: int, n: int, seed: int, size: in
     """`[n, J, 5]` for conditions of `size` images each."""
     blocks = []
     for weights in resamples(size, n, seed):
+        weights = weights.T.contiguous().T  # as `resampled_sums` reads them, once for all conditions
         rows = []
         for columns in conditions:
             correct = (columns["rank"] == 0).float()

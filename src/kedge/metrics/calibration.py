@@ -119,6 +119,19 @@ def reliability(sums: Tensor) -> dict[str, list[float | None]]:
     }
 
 
+def resampled_sums(weights: Tensor, index: Tensor, values: Tensor, size: int) -> Tensor:
+    """`[R, size]`: for each of R resamples the sums of weight times value at each place of `index`.
+
+    `weights` `[R, N]` is how often each sample was drawn; `index` long and `values` `[k N]` have k entries a sample,
+    all first ones first. Quickest where the weights of one sample are neighbours in memory (`weights.T` contiguous).
+    """
+    sample = torch.arange(weights.shape[1], device=index.device).repeat(len(index) // weights.shape[1])
+    chosen = torch.sparse_coo_tensor(
+        torch.stack([index, sample]), values, (size, weights.shape[1]), check_invariants=False
+    )
+    return torch.sparse.mm(chosen, weights.T.contiguous()).T
+
+
 def resampled_error(
     confidence: Tensor, correct: Tensor, weights: Tensor, bins: int = 15, norm: str = "l1", binning: str = "width"
 ) -> Tensor:
@@ -132,5 +145,6 @@ def resampled_error(
         index = _mass_bins(confidence, weights, bins)
         empty = weights.new_zeros(len(weights), bins)
         return _norm(empty.scatter_add(1, index, weights), empty.scatter_add(1, index, weights * gap), norm)
-    members = (width_bins(confidence, bins)[:, None] == torch.arange(bins, device=gap.device)).to(weights.dtype)
-    return _norm(weights @ members, weights @ (members * gap[:, None]), norm)
+    index = width_bins(confidence, bins)
+    sums = resampled_sums(weights, torch.cat([index, index + bins]), torch.cat([torch.ones_like(gap), gap]), 2 * bins)
+    return _norm(sums[:, :bins], sums[:, bins:], norm)

@@ -11,7 +11,7 @@ cosines, K_σ(t, s) = 1 + 2 Σ_k exp(-(πkσ)²/2) cos πkt cos πks, so on a gr
 import torch
 from torch import Tensor
 
-from kedge.metrics.calibration import SUM_DTYPE
+from kedge.metrics.calibration import SUM_DTYPE, resampled_sums
 from kedge.metrics.checks import check_probs
 
 # Nodes of the grid less one. A confidence is shared out between the two nodes beside it, which keeps its mean; the
@@ -20,6 +20,8 @@ GRID = 2048
 # For resamples a coarser one does: its error, below 2e-4, is small beside their spread, and it is four times as fast.
 COARSE = 512
 _STEPS = 8  # of a root search that gains a factor with each, or of halvings at worst
+_CLOSE = 1e-5  # from the root is close enough for resamples, whose grid is coarser than that
+_FADED = 6.0  # πkσ from which on a cosine is left out of resamples: it is damped to exp(-18)
 
 
 def grid_sums(confidence: Tensor, correct: Tensor, weights: Tensor | None = None, grid: int = GRID) -> Tensor:
@@ -35,14 +37,16 @@ def grid_sums(confidence: Tensor, correct: Tensor, weights: Tensor | None = None
     if weights is None:
         weights = gap.new_ones(1, len(gap))
         return grid_sums(confidence, correct, weights, grid)[0]
-    sums = weights.new_zeros(len(weights), grid + 1)
-    sums.index_add_(1, left.long(), weights * (gap * (1 - right)))
-    sums.index_add_(1, left.long() + 1, weights * (gap * right))
-    return sums
+    nodes = torch.cat([left, left + 1]).long()
+    return resampled_sums(weights, nodes, torch.cat([gap * (1 - right), gap * right]), grid + 1)
 
 
-def smooth_error_of(sums: Tensor, total: Tensor) -> Tensor:
-    """`[R]` smooth calibration errors of `grid_sums` `[R, nodes]` over `total` samples `[R]` or a scalar."""
+def smooth_error_of(sums: Tensor, total: Tensor, coarse: bool = False) -> Tensor:
+    """`[R]` smooth calibration errors of `grid_sums` `[R, nodes]` over `total` samples `[R]` or a scalar.
+
+    `coarse` is for resamples: the integral has as many nodes as the smoothed residuals need, and the search for σ*
+    ends at 1e-5, both well below the error of a `COARSE` grid.
+    """
     if sums.device.type == "mps":
         sums, total = sums.cpu(), total.cpu()
     grid = sums.shape[1] - 1
@@ -55,8 +59,13 @@ def smooth_error_of(sums: Tensor, total: Tensor) -> Tensor:
 
     def smoothed(sigma: Tensor) -> Tensor:
         """smECE_σ `[R]` for σ `[R]`, by the trapezoidal rule."""
-        spectrum = cosines * (exponent * sigma.square()[:, None]).exp()
-        values = torch.fft.irfft(spectrum * 2, n=2 * grid)[:, : grid + 1].abs()
+        nodes = grid
+        if coarse:
+            needed = 2 * _FADED / (torch.pi * max(float(sigma.min()), 1e-9))  # two nodes for the shortest wave
+            while nodes >= 2 * max(needed, 64):
+                nodes //= 2
+        spectrum = cosines[:, : nodes + 1] * (exponent[: nodes + 1] * sigma.square()[:, None]).exp()
+        values = torch.fft.irfft(spectrum * 2, n=2 * nodes)[:, : nodes + 1].abs()
         return values.sum(1) - (values[:, 0] + values[:, -1]) / 2
 
     # smECE_σ falls with σ and is never below |E (y - f)|: the fixed point lies between that and smECE there.
@@ -71,6 +80,8 @@ def smooth_error_of(sums: Tensor, total: Tensor) -> Tensor:
         middle = torch.where(span > 0, (above * high - below * low) / span.clamp(min=1e-30), low)
         middle = torch.minimum(torch.maximum(middle, low), high)
         value = smoothed(middle) - middle
+        if coarse and bool((value.abs() < _CLOSE).all()):
+            break
         right = value > 0
         above, below = (
             torch.where(right, value, torch.where(side < 0, above / 2, above)),
@@ -110,4 +121,4 @@ def smooth_calibration_error(probs: Tensor, labels: Tensor) -> Tensor:
 
 def resampled_smooth_error(confidence: Tensor, correct: Tensor, weights: Tensor) -> Tensor:
     """`[R]` smooth calibration errors of R resamples; `weights` `[R, N]` is how often each sample was drawn."""
-    return smooth_error_of(grid_sums(confidence, correct, weights, COARSE), weights.sum(1))
+    return smooth_error_of(grid_sums(confidence, correct, weights, COARSE), weights.sum(1), coarse=True)
