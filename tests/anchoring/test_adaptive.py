@@ -117,7 +117,7 @@ def test_few_references_measure_disagreement_on_the_scale_of_all(tolerance):
     terms = torch.randn(10, 5000, generator=generator) * torch.tensor([0.5] * n + [2.0] * (10 - n))[:, None]
     along = torch.randn(5000, 4000, generator=generator) / 5000**0.5
     logits = torch.stack([0.01 * terms @ along, torch.full((10, 4000), -20.0)], -1) + torch.tensor([2.0, 0])
-    mean, spread, used = adaptively(
+    _, spread, used = adaptively(
         looked_up(logits), lambda start, stop: terms[start:stop].split(2), torch.arange(4000), 10, tolerance
     )
     assert set(used.tolist()) == {n}
@@ -272,7 +272,7 @@ def test_what_it_refuses():
         model.predict(images, "adaptive", keep_per_reference=True)
     with pytest.raises(ValueError, match="tolerance must be 0 or more, got -1"):
         model.predict(images, "adaptive", tolerance=-1)
-    with pytest.raises(ValueError, match='tolerance=0.5 is of references="adaptive", and references is 3'):
+    with pytest.raises(ValueError, match=r'tolerance=0\.5 is of references="adaptive", and references is 3'):
         model.predict(images, 3, tolerance=0.5)
     with pytest.raises(ValueError, match='a number, a tensor, "blt" or "adaptive"'):
         model.predict(images, "adaptiv")
