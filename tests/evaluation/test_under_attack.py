@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import scipy.stats
@@ -8,6 +9,8 @@ import kedge
 from kedge.attacks import PGD
 from kedge.data import TensorSet
 from kedge.evaluation import Attacks, evaluate
+from kedge.evaluation.attacked import attack_batch, predictor
+from kedge.evaluation.inputs import to_unit
 
 QUICK = {"shift": (), "resamples": 20, "examples": 2}
 
@@ -198,3 +201,41 @@ def test_requests_that_cannot_be_met_are_told_before_work(greys):
         evaluate(Linear(), greys, **QUICK, attacks=Attacks({"e": PGD(0.1, over_references=2, keep="last")}))
     flat = Attacks({"none": PGD(0.0, 3, step_size=0.01)}, 20, cross_checks=False, curve=[0.1])
     assert evaluate(Linear(), greys, **QUICK, attacks=flat)["models"]["model"]["errors"] == []
+
+
+def test_an_image_is_made_once_for_all_models_it_is_shown_to(greys, tmp_path, monkeypatch):
+    """Of three models each is the source of images for the other two, and makes no image twice."""
+    models = {name: Linear(sharpness) for name, sharpness in (("a", 30.0), ("b", 40.0), ("wrong", -50.0))}
+    attack, made = PGD(20 / 255, 2), []
+
+    def counted(self, model, images, targets, *, indices=None):
+        if not self.early_stop and self.steps == attack.steps:  # the images that are shown to other models
+            made.append((model, list(indices)))
+        return call(self, model, images, targets, indices=indices)
+
+    call = PGD.__call__
+    monkeypatch.setattr(PGD, "__call__", counted)
+    given = Attacks({"PGD": replace(attack, early_stop=True)}, images=130)
+    results = evaluate(models, greys, **QUICK, attacks=given, parts=tmp_path)
+    # Some image is right on "wrong" and others on "a" and "b": together all of them, each once.
+    right = {"a": greys.labels.numpy() >= 0, "b": greys.labels.numpy() >= 0, "wrong": greys.labels.numpy() < 0}
+    for name, model in models.items():
+        others = sum(right[other].astype(int) for other in models if other != name) > 0
+        indices = [i for m, rows in made if m.model is model for i in rows]
+        assert sorted(indices) == sorted(set(indices))
+        assert len(indices) == others.sum()
+    for name, target in models.items():  # and judged as if it had been made for that model alone
+        one = results["models"][name]["attacks"]["PGD: from another model"]
+        images = to_unit(greys.images)
+        alone = [
+            attack_batch(predictor(target), attack, images, greys.labels, range(130), made_on=predictor(other))
+            for other in models.values()
+            if other is not target
+        ]
+        assert one["accuracy"]["value"] == pytest.approx(min(float(a.robust.float().mean()) for a in alone))
+    made.clear()
+    again = evaluate(models, greys, **QUICK, attacks=given, parts=tmp_path)
+    assert not made
+    for name in models:
+        found = [r["models"][name]["attacks"]["PGD: from another model"] for r in (results, again)]
+        assert found[0]["accuracy"] == found[1]["accuracy"]

@@ -181,6 +181,22 @@ def _chunks(
     return {name: torch.cat([c[name] for c in columns]) for name in columns[0]}, total
 
 
+class _MadeOnce:
+    """An attack on one model whose image of each index is made once, however many other models are shown it."""
+
+    def __init__(self, attack: PGD) -> None:
+        self.attack, self.eps, self.norm = attack, attack.eps, attack.norm
+        self.made: dict[int, Tensor] = {}
+
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor, indices: Sequence[int]) -> Tensor:
+        """Adversarial images `[B, C, H, W]` of `images` at `indices` of their set."""
+        rows = [row for row, index in enumerate(indices) if index not in self.made]
+        if rows:
+            new = self.attack(model, images[rows], targets[rows], indices=[indices[row] for row in rows])
+            self.made.update(zip((indices[row] for row in rows), new, strict=True))
+        return torch.stack([self.made[index] for index in indices])
+
+
 def _transfer(
     runner: Runner,
     collected: "Mapping[str, Collected]",
@@ -193,26 +209,45 @@ def _transfer(
     name = first[0]
     # Stopped where the source gives way, an image has hardly crossed a boundary that others may share.
     attack = replace(first[1], early_stop=False)
-    for target in runner.subjects:
-        found = collected[target.name].attacked
-        if found is None:
-            continue
-        for source in runner.subjects:
-            if source is target or source.device != target.device:
+    title = f"{name}: from another model"
+    for source in runner.subjects:
+        settings = None if source.digest is None else ["transfer", source.digest, repr(attack)]
+        for target, (columns, seconds) in _from(source, runner, faced, attack, settings, images, places).items():
+            found = collected[target].attacked
+            before = None if found is None else found.columns.get(title)
+            if found is None or (before is not None and columns["robust"].mean() >= before["robust"].mean()):
                 continue
-            settings = None if source.digest is None else ["transfer", source.digest, repr(attack)]
+            found.columns[title], found.seconds[title] = columns, seconds
+            found.attacks[title] = (attack, True)
+
+
+def _from(
+    source: Subject,
+    runner: Runner,
+    faced: Mapping[str, nn.Module],
+    attack: PGD,
+    settings: Any,
+    images: Any,
+    places: Tensor,
+) -> dict[str, tuple[Columns, float]]:
+    """(columns, seconds) by name of every other model on the same device, shown images made on `source`."""
+    targets = [s for s in runner.subjects if s is not source and s.device == source.device]
+    found: dict[str, list[tuple[Columns, float]]] = {target.name: [] for target in targets}
+    for start in range(0, len(images), CHUNK):
+        some, where = images.subset(range(start, min(start + CHUNK, len(images)))), places[start : start + CHUNK]
+        once = _MadeOnce(attack)  # a chunk at a time, so that no more than its images are held
+        for target in targets:
+            if target.name not in found:
+                continue
             try:
-                columns, seconds = _chunks(
-                    runner, target, images, places, settings,
-                    _columns(faced[target.name], attack, faced[source.name]),
-                )  # fmt: skip
+                work = _columns(faced[target.name], once, faced[source.name])
+                found[target.name].append(_chunks(runner, target, some, where, settings, work))
             except Exception:  # the source has no gradient; it says so in its own column
-                continue
-            title = f"{name}: from another model"
-            before = found.columns.get(title)
-            if before is None or float(columns["robust"].mean()) < float(before["robust"].mean()):
-                found.columns[title], found.seconds[title] = columns, seconds
-                found.attacks[title] = (attack, True)
+                del found[target.name]
+    return {
+        name: ({key: torch.cat([c[key] for c, _ in parts]) for key in parts[0][0]}, sum(s for _, s in parts))
+        for name, parts in found.items()
+    }
 
 
 def _panel(
