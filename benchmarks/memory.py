@@ -19,10 +19,10 @@ from benchmarks.side_by_side import finish, options, parser, peak_bytes, row, ta
 
 # (network, side of the images, classes, numbers of references)
 CASES = [
-    ("kedge_resnet18", 32, 10, (1, 2, 10, 32, 200)),
-    ("resnet18", 224, 10, (1, 2, 10, 33)),
-    ("vit_tiny_patch16_224", 224, 10, (1, 2, 10, 33)),
-    ("test_resnet", 64, 1000, (1, 10, 500)),
+    ("kedge_resnet18", 32, 10, (1, 10, 32, 100)),
+    ("resnet18", 224, 10, (1, 10, 33)),
+    ("vit_tiny_patch16_224", 224, 10, (1, 33)),
+    ("resnet18", 96, 1000, (1, 10, 100)),
 ]
 QUICK = [("test_resnet", 64, 10, (1, 10, 40))]
 
