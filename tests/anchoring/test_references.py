@@ -65,6 +65,13 @@ def test_kcenter_takes_the_farthest_point_each_time():
         assert nearest[origin(bank)[i]] == pytest.approx(float(nearest.max()), abs=1e-4)
 
 
+def test_kcenter_does_not_depend_on_how_many_differences_are_held(monkeypatch):
+    expected = choose_references(DATASET, 9, how="kcenter")
+    for held in (1, 1000):
+        monkeypatch.setattr("kedge.anchoring.references.HELD", held)
+        assert torch.equal(choose_references(DATASET, 9, how="kcenter"), expected)
+
+
 def test_mean_holds_means_of_groups():
     assert torch.allclose(choose_references(DATASET, 1, how="mean")[0], IMAGES.float().mean(0) / 255, atol=1e-6)
     bank = choose_references(DATASET, 6, how="mean")
