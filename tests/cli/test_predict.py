@@ -66,6 +66,24 @@ def test_batches_and_number_of_references(command, model_folder, photos):
     assert one[0]["uncertainty"] is None
 
 
+def test_adaptive_references_say_how_many_were_used(command, digit_model, model_folder, photos):
+    _, out, err = command("predict", model_folder, photos, "--format", "json", "--references", "adaptive")
+    rows = [row for row in json.loads(out) if row["error"] is None]
+    used = [row["references_used"] for row in rows]
+    assert all(2 <= n <= 4 for n in used)
+    assert f"{sum(used) / len(used):.1f} references used for an image, on average" in err
+    pixels = predict.read(photos / "d1.png", (1, 8, 8))[None].float() / 255
+    (row,) = (row for row in rows if row["path"].endswith("d1.png"))
+    expected = digit_model.predict(pixels, "adaptive")
+    assert row["confidence"] == pytest.approx(float(expected.confidence), abs=1e-5)
+    assert row["references_used"] == int(expected.references_used)
+    out = command("predict", model_folder, photos, "--format", "csv", "--references", "adaptive")[1]
+    assert list(next(csv.DictReader(io.StringIO(out))))[-1] == "references_used"
+    assert "references used" not in command("predict", model_folder, photos)[2]
+    with pytest.raises(SystemExit):
+        command("predict", model_folder, photos, "--references", "adapting")
+
+
 def test_an_exported_file_answers_as_the_folded_model(command, digit_model, photos, tmp_path):
     pytest.importorskip("onnxruntime")
     path = kedge.deploy.export(digit_model, tmp_path / "digits.onnx").path

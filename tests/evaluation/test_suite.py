@@ -126,6 +126,21 @@ def test_one_reference_has_no_disagreement(data, noise):
     assert "disagreement" not in results["models"]["model"]["ood"]["static"]["scores"]
 
 
+def test_adaptive_references(data, noise):
+    example = data.images[:6].float() / 255
+    model = kedge.anchor(torch.nn.Sequential(torch.nn.Conv2d(3, 6, 8), torch.nn.Flatten()), example=example)
+    model.references = example
+    with torch.no_grad():
+        model.stem.reference.weight.mul_(0.8)
+    found = evaluate(model, data, **QUICK, ood=noise, references="adaptive")["models"]["model"]
+    prediction = model.predict(data.images.float() / 255, "adaptive")
+    assert found["references"] == "adaptive"
+    assert found["clean"]["accuracy"]["value"] == float((prediction.label == data.labels).double().mean())
+    scores = found["ood"]["static"]["scores"]
+    assert "disagreement" in scores
+    assert "knn" not in scores
+
+
 def test_results_are_plain_json_and_reproducible(network, data, noise):
     first, second = (evaluate(network, data, **QUICK, ood=noise, limit=40, seed=5) for _ in range(2))
     text = json.dumps(first, allow_nan=False)

@@ -131,8 +131,9 @@ def test_what_has_no_gradient_is_a_marked_cell(greys):
     assert "PGD" in results["models"]["open"]["attacks"]
     anchored = kedge.anchor(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 2)), example=(1, 6, 6))
     anchored.residuals = anchored.references
-    with pytest.raises(ValueError, match="no gradient"):
-        evaluate(anchored, greys, **QUICK, references="blt", attacks=Attacks({"PGD": PGD(0.05, 3)}, 40))
+    for each in ("blt", "adaptive"):
+        with pytest.raises(ValueError, match="no gradient"):
+            evaluate(anchored, greys, **QUICK, references=each, attacks=Attacks({"PGD": PGD(0.05, 3)}, 40))
 
 
 def test_bad_requests():

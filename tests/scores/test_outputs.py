@@ -86,6 +86,18 @@ def test_anchored_features_are_the_mean_over_the_references(references, batch: i
     assert_explained(outputs)
 
 
+def test_adaptive_references_have_no_common_features():
+    model = anchored(k=8)
+    outputs, prediction = outputs_of(model, IMAGES, "adaptive", features=True), model.predict(IMAGES, "adaptive")
+    assert outputs.features is None
+    torch.testing.assert_close(outputs.logits, prediction.logits)
+    torch.testing.assert_close(outputs.uncertainty, prediction.uncertainty)
+    masked = outputs_of(model, IMAGES, "adaptive", masked=True).masked
+    torch.testing.assert_close(masked, outputs_of(model, IMAGES, masked=True).masked)
+    plain = kedge.plain(stirred(NETWORKS["timm resnet"]()), example=IMAGES)  # beside one that has references
+    assert outputs_of(plain, IMAGES, "adaptive", features=True).features is not None
+
+
 @pytest.mark.parametrize("batch", [3, 40, 70])
 def test_parts_of_a_batch_keep_their_order(batch: int):
     model = anchored(k=33)  # more references than the 32 rows of a pass

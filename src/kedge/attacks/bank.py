@@ -25,7 +25,8 @@ class Bank(nn.Module):
 
     Raises:
         TypeError: for a model that is not anchored.
-        ValueError: for more references than the bank holds, or "blt", whose choice of a reference has no gradient.
+        ValueError: for more references than the bank holds, or "blt" or "adaptive", whose choice of references has no
+            gradient.
     """
 
     images: Tensor | None
@@ -43,7 +44,7 @@ class Bank(nn.Module):
             raise TypeError(f"Bank needs an anchored model, got {type(model).__name__}, which can be attacked as it is")
         if isinstance(references, str):
             raise ValueError(
-                f"references={references!r} chooses a reference for each input, which has no gradient; attack the "
+                f"references={references!r} chooses references for each input, which has no gradient; attack the "
                 "mean over the bank (references=None) and judge on that"
             )
         if isinstance(references, int) and not 1 <= references <= len(model.references):

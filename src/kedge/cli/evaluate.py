@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.held_out import trained_attack
 from kedge.cli.models import MODELS_HELP, Source, find_groups
@@ -113,7 +113,10 @@ def parser() -> "jsonargparse.ArgumentParser":
     add("--risk", type=float, default=0.05, help="the share of wrong answers for which to say what can be answered")
     add("--limit", type=int | None, default=None, help="at most so many images of each set, a random subset; null: all")
     add(
-        "--references", type=int | None, default=None, help="references of anchored models to use; null: the whole bank"
+        "--references",
+        type=int | Literal["adaptive"] | None,
+        default=None,
+        help="references of anchored models to use; adaptive: few for most images; null: the whole bank",
     )
     add("--seed", type=int, default=0, help="of the subset, the corruptions, the attacks and the intervals")
     add("--batch_size", type=int, default=128, help="images that go through a network at a time")
@@ -157,7 +160,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     severities = whole_numbers(config.severities)
     check_words(attacks, severities)
     check_sets(separated(config.ood), separated(config.near))
-    if config.references is not None and config.references < 1:
+    if isinstance(config.references, int) and config.references < 1:
         raise ValueError(f"--references must be 1 or more, got {config.references}")
     shift = shifts_of(separated(config.shift))
     from kedge import evaluation

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.models import MODEL_HELP, find
 
@@ -48,9 +48,10 @@ def parser() -> "jsonargparse.ArgumentParser":
     made.add_argument("--format", choices=["table", "json", "csv"], default="table", help="how to print the answers")
     made.add_argument(
         "--references",
-        type=int | None,
+        type=int | Literal["adaptive"] | None,
         default=None,
-        help="how many references of an anchored model's bank to use; null: all of them",
+        help="how many references of an anchored model's bank to use; adaptive: few for most images, more for those "
+        "that few do not settle; null: all of them",
     )
     made.add_argument(
         "--threshold",
@@ -129,10 +130,13 @@ def predict_files(
     model: "AnchoredModel | PlainModel",
     paths: list[Path],
     threshold: float | None = None,
-    references: int | None = None,
+    references: int | Literal["adaptive"] | None = None,
     batch_size: int = 32,
 ) -> Iterator[dict[str, Any]]:
-    """One row for each path, in order: path, label, confidence, uncertainty, reject, error."""
+    """One row for each path, in order: path, label, confidence, uncertainty, reject, error.
+
+    With `references="adaptive"` also references_used: how many references the image got.
+    """
     import torch
 
     from kedge.anchoring import AnchoredModel
@@ -145,7 +149,7 @@ def predict_files(
     for start in range(0, len(paths), batch_size):
         rows, images = [], []
         for path in paths[start : start + batch_size]:
-            row: dict[str, Any] = dict.fromkeys(FIELDS)
+            row: dict[str, Any] = dict.fromkeys([*FIELDS, "references_used"] if references == "adaptive" else FIELDS)
             row["path"] = str(path)
             rows.append(row)
             try:
@@ -163,6 +167,8 @@ def predict_files(
             row["confidence"] = float(prediction.confidence[i])  # type: ignore[index]
             if prediction.uncertainty is not None:
                 row["uncertainty"] = float(prediction.uncertainty[i])
+            if prediction.references_used is not None:
+                row["references_used"] = int(prediction.references_used[i])
             if threshold is not None:
                 row["reject"] = row["confidence"] < threshold
         yield from rows
@@ -192,7 +198,7 @@ def _print(rows: list[dict[str, Any]], form: str) -> None:
     elif form == "csv":
         import csv
 
-        writer = csv.DictWriter(sys.stdout, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     else:
@@ -231,6 +237,9 @@ def _remark(
         elif rule.get("risk") is not None:
             said += f", set for at most {rule['risk']:.1%} wrong answers on the validation images"
         said += ")"
+    used = [row["references_used"] for row in rows if row.get("references_used") is not None]
+    if used:
+        said += f"; {sum(used) / len(used):.1f} references used for an image, on average"
     if model.class_names is None:
         said += "; the model has no class names, labels are numbers"
     print(f"kedge predict: {said}", file=sys.stderr)

@@ -50,10 +50,10 @@ class Attacks:
         if all(not self.on(subject) for subject in subjects):
             raise ValueError("expectation over references is for anchored models, and there is none")
         for subject in subjects:
-            if subject.references == "blt":
+            if isinstance(subject.references, str):
                 raise ValueError(
-                    f'model {subject.name!r}: references="blt" chooses a reference for each input, which has no '
-                    "gradient; evaluate attacks with a number of references"
+                    f"model {subject.name!r}: references={subject.references!r} chooses references for each input, "
+                    "which has no gradient; evaluate attacks with a number of references"
                 )
 
     def names(self) -> list[str]:

@@ -77,7 +77,7 @@ def evaluate(
         scores: what to tell them by; None for all of `kedge.scores.SCORES` that a model can give.
         train: training images, for the scores that learn from them; at most 5,000 are used, a seeded random subset.
         attacks: what to attack with, see `Attacks`; None for nothing.
-        references: for anchored models: how many of the bank, or "blt"; None for the whole bank.
+        references: for anchored models: how many of the bank, "blt" or "adaptive"; None for the whole bank.
         batch_size, workers: images at a time, and processes that decode them.
         seed: of the subset, the corruptions, the attacks and the bootstrap.
         limit: at most so many images of each set, a seeded random subset; the results say so.

@@ -74,19 +74,22 @@ def outputs_of(
     """Run `model` on `images` `[B, C, H, W]` in [0, 1], without gradients and in eval mode.
 
     Its modes are left as they were. A kedge model is asked through `predict`, an anchored one with `references` (an
-    int, a tensor, "blt", or None for the whole bank); any other callable must return logits `[B, C]`. Raises
-    ValueError when it returns something else.
+    int, a tensor, "blt", "adaptive", or None for the whole bank); any other callable must return logits `[B, C]`.
+    Raises ValueError when it returns something else.
 
     Args:
         model: what to run.
         images: the batch.
         references: which references an anchored model uses.
         features: also collect what the last layer reads, in the same pass. A callable that is no module, and a
-            network whose last layer is not found (see `last_layer`), has none. Passes then hold K images at least,
-            where a prediction alone needs no more than 32.
-        masked: also run the masked passes of an anchored model, one for each reference; "blt" takes the whole bank.
+            network whose last layer is not found (see `last_layer`), has none, nor has "adaptive", where inputs meet
+            different numbers of references. Passes then hold K images at least, where a prediction alone needs no more
+            than 32.
+        masked: also run the masked passes of an anchored model, one for each reference; "blt" and "adaptive" take
+            the whole bank.
     """
-    layer = last_layer(model, images) if features and isinstance(model, nn.Module) else None
+    adaptive = isinstance(model, AnchoredModel) and isinstance(references, str) and references == "adaptive"
+    layer = last_layer(model, images) if features and not adaptive and isinstance(model, nn.Module) else None
     with _collecting(layer) as seen:
         if isinstance(model, AnchoredModel):
             count = _count(model, references)
