@@ -91,6 +91,15 @@ def test_folding_does_not_touch_the_model_and_outlives_it(net):
     assert not folded.training
 
 
+def test_folding_under_autocast_is_folding(net):
+    model = disturb(kedge.anchor(net, example=(3, 16, 16), mean=0.5, std=0.3)).eval()
+    model.references = torch.rand(1, 3, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        folded = model.fold()
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(folded(images), model.fold()(images))
+
+
 def test_a_reference_that_is_not_there(net):
     with pytest.raises(IndexError, match="reference 1 is not in the bank, which holds 1"):
         kedge.anchor(net, example=(3, 16, 16)).fold(1)

@@ -222,7 +222,8 @@ class AnchoredModel(PixelModel):
         if not 0 <= reference < len(self.references):
             raise IndexError(f"reference {reference} is not in the bank, which holds {len(self.references)}")
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        return fold_network(self, self.references[reference : reference + 1], size)
+        with torch.autocast(self.mean.device.type, enabled=False):
+            return fold_network(self, self.references[reference : reference + 1], size)
 
     # How references reach the first layer
 
