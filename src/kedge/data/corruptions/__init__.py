@@ -102,7 +102,10 @@ def corrupt(
             part = slice(start, start + at_once)
             # one memory layout, so that sums are taken in one order
             changed = function(images[part].float().contiguous(), levels[severity - 1], keys[part])
-            corrupted[part] = changed.clamp(0, 1)
+            if changed.dtype == corrupted.dtype:
+                torch.clamp(changed, 0, 1, out=corrupted[part])
+            else:
+                corrupted[part] = changed.clamp(0, 1)
     return corrupted
 
 

@@ -71,10 +71,11 @@ def smeared(images: torch.Tensor, radius: int, sigma: float, degrees: torch.Tens
 
 def zoom_blur(images: torch.Tensor, level: tuple[float, ...], keys: torch.Tensor) -> torch.Tensor:
     """Average the image with its middle enlarged by each factor of `level`."""
-    total = images.clone()
+    turned = images.transpose(2, 3).contiguous()
+    total = turned.clone()
     for factor in level:
-        total += images if factor == 1 else pixels.zoomed(images, factor)
-    return total / (len(level) + 1)
+        total += turned if factor == 1 else pixels.zoomed_turned(images, factor)
+    return (total / (len(level) + 1)).transpose(2, 3)
 
 
 def glass_blur(images: torch.Tensor, level: tuple[float, int, int], keys: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,7 @@ from kedge.data.corruptions.draws import integers, uniform
 
 _ORDERS = torch.tensor(list(permutations(range(3))))
 _STEPS = 21  # of a circular motion
+_AROUND = 2  # pixels further than its own that a cubic spline looks
 _POLE = math.sqrt(3) - 2  # of the cubic B-spline
 
 
@@ -78,12 +79,16 @@ def circular_motion_blur(images: torch.Tensor, level: float, keys: torch.Tensor)
     response = [-6 * _POLE / (1 - _POLE**2) * _POLE ** abs(i) for i in range(-14, 15)]
     for dim in (2, 3):
         images = pixels.filtered(images, response, dim, "mirror")
+    # with pixels more on each side the 16 pixels about a place lie at fixed steps from it
+    for dim in (2, 3):
+        images = pixels.padded(images, dim, _AROUND, _AROUND, "mirror")
     # pixels first, so that one index moves a row of memory
     flat = images.flatten(2).flatten(0, 1).T.contiguous()
-    out = torch.zeros_like(flat)
-    for index, weight in _turned(height, width, 1.5 * level):
-        out += flat.index_select(0, index.to(images.device)) * weight.to(images.device)[:, None]
-    return out.T.reshape(images.shape)
+    out = flat.new_zeros(height * width, flat.shape[1])
+    for index, step, weight in _turned(height, width, 1.5 * level):
+        taken = flat.narrow(0, step, len(flat) - step).index_select(0, index.to(images.device))
+        out += taken.mul_(weight.to(images.device)[:, None])
+    return out.T.reshape(*images.shape[:2], height, width)
 
 
 def transverse_chromatic_aberration(images: torch.Tensor, level: float, keys: torch.Tensor) -> torch.Tensor:
@@ -106,10 +111,11 @@ def _cubic(share: np.ndarray) -> np.ndarray:
     return np.stack([rest**3, *inner, share**3]) / 6
 
 
-def _turned(height: int, width: int, degrees: float) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield what `circular_motion_blur` adds up: for each pixel one other, as indices [H * W], and its weight."""
+def _turned(height: int, width: int, degrees: float) -> Iterator[tuple[torch.Tensor, int, torch.Tensor]]:
+    """Yield what `circular_motion_blur` adds up: for each pixel another one of the image with `_AROUND` pixels more on
+    each side, as an index [H * W] and a step to add to it, and its weight [H * W]."""
     rows, columns = np.mgrid[:height, :width].reshape(2, -1) - np.array([[height - 1], [width - 1]]) / 2
-    times = np.linspace(-1, 1, _STEPS)
+    times, wide = np.linspace(-1, 1, _STEPS), width + 2 * _AROUND
     factors = np.exp(-2 * times**2)
     for time, factor in zip(times, factors / factors.sum(), strict=True):
         cos, sin = math.cos(math.radians(time * degrees)), math.sin(math.radians(time * degrees))
@@ -117,9 +123,12 @@ def _turned(height: int, width: int, degrees: float) -> Iterator[tuple[torch.Ten
         x = cos * columns - sin * rows + (width - 1) / 2
         inside = (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
         in_y, in_x = _cubic(y - np.floor(y)) * (factor * inside), _cubic(x - np.floor(x))
-        near_y, near_x = _near(y, height) * width, _near(x, width)
+        # a place outside has no weight: any pixel will do
+        top = np.floor(y).astype(np.int64).clip(0, height - 1) + _AROUND - 1
+        left = np.floor(x).astype(np.int64).clip(0, width - 1) + _AROUND - 1
+        index = torch.from_numpy(top * wide + left)
         for i, j in product(range(4), range(4)):
-            yield near_y[i] + near_x[j], torch.from_numpy(in_y[i] * in_x[j]).float()
+            yield index, i * wide + j, torch.from_numpy(in_y[i] * in_x[j]).float()
 
 
 def _near(place: np.ndarray, length: int) -> torch.Tensor:

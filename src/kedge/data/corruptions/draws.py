@@ -10,6 +10,7 @@ from kedge.data.seeds import GAMMA, hashed
 _BITS = 24  # what float32 holds exactly
 _FEW = 10.0  # Poisson rates below which counting up is used
 _MOST = 40  # no count of a rate below _FEW lies above: probability 1e-12
+_SIEVED = (10, 20)  # counts after which only the draws above are looked at further
 
 
 def stream(keys: torch.Tensor, number: int) -> torch.Tensor:
@@ -51,6 +52,9 @@ def poisson(keys: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
     count is off by less than 4e-5. Below, the cumulative distribution is summed until it passes a uniform draw.
     """
     flat = rates.flatten(1)
+    is_few = flat < _FEW
+    if bool(is_few.all()):
+        return _counted(flat.flatten(), uniform(stream(keys, 1), (flat.shape[1],)).flatten()).reshape(rates.shape)
     w = normal(stream(keys, 0), (flat.shape[1],))
     root = flat.clamp(min=_FEW).sqrt()
     square = w * w
@@ -58,21 +62,33 @@ def poisson(keys: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
     counts += ((square / 270 + 7 / 810) * square - 8 / 405) / (root * root)
     counts = counts.floor_().clamp_(min=0)
 
-    image, place = (flat < _FEW).nonzero(as_tuple=True)
+    image, place = is_few.nonzero(as_tuple=True)
     few = flat[image, place]
     draw = _uniform(hashed(stream(keys, 1)[image] + place * GAMMA), 40)
-    term = (-few).exp()
-    below = term.clone()
-    count = torch.zeros_like(few)
-    for k in range(1, _MOST):
-        above = draw >= below
-        if not above.any():
-            break
-        count += above
-        term.mul_(few).mul_(1 / k)
-        below += term
-    counts[image, place] = count
+    counts[image, place] = _counted(few, draw)
     return counts.reshape(rates.shape)
+
+
+def _counted(rates: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
+    """Return Poisson counts of rates below `_FEW`, both float32 [N]: how many cumulative probabilities are passed."""
+    found = torch.zeros_like(rates)
+    term = (-rates).exp()
+    below, count, left = term.clone(), found, None
+    for k in range(1, _MOST):
+        count += draw >= below
+        if k in _SIEVED:  # those that are done are left behind
+            if left is not None:
+                found[left] = count
+            going = (draw >= below).nonzero()[:, 0]
+            if len(going) == 0:
+                return found
+            left = going if left is None else left[going]
+            rates, draw, term, below, count = (v[going] for v in (rates, draw, term, below, count))
+        term = term.mul_(rates).mul_(1 / k)
+        below += term
+    if left is not None:
+        found[left] = count
+    return found
 
 
 def _bits(keys: torch.Tensor, count: int) -> torch.Tensor:

@@ -83,11 +83,23 @@ def sampled(images: torch.Tensor, y: torch.Tensor, x: torch.Tensor, border: str)
     # positions far outside would overflow
     top, left = top.clamp(-(2**30), 2**30).long(), left.clamp(-(2**30), 2**30).long()
 
-    def row_of(step: int) -> torch.Tensor:
-        corners = [_picked(images, top + step, left + side, border, height, width) for side in (0, 1)]
-        return corners[0] * (1 - right) + corners[1] * right
+    outside = "edge" if border == "zero" else border
+    rows = [folded(top + step, height, outside) * width for step in (0, 1)]
+    columns = [folded(left + side, width, outside) for side in (0, 1)]
+    flat = images.flatten(2)
 
-    return row_of(0) * (1 - down) + row_of(1) * down
+    def corner(step: int, side: int) -> torch.Tensor:
+        index = (rows[step] + columns[side]).flatten(1)[:, None].expand(-1, images.shape[1], -1)
+        values = flat.gather(2, index).view(*images.shape[:2], *y.shape[1:])
+        if border == "zero":
+            at_y, at_x = top + step, left + side
+            values *= ((at_y >= 0) & (at_y < height) & (at_x >= 0) & (at_x < width))[:, None]
+        return values
+
+    def row_of(step: int) -> torch.Tensor:
+        return corner(step, 0).mul_(1 - right).add_(corner(step, 1).mul_(right))
+
+    return row_of(0).mul_(1 - down).add_(row_of(1).mul_(down))
 
 
 def zoomed(images: torch.Tensor, factor: float) -> torch.Tensor:
@@ -96,18 +108,25 @@ def zoomed(images: torch.Tensor, factor: float) -> torch.Tensor:
     The middle `ceil(n / factor)` pixels are stretched from corner to corner over `round(crop * factor)` pixels, of
     which the middle n are kept, as in scipy.ndimage.zoom.
     """
-    for dim in (2, 3):
-        length = images.shape[dim]
+    return zoomed_turned(images, factor).transpose(2, 3).contiguous()
+
+
+def zoomed_turned(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """Return `zoomed` with rows and columns exchanged, [B, C, W, H]."""
+    for number, length in enumerate(images.shape[2:]):
         crop = math.ceil(length / factor)
         large = round(crop * factor)
         step = (crop - 1) / (large - 1) if large > 1 else 0.0
         place = (np.arange(length) + (large - length) // 2) * step
         first = np.minimum(place.astype(int), crop - 1)
         share = torch.tensor(place - first, dtype=images.dtype, device=images.device)
-        share = share.view(-1, 1) if dim == 2 else share
+        share = share.view(-1, 1)
         below = torch.tensor(first + (length - crop) // 2, device=images.device)
         above = torch.tensor(np.minimum(first + 1, crop - 1) + (length - crop) // 2, device=images.device)
-        images = images.index_select(dim, below) * (1 - share) + images.index_select(dim, above) * share
+        # whole rows are copied faster than the pixels of each row: so both times rows, the image turned in between
+        images = images.transpose(2, 3).contiguous() if number else images
+        rows = images.index_select(2, below).mul_(1 - share)
+        images = rows.add_(images.index_select(2, above).mul_(share))
     return images
 
 
@@ -138,18 +157,6 @@ def colour(rgb: Sequence[float], images: torch.Tensor) -> torch.Tensor:
         return torch.tensor(rgb, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
     grey = sum(v * w for v, w in zip(rgb, LUMA, strict=True))
     return torch.full((1, 1, 1, 1), grey, dtype=images.dtype, device=images.device)
-
-
-def _picked(
-    images: torch.Tensor, y: torch.Tensor, x: torch.Tensor, border: str, height: int, width: int
-) -> torch.Tensor:
-    outside = "edge" if border == "zero" else border
-    index = folded(y, height, outside) * width + folded(x, width, outside)
-    index = index.flatten(1)[:, None].expand(-1, images.shape[1], -1)
-    values = images.flatten(2).gather(2, index).view(*images.shape[:2], *y.shape[1:])
-    if border == "zero":
-        values = values * ((y >= 0) & (y < height) & (x >= 0) & (x < width))[:, None]
-    return values
 
 
 def _mixed(images: torch.Tensor, weights: Sequence[float], dim: int, border: str) -> torch.Tensor:
