@@ -2,22 +2,19 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.attack_cost
 
-The steps of a round follow one another in an order that is drawn anew, and a cost is the quotient with the plain step
-of the same round; time on the CPU is taken beside time on the clock, as a machine is seldom idle. A step is the
-objective with its attack, backward and the optimizer. Target for `Adversarial`: at most (k + 1) / 0.95 plain steps.
+A step is the objective with its attack, backward and the optimizer. Target for `Adversarial`: at most (k + 1) / 0.95
+plain steps. Time of the CPU is taken beside time on the clock, as a machine is seldom idle.
 
 Waits for the device are looked for after the first batch, in two ways: the operations that read a value into Python
 are counted, and the step is run on tensors without values, where a read raises.
 """
 
 import argparse
-import json
-import os
 import random
 import statistics
+import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,14 +22,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.side_by_side import Times, finish, options, parser, ratio, row, seconds, table
 from kedge import networks
 from kedge.anchoring import anchor, plain
 from kedge.attacks import FGSM, PGD
-from kedge.evaluation.provenance import machine, now
-from kedge.files import write_text
+from kedge.memory import keep_freed_memory
 from kedge.objectives import TRADES, Adversarial, Anchored, Attacking, CrossEntropy, Objective
 
-RESULTS = Path(__file__).parent / "results"
 EPS = 8 / 255
 # (network, its arguments, batch, precision of the step)
 SETTINGS: list[tuple[str, dict[str, Any], int, str]] = [
@@ -106,81 +102,59 @@ def waits(objective: Objective, model: nn.Module, images: Tensor, labels: Tensor
 
 
 def measure(
-    name: str, arguments: dict[str, Any], batch: int, precision: str, rounds: int
-) -> dict[str, dict[str, float | None]]:
-    """The costs of every step of one network in plain steps, median and quartiles over the rounds."""
+    name: str, arguments: dict[str, Any], batch: int, precision: str, args: argparse.Namespace
+) -> tuple[Times, Times, dict[str, tuple[int, int]]]:
+    """(seconds on the clock, seconds of the CPU, waits) of every step of one network."""
     torch.manual_seed(0)
-    images = torch.rand(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(10, (batch,))
+    images = torch.rand(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last).to(args.device)
+    labels = torch.randint(10, (batch,)).to(args.device)
 
     def model(anchored: bool) -> nn.Module:
         network = networks.create(name, 10, arguments=arguments)
-        made = anchor(network, references=images[:4]) if anchored else plain(network, example=(3, 32, 32))
-        return made.train().to(memory_format=torch.channels_last)
+        made = anchor(network, references=images[:4].cpu()) if anchored else plain(network, example=(3, 32, 32))
+        return made.train().to(args.device, memory_format=torch.channels_last)
 
     calls, waited = {}, {}
-    for title, (_, anchored, objective) in STEPS.items():
+    for title, (k, anchored, objective) in STEPS.items():
+        if args.quick and k > 3:
+            continue
         few = images[:8], labels[:8]
-        waited[title] = waits(objective(), model(anchored), *few)
+        if args.device.type == "cpu":  # the same operations as elsewhere, where a step without values needs none
+            waited[title] = waits(objective(), model(anchored), *few)
         calls[title] = step(model(anchored), objective(), images, labels, precision)
         calls[title]()
-    clock: dict[str, list[float]] = {title: [] for title in STEPS}
-    spent: dict[str, list[float]] = {title: [] for title in STEPS}
-    order, draw = list(STEPS), random.Random(0)
-    for _ in range(rounds):
+    clock: Times = {title: [] for title in calls}
+    spent: Times = {title: [] for title in calls}
+    order, draw = list(calls), random.Random(0)
+    for _ in range(args.rounds):
         draw.shuffle(order)
         for title in order:
-            began, used = time.perf_counter(), time.process_time()
-            calls[title]()
-            clock[title].append(time.perf_counter() - began)
+            used = time.process_time()
+            clock[title].append(seconds(calls[title], args.device))
             spent[title].append(time.process_time() - used)
-    rows: dict[str, dict[str, float | None]] = {}
-    for title, (k, _, make) in STEPS.items():
-        rows[title] = {"k": k, "passes": make().passes, "target": (k + 1) / 0.95 if "Adversarial" in title else None}
-        for kind, times in (("cpu", spent), ("clock", clock)):
-            cost = [mine / theirs for mine, theirs in zip(times[title], times["plain"], strict=True)]
-            low, middle, high = statistics.quantiles(cost, n=4)
-            rows[title] |= {f"{kind}: plain steps": middle, f"{kind}: low": low, f"{kind}: high": high}
-            rows[title][f"{kind}: milliseconds"] = 1000 * statistics.median(times[title])
-        rows[title]["waits"], rows[title]["reads of the step on the CPU"] = waited[title]
-    return rows
+    return clock, spent, waited
 
 
-def table(results: dict[str, dict[str, dict[str, float | None]]]) -> list[str]:
-    """Median and quartiles of the cost in plain steps."""
-    lines = ["| network | step | most allowed | of CPU time | of the clock | waits |", "| --- | --- |" + " ---: |" * 4]
-    for network, rows in results.items():
-        for title, row in rows.items():
-            costs = [
-                f"{row[f'{k}: plain steps']:.2f} ({row[f'{k}: low']:.2f} to {row[f'{k}: high']:.2f})"
-                for k in ("cpu", "clock")
-            ]
-            allowed = "-" if row["target"] is None else f"{row['target']:.2f}"
-            lines.append(f"| {network} | {title} | {allowed} | {costs[0]} | {costs[1]} | {row['waits']} |")
-    return lines
-
-
-def main() -> None:
-    """Measure, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--out", type=Path, default=RESULTS / "attack_cost.json")
-    args = parser.parse_args()
-    results = {}
-    for name, arguments, batch, precision in SETTINGS:
-        title = f"{name}, 32 px, batch {batch}, precision {precision}"
-        results[title] = measure(name, arguments, batch, precision, args.rounds)
-        record = {
-            "command": f"OMP_NUM_THREADS=1 python -m benchmarks.attack_cost --rounds {args.rounds}",
-            "created": now(),
-            "machine": machine(),
-            "load": os.getloadavg()[0],
-            "results": results,
-            "table": table(results),
-        }
-        write_text(args.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    print("\n".join(record["table"]))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print the tables, write the JSON."""
+    args = options(parser("attack_cost", __doc__, rounds=15, quick=2), arguments)
+    keep_freed_memory()
+    rows, lines = [], []
+    for name, of_network, full, precision in SETTINGS[:1] if args.quick else SETTINGS:
+        batch = 16 if args.quick else full
+        clock, spent, waited = measure(name, of_network, batch, precision, args)
+        network = f"{name}, 32 px, batch {batch}, precision {precision}"
+        for title in clock:
+            k, _, make = STEPS[title]
+            milliseconds = 1000 * statistics.median(clock[title])
+            used = ratio(spent, title, "plain")["median"]
+            lines.append([network, title, k, make().passes, milliseconds, used, *waited.get(title, (None, None))])
+            if title != "plain":
+                target = (k + 1) / 0.95 if "Adversarial" in title else None
+                rows.append(row(f"{title}, {network}", "plain training step", ratio(clock, title, "plain"), target))
+    head = ["network", "step", "k", "passes", "ms", "plain steps of CPU time", "waits of the attack", "reads of a step"]
+    return finish(args, rows, [table("Steps with an attack", head, lines)])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
