@@ -95,9 +95,10 @@ def transduction(device: torch.device, small: bool) -> dict[str, Calls]:
 
 def choosing(small: bool) -> dict[str, Calls]:
     """`choose_references` against the size of the set and of the bank."""
-    sizes, ks = (50, 200) if small else (500, 1000, 2000, 4000), (10, 20, 40) if small else (10, 20, 40, 80)
-    largest = pictures(sizes[-1])
-    sets = {n: pictures(n) for n in sizes}
+    sizes, ks = (50, 200) if small else (1000, 2000, 4000), (10, 20, 40) if small else (10, 20, 40, 80)
+    # Of a size at which the smallest set does not fit into the cache of a processor either.
+    sets = {n: pictures(n, 32 if small else 64) for n in sizes}
+    largest = sets[sizes[-1]]
     calls: dict[str, Calls] = {}
     for how in ("stratified", "kcenter", "mean"):
         calls[f"`choose_references`, {how}, against the set"] = {
@@ -113,7 +114,7 @@ def corrupting(device: torch.device, small: bool) -> dict[str, Calls]:
     """A sweep of four corruptions of like cost against its severities, and each corruption against pixels."""
     network = timm.create_model("kedge_resnet_small").eval().to(device)
     severities = range(1, 3 if small else 6)
-    data, sides = pictures(40 if small else 200), (96, 128) if small else (96, 128, 192, 256)
+    data, sides = pictures(40 if small else 200), (96, 128) if small else (96, 144, 224, 320)
     sized = {side: torch.rand(1 if small else 2, 3, side, side, device=device) for side in sides}
     calls: dict[str, Calls] = {
         "sweep of corruptions (`evaluate`) against the number of conditions": {
@@ -164,7 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep_freed_memory()  # as on kedge's command line; returning it to the kernel costs more the larger a tensor is
     args = options(parser("growth", __doc__, rounds=5, quick=1), arguments)
     device, small = args.device, args.quick
-    rows = []
+    rows: list[list[Any]] = []
+    single: list[list[Any]] = []
     for parts in (
         prediction(device, small), transduction(device, small), choosing(small), corrupting(device, small),
         evaluating(device, small),
@@ -172,14 +174,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for what, calls in parts.items():
             times = in_turn(lasting(calls, 0 if small else LASTING), args.rounds, device, warm=1)
             slopes = [exponent(list(calls), costs) for costs in zip(*times.values(), strict=True)]
-            rows.append(line(what, list(calls), spread(slopes)))
-            print(*rows[-1], sep=", ", file=sys.stderr)
+            found = line(what, list(calls), spread(slopes))
+            (single if what.split()[0] in (*NAMES, *CBAR) else rows).append(found)
+            print(*found, sep=", ", file=sys.stderr)
     counts = (1, 8) if small else (1, 4, 16, 64)
     banked, images = model(device, references=counts[-1]), torch.rand(32, 3, 32, 32, device=device)
     held = [peak_bytes(lambda k=k: banked.predict(images, references=k), device) for k in counts]
     rows.append(line("memory of `predict` against the number of references", counts, spread([exponent(counts, held)])))
     head = ["time of", "sizes", "exponent", "quartiles", "which is"]
-    return finish(args, tables=[table("Growth of cost with size: exponents", head, rows)])
+    tables = [table("Growth of cost with size: exponents", head, rows)]
+    if single:
+        note = (
+            "`lines` draws as many lines as a share of the side, each over the whole image: 1.5 by its definition. "
+            "A side that is a power of two costs a processor's cache more than its neighbours do."
+        )
+        tables.append(table("Each corruption: exponents", head, single, note))
+    return finish(args, tables=tables)
 
 
 if __name__ == "__main__":
