@@ -19,13 +19,18 @@ An input's answer comes from that input and the bank alone.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from kedge.anchoring.passes import budget_of, references_at_a_time, through
 from kedge.anchoring.stem import at_least_float32
+
+if TYPE_CHECKING:
+    from kedge.anchoring.model import AnchoredModel
 
 TOLERANCE = 0.5
 
@@ -125,3 +130,28 @@ def adaptively(
             break
         inputs, seen, which = inputs[left], seen[:, left], which[left]
     return mean, spread if bank > 1 else None, used
+
+
+def predict_adaptively(
+    model: "AnchoredModel", images: Tensor, tolerance: float | None, max_rows: int | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """`adaptively` with the bank of `model` on images `[B, C, H, W]`, in passes of bounded memory."""
+    x, count = model.normalise(images), len(model.references)
+    budget = budget_of(len(images), max_rows)
+    whole = len(images) > 0 and references_at_a_time(count, len(images), budget) == count
+    kept = model._bank_terms(count, x) if whole else None
+
+    def terms(start: int, stop: int, batch: int = len(images)) -> Iterator[Tensor]:
+        at_a_time = references_at_a_time(stop - start, batch, budget)
+        if kept is not None:
+            yield from kept[start:stop].split(at_a_time)
+            return
+        for some in model.references[start:stop].split(at_a_time):
+            yield model._terms(some, x)
+
+    def run(inputs: Tensor, start: int, stop: int) -> Tensor:
+        if len(inputs) == 0:
+            return x.new_zeros(stop - start, 0, model.num_outputs)
+        return torch.cat([through(model, inputs, block, budget) for block in terms(start, stop, len(inputs))])
+
+    return adaptively(run, terms, x, count, TOLERANCE if tolerance is None else tolerance)

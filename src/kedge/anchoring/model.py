@@ -1,15 +1,16 @@
 """The anchored model: a network that sees an image as a reference and the residual from it."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.adaptive import TOLERANCE, adaptively
+from kedge.anchoring.adaptive import predict_adaptively
 from kedge.anchoring.fold import fold_network
+from kedge.anchoring.passes import per_reference
 from kedge.anchoring.pixels import PixelModel, evaluating
 from kedge.anchoring.prediction import Prediction, conclude, summarise
 from kedge.anchoring.references import derangement, resized
@@ -127,10 +128,9 @@ class AnchoredModel(PixelModel):
                 f"references must be one for each of the {len(images)} images or a single one, [1, ...], "
                 f"got {list(references.shape)}"
             )
-        r = self._fitted(references, x)
         if len(references) == 1 and mask is None and slot is None and not torch.is_grad_enabled():
-            return self._stepped(self._through(x, self.stem.reference_terms(self._arriving(r))))
-        r = r.expand_as(x)
+            return self._stepped(self._through(x, self._terms(references, x)))
+        r = self._fitted(references, x).expand_as(x)
         s = r if slot is None else self._fitted(slot, x).expand_as(x)
         if mask is not None:
             if mask.shape != (len(images),) or mask.dtype != torch.bool:
@@ -196,7 +196,7 @@ class AnchoredModel(PixelModel):
             )
         with evaluating(self):
             if adaptive:
-                logits, spread, used = self._adaptive(images, tolerance, max_rows)
+                logits, spread, used = predict_adaptively(self, images, tolerance, max_rows)
                 return conclude(logits, spread, self.task, recalibrate, self.temperature, references_used=used)
             chunks: Iterable[Tensor]
             if isinstance(references, str):
@@ -204,7 +204,7 @@ class AnchoredModel(PixelModel):
                     raise ValueError(f'references must be a number, a tensor, "blt" or "adaptive", got {references!r}')
                 chunks = [self._transduced(images, max_rows)[None]]
             else:
-                chunks = self._per_reference(images, references, max_rows)
+                chunks = per_reference(self, images, references, max_rows)
             return summarise(chunks, self.task, recalibrate, keep_per_reference, self.temperature)
 
     def fold(self, reference: int = 0, image_size: int | tuple[int, int] | None = None) -> nn.Module:
@@ -252,6 +252,10 @@ class AnchoredModel(PixelModel):
         with self.stem.bound(terms):
             return self._logits(rows)
 
+    def _terms(self, references: Tensor, x: Tensor) -> Tensor:
+        """What references `[K, ...]` add to the first layer's outputs for inputs like `x`."""
+        return self.stem.reference_terms(self._arriving(self._fitted(references, x)))
+
     def _bank_terms(self, k: int, x: Tensor) -> Tensor:
         """The terms of the first `k` references for inputs like `x`, without gradients, kept while nothing changes.
 
@@ -266,69 +270,13 @@ class AnchoredModel(PixelModel):
         if keep and kept is not None and kept[0] == key and all(map(_same, kept[1], sources)):
             return kept[2]
         with torch.inference_mode(False) if keep else nullcontext():
-            terms = stem.reference_terms(self._arriving(self._fitted(references, x)))
+            terms = self._terms(references, x)
             if keep and terms.numel() <= CACHED_VALUES:
                 self._cached = (key, [source.detach().clone() for source in sources], terms)
         return terms
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}
-
-    def _per_reference(self, images: Tensor, references: int | Tensor | None, max_rows: int | None) -> Iterator[Tensor]:
-        """The logits of some of the references at a time, `[k, B, C]`."""
-        x = self.normalise(images)
-        own = not isinstance(references, Tensor)
-        if isinstance(references, Tensor):
-            bank = self._checked_bank("references", references)
-        else:
-            k = len(self.references) if references is None else references
-            if not isinstance(k, int) or isinstance(k, bool):
-                raise TypeError(f'references must be a whole number, a tensor or "blt", got {references!r}')
-            if not 1 <= k <= len(self.references):
-                raise ValueError(
-                    f"references={k}, but the bank holds {len(self.references)}; assign more to model.references "
-                    "(see kedge.anchoring.choose_references) or pass a tensor"
-                )
-            bank = self.references[:k]
-        if len(images) == 0:
-            yield x.new_zeros(len(bank), 0, self.num_outputs)
-            return
-        budget = max(len(images), 32) if max_rows is None else max_rows
-        for some in bank.split(references_at_a_time(len(bank), len(images), budget)):
-            if own and len(some) == len(bank):
-                terms = self._bank_terms(len(bank), x)
-            else:
-                terms = self.stem.reference_terms(self._arriving(self._fitted(some, x)))
-            yield self._passes(x, terms, budget)
-
-    def _passes(self, x: Tensor, terms: Tensor, budget: int) -> Tensor:
-        """The logits `[K, B, C]` of normalised `x` with K reference terms, at most `budget` rows at a time."""
-        k = len(terms)
-        return torch.cat([self._through(part, terms).unflatten(0, (k, -1)) for part in x.split(budget // k)], 1)
-
-    def _adaptive(
-        self, images: Tensor, tolerance: float | None, max_rows: int | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """Mean logits, uncertainty and the number of references of each image (see `adaptively`)."""
-        x, count = self.normalise(images), len(self.references)
-        budget = max(len(images), 32) if max_rows is None else max_rows
-        whole = len(images) > 0 and references_at_a_time(count, len(images), budget) == count
-        kept = self._bank_terms(count, x) if whole else None
-
-        def terms(start: int, stop: int, batch: int = len(images)) -> Iterator[Tensor]:
-            at_a_time = references_at_a_time(stop - start, batch, budget)
-            if kept is not None:
-                yield from kept[start:stop].split(at_a_time)
-                return
-            for some in self.references[start:stop].split(at_a_time):
-                yield self.stem.reference_terms(self._arriving(self._fitted(some, x)))
-
-        def run(inputs: Tensor, start: int, stop: int) -> Tensor:
-            if len(inputs) == 0:
-                return x.new_zeros(stop - start, 0, self.num_outputs)
-            return torch.cat([self._passes(inputs, block, budget) for block in terms(start, stop, len(inputs))])
-
-        return adaptively(run, terms, x, count, TOLERANCE if tolerance is None else tolerance)
 
     def _transduced(self, images: Tensor, max_rows: int | None) -> Tensor:
         if self.residuals is None:
@@ -344,19 +292,6 @@ class AnchoredModel(PixelModel):
             for part, index in zip(x.split(rows), chosen.split(rows), strict=True)
         ]
         return torch.cat(logits) if logits else x.new_zeros(0, self.num_outputs)
-
-
-def references_at_a_time(k: int, batch: int, budget: int) -> int:
-    """How many of `k` references share a pass of at most `budget` rows over a batch of `batch` images.
-
-    A pass of c references and budget / c images holds c + budget / c maps of the first layer beside those of its rows.
-    All k while that is a small share of the memory; else about the root of the budget, where the sum is least, or as
-    many as fill the rows of a small batch.
-    """
-    if 3 * k <= budget:
-        return k
-    passes = -(-k // max(1, math.isqrt(budget), budget // batch))
-    return -(-k // passes)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
