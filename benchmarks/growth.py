@@ -185,8 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = [table("Growth of cost with size: exponents", head, rows)]
     if single:
         note = (
-            "`lines` draws as many lines as a share of the side, each over the whole image: 1.5 by its definition. "
-            "A side that is a power of two costs a processor's cache more than its neighbours do."
+            "`lines` draws more lines the larger the side, each in a pass over the whole image: its exponent nears 1.5."
         )
         tables.append(table("Each corruption: exponents", head, single, note))
     return finish(args, tables=tables)
