@@ -167,9 +167,10 @@ def run(config: "jsonargparse.Namespace") -> int:
     from kedge.reporting import render
 
     models = {name: source.load(config.device) for name, source in sources.items()}
-    data, name = load_data(sources, models, config.data, config.split)
+    every = config.limit is None  # else most images are not looked at
+    data, name = load_data(sources, models, config.data, config.split, decode=every)
     near = separated(config.near)
-    outside = load_outside(models, [*separated(config.ood), *near], name, data, config.equalise)
+    outside = load_outside(models, [*separated(config.ood), *near], name, data, config.equalise, decode=every)
     workers = default_workers(data) if config.workers is None else config.workers
     (only, *others) = sources.values()
     beside = only.run or Path() if not others else Path()
@@ -187,7 +188,7 @@ def run(config: "jsonargparse.Namespace") -> int:
                 near=[found for found in outside if found in near or found.partition(" (")[0] in near],
                 equalise=config.equalise,
                 scores=chosen,
-                train=load_training(sources, name, data, config.train) if outside else None,
+                train=load_training(sources, name, data, config.train, decode=every) if outside else None,
                 attacks=choose_attacks(attacks, eps, config, data),
                 references=config.references,
                 batch_size=config.batch_size,

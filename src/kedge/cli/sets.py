@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 
 def load_data(
-    sources: "dict[str, Source]", models: Mapping[str, Any], name: str | None, split: str
+    sources: "dict[str, Source]", models: Mapping[str, Any], name: str | None, split: str, decode: bool = True
 ) -> tuple["ImageSet", str]:
     """The images to measure on, in the models' size and with their classes, and the name they were found by.
+
+    `decode`: see `kedge.data.load`.
 
     Raises:
         ValueError: if no data is named and the models come from no run, or from runs on different data.
@@ -55,7 +57,7 @@ def load_data(
             split = "all"
         if split == "all" and recipe is not None:
             print(f"careful: these include the images that {recipe.get('name')} was trained on", file=sys.stderr)
-        images = data.load(name, split, image_size=shape[1], channels=shape[0])
+        images = data.load(name, split, image_size=shape[1], channels=shape[0], decode=decode)
     print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
     return with_classes(images, models), name
 
@@ -87,7 +89,12 @@ def with_classes(images: "ImageSet", models: Mapping[str, Any]) -> "ImageSet":
 
 
 def load_outside(
-    models: Mapping[str, Any], names: list[str], inside: str, images: "ImageSet", as_stored: bool = False
+    models: Mapping[str, Any],
+    names: list[str],
+    inside: str,
+    images: "ImageSet",
+    as_stored: bool = False,
+    decode: bool = True,
 ) -> "dict[str, ImageSet]":
     """Out-of-distribution sets by name; the data's own name stands for its classes that the models do not have.
 
@@ -100,10 +107,11 @@ def load_outside(
     found = {}
     for name in names:
         if _is_flat(Path(name).expanduser()):
-            found[name] = data.load_unlabelled(name, image_size=side, channels=channels)
+            found[name] = data.load_unlabelled(name, image_size=side, channels=channels, decode=decode)
             continue
         offered = data.splits(name)
-        outside = data.load(name, "test" if "test" in offered else offered[-1], image_size=side, channels=channels)
+        split = "test" if "test" in offered else offered[-1]
+        outside = data.load(name, split, image_size=side, channels=channels, decode=decode)
         if name == inside:
             others = [c for c in outside.class_names if c not in images.class_names]
             if not others:
@@ -125,15 +133,17 @@ def _is_flat(folder: Path) -> bool:
 
 
 def default_workers(images: "ImageSet") -> int:
-    """No process for images in memory, a few for files."""
+    """No process for images in memory, or soon to be, a few for files."""
     import os
 
-    from kedge.data import TensorSet
+    from kedge.data.sets import FileSet
 
-    return 0 if isinstance(images, TensorSet) else min(4, os.cpu_count() or 1)
+    return min(4, os.cpu_count() or 1) if isinstance(images, FileSet) else 0
 
 
-def load_training(sources: "dict[str, Source]", name: str, images: "ImageSet", given: str | None) -> "ImageSet | None":
+def load_training(
+    sources: "dict[str, Source]", name: str, images: "ImageSet", given: str | None, decode: bool = True
+) -> "ImageSet | None":
     """Training images in the shape and with the classes of `images`, for the scores that learn; None without any.
 
     Of images that a run held out of training, its other images.
@@ -153,7 +163,8 @@ def load_training(sources: "dict[str, Source]", name: str, images: "ImageSet", g
         return load_sets(Recipe.from_dict(recipe))[0]
     channels, height, width = images.image_shape
     square = height if height == width else None
-    found = data.load(name if given is None else given, "train", image_size=square, channels=channels)
+    wanted = name if given is None else given
+    found = data.load(wanted, "train", image_size=square, channels=channels, decode=decode)
     if set(images.class_names) <= set(found.class_names) and images.class_names != found.class_names:
         found = found.only_classes(images.class_names)
     return found

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kedge.data.decode import CROP_SHARE, SMALL, convert_channels, evaluation_view, to_tensor
+from kedge.data.decode import CROP_SHARE, SMALL
 from kedge.data.items import Items
 from kedge.data.origin import of_items
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.sets import FileSet, ImageSet, TensorSet
+from kedge.data.undecoded import Undecoded, small_image
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +37,17 @@ class Found:
 
 
 def build(
-    found: Found, image_size: int | None = None, channels: int | None = None, crop_share: float = CROP_SHARE
+    found: Found,
+    image_size: int | None = None,
+    channels: int | None = None,
+    crop_share: float = CROP_SHARE,
+    decode: bool = True,
 ) -> ImageSet:
     """Return a TensorSet where the images (or `image_size`) are at most 64 px, else a FileSet.
 
     The channels are those of the majority of the images unless given. Without `image_size` small images keep their
     size; where sizes are mixed they become squares of the largest side; larger images get 224. `crop_share` is that of
-    larger images, see FileSet.
+    larger images, see FileSet. Without `decode` the first is an Undecoded.
 
     Raises:
         DataError: no images, a bad `image_size` or `channels`, or more than 1 % unreadable.
@@ -71,7 +76,7 @@ def build(
     in_memory = count * channels * target[0] * target[1] <= _IN_MEMORY
     images: ImageSet
     if max(target) <= SMALL and in_memory:
-        images = _tensor_set(found, target, channels, report)
+        images = (_tensor_set if decode else _undecoded)(found, (channels, *target), report)
     else:
         images = _file_set(found, max(target), channels, report, crop_share)
         images.origin = of_items(found.items, [size for size, _ in shapes])
@@ -96,26 +101,20 @@ def _probe(items: Items) -> list[tuple[tuple[int, int], int]]:
     return shapes
 
 
-def _tensor_set(found: Found, target: tuple[int, int], channels: int, report: LoadReport) -> TensorSet:
+def _tensor_set(found: Found, shape: tuple[int, int, int], report: LoadReport) -> TensorSet:
     items, count = found.items, len(found.items)
-    images = torch.empty((count, channels, *target), dtype=torch.uint8)
+    images = torch.empty((count, *shape), dtype=torch.uint8)
     kept = torch.ones(count, dtype=torch.bool)
     sizes = set()
     for i in range(count):
         try:
-            image = items.small(i)
+            images[i], stored = small_image(items, i, shape)
         except UnreadableImage as error:
             report.skipped.append((error.path, error.reason))
             kept[i] = False
             continue
-        sizes.add((image.shape[1], image.shape[2]))
-        if image.shape[0] != channels:
-            image = convert_channels(image, channels)
-            _count_conversion(report, channels)
-        if image.shape[1:] != target:
-            image = _fit(image, target)
-            report.resized += 1
-        images[i] = image
+        sizes.add((stored[1], stored[2]))
+        _count_change(report, stored, shape)
     labels = torch.as_tensor(found.labels, dtype=torch.long)
     if report.skipped:
         images, labels = images[kept], labels[kept]
@@ -125,12 +124,25 @@ def _tensor_set(found: Found, target: tuple[int, int], channels: int, report: Lo
     return made
 
 
-def _fit(image: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
-    if target[0] == target[1]:
-        return to_tensor(evaluation_view(image, target[0]))
-    from torchvision.transforms.v2 import functional as v2  # a stray image in a set of oblong ones
-
-    return v2.resize(image, list(target), antialias=True)
+def _undecoded(found: Found, shape: tuple[int, int, int], report: LoadReport) -> Undecoded:
+    items = found.items
+    kept = torch.ones(len(items), dtype=torch.bool)
+    sizes = set()
+    for i in range(len(items)):
+        try:
+            size, depth = items.header(i)
+        except UnreadableImage as error:
+            report.skipped.append((error.path, error.reason))
+            kept[i] = False
+            continue
+        sizes.add(size)
+        _count_change(report, (depth, *size), shape)
+    rows = kept.nonzero().squeeze(1)
+    labels = torch.as_tensor(found.labels, dtype=torch.long)[rows]
+    paths = _names(found, kept)
+    made = Undecoded(items, rows, labels, found.class_names, shape, found.name, found.split, report, paths)
+    made.origin = of_items(items, sorted(sizes))
+    return made
 
 
 def _file_set(found: Found, size: int, channels: int, report: LoadReport, crop_share: float) -> FileSet:
@@ -155,6 +167,13 @@ def _file_set(found: Found, size: int, channels: int, report: LoadReport, crop_s
     return FileSet(
         items, rows, labels, found.class_names, channels, size, found.name, found.split, report, paths, crop_share
     )
+
+
+def _count_change(report: LoadReport, stored: tuple[int, ...], shape: tuple[int, int, int]) -> None:
+    if stored[0] != shape[0]:
+        _count_conversion(report, shape[0])
+    if stored[1:] != shape[1:]:
+        report.resized += 1
 
 
 def _count_conversion(report: LoadReport, channels: int) -> None:

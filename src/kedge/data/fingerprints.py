@@ -63,11 +63,16 @@ def sampled_rows(count: int) -> range:
 def shared_images(first: "ImageSet", second: "ImageSet") -> int:
     """How many images of `second` are also in `first`, bit for bit.
 
-    Images in memory are compared by their pixels, images on disk by their encoded bytes (long ones by length and three
-    pieces). A set in memory and one on disk, or in memory in different shapes, cannot be compared: 0.
+    Images in memory are compared by their pixels, those on disk and those not decoded yet by their encoded bytes (long
+    ones by length and three pieces). A set in memory and one on disk, or in memory in different shapes, cannot be
+    compared: 0.
     """
     if type(first) is not type(second):
-        return 0
+        # Of a set in memory and one that is not decoded yet the pixels are compared.
+        whole = [images.decoded() if hasattr(images, "decoded") else images for images in (first, second)]
+        if type(whole[0]) is not type(whole[1]):
+            return 0
+        first, second = whole
     if first.image_shape != second.image_shape and not hasattr(first, "items"):
         return 0
     known = set(first.keys())

@@ -34,6 +34,7 @@ def load(
     split: str = "train",
     image_size: int | None = None,
     channels: int | None = None,
+    decode: bool = True,
 ) -> ImageSet:
     """Load one split of an image set.
 
@@ -49,9 +50,12 @@ def load(
         image_size: side in pixels. None keeps the size of images up to 64 px (squares of the largest side where
             sizes are mixed) and takes 224 for larger ones. Up to 64 the set is decoded once into memory.
         channels: 1 or 3 converts to grey or RGB; None takes what most of the images are.
+        decode: False reads only the headers of images up to 64 px, for sets of which a part is wanted: `subset`, then
+            `decoded`.
 
     Returns:
-        A TensorSet (up to 64 px) or a FileSet (larger); `.report.summary()` tells what was skipped or converted.
+        A TensorSet (up to 64 px; without `decode` an Undecoded) or a FileSet (larger); `.report.summary()` tells what
+        was skipped or converted.
 
     Raises:
         DataError: not found, no such split, no images, or more than 1 % of them unreadable.
@@ -64,11 +68,11 @@ def load(
         wanted = "all"
     if wanted not in source.splits:
         raise DataError(_no_split(source, split))
-    return build(source.find(wanted), image_size, channels)
+    return build(source.find(wanted), image_size, channels, decode=decode)
 
 
 def load_unlabelled(
-    folder: str | os.PathLike[str], image_size: int | None = None, channels: int | None = None
+    folder: str | os.PathLike[str], image_size: int | None = None, channels: int | None = None, decode: bool = True
 ) -> ImageSet:
     """Load all images in and below a folder as one class, "unlabelled": for images that are none of a model's classes.
 
@@ -76,6 +80,7 @@ def load_unlabelled(
         folder: of image files.
         image_size: as for `load`.
         channels: as for `load`.
+        decode: as for `load`.
 
     Raises:
         DataError: no such folder, no images in it, or more than 1 % of them unreadable.
@@ -85,7 +90,7 @@ def load_unlabelled(
     if not paths:
         raise DataError(f"no images in {root}" if root.is_dir() else f"{root} is not a folder")
     found = Found(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all")
-    return build(found, image_size, channels)
+    return build(found, image_size, channels, decode=decode)
 
 
 def splits(name_or_path: str | os.PathLike[str]) -> list[str]:

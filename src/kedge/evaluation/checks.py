@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kedge.data.fingerprints import check_apart
+from kedge.data.undecoded import Undecoded
 
 
 def check_request(data: Any, batch_size: int, limit: int | None, severities: Sequence[int], risk: float) -> None:
@@ -66,12 +67,15 @@ def named_sets(ood: Any, near: Sequence[str], data: Any) -> tuple[dict[str, Any]
 
 
 def limited(data: Any, limit: int | None, seed: int) -> tuple[Any, Tensor]:
-    """The set, or a seeded random subset of `limit` images in the set's order, with their positions `[N]`."""
-    total = len(data)
-    if limit is None or limit >= total:
-        return data, torch.arange(total)
-    positions = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
-    return data.subset(positions), positions
+    """The set, or a seeded random subset of `limit` images in the set's order, with their positions `[N]`.
+
+    Of a set that was loaded without decoding it, what is returned is decoded, and nothing else.
+    """
+    total, chosen, positions = len(data), data, torch.arange(len(data))
+    if limit is not None and limit < total:
+        positions = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+        chosen = data.subset(positions)
+    return chosen.decoded() if isinstance(chosen, Undecoded) else chosen, positions
 
 
 def named_groups(groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:

@@ -1,0 +1,105 @@
+"""Sets of small images that are decoded when it is known which of them are wanted."""
+
+from collections.abc import Iterator
+
+import torch
+
+from kedge.data.decode import convert_channels, evaluation_view, to_tensor
+from kedge.data.items import Items
+from kedge.data.report import DataError, LoadReport, UnreadableImage
+from kedge.data.sets import ImageSet, TensorSet
+
+
+def small_image(items: Items, i: int, shape: tuple[int, int, int]) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """(image i as uint8 of `shape` (C, H, W), the shape that it was stored in).
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+    """
+    image = items.small(i)
+    stored = tuple(image.shape)
+    image = convert_channels(image, shape[0])
+    if image.shape[1:] != shape[1:]:
+        image = _fit(image, (shape[1], shape[2]))
+    return image, stored
+
+
+def _fit(image: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
+    if target[0] == target[1]:
+        return to_tensor(evaluation_view(image, target[0]))
+    from torchvision.transforms.v2 import functional as v2  # a stray image in a set of oblong ones
+
+    return v2.resize(image, list(target), antialias=True)
+
+
+class Undecoded(ImageSet):
+    """Images of up to 64 px of which only the headers were read.
+
+    `subset` decodes nothing; `decoded` gives the TensorSet that loading with `decode` would have given.
+
+    Attributes:
+        items: the encoded images.
+        rows: long [N], the position of each image among them.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        rows: torch.Tensor,
+        labels: torch.Tensor,
+        class_names: list[str],
+        image_shape: tuple[int, int, int],
+        name: str,
+        split: str,
+        report: LoadReport,
+        paths: list[str] | None = None,
+    ) -> None:
+        super().__init__(name, split, class_names, labels, image_shape, report, paths)
+        self.items, self.rows = items, rows
+
+    def decoded(self) -> TensorSet:
+        """The same images in memory.
+
+        Raises:
+            DataError: an image whose header could be read is damaged.
+        """
+        images = torch.empty((len(self), *self.image_shape), dtype=torch.uint8)
+        for i in range(len(self)):
+            images[i] = self[i][0]
+        made = TensorSet(images, self.labels, self.class_names, self.name, self.split, self.report, self.paths)
+        made.mirror, made.origin = self.mirror, self.origin
+        return made
+
+    def keys(self, sampled: bool = False) -> list[bytes]:
+        """Return one key for each image's encoded bytes, b"" for one that cannot be read."""
+        return [self.items.key(row) for row in self.rows.tolist()]
+
+    def fingerprint(self) -> str:
+        """Return that of the decoded set."""
+        return self.decoded().fingerprint()
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        try:
+            image, _ = small_image(self.items, int(self.rows[i]), self.image_shape)
+        except UnreadableImage as error:
+            raise DataError(f"{error}\nIts header could be read. Repair or remove the file and start again.") from None
+        return image, int(self.labels[i])
+
+    def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (uint8 [B, C, H, W], long [B]) in the order of the set, each batch decoded as it is asked for."""
+        for start in range(0, len(self), batch_size):
+            chosen = range(start, min(start + batch_size, len(self)))
+            yield torch.stack([self[i][0] for i in chosen]), self.labels[start : start + batch_size]
+
+    def _select(self, index: torch.Tensor) -> "Undecoded":
+        return Undecoded(
+            self.items,
+            self.rows[index],
+            self.labels[index],
+            self.class_names,
+            self.image_shape,
+            self.name,
+            self.split,
+            self.report,
+            self._paths_at(index),
+        )
