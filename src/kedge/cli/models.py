@@ -63,8 +63,10 @@ class Source:
             model = load_timm(self.given) if self.given.startswith(TIMM) else load_callable(self.given)
             return model.to(device) if isinstance(model, torch.nn.Module) else model  # type: ignore[return-value]
         from kedge.checkpoint import load
+        from kedge.networks import channels_last
 
-        return load(self.path).to(device)  # type: ignore[return-value]
+        model = load(self.path).to(device)
+        return model if device == "mps" else channels_last(model)  # type: ignore[return-value]
 
 
 def find(given: str, python: bool = False) -> Source:

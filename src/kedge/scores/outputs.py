@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.anchoring.passes import budget_of, references_at_a_time
 from kedge.anchoring.pixels import evaluating
 from kedge.scores.last_layer import affine, inputs_of, last_layer
 
@@ -83,8 +84,7 @@ def outputs_of(
         references: which references an anchored model uses.
         features: also collect what the last layer reads, in the same pass. A callable that is no module, and a
             network whose last layer is not found (see `last_layer`), has none, nor has "adaptive", where inputs meet
-            different numbers of references. Passes then hold K images at least, where a prediction alone needs no more
-            than 32.
+            different numbers of references.
         masked: also run the masked passes of an anchored model, one for each reference; "blt" and "adaptive" take
             the whole bank.
     """
@@ -93,9 +93,7 @@ def outputs_of(
     with _collecting(layer) as seen:
         if isinstance(model, AnchoredModel):
             count = _count(model, references)
-            # One pass for each part of the batch, so that what the last layer read is in the order of the images.
-            rows = None if layer is None else max(len(images), 32, count)
-            prediction = model.predict(images, references=references, max_rows=rows)
+            prediction = model.predict(images, references=references)
             outputs = Outputs(prediction.logits, prediction.uncertainty)
         elif isinstance(model, PixelModel):
             count = 1
@@ -105,15 +103,27 @@ def outputs_of(
             outputs = Outputs(_logits_of(model, images))
     if layer is not None and (seen or len(images) == 0):
         weight, bias = affine(layer)
-        # The rows of a pass are reference-major: [K * b, D].
-        parts = [inputs_of(layer, x).unflatten(0, (count, -1)) for x in seen if len(x)]
-        means = [part.float().mean(0) if count > 1 else part[0] for part in parts]
-        collected = torch.cat(means) if means else weight.new_zeros(0, weight.shape[1])
+        parts = [inputs_of(layer, x) for x in seen if len(x)]
+        if not parts:
+            collected = weight.new_zeros(0, weight.shape[1])
+        else:
+            collected = torch.cat(parts) if count == 1 else _mean_of_passes(parts, count, len(images))
         outputs = dataclasses.replace(outputs, features=collected, head=(weight, bias))
     temperature = (model.temperature or 1.0) if isinstance(model, PixelModel) else 1.0
     if masked and isinstance(model, AnchoredModel):
         outputs = dataclasses.replace(outputs, masked=_masked_logits(model, images, references) * temperature)
     return dataclasses.replace(outputs, temperature=temperature)
+
+
+def _mean_of_passes(passes: list[Tensor], count: int, batch: int) -> Tensor:
+    """The mean over `count` references `[B, D]` of what their passes gave, `[k * b, D]` each, reference-major."""
+    budget = budget_of(batch, None)
+    at_a_time, each = references_at_a_time(count, batch, budget), iter(passes)
+    total = torch.zeros(())
+    for k in [min(at_a_time, count - first) for first in range(0, count, at_a_time)]:
+        sums = [next(each).unflatten(0, (k, -1)).float().sum(0) for _ in range(-(-batch // (budget // k)))]
+        total = total.to(sums[0]) + torch.cat(sums)
+    return total / count
 
 
 def _logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
