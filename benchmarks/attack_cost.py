@@ -26,7 +26,6 @@ from benchmarks.side_by_side import Times, finish, options, parser, ratio, row, 
 from kedge import networks
 from kedge.anchoring import anchor, plain
 from kedge.attacks import FGSM, PGD
-from kedge.memory import keep_freed_memory
 from kedge.objectives import TRADES, Adversarial, Anchored, Attacking, CrossEntropy, Objective
 
 EPS = 8 / 255
@@ -138,7 +137,6 @@ def measure(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write the JSON."""
     args = options(parser("attack_cost", __doc__, rounds=15, quick=2), arguments)
-    keep_freed_memory()
     rows, lines = [], []
     for name, of_network, full, precision in SETTINGS[:1] if args.quick else SETTINGS:
         batch = 16 if args.quick else full

@@ -26,7 +26,6 @@ from kedge.data.corruptions import CBAR, NAMES, SEVERITIES, corrupt, variant
 from kedge.data.corruptions.cbar import CBAR_CORRUPTIONS
 from kedge.data.corruptions.frost import _generated
 from kedge.data.corruptions.table import CORRUPTIONS
-from kedge.memory import keep_freed_memory
 
 SIZE, SEVERITY = 10_000, 3
 # side in pixels: images in a batch
@@ -138,7 +137,6 @@ def beside_a_network(shown: Tensor, severities: Sequence[int], rounds: int, devi
 def main(arguments: Sequence[str] | None = None) -> int:
     """Time every corruption, the sweep and the network, print the tables, write the JSON."""
     args = options(parser("corruptions", __doc__, rounds=5, quick=1), arguments)
-    keep_freed_memory()
     severities = [SEVERITY] if args.quick else list(SEVERITIES)
     small = conditions(NAMES, severities, 32, args.rounds, args)
     at_three = {key: times for key, times in small.items() if key[1] == SEVERITY}

@@ -22,7 +22,6 @@ from kedge.anchoring import choose_references
 from kedge.data import TensorSet
 from kedge.data.corruptions import CBAR, NAMES, corrupt
 from kedge.evaluation import evaluate
-from kedge.memory import keep_freed_memory
 
 Calls = dict[float, Callable[[], Any]]
 LINEAR = 1.1
@@ -162,7 +161,6 @@ def line(what: str, sizes: Sequence[float], slopes: dict[str, float]) -> list[An
 @torch.inference_mode()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write the JSON."""
-    keep_freed_memory()  # as on kedge's command line; returning it to the kernel costs more the larger a tensor is
     args = options(parser("growth", __doc__, rounds=5, quick=1), arguments)
     device, small = args.device, args.quick
     rows: list[list[Any]] = []

@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from kedge.evaluation.provenance import machine, now
 from kedge.files import write_text
+from kedge.memory import keep_freed_memory
 
 RESULTS = Path(__file__).parent / "results"
 Times = dict[str, list[float]]
@@ -46,7 +47,13 @@ def parser(name: str, doc: str | None, rounds: int = 15, quick: int = 3) -> argp
 
 
 def options(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The parsed command line, with rounds and the place of the result filled in; sets torch's threads."""
+    """The parsed command line, with rounds and the place of the result filled in; sets torch's threads.
+
+    Freed memory is kept, as the kedge command keeps it (`benchmarks.allocation` measures what that is worth): times
+    then tell of arithmetic and not of the kernel.
+    """
+    if made.get_default("name") != "allocation":
+        keep_freed_memory()
     args = made.parse_args(arguments)
     args.rounds = args.rounds or (args.few if args.quick else args.full)
     if args.out is None and not args.quick:
