@@ -31,6 +31,7 @@ _ROOMS = {
     "data",
     "deploy",
     "evaluation",
+    "memory",
     "metrics",
     "networks",
     "objectives",
