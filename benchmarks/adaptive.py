@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import kedge
 import kedge.data
 from benchmarks.cifar10_small import VARIANTS
+from benchmarks.pipeline import has_pack
 from benchmarks.side_by_side import finish, in_turn, options, parser, ratio, row, table
 from kedge.anchoring import AnchoredModel
 from kedge.anchoring.adaptive import TOLERANCE, adaptively
@@ -31,6 +32,7 @@ from kedge.evaluation.inputs import convert, to_unit
 from kedge.metrics import accuracy, auroc, calibration_error, detection_draws, interval, resampled_error, resamples
 from kedge.training import Recipe, fit
 
+TRAINED = Path("runs/anchored-0")
 TOLERANCES = (1.0, TOLERANCE, 0.4, 0.3, 0.2)
 SCORES: dict[str, Callable[[Prediction], Tensor]] = {
     "confidence": lambda said: said.confidence,
@@ -71,14 +73,23 @@ class Asked:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Time predictions side by side, compare their quality, write both."""
     made = parser("adaptive", __doc__, rounds=15, quick=2)
-    made.add_argument("--model", type=Path, nargs="+", default=[Path("runs/anchored-0")], help="anchored CIFAR-10 runs")
+    made.add_argument(
+        "--model",
+        type=Path,
+        nargs="+",
+        default=None,
+        help=f"anchored CIFAR-10 runs; default {TRAINED}, trained if absent",
+    )
     made.add_argument("--limit", type=int, default=None, help="images of each set; default 5000, with --quick 300")
     made.add_argument("--batch", type=int, default=128, help="images of a batch where time is taken")
     args = options(made, arguments)
     limit = args.limit or (300 if args.quick else 5000)
     rows: list[dict[str, Any]] = []
     tables: list[dict[str, Any]] = []
-    models = {"digits": digits_model()} if args.quick else {path.name: run_of(path) for path in args.model}
+    if args.quick and args.model:
+        made.error("--quick takes a very small model of its own, not --model")
+    given = args.model or [trained()]
+    models = {"digits": digits_model()} if args.quick else {path.name: run_of(path) for path in given}
     for name, model in models.items():
         model = model.to(args.device).eval()
         sets = digits_sets() if args.quick else {n: drawn(n, limit) for n in ("cifar10", "cifar100", "mnist")}
@@ -203,13 +214,16 @@ def ask(model: AnchoredModel, images: Tensor, labels: Tensor, device: torch.devi
 
 def drawn(name: str, limit: int) -> tuple[Tensor, Tensor]:
     """Images `[N, ...]` and labels of a random part of a pack's test set."""
+    if not has_pack(name):
+        raise SystemExit(f"benchmarks.adaptive needs the {name} pack, a folder of $KEDGE_DATA; --quick needs none")
     data = kedge.data.load(name, "test")
     chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:limit].tolist()
     return torch.stack([data[i][0] for i in chosen]), torch.tensor([int(data[i][1]) for i in chosen])
 
 
-def run_of(path: Path) -> AnchoredModel:
-    """The model of a run; runs/anchored-0 is trained where it is missing."""
+def trained() -> Path:
+    """The run that is taken where none is named, trained where it is missing."""
+    path = TRAINED
     if not (path / "model").is_dir():
         print(f"training {path}", file=sys.stderr)
         with torch.inference_mode(False), torch.enable_grad():
@@ -220,6 +234,13 @@ def run_of(path: Path) -> AnchoredModel:
                 ),
                 progress=False,
             )  # fmt: skip
+    return path
+
+
+def run_of(path: Path) -> AnchoredModel:
+    """The model of a run."""
+    if not (path / "model").is_dir():
+        raise SystemExit(f"{path}: there is no trained run there")
     model = kedge.load(path)
     if not isinstance(model, AnchoredModel) or len(model.references) < 4:
         raise SystemExit(f"{path} is no anchored model with four references or more")

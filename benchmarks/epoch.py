@@ -92,7 +92,7 @@ def bare(network: str, arguments: dict[str, Any], images: TensorSet, batch: int,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write the JSON."""
-    made = parser("epoch", __doc__, rounds=3, quick=1)
+    made = parser("epoch", __doc__, rounds=5, quick=1)
     made.add_argument("--width", type=int, default=8, help="of kedge_resnet_small, the network on a CPU")
     made.add_argument("--images", type=int, default=50_000, help="of an epoch, at most")
     args = options(made, arguments)

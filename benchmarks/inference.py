@@ -103,7 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 1.02,
             ),
             row(f"folded, any reference, {what}", "plain forward", ratio(once, "folded", "plain"), 1.02),
-            row(f"folded, mean reference, {what}", "plain forward", ratio(once, "folded, mean", "plain"), 1.005),
+            row(
+                f"folded, mean colour as reference, {what}",
+                "plain forward",
+                ratio(once, "folded, mean", "plain"),
+                1.005,
+            ),
             row(f"noise: a second plain forward, {what}", "plain forward", ratio(once, "plain, again", "plain")),
             row(f"predict with {K} references, {what}", f"{K} plain forwards", ratio(ten, "predict", "10 plain"), 1.0),
             row(

@@ -37,7 +37,7 @@ def parser(name: str, doc: str | None, rounds: int = 15, quick: int = 3) -> argp
     made.add_argument(
         "--threads", type=int, default=None, help="threads of torch on the CPU; default: one for each core"
     )
-    made.add_argument("--quick", action="store_true", help=f"{quick} rounds of smaller work: does it run, not how fast")
+    made.add_argument("--quick", action="store_true", help="little work: does it run, not how fast")
     made.add_argument("--rounds", type=int, default=None, help=f"default {rounds}, or {quick} with --quick")
     made.add_argument(
         "--out", type=Path, default=None, help=f"default benchmarks/results/{name}.json; with --quick none"
@@ -55,6 +55,15 @@ def options(made: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
     if made.get_default("name") != "allocation":
         keep_freed_memory()
     args = made.parse_args(arguments)
+    if args.rounds is not None and args.rounds < 1:
+        made.error(f"--rounds must be 1 or more, got {args.rounds}")
+    if args.threads is not None and args.threads < 1:
+        made.error(f"--threads must be 1 or more, got {args.threads}")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(args.device):
+        made.error(
+            f"--device {args.device} is not here; there is {', '.join(name for name, is_ in there.items() if is_)}"
+        )
     args.rounds = args.rounds or (args.few if args.quick else args.full)
     if args.out is None and not args.quick:
         suffix = "" if args.device == "cpu" else f"_{args.device}"
@@ -128,12 +137,13 @@ def row(
     target: float | None = None,
     least: bool = False,
     note: str = "",
+    counted: bool = False,
 ) -> dict[str, Any]:
     """A line of the result: a ratio, what it must not exceed (or, with `least`, must reach), and whether it does.
 
-    A few rounds tell nothing; one is a count, which is exact.
+    Fewer than five rounds tell nothing of a time; what is `counted` is exact.
     """
-    told = target is not None and (found["rounds"] == 1 or found["rounds"] >= 5)
+    told = target is not None and (counted or found["rounds"] >= 5)
     met = (found["median"] >= target if least else found["median"] <= target) if told else None
     sign = "≥" if least else "≤"
     return {
@@ -187,7 +197,11 @@ def finish(
 def lines(record: Mapping[str, Any]) -> list[str]:
     """A result as Markdown: what was measured on what, the ratios, the other tables."""
     of = record["machine"]
-    threads = f"{of['threads']} threads on {of['cpus']} cores" if record["device"] == "cpu" else record["device"]
+    threads = (
+        f"{of['threads']} thread{'s' * (of['threads'] != 1)} on {of['cpus']} cores"
+        if record["device"] == "cpu"
+        else record["device"]
+    )
     said = [
         f"`{record['command']}`, {record['created'][:10]}: {of['system']}, {threads}"
         + "".join(f", {gpu}" for gpu in of["accelerators"])

@@ -36,6 +36,9 @@ def started(arguments: Sequence[str]) -> Callable[[], object]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start everything in turn, print the table, write the JSON."""
     args = options(parser("startup", __doc__, rounds=11, quick=1), arguments)
+    if args.device.type != "cpu":
+        print("benchmarks.startup starts programs, which is the same on any device: it runs with --device cpu")
+        return 0
     chosen = {name: words for name, words in PROCESSES.items() if not args.quick or name in SHORT}
     times = in_turn({name: started(words) for name, words in chosen.items()}, args.rounds, warm=0 if args.quick else 1)
 

@@ -124,7 +124,8 @@ def test_the_arithmetic_of_a_result():
         "what": "x", "against": "y", "target": "≥ 3.1", "met": False, "ratio": 0, "note": "",
     }  # fmt: skip
     assert row("x", "y", spread([9.0, 9.0]), 1.0)["met"] is None  # two rounds tell nothing
-    assert row("x", "y", spread([1.2]), 1.3)["met"] is True  # a count
+    assert row("x", "y", spread([1.2]), 1.3)["met"] is None
+    assert row("x", "y", spread([1.2]), 1.3, counted=True)["met"] is True
     assert exponent([1, 10, 100], [2, 20, 200]) == pytest.approx(1)
     assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
 
@@ -144,3 +145,13 @@ def test_a_result_is_printed_with_its_machine(tmp_path, capsys):
     assert torch.__version__ in printed
     assert options(parser("memory", ""), ["--quick"]).out is None
     assert options(parser("memory", ""), []).out.name == "memory.json"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(["--device", "gpu"], "there is cpu"), (["--rounds", "0"], "1 or more"), (["--threads", "-1"], "1 or more")],
+)
+def test_a_wrong_command_line_is_refused_in_words(given, said, capsys):
+    with pytest.raises(SystemExit):
+        options(parser("memory", ""), given)
+    assert said in capsys.readouterr().err

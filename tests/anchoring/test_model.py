@@ -435,6 +435,27 @@ def test_what_a_hook_on_the_first_layer_sees_is_left_alone(model):
     assert torch.equal(*seen[0])
 
 
+def test_what_a_hook_on_all_modules_sees_is_left_alone(model):
+    seen, images = [], torch.rand(3, 3, 16, 16)
+    folded = model.eval().fold()
+    handle = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, _, out: seen.append((out, out.clone())) if isinstance(module, torch.nn.Conv2d) else None
+    )
+    try:
+        with torch.no_grad():
+            model(images)
+            folded(images)
+    finally:
+        handle.remove()
+    assert seen
+    assert all(torch.equal(*each) for each in seen)
+
+
+def test_kept_terms_carry_no_graph(model):
+    model.predict(torch.rand(3, 3, 16, 16))
+    assert not model._cached[2].requires_grad
+
+
 def test_activation_checkpointing_of_the_first_layer():
     from torch.utils.checkpoint import checkpoint
 

@@ -48,10 +48,10 @@ def deviation_error(n: int, bank: int) -> float:
 def stages(bank: int, tolerance: float = TOLERANCE) -> list[int]:
     """How many of `bank` references have been seen after each stage; the last is all of them.
 
-    Raises ValueError for a tolerance that is negative or NaN.
+    Raises ValueError for a tolerance that is no finite number of 0 or more.
     """
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance must be 0 or more, got {tolerance}: 0 takes the whole bank for every input")
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance < math.inf:
+        raise ValueError(f"tolerance must be a number, 0 or more, got {tolerance!r}: 0 takes the whole bank for all")
     n = next((n for n in range(2, bank) if deviation_error(n, bank) <= tolerance), bank)
     ends = [n]
     while ends[-1] < bank:
@@ -64,10 +64,13 @@ def scatter(terms: Callable[[int, int], Iterable[Tensor]], ends: list[int]) -> T
 
     `terms(start, stop)` gives those of references start to stop in blocks `[k, ...]`.
     """
-    total, squares, found = torch.zeros(()), torch.zeros(()), []
+    first, total, squares, found = None, torch.zeros(()), torch.zeros(()), []
     for start, stop in pairwise([0, *ends]):
         for block in terms(start, stop):
             flat = block.flatten(1)
+            # About the first of them: terms that are nearly the same would drown in rounding.
+            first = flat[0].clone() if first is None else first
+            flat = flat - first
             total = total.to(flat) + flat.sum(0)
             squares = squares.to(flat) + torch.linalg.vector_norm(flat).square()
         found.append((squares - total.square().sum() / stop).clamp(min=0) / max(stop - 1, 1))
@@ -135,7 +138,10 @@ def adaptively(
 def predict_adaptively(
     model: "AnchoredModel", images: Tensor, tolerance: float | None, max_rows: int | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """`adaptively` with the bank of `model` on images `[B, C, H, W]`, in passes of bounded memory."""
+    """`adaptively` with the bank of `model` on images `[B, C, H, W]`, in passes of bounded memory.
+
+    Beside a pass the logits `[n, B, C]` of the inputs that are not settled are held.
+    """
     x, count = model.normalise(images), len(model.references)
     budget = budget_of(len(images), max_rows)
     whole = len(images) > 0 and references_at_a_time(count, len(images), budget) == count

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.stem import AnchoredStem, InPlaceOf
+from kedge.anchoring.stem import AnchoredStem, InPlaceOf, unwatched
 from kedge.anchoring.steps import Tempered
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class FoldedStem(InPlaceOf):
                 "fold again with image_size="
             )
         # A plain layer has just made these outputs; another kind might hold on to them.
-        return outputs.add_(self.map) if self.plain and not self.layer._forward_hooks else outputs + self.map
+        return outputs.add_(self.map) if self.plain and unwatched(self.layer) else outputs + self.map
 
 
 def _constant(layer: nn.Module, outputs: Tensor) -> Tensor | None:
@@ -91,7 +91,8 @@ def fold_network(model: "AnchoredModel", reference: Tensor, image_size: tuple[in
     black = twin.mean.new_zeros(1, *shape)
     r = twin._fitted(reference, black)
 
-    scale = twin._arriving((1 / twin.std).expand(1, *shape))
+    # One value for each channel, unless the layer sees the image flattened.
+    scale = 1 / twin.std if twin.stem.axis == 1 else twin._arriving((1 / twin.std).expand(1, *shape))
     folded = FoldedStem(twin.stem, twin._arriving(twin.normalise(black)), twin._arriving(r), twin.mean, scale)
     network: nn.Module = twin.network
     parent, _, child = twin.first_layer.rpartition(".")

@@ -137,7 +137,7 @@ class AnchoredModel(PixelModel):
                 raise ValueError(
                     f"mask must be a bool tensor of shape [{len(images)}], got {mask.dtype} {list(mask.shape)}"
                 )
-            # 1 where hidden: products with 0 and 1 are exact, and take one pass over the images each.
+            # 1 where hidden: products of finite values with 0 and 1 are exact, and take one pass over the images each.
             hidden = mask.to(x).view(-1, *[1] * (x.ndim - 1))
             s = s * (1 - hidden)
         # W_r s + W_d (x - r) = W_d (x - r + s) + (W_r - W_d) s; where s is r the first part is x itself, exactly.
@@ -174,18 +174,20 @@ class AnchoredModel(PixelModel):
             max_rows: the memory budget, in images that pass through the network at a time; default the larger of
                 B and 32, so that K references cost about the memory of one. The first layer sees an image once for
                 all the references of a pass (`references_at_a_time`).
-            tolerance: of "adaptive", the standard error at which an input is settled, in units of what it is the error
-                of; default 0.5. 0 takes the whole bank for every input.
+            tolerance: of "adaptive": how large a standard error may be, as a share of the margin between classes and
+                of the uncertainty, for an input to be settled; default 0.5. Smaller asks more references, 0 the whole
+                bank.
 
         Raises:
-            ValueError: for more references than the bank holds, "blt" without residuals, or "adaptive" with
-                `keep_per_reference` or for a regression task.
+            ValueError: for more references than the bank holds, "blt" without residuals, "adaptive" with
+                `keep_per_reference` or for a regression task, `tolerance` without "adaptive", negative or infinite.
         """
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
         adaptive = isinstance(references, str) and references == "adaptive"
         if tolerance is not None and not adaptive:
-            raise ValueError(f'tolerance={tolerance} is of references="adaptive", and references is {references!r:.40}')
+            given = f"a tensor {list(references.shape)}" if isinstance(references, Tensor) else repr(references)
+            raise ValueError(f'tolerance={tolerance} is of references="adaptive", and references is {given}')
         if adaptive and (keep_per_reference or self.task != "classification"):
             raise ValueError(
                 'references="adaptive" gives inputs different numbers of references, so keep_per_reference has no '
@@ -269,7 +271,7 @@ class AnchoredModel(PixelModel):
         kept = self._cached
         if keep and kept is not None and kept[0] == key and all(map(_same, kept[1], sources)):
             return kept[2]
-        with torch.inference_mode(False) if keep else nullcontext():
+        with torch.inference_mode(False) if keep else nullcontext(), torch.no_grad():
             terms = self._terms(references, x)
             if keep and terms.numel() <= CACHED_VALUES:
                 self._cached = (key, [source.detach().clone() for source in sources], terms)

@@ -26,6 +26,11 @@ def is_plain(layer: nn.Module) -> bool:
     )
 
 
+def unwatched(layer: nn.Module) -> bool:
+    """Whether nobody but the caller holds what a plain `layer` returns: no hook, on it or on all modules, saw it."""
+    return not layer._forward_hooks and not torch.nn.modules.module._global_forward_hooks
+
+
 def apply_plain(layer: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Run the plain `layer` with another weight; padding, stride and padding mode are its own."""
     if isinstance(layer, nn.Linear):
@@ -109,8 +114,7 @@ class AnchoredStem(InPlaceOf):
         terms = self._bound.terms
         if terms is not None:
             outputs = self.residual(inputs[: len(inputs) // len(terms)])
-            # A plain layer has just made these outputs, and nobody else holds them.
-            fresh = self.widened and not self.residual._forward_hooks and not outputs.requires_grad
+            fresh = self.widened and unwatched(self.residual) and not outputs.requires_grad
             return outputs.add_(terms) if fresh and len(terms) == 1 else add_terms(outputs, terms)
         if self.widened:
             weight = self.residual.weight

@@ -42,7 +42,7 @@ class BestReferences:
         self._kept: tuple[Any, list[Tensor], tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, images: Tensor, references: Tensor, residuals: Tensor, std: Tensor | float = 1.0) -> Tensor:
-        """For each input the index `[B]` of argmin over r of min over δ of ||(x - r - δ) / std||²; the first of equals.
+        """For each input the index `[B]` of argmin over r of min over δ of ||(x - r - δ) / std||²; of equals any.
 
         Args:
             images: inputs `[B, C, H, W]` (or `[B, D]`).

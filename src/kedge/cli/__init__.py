@@ -100,7 +100,8 @@ def _readable(message: str, options: list[str]) -> str:
         return f"unknown argument: {found[1]}.{hint}"
     if found := re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL):
         seen = re.search(r"Given value: (.*)", found[2], re.DOTALL)
-        kinds = [re.sub(r"^<class '(\w+)'>$", r"\1", k) for k in re.findall(r"- Expected (?:a )?(.+)", found[2])]
+        kinds = [re.sub(r"^<class '(\w+)'>.*$", r"\1", k) for k in re.findall(r"- Expected (?:a )?(.+)", found[2])]
+        kinds = [re.sub(r"^typing\.Literal\['(\w+)'\].*$", r"\1", kind) for kind in kinds]
         if seen and kinds:
             wanted = " or ".join(dict.fromkeys(KINDS.get(kind, kind) for kind in kinds))
             return f"--{found[1]} cannot be {seen[1].strip()!r}: expected {wanted}"

@@ -162,6 +162,10 @@ def run(config: "jsonargparse.Namespace") -> int:
     check_sets(separated(config.ood), separated(config.near))
     if isinstance(config.references, int) and config.references < 1:
         raise ValueError(f"--references must be 1 or more, got {config.references}")
+    if config.references == "adaptive" and (separated(config.ood) or separated(config.near)):
+        print(
+            "--references adaptive makes the score disagreement noisier: trust the others, or ask all", file=sys.stderr
+        )
     shift = shifts_of(separated(config.shift))
     from kedge import evaluation
     from kedge.reporting import render

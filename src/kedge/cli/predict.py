@@ -143,6 +143,8 @@ def predict_files(
     from kedge.data import DataError
 
     anchored = isinstance(model, AnchoredModel)
+    if isinstance(references, int) and references < 1:
+        raise ValueError(f"--references must be 1 or more, got {references}")
     if references is not None and not anchored:
         raise ValueError("--references is for anchored models: a plain model and an exported file have none")
     names = model.class_names or [str(i) for i in range(model.num_outputs)]
