@@ -88,8 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables: list[dict[str, Any]] = []
     if args.quick and args.model:
         made.error("--quick takes a very small model of its own, not --model")
-    given = args.model or [trained()]
-    models = {"digits": digits_model()} if args.quick else {path.name: run_of(path) for path in given}
+    models = (
+        {"digits": digits_model()} if args.quick else {path.name: run_of(path) for path in args.model or [trained()]}
+    )
     for name, model in models.items():
         model = model.to(args.device).eval()
         sets = digits_sets() if args.quick else {n: drawn(n, limit) for n in ("cifar10", "cifar100", "mnist")}
