@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     (`python -m benchmarks.allocation` measures both). Worker processes that are forked later inherit the setting.
 
     `kedge` on the command line calls this for itself; a program of your own has to ask for it, best before it makes its
-    first tensor. Does nothing, and returns False, where malloc is not glibc's or where MALLOC_* or GLIBC_TUNABLES
+    first tensor. Does nothing, and returns False, where malloc is not glibc's or where `MALLOC_*` or `GLIBC_TUNABLES`
     variables already say what it should do. Memory of other devices than the CPU is not concerned. Never raises.
     """
     if any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
