@@ -228,4 +228,6 @@ def lines(record: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(cell: Any) -> str:
-    return "" if cell is None else f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+    if not isinstance(cell, float):
+        return "" if cell is None else str(cell)
+    return f"{cell:.0f}" if abs(cell) >= 1000 else f"{cell:.3g}"
