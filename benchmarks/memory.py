@@ -15,7 +15,7 @@ import torch
 
 import kedge
 import kedge.networks  # registers kedge_resnet18
-from benchmarks.side_by_side import finish, options, parser, peak_bytes, row, table
+from benchmarks.side_by_side import finish, options, parser, peak_bytes, row, spread, table
 
 # (network, side of the images, classes, numbers of references)
 CASES = [
@@ -41,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peaks = [peak_bytes(partial(model.predict, images, references=k), args.device) for k in counts]
         worst = max(peaks) / peaks[0]
         what = f"{name}, {side} px, {classes} classes, batch 32, K up to {counts[-1]}"
-        found = {"median": worst, "low": worst, "high": worst, "rounds": 1}
-        rows.append(row(f"peak memory of predict, {what}", "K = 1", found, 1.3, counted=True))
+        rows.append(row(f"peak memory of predict, {what}", "K = 1", spread([worst]), 1.3, counted=True))
         megabytes += [[what, k, peak / 1e6] for k, peak in zip(counts, peaks, strict=True)]
     return finish(args, rows, [table("Peak memory of predict", ["case", "K", "MB"], megabytes)])
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kedge.anchoring import AnchoredModel
+from kedge.anchoring.passes import budget_of
 
 
 class Bank(nn.Module):
@@ -70,7 +71,7 @@ class Bank(nn.Module):
 
     def budget(self, batch: int) -> int:
         """How many images' activations are kept at a time, for a batch of `batch` images."""
-        return max(batch, 32) if self.max_rows is None else self.max_rows
+        return budget_of(batch, self.max_rows)
 
     def forward(self, images: Tensor, max_rows: int | None = None) -> Tensor:
         """Logits `[B, C]`, in float32 or better, of images `[B, C, H, W]` in [0, 1]: the mean over the references.

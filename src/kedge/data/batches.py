@@ -90,7 +90,8 @@ class TrainingBatches:
         if self._length == 0:
             raise DataError(f"{images.name}: {len(images)} training images on {world} processes make no batch")
         if isinstance(images, FileSet):
-            self._loader = _PhotoLoader(images, seed, augment, _default_workers() if workers is None else workers)
+            workers = photo_workers(on_cpu=not torch.cuda.is_available()) if workers is None else workers
+            self._loader = _PhotoLoader(images, seed, augment, workers)
         else:
             self._loader = _TensorLoader(images, torch.device(device)) if isinstance(images, TensorSet) else None
 
@@ -248,8 +249,7 @@ def _collate(
     return images, labels, [error for _, _, error in samples if error is not None]
 
 
-def _default_workers() -> int:
+def photo_workers(on_cpu: bool) -> int:
+    """How many processes decode photos for training: up to 16, none where a model on the CPU needs two cores itself."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if cores <= 2 and not torch.cuda.is_available():
-        return 0  # the model needs both
-    return min(16, cores)
+    return 0 if cores <= 2 and on_cpu else min(16, cores)  # on two cores the model needs both

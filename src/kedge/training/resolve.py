@@ -1,6 +1,5 @@
 """Fill in what a recipe leaves open, once the data and then the network are known."""
 
-import os
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import nn
 
 from kedge import objectives
+from kedge.data.batches import photo_workers
 from kedge.training.recipe import Recipe
 
 __all__ = ["has_weights", "resolve_data", "resolve_device", "resolve_network"]
@@ -64,7 +64,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         image_size=height if height == width else recipe.image_size,
         augment=("none" if recipe.augment == "none" else "crop-flip") if recipe.augment != "trivial" else "trivial",
         model=model,
-        workers=_photo_workers(recipe.device) if recipe.workers is None and not small else recipe.workers,
+        workers=photo_workers(recipe.device == "cpu") if recipe.workers is None and not small else recipe.workers,
         pretrained=has_weights(model) and not small if recipe.pretrained is None else recipe.pretrained,
         batch_size=batch,
         objective=_anchored_attack(objective) if recipe.anchored else objective,
@@ -120,11 +120,6 @@ def _objective_names(recipe: Recipe) -> list[str]:
 
 def _default_objective(anchored: bool) -> list[Any]:
     return [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"] if anchored else ["CrossEntropy"]
-
-
-def _photo_workers(device: str) -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if cores <= 2 and device == "cpu" else min(16, cores)  # on two cores the model needs both
 
 
 def has_weights(name: str) -> bool:
