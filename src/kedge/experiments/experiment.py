@@ -1,0 +1,237 @@
+"""An experiment: one file that names variants of a recipe, scales, seeds, and the figures to compare with.
+
+Imports nothing slow: the command line lists experiments and checks them before anything is loaded.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kedge.training.recipe import Recipe, load_recipe, near
+
+__all__ = ["Experiment", "Variant", "experiment_names", "load_experiment"]
+
+FOLDER = "paper"  # inside kedge/recipes
+OURS = ("name", "runs", "seed", "data")  # keys of a recipe that the experiment decides, not its variants
+EVALUATION = frozenset({"split", "shift", "severities", "near", "ood", "limit", "references", "equalise"})
+# What a table can compare; `kedge.experiments.measures` takes them from the results of an evaluation.
+MEASURES = (
+    "clean accuracy",
+    "corrupted accuracy",
+    "severity 5 accuracy",
+    "clean ECE",
+    "clean smooth ECE",
+    "corrupted ECE",
+    "corrupted smooth ECE",
+    "near AUROC",
+    "far AUROC",
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the tables: how it is trained and asked.
+
+    Attributes:
+        name: of the variant.
+        recipe: the keys of its recipe, without data, seed, name and runs.
+        evaluation: keywords of the evaluation.
+        runs: the name of the variant whose runs it evaluates; its own unless it only asks them in another way.
+    """
+
+    name: str
+    recipe: dict[str, Any]
+    evaluation: dict[str, Any]
+    runs: str
+
+
+@dataclass
+class Experiment:
+    """An experiment file, as it is written; `variants_at` gives its variants at a scale.
+
+    Args:
+        title: in a few words.
+        source: paper and table that the figures in `expected` are of.
+        data: names of the data set, the first that is here is taken.
+        base: a recipe without data and seed, or {recipe: NAME, ...} for a shipped one with changes.
+        variants: name to changes of the base; `objective.Anchored.alpha` reaches into the list of objectives,
+            `evaluation.references` into the evaluation, `same_as` names a variant whose runs are evaluated again.
+        evaluation: keywords of `kedge.evaluation.evaluate`: shift, severities, near, ood, limit, references, equalise.
+        scales: name to changes of the base, and `variants`: those that this scale keeps.
+        seeds: how many, from 0.
+        expected: measure to variant to the percentage in the source, at its own scale.
+        contrasts: pairs of variants whose difference answers a question: {question: [one, other]}.
+        notes: what a reader of the table must know.
+    """
+
+    title: str
+    source: str
+    data: list[str]
+    base: dict[str, Any]
+    variants: dict[str, dict[str, Any]]
+    scales: dict[str, dict[str, Any]]
+    name: str = ""
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    seeds: int = 3
+    expected: dict[str, dict[str, float]] = field(default_factory=dict)
+    contrasts: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_dict(cls, values: Any, name: str = "", source: str = "") -> "Experiment":
+        """Make an experiment of `values` and check every variant at every scale; ValueError says what is wrong."""
+        if not isinstance(values, dict):
+            raise ValueError(f"{source}an experiment is a mapping of keys to values, not {type(values).__name__}")
+        known = [f.name for f in fields(cls) if f.name != "name"]
+        for key in values:
+            if key not in known:
+                raise ValueError(f"{source}no experiment key is named {key!r}.{near(str(key), known)}")
+        if missing := [key for key in ("title", "source", "data", "base", "variants", "scales") if key not in values]:
+            raise ValueError(f"{source}an experiment needs {', '.join(missing)}")
+        for key in ("base", "variants", "scales", "evaluation", "expected", "contrasts"):
+            if not isinstance(values.get(key, {}), dict):
+                raise ValueError(f"{source}{key} is a mapping, not {values[key]!r}")
+        data = [values["data"]] if isinstance(values["data"], str) else list(values["data"])
+        made = cls(**{**values, "data": data, "name": name})
+        made.check(source)
+        return made
+
+    def check(self, source: str = "") -> None:
+        """Raise ValueError for the first thing that cannot work."""
+        if not self.variants or not self.scales:
+            raise ValueError(f"{source}an experiment has one variant and one scale or more")
+        for scale in self.scales:
+            for variant in self.variants_at(scale, source=source):
+                Recipe.from_dict(variant.recipe, f"{source}variant {variant.name} at scale {scale}: ")
+        for measure, figures in self.expected.items():
+            if measure not in MEASURES:
+                raise ValueError(f"{source}expected: no measure is named {measure!r}.{near(measure, MEASURES)}")
+            for name in figures:
+                self._named(name, f"{source}expected {measure}: ")
+        for question, pair in self.contrasts.items():
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise ValueError(f"{source}contrasts: {question!r} needs two variants, not {pair!r}")
+            for name in pair:
+                self._named(name, f"{source}contrasts: ")
+
+    def variants_at(self, scale: str, only: list[str] | None = None, source: str = "") -> list[Variant]:
+        """The variants at `scale`, all or `only` some, in the order of the file.
+
+        Raises:
+            ValueError: for a scale or variant that the experiment does not have, or changes that lead nowhere.
+        """
+        if scale not in self.scales:
+            raise ValueError(
+                f"{source}{self.name} has no scale {scale!r}; it has {', '.join(self.scales)}.{near(scale, self.scales)}"
+            )
+        changes = dict(self.scales[scale] or {})
+        kept = changes.pop("variants", list(self.variants))
+        for name in [*kept, *(only or [])]:
+            self._named(name, source)
+        return [self._variant(name, changes, source) for name in self.variants if name in (only or kept)]
+
+    def _variant(self, name: str, scaled: Mapping[str, Any], source: str) -> Variant:
+        own = dict(self.variants[name] or {})
+        same = own.pop("same_as", None)
+        where = f"{source}variant {name}: "
+        if same is not None:
+            self._named(same, where)
+            if "same_as" in (self.variants[same] or {}) or any(not key.startswith("evaluation.") for key in own):
+                raise ValueError(
+                    f"{where}same_as names a variant with runs of its own, and only evaluation.KEY may differ from it"
+                )
+            own = {**(self.variants[same] or {}), **own}
+        base = dict(self.base)
+        if "recipe" in base:
+            shipped = asdict(load_recipe(base.pop("recipe")))
+            base = {**{k: v for k, v in shipped.items() if k not in OURS}, **base}
+        tree: dict[str, Any] = {**copy.deepcopy(base), "evaluation": copy.deepcopy(self.evaluation)}
+        # What makes a variant wins over what makes a scale.
+        for key, value in [*scaled.items(), *own.items()]:
+            _change(tree, key.split("."), copy.deepcopy(value), f"{where}{key}: ")
+        evaluation = tree.pop("evaluation")
+        for key in evaluation:
+            if key not in EVALUATION:
+                raise ValueError(f"{where}the evaluation has no {key!r}.{near(key, EVALUATION)}")
+        if taken := [key for key in OURS if key in tree]:
+            raise ValueError(f"{where}{taken[0]} is not a variant's to say: the experiment does")
+        return Variant(name, tree, evaluation, same or name)
+
+    def _named(self, name: str, source: str) -> None:
+        if name not in self.variants:
+            known = ", ".join(self.variants)
+            raise ValueError(
+                f"{source}no variant is named {name!r}; there are {known}.{near(str(name), self.variants)}"
+            )
+
+
+def load_experiment(name_or_file: "str | Path") -> Experiment:
+    """The experiment of that name among those that ship with kedge, or of a YAML file.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is not YAML, or cannot work; the message says where.
+    """
+    path = Path(name_or_file)
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        text, name = path.read_text(encoding="utf-8"), path.stem
+    elif str(name_or_file) in experiment_names():
+        text, name = _folder().joinpath(f"{name_or_file}.yaml").read_text(encoding="utf-8"), str(name_or_file)
+    else:
+        known = experiment_names()
+        raise FileNotFoundError(
+            f"no experiment and no .yaml file is named {str(name_or_file)!r}; the experiments are {', '.join(known)}."
+            f"{near(str(name_or_file), known)}"
+        )
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name_or_file} is not YAML: {error}") from error
+    return Experiment.from_dict(values, name, f"{name_or_file}: ")
+
+
+def experiment_names() -> list[str]:
+    """Names of the experiments that ship with kedge."""
+    return sorted(e.name.removesuffix(".yaml") for e in _folder().iterdir() if e.name.endswith(".yaml"))
+
+
+def _folder() -> Any:
+    return resources.files("kedge").joinpath("recipes", FOLDER)
+
+
+def _change(tree: dict[str, Any], path: list[str], value: Any, where: str) -> None:
+    """Set what a dotted path leads to; a name reaches into a list of objectives, `[{Anchored: {...}}, CrossEntropy]`."""
+    node: Any = tree
+    for step in path[:-1]:
+        node = _child(node, step, where)
+    if isinstance(node, list):
+        node = _entry(node, path[-1], where)
+        node.clear()
+        node.update(value or {})
+    else:
+        node[path[-1]] = value
+
+
+def _child(node: Any, step: str, where: str) -> Any:
+    if isinstance(node, list):
+        return _entry(node, step, where)
+    child = node.setdefault(step, {})
+    if not isinstance(child, dict | list):
+        raise ValueError(f"{where}{step} is {child!r}, nothing lies below it")
+    return child
+
+
+def _entry(entries: list[Any], name: str, where: str) -> dict[str, Any]:
+    for i, entry in enumerate(entries):
+        if entry == name:
+            entries[i] = {name: {}}
+        if isinstance(entries[i], dict) and name in entries[i]:
+            entries[i][name] = entries[i][name] or {}
+            found: dict[str, Any] = entries[i][name]
+            return found
+    raise ValueError(f"{where}the list of objectives has no {name!r}")
