@@ -57,6 +57,40 @@ def test_image_size_reaches_networks_built_for_one_size():
     assert networks.create("test_vit", 5, image_size=64)(torch.rand(1, 3, 64, 64)).shape == (1, 5)
 
 
+@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("width", [2, 3])
+def test_group_normalisation_in_place_of_batch_normalisation(name, width):
+    shallow = {"depth": 10} if name == "kedge_wrn_40_2" else {}
+    network = networks.create(name, 4, 2, arguments={"width": width, "norm": "group", **shallow}).train()
+    kinds = {type(module) for module in network.modules()}
+    assert torch.nn.GroupNorm in kinds
+    assert torch.nn.BatchNorm2d not in kinds
+    for module in network.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            assert module.num_groups <= 32
+            assert module.num_channels % module.num_groups == 0
+            assert module.num_channels // module.num_groups >= min(4, module.num_channels)
+    images = torch.rand(3, 2, 8, 8)
+    assert torch.allclose(network(images)[:1], network(images[:1]), atol=1e-5)  # in training too, of each image alone
+    again = networks.rebuild(network.kedge_architecture).train()
+    again.load_state_dict(network.state_dict())
+    assert torch.equal(network(images), again(images))
+
+
+def test_groups_at_the_usual_widths():
+    network = networks.create("kedge_resnet18", 10, arguments={"norm": "group"})
+    groups = {m.num_channels: m.num_groups for m in network.modules() if isinstance(m, torch.nn.GroupNorm)}
+    assert groups == {64: 16, 128: 32, 256: 32, 512: 32}
+    wide = networks.create("kedge_wrn_40_2", 10, arguments={"norm": "group"})
+    assert {m.num_groups for m in wide.modules() if isinstance(m, torch.nn.GroupNorm)} == {4, 8, 16, 32}
+
+
+@pytest.mark.parametrize("norm", ["layer", "torch.nn.BatchNorm2d", None, 1, True, ["group"], {"group": 1}])
+def test_only_two_normalisations_are_known(norm):
+    with pytest.raises(ValueError, match="norm is batch or group"):
+        networks.create("kedge_resnet_small", 3, arguments={"norm": norm})
+
+
 def test_an_unknown_name_suggests_near_ones():
     with pytest.raises(ValueError, match="kedge_resnet18"):
         networks.create("kedge_resnt18", 3)
