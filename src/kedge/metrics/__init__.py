@@ -33,6 +33,13 @@ from kedge.metrics.separation import (
 )
 from kedge.metrics.smooth import resampled_smooth_error, smooth_calibration_error, smooth_error
 from kedge.metrics.summary import calibration_summary, column_summary
+from kedge.metrics.unlabelled import (
+    agreement_of_references,
+    average_thresholded_confidence,
+    average_thresholded_confidence_interval,
+    difference_of_confidences,
+    difference_of_confidences_interval,
+)
 
 if TYPE_CHECKING:
     from kedge.metrics.accumulators import AUROC as AUROC
@@ -70,6 +77,7 @@ __all__ = [
     "BrierParts",
     "accuracy",
     "accuracy_interval",
+    "agreement_of_references",
     "aupr_in",
     "aupr_in_interval",
     "aupr_out",
@@ -78,6 +86,8 @@ __all__ = [
     "aurc_interval",
     "auroc",
     "auroc_interval",
+    "average_thresholded_confidence",
+    "average_thresholded_confidence_interval",
     "bin_sums",
     "binned_error",
     "bootstrap_interval",
@@ -90,6 +100,8 @@ __all__ = [
     "column_summary",
     "detection_draws",
     "detection_summary",
+    "difference_of_confidences",
+    "difference_of_confidences_interval",
     "exact_interval",
     "excess_aurc",
     "false_false_true",
