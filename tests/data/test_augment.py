@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kedge.data import augment_batch
-from kedge.data.augment import photo_transform
+from kedge.data import BatchAugmentation, augment_batch
+from kedge.data.augment import AUGMENTATIONS, photo_transform
 
 from .conftest import picture
 
@@ -99,7 +99,7 @@ def test_padding_must_be_smaller_than_the_image():
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize("augment", ["auto", "crop-flip", "trivial"])
+@pytest.mark.parametrize("augment", ["auto", "crop-flip", "trivial", "randaugment"])
 def test_photo_transforms_take_grey_and_colour(augment, mode):
     transform = photo_transform(augment, 40, mirror=True)
     for seed in range(40):
@@ -110,5 +110,40 @@ def test_photo_transforms_take_grey_and_colour(augment, mode):
 def test_photo_transform_names():
     assert photo_transform("none", 40, True) is None
     assert "Flip" not in str(photo_transform("crop-flip", 40, mirror=False))
-    with pytest.raises(ValueError, match="'randaugment'"):
-        photo_transform("randaugment", 40, True)
+    with pytest.raises(ValueError, match="'flip'"):
+        photo_transform("flip", 40, True)
+    with pytest.raises(ValueError, match="pixmix is for images up to 64 px; larger ones take trivial or randaugment"):
+        photo_transform("pixmix", 224, True)
+
+
+def test_recipes_know_the_same_names():
+    from kedge.training.recipe import _CHOICES
+
+    assert _CHOICES["augment"] == AUGMENTATIONS
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_whole_batches_by_the_name_in_a_recipe(augment, channels):
+    images = torch.randint(0, 256, (17, channels, 20, 20), dtype=torch.uint8)
+    before = images.clone()
+    made, again, other = (
+        BatchAugmentation(augment, seed=7)(images, torch.Generator().manual_seed(s)) for s in (1, 1, 2)
+    )
+    assert torch.equal(images, before)
+    assert torch.equal(made, again)
+    assert (made.shape, made.dtype) == (images.shape, torch.uint8)
+    assert torch.equal(made, other) is (augment == "none")
+    assert torch.equal(made, images) is (augment == "none")
+    plain = augment_batch(images, torch.Generator().manual_seed(1))
+    assert torch.equal(made, plain) is (augment in ("auto", "crop-flip"))
+    large = torch.zeros(2, channels, 65, 40, dtype=torch.uint8)  # read and augmented one by one
+    assert BatchAugmentation(augment)(large, None) is large
+
+
+def test_the_seed_decides_the_pictures_of_pixmix():
+    images = torch.zeros(64, 3, 16, 16, dtype=torch.uint8)
+    one, other = (BatchAugmentation("pixmix", seed=s)(images, torch.Generator().manual_seed(0)) for s in (1, 2))
+    assert not torch.equal(one, other)
+    with pytest.raises(ValueError, match="'augmix'"):
+        BatchAugmentation("augmix")

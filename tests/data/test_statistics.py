@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 import kedge
@@ -31,6 +32,15 @@ def test_images_as_they_are_or_augmented():
     } == known
     moved = torch.cat([images for images, _ in NormBatches(train, 20)])
     assert len({image.numpy().tobytes() for image in moved} - set(known)) > 20
+
+
+@pytest.mark.parametrize("augment", ["trivial", "randaugment", "pixmix"])
+def test_augmented_as_in_training(augment):
+    train = kedge.data.load("digits", "train").subset(range(40))
+    first, second = passes(NormBatches(train, 20, augment))
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, second, strict=True))
+    flipped = list(NormBatches(train, 20))
+    assert not torch.equal(first[0][0], flipped[0][0])
 
 
 def test_a_small_set_is_one_batch():

@@ -185,7 +185,8 @@ def test_the_moving_average_is_validated_and_saved(tiny, monkeypatch):
             ]
         },
         {"objective": [{"CrossEntropy": {"label_smoothing": 0.1}}]},
-        {"precision": "bf16", "choose": "mean"},
+        {"precision": "bf16", "choose": "mean", "augment": "randaugment"},
+        {"augment": "trivial", "label_noise": 0.2, "arguments": {"width": 4, "norm": "group"}},
         {"model": "test_vit", "arguments": {"img_size": 8, "patch_size": 4}, "pretrained": False},
     ],
 )

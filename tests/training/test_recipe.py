@@ -66,6 +66,9 @@ def test_every_field_is_documented():
         ({"coverage": 0}, "coverage must be above 0, at most 1"),
         ({"val_fraction": 0.9}, "at most 0.5"),
         ({"warmup": -1}, "warmup must be 0 or more"),
+        ({"label_noise": 1}, "label_noise must be 0 or more, at most 0.9999, not 1"),
+        ({"label_noise": -0.1}, "label_noise must be 0 or more"),
+        ({"augment": "pixmax"}, "augment is one of .* Did you mean 'pixmix'"),
     ],
 )
 def test_what_cannot_work_is_said_with_the_value(values, words):

@@ -79,7 +79,6 @@ def test_nothing_is_left_open():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"augment": "trivial"}, "for images above 64 px"),
         ({"references": 600}, "only 500 training images"),
         ({"residuals": 600}, "only 500 training images"),
         ({"batch_size": 512}, "only 500 training images"),
@@ -89,6 +88,17 @@ def test_nothing_is_left_open():
 def test_what_does_not_fit_the_data(fields, words):
     with pytest.raises(ValueError, match=words):
         resolve_data(started(**fields), 500, SMALL)
+
+
+def test_which_augmentations_fit_which_images():
+    for augment in ("none", "crop-flip", "trivial", "randaugment", "pixmix"):
+        assert resolve_data(started(augment=augment), 500, SMALL).augment == augment
+        if augment != "pixmix":
+            assert resolve_data(started(augment=augment), 500, (3, 96, 96)).augment == augment
+    with pytest.raises(ValueError, match="pixmix is for images up to 64 px, and these have 96; take trivial"):
+        resolve_data(started(augment="pixmix"), 500, (3, 96, 96))
+    with pytest.raises(ValueError, match="randaugment is for grey or colour images, not for 2 channels"):
+        resolve_data(started(augment="randaugment"), 500, (2, 32, 32))
 
 
 def test_a_milestone_beyond_the_resolved_epochs():

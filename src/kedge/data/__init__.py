@@ -1,10 +1,11 @@
 """Image sets: loading, splitting, training batches, augmentation, corruptions."""
 
 from kedge.data import corruptions
-from kedge.data.augment import augment_batch
+from kedge.data.augment import BatchAugmentation, augment_batch
 from kedge.data.batches import TrainingBatches, training_batches
 from kedge.data.decode import read_image
 from kedge.data.fingerprints import check_apart, shared_images
+from kedge.data.label_noise import with_label_noise
 from kedge.data.loading import from_dataset, load, load_unlabelled, splits
 from kedge.data.origin import Origin
 from kedge.data.published import PublishedSet, is_published, published
@@ -14,6 +15,7 @@ from kedge.data.sets import FileSet, ImageSet, TensorSet
 from kedge.data.splitting import reference_subset, split_validation
 
 __all__ = [
+    "BatchAugmentation",
     "DataError",
     "FileSet",
     "ImageSet",
@@ -39,4 +41,5 @@ __all__ = [
     "split_validation",
     "splits",
     "training_batches",
+    "with_label_noise",
 ]

@@ -5,7 +5,53 @@ from typing import Any
 
 import torch
 
-AUGMENTATIONS = ("auto", "none", "crop-flip", "trivial")
+from kedge.data.pixmix import mixing_pictures, pixmix
+from kedge.data.policies import randaugment, trivial
+
+AUGMENTATIONS = ("auto", "none", "crop-flip", "trivial", "randaugment", "pixmix")
+WHOLE = 64  # pixels of a side up to which whole batches are augmented
+PICTURES = 256
+
+
+class BatchAugmentation:
+    """What `augment` of a recipe does to a whole batch of small images; images above 64 px come back as they are.
+
+    "auto" and "crop-flip": `augment_batch`. After that "trivial": TrivialAugment; "randaugment": RandAugment, two
+    operations of magnitude 9 of 30; "pixmix": PixMix (k = 4, beta = 3) with pictures that are made here: 256, half of
+    discs that hide each other, half of noise of many scales, in place of the fractals and feature visualisations of
+    the paper, which are a download (`kedge.data.pixmix.mixing_pictures`). "none": nothing.
+
+    Args:
+        augment: one of those names.
+        flip: whether images are mirrored.
+        seed: of the pictures.
+
+    Raises:
+        ValueError: another name.
+    """
+
+    def __init__(self, augment: str = "auto", flip: bool = True, seed: int = 0) -> None:
+        if augment not in AUGMENTATIONS:
+            raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
+        self.augment, self.flip, self.seed = augment, flip, seed
+        self._pictures: torch.Tensor | None = None
+
+    def __call__(self, images: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Uint8 `[B, C, H, W]` to the same shape, with draws of `generator`, which is on the images' device."""
+        if max(images.shape[2:]) > WHOLE or self.augment == "none":
+            return images
+        images = augment_batch(images, generator, flip=self.flip)
+        if self.augment == "trivial":
+            return trivial(images, generator)
+        if self.augment == "randaugment":
+            return randaugment(images, generator)
+        if self.augment == "pixmix":
+            if self._pictures is None or self._pictures.shape[1:] != images.shape[1:]:
+                _, channels, height, width = images.shape
+                self._pictures = mixing_pictures(PICTURES, channels, height, width, self.seed).to(images.device)
+            chosen = torch.randint(PICTURES, (len(images),), generator=generator, device=images.device)
+            return pixmix(images, augment_batch(self._pictures[chosen], generator), generator)
+        return images
 
 
 def augment_batch(
@@ -53,13 +99,16 @@ def photo_transform(augment: str, image_size: int, mirror: bool) -> Callable[[An
     """Return the torchvision v2 transform of one training image, or None for the evaluation view.
 
     "auto" and "crop-flip": RandomResizedCrop to image_size and, if `mirror`, a flip; "trivial" adds
-    TrivialAugmentWide (Müller & Hutter 2021); "none" is None. It draws from torch's global generator.
+    TrivialAugmentWide (Müller & Hutter 2021), "randaugment" RandAugment (Cubuk et al. 2020; two operations of
+    magnitude 9); "none" is None. It draws from torch's global generator.
 
     Raises:
-        ValueError: another name.
+        ValueError: another name, or "pixmix", which is for small images.
     """
     if augment not in AUGMENTATIONS:
         raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
+    if augment == "pixmix":
+        raise ValueError(f"augment pixmix is for images up to {WHOLE} px; larger ones take trivial or randaugment")
     if augment == "none":
         return None
     from torchvision.transforms import v2
@@ -69,6 +118,8 @@ def photo_transform(augment: str, image_size: int, mirror: bool) -> Callable[[An
         steps.append(v2.RandomHorizontalFlip())
     if augment == "trivial":
         steps.append(v2.TrivialAugmentWide())
+    elif augment == "randaugment":
+        steps.append(v2.RandAugment())
     return v2.Compose(steps)
 
 

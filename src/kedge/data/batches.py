@@ -33,7 +33,7 @@ def training_batches(
 
     Call `set_epoch(epoch)`, then iterate: the batches of an epoch are bitwise the same whatever came before and
     however many workers there are. A FileSet's images are augmented per image here; a TensorSet's are not: they are
-    augmented on the batch, on the model's device, by `augment_batch`.
+    augmented on the batch, on the model's device, by `BatchAugmentation`.
 
     Args:
         images: the set.
@@ -41,7 +41,8 @@ def training_batches(
         seed: of shuffling and augmentation.
         rank: of this process, 0 to world - 1.
         world: number of processes. Each gets the same number of images, some twice if they do not divide evenly.
-        augment: "auto" (crop-flip), "none", "crop-flip" or "trivial" (adds TrivialAugment); for a FileSet.
+        augment: "auto" (crop-flip), "none", "crop-flip", "trivial" (adds TrivialAugment) or "randaugment" (adds
+            RandAugment); for a FileSet.
         workers: decoding processes of a FileSet; None takes up to 16, or none on two cores without CUDA.
         drop_last_single: leave out a last batch of one image, which batch statistics and references cannot use.
         device: where the model is. A TensorSet of up to 1 GiB that takes at most a tenth of the free memory there is

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from kedge.data.augment import augment_batch
+from kedge.data.augment import BatchAugmentation
 from kedge.data.batches import training_batches
 from kedge.data.seeds import generator
 from kedge.data.sets import ImageSet
@@ -19,7 +19,7 @@ class NormBatches:
     Args:
         images: the training set.
         batch_size: images of a batch.
-        augment: as in the recipe of the training: "auto", "none", "crop-flip" or "trivial".
+        augment: as in the recipe of the training: "auto", "crop-flip", "trivial", ... or "none".
         most: at most so many images, a random subset.
         workers: processes that decode images.
         seed: of the subset, the order and the augmentation.
@@ -39,6 +39,7 @@ class NormBatches:
         chosen = torch.randperm(len(images), generator=generator(seed, "batch norm", "images"))[:count]
         self.images = images.subset(chosen.sort().values)
         self.augment = augment
+        self._augmentation = BatchAugmentation(augment, self.images.mirror, seed)
         self.seed = seed
         self._batches = training_batches(self.images, batch_size, seed, augment=augment, workers=workers)
 
@@ -48,6 +49,4 @@ class NormBatches:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         draws = generator(self.seed, "batch norm", "augment")
         for images, labels in self._batches:
-            # Larger images are augmented one by one, as they are read.
-            whole = max(images.shape[2:]) <= 64 and self.augment != "none"
-            yield augment_batch(images, draws, flip=self.images.mirror) if whole else images, labels
+            yield self._augmentation(images, draws), labels

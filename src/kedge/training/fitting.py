@@ -19,8 +19,8 @@ from lightning.pytorch.callbacks import Callback
 import kedge
 from kedge import metrics
 from kedge.anchoring import PixelModel
-from kedge.data import ImageSet
-from kedge.training.begin import begin
+from kedge.data import ImageSet, with_label_noise
+from kedge.training.begin import begin, started
 from kedge.training.build import load_sets, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint
 from kedge.training.cost import cost_of
@@ -130,6 +130,10 @@ def _run(
         facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(given or chosen)}
         assert recipe.epochs is not None
         assert recipe.batch_size is not None
+    if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
+        clean, train = train, with_label_noise(train, recipe.label_noise, recipe.seed)
+        data["wrong_labels"] = int((train.labels != clean.labels).sum())
+    objective = make_objective(recipe, train)
         spent = earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
         cost = cost_of(objective, recipe.epochs, len(train), recipe.batch_size, spent)
         facts["cost"] = asdict(cost)
@@ -141,7 +145,7 @@ def _run(
         if progress:
             if (said := train.report).skipped or said.converted_grey or said.converted_colour or said.notes:
                 print(f"{train.name} ({train.split}): {said.summary()}")
-            print(opening(recipe, folder, train, val, model, objective, facts.get("cost")), flush=True)
+            print(opening(recipe, folder, train, val, model, objective, facts), flush=True)
         folder.write_rows(folder.rows() if checkpoint else [])
     run = Run(recipe, model, objective, train, val)
     run.last_good = str(checkpoint) if checkpoint else None

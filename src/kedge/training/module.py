@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.attacks import PGD
-from kedge.data import ImageSet, TrainingBatches, augment_batch, derive_seed, generator, training_batches
+from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
 from kedge.objectives import Attacking, Objective, set_progress
 from kedge.training.build import make_optimizer, make_schedule
 from kedge.training.recipe import Recipe
@@ -41,6 +41,7 @@ class Run(LightningModule):
         # Compiled for the training step alone, and out of the module tree: what is validated and saved stays as it is.
         self._step_model = (torch.compile(model) if recipe.compile else model,)
         self.train_set, self.val_set = train, val
+        self._augmentation = BatchAugmentation(recipe.augment, train.mirror, recipe.seed)
         self.ema: Any = None
         if recipe.ema is not None:
             from timm.utils import ModelEmaV3
@@ -118,9 +119,8 @@ class Run(LightningModule):
         images, targets = batch
         keys = (self.current_epoch, step, self.global_rank)
         _seed_draws(derive_seed(self.recipe.seed, "step", *keys), images.device)
-        if max(images.shape[2:]) <= 64 and self.recipe.augment != "none":
-            draws = generator(self.recipe.seed, "augment", *keys, device=images.device)
-            images = augment_batch(images, draws, flip=self.train_set.mirror)
+        draws = generator(self.recipe.seed, "augment", *keys, device=images.device)
+        images = self._augmentation(images, draws)
         set_progress(self.objective, (self.current_epoch + step / self.trainer.num_training_batches) / self.epochs)
         loss = self.objective(self._step_model[0], self._pixels(images), targets)
         for each in self._objectives:

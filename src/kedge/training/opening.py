@@ -21,9 +21,10 @@ def opening(
     val: ImageSet,
     model: nn.Module,
     objective: nn.Module,
-    cost: dict[str, Any] | None,
+    facts: dict[str, Any],
 ) -> str:
-    """The lines before the first epoch: data, network, attack, folder, cost."""
+    """The lines before the first epoch: data, network, attack, folder, cost; `facts` as in run.json."""
+    cost, wrong = facts.get("cost"), facts["data"].get("wrong_labels", 0)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     kind = "anchored " if recipe.anchored else ""
     start = "pretrained" if recipe.pretrained else "from random weights"
@@ -32,7 +33,8 @@ def opening(
     return (
         f"{train.name}: {len(train)} images to train on, {len(val)} to validate, {len(train.class_names)} classes, "
         f"{'x'.join(str(n) for n in train.image_shape)}\n"
-        f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
+        + (f"label noise: {wrong} of the {len(train)} training labels are a random other class\n" if wrong else "")
+        + f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
         f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.devices} {recipe.device}, "
         f"precision {recipe.precision}\n"
         f"{_attack(recipe, objective)}"

@@ -27,8 +27,9 @@ class Recipe:
         val_fraction: part of the training images held out for validation, if the data has no such split.
         split_seed: which images those are; null: the seed, and with a run in init_from the images that it held out.
         classes: train on these classes only; null: all.
-        augment: `auto`, `none`, `crop-flip`, or `trivial` (photos: TrivialAugment as well); auto: as the run in
-            init_from was, else crop-flip.
+        augment: `auto`, `none`, `crop-flip`, or that and `trivial`, `randaugment` or, up to 64 px, `pixmix`; auto: as
+            the run in init_from was, else crop-flip.
+        label_noise: share of the training labels that become a random other class; validation labels stay.
         workers: processes that read images; null: as many as make sense here.
         model: a timm or torchvision name, or `auto`.
         arguments: further arguments of the network, such as {width: 16}.
@@ -84,6 +85,7 @@ class Recipe:
     classes: list[Any] | None = None
     augment: str = "auto"
     workers: int | None = None
+    label_noise: float = 0.0
     model: str = "auto"
     arguments: dict[str, Any] = field(default_factory=dict)
     pretrained: bool | None = None
@@ -194,7 +196,7 @@ class Recipe:
 
 # Values a field may take, and (low, high, low itself excluded).
 _CHOICES = {
-    "augment": ("auto", "none", "crop-flip", "trivial"),
+    "augment": ("auto", "none", "crop-flip", "trivial", "randaugment", "pixmix"),
     "choose": ("random", "stratified", "kcenter", "mean"),
     "class_weights": ("none", "balanced"),
     "optimizer": ("auto", "sgd", "adamw"),
@@ -214,6 +216,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "momentum": (0, 0.9999, False),
     "weight_decay": (0, math.inf, False),
     "clip": (0, math.inf, True),
+    "label_noise": (0, 0.9999, False),
     "ema": (0, 0.999999, True),
     "warmup": (0, math.inf, False),
     "gamma": (0, 1, True),

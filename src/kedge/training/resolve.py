@@ -36,12 +36,17 @@ def resolve_device(recipe: Recipe) -> Recipe:
 
 def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) -> Recipe:
     """Fill in model, size, augmentation and batch for `count` training images of `image_shape` `(C, H, W)`."""
-    _, height, width = image_shape
+    channels, height, width = image_shape
     if not recipe.anchored and "Anchored" in _objective_names(recipe):
         raise ValueError("objective Anchored needs an anchored model: set anchored, or leave Anchored out")
     small = max(height, width) <= SMALL
-    if recipe.augment == "trivial" and small:
-        raise ValueError(f"augment trivial is for images above {SMALL} px; take crop-flip or none")
+    if recipe.augment == "pixmix" and not small:
+        raise ValueError(
+            f"augment pixmix is for images up to {SMALL} px, and these have {max(height, width)}; take trivial, "
+            "randaugment, crop-flip or none"
+        )
+    if recipe.augment in ("trivial", "randaugment", "pixmix") and channels not in (1, 3):
+        raise ValueError(f"augment {recipe.augment} is for grey or colour images, not for {channels} channels")
     if recipe.references > count:
         raise ValueError(f"references is {recipe.references}, but there are only {count} training images")
     if recipe.residuals > count:
@@ -62,7 +67,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
     return replace(
         recipe,
         image_size=height if height == width else recipe.image_size,
-        augment=("none" if recipe.augment == "none" else "crop-flip") if recipe.augment != "trivial" else "trivial",
+        augment="crop-flip" if recipe.augment == "auto" else recipe.augment,
         model=model,
         workers=photo_workers(recipe.device == "cpu") if recipe.workers is None and not small else recipe.workers,
         pretrained=has_weights(model) and not small if recipe.pretrained is None else recipe.pretrained,

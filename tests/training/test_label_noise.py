@@ -1,0 +1,74 @@
+"""Runs with wrong labels: which images, said where, and the same when a run goes on."""
+
+import json
+
+import pytest
+import torch
+
+from kedge.data import with_label_noise
+from kedge.training import fit
+from kedge.training.build import load_sets
+from kedge.training.module import Run
+
+pytestmark = pytest.mark.usefixtures("no_report")
+
+
+@pytest.fixture
+def labels(monkeypatch):
+    """The labels of each run's training and validation set."""
+    seen = []
+    original = Run.__init__
+
+    def watch(self, recipe, model, objective, train, val):
+        seen.append((train.labels.clone(), val.labels.clone()))
+        original(self, recipe, model, objective, train, val)
+
+    monkeypatch.setattr(Run, "__init__", watch)
+    return seen
+
+
+def test_training_labels_alone_are_wrong_and_the_run_says_so(tiny, labels, capsys):
+    noisy = fit(tiny(epochs=1, label_noise=0.2))
+    said = capsys.readouterr().out
+    clean = fit(tiny(epochs=1, name="clean"))
+    train, val = load_sets(clean.recipe)
+    count = round(0.2 * len(train))
+    assert int((labels[0][0] != train.labels).sum()) == count
+    assert torch.equal(labels[0][0], with_label_noise(train, 0.2, 0).labels)
+    assert torch.equal(labels[0][1], val.labels)
+    assert torch.equal(labels[1][0], train.labels)
+    assert f"label noise: {count} of the {len(train)} training labels are a random other class" in said
+    assert "label noise" not in capsys.readouterr().out
+    facts = [json.loads((result.folder / "run.json").read_text())["data"] for result in (noisy, clean)]
+    assert facts[0].pop("wrong_labels") == count
+    assert facts[0] == facts[1]
+    assert torch.equal(noisy.model.references, clean.model.references)
+
+
+def test_sets_of_ones_own_get_wrong_labels_too(tiny, labels):
+    train, val = load_sets(fit(tiny(epochs=1)).recipe)
+    fit(tiny(epochs=1, name="own", label_noise=0.1, seed=4), sets=(train, val), progress=False)
+    assert torch.equal(labels[-1][0], with_label_noise(train, 0.1, 4).labels)
+
+
+def test_a_resumed_run_has_the_same_wrong_labels(tiny, labels, monkeypatch):
+    recipe = {"epochs": 2, "label_noise": 0.3, "augment": "pixmix"}
+    with monkeypatch.context() as patch:
+        original = Run.training_step
+
+        def step(run, batch, index):
+            if run.current_epoch == 1 and index == 2:
+                raise KeyboardInterrupt
+            return original(run, batch, index)
+
+        patch.setattr(Run, "training_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny(**recipe), progress=False)
+    folder = tiny().runs + "/run"
+    resumed = fit(resume=folder, progress=False)
+    whole = fit(tiny(name="whole", **recipe), progress=False)
+    assert all(torch.equal(seen[0], labels[0][0]) for seen in labels)
+    states = [torch.load(r.folder / "last.ckpt", weights_only=True)["state_dict"] for r in (resumed, whole)]
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+    with pytest.raises(ValueError, match=r"label_noise is 0\.3 there, not 0\.1"):
+        fit({"label_noise": 0.1}, resume=folder)
