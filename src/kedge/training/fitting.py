@@ -20,7 +20,7 @@ import kedge
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, with_label_noise
-from kedge.training.begin import begin, started
+from kedge.training.begin import begin
 from kedge.training.build import load_sets, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint
 from kedge.training.cost import cost_of
