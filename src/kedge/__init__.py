@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from kedge.anchoring import plain as plain
     from kedge.checkpoint import load as load
     from kedge.checkpoint import save as save
+    from kedge.deploy import push_to_hub as push_to_hub
+    from kedge.hub import from_pretrained as from_pretrained
 
 # The command line must answer --help before torch is imported, so names are looked up on first use.
 _HOMES = {
@@ -20,7 +22,9 @@ _HOMES = {
     "PlainModel": "kedge.anchoring",
     "Prediction": "kedge.anchoring",
     "anchor": "kedge.anchoring",
+    "from_pretrained": "kedge.hub",
     "plain": "kedge.anchoring",
+    "push_to_hub": "kedge.deploy",
     "load": "kedge.checkpoint",
     "save": "kedge.checkpoint",
 }
@@ -31,6 +35,7 @@ _ROOMS = {
     "data",
     "deploy",
     "evaluation",
+    "hub",
     "memory",
     "metrics",
     "networks",

@@ -22,6 +22,7 @@ from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
 from kedge.anchoring.pixels import TASKS, evaluating
 from kedge.anchoring.steps import check_steps
+from kedge.architectures import describe, rebuild
 from kedge.files import whole, write_text
 
 # A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
@@ -66,7 +67,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
             "kedge_version": __version__,
             "kind": next(kind for kind, known in _KINDS.items() if isinstance(model, known)),
             "network": type(model.network).__name__,
-            "architecture": _architecture(model),
+            "architecture": describe(model),
             "first_layer": model.first_layer if isinstance(model, AnchoredModel) else None,
             "input_shape": list(model.input_shape),
             "num_outputs": model.num_outputs,
@@ -176,25 +177,6 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
     return made.eval()
 
 
-def _architecture(model: PixelModel) -> dict[str, Any] | None:
-    """The registered name and arguments of the model's network, or None."""
-    network: Any = model.network
-    recorded = getattr(network, "kedge_architecture", None)
-    name = (getattr(network, "pretrained_cfg", None) or {}).get("architecture")
-    if recorded is None and name is None:
-        warnings.warn(
-            f"{type(network).__name__} has no name in timm or torchvision; kedge.load will need model=, the network "
-            "it was made from",
-            stacklevel=3,
-        )
-        return None
-    if recorded is not None:
-        return json.loads(json.dumps(recorded))
-    given = {k: v for k, v in getattr(network, "_model_args", {}).items() if v is not None}
-    given |= {"num_classes": model.num_outputs, "in_chans": model.input_shape[0]}
-    return {"library": "timm", "name": name, "arguments": json.loads(json.dumps(given, default=str))}
-
-
 def _differs(model: PixelModel, config: dict[str, Any], weights: Path) -> str | None:
     """Why the model rebuilt from `config` is not `model`, or None: weights must fit and outputs agree."""
     try:
@@ -215,8 +197,6 @@ def _rebuilt(config: dict[str, Any], stored: int) -> nn.Module:
             f"the saved network, {config['network']}, could not be rebuilt from a timm or torchvision name: "
             f"pass it, kedge.load(folder, model={config['network']}(...))"
         )
-    from kedge.networks import rebuild
-
     # Sizes are compared before memory is taken: a tampered width must not allocate the machine away.
     try:
         with torch.device("meta"):

@@ -1,7 +1,7 @@
 """Fold a reference and the normalisation into an ordinary network."""
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ class FoldedStem(InPlaceOf):
     """
 
     stands_for = "layer"
+    CONSTANTS: ClassVar[tuple[str, ...]] = ("mean", "scale", "map", "bias")
     mean: Tensor | None
     scale: Tensor | None
     map: Tensor | None
@@ -53,6 +54,29 @@ class FoldedStem(InPlaceOf):
         else:
             self.map = whole - layer(torch.zeros_like(black))
         self.layer = layer
+
+    def description(self) -> dict[str, Any]:
+        """What `empty` needs beside the layer: plain, and the shapes of the constants that there are."""
+        held = {
+            "mean": self.mean,
+            "scale": self.scale,
+            "map": self.map,
+            "bias": self.layer.bias if self.plain else None,
+        }
+        return {"plain": self.plain, "shapes": {name: list(x.shape) for name, x in held.items() if x is not None}}
+
+    @classmethod
+    def empty(cls, layer: Any, plain: bool, shapes: dict[str, list[int]]) -> "FoldedStem":
+        """One without a reference in it, for a state dict to fill: `layer` as it was before, constants of zero."""
+        made = cls.__new__(cls)
+        nn.Module.__init__(made)
+        made.plain = plain
+        for name in ("mean", "scale", "map"):
+            made.register_buffer(name, torch.zeros(shapes[name]) if name in shapes else None)
+        if plain:
+            layer.bias = nn.Parameter(torch.zeros(shapes["bias"])) if "bias" in shapes else None
+        made.layer = layer
+        return made
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The layer's outputs for images in [0, 1]."""

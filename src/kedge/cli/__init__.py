@@ -20,10 +20,13 @@ COMMANDS = {
     "quickstart": "train and compare a standard and an anchored model on digits, in a minute or two",
     "train": "train a model on a folder of images, or by a recipe",
     "evaluate": "measure how far to trust one or several models; write the report",
+    "reproduce": "run an experiment of a paper again, and set our numbers beside its figures",
     "interpolate": "average the weights of two models, and choose how much of each",
     "calibrate": "make a model's confidence fit, on validation images; or undo that",
     "predict": "label images, with confidence, uncertainty and reject",
     "export": "write a model as ONNX or torch.export, checked",
+    "card": "write a model card: what it is, how it did, what it holds",
+    "push": "publish a model on the Hugging Face hub, without training photos unless they may go",
     "version": "versions of kedge and of the libraries it runs on",
 }
 KINDS = {"NoneType": "null", "list": "a list such as [a, b]", "int": "a whole number", "float": "a number"}

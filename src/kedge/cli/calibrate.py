@@ -57,6 +57,8 @@ def run(config: "jsonargparse.Namespace") -> int:
             f"{config.model} is no folder that kedge saved a model in; an exported file is calibrated by calibrating "
             "the run it came from and exporting it again"
         )
+    if source.on_hub and not config.out:
+        raise ValueError(f"{config.model} is on the hub, and its copy here is not written to: name a folder with --out")
     import kedge
 
     model = source.load(config.device)

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from kedge.anchoring import AnchoredModel, PlainModel
 
 MODEL_HELP = (
-    "a run folder (runs/NAME, or only NAME), a model folder, an ONNX file written by kedge export, or timm/NAME: a "
-    "network of timm with its published weights"
+    "a run folder (runs/NAME, or only NAME), a model folder, an ONNX file written by kedge export, timm/NAME: a "
+    "network of timm with its published weights, or hf-hub:OWNER/NAME (also @REVISION): a model of the Hugging Face hub"
 )
+HUB = "hf-hub:"  # as kedge.hub.PREFIX, which would import torch
 MODELS_HELP = (
     f"{MODEL_HELP}; or package.module:attribute, any Python callable from images in [0, 1] to logits "
     "(package.module:make() calls make first; the module is imported from the current directory and thereby run). "
@@ -29,13 +30,19 @@ class Source:
         path: the folder with config.json, or the ONNX file; None for what is no file.
         run: the run folder it belongs to, or None.
         name: what to call it in tables.
-        given: what stood on the command line: "timm/NAME" or "module:attribute" where there is no path.
+        given: what stood on the command line: "timm/NAME" or "module:attribute" where there is no path, or the name
+            on the hub, of which path is a copy in the cache.
     """
 
     path: Path | None
     run: Path | None
     name: str
     given: str = ""
+
+    @property
+    def on_hub(self) -> bool:
+        """Whether the path is in the cache of the hub's client, where nothing is written."""
+        return self.given.startswith(HUB)
 
     def recipe(self) -> dict[str, Any]:
         """The recipe of the run as it was resolved; empty if the model belongs to no run."""
@@ -77,6 +84,7 @@ def find(given: str, python: bool = False) -> Source:
     Raises:
         FileNotFoundError: if there is nothing of that name, or a run that has no model yet.
         ValueError: if it is a file that kedge does not read models from, or a callable where a kedge model is needed.
+        kedge.hub.HubError: if the hub has no such model or does not give it; a model of the hub is downloaded here.
     """
     path = Path(given)
     if not given.strip():
@@ -85,6 +93,11 @@ def find(given: str, python: bool = False) -> Source:
         inside = Path("runs") / given
         if inside.is_dir():
             path = inside
+        elif given.startswith(HUB):
+            from kedge.hub import download, split_name
+
+            repo, revision = split_name(given)
+            return Source(download(repo, revision), None, repo.partition("/")[2], given)
         elif given.startswith(TIMM):
             return Source(None, None, given.removeprefix(TIMM), given)
         elif match := PYTHON.fullmatch(given):

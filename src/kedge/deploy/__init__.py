@@ -1,6 +1,20 @@
-"""Ordinary files out of kedge models: ONNX and torch.export, checked before they are left behind."""
+"""Models for others: ordinary files (ONNX and torch.export), checked; a model card; a repository on the hub."""
 
 from kedge.deploy.exporting import FORMATS, Exported, export
+from kedge.deploy.model_card import model_card
 from kedge.deploy.onnx_file import OnnxModel, load_onnx
+from kedge.deploy.photos import folded, photos_in, with_mean_reference
+from kedge.deploy.pushing import push_to_hub
 
-__all__ = ["FORMATS", "Exported", "OnnxModel", "export", "load_onnx"]
+__all__ = [
+    "FORMATS",
+    "Exported",
+    "OnnxModel",
+    "export",
+    "folded",
+    "load_onnx",
+    "model_card",
+    "photos_in",
+    "push_to_hub",
+    "with_mean_reference",
+]

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from kedge.hub import PREFIX, download, split_name
 from kedge.training.recipe import Recipe, held_by, near
 from kedge.training.resolve import has_weights
 
@@ -75,7 +76,7 @@ def inherit(recipe: Recipe) -> Recipe:
 
 
 def find_start(init_from: str) -> Path | None:
-    """The model folder that `init_from` names; None for a name of timm or torchvision."""
+    """The model folder that `init_from` names (of the hub: in its cache); None for a name of timm or torchvision."""
     if init_from == "RUN" and not Path(init_from).exists():
         raise FileNotFoundError(
             "say what to start from: --init-from with a run, a model folder, or a network of timm with its weights"
@@ -90,6 +91,8 @@ def find_start(init_from: str) -> Path | None:
             )
     if Path(init_from).exists():
         raise FileNotFoundError(f"init_from: {init_from} holds no model (no config.json that kedge.save wrote)")
+    if init_from.startswith(PREFIX):
+        return download(*split_name(init_from))
     import timm
 
     from kedge import networks

@@ -1,0 +1,162 @@
+"""The parts of a model card that come from a recipe and from results, and Markdown that a name cannot break out of."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kedge.reporting.rows import METRICS, dig, estimate, number, printable, short
+from kedge.reporting.summary import clean_metric, summary_rows
+from kedge.reporting.table import LEGEND, OOD_LEGEND, leaning, sizes, subject_line, warnings
+
+MANY = 100  # so many classes are listed by name
+_SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&!@$^]|:(?=//)|(?<=www)\.)")
+# What a reader needs to train the like; names, folders and devices of this machine are no part of it.
+_SHOWN = (
+    "model", "arguments", "pretrained", "init_from", "image_size", "augment", "anchored", "references", "choose",
+    "residuals", "objective", "class_weights", "optimizer", "lr", "momentum", "weight_decay", "clip", "ema", "schedule",
+    "warmup", "epochs", "batch_size", "precision", "label_noise", "average", "seed",
+)  # fmt: skip
+
+_WORDS = {"choose": "references chosen", "init_from": "started from", "lr": "learning rate"}
+
+
+def escaped(value: Any, most: int = 200) -> str:
+    """Text of a user as Markdown that shows it: no markup, no HTML, no links, no line breaks, not too long."""
+    return _SIGNS.sub(r"\\\1", short(value, most))
+
+
+def path_word(path: Path) -> str:
+    """The last part of a path, fit for a code span: other parts say how a machine is laid out."""
+    return re.sub(r"[^\w.-]", "_", printable(path.resolve().name))
+
+
+def hub_name(data: Any, run: Path | None) -> str | None:
+    """`data` if it is a name of the hub, "owner/name", and no folder here or where the run was made."""
+    if not isinstance(data, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", data, re.ASCII):
+        return None
+    places = [Path(data), *([run.resolve().parent.parent / data, run / data] if run is not None else [])]
+    return None if any(place.exists() for place in places) else data
+
+
+def data_name(data: Any, run: Path | None) -> str:
+    """What to call the data: a name of the hub, else the last part of the path."""
+    return hub_name(data, run) or Path(str(data)).name or "data"
+
+
+def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None) -> str:
+    """The section on training data and recipe."""
+    if not recipe:
+        return "## Training\n\nHow it was trained is not recorded with the model."
+    counts = facts.get("data") or {}
+    data = escaped(data_name(recipe.get("data"), run))
+    said = f"Trained on {data}"
+    if isinstance(counts.get("train"), int) and isinstance(counts.get("val"), int):
+        said = f"Trained on {counts['train']:,} images of {data}; {counts['val']:,} were held out for validation"
+    accuracy = estimate(dig(facts, "validation", "accuracy"))
+    if accuracy is not None:
+        said += f", of which it got {number(accuracy['value'], '%')} % right"
+    lines = ["## Training", f"{said}.", "| recipe | |\n| --- | --- |"]
+    for key in _SHOWN:
+        value = recipe.get(key)
+        off = value is None or value is False or value in ({}, [], "none") or (value == 0 and key != "seed")
+        if off or (key == "momentum" and recipe.get("optimizer") != "sgd"):
+            continue
+        if not recipe.get("anchored") and key in ("references", "choose", "residuals"):
+            continue
+        if key == "init_from":
+            value = data_name(value, run)
+        lines[-1] += f"\n| {_WORDS.get(key, key.replace('_', ' '))} | {escaped(_said(value))} |"
+    return "\n\n".join(lines)
+
+
+def _said(value: Any) -> str:
+    """A value of a recipe for people: Anchored (alpha 0.25), CrossEntropy."""
+    if isinstance(value, dict):
+        parts = [f"{k} ({_said(v)})" if isinstance(v, dict) else f"{k} {_said(v)}" for k, v in value.items()]
+        return ", ".join(parts)
+    if isinstance(value, list):
+        return ", ".join(map(_said, value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+def evaluation(results: dict[str, Any] | None, why: str, changed: str) -> str:
+    """The table of the evaluation, with what its numbers mean; or why there is none."""
+    if results is None:
+        return f"## Evaluation\n\n{why}"
+    rows = summary_rows(results)
+    lines = ["## Evaluation"]
+    if changed:
+        lines.append(f"**Measured before the model was changed, and not of the files here.** {changed}")
+    lines.append(f"On {escaped(_public(subject_line(results)), 400)}.")
+    table, group = "| | | 95 % interval |\n| --- | ---: | --- |", None
+    for row in rows:
+        if row.group != group:
+            group = row.group
+            table += f"\n| **{escaped(_public(group))}** | | |"
+        arrow = {"higher": "↑ ", "lower": "↓ ", None: ""}[row.better]
+        table += f"\n| {arrow}{escaped(_public(row.title))} | {escaped(row.text(0))} | {escaped(row.spread(0))} |"
+    lines.append(table)
+    legends = [LEGEND.partition(";")[0] + ".", leaning(rows), *_conditions(results)]
+    legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
+    lines.append(escaped(" ".join(filter(None, legends)), 2000))
+    lines += [f"**{escaped(_public(line), 400)}**" for line in warnings(results)]
+    return "\n\n".join(lines)
+
+
+def _conditions(results: dict[str, Any]) -> Iterator[str]:
+    (model,), settings = results["models"].values(), results["settings"]
+    when, version = str(results["created"])[:10], results["machine"]["kedge"]
+    measured = f"Measured on {when} with kedge {version}, seed {settings['seed']}"
+    references = model["references"]
+    if references is not None:
+        measured += f", {references} reference{'' if references == 1 else 's'}"
+    yield f"{measured}."
+    if settings["corruptions"]:
+        yield "Corruptions are made by kedge; they are not the published corrupted files."
+
+
+def limits(results: dict[str, Any] | None) -> str:
+    """What was not looked into."""
+    lines = ["## Limits", "What was not measured is not known:"]
+    if results is None:
+        missing = ["everything but the accuracy on validation images"]
+    else:
+        (model,) = results["models"].values()
+        missing = [
+            words
+            for found, words in (
+                (results["settings"]["corruptions"] or results["shift_sets"], "images under other conditions (shift)"),
+                (results["ood_sets"], "whether it notices images of other kinds than its classes"),
+                (model["attacks"], "images that were changed to deceive it (attacks)"),
+            )
+            if not found
+        ]
+        if results["data"]["limited"]:
+            seen, of = results["data"]["images"], results["data"]["of"]
+            missing.append(f"{of - seen:,} of the {of:,} test images: the numbers are of a random subset")
+    missing.append("whether it treats groups of people alike, and images from other sources than those named above")
+    return "\n\n".join(lines) + "\n\n" + "\n".join(f"- {words}" for words in missing)
+
+
+def model_index(results: dict[str, Any], name: str, hub_data: str | None) -> list[dict[str, Any]]:
+    """The hub's metadata with the numbers: accuracy and calibration on clean and on corrupted images, as fractions."""
+    (model,) = results["models"].values()
+    data = results["data"]
+    metrics = []
+    for place, found in (("", model["clean"]), (", corrupted", dig(model, "shift", "mean"))):
+        for key in ("accuracy", "ece"):
+            value = estimate(clean_metric(model, key) if not place else dig(found, key))
+            if value is not None:
+                metrics.append({"type": key, "value": round(value["value"], 4), "name": f"{METRICS[key][0]}{place}"})
+    if not metrics:
+        return []
+    shown = Path(str(data["name"])).name if hub_data is None else hub_data
+    dataset = {"type": shown, "name": shown, **({"split": data["split"]} if data["split"] else {})}
+    task = {"type": "image-classification", "name": "Image classification"}
+    return [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
+
+
+def _public(line: str) -> str:
+    """A line without the folders of this machine: of an absolute path only the last part stays."""
+    return re.sub(r"(?<!\S)(~|[A-Za-z]:)?[/\\](?:[^/\\\s]+[/\\])+([^/\\\s]+)", r"\2", line)

@@ -1,0 +1,273 @@
+"""The model card: a README.md for people and for the hub. (What travels inside exported files is `deploy.card`.)"""
+
+import json
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kedge._version import __version__
+from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.deploy import card_text as text
+from kedge.deploy.photos import ENOUGH, photos_in
+
+MARKER = "<!-- Written by kedge card, which writes it anew: delete this line to keep your own changes. -->"
+FILE = "README.md"
+
+
+def stated_license(path: Path) -> str | None:
+    """The licence in the metadata of the card at `path`; None if there is none."""
+    import yaml
+
+    match = re.match(r"---\n(.*?)\n---", path.read_text(encoding="utf-8"), re.DOTALL) if path.is_file() else None
+    try:
+        found = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        return None
+    return str(found["license"]) if isinstance(found, dict) and found.get("license") else None
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the card at `path` may be replaced: there is none, or kedge wrote it and nobody took the marker out."""
+    return not path.is_file() or MARKER in path.read_text(encoding="utf-8", errors="replace")
+
+
+def model_card(
+    model: PixelModel,
+    run: Path | None = None,
+    repo: str | None = None,
+    license: str | None = None,
+    changed: str = "",
+    means: int | None = None,
+    by_name: bool = True,
+) -> str:
+    """The card of `model` as Markdown with the hub's metadata.
+
+    Names of classes and data sets are escaped; of paths only the last part is written.
+
+    Args:
+        model: what the card is about.
+        run: its run folder: recipe, run.json and the newest evaluation are read from it.
+        repo: "owner/name", where it will be found; None: the folder itself is.
+        license: the hub's word for it, such as "mit" or "cc-by-4.0"; None: the card says that there is none.
+        changed: what was done to the model after it was evaluated, in a sentence; the table is then said to be of the
+            model before, and its numbers stay out of the metadata.
+        means: how many images each reference is the mean of; None: as the run says, of an unchanged model.
+        by_name: whether the network has a name that it is rebuilt from; else whoever loads it needs its code.
+    """
+    recipe, facts = read_run(run)
+    results, why = evaluation_of(model, run, facts, bool(changed))
+    if means is None and not changed:
+        means = means_of(recipe, facts)
+    name = repo.partition("/")[2] if repo else run.resolve().name if run is not None else "A model of kedge"
+    parts = [
+        _metadata(model, recipe, None if changed else results, run, repo or name, license),
+        MARKER,
+        f"# {text.escaped(name)}",
+        _what(model, recipe, results),
+        _use(model, repo, by_name),
+        text.training(recipe, facts, run),
+        text.evaluation(results, why, changed),
+        text.limits(results),
+        _answers(model, changed),
+        _references(model, means),
+        _license(license),
+        f"## Versions\n\nWritten by kedge {__version__}"
+        + (f"; trained with {_versions(facts)}." if facts.get("kedge") else "."),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def read_run(run: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(recipe, run.json) of a run folder; empty where there is none."""
+    import yaml
+
+    recipe: Any = {}
+    facts: Any = {}
+    if run is not None and (run / "recipe.yaml").is_file():
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    if run is not None and (run / "run.json").is_file():
+        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    return (recipe if isinstance(recipe, dict) else {}), (facts if isinstance(facts, dict) else {})
+
+
+def means_of(recipe: dict[str, Any], facts: dict[str, Any]) -> int | None:
+    """How many training images each reference of a run's bank is the mean of; None unless it was chosen so."""
+    train, k = (facts.get("data") or {}).get("train"), recipe.get("references")
+    if recipe.get("choose") != "mean" or recipe.get("init_from") is not None:
+        return None
+    return train // k if isinstance(train, int) and isinstance(k, int) and k > 0 else None
+
+
+def evaluation_of(
+    model: PixelModel, run: Path | None, facts: dict[str, Any], changed: bool = False
+) -> tuple[dict[str, Any] | None, str]:
+    """The newest results of `run` with this model alone in them; else None, and what the card says instead."""
+    from kedge.reporting import read_results
+
+    command = f"kedge evaluate {text.path_word(run)}" if run is not None else "kedge evaluate MODEL --data DATA"
+    missing = f"This model was not evaluated. `{command}` does that, and `kedge card` writes the table here."
+    found = [read_results(path) for path in run.glob("evaluation*/results.json")] if run is not None else []
+    found.sort(key=lambda results: str(results["created"]))
+    for results in reversed(found):
+        own = [name for name in results["models"] if run is not None and name == run.resolve().name]
+        own = own or (list(results["models"]) if len(results["models"]) == 1 else [])
+        if not own:
+            continue
+        if _before(results["created"], facts.get("finished")):
+            return None, f"The last evaluation is older than the training. `{command}` measures this model."
+        if not changed and results["models"][own[0]]["steps"] != model.describe_steps():
+            then = ", ".join(results["models"][own[0]]["steps"]) or "no temperature"
+            return None, (
+                f"The last evaluation was of the model with {text.escaped(then)}, before that changed. "
+                f"`{command}` measures it as it is."
+            )
+        return {**results, "models": {own[0]: results["models"][own[0]]}, "groups": {}, "comparisons": []}, ""
+    return None, missing
+
+
+def _before(created: Any, finished: Any) -> bool:
+    try:
+        return datetime.fromisoformat(created) < datetime.fromisoformat(finished)
+    except (TypeError, ValueError):
+        return False
+
+
+def _metadata(
+    model: PixelModel,
+    recipe: dict[str, Any],
+    results: dict[str, Any] | None,
+    run: Path | None,
+    name: str,
+    license: str | None,
+) -> str:
+    import yaml
+
+    classifies = model.task == "classification" and len(model.input_shape) == 3
+    hub_data = text.hub_name(recipe.get("data"), run)
+    made: dict[str, Any] = {"library_name": "kedge"}
+    if license is not None:
+        made["license"] = license
+    if classifies:
+        made["pipeline_tag"] = "image-classification"
+    made["tags"] = ["kedge", "calibration", *(["anchoring"] if isinstance(model, AnchoredModel) else [])]
+    if hub_data is not None:
+        made["datasets"] = [hub_data]
+    if results is not None and classifies:
+        made["metrics"] = ["accuracy"]
+        index = text.model_index(results, name, hub_data)
+        made |= {"model-index": index} if index else {}
+    return f"---\n{yaml.safe_dump(made, sort_keys=False, allow_unicode=True)}---"
+
+
+def _what(model: PixelModel, recipe: dict[str, Any], results: dict[str, Any] | None) -> str:
+    network = str((getattr(model.network, "kedge_architecture", None) or {}).get("name", type(model.network).__name__))
+    count = f"{sum(p.numel() for p in model.parameters()):,}"
+    shape = " × ".join(map(str, model.input_shape))
+    kind = (
+        f"It is anchored: it looks at an image as a reference and the difference from it, and predicts with "
+        f"{_count(len(model.references), 'reference')}; where they disagree it is uncertain "
+        "([arXiv 2406.00529](https://arxiv.org/abs/2406.00529))."
+        if isinstance(model, AnchoredModel)
+        else ""
+    )
+    names = model.class_names
+    listed = [text.escaped(n, 60) for n in (names or [])[: text.MANY]]
+    more = len(names or []) - len(listed)
+    rest = f" and {more:,} more (in config.json)" if more else ""
+    classes = f"\n\nClasses: {', '.join(listed)}{rest}." if names else ""
+    return (
+        f"A {text.escaped(network)} ({count} parameters) for {'classification into' if names else ''} "
+        f"{model.num_outputs:,} {'classes' if model.task == 'classification' else 'outputs'}, trained with kedge. "
+        f"It takes images of {shape} (channels, height, width) with values in [0, 1]; normalisation is inside. {kind}"
+    ).replace("  ", " ").rstrip() + classes
+
+
+def _use(model: PixelModel, repo: str | None, by_name: bool) -> str:
+    shape = ", ".join(map(str, model.input_shape))
+    also = "" if by_name else ", model=network"
+    given = f'kedge.from_pretrained("{repo}"{also})' if repo else f'kedge.load("."{also})'
+    where = "" if repo else " in this folder"
+    photos = len(model.input_shape) == 3 and model.input_shape[1] == model.input_shape[2]
+    size = f"{model.input_shape[-1]}, {model.input_shape[0]}"
+    read = f'images = kedge.data.read_image("photo.jpg", {size})[None] / 255\n' if photos else ""
+    shown = ["prediction.confidence", *(["prediction.uncertainty"] if isinstance(model, AnchoredModel) else [])]
+    if model.task == "classification":
+        shown.insert(0, "model.class_names[prediction.label[0]]" if model.class_names else "prediction.label")
+    lines = [
+        "## Use",
+        f"```python\nimport kedge\n\nmodel = {given}\n{read}prediction = model.predict(images)  # [B, {shape}], values "
+        f"in [0, 1]\nprint({', '.join(shown)})\n```",
+    ]
+    if not by_name:
+        lines.append(f"`network` is a {type(model.network).__name__}, made by the code it was trained with.")
+    elif model.task == "classification" and len(model.input_shape) == 3:
+        lines.append(f"or{where} on the command line:")
+        lines.append(f"```console\n$ kedge predict {f'hf-hub:{repo}' if repo else '.'} photo.jpg\n```")
+    return "\n\n".join(lines)
+
+
+def _answers(model: PixelModel, changed: str) -> str:
+    from kedge.reporting.rows import number
+
+    lines = ["## Confidence and rejection"]
+    if model.steps:
+        lines.append(f"Logits are divided by a temperature ({', '.join(model.describe_steps())}).")
+    rule = model.reject
+    if rule is None:
+        lines.append("No reject threshold is stored with the model.")
+        return "\n\n".join(lines)
+    how = (
+        f"so that {number(rule['coverage'], '%')} % of the validation images are answered" if "coverage" in rule
+        else f"for at most {number(rule['risk'], '%')} % wrong answers on the validation images" if "risk" in rule
+        else "by hand"
+    )  # fmt: skip
+    least = number(rule["threshold"], "")
+    said = f"An answer with a confidence below {least} should be rejected. This threshold was set {how}"
+    if isinstance(rule.get("validation_accuracy"), float):
+        said += f"; of those answered {number(rule['validation_accuracy'], '%')} % were right"
+    lines.append(said + (f". {changed}" if changed else "."))
+    return "\n\n".join(lines)
+
+
+def _references(model: PixelModel, means: int | None) -> str:
+    count = photos_in(model, means)
+    if not isinstance(model, AnchoredModel):
+        said = (
+            "The first layer holds a map made of one reference image, a photo perhaps, which can be made out in it."
+            if count
+            else "The model holds no images. Whether its weights remember any was not looked into."
+        )
+        return f"## Privacy\n\n{said}"
+    bank = f"The bank holds {_count(len(model.references), 'reference')}"
+    if model.residuals is not None:
+        bank += f" and {_count(len(model.residuals), 'residual')} (differences between training images and references)"
+    if means is not None and means > 1 and model.residuals is None:
+        said = f"{bank}, made as the mean of {f'{means:,} images' if means < ENOUGH else 'many images'}."
+        said += " Outlines of single images may show in it." if means < ENOUGH else ""
+    elif count:
+        said = (
+            f"{bank}. They are images, training photos as a rule, stored in the file as they are: "
+            "whoever has the model can look at them."
+        )
+    else:
+        said = f"{bank} of one colour: no photo."
+    return f"## References and privacy\n\n{said} Whether the weights remember images was not looked into."
+
+
+def _license(license: str | None) -> str:
+    if license is not None:
+        return f"## License\n\n{text.escaped(license)}"
+    return (
+        "## License\n\nNone was stated, so nobody is permitted anything: ask the owner. "
+        "(For the owner: `--license mit`, for example, and the licence of the training images counts too.)"
+    )
+
+
+def _versions(facts: dict[str, Any]) -> str:
+    known = ("kedge", "torch", "torchvision", "timm", "python")
+    return ", ".join(f"{name} {text.escaped(facts[name], 40)}" for name in known if name in facts)
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
