@@ -149,6 +149,27 @@ def test_wrong_words_are_told_before_a_model_is_loaded(command, run_folder, monk
         command("evaluate", run_folder, *flags)
 
 
+def test_the_best_reference_for_each_image(command, digit_model, run_folder):
+    with pytest.raises(ValueError, match="first kept none: train with --residuals 1000"):
+        command("evaluate", run_folder, "--references", "blt", "--shift", "none")
+    train, test = kedge.data.load("digits", "train"), kedge.data.load("digits", "test")
+    digit_model.references = kedge.anchoring.choose_references(train, 4, seed=0)
+    digit_model.residuals = kedge.anchoring.choose_residuals(train, digit_model.references, 30, seed=0)
+    kedge.save(digit_model, run_folder / "model")
+    best = ["evaluate", run_folder, "--references", "blt", "--shift", "none", "--format", "json"]
+    code, out, _ = command(*best)
+    assert code == 0
+    results = json.loads(out)
+    predicted = digit_model.predict(test.images.float() / 255, references="blt")
+    found = results["models"]["first"]
+    assert found["references"] == "blt"
+    assert found["clean"]["nll"]["value"] == pytest.approx(
+        float(-predicted.probs.log()[torch.arange(len(test)), test.labels].mean()), rel=1e-4
+    )
+    with pytest.raises(ValueError, match="attacks with a number of references"):
+        command(*best, "--attack", "pgd")
+
+
 def test_names_in_the_help_are_those_of_the_library():
     from kedge.scores import SCORES
 

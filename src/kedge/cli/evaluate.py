@@ -114,9 +114,10 @@ def parser() -> "jsonargparse.ArgumentParser":
     add("--limit", type=int | None, default=None, help="at most so many images of each set, a random subset; null: all")
     add(
         "--references",
-        type=int | Literal["adaptive"] | None,
+        type=int | Literal["adaptive", "blt"] | None,
         default=None,
-        help="references of anchored models to use; adaptive: few for most images; null: the whole bank",
+        help="references of anchored models to use; adaptive: few for most images; blt: for each image the one that "
+        "fits it best (models trained with --residuals); null: the whole bank",
     )
     add("--seed", type=int, default=0, help="of the subset, the corruptions, the attacks and the intervals")
     add("--batch_size", type=int, default=128, help="images that go through a network at a time")
@@ -189,6 +190,8 @@ def run(config: "jsonargparse.Namespace") -> int:
                 severities=severities,
                 frost_textures=config.frost_textures,
                 ood=outside or None,
+    if config.references == "blt":
+        _check_residuals(models)
                 near=[found for found in outside if found in near or found.partition(" (")[0] in near],
                 equalise=config.equalise,
                 scores=chosen,
@@ -248,6 +251,17 @@ def command_line(program: str, made: "jsonargparse.ArgumentParser", config: "jso
             continue
         values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
         if not action.option_strings:
+def _check_residuals(models: Mapping[str, Any]) -> None:
+    from kedge.anchoring import AnchoredModel
+
+    lacking = [name for name, model in models.items() if isinstance(model, AnchoredModel) and model.residuals is None]
+    if lacking:
+        raise ValueError(
+            f"--references blt compares each image with differences between images that were kept in training, and "
+            f"{' and '.join(lacking)} kept none: train with --residuals 1000"
+        )
+
+
             words += values
         elif value != action.default:
             words += [action.option_strings[0], *([] if value is True else values)]
