@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kedge.cli.held_out import trained_attack
 from kedge.cli.models import MODELS_HELP, Source, find_groups
 from kedge.cli.sets import default_workers, load_data, load_outside, load_training, shifts_of
+from kedge.cli.unlabelled import as_test_images, load_unlabelled, load_validation
 from kedge.cli.words import (
     SCORES,
     check_sets,
@@ -40,6 +41,7 @@ examples:
   kedge evaluate A B --ood mnist,textures --near cifar100 --attack pgd
   kedge evaluate mine --limit 500 --severities 3       a quick look
   kedge evaluate old=a0,a1,a2 new=b0,b1,b2             three seeds each: mean, spread, paired tests
+  kedge evaluate mine --unlabelled photos              how often it is right on images without labels, about
 
 Lists are separated by spaces or commas. The table, JSON or CSV goes to standard output, everything else to standard
 error. Exit status: 0; 3 if some parts could not be measured (their cells say why); 1 if nothing could."""
@@ -58,14 +60,27 @@ def parser() -> "jsonargparse.ArgumentParser":
         help="an image folder, parquet files, a folder of $KEDGE_DATA or a hub name; null: the data of the run",
     )
     add(
-        "--split", type=str, default="test", help="part of the data: test, all, or val (also the images a run held out)"
+        "--split",
+        type=str | None,
+        default=None,
+        help="part of the data: test, all, or val (also the images a run held out); null: test, and with --unlabelled "
+        "the validation images",
     )
+    add(
+        "--unlabelled",
+        **several,
+        default=[],
+        help="images without labels, to estimate the accuracy on: folders, or data whose labels are not looked at",
+    )
+    labelled = "labelled images that the estimate for --unlabelled rests on; null: those that the run held out"
+    add("--validation", type=str | None, default=None, help=labelled)
     add(
         "--shift",
         **several,
-        default=["corruptions"],
+        default=None,
         help="corruptions (all nineteen), cbar (ten more), noise, blur, weather, digital, extra, single names, the "
-        "folder of a published set (CIFAR-10-C, ImageNet-C, -R, -A, ...), or none",
+        "folder of a published set (CIFAR-10-C, ImageNet-C, -R, -A, ...), or none; null: corruptions, none with "
+        "--unlabelled",
     )
     add("--severities", type=str, nargs="+", default=["1", "2", "3", "4", "5"], metavar="N", help="of 1 to 5")
     add(
@@ -167,13 +182,23 @@ def run(config: "jsonargparse.Namespace") -> int:
         print(
             "--references adaptive makes the score disagreement noisier: trust the others, or ask all", file=sys.stderr
         )
-    shift = shifts_of(separated(config.shift))
+    unlabelled = separated(config.unlabelled)
+    if config.validation is not None and not unlabelled:
+        raise ValueError("--validation is for --unlabelled FOLDER, which is missing; --data names what to measure on")
+    shift = shifts_of(separated(config.shift or ["none" if unlabelled else "corruptions"]))
     from kedge import evaluation
     from kedge.reporting import render
 
     models = {name: source.load(config.device) for name, source in sources.items()}
+    if config.references == "blt":
+        _check_residuals(models)
     every = config.limit is None  # else most images are not looked at
-    data, name = load_data(sources, models, config.data, config.split, decode=every)
+    asked = load_unlabelled(models, unlabelled, decode=every)
+    validation = load_validation(sources, models, config.validation) if asked else {}
+    data = as_test_images(validation) if asked and config.data is None and config.split is None else None
+    name = config.validation or str(next(iter(sources.values())).recipe().get("data"))
+    if data is None:
+        data, name = load_data(sources, models, config.data, config.split or "test", decode=every)
     near = separated(config.near)
     outside = load_outside(models, [*separated(config.ood), *near], name, data, config.equalise, decode=every)
     workers = default_workers(data) if config.workers is None else config.workers
@@ -183,6 +208,17 @@ def run(config: "jsonargparse.Namespace") -> int:
     kept_in = None if config.fresh else base / "parts"
     try:
         with progress_bar() as (tick, say):
+            how: dict[str, Any] = {
+                "references": config.references,
+                "batch_size": config.batch_size,
+                "workers": workers,
+                "seed": config.seed,
+                "limit": config.limit,
+                "parts": kept_in,
+                "progress": tick,
+                "notice": say,
+            }
+            estimates = evaluation.estimate_accuracy(models, validation, asked, **how) if asked else {}
             results = evaluation.evaluate(
                 models,
                 data,
@@ -190,25 +226,17 @@ def run(config: "jsonargparse.Namespace") -> int:
                 severities=severities,
                 frost_textures=config.frost_textures,
                 ood=outside or None,
-    if config.references == "blt":
-        _check_residuals(models)
                 near=[found for found in outside if found in near or found.partition(" (")[0] in near],
                 equalise=config.equalise,
                 scores=chosen,
                 train=load_training(sources, name, data, config.train, decode=every) if outside else None,
                 attacks=choose_attacks(attacks, eps, config, data),
-                references=config.references,
-                batch_size=config.batch_size,
-                workers=workers,
-                seed=config.seed,
-                limit=config.limit,
                 risk=config.risk,
                 groups=groups,
-                parts=kept_in,
                 command=command_line("kedge evaluate", parser(), config),
-                progress=tick,
-                notice=say,
+                **how,
             )
+            results = evaluation.with_estimates(results, estimates) if asked else results
     except KeyboardInterrupt:
         where = f"; what was measured is kept in {kept_in}, the same command goes on" if kept_in else ""
         raise KeyboardInterrupt(f"interrupted{where}") from None
@@ -221,6 +249,17 @@ def run(config: "jsonargparse.Namespace") -> int:
         for error in model["errors"]:
             print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)
     return 0 if results["complete"] else 3
+
+
+def _check_residuals(models: Mapping[str, Any]) -> None:
+    from kedge.anchoring import AnchoredModel
+
+    lacking = [name for name, model in models.items() if isinstance(model, AnchoredModel) and model.residuals is None]
+    if lacking:
+        raise ValueError(
+            f"--references blt compares each image with differences between images that were kept in training, and "
+            f"{' and '.join(lacking)} kept none: train with --residuals 1000"
+        )
 
 
 def free_folder(wanted: Path, holding: str = "") -> Path:
@@ -251,17 +290,6 @@ def command_line(program: str, made: "jsonargparse.ArgumentParser", config: "jso
             continue
         values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
         if not action.option_strings:
-def _check_residuals(models: Mapping[str, Any]) -> None:
-    from kedge.anchoring import AnchoredModel
-
-    lacking = [name for name, model in models.items() if isinstance(model, AnchoredModel) and model.residuals is None]
-    if lacking:
-        raise ValueError(
-            f"--references blt compares each image with differences between images that were kept in training, and "
-            f"{' and '.join(lacking)} kept none: train with --residuals 1000"
-        )
-
-
             words += values
         elif value != action.default:
             words += [action.option_strings[0], *([] if value is True else values)]

@@ -12,6 +12,7 @@ from kedge.evaluation.attacked import (
 from kedge.evaluation.equalise import Step, common_step, difference, equalise
 from kedge.evaluation.sanity import sanity
 from kedge.evaluation.suite import FORMAT_VERSION, evaluate
+from kedge.evaluation.unlabelled import estimate_accuracy, with_estimates
 
 __all__ = [
     "FORMAT_VERSION",
@@ -25,7 +26,9 @@ __all__ = [
     "difference",
     "epsilon_curve",
     "equalise",
+    "estimate_accuracy",
     "evaluate",
     "predictor",
     "sanity",
+    "with_estimates",
 ]

@@ -72,6 +72,11 @@ CITATIONS = {
         ("Projected gradient descent", "Madry et al., ICLR 2018", f"{_ARXIV}1706.06083"),
         ("Signs of masked gradients", "Athalye et al., ICML 2018", f"{_ARXIV}1802.00420"),
     ],
+    "unlabelled": [
+        ("Average thresholded confidence", "Garg et al., ICLR 2022", f"{_ARXIV}2201.04234"),
+        ("Difference of confidences", "Guillory et al., ICCV 2021", f"{_ARXIV}2107.03315"),
+        ("Disagreement of references", "Thiagarajan et al., NeurIPS 2022", f"{_ARXIV}2207.07235"),
+    ],
     "autoattack": [("AutoAttack", "Croce & Hein, ICML 2020", f"{_ARXIV}2003.01690")],
 }
 

@@ -63,6 +63,7 @@ _MODEL: dict[str, Any] = {
     "attacks": {},
     "attack_curve": None,
     "sanity": [],
+    "unlabelled": None,
     "images": {},
     "timing": {},
     "errors": [],
@@ -127,6 +128,10 @@ def _upgrade_model(model: dict[str, Any]) -> None:
             _fill(values, _DETECTION)
             if isinstance(values["fpr95"], (int, float)):  # format 1 had no interval
                 values["fpr95"] = {"value": values["fpr95"], "low": None, "high": None}
+    if model["unlabelled"] is not None:
+        _fill(model["unlabelled"], {"validation": None, "sets": {}})
+        for found in model["unlabelled"]["sets"].values():
+            _fill(found, {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": []})
     if model["selective"] is not None:
         _fill(model["selective"], _SELECTIVE)
         model["selective"]["curve"] = {"clean": None, "shift": None, **(model["selective"]["curve"] or {})}

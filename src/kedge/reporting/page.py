@@ -7,7 +7,7 @@ from typing import Any
 from kedge.files import write_text
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import printable, short
-from kedge.reporting.sections import attack, calibration, comparing, images, outside, run, selective, shift
+from kedge.reporting.sections import attack, calibration, comparing, images, outside, run, selective, shift, unlabelled
 from kedge.reporting.sentences import about, comparison
 from kedge.reporting.summary import summary_rows
 from kedge.reporting.svg import COLORS, GLYPHS
@@ -93,6 +93,7 @@ def _page(results: dict[str, Any], level: int) -> str:
         calibration=calibration.section(results, level),
         outside=outside.section(results, level),
         selective=selective.section(results, level),
+        unlabelled=unlabelled.section(results, level),
         attack=attack.section(results, level),
         comparing=comparing.section(results, level),
         images=images.section(results, level),

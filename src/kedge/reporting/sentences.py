@@ -6,7 +6,9 @@ from kedge.reporting.claims import comparison
 from kedge.reporting.rows import dig, estimate, number, printable, short
 from kedge.reporting.summary import at_place, ood_places, score_titles, strength
 
-__all__ = ["about", "comparison", "overconfidence"]
+__all__ = ["about", "comparison", "expected", "overconfidence"]
+
+ALIKE, STRANGE = 0.6, 0.8  # AUROC of telling images from validation images: below the one alike, from the other unlike
 
 
 def overconfidence(reliability: dict[str, list]) -> float:
@@ -42,7 +44,30 @@ def about(name: str, model: dict[str, Any], results: dict[str, Any]) -> list[str
         + f"{_leaning(clean['reliability'])}.",
         *said,
     ]
-    return [*said, *_shift(model, results), *_outside(model, results), *_attacked(model), *_selective(model)]
+    found = [*_shift(model, results), *_outside(model, results), *_attacked(model), *_selective(model)]
+    return [*said, *expected(name, model), *found]
+
+
+def expected(name: str, model: dict[str, Any]) -> list[str]:
+    """How often it is right on images without labels, as far as can be told."""
+    said = []
+    for images, found in (dig(model, "unlabelled", "sets") or {}).items():
+        cell = dig(found, "estimates", found["headline"])
+        if cell is None:
+            continue
+        low, high = ((number(cell[end], "%") if cell[end] is not None else None) for end in ("low", "high"))
+        known = dig(model, "unlabelled", "validation", "accuracy", "value")
+        text = (
+            f"{short(name)}, {printable(images)} ({found['images']:,} images without labels): expected accuracy about "
+            f"{number(cell['value'], '%')} %" + (f" ({low} to {high})" if low is not None else "")
+            + (f", against {number(known, '%')} % on validation images" if known is not None else "")
+        )  # fmt: skip
+        unlike = dig(found, "unlike", "value")
+        if unlike is not None:
+            kind = "like" if unlike < ALIKE else "somewhat unlike" if unlike < STRANGE else "unlike"
+            text += f". To the model they look {kind} those (told apart with AUROC {number(unlike, '%')} %)"
+        said.append(f"{text}.")
+    return said
 
 
 def _bounds(cell: dict[str, Any]) -> str:

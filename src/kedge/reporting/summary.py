@@ -9,6 +9,7 @@ MANY_CLASSES = 20  # from here on top-5 says something
 FEW_SCORES = 3  # up to so many scores have lines of their own, more only the first and the best
 FEW_SETS = 3  # up to so many sets that are neither near nor far have several lines each
 _ERRORS = ("accuracy", "ece", "smooth_ece", "nll", "brier")
+UNLIKE = "told from validation images (AUROC)"
 
 
 class _Lines:
@@ -62,6 +63,9 @@ def summary_rows(results: dict[str, Any]) -> list[Row]:
     _outside(lines, results)
     _selective(lines, results)
     _attacks(lines, results["settings"]["attacks"])
+    for name, rows in unlabelled(results["models"]).items():
+        for label, values in [rows[0], *(row for row in rows if row[0] == UNLIKE)]:
+            lines.add(f"Without labels: {printable(name)}", label, "%", None, values)
     _cost(lines)
     return lines.rows
 
@@ -201,6 +205,20 @@ def _selective(lines: _Lines, results: dict[str, Any]) -> None:
         areas = [[dig(m, "ood", s, "accepted") for s in sets] for m in models]
         values = [None if None in a else sum(a) / len(a) for a in areas]
         lines.add(group, f"answered, {place_title(kind, name, sets)}", "%", "lower", values)
+
+
+def unlabelled(models: dict[str, dict[str, Any]]) -> dict[str, list[tuple[str, list[Any]]]]:
+    """Set of images without labels to its lines, (label, value per model): the estimate to quote comes first."""
+    found = [dig(m, "unlabelled", "sets") or {} for m in models.values()]
+    rows: dict[str, list[tuple[str, list[Any]]]] = {}
+    for name in dict.fromkeys(name for sets in found for name in sets):
+        own = [sets.get(name) for sets in found]
+        titles = {key: one["title"] for f in own if f for key, one in f["estimates"].items()}
+        first = next(f["headline"] for f in own if f)
+        order = sorted(titles, key=lambda key: key != first)
+        rows[name] = [(f"expected accuracy, {titles[key]}", [dig(f, "estimates", key) for f in own]) for key in order]
+        rows[name].append((UNLIKE, [dig(f, "unlike") for f in own]))
+    return rows
 
 
 def strength(attack: dict[str, Any], said: str = "") -> str:

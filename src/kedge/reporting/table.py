@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.reporting.claims import comparison
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import METRICS, Row, printable
+from kedge.reporting.rows import METRICS, Row, dig, printable
 from kedge.reporting.sections import comparing
+from kedge.reporting.sentences import expected
 from kedge.reporting.summary import summary_rows
 from kedge.reporting.tidy import as_csv
 
@@ -23,6 +24,10 @@ LEANING = (
     "Resampling inflates a calibration error (ECE); its interval corrects for that and so lies mostly below the value."
 )
 OOD_LEGEND = "Out of distribution: in-distribution is the positive class, a higher score means more in-distribution."
+UNLABELLED = (
+    "The interval of an expected accuracy is of sampling alone: how far the method itself errs on such images is not "
+    "in it."
+)
 _ERRORS = 5  # so many failed parts of a model are named
 _LABEL, _CELL = 33, 23  # columns that a label and a model take without wrapping
 
@@ -71,6 +76,11 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
     console.print(Text(" ".join(filter(None, legends)), style="dim"))
     for made in _over_seeds(results, fit):
         console.print(made)
+    for name, model in results["models"].items():
+        for sentence in expected(name, model):
+            console.print(Text(sentence, style="bold"))
+    if any(model["unlabelled"] for model in results["models"].values()):
+        console.print(Text(UNLABELLED, style="dim"))
     if len(results["groups"]) > 1:  # else the claims are between single models
         for question, claim in comparison(results):
             console.print(Text.assemble((f"{question}: ", "bold"), claim))
@@ -98,6 +108,8 @@ def warnings(results: dict[str, Any]) -> list[str]:
         errors = [f"{printable(e['part'])} failed: {printable(e['message'])}" for e in model["errors"]]
         more = [f"{len(errors) - _ERRORS} more parts failed; results.json has them all"]
         said += [f"{printable(name)}, {e}" for e in errors[:_ERRORS] + (more if len(errors) > _ERRORS else [])]
+        for images, found in (dig(model, "unlabelled", "sets") or {}).items():
+            said += [f"{printable(name)}, {printable(images)}: {printable(words)}" for words in found["warnings"]]
     for name, model in results["models"].items():
         said += [
             f"{printable(name)}, suspicious under attack ({printable(s['check'])}): {printable(s['detail'])}"

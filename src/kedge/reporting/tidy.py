@@ -36,6 +36,7 @@ def as_csv(results: dict[str, Any]) -> str:
         write(name, _outside(model, results))
         write(name, _selective(model, results))
         write(name, _attacks(model))
+        write(name, _unlabelled(model))
         write(name, _cost(model))
     for group, metrics in results["group_table"].items():
         write(group, _seeds(metrics))
@@ -104,6 +105,16 @@ def _attacks(model: dict[str, Any]) -> Iterator[_Number]:
             yield "attack", name, "", "", metric, attack.get(metric), None
     for point in dig(model, "attack_curve", "points") or []:
         yield "attack curve", f"eps {point['eps']:.6g}", "", "", "accuracy", point["accuracy"], None
+
+
+def _unlabelled(model: dict[str, Any]) -> Iterator[_Number]:
+    known = dig(model, "unlabelled", "validation")
+    if known is not None:
+        yield "unlabelled", "validation images", "", "", "accuracy", known["accuracy"], known["images"]
+    for name, found in (dig(model, "unlabelled", "sets") or {}).items():
+        for key, one in found["estimates"].items():
+            yield "unlabelled", name, "", key, "expected accuracy", one, found["images"]
+        yield "unlabelled", name, "", "knn", "auroc", found["unlike"], found["images"]
 
 
 def _cost(model: dict[str, Any]) -> Iterator[_Number]:
