@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kedge.cli.held_out import trained_attack
 from kedge.cli.models import MODELS_HELP, Source, find_groups
 from kedge.cli.sets import default_workers, load_data, load_outside, load_training, shifts_of
-from kedge.cli.unlabelled import as_test_images, load_unlabelled, load_validation
+from kedge.cli.unlabelled import add_flags, as_test_images, load_unlabelled, load_validation
 from kedge.cli.words import (
     SCORES,
     check_sets,
@@ -66,14 +66,7 @@ def parser() -> "jsonargparse.ArgumentParser":
         help="part of the data: test, all, or val (also the images a run held out); null: test, and with --unlabelled "
         "the validation images",
     )
-    add(
-        "--unlabelled",
-        **several,
-        default=[],
-        help="images without labels, to estimate the accuracy on: folders, or data whose labels are not looked at",
-    )
-    labelled = "labelled images that the estimate for --unlabelled rests on; null: those that the run held out"
-    add("--validation", type=str | None, default=None, help=labelled)
+    add_flags(add)
     add(
         "--shift",
         **several,

@@ -1,7 +1,7 @@
 """Images without labels for `kedge evaluate --unlabelled`, and the labelled ones that its estimates rest on."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,24 @@ from kedge.cli.sets import common_shape, load_data, load_outside
 if TYPE_CHECKING:
     from kedge.cli.models import Source
     from kedge.data import ImageSet
+
+
+def add_flags(add: Callable[..., Any]) -> None:
+    """Add --unlabelled and --validation to a parser."""
+    add(
+        "--unlabelled",
+        type=str,
+        nargs="+",
+        metavar="NAME",
+        default=[],
+        help="images without labels, to estimate the accuracy on: folders, or data whose labels are not looked at",
+    )
+    add(
+        "--validation",
+        type=str | None,
+        default=None,
+        help="labelled images that the estimate for --unlabelled rests on; null: those that the run held out",
+    )
 
 
 def load_unlabelled(models: Mapping[str, Any], names: list[str], decode: bool = True) -> "dict[str, ImageSet]":
