@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "train a model on a folder of images, or by a recipe",
     "evaluate": "measure how far to trust one or several models; write the report",
     "reproduce": "run an experiment of a paper again, and set our numbers beside its figures",
+    "adapt": "take a trained model to a new task: probes, fine-tuning, few images",
     "interpolate": "average the weights of two models, and choose how much of each",
     "calibrate": "make a model's confidence fit, on validation images; or undo that",
     "predict": "label images, with confidence, uncertainty and reject",

@@ -18,19 +18,22 @@ __all__ = ["Experiment", "Variant", "experiment_names", "load_experiment"]
 
 FOLDER = "paper"  # inside kedge/recipes
 OURS = ("name", "runs", "seed", "data")  # keys of a recipe that the experiment decides, not its variants
-EVALUATION = frozenset({"split", "shift", "severities", "near", "ood", "limit", "references", "equalise"})
-# What a table can compare; `kedge.experiments.measures` takes them from the results of an evaluation.
-MEASURES = (
-    "clean accuracy",
-    "corrupted accuracy",
-    "severity 5 accuracy",
-    "clean ECE",
-    "clean smooth ECE",
-    "corrupted ECE",
-    "corrupted smooth ECE",
-    "near AUROC",
-    "far AUROC",
-)
+EVALUATION = frozenset({"shift", "severities", "near", "ood", "limit", "references", "equalise"})
+# What the tables compare, in percent, in their order; True: higher is better.
+MEASURES = {
+    "clean accuracy": True,
+    "corrupted accuracy": True,
+    "severity 5 accuracy": True,
+    "clean ECE": False,
+    "clean smooth ECE": False,
+    "corrupted ECE": False,
+    "corrupted smooth ECE": False,
+    "near AUROC, confidence": True,
+    "far AUROC, confidence": True,
+    "near AUROC, energy": True,
+    "far AUROC, energy": True,
+    "far AUROC, masked reference": True,
+}
 
 
 @dataclass(frozen=True)
@@ -126,9 +129,8 @@ class Experiment:
             ValueError: for a scale or variant that the experiment does not have, or changes that lead nowhere.
         """
         if scale not in self.scales:
-            raise ValueError(
-                f"{source}{self.name} has no scale {scale!r}; it has {', '.join(self.scales)}.{near(scale, self.scales)}"
-            )
+            known = ", ".join(self.scales)
+            raise ValueError(f"{source}{self.name} has no scale {scale!r}; it has {known}.{near(scale, self.scales)}")
         changes = dict(self.scales[scale] or {})
         kept = changes.pop("variants", list(self.variants))
         for name in [*kept, *(only or [])]:
@@ -205,7 +207,7 @@ def _folder() -> Any:
 
 
 def _change(tree: dict[str, Any], path: list[str], value: Any, where: str) -> None:
-    """Set what a dotted path leads to; a name reaches into a list of objectives, `[{Anchored: {...}}, CrossEntropy]`."""
+    """Set what a dotted path leads to; a name reaches into a list of objectives, as in objective.Anchored.alpha."""
     node: Any = tree
     for step in path[:-1]:
         node = _child(node, step, where)

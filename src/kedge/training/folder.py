@@ -20,7 +20,7 @@ __all__ = ["RunFolder"]
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "val_accuracy", "val_nll", "val_ece", "seconds")
 # A resumed run may use another machine; what it learns may not change.
-MAY_CHANGE = ("device", "devices", "workers", "runs", "name")
+MAY_CHANGE = ("device", "devices", "nodes", "workers", "runs", "name")
 
 
 class RunFolder:
@@ -115,7 +115,7 @@ class RunFolder:
             if key not in MAY_CHANGE:
                 raise ValueError(
                     f"a resumed run keeps its recipe: {key} is {getattr(stored, key)!r} there, not "
-                    f"{getattr(wanted, key)!r}. Only {', '.join(MAY_CHANGE[:3])} may change; for another "
+                    f"{getattr(wanted, key)!r}. Only {', '.join(MAY_CHANGE[:4])} may change; for another "
                     f"{key} start a new run"
                 )
         return replace(stored, **{k: getattr(wanted, k) for k in keys if k not in ("runs", "name")})

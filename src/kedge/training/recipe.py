@@ -64,7 +64,8 @@ class Recipe:
         batch_size: images in a step, over all devices together; null: by the data.
         precision: `auto`, `32`, `bf16` or `16`.
         device: `auto`, `cpu`, `cuda` or `mps`.
-        devices: how many of them.
+        devices: how many of them, on each node.
+        nodes: machines that train together, under torchrun or srun.
         compile: compile the network with torch.compile.
         seed: decides every random draw of the run.
         coverage: part of the validation images that the stored reject threshold keeps.
@@ -84,8 +85,8 @@ class Recipe:
     split_seed: int | None = None
     classes: list[Any] | None = None
     augment: str = "auto"
-    workers: int | None = None
     label_noise: float = 0.0
+    workers: int | None = None
     model: str = "auto"
     arguments: dict[str, Any] = field(default_factory=dict)
     pretrained: bool | None = None
@@ -116,6 +117,7 @@ class Recipe:
     precision: str = "auto"
     device: str = "auto"
     devices: int = 1
+    nodes: int = 1
     compile: bool = False
     seed: int = 0
     coverage: float = 0.95
@@ -142,6 +144,11 @@ class Recipe:
         recipe = cls(**{key: _typed(source, key, value, hints[key]) for key, value in values.items()})
         recipe.check(source)
         return recipe
+
+    @property
+    def world(self) -> int:
+        """Devices of all nodes together."""
+        return self.devices * self.nodes
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML, in the order of its fields."""
@@ -173,9 +180,9 @@ class Recipe:
             raise ValueError(f"{source}average is with the weights of init_from: say where the run starts from")
         if self.warmup is not None and self.epochs is not None and self.warmup >= max(1, self.epochs):
             raise ValueError(f"{source}warmup of {self.warmup:g} epochs leaves nothing of a run of {self.epochs}")
-        if self.batch_size is not None and self.batch_size % self.devices:
+        if self.batch_size is not None and self.batch_size % self.world:
             raise ValueError(
-                f"{source}batch_size {self.batch_size} is shared out over {self.devices} devices and must be a "
+                f"{source}batch_size {self.batch_size} is shared out over {self.world} devices and must be a "
                 f"multiple of that"
             )
         if self.classes is not None and len(set(self.classes)) < 2:
@@ -209,6 +216,7 @@ _CHOICES = {
 _RANGES: dict[str, tuple[float, float, bool]] = {
     "image_size": (4, 4096, False),
     "val_fraction": (0, 0.5, True),
+    "label_noise": (0, 0.9999, False),
     "workers": (0, 256, False),
     "references": (1, 100_000, False),
     "residuals": (0, 1_000_000, False),
@@ -216,7 +224,6 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "momentum": (0, 0.9999, False),
     "weight_decay": (0, math.inf, False),
     "clip": (0, math.inf, True),
-    "label_noise": (0, 0.9999, False),
     "ema": (0, 0.999999, True),
     "warmup": (0, math.inf, False),
     "gamma": (0, 1, True),
@@ -225,6 +232,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "epochs": (1, 1_000_000, False),
     "batch_size": (2, 1_000_000, False),
     "devices": (1, 1024, False),
+    "nodes": (1, 100_000, False),
     "seed": (0, 2**32 - 1, False),
     "split_seed": (0, 2**32 - 1, False),
     "val_pgd_steps": (0, 10_000, False),

@@ -60,8 +60,8 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         batch = 128 if small else 32
         while batch > 8 and count / batch < 20:  # a small set still takes some steps in an epoch
             batch //= 2
-        batch = max(batch // recipe.devices, 2) * recipe.devices
-    if batch // recipe.devices > count:
+        batch = max(batch // recipe.world, 2) * recipe.world
+    if batch // recipe.world > count:
         raise ValueError(f"batch_size is {batch}, but there are only {count} training images")
     objective = recipe.objective or _default_objective(bool(recipe.anchored))
     return replace(

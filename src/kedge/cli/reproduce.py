@@ -1,0 +1,230 @@
+"""`kedge reproduce`: the experiments of a paper, run again and set beside its figures."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedge.cli.words import with_examples
+from kedge.experiments.experiment import Experiment, experiment_names, load_experiment
+
+if TYPE_CHECKING:
+    import jsonargparse
+
+    from kedge.experiments.running import Planned
+
+DESCRIPTION = """\
+Run an experiment of a paper again: train its variants with several seeds, evaluate all of them in the same way, and set
+our numbers beside the paper's. Called again, it does only what is missing; interrupted, it goes on.
+
+Writes results.json, table.md and report.html, one page that opens without a network.
+"""
+EPILOG = """\
+examples:
+  kedge reproduce                                      lists the experiments
+  kedge reproduce digits-masking                       a few minutes on a laptop, needs no data
+  kedge reproduce cifar10-masking --scale laptop --seeds 3 --jobs 2
+  kedge reproduce cifar10-masking --scale paper --part 2/4 --out /shared/masking      one of four machines
+  torchrun --nproc-per-node 8 -m kedge reproduce imagenet --scale paper --devices 8   each run on eight GPUs
+
+Exit status: 0; 3 if some runs are missing (the tables say which); 1 if there is nothing to show."""
+
+
+def parser() -> "jsonargparse.ArgumentParser":
+    """The flags of `kedge reproduce`."""
+    made = with_examples("kedge reproduce", "[NAME]", DESCRIPTION, EPILOG)
+    add = made.add_argument
+    add("name", metavar="NAME", nargs="?", type=str | None, default=None, help="an experiment, or a YAML file of one")
+    add("--scale", type=str, default="laptop", help="how large: paper, gpu-hour, laptop, or what the file has")
+    add("--seeds", type=str | None, default=None, help="how many, or which, such as 0,1,2; null: as the file says")
+    add("--variants", type=str | None, default=None, help="only these, separated by commas; null: all")
+    add("--data", type=str | None, default=None, help="the data set, in place of the one that the file names")
+    add("--out", type=str | None, default=None, help="folder of runs and results; null: reproduce/NAME-SCALE")
+    add("--jobs", type=int, default=1, help="processes that train and evaluate at once on this machine")
+    add("--part", type=str | None, default=None, help="K/N: only each Nth run from the Kth on, to share them out")
+    add("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    add("--devices", type=int, default=1, help="devices that train one run together, on each node")
+    add("--nodes", type=int, default=1, help="nodes that train one run together, under torchrun or srun")
+    add("--batch_size", type=int, default=256, help="images that go through a network at a time, in the evaluation")
+    add("--print", action="store_true", dest="printing", help="list the runs and their recipes, and do nothing else")
+    return made
+
+
+def run(config: "jsonargparse.Namespace") -> int:
+    """Train, evaluate, compare; 3 where runs are missing."""
+    if config.name is None:
+        print(listed())
+        return 0
+    experiment = load_experiment(config.name)
+    seeds = seeds_of(config.seeds, experiment.seeds)
+    variants = None if config.variants is None else [v.strip() for v in config.variants.split(",") if v.strip()]
+    experiment.variants_at(config.scale, variants)  # a wrong name is an error before anything slow is imported
+    part, parts = part_of(config.part)
+    if config.jobs < 1:
+        raise ValueError(f"--jobs must be 1 or more, got {config.jobs}")
+    if config.jobs > 1 and config.devices * config.nodes > 1:
+        raise ValueError(
+            "--jobs trains several runs at once, --devices and --nodes one run on several: take one of them"
+        )
+    from kedge.experiments.running import first_here, plan
+
+    out = Path(config.out or Path("reproduce") / f"{experiment.name}-{config.scale}")
+    place = first_here([config.data] if config.data else experiment.data)
+    changes = {"device": config.device, "devices": config.devices, "nodes": config.nodes}
+    planned = plan(experiment, config.scale, seeds, out, place, variants, changes)
+    if config.printing:
+        import yaml
+
+        for each in planned:
+            print(f"# {each.name}\n{yaml.safe_dump(each.variant.recipe, sort_keys=False, width=110)}", end="")
+        return 0
+    mine = planned[part - 1 :: parts]
+    print(f"{experiment.title}\n{len(planned)} runs, {len(mine)} of them here, in {out}", flush=True)
+    if config.jobs > 1:
+        failed = _in_processes(config, out, part, parts)
+    else:
+        failed = _run_all(mine, config)
+    return _write(experiment, config, planned, out, failed)
+
+
+def listed() -> str:
+    """The experiments, with their scales."""
+    rows = [(name, load_experiment(name)) for name in experiment_names()]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:<{width}}  {e.title} ({', '.join(e.scales)})" for name, e in rows]
+    return "\n".join(["kedge reproduce NAME, where NAME is one of", *lines])
+
+
+def seeds_of(given: str | None, usual: int) -> list[int]:
+    """`3` is 0, 1, 2; `0,4` is those. Raises ValueError for anything else."""
+    if given is None:
+        return list(range(usual))
+    try:
+        numbers = [int(word) for word in given.split(",")]
+    except ValueError:
+        numbers = [-1]
+    if len(numbers) == 1 and numbers[0] > 0 and "," not in given:
+        return list(range(numbers[0]))
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers) or "," not in given:
+        raise ValueError(f"--seeds is a number of seeds, or different ones such as 0,1,2, not {given!r}")
+    return numbers
+
+
+def part_of(given: str | None) -> tuple[int, int]:
+    """`2/4` as (2, 4). Raises ValueError for anything else."""
+    if given is None:
+        return 1, 1
+    first, slash, last = given.partition("/")
+    if not (slash and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
+        raise ValueError(f"--part is K/N with K from 1 to N, such as 2/4, not {given!r}")
+    return int(first), int(last)
+
+
+def _run_all(mine: "list[Planned]", config: "jsonargparse.Namespace") -> list[str]:
+    """Train and evaluate one after another; what went wrong, in words."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    from kedge.experiments.running import evaluate_one, train_one
+
+    together = config.devices * config.nodes > 1
+    said: list[str] = []
+    for number, each in enumerate(mine, 1):
+        started = time.perf_counter()
+        try:
+            before = each.trained
+            train_one(each, progress=sys.stdout.isatty())
+            if not before and getattr(rank_zero_only, "rank", 0) == 0:
+                print(
+                    f"{each.name} ({number} of {len(mine)}): trained in {time.perf_counter() - started:.0f} s",
+                    flush=True,
+                )
+            if not together:
+                _evaluate(each, config, evaluate_one)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted: the same command goes on") from None
+        except (ValueError, RuntimeError, OSError) as error:
+            if _is_of_all(error):
+                raise
+            said.append(f"{each.name}: {error}")
+            print(said[-1], file=sys.stderr, flush=True)
+    if together and getattr(rank_zero_only, "rank", 0) != 0:
+        sys.exit(0)  # the first process evaluates
+    for each in mine if together else []:
+        if each.trained:
+            _evaluate(each, config, evaluate_one)
+    return said
+
+
+def _evaluate(each: "Planned", config: "jsonargparse.Namespace", evaluate_one: Any) -> None:
+    record = evaluate_one(each, batch_size=config.batch_size, device=config.device)
+    found = record["measures"]
+    shown = ", ".join(f"{m} {found[m]:.1f} %" for m in ("clean accuracy", "corrupted accuracy") if m in found)
+    print(f"{each.name}: {shown}", flush=True)
+
+
+def _is_of_all(error: Exception) -> bool:
+    """A full disk, or a folder that cannot be written, stops every run."""
+    return isinstance(error, OSError) and not isinstance(error, FileExistsError)
+
+
+def _in_processes(config: "jsonargparse.Namespace", out: Path, part: int, parts: int) -> list[str]:
+    """Share the runs of this part out over processes of one CPU share (and GPU) each."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    threads = max(1, (os.cpu_count() or 1) // config.jobs)
+    out.mkdir(parents=True, exist_ok=True)
+    children, said = [], []
+    for job in range(config.jobs):
+        # Part k of n is each nth run from the kth on; its job j of m each (n·m)th from the (k + j·n)th on.
+        share = f"{part + job * parts}/{parts * config.jobs}"
+        words = [sys.executable, "-m", "kedge", *_command(config, jobs=1, part=share, out=str(out))[1:]]
+        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        if gpus > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = str(job % gpus)
+        log = out / f"job-{part + job * parts}.log"
+        with open(log, "a", encoding="utf-8") as file:
+            children.append((log, subprocess.Popen(words, env=environment, stdout=file, stderr=subprocess.STDOUT)))
+    print(f"{config.jobs} processes; what they say is in {out}/job-*.log", flush=True)
+    try:
+        for log, child in children:
+            if child.wait() not in (0, 3):
+                last = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
+                said.append(f"a process stopped (see {log}): {last}")
+                print(said[-1], file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        for _, child in children:
+            child.terminate()
+        for _, child in children:
+            child.wait()
+        raise KeyboardInterrupt("interrupted: the same command goes on") from None
+    return said
+
+
+def _write(
+    experiment: Experiment, config: "jsonargparse.Namespace", planned: "list[Planned]", out: Path, failed: list[str]
+) -> int:
+    from kedge.experiments.reproducing import gathered
+    from kedge.experiments.running import kept_record
+    from kedge.reporting.reproduction import reproduction_markdown, write_reproduction
+
+    records = {each.name: found for each in planned if (found := kept_record(each)) is not None}
+    results = gathered(experiment, config.scale, planned, records, shlex.join(_command(config, jobs=1)))
+    paths = write_reproduction(results, out)
+    print()
+    print(reproduction_markdown(results))
+    print(f"report: {paths[-1]}")
+    return 3 if failed or results["unfinished"] else 0
+
+
+def _command(config: "jsonargparse.Namespace", **changed: Any) -> list[str]:
+    """The command line that gives `config` again, with some options changed."""
+    from kedge.cli.evaluate import command_line
+
+    given = config.clone()
+    for key, value in changed.items():
+        setattr(given, key, value)
+    return shlex.split(command_line("kedge reproduce", parser(), given))

@@ -1,0 +1,78 @@
+"""From the records of an experiment's runs to its results."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kedge.experiments.comparing import comparison
+from kedge.experiments.experiment import Experiment
+from kedge.experiments.running import Planned
+
+__all__ = ["FORMAT_VERSION", "gathered"]
+
+FORMAT_VERSION = 1
+
+
+def gathered(
+    experiment: Experiment, scale: str, planned: Sequence[Planned], records: Mapping[str, dict[str, Any]], command: str
+) -> dict[str, Any]:
+    """The results of an experiment, which `json.dumps` takes; `records`: `VARIANT-SEED` to what was measured.
+
+    Runs without a record are listed as unfinished. Raises ValueError if there is no record at all.
+    """
+    from kedge.evaluation.provenance import machine, now
+
+    if not records:
+        raise ValueError(f"nothing of {experiment.name} has been measured yet")
+    names = list(dict.fromkeys(p.variant.name for p in planned))
+    by_variant: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in names}
+    for each in planned:
+        if each.name in records:
+            by_variant[each.variant.name][each.seed] = records[each.name]
+    names = [name for name in names if by_variant[name]]
+    missing = sorted({name for record in records.values() for name in record["missing"]})
+    failed = sorted({f"{n}: {e['part']}" for n, record in records.items() for e in record["errors"]})
+    notes = list(experiment.notes)
+    if missing:
+        notes.append(f"Out-of-distribution sets that were not at hand, and are left out: {', '.join(missing)}.")
+    if failed:
+        notes.append(f"Parts that could not be measured: {'; '.join(failed[:10])}.")
+    recipe = {each.variant.name: each.recipe for each in planned}
+    return {
+        "format_version": FORMAT_VERSION,
+        "experiment": experiment.name,
+        "title": experiment.title,
+        "source": experiment.source,
+        "scale": scale,
+        "seeds": sorted({each.seed for each in planned}),
+        "created": now(),
+        "command": command,
+        "machine": machine(),
+        "data": next(iter(recipe.values())).data,
+        "images": next(iter(records.values()))["images"],
+        "notes": notes,
+        "unfinished": [each.name for each in planned if each.name not in records],
+        "variants": {name: _variant(by_variant[name], planned, name) for name in names},
+        **comparison(experiment, names, by_variant),
+    }
+
+
+def _variant(found: Mapping[int, dict[str, Any]], planned: Sequence[Planned], name: str) -> dict[str, Any]:
+    one = next(each for each in planned if each.variant.name == name)
+    runs = [{"seed": seed, **{k: v for k, v in record.items() if k != "asked"}} for seed, record in found.items()]
+    first = runs[0]
+    return {
+        "recipe": one.variant.recipe,
+        "evaluation": one.variant.evaluation,
+        "trained_as": one.variant.runs,
+        "network": first["network"],
+        "parameters": first["parameters"],
+        "training_seconds": statistics.fmean(run["training_seconds"] for run in runs),
+        "evaluation_seconds": statistics.fmean(run["evaluation_seconds"] for run in runs),
+        **{key: _means([run[key] for run in runs]) for key in ("severities", "corruptions")},
+        "runs": runs,
+    }
+
+
+def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: statistics.fmean(values[key] for values in each) for key in each[0] if all(key in v for v in each)}

@@ -1,0 +1,171 @@
+"""An experiment beside the paper that it repeats: as Markdown, as JSON, and as one page."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from kedge.files import write_text
+from kedge.reporting.page import templates
+from kedge.reporting.rows import printable
+from kedge.reporting.svg import COLORS, GLYPHS, Plot, svg
+
+__all__ = ["reproduction_markdown", "write_reproduction"]
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def write_reproduction(results: dict[str, Any], folder: str | Path) -> list[Path]:
+    """Write results.json, table.md and report.html, one page that opens without a network; their paths."""
+    folder = Path(folder)
+    return [
+        write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"),
+        write_text(folder / "table.md", reproduction_markdown(results)),
+        write_text(folder / "report.html", page(results)),
+    ]
+
+
+def reproduction_markdown(results: dict[str, Any]) -> str:
+    """The tables as Markdown: paper, ours, difference, interval; then what differs between variants."""
+    lines = [f"# {_cell(results['title'])}", "", *(_cell(line) for line in facts(results)), ""]
+    for measure, rows in by_measure(results):
+        lines += [f"## {measure}, %", "", "| variant | paper | ours | seeds | difference | 95 % interval of it |"]
+        lines += ["| --- | ---: | ---: | ---: | ---: | ---: |"]
+        lines += [f"| {' | '.join([_cell(row['variant']), *cells(row)])} |" for row in rows]
+        lines.append("")
+    lines += ["## What differs", "", "| question | measure | paper | ours | 95 % interval | verdict |"]
+    lines += ["| --- | --- | ---: | ---: | ---: | --- |"]
+    for contrast in questions(results):
+        for found in contrast["measures"]:
+            row = [contrast["question"], found["measure"], *difference_cells(found)]
+            lines.append(f"| {' | '.join(_cell(text) for text in row)} |")
+    lines += ["", *(f"- {_cell(note)}" for note in results["notes"]), "", f"    {results['command']}", ""]
+    return "\n".join(lines)
+
+
+def facts(results: dict[str, Any]) -> list[str]:
+    """What was done, a sentence each."""
+    sizes = sorted({f"{v['network']}, {v['parameters'] / 1e6:.2f} M parameters" for v in results["variants"].values()})
+    seeds = results["seeds"]
+    said = [
+        f"Source: {results['source']}.",
+        f"Scale {results['scale']}: {'; '.join(sizes)}; seeds {', '.join(map(str, seeds))}; kedge "
+        f"{results['machine']['kedge']}, torch {results['machine']['torch']}.",
+        "Ours is the mean over seeds ± their standard deviation; intervals are over seeds (Student's t, Welch's for a "
+        "difference between variants).",
+    ]
+    if results["scale"] != "paper":
+        said.append("This is not the paper's scale: look at the differences between variants, not at the levels.")
+    if results["unfinished"]:
+        said.append(f"Not finished: {', '.join(results['unfinished'])}.")
+    return said
+
+
+def by_measure(results: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The rows of each measure, in order."""
+    rows = results["rows"]
+    return [(m, [row for row in rows if row["measure"] == m]) for m in dict.fromkeys(row["measure"] for row in rows)]
+
+
+def questions(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The contrasts of the experiment; without any, each variant against the first."""
+    if results["contrasts"]:
+        return list(results["contrasts"])
+    names = dict.fromkeys(gain["variant"] for gain in results["gains"])
+    return [
+        {"question": f"{name} against {results['gains'][0]['over']}", "variant": name,
+         "over": results["gains"][0]["over"],
+         "measures": [gain for gain in results["gains"] if gain["variant"] == name]}
+        for name in names
+    ]  # fmt: skip
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Paper, ours, seeds, difference and its interval, as text."""
+    spread = "" if row["sd"] is None else f" ± {row['sd']:.1f}"
+    return [
+        "" if row["paper"] is None else f"{row['paper']:.1f}",
+        f"{row['ours']:.1f}{spread}",
+        str(row["seeds"]),
+        "" if row["difference"] is None else signed(row["difference"]),
+        between(row["difference_interval"]),
+    ]
+
+
+def difference_cells(found: dict[str, Any]) -> list[str]:
+    """The paper's difference, ours, its interval and the verdict, as text."""
+    paper = "" if found["paper"] is None else signed(found["paper"])
+    return [paper, signed(found["difference"]), between(found["interval"]), found["verdict"]]
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    text = f"{abs(value):.1f}"
+    return text if text == "0.0" else f"{'+' if value > 0 else MINUS}{text}"
+
+
+def between(interval: Sequence[float] | None) -> str:
+    """An interval of differences."""
+    return "" if interval is None else f"{signed(interval[0])} to {signed(interval[1])}"
+
+
+def page(results: dict[str, Any]) -> str:
+    """The page as text."""
+    names = list(results["variants"])
+    shifted = [name for name in names if results["variants"][name]["severities"]]
+    return (
+        templates()
+        .get_template("reproduction.html")
+        .render(
+            results=results,
+            facts=[printable(line) for line in facts(results)],
+            legend=[(i % COLORS, GLYPHS[i % len(GLYPHS)], printable(name)) for i, name in enumerate(names)],
+            measures=[
+                (measure, [(printable(row["variant"]), cells(row)) for row in rows], dots(names, rows))
+                for measure, rows in by_measure(results)
+            ],
+            severities=severity_plot(results, names) if shifted else None,
+            questions=[(q, [(f["measure"], difference_cells(f)) for f in q["measures"]]) for q in questions(results)],
+        )
+    )
+
+
+def dots(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Markup:
+    """A point for each variant with its interval over seeds; a rule where the paper has its own."""
+    spans = [row["interval"] or [row["ours"], row["ours"]] for row in rows]
+    every = [v for span in spans for v in span] + [row["paper"] for row in rows if row["paper"] is not None]
+    low, high = min(every), max(every)
+    room = max(0.08 * (high - low), 0.5)
+    plot = Plot((-0.5, len(names) - 0.5), (max(0.0, low - room), min(100.0, high + room)), x_ticks=(), width=360)
+    for row, span in zip(rows, spans, strict=True):
+        at = float(names.index(row["variant"]))
+        if row["paper"] is not None:
+            plot.rule([at - 0.35, at + 0.35], [row["paper"], row["paper"]])
+        if row["interval"] is not None:
+            plot.whisker(at, max(0.0, span[0]), min(100.0, span[1]))
+        plot.line([at], [row["ours"]], names.index(row["variant"]))
+    return svg(plot)
+
+
+def severity_plot(results: dict[str, Any], names: Sequence[str]) -> Markup:
+    """Accuracy against severity, clean images at 0; the mean over corruptions and seeds."""
+    lines = []
+    for i, name in enumerate(names):
+        found = results["variants"][name]["severities"]
+        if found:
+            points = sorted((int(severity), value) for severity, value in found.items())
+            lines.append((i, [x for x, _ in points], [y for _, y in points]))
+    every = [y for _, _, ys in lines for y in ys]
+    xs = sorted({at for _, x, _ in lines for at in x})
+    plot = Plot((xs[0], xs[-1] if len(xs) > 1 else xs[0] + 1), (max(0.0, min(every) - 1), min(100.0, max(every) + 1)),
+                "severity", "accuracy, %", width=420, height=260, x_ticks=xs)  # fmt: skip
+    for i, x, y in lines:
+        plot.line(x, y, i)
+    return svg(plot)
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end a cell or a line of a Markdown table."""
+    return printable(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,128 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from kedge.cli import COMMANDS
+from kedge.cli.reproduce import part_of, seeds_of
+
+SMALL = {
+    "title": "Small",
+    "source": "nowhere",
+    "data": ["digits"],
+    "base": {"model": "kedge_resnet_small", "arguments": {"width": 4}, "classes": [0, 1], "epochs": 1},
+    "variants": {"standard": {"anchored": False}, "anchored": {}},
+    "evaluation": {"shift": ["contrast"], "severities": [5], "references": 1},
+    "scales": {"laptop": {"evaluation.limit": 30}},
+    "seeds": 1,
+}
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(SMALL))
+    return tmp_path / "reproduce" / "small-laptop"
+
+
+def test_it_is_a_command_and_lists_what_there_is(command):
+    assert "reproduce" in COMMANDS
+    code, out, _ = command("reproduce")
+    assert code == 0
+    assert "cifar10-masking" in out
+
+
+def test_from_a_file_to_a_table(command, small):
+    code, out, _ = command("reproduce", "small.yaml")
+    assert code == 0
+    assert "## clean accuracy, %" in out
+    assert {"results.json", "table.md", "report.html", "runs", "measured"} <= {p.name for p in small.iterdir()}
+    results = json.loads((small / "results.json").read_text())
+    assert results["command"] == "kedge reproduce small.yaml"
+    assert [row["seeds"] for row in results["rows"]][:2] == [1, 1]
+    code, out, _ = command("reproduce", "small.yaml", "--seeds", "0,1", "--part", "1/2", "--variants", "standard")
+    assert code == 3  # the other part is missing
+    assert "Not finished: standard-1." in out
+
+
+def test_a_run_that_fails_leaves_the_others(command, small, monkeypatch):
+    from kedge.experiments import running
+
+    whole = running.train_one
+
+    def fails(planned, progress=False):
+        if planned.variant.name == "standard":
+            raise ValueError("the loss became NaN")
+        whole(planned, progress)
+
+    monkeypatch.setattr(running, "train_one", fails)
+    code, out, err = command("reproduce", "small.yaml")
+    assert code == 3
+    assert "standard-0: the loss became NaN" in err
+    assert "Not finished: standard-0." in out
+
+
+def test_printing_does_nothing_else(command, small):
+    code, out, _ = command("reproduce", "small.yaml", "--print")
+    assert code == 0
+    assert "# anchored-0" in out
+    assert not small.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--scale", "labtop"], "Did you mean 'laptop'"),
+        (["--variants", "standrd"], "Did you mean 'standard'"),
+        (["--seeds", "0"], "--seeds is a number"),
+        (["--part", "3/2"], "--part is K/N"),
+        (["--jobs", "0"], "--jobs must be 1 or more"),
+        (["--jobs", "2", "--devices", "2"], "take one"),
+        (["--data", "nowhere-at-all"], "nowhere-at-all"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(command, small, options, words):
+    with pytest.raises(Exception, match=words):
+        command("reproduce", "small.yaml", *options)
+
+
+def test_seeds_and_parts():
+    assert seeds_of(None, 2) == [0, 1]
+    assert seeds_of("3", 2) == [0, 1, 2]
+    assert seeds_of("4,7", 2) == [4, 7]
+    for wrong in ("", "x", "-1", "1,1", "1,-2", "1.5"):
+        with pytest.raises(ValueError, match="--seeds"):
+            seeds_of(wrong, 2)
+    assert part_of(None) == (1, 1)
+    assert part_of("2/4") == (2, 4)
+    for wrong in ("2", "0/2", "3/2", "a/b", "1/2/3"):
+        with pytest.raises(ValueError, match="--part"):
+            part_of(wrong)
+
+
+@pytest.mark.slow
+def test_killed_and_called_again_it_goes_on_in_several_processes(small):
+    words = [sys.executable, "-m", "kedge", "reproduce", "small.yaml", "--seeds", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = small / "measured" / "standard-0.json"
+    until = time.monotonic() + 200
+    while not done.exists() and first.poll() is None and time.monotonic() < until:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert done.exists()
+    before = done.stat().st_mtime_ns
+    again = subprocess.run([*words, "--jobs", "2"], env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert done.stat().st_mtime_ns == before
+    results = json.loads((small / "results.json").read_text())
+    assert results["unfinished"] == []
+    assert {row["seeds"] for row in results["rows"]} == {2}
+    assert (small / "job-1.log").is_file()
+    assert (small / "job-2.log").is_file()

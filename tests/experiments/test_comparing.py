@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from kedge.experiments.comparing import comparison, mean_interval, verdict, welch_interval
+
+
+def records(values):
+    return {seed: {"measures": {"clean accuracy": value}} for seed, value in enumerate(values)}
+
+
+def test_intervals_are_those_of_scipy():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(70, 2, 5).tolist(), rng.normal(72, 1, 3).tolist()
+    wanted = stats.ttest_1samp(a, 0).confidence_interval()
+    assert mean_interval(a) == pytest.approx((wanted.low, wanted.high))
+    wanted = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
+    assert welch_interval(a, b) == pytest.approx((wanted.low, wanted.high))
+    assert mean_interval([1.0]) is None
+    assert welch_interval(a, [1.0]) is None
+    assert welch_interval([2.0, 2.0], [1.0, 1.0]) == (1.0, 1.0)
+
+
+def test_rows_gains_and_contrasts(experiment):
+    ours = {"standard": [80.0, 82.0, 84.0], "masked": [90.0, 91.0, 92.0]}
+    found = comparison(experiment, ["standard", "masked"], {name: records(v) for name, v in ours.items()})
+    standard, masked = found["rows"]
+    assert standard["measure"] == "clean accuracy"
+    assert (standard["paper"], standard["ours"], standard["sd"], standard["seeds"]) == (90, 82.0, 2.0, 3)
+    assert standard["difference"] == -8.0
+    low, high = stats.ttest_1samp(ours["standard"], 90).confidence_interval()
+    assert standard["difference_interval"] == pytest.approx([low - 90, high - 90])
+    assert masked["paper"] == 95.5
+    (gain,) = found["gains"]
+    assert (gain["paper"], gain["difference"]) == (5.5, 9.0)
+    wanted = stats.ttest_ind(ours["masked"], ours["standard"], equal_var=False).confidence_interval()
+    assert gain["interval"] == pytest.approx([wanted.low, wanted.high])
+    assert gain["verdict"] == "better, as in the paper"
+    (contrast,) = found["contrasts"]
+    assert contrast["question"] == "Does masking help?"
+    assert contrast["measures"][0]["difference"] == 9.0
+
+
+def test_what_was_not_measured_is_left_out(experiment):
+    found = comparison(experiment, ["standard", "masked"], {"standard": records([80.0])})
+    assert [row["variant"] for row in found["rows"]] == ["standard"]
+    assert found["rows"][0]["difference_interval"] is None
+    assert found["gains"] == found["contrasts"] == []
+
+
+@pytest.mark.parametrize(
+    ("difference", "interval", "paper", "higher", "words"),
+    [
+        (1.0, None, 2.0, True, "one seed: no telling"),
+        (1.0, [-1.0, 3.0], 2.0, True, "not resolved"),
+        (1.0, [0.5, 1.5], None, True, "better"),
+        (1.0, [0.5, 1.5], None, False, "worse"),
+        (-1.0, [-1.5, -0.5], 5.2, True, "worse, against the paper"),
+        (-1.0, [-1.5, -0.5], -0.1, False, "better, as in the paper"),
+    ],
+)
+def test_verdicts(difference, interval, paper, higher, words):
+    assert verdict(difference, interval, paper, higher) == words

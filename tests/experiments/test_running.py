@@ -1,0 +1,124 @@
+import json
+
+import pytest
+
+from kedge import data
+from kedge.data import DataError
+from kedge.experiments.reproducing import gathered
+from kedge.experiments.running import evaluate_one, first_here, kept_record, plan, train_one
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The runs of one seed of the small experiment, trained and evaluated."""
+    return tmp_path_factory.mktemp("small")
+
+
+@pytest.fixture
+def planned(experiment, trained):
+    return plan(experiment, "laptop", [0], trained, "digits")
+
+
+def test_the_plan_takes_all_variants_of_a_seed_before_the_next(experiment, tmp_path):
+    changes = {"devices": 2, "nodes": 3, "batch_size": 66}
+    found = plan(experiment, "laptop", [0, 3], tmp_path, "digits", ["masked", "standard"], changes)
+    assert [each.name for each in found] == ["standard-0", "masked-0", "standard-3", "masked-3"]
+    assert found[2].recipe.seed == 3
+    assert found[0].recipe.world == 6
+    assert found[0].run == tmp_path / "runs" / "standard-0"
+
+
+def test_changes_that_no_recipe_can_have(experiment, tmp_path):
+    with pytest.raises(ValueError, match="small, standard: batch_size 64 is shared out over 3 devices"):
+        plan(experiment, "laptop", [0], tmp_path, "digits", changes={"devices": 3})
+
+
+def test_the_first_data_set_that_is_here(monkeypatch):
+    monkeypatch.delenv("KEDGE_DATA", raising=False)
+    assert first_here(["nowhere-at-all", "digits"]) == "digits"
+    with pytest.raises(DataError, match="Name a folder with --data"):
+        first_here(["nowhere-at-all"])
+
+
+def test_train_evaluate_and_keep(planned, experiment, monkeypatch):
+    monkeypatch.delenv("KEDGE_DATA", raising=False)
+    standard, masked, four = planned
+    with pytest.raises(ValueError, match="has no model yet"):
+        evaluate_one(standard)
+    for each in planned:
+        train_one(each)
+        evaluate_one(each)
+    assert four.run == masked.run
+    written = {each.name: each.record.stat().st_mtime_ns for each in planned}
+    models = {each.name: (each.run / "model" / "model.safetensors").stat().st_mtime_ns for each in planned}
+    for each in planned:  # called again, nothing is done again
+        train_one(each)
+        evaluate_one(each)
+    assert {each.name: each.record.stat().st_mtime_ns for each in planned} == written
+    assert {e.name: (e.run / "model" / "model.safetensors").stat().st_mtime_ns for e in planned} == models
+    record = kept_record(masked)
+    assert record["missing"] == ["nor-this"]
+    assert record["images"] == 40
+    assert set(record["severities"]) == {"2", "5"}
+    assert set(record["corruptions"]) == {"contrast"}
+    results = gathered(experiment, "laptop", planned, {e.name: kept_record(e) for e in planned}, "kedge reproduce x")
+    json.dumps(results, allow_nan=False)
+    assert results["unfinished"] == []
+    assert results["variants"]["masked-4"]["trained_as"] == "masked"
+    assert "nor-this" in results["notes"][-1]
+    left = gathered(experiment, "laptop", planned, {"standard-0": kept_record(standard)}, "")
+    assert left["unfinished"] == ["masked-0", "masked-4-0"]
+    with pytest.raises(ValueError, match="nothing of small has been measured"):
+        gathered(experiment, "laptop", planned, {}, "")
+
+
+def test_the_numbers_are_those_of_the_suite(planned):
+    import kedge
+    from kedge.evaluation import evaluate
+
+    standard = planned[0]
+    train_one(standard)
+    measures = evaluate_one(standard)["measures"]
+    test = data.load("digits", "test").only_classes([0, 1, 2])
+    own = evaluate({"m": kedge.load(standard.run / "model")}, test, shift=["contrast"], severities=[2, 5], limit=40,
+                   resamples=0, examples=0)["models"]["m"]  # fmt: skip
+    assert measures["clean accuracy"] == pytest.approx(100 * own["clean"]["accuracy"]["value"])
+    assert measures["corrupted accuracy"] == pytest.approx(100 * own["shift"]["mean"]["accuracy"]["value"])
+    assert measures["severity 5 accuracy"] == pytest.approx(100 * own["shift"]["by_severity"][1]["accuracy"]["value"])
+    assert measures["corrupted smooth ECE"] == pytest.approx(100 * own["shift"]["mean"]["smooth_ece"]["value"])
+
+
+def test_another_way_of_asking_measures_anew(values, planned, trained):
+    from kedge.experiments.experiment import Experiment
+
+    train_one(planned[0])
+    evaluate_one(planned[0])
+    values["scales"]["laptop"]["evaluation.limit"] = 30
+    other = plan(Experiment.from_dict(values, "small"), "laptop", [0], trained, "digits")[0]
+    assert kept_record(other) is None
+    assert evaluate_one(other)["images"] == 30
+
+
+def test_a_run_with_another_recipe_is_not_taken_for_ours(values, planned, trained):
+    from kedge.experiments.experiment import Experiment
+
+    train_one(planned[0])
+    values["base"]["epochs"] = 2
+    values["scales"]["laptop"]["epochs"] = 2
+    other = plan(Experiment.from_dict(values, "small"), "laptop", [0], trained, "digits")[0]
+    with pytest.raises(ValueError, match="epochs is 1 there, not 2"):
+        train_one(other)
+
+
+def test_a_run_broken_off_before_it_had_a_recipe(experiment, tmp_path):
+    (standard, *_) = plan(experiment, "laptop", [0], tmp_path, "digits")
+    standard.run.mkdir(parents=True)
+    (standard.run / "run.json").write_text("{}")
+    train_one(standard)
+    assert standard.trained
+    (_, masked, _) = plan(experiment, "laptop", [0], tmp_path, "digits")
+    masked.run.mkdir()
+    (masked.run / "thesis.doc").write_text("precious")
+    with pytest.raises(ValueError, match=r"holds thesis\.doc"):
+        train_one(masked)
+    assert (masked.run / "thesis.doc").read_text() == "precious"
