@@ -12,7 +12,7 @@ project = "kedge"
 author = "The kedge developers"
 copyright = author
 version = release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "commands", "measured"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "commands", "measured", "reproduced"]
 exclude_patterns = ["_build"]
 templates_path: list[str] = []
 

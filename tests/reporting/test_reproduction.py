@@ -14,7 +14,8 @@ def row(measure, variant, ours, paper=None, higher=True):
 @pytest.fixture
 def results():
     variant = {"network": "kedge_resnet18", "parameters": 700_000, "training_seconds": 300.0,
-               "evaluation_seconds": 60.0, "severities": {"1": 70.0, "5": 50.0}, "corruptions": {"fog": 60.0}, "runs": []}  # fmt: skip
+               "evaluation_seconds": 60.0, "severities": {"1": 70.0, "5": 50.0}, "corruptions": {"fog": 60.0},
+               "runs": []}  # fmt: skip
     difference = {"measure": "clean accuracy", "higher": True, "paper": 1.5, "difference": -2.04, "seeds": 3,
                   "interval": [-3.0, -1.08], "verdict": "worse, against the paper"}  # fmt: skip
     return {

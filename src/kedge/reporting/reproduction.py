@@ -138,7 +138,9 @@ def dots(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Markup:
     every = [v for span in spans for v in span] + [row["paper"] for row in rows if row["paper"] is not None]
     low, high = min(every), max(every)
     room = max(0.08 * (high - low), 0.5)
-    plot = Plot((-0.5, len(names) - 0.5), (max(0.0, low - room), min(100.0, high + room)), x_ticks=(), width=360)
+    plot = Plot(
+        (-0.5, len(names) - 0.5), (max(0.0, low - room), min(100.0, high + room)), x_ticks=(), width=420, height=240
+    )
     for row, span in zip(rows, spans, strict=True):
         at = float(names.index(row["variant"]))
         if row["paper"] is not None:
@@ -150,7 +152,7 @@ def dots(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Markup:
 
 
 def severity_plot(results: dict[str, Any], names: Sequence[str]) -> Markup:
-    """Accuracy against severity, clean images at 0; the mean over corruptions and seeds."""
+    """Accuracy against severity, the mean over corruptions and seeds."""
     lines = []
     for i, name in enumerate(names):
         found = results["variants"][name]["severities"]
@@ -160,7 +162,7 @@ def severity_plot(results: dict[str, Any], names: Sequence[str]) -> Markup:
     every = [y for _, _, ys in lines for y in ys]
     xs = sorted({at for _, x, _ in lines for at in x})
     plot = Plot((xs[0], xs[-1] if len(xs) > 1 else xs[0] + 1), (max(0.0, min(every) - 1), min(100.0, max(every) + 1)),
-                "severity", "accuracy, %", width=420, height=260, x_ticks=xs)  # fmt: skip
+                "severity", "accuracy, %", width=420, height=240, x_ticks=xs)  # fmt: skip
     for i, x, y in lines:
         plot.line(x, y, i)
     return svg(plot)
