@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from kedge.anchoring import PixelModel
 
+__all__ = ["HubError", "download", "from_pretrained", "split_name"]
+
 PREFIX = "hf-hub:"
 # What is fetched unasked. A config of kedge takes kilobytes; the largest networks of timm take 6 GB.
 LARGEST = {CONFIG: 10_000_000, WEIGHTS: 20 * 2**30}
@@ -52,7 +54,7 @@ def split_name(given: str) -> tuple[str, str | None]:
     """
     match = _NAME.fullmatch(given.removeprefix(PREFIX))
     if match is None or ".." in match["repo"] or "--" in match["repo"]:
-        if not given.startswith(PREFIX) and Path(given).exists():
+        if given and not given.startswith(PREFIX) and Path(given).exists():
             raise ValueError(f"{given!r} is a folder here, which kedge.load reads; the hub's names are owner/name")
         what = "has no owner: write owner/name" if re.fullmatch(r"(hf-hub:)?[\w.-]+", given) else "is not owner/name"
         raise ValueError(f"{given!r} {what}, a repository of huggingface.co such as ada/litter")

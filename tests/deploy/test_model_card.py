@@ -1,0 +1,163 @@
+import json
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
+
+import kedge
+from kedge import evaluation, networks, reporting
+from kedge.data import TensorSet
+from kedge.deploy.card_text import escaped, hub_name
+from kedge.deploy.model_card import MARKER, is_ours, model_card
+
+NASTY = "<script>alert(1)</script> | [x](http://evil.example) `a` **b** www.evil.example\n# no\x1b[2J"
+
+
+def make(names=("cat", "dog", "frog")):
+    torch.manual_seed(0)
+    model = kedge.anchor(networks.create("kedge_resnet_small", 3, 3, 8, arguments={"width": 8}), example=(3, 8, 8))
+    model.references = torch.rand(4, 3, 8, 8)
+    model.class_names = list(names)
+    model.reject = {"score": "confidence", "threshold": 0.25, "coverage": 0.9, "validation_accuracy": 0.7}
+    return model.eval()
+
+
+def evaluated(model, name, data="toys", **settings):
+    images = torch.randint(256, (30, 3, 8, 8), dtype=torch.uint8)
+    found = TensorSet(images, torch.arange(30) % 3, model.class_names, data, "test")
+    return evaluation.evaluate({name: model}, found, **{"shift": (), "resamples": 20, **settings})
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "runs" / "mine"
+    kedge.save(make(), folder / "model")
+    recipe = {"name": "mine", "data": str(tmp_path / "toys"), "anchored": True, "references": 4, "choose": "stratified"}
+    recipe |= {"objective": [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"], "seed": 0, "lr": 0.1, "ema": None}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    facts = {"kedge": "0.1.0", "torch": "2.9", "data": {"train": 27, "val": 3}, "validation": {"accuracy": 0.5}}
+    (folder / "run.json").write_text(json.dumps({**facts, "finished": "2020-01-01T00:00:00+0000"}))
+    return folder
+
+
+def parsed(card):
+    """(metadata as the hub's client reads it, HTML as a Markdown renderer makes it)."""
+    found = ModelCard(card)
+    return found.data, MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(found.text)
+
+
+def test_the_numbers_are_those_of_the_report(run):
+    model = make()
+    results = evaluated(model, "mine", shift=("gaussian_noise",), severities=(2,))
+    reporting.write_results(results, run / "evaluation" / "results.json")
+    card = model_card(model, run, "ada/toys", "mit")
+    data, page = parsed(card)
+    (own,) = results["models"].values()
+    assert data.license == "mit"
+    assert data.library_name == "kedge"
+    values = [(r.metric_type, r.metric_value, r.dataset_name, r.dataset_split) for r in data.eval_results]
+    assert ("accuracy", round(own["clean"]["accuracy"]["value"], 4), "toys", "test") in values
+    assert ("accuracy", round(own["shift"]["mean"]["accuracy"]["value"], 4), "toys", "test") in values
+    # every cell of the terminal's table is one of the page
+    from kedge.reporting.files import check_results
+    from kedge.reporting.summary import summary_rows
+
+    for row in summary_rows(check_results(results)):
+        assert f">{row.text(0)}</td>" in page
+        assert row.label.replace("&", "&amp;") in page
+    assert 'kedge.from_pretrained("ada/toys")' in card
+    assert "kedge predict hf-hub:ada/toys photo.jpg" in card
+    assert "Anchored (alpha 0.25), CrossEntropy" in page
+    assert "<td>seed</td>\n<td>0</td>" in page
+    assert "27 images of toys; 3 were held out for validation, of which it got 50.0 % right" in page
+    assert "below 0.250 should be rejected" in page
+    assert "training photos as a rule" in page
+    assert "attacks" in page.partition("Limits")[2]
+    assert "shift" not in page.partition("Limits")[2].partition("</ul>")[0]
+    assert str(run.parent) not in card
+
+
+def test_without_an_evaluation_the_card_says_so_and_how_to_get_one(run, tmp_path):
+    model = make()
+    data, page = parsed(model_card(model, run))
+    assert "This model was not evaluated. <code>kedge evaluate mine</code>" in page
+    assert data.eval_results is None
+    assert "everything but the accuracy on validation images" in page
+    assert "None was stated, so nobody is permitted anything" in page
+    assert "license" not in data.to_dict()
+    assert "How it was trained is not recorded" in model_card(model)
+
+
+def test_an_evaluation_of_another_state_of_the_model_is_not_shown(run):
+    model = make()
+    results = evaluated(model, "mine")
+    reporting.write_results(results, run / "evaluation" / "results.json")
+    assert "95 % interval" in model_card(model, run)
+    model.set_temperature(2.0)
+    assert "of the model with no temperature, before that changed" in model_card(model, run)
+    changed = model_card(make(), run, changed="It was folded.")
+    assert "Measured before the model was changed, and not of the files here." in changed
+    assert "model-index" not in changed
+    facts = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**facts, "finished": "2999-01-01T00:00:00+0000"}))
+    assert "older than the training" in model_card(make(), run)
+
+
+def test_the_newest_evaluation_is_taken_and_one_of_others_left_out(run):
+    model = make()
+    old, new = evaluated(model, "mine"), evaluated(model, "mine", seed=7)
+    others = {**evaluated(model, "a"), "models": {n: evaluated(model, "a")["models"]["a"] for n in ("a", "b")}}
+    for name, results, created in (("", new, "2026-03-01"), ("-2", old, "2026-02-01"), ("-3", others, "2026-04-01")):
+        reporting.write_results({**results, "created": created}, run / f"evaluation{name}" / "results.json")
+    assert "Measured on 2026-03-01 with kedge" in model_card(model, run)
+    assert ", seed 7" in model_card(model, run)
+
+
+def test_names_of_users_stay_names(run):
+    model = make((NASTY, "<img src=x onerror=alert(1)>", "{{ x }} $a$ @ada"))
+    (run / "recipe.yaml").write_text(yaml.safe_dump({"data": NASTY, "model": NASTY, "anchored": True}))
+    results = evaluated(model, "mine", NASTY)
+    reporting.write_results(results, run / "evaluation" / "results.json")
+    card = model_card(model, run, "ada/toys", NASTY)
+    _, page = parsed(card)
+    for tag in ("<script", "<img", '<a href="http://evil', "<code>a", "<strong>b", "\x1b"):
+        assert tag not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert page.count("<h1>") == 1
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == NASTY
+
+
+def test_escaping():
+    assert escaped("plain words, 95 %") == "plain words, 95 %"
+    assert escaped("a_b|c") == "a\\_b\\|c"
+    assert "\n" not in escaped("a\nb")
+    assert len(escaped("x" * 1000)) <= 201
+
+
+def test_only_names_of_the_hub_are_linked_as_data(run, monkeypatch, tmp_path):
+    assert hub_name("uoft-cs/cifar10", run) == "uoft-cs/cifar10"
+    (tmp_path / "private" / "photos").mkdir(parents=True)
+    assert hub_name("private/photos", run) is None  # beside runs/, wherever we are now
+    for other in ("cifar10", "/data/x", "./a/b", "../a", "a/b/c", None, 3):
+        assert hub_name(other, run) is None
+
+
+def test_a_card_of_the_user_is_known(tmp_path):
+    assert is_ours(tmp_path / "README.md")
+    (tmp_path / "README.md").write_text(f"# x\n{MARKER}\n")
+    assert is_ours(tmp_path / "README.md")
+    (tmp_path / "README.md").write_text("# x\n")
+    assert not is_ours(tmp_path / "README.md")
+
+
+def test_plain_and_other_models():
+    flat = kedge.plain(torch.nn.Sequential(torch.nn.Linear(5, 2)), example=(5,), task="regression").eval()
+    data, page = parsed(model_card(flat))
+    assert data.pipeline_tag is None
+    assert "The model holds no images" in page
+    assert "kedge predict" not in page
+    many = make()
+    many.class_names = None
+    assert "prediction.label" in model_card(many)
