@@ -198,6 +198,20 @@ def model(
             {"check": "more steps, lower accuracy", "ok": True, "detail": "PGD-20 3.0 % below FGSM 22.0 %"},
             {"check": "gradients are not zero", "ok": i != 2, "detail": f"{80 if i == 2 else 0} of 1,000 images"},
         ]
+    made["unlabelled"] = {
+        "validation": {"name": "cifar10", "split": "val", "images": 5000, "accuracy": estimate(accuracy, 5000)},
+        "sets": {
+            name: {
+                "images": 300, "of": 400, "headline": "atc_entropy", "warnings": ["only 300 images"],
+                "estimates": {
+                    "atc_entropy": {"title": "thresholded entropy (ATC)", **estimate(accuracy - 0.2, 300)},
+                    "doc": {"title": "difference of confidences (DoC)", **estimate(accuracy - 0.1, 300)},
+                },
+                "unlike": {"score": "nearest neighbours (KNN)", **estimate(0.71, 300)},
+            }
+            for name in ("<s>new photos</s>",)
+        },
+    } if sets else None  # fmt: skip
     kinds = {"most_certain": True, "least_certain": True, "confident_mistakes": False}
     made["images"] = {
         kind: [

@@ -47,6 +47,20 @@ def test_table_has_every_model_and_says_directions(three):
     assert max(len(line) for line in text.splitlines()) <= 120
 
 
+def test_an_expected_accuracy_is_quoted_with_its_warnings_and_never_marked_as_better(three, bare):
+    text = " ".join(table(three, width=200).split())
+    assert "standard, <s>new photos</s> (300 images without labels): expected accuracy about" in text
+    assert "somewhat unlike those (told apart with AUROC 71.0 %)" in text
+    assert "standard, <s>new photos</s>: only 300 images" in text
+    rows = [row for (group, _), row in rows_of(three).items() if group == "Without labels: <s>new photos</s>"]
+    assert [row.label for row in rows] == [
+        "expected accuracy, thresholded entropy (ATC)",
+        "told from validation images (AUROC)",
+    ]
+    assert all(row.best is None and row.better is None for row in rows)
+    assert "expected accuracy" not in table(bare, width=200)
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 @pytest.mark.parametrize("which", ["three", "partial", "old"])
 def test_table_keeps_to_its_width_and_loses_no_model(which, width, request):

@@ -100,6 +100,7 @@ def about(
         "attack_curve": None,
         "sanity": [],
         **({} if found.attacked is None else found.attacked.entry()),
+        "unlabelled": None,
         "images": example_images(clean, data, positions, settings.examples),
         "timing": {
             "images_per_second": 1 / pace if pace > 0 else None,
