@@ -134,7 +134,7 @@ def test_results_table_page_and_csv_have_the_estimates(anchored):
     results = evaluation.with_estimates(results, found)
     assert json.loads(json.dumps(results))["models"]["mine"]["unlabelled"] == found["mine"]
     headline = found["mine"]["sets"]["<new>"]["estimates"]["atc_entropy"]
-    value = f"{100 * headline['value']:.1f}"
+    value = f"{100 * headline['value']:.0f} % ("
     text, html = table(results, width=100), page(results)
     assert "Without labels" not in plain
     assert "Without labels: <new>" in text

@@ -50,7 +50,7 @@ def test_table_has_every_model_and_says_directions(three):
 def test_an_expected_accuracy_is_quoted_with_its_warnings_and_never_marked_as_better(three, bare):
     text = " ".join(table(three, width=200).split())
     assert "standard, <s>new photos</s> (300 images without labels): expected accuracy about" in text
-    assert "somewhat unlike those (told apart with AUROC 71.0 %)" in text
+    assert "somewhat unlike those (told apart with AUROC 71 %)" in text
     assert "standard, <s>new photos</s>: only 300 images" in text
     rows = [row for (group, _), row in rows_of(three).items() if group == "Without labels: <s>new photos</s>"]
     assert [row.label for row in rows] == [

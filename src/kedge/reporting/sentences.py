@@ -49,23 +49,25 @@ def about(name: str, model: dict[str, Any], results: dict[str, Any]) -> list[str
 
 
 def expected(name: str, model: dict[str, Any]) -> list[str]:
-    """How often it is right on images without labels, as far as can be told."""
+    """How often it is right on images without labels, as far as can be told: in whole percent, as it is about."""
     said = []
     for images, found in (dig(model, "unlabelled", "sets") or {}).items():
         cell = dig(found, "estimates", found["headline"])
         if cell is None:
             continue
-        low, high = ((number(cell[end], "%") if cell[end] is not None else None) for end in ("low", "high"))
-        known = dig(model, "unlabelled", "validation", "accuracy", "value")
         text = (
             f"{short(name)}, {printable(images)} ({found['images']:,} images without labels): expected accuracy about "
-            f"{number(cell['value'], '%')} %" + (f" ({low} to {high})" if low is not None else "")
-            + (f", against {number(known, '%')} % on validation images" if known is not None else "")
-        )  # fmt: skip
+            f"{100 * cell['value']:.0f} %"
+        )
+        if cell["low"] is not None:
+            text += f" ({100 * cell['low']:.0f} to {100 * cell['high']:.0f})"
+        known = dig(model, "unlabelled", "validation", "accuracy", "value")
+        if known is not None:
+            text += f", against {100 * known:.0f} % on validation images"
         unlike = dig(found, "unlike", "value")
         if unlike is not None:
             kind = "like" if unlike < ALIKE else "somewhat unlike" if unlike < STRANGE else "unlike"
-            text += f". To the model they look {kind} those (told apart with AUROC {number(unlike, '%')} %)"
+            text += f". To the model they look {kind} those (told apart with AUROC {100 * unlike:.0f} %)"
         said.append(f"{text}.")
     return said
 
