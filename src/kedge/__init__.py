@@ -29,6 +29,7 @@ _HOMES = {
     "save": "kedge.checkpoint",
 }
 _ROOMS = {
+    "adaptation",
     "anchoring",
     "attacks",
     "checkpoint",

@@ -1,5 +1,6 @@
 """The model that a run trains: a network made by the recipe, or a model that was trained before."""
 
+import copy
 import logging
 from dataclasses import replace
 from typing import Any
@@ -16,16 +17,23 @@ from kedge.training.recipe import Recipe
 from kedge.training.resolve import resolve_data
 from kedge.training.start import find_start
 
-__all__ = ["begin", "load_start", "resolve_start"]
+__all__ = ["begin", "load_start", "resolve_start", "started"]
 
 log = logging.getLogger("kedge")
 
 
 def begin(
-    recipe: Recipe, train: ImageSet, earlier: RunFolder | None, has_checkpoint: bool
+    recipe: Recipe,
+    train: ImageSet,
+    earlier: RunFolder | None,
+    has_checkpoint: bool,
+    given: PixelModel | None = None,
 ) -> tuple[PixelModel, Recipe]:
-    """The model to train: that of init_from, or a network made by the recipe; and the recipe with what it decides."""
+    """The model to train: the one given, that of init_from, or a network made by the recipe; and the recipe with it."""
     count, shape = len(train), train.image_shape
+    if given is not None:
+        _check_given(given, train)
+        return copy.deepcopy(given).train(), resolve_data(recipe, count, shape)
     stored = earlier is not None and (earlier.start / "config.json").is_file()
     if earlier is not None and stored:
         return checkpoint.load(earlier.start).train(), resolve_data(recipe, count, shape)
@@ -73,6 +81,31 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
     return model.train()
 
 
+def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] | None) -> Recipe:
+    """The recipe of a run that trains on from a model in memory: network, anchoring and bank are the model's."""
+    anchored = isinstance(model, AnchoredModel)
+    count = len(model.references) if isinstance(model, AnchoredModel) else recipe.references
+    name: str = type(model.network).__name__
+    arguments: dict[str, Any] = {}
+    if getattr(model.network, "kedge_architecture", None) is not None:
+        name, arguments = _named(model)
+    data = recipe.data or (sets[0].name if sets else "digits")
+    return replace(
+        recipe, data=data, anchored=anchored, model=name, arguments=arguments, references=count, pretrained=False
+    )
+
+
+def _check_given(model: PixelModel, train: ImageSet) -> None:
+    if model.num_outputs != len(train.class_names) or (model.class_names or train.class_names) != train.class_names:
+        raise ValueError(
+            f"start: the model has {model.num_outputs} outputs for {', '.join((model.class_names or ['?'])[:5])}, and "
+            f"{train.name} has {len(train.class_names)} classes, {', '.join(train.class_names[:5])}; "
+            "kedge.adaptation gives it a new head"
+        )
+    if tuple(model.input_shape) != tuple(train.image_shape):
+        raise ValueError(f"start: the model takes images of {model.input_shape}, the images are {train.image_shape}")
+
+
 def resolve_start(recipe: Recipe, model: PixelModel) -> Recipe:
     """The recipe with the network, and the size of the bank, of the model that is started from."""
     name, arguments = _named(model)
@@ -112,7 +145,7 @@ def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:
         raise ValueError(
             f"init_from: the {len(had)} classes of {recipe.init_from} are not the {len(ours)} of {train.name}: "
             f"{how or 'they are in another order'}. With fewer classes name them in classes, in the model's order; "
-            "for new ones train from published weights, --init-from a name of timm"
+            "for new ones take it to the new task with kedge adapt, or train from published weights"
         )
 
 

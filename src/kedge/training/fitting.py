@@ -20,7 +20,7 @@ import kedge
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, with_label_noise
-from kedge.training.begin import begin
+from kedge.training.begin import begin, started
 from kedge.training.build import load_sets, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint
 from kedge.training.cost import cost_of
@@ -72,16 +72,22 @@ def fit(
     *,
     resume: str | Path | None = None,
     sets: tuple[ImageSet, ImageSet] | None = None,
+    start: PixelModel | None = None,
     progress: bool = True,
+    report: bool = True,
 ) -> RunResult:
     """Train by a recipe: a Recipe, a file, the name of a shipped one, or a mapping; None is the default one.
 
     Args:
-        recipe: what to run. With `resume` only device, devices and workers may differ from the run's own.
+        recipe: what to run. With `resume` only device, devices, nodes and workers may differ from the run's own.
         resume: the folder of a run that was broken off; it goes on after its last whole epoch and ends with the
             weights that it would have had, on the same machine and library versions.
         sets: training and validation images, in place of those that `recipe.data` names.
+        start: a model in memory to train on from, a copy of it, with the classes and the shape of the images; what
+            `recipe.init_from` says is then only where it came from. The run keeps it in its folder start and can be
+            resumed; with a network that has no name in timm or torchvision only if it is handed over again.
         progress: print a line per epoch, and show a bar on a terminal.
+        report: write report.html in the end, which takes some seconds.
 
     Raises:
         ValueError: a recipe, data or checkpoint that cannot work.
@@ -92,10 +98,12 @@ def fit(
     main = getattr(rank_zero_only, "rank", 0) == 0  # false in the other processes of torchrun or Lightning
     with torch.random.fork_rng(), _quiet():
         if resume is None:
-            chosen = inherit(load_recipe(recipe if recipe is not None else Recipe()))
+            chosen = load_recipe(recipe if recipe is not None else Recipe())
+            chosen = inherit(chosen) if start is None else started(chosen, start, sets)
             if main and chosen.name is not None:
                 RunFolder.plan(chosen)  # a name that is taken is an error before the data is read
-            return _run(chosen, None, sets, progress, main, load_recipe(recipe if recipe is not None else Recipe()))
+            given = load_recipe(recipe if recipe is not None else Recipe())
+            return _run(chosen, None, sets, start, progress, report, main, given)
         folder = RunFolder.open(resume)
         chosen = folder.recipe(recipe if isinstance(recipe, Recipe | dict | None) else load_recipe(recipe))
         facts = folder.facts()
@@ -103,24 +111,29 @@ def fit(
             if main and progress:
                 print(f"{folder.path} finished on {facts['finished']}: nothing is left to do")
             return _finished(folder, chosen)
-        return _run(chosen, folder, sets, progress, main)
+        return _run(chosen, folder, sets, start, progress, report, main)
 
 
 def _run(
     chosen: Recipe,
     earlier: RunFolder | None,
     sets: tuple[ImageSet, ImageSet] | None,
+    start: PixelModel | None,
     progress: bool,
+    report: bool,
     main: bool,
     given: Recipe | None = None,
 ) -> RunResult:
     recipe = resolve_device(chosen)
     train, val = sets or load_sets(recipe)
     checkpoint = earlier.checkpoint if earlier and earlier.checkpoint.is_file() else None
-    model, recipe = begin(recipe, train, earlier, checkpoint is not None)
+    model, recipe = begin(recipe, train, earlier, checkpoint is not None, start)
     recipe = resolve_network(recipe, model.network, train.image_shape)
-    objective = make_objective(recipe, train)
     data = {"train": len(train), "val": len(val), "image_shape": list(train.image_shape), "classes": train.class_names}
+    if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
+        clean, train = train, with_label_noise(train, recipe.label_noise, recipe.seed)
+        data["wrong_labels"] = int((train.labels != clean.labels).sum())
+    objective = make_objective(recipe, train)
     if earlier:
         folder, facts = earlier, earlier.facts()
         if facts.get("data") != data:
@@ -130,11 +143,7 @@ def _run(
         facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(given or chosen)}
         assert recipe.epochs is not None
         assert recipe.batch_size is not None
-    if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
-        clean, train = train, with_label_noise(train, recipe.label_noise, recipe.seed)
-        data["wrong_labels"] = int((train.labels != clean.labels).sum())
-    objective = make_objective(recipe, train)
-        spent = earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
+        spent = None if start is not None else earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
         cost = cost_of(objective, recipe.epochs, len(train), recipe.batch_size, spent)
         facts["cost"] = asdict(cost)
         if attack := ball(objective):
@@ -150,13 +159,17 @@ def _run(
     run = Run(recipe, model, objective, train, val)
     run.last_good = str(checkpoint) if checkpoint else None
     try:
-        if main and recipe.init_from is not None and not (folder.start / "config.json").is_file():
+        if (
+            main
+            and (recipe.init_from is not None or start is not None)
+            and not (folder.start / "config.json").is_file()
+        ):
             # What a resumed run is made from, and what the trained weights can be averaged with.
             kedge.save(model, folder.start)
         folder = _train(run, folder, checkpoint, progress, main)
-        return _finish(run, folder, facts, main)
+        return _finish(run, folder, facts, main, report)
     except Exception as error:
-        words = explained(error, recipe.batch_size or 1, recipe.devices)
+        words = explained(error, recipe.batch_size or 1, recipe.world)
         if words is None:
             raise
         raise words from error
@@ -175,7 +188,8 @@ def _train(run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool,
     trainer = Trainer(
         accelerator="gpu" if recipe.device == "cuda" else recipe.device,
         devices=recipe.devices,
-        strategy="ddp" if recipe.devices > 1 else "auto",
+        num_nodes=recipe.nodes,
+        strategy="ddp" if recipe.world > 1 else "auto",
         precision=PRECISIONS[recipe.precision],
         max_epochs=recipe.epochs,
         gradient_clip_val=recipe.clip,
@@ -199,7 +213,7 @@ def _train(run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool,
         raise KeyboardInterrupt(f"interrupted {where}; go on with --resume {folder.path}") from error
 
 
-def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> RunResult:
+def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, wanted: bool) -> RunResult:
     recipe = run.recipe
     last = run.evaluated
     last.to(memory_format=torch.contiguous_format)
@@ -210,7 +224,7 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> R
         found[name] = _judged(model, run, main)
     validation, model = found["model"], models["model"]
     beside = {name: found[name] for name in models if name != "model"}
-    report: Path | None = folder.report
+    report: Path | None = folder.report if wanted else None
     if main:
         if skipped := len(run.train_set.report.skipped):
             log.warning("unreadable images of %s that were left out: %d", run.train_set.name, skipped)
@@ -225,7 +239,8 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool) -> R
         folder.write_facts(facts)
         folder.clear_best()
         try:
-            write_run_report(model, folder.path, run.val_set, folder.report, recipe.seed)
+            if wanted:
+                write_run_report(model, folder.path, run.val_set, folder.report, recipe.seed)
         except Exception as error:  # the model is saved: a page that fails must not look like a run that failed
             log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
             report = None

@@ -1,0 +1,98 @@
+"""What the head of a frozen network reads, computed once for a whole set."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring import AnchoredModel, PixelModel, derangement
+from kedge.anchoring.pixels import evaluating
+from kedge.data import ImageSet, generator
+from kedge.scores.last_layer import inputs_of
+
+__all__ = ["drawn_features", "features"]
+
+
+@torch.no_grad()
+def features(model: PixelModel, head: str, images: ImageSet, batch_size: int = 256, workers: int = 0) -> Tensor:
+    """Features `[N, D]` on the CPU: what `head` reads, in eval mode, of the images as they are, without augmentation.
+
+    Of an anchored model the mean over its whole bank, as predictions are: a linear head of the mean is the mean over
+    references of the head. Costs one forward pass of an image for each reference.
+    """
+    found = []
+    with evaluating(model), _reading(model, head) as read:
+        for batch, _ in images.batches(batch_size, workers):
+            pixels = _unit(batch, model)
+            if isinstance(model, AnchoredModel):
+                found.append(sum(read(pixels, r) for r in model.references.split(1)) / len(model.references))
+            else:
+                found.append(read(pixels, None))
+    return torch.cat([part.cpu() for part in found])  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def drawn_features(
+    model: AnchoredModel,
+    head: str,
+    images: ImageSet,
+    draws: int,
+    masked: bool,
+    seed: int,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> tuple[Tensor, Tensor | None]:
+    """Features `[R, N, D]` of [r, x - r], and of [0, x - r] if `masked`, for R references drawn for each image.
+
+    In each draw every image gets another one of the set, and no image itself. Costs R forward passes of each image,
+    or 2 R if `masked`, once.
+    """
+    if len(images) < 2:
+        raise ValueError(f"{images.name} holds {len(images)} image: a reference is another image, so it takes two")
+    seen, hidden = [], []
+    with evaluating(model), _reading(model, head) as read:
+        for draw in range(draws):
+            partner = derangement(len(images), generator(seed, "anchored probe", draw))
+            others = images.subset(partner).batches(batch_size, workers)
+            rows, masks = [], []
+            for (batch, _), (reference, _) in zip(images.batches(batch_size, workers), others, strict=True):
+                x, r = _unit(batch, model), _unit(reference, model)
+                rows.append(read(x, r).cpu())
+                if masked:
+                    masks.append(read(x, r, torch.ones(len(x), dtype=torch.bool, device=x.device)).cpu())
+            seen.append(torch.cat(rows))
+            hidden += [torch.cat(masks)] if masked else []
+    return torch.stack(seen), torch.stack(hidden) if masked else None
+
+
+class _Reader:
+    """Calls the model and gives what its head read."""
+
+    def __init__(self, model: PixelModel, layer: nn.Module) -> None:
+        self.model, self.layer = model, layer
+        self.inputs: list[Tensor] = []
+
+    def __call__(self, pixels: Tensor, references: Tensor | None, mask: Tensor | None = None) -> Tensor:
+        self.inputs.clear()
+        if references is None:
+            self.model(pixels)
+        else:
+            self.model(pixels, references=references, mask=mask)
+        (seen,) = self.inputs
+        return inputs_of(self.layer, seen).float()
+
+
+@contextmanager
+def _reading(model: PixelModel, head: str) -> Iterator[_Reader]:
+    layer = model.network.get_submodule(head) if head else model.network
+    reader = _Reader(model, layer)
+    handle = layer.register_forward_pre_hook(lambda _, inputs: reader.inputs.append(inputs[0].detach()))
+    try:
+        yield reader
+    finally:
+        handle.remove()
+
+
+def _unit(batch: Tensor, model: PixelModel) -> Tensor:
+    return batch.to(model.mean.device).float() / 255

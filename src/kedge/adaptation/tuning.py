@@ -1,0 +1,108 @@
+"""Fine-tuning by the training room, and the average of its two ends."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kedge import checkpoint
+from kedge.adaptation.outcome import Settings, load_outcome, recipe_for
+from kedge.anchoring import PixelModel
+from kedge.data import ImageSet
+from kedge.data.statistics import NormBatches
+from kedge.evaluation.choosing import Measure, best
+from kedge.training.fitting import fit
+from kedge.training.folder import RunFolder
+from kedge.training.recipe import Recipe
+from kedge.training.resolve import resolve_data, resolve_device, resolve_network
+from kedge.weights.batch_norm import tracked
+from kedge.weights.wise_ft import between, wise_ft_curve
+
+__all__ = ["average", "tune"]
+
+GENTLER = 0.1  # of the learning rate of fine-tuning from a fresh head, for a head that fits already
+STEPS = 100  # at least, where there are few images
+FEW = 1280  # training images below which batches are small and epochs many
+BATCH = 32
+ALPHAS = tuple(n / 10 for n in range(11))
+
+
+def tune(
+    start: PixelModel,
+    train: ImageSet,
+    val: ImageSet | None,
+    how: str,
+    out: Path,
+    settings: Settings,
+    record: dict[str, Any],
+) -> PixelModel:
+    """Train all weights of `start` in the run `out/how`, or go on with it if it was broken off.
+
+    Without validation images the training images stand in for them, nothing is chosen by them, and no threshold is
+    kept.
+    """
+    folder = out / how
+    sets = (train, train if val is None else val)
+    given: dict[str, Any] = {"sets": sets, "start": start, "progress": False, "report": False}
+    if (folder / "recipe.yaml").is_file():
+        result = None if "finished" in RunFolder(folder).facts() else fit(resume=folder, **given)
+    else:
+        result = fit(_plan(start, train, how, out, settings), **given)
+    model = load_outcome(folder, start) if result is None else result.model
+    facts = RunFolder(folder).facts()
+    recipe = RunFolder(folder).recipe()
+    record |= {"epochs": recipe.epochs, "lr": recipe.lr, "batch_size": recipe.batch_size, "optimizer": recipe.optimizer}
+    if val is None:
+        model.reject = None
+        checkpoint.save(model, folder / "model")
+        facts |= {"validation": {}, "reject": None}
+        facts["data"] = {**facts["data"], "val": 0}
+    RunFolder(folder).write_facts({**facts, "adaptation": record})
+    return model
+
+
+def _plan(start: PixelModel, train: ImageSet, how: str, out: Path, settings: Settings) -> Recipe:
+    """The recipe, with what fine-tuning decides by the number of images and by the head it starts from."""
+    recipe = recipe_for(start, how, out, train, settings)
+    count = len(train)
+    if count < FEW:
+        batch = max(2, min(BATCH, count))
+        epochs = settings.epochs or max(10, math.ceil(STEPS / math.ceil(count / batch)))
+        recipe = replace(recipe, batch_size=batch, epochs=epochs)
+    recipe = resolve_data(resolve_device(recipe), count, train.image_shape)
+    recipe = resolve_network(recipe, start.network, train.image_shape)
+    assert recipe.lr is not None
+    return replace(recipe, lr=GENTLER * recipe.lr) if how == "lp-ft" else recipe
+
+
+def average(
+    probe: PixelModel,
+    tuned: PixelModel,
+    train: ImageSet,
+    val: ImageSet | None,
+    settings: Settings,
+    record: dict[str, Any],
+) -> PixelModel:
+    """The model between the linear probe (share 0) and lp-ft (share 1), its batch-norm statistics estimated anew.
+
+    Raises:
+        ValueError: if the share is to be chosen and there are no validation images.
+    """
+    device = settings.torch_device()
+    ends = probe.to(device), tuned.to(device)
+    batches = None
+    if tracked(tuned):
+        batches = NormBatches(
+            train, min(64, len(train)), settings.augment, workers=settings.workers, seed=settings.seed
+        )
+    share = settings.share
+    if isinstance(share, str):
+        if val is None:
+            raise ValueError("share val is chosen on validation images, and there are none here: give a number")
+        measure = Measure(val, batch_size=settings.batch_size, workers=settings.workers, seed=settings.seed)
+        rows = wise_ft_curve(*ends, ALPHAS, measure, batches, settings.seed)
+        share = best(rows, "clean")["alpha"]
+        record["curve"] = [{"share": row["alpha"], "accuracy": row["clean"]} for row in rows]
+    record["share"] = share
+    made: PixelModel = between(*ends, share, batches, settings.seed)
+    return made.cpu()

@@ -1,0 +1,199 @@
+"""`kedge adapt`: take a trained model to a new task, by a new head or by fine-tuning."""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedge.adaptation import HOWS
+from kedge.cli.models import MODEL_HELP, Source, find
+from kedge.cli.words import check_sets, check_words, separated, whole_numbers, with_examples
+
+if TYPE_CHECKING:
+    import jsonargparse
+
+    from kedge.data import ImageSet
+
+DESCRIPTION = """\
+Take a trained model to a new task: new images, new classes.
+
+linear-probe trains a new head on frozen features; anchored-probe does so with drawn and hidden references; finetune
+trains all weights, lp-ft from the head of the probe; wise-ft averages the probe and lp-ft. --shots takes a few images
+of each class, several times, and uses no others. Prints a table; every model is a run folder of its own. What has
+finished is not made again: interrupted, the same command goes on.
+"""
+EPILOG = """\
+examples:
+  kedge adapt mine --data flowers                                   a linear probe
+  kedge adapt mine --data flowers --how linear-probe,lp-ft,wise-ft --shift corruptions
+  kedge adapt mine --data flowers --how linear-probe,anchored-probe --shots 1,5,20,all --draws 3
+  kedge adapt timm/resnet18.a1_in1k --data flowers                  published weights (needs a network)"""
+
+
+def parser() -> "jsonargparse.ArgumentParser":
+    """The flags of `kedge adapt`."""
+    made = with_examples("kedge adapt", "MODEL --data FOLDER", DESCRIPTION, EPILOG)
+    add = made.add_argument
+    several: dict[str, Any] = {"type": str, "nargs": "+", "metavar": "NAME"}
+    add("model", metavar="MODEL", help=MODEL_HELP)
+    add("--data", type=str | None, default=None, help="the new images: a folder, parquet files, a name, a hub name")
+    add("--how", **several, default=["linear-probe"], help=f"one or several of {', '.join(HOWS)}")
+    add("--shots", type=str, nargs="+", default=["all"], metavar="N", help="images of each class, or all")
+    add("--draws", type=int, default=1, help="how often the few images are drawn; also seeds of the trainings")
+    add("--share", type=str, default="0.5", help="of wise-ft: the share of the fine-tuned weights, or val: chosen")
+    add("--alpha", type=float, default=0.4, help="of anchored-probe: the share of hidden references")
+    add("--drawn", type=int, default=4, help="of anchored-probe: references drawn for each image")
+    add("--strength", type=float | None, default=None, help="of the probes' regularisation; null: chosen by images")
+    add("--epochs", type=int | None, default=None, help="of fine-tuning; null: ten, or more where images are few")
+    add("--lr", type=float | None, default=None, help="of fine-tuning, a tenth of it for lp-ft; null: by the network")
+    add("--augment", choices=["auto", "none", "crop-flip", "trivial"], default="auto", help="of fine-tuning")
+    add("--head", type=str | None, default=None, help="the layer to replace, by its name; null: found")
+    add("--references", type=int | None, default=None, help="bank of an anchored model; null: as many as it had")
+    add("--val_fraction", type=float, default=0.1, help="of the training images, held out if the data has no part val")
+    add("--shift", **several, default=["none"], help="as in kedge evaluate: corruptions, names, published sets")
+    add("--severities", type=str, nargs="+", default=["1", "2", "3", "4", "5"], metavar="N", help="of 1 to 5")
+    add("--ood", **several, default=[], help="data of other kinds, which the models should notice (AUROC of the MSP)")
+    add("--near", **several, default=[], help="the same, close in kind")
+    add("--limit", type=int | None, default=None, help="at most so many images under shift and of other kinds")
+    add("--seed", type=int, default=0, help="of the images that are held out or drawn, and of the trainings")
+    add("--batch_size", type=int, default=128, help="images that go through the network at a time")
+    add("--workers", type=int | None, default=None, help="processes that decode images; null: by their size")
+    add("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    add("--out", type=str | None, default=None, help="folder of the results; null: runs/MODEL-on-DATA")
+    return made
+
+
+def run(config: "jsonargparse.Namespace") -> int:
+    """Adapt, measure, print the table, and say where the models are."""
+    from kedge.adaptation.outcome import Settings
+    from kedge.adaptation.shots import parse_shots
+
+    hows = _hows(separated(config.how))
+    shots = parse_shots(separated(config.shots))
+    severities = whole_numbers(config.severities)
+    check_words(["none"], severities)
+    check_sets(separated(config.ood), separated(config.near))
+    if config.data is None:
+        raise ValueError("which images? name the new task with --data FOLDER")
+    if not 0 < config.val_fraction <= 0.5:
+        raise ValueError(f"--val_fraction must be above 0, at most 0.5, got {config.val_fraction}")
+    source = find(config.model)
+    if source.path is not None and source.path.is_file():
+        raise ValueError(
+            f"{config.model} is a file for inference, without weights to train; give the run or its model folder"
+        )
+    settings = Settings(
+        seed=config.seed,
+        head=config.head,
+        alpha=config.alpha,
+        drawn=config.drawn,
+        strength=config.strength,
+        share=_share(config.share),
+        epochs=config.epochs,
+        lr=config.lr,
+        references=config.references,
+        objective=_objective(source),
+        augment=config.augment,
+        batch_size=config.batch_size,
+        device=config.device,
+        source=config.model,
+        data=config.data,
+        val_fraction=config.val_fraction,
+    )
+    settings.check()
+    from dataclasses import replace
+
+    from kedge import adaptation
+    from kedge.cli.evaluate import progress_bar
+    from kedge.cli.sets import default_workers, load_outside, shifts_of
+
+    shift = shifts_of(separated(config.shift))
+    model = source.load("cpu")
+    train, val, test = _images(config, model)
+    near = separated(config.near)
+    outside = load_outside({source.name: model}, [*separated(config.ood), *near], config.data, test)
+    workers = default_workers(train) if config.workers is None else config.workers
+    out = Path(config.out) if config.out else Path("runs") / f"{source.name}-on-{Path(config.data).name}"
+    try:
+        with progress_bar() as (_, say):
+            results = adaptation.study(
+                model,
+                train,
+                val,
+                test,
+                out,
+                hows=hows,
+                shots=shots,
+                draws=config.draws,
+                settings=replace(settings, workers=workers),
+                shift=shift,
+                severities=severities,
+                ood=outside or None,
+                near=[name for name in outside if name in near],
+                limit=config.limit,
+                say=say,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; what is finished is kept in {out}, the same command goes on") from None
+    print("\n".join(results["table"]))
+    print(f"(percent, {test.name} ({test.split}), {len(test)} images)")
+    print(
+        f"models: {out}/{'all' if shots[-1] is None else shots[-1]}-0/{hows[-1]}, ...   results: {out / 'results.json'}"
+    )
+    return 0
+
+
+def _hows(words: list[str]) -> list[str]:
+    for word in words:
+        if word not in HOWS:
+            near = difflib.get_close_matches(word, HOWS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise ValueError(f"--how: there is no way {word!r}; there are {', '.join(HOWS)}.{hint}")
+    return list(dict.fromkeys(words))
+
+
+def _share(text: str) -> float | str:
+    if text == "val":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--share is a number from 0 to 1, or val, got {text!r}") from None
+
+
+def _objective(source: Source) -> list[Any] | None:
+    """How a run masked its references, for fine-tuning to go on so; None for any other model."""
+    for entry in source.recipe().get("objective") or []:
+        if isinstance(entry, dict) and "Anchored" in entry:
+            kept = {k: v for k, v in (entry["Anchored"] or {}).items() if k in ("alpha", "mask_target", "mask_per")}
+            return [{"Anchored": kept}, "CrossEntropy"]
+    return None
+
+
+def _images(config: "jsonargparse.Namespace", model: Any) -> "tuple[ImageSet, ImageSet, ImageSet]":
+    """Training, validation and test images in the size that the model takes."""
+    from kedge import data
+    from kedge.cli.sets import common_shape
+
+    channels, side = common_shape({config.model: model})
+    if side is None:
+        raise ValueError(
+            f"{config.model} takes images of {model.input_shape}, which are not square: load them in Python"
+        )
+    train = data.load(config.data, "train", side, channels)
+    offered = data.splits(config.data)
+    if "val" in offered:
+        val = data.load(config.data, "val", side, channels)
+    else:
+        train, val = data.split_validation(train, config.val_fraction, config.seed)
+    if "test" in offered:
+        test = data.load(config.data, "test", side, channels)
+    else:
+        print(
+            f"{config.data} has no part test: measured on {len(val)} validation images, which also choose the strength "
+            "of the probes and flatter them a little",
+            file=sys.stderr,
+        )
+        test = val
+    print(f"{train.name}: {train.report.summary()}", file=sys.stderr)
+    return train, val, test

@@ -1,0 +1,98 @@
+"""Several ways and numbers of images in one table, which goes on where it was broken off; and the command."""
+
+import json
+
+import pytest
+import torch
+
+import kedge
+from kedge.adaptation import studies
+from kedge.adaptation.outcome import Settings
+
+SETTINGS = Settings(epochs=1, device="cpu", batch_size=64)
+
+
+def test_a_study_measures_every_way_and_goes_on(body, digits, tmp_path, monkeypatch):
+    asked = {"hows": ["linear-probe", "wise-ft"], "shots": [2, None], "draws": 2, "settings": SETTINGS}
+    calls = []
+    real = studies.adapt
+
+    def counted(*arguments, **given):
+        calls.append((given["how"], len(arguments[1]), arguments[2] is None))
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return real(*arguments, **given)
+
+    monkeypatch.setattr(studies, "adapt", counted)
+    with pytest.raises(KeyboardInterrupt):
+        studies.study(body, *digits, tmp_path, shift=["fog"], severities=[3], limit=20, **asked)
+    assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) == 4
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("2-*/*/run.json")}
+    found = studies.study(body, *digits, tmp_path, shift=["fog"], severities=[3], limit=20, **asked)
+    assert stamps
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
+    # Few images come without validation images, all of them with.
+    assert set(calls) == {(how, n, n == 6) for how in asked["hows"] for n in (6, 61)}
+    rows = found["rows"]
+    assert [(r["how"], r["shots"], r["draw"]) for r in rows][:3] == [
+        ("linear-probe", 2, 0),
+        ("wise-ft", 2, 0),
+        ("linear-probe", 2, 1),
+    ]
+    # The numbers are those of the saved model on the test images.
+    last = rows[-1]
+    model = kedge.load(tmp_path / "all-1" / "wise-ft")
+    pixels = digits[2].images.float() / 255
+    right = (model.predict(pixels).logits.argmax(1) == digits[2].labels).float().mean()
+    assert last["accuracy"] == pytest.approx(float(right))
+    assert {"ece", "shifted accuracy", "shifted ece"} <= set(last)
+    assert len(found["table"]) == 2 + 4
+    with pytest.raises(ValueError, match=r"another study .*train.* differ"):
+        studies.study(body, digits[0].subset(range(50)), *digits[1:], tmp_path, settings=SETTINGS)
+
+
+def test_nothing_is_trained_for_shots_that_are_not_there(body, digits, tmp_path):
+    with pytest.raises(ValueError, match="50 shots"):
+        studies.study(body, *digits, tmp_path / "a", shots=[1, 50], settings=SETTINGS)
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(ValueError, match="other classes"):
+        studies.study(body, *digits[:2], digits[2].only_classes(["1", "4"]), tmp_path / "a", settings=SETTINGS)
+
+
+def test_the_table_by_hand():
+    rows = [
+        {"how": "finetune", "shots": 1, "draw": d, "images": 3, "accuracy": a, "ece": 0.1, "adapted": {}}
+        for d, a in enumerate((0.5, 0.7))
+    ]
+    assert studies.table(rows).splitlines()[2] == "| finetune | 1 | 2 | 60.0 ± 14.1 | 10.0 ± 0.0 |"
+
+
+def test_the_command(tmp_path, monkeypatch, capsys):
+    from kedge import networks
+    from kedge.cli import adapt as command
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    network = networks.create("kedge_resnet_small", 4, 1, 8, arguments={"width": 4})
+    kedge.save(kedge.plain(network, example=(1, 8, 8)), tmp_path / "old")
+
+    def call(*words):
+        return command.run(command.parser().parse_args(["old", *words]))
+
+    assert call("--data", "digits", "--shots", "1,3", "--draws", "2", "--device", "cpu") == 0
+    printed = capsys.readouterr().out
+    assert "| linear-probe | 3 | 2 |" in printed
+    model = kedge.load(tmp_path / "runs" / "old-on-digits" / "3-1" / "linear-probe")
+    assert model.class_names == [str(i) for i in range(10)]
+    for words, said in (
+        (["--data", "digits", "--how", "lp-tf"], "Did you mean lp-ft"),
+        (["--data", "digits", "--shots", "0"], "whole numbers above 0"),
+        (["--data", "digits", "--share", "half"], "a number from 0 to 1, or val"),
+        (["--how", "finetune"], "--data FOLDER"),
+        (["--data", "digits", "--severities", "9"], "severit"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call(*words)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(Exception, match="empty"):
+        call("--data", "empty")
