@@ -35,7 +35,7 @@ def opening(
         f"{'x'.join(str(n) for n in train.image_shape)}\n"
         + (f"label noise: {wrong} of the {len(train)} training labels are a random other class\n" if wrong else "")
         + f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
-        f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.devices} {recipe.device}, "
+        f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}\n"
         f"{_attack(recipe, objective)}"
         f"run folder: {folder.path}" + (f"\n{Cost(**cost)}" if cost and attacks(objective) else "")
