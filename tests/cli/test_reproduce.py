@@ -83,6 +83,7 @@ def test_printing_does_nothing_else(command, small):
         (["--part", "3/2"], "--part is K/N"),
         (["--jobs", "0"], "--jobs must be 1 or more"),
         (["--jobs", "2", "--devices", "2"], "take one"),
+        (["--devices", "2"], "takes 2 processes, and there is 1: start them with torchrun"),
         (["--data", "nowhere-at-all"], "nowhere-at-all"),
     ],
 )
@@ -126,3 +127,19 @@ def test_killed_and_called_again_it_goes_on_in_several_processes(small):
     assert {row["seeds"] for row in results["rows"]} == {2}
     assert (small / "job-1.log").is_file()
     assert (small / "job-2.log").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_together(small, command):
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "kedge"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    options = ["reproduce", "small.yaml", "--devices", "2", "--device", "cpu"]
+    done = subprocess.run([*words, *options], env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("## clean accuracy, %") == 1  # the first process speaks
+    assert {p.name for p in (small / "runs").iterdir()} == {"standard-0", "anchored-0"}
+    recipe = yaml.safe_load((small / "runs" / "anchored-0" / "recipe.yaml").read_text())
+    assert recipe["devices"] == 2
+    code, out, _ = command("reproduce", "small.yaml")  # another number of devices is no other run
+    assert code == 0
+    assert "trained in" not in out

@@ -5,6 +5,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +48,8 @@ def parser() -> "jsonargparse.ArgumentParser":
     add("--jobs", type=int, default=1, help="processes that train and evaluate at once on this machine")
     add("--part", type=str | None, default=None, help="K/N: only each Nth run from the Kth on, to share them out")
     add("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
-    add("--devices", type=int, default=1, help="devices that train one run together, on each node")
-    add("--nodes", type=int, default=1, help="nodes that train one run together, under torchrun or srun")
+    add("--devices", type=int, default=1, help="devices that train one run together, on each node; started by torchrun")
+    add("--nodes", type=int, default=1, help="nodes that train one run together")
     add("--batch_size", type=int, default=256, help="images that go through a network at a time, in the evaluation")
     add("--print", action="store_true", dest="printing", help="list the runs and their recipes, and do nothing else")
     return made
@@ -83,10 +85,13 @@ def run(config: "jsonargparse.Namespace") -> int:
         return 0
     mine = planned[part - 1 :: parts]
     print(f"{experiment.title}\n{len(planned)} runs, {len(mine)} of them here, in {out}", flush=True)
+    failed: list[str] | None
     if config.jobs > 1:
         failed = _in_processes(config, out, part, parts)
     else:
         failed = _run_all(mine, config)
+        if failed is None:
+            return 0
     return _write(experiment, config, planned, out, failed)
 
 
@@ -123,51 +128,51 @@ def part_of(given: str | None) -> tuple[int, int]:
     return int(first), int(last)
 
 
-def _run_all(mine: "list[Planned]", config: "jsonargparse.Namespace") -> list[str]:
-    """Train and evaluate one after another; what went wrong, in words."""
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
+def _run_all(mine: "list[Planned]", config: "jsonargparse.Namespace") -> list[str] | None:
+    """Train and evaluate one after another; what went wrong, in words. None in all processes of a run but the first."""
+    from kedge.experiments.running import train_one
+    from kedge.experiments.together import joined
 
-    from kedge.experiments.running import evaluate_one, train_one
-
-    together = config.devices * config.nodes > 1
     said: list[str] = []
-    for number, each in enumerate(mine, 1):
-        started = time.perf_counter()
-        try:
-            before = each.trained
-            train_one(each, progress=sys.stdout.isatty())
-            if not before and getattr(rank_zero_only, "rank", 0) == 0:
-                print(
-                    f"{each.name} ({number} of {len(mine)}): trained in {time.perf_counter() - started:.0f} s",
-                    flush=True,
-                )
-            if not together:
-                _evaluate(each, config, evaluate_one)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("interrupted: the same command goes on") from None
-        except (ValueError, RuntimeError, OSError) as error:
-            if _is_of_all(error):
-                raise
-            said.append(f"{each.name}: {error}")
-            print(said[-1], file=sys.stderr, flush=True)
-    if together and getattr(rank_zero_only, "rank", 0) != 0:
-        sys.exit(0)  # the first process evaluates
-    for each in mine if together else []:
-        if each.trained:
-            _evaluate(each, config, evaluate_one)
+    together = config.devices * config.nodes > 1
+    with joined(config.devices, config.nodes) as first:
+        for number, each in enumerate(mine, 1):
+            started, before = time.perf_counter(), each.trained
+            with _noted(each, said):
+                train_one(each, progress=sys.stdout.isatty())
+                if not before and first:
+                    seconds = time.perf_counter() - started
+                    print(f"{each.name} ({number} of {len(mine)}): trained in {seconds:.0f} s", flush=True)
+                if not together:
+                    _evaluate(each, config)
+    if not first:
+        return None
+    for each in mine if together else []:  # the others need not wait for that
+        with _noted(each, said):
+            if each.trained:
+                _evaluate(each, config)
     return said
 
 
-def _evaluate(each: "Planned", config: "jsonargparse.Namespace", evaluate_one: Any) -> None:
+@contextmanager
+def _noted(each: "Planned", said: list[str]) -> Iterator[None]:
+    """A run that fails leaves the others; a disk that is full stops all."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted: the same command goes on") from None
+    except (ValueError, RuntimeError, FileExistsError) as error:
+        said.append(f"{each.name}: {error}")
+        print(said[-1], file=sys.stderr, flush=True)
+
+
+def _evaluate(each: "Planned", config: "jsonargparse.Namespace") -> None:
+    from kedge.experiments.running import evaluate_one
+
     record = evaluate_one(each, batch_size=config.batch_size, device=config.device)
     found = record["measures"]
     shown = ", ".join(f"{m} {found[m]:.1f} %" for m in ("clean accuracy", "corrupted accuracy") if m in found)
     print(f"{each.name}: {shown}", flush=True)
-
-
-def _is_of_all(error: Exception) -> bool:
-    """A full disk, or a folder that cannot be written, stops every run."""
-    return isinstance(error, OSError) and not isinstance(error, FileExistsError)
 
 
 def _in_processes(config: "jsonargparse.Namespace", out: Path, part: int, parts: int) -> list[str]:

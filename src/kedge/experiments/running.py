@@ -12,6 +12,7 @@ from kedge import data
 from kedge.data import DataError, ImageSet
 from kedge.experiments.experiment import Experiment, Variant
 from kedge.experiments.measures import measured
+from kedge.experiments.together import agreed
 from kedge.files import write_text
 from kedge.training.folder import RunFolder
 from kedge.training.recipe import Recipe
@@ -122,15 +123,21 @@ def train_one(planned: Planned, progress: bool = False) -> None:
     """
     from kedge.training import fit
 
-    if planned.run.is_dir() and not (planned.run / "recipe.yaml").is_file():
-        left = [path.name for path in planned.run.iterdir()]
-        if not set(left) <= {"run.json"}:
-            raise ValueError(f"{planned.run} is no run, and holds {', '.join(sorted(left)[:3])}: move it away")
-        shutil.rmtree(planned.run)  # broken off between two files
-    if planned.run.is_dir():
-        fit(planned.recipe, resume=planned.run, progress=progress)
-    else:
-        fit(planned.recipe, progress=progress)
+    begun = agreed(lambda: _begun(planned))
+    fit(planned.recipe, resume=planned.run if begun else None, progress=progress)
+
+
+def _begun(planned: Planned) -> bool:
+    """Whether there is a run to go on with; what was broken off between its first two files is cleared away."""
+    if not planned.run.is_dir():
+        return False
+    if (planned.run / "recipe.yaml").is_file():
+        return True
+    left = [path.name for path in planned.run.iterdir()]
+    if not set(left) <= {"run.json"}:
+        raise ValueError(f"{planned.run} is no run, and holds {', '.join(sorted(left)[:3])}: move it away")
+    shutil.rmtree(planned.run)
+    return False
 
 
 def evaluate_one(
@@ -163,7 +170,7 @@ def evaluate_one(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = channels_last(kedge.load(planned.run / "model").to(device))
+    model: Any = channels_last(kedge.load(planned.run / "model").to(device))
     keywords = {key: value for key, value in planned.variant.evaluation.items() if key not in ("near", "ood")}
     whole = keywords.get("limit") is None
     channels, height, width = model.input_shape
