@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,7 +104,9 @@ def fit_probe(
         strength, how = 1 / len(data.labels), "1/N: one image of a class leaves nothing to choose by"
     if strength is None:
         strength = min(found, key=lambda s: found[s])
-    weight, bias = _fit(data, None, [strength], intercept)[-1]
+    x, targets, weights = data.rows()
+    scaled, mean, scale = _scaled(data, None, x, intercept)
+    weight, bias = _unscaled(solve(scaled, targets, weights, strength, intercept), mean, scale)
     return Probe(weight.float(), bias.float() if intercept else None, strength, how, found)
 
 
@@ -129,25 +131,14 @@ def choose_strength(
     return {s: sum(values) / total for s, values in sums.items() if len(values) == len(parts)}
 
 
-def _path(data: ProbeData, chosen: Tensor | None, intercept: bool):  # type: ignore[no-untyped-def]
+def _path(data: ProbeData, chosen: Tensor | None, intercept: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """W and b for each of `STRENGTHS`, solved when asked for."""
     x, targets, weights = data.rows(chosen)
     scaled, mean, scale = _scaled(data, chosen, x, intercept)
     state = None
     for strength in STRENGTHS:
         state = solve(scaled, targets, weights, strength, intercept, state, tolerance=1e-4)
         yield _unscaled(state, mean, scale)
-
-
-def _fit(
-    data: ProbeData, chosen: Tensor | None, strengths: Sequence[float], intercept: bool
-) -> list[tuple[Tensor, Tensor]]:
-    x, targets, weights = data.rows(chosen)
-    scaled, mean, scale = _scaled(data, chosen, x, intercept)
-    state, found = None, []
-    for strength in strengths:
-        state = solve(scaled, targets, weights, strength, intercept, state)
-        found.append(_unscaled(state, mean, scale))
-    return found
 
 
 def _scaled(data: ProbeData, chosen: Tensor | None, x: Tensor, intercept: bool) -> tuple[Tensor, Tensor, float]:
