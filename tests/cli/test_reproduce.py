@@ -92,6 +92,26 @@ def test_what_cannot_work_is_said_at_once(command, small, options, words):
         command("reproduce", "small.yaml", *options)
 
 
+def test_the_parts_share_out_runs_not_rows(command, small, monkeypatch, tmp_path):
+    """Two processes that evaluate one run in two ways would train it twice."""
+    from kedge.experiments import running
+
+    several = {**SMALL, "variants": {"a": {}, "a-2": {"same_as": "a"}, "b": {}, "a-3": {"same_as": "a"}, "c": {}}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(several))
+    parts = []
+    for part in ("1/2", "2/2"):
+        trained = []
+        monkeypatch.setattr(running, "train_one", lambda planned, progress=False, seen=trained: seen.append(planned))
+        monkeypatch.setattr(running, "evaluate_one", lambda planned, **_: {"measures": {}})
+        with pytest.raises(ValueError, match="nothing of small has been measured"):
+            command("reproduce", "small.yaml", "--seeds", "2", "--part", part)
+        parts.append(trained)
+    assert sum(map(len, parts)) == 10
+    one, other = ({each.run for each in trained} for trained in parts)
+    assert (len(one), len(other)) == (3, 3)
+    assert not one & other
+
+
 def test_seeds_and_parts():
     assert seeds_of(None, 2) == [0, 1]
     assert seeds_of("3", 2) == [0, 1, 2]

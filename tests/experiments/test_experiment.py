@@ -28,9 +28,8 @@ def test_a_scale_changes_all_variants_and_keeps_some(experiment):
 def test_the_scale_comes_before_what_makes_the_variant(values):
     values["variants"]["plain-anchored"] = {"objective.Anchored.alpha": 0.0}
     values["scales"]["large"].pop("variants")
-    values["variants"]["standard"]["objective"] = ["CrossEntropy"]
+    values["variants"]["standard"] = {"objective": ["CrossEntropy"], "objective.Anchored.alpha": 0.1}
     with pytest.raises(ValueError, match="standard"):  # without Anchored there is no alpha to change
-        values["variants"]["standard"] = {"objective": ["CrossEntropy"], "objective.Anchored.alpha": 0.1}
         Experiment.from_dict(values, "small")
     values["variants"]["standard"] = {"anchored": False, "objective": ["CrossEntropy"]}
     made = Experiment.from_dict(values, "small").variants_at("large")

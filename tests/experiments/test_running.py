@@ -106,8 +106,21 @@ def test_a_run_with_another_recipe_is_not_taken_for_ours(values, planned, traine
     values["base"]["epochs"] = 2
     values["scales"]["laptop"]["epochs"] = 2
     other = plan(Experiment.from_dict(values, "small"), "laptop", [0], trained, "digits")[0]
+    evaluate_one(planned[0])
+    assert kept_record(planned[0]) is not None
+    assert kept_record(other) is None  # nor are its numbers taken for those of the new recipe
     with pytest.raises(ValueError, match="epochs is 1 there, not 2"):
         train_one(other)
+
+
+def test_sets_that_have_come_since_are_measured(planned, monkeypatch):
+    from kedge.experiments import running
+
+    train_one(planned[0])
+    evaluate_one(planned[0])
+    assert kept_record(planned[0])["missing"] == ["nor-this"]
+    monkeypatch.setattr(running, "first_here", lambda names: names[0])
+    assert kept_record(planned[0]) is None
 
 
 def test_a_run_broken_off_before_it_had_a_recipe(experiment, tmp_path):

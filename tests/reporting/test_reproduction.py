@@ -17,10 +17,11 @@ def results():
                "evaluation_seconds": 60.0, "severities": {"1": 70.0, "5": 50.0}, "corruptions": {"fog": 60.0},
                "runs": []}  # fmt: skip
     difference = {"measure": "clean accuracy", "higher": True, "paper": 1.5, "difference": -2.04, "seeds": 3,
-                  "interval": [-3.0, -1.08], "verdict": "worse, against the paper"}  # fmt: skip
+                  "interval": [-3.0, -1.08], "verdict": "worse, where the paper's is better"}  # fmt: skip
     return {
         "title": "A <b>title</b> | with a bar", "source": "table 1", "scale": "laptop", "seeds": [0, 1, 2],
-        "created": "2026-01-01", "command": "kedge reproduce x", "unfinished": ["b-2"], "notes": ["<i>a note</i>"],
+        "created": "2026-01-01", "command": "kedge reproduce x", "unfinished": ["b-2"], "images": 1000,
+        "notes": ["<i>a note</i>"],
         "machine": {"kedge": "0", "torch": "2", "system": "Linux", "cpus": 2, "accelerators": []},
         "variants": {"a": variant, "b|<script>": variant},
         "rows": [row("clean accuracy", "a", 80.0, 75.6), row("clean accuracy", "b|<script>", 78.0)],
@@ -36,6 +37,7 @@ def test_the_table_in_markdown(results):
     assert "| clean accuracy | +1.5 | \N{MINUS SIGN}2.0 | \N{MINUS SIGN}3.0 to \N{MINUS SIGN}1.1 |" in text
     assert "Not finished: b-2." in text
     assert "not the paper's scale" in text
+    assert "the same 1,000 images; other images would move the levels, by 3 points" in text
     for line in text.split("\n"):
         if line.startswith("|"):
             assert line.replace("\\|", "").count("|") in (7,)
@@ -50,7 +52,7 @@ def test_the_page_escapes_and_is_alone(results):
     assert "<script" not in text
     assert "&lt;i&gt;a note" in text
     assert "http" not in text.replace("http-equiv", "")
-    assert "worse, against the paper" in text
+    assert "worse, where the paper&#39;s is better" in text
 
 
 def test_three_files(results, tmp_path):

@@ -1,5 +1,6 @@
 """`kedge reproduce`: the experiments of a paper, run again and set beside its figures."""
 
+import gc
 import os
 import shlex
 import subprocess
@@ -83,8 +84,12 @@ def run(config: "jsonargparse.Namespace") -> int:
         for each in planned:
             print(f"# {each.name}\n{yaml.safe_dump(each.variant.recipe, sort_keys=False, width=110)}", end="")
         return 0
-    mine = planned[part - 1 :: parts]
-    print(f"{experiment.title}\n{len(planned)} runs, {len(mine)} of them here, in {out}", flush=True)
+    # By runs: what evaluates the run of another variant stays with it, or two processes would train it.
+    runs = list(dict.fromkeys(each.run for each in planned))
+    mine = [each for each in planned if runs.index(each.run) % parts == part - 1]
+    print(
+        f"{experiment.title}\n{len(runs)} runs, {len({each.run for each in mine})} of them here, in {out}", flush=True
+    )
     failed: list[str] | None
     if config.jobs > 1:
         failed = _in_processes(config, out, part, parts)
@@ -145,6 +150,7 @@ def _run_all(mine: "list[Planned]", config: "jsonargparse.Namespace") -> list[st
                     print(f"{each.name} ({number} of {len(mine)}): trained in {seconds:.0f} s", flush=True)
                 if not together:
                     _evaluate(each, config)
+            gc.collect()  # a trainer and its run refer to each other, and hold the images
     if not first:
         return None
     for each in mine if together else []:  # the others need not wait for that

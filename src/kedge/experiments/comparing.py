@@ -10,6 +10,7 @@ from kedge.experiments.experiment import MEASURES, Experiment
 __all__ = ["comparison", "mean_interval", "verdict", "welch_interval"]
 
 LEVEL = 0.95
+CLAIM = 0.4  # points
 
 
 def comparison(
@@ -125,12 +126,20 @@ def _gain(experiment: Experiment, measure: str, name: str, over: str) -> float |
 
 
 def verdict(difference: float, interval: Sequence[float] | None, paper: float | None, higher: bool) -> str:
-    """In words: whether a difference is there, and whether it goes the way of the paper's."""
+    """In words: whether a difference is there over seeds, and whether it is the paper's.
+
+    A difference of the paper's below 0.4 is no claim: its figures are read off plots, within 0.2 each.
+    """
     if interval is None:
         return "one seed: no telling"
-    if interval[0] <= 0 <= interval[1]:
-        return "not resolved"
-    word = "better" if (difference > 0) == higher else "worse"
-    if paper is None or paper == 0:
-        return word
-    return f"{word}, as in the paper" if (difference > 0) == (paper > 0) else f"{word}, against the paper"
+    low, high = interval
+    there = not low <= 0 <= high
+    said = ("better" if (difference > 0) == higher else "worse") if there else "not resolved"
+    if paper is None or abs(paper) < CLAIM:
+        return said
+    if there and (difference > 0) != (paper > 0):
+        return f"{said}, where the paper's is {'better' if (paper > 0) == higher else 'worse'}"
+    if not low <= paper <= high:
+        less = abs(difference) < abs(paper) or (difference > 0) != (paper > 0)
+        return f"{said}, {'less' if less else 'more'} than in the paper"
+    return f"{said}, as in the paper" if there else said

@@ -217,16 +217,28 @@ def evaluate_one(
 
 
 def kept_record(planned: Planned) -> dict[str, Any] | None:
-    """What was measured of a run; None if nothing was, or of another training, or in another way."""
+    """What was measured of a run; None if nothing was, or of another training, in another way, or on fewer sets."""
+    folder = RunFolder(planned.run)
     try:
         found = json.loads(planned.record.read_text(encoding="utf-8"))
-        trained = RunFolder(planned.run).facts()
+        trained = folder.facts()
+        folder.recipe(planned.recipe)  # an error for another one than that of the run
     except (OSError, ValueError):
         return None
     if not isinstance(found, dict) or "measures" not in found:
         return None
     same = found.get("asked") == _asked(planned) and found.get("finished") == trained.get("finished")
-    return found if same else None
+    if not same or any(_is_here(name) for name in found["missing"]):
+        return None
+    return found
+
+
+def _is_here(names: str) -> bool:
+    try:
+        first_here([names])
+    except DataError:
+        return False
+    return True
 
 
 def _asked(planned: Planned) -> dict[str, Any]:

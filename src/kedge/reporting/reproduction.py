@@ -1,6 +1,7 @@
 """An experiment beside the paper that it repeats: as Markdown, as JSON, and as one page."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,19 @@ def facts(results: dict[str, Any]) -> list[str]:
         f"Scale {results['scale']}: {'; '.join(sizes)}; seeds {', '.join(map(str, seeds))}; kedge "
         f"{results['machine']['kedge']}, torch {results['machine']['torch']}.",
         "Ours is the mean over seeds ± their standard deviation; intervals are over seeds (Student's t, Welch's for a "
-        "difference between variants).",
+        "difference between variants): what other seeds would have given on these same images. One in twenty leaves out "
+        "a true value, so among many rows some do by chance.",
     ]
+    if results["images"] < 10_000:
+        said.append(
+            f"All were tested on the same {results['images']:,} images; other images would move the levels, by "
+            f"{100 * 1.96 * math.sqrt(0.21 / results['images']):.0f} points or so, and the differences by less."
+        )
     if results["scale"] != "paper":
-        said.append("This is not the paper's scale: look at the differences between variants, not at the levels.")
+        said.append(
+            "This is not the paper's scale: the levels are not its levels, and a difference from the paper's says what "
+            "happens at this scale, not that the paper is wrong at its own."
+        )
     if results["unfinished"]:
         said.append(f"Not finished: {', '.join(results['unfinished'])}.")
     return said
