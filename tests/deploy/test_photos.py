@@ -42,6 +42,35 @@ def test_a_folded_photo_counts_and_a_folded_colour_does_not():
     assert photos_in(folded(model)) == 0
 
 
+class Patches(torch.nn.Module):
+    """A patch embedding of 16 pixels, as a ViT has, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Conv2d(3, 8, 16, 16)
+        self.head = torch.nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.embed(x).flatten(2).mean(2))
+
+
+@pytest.mark.parametrize("side", [16, 32, 48, 64])
+def test_a_photo_folded_into_a_few_patches_counts(side):
+    model = kedge.anchor(Patches(), mean=0.4, std=0.3, example=(3, side, side))
+    with torch.no_grad():
+        model.stem.reference.weight.mul_(0.5)
+    model.references = torch.zeros(1, 3, side, side)
+    model.references[:, :, :3, :3] = torch.rand(1, 3, 3, 3)  # something in a corner
+    assert photos_in(model) == photos_in(folded(model)) == 1
+
+
+def test_a_folded_vector_cannot_be_told_from_the_bias_and_counts():
+    network = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    model = kedge.anchor(network, example=(5,))
+    model.references = torch.rand(4, 5)
+    assert photos_in(folded(model)) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "side", "arguments"),
     [("kedge_resnet_small", 8, {"width": 8}), ("test_vit", 160, {}), ("test_convnext", 64, {})],

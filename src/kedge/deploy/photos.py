@@ -2,7 +2,7 @@
 
 import copy
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, plain
 from kedge.anchoring.fold import FoldedStem
@@ -15,8 +15,8 @@ def photos_in(model: PixelModel, means_of: int | None = None) -> int:
     """How many images, which may be photos, anyone who has the model can look at: of the bank, residuals, a folded map.
 
     A residual counts: it is an image minus a reference, and the references are beside it. A reference folded into the
-    first layer counts: a channel of the map looks like it. An image of one colour does not count, nor do means over at
-    least 100 images each.
+    first layer counts: a channel of the map looks like it, and of a patch embedding it can be computed from the map. An
+    image of one colour does not count, nor do means over at least 100 images each.
 
     Args:
         model: any kedge model.
@@ -24,8 +24,8 @@ def photos_in(model: PixelModel, means_of: int | None = None) -> int:
     """
     known = means_of is not None and means_of >= ENOUGH
     if not isinstance(model, AnchoredModel):
-        maps = [stem.map for stem in model.network.modules() if isinstance(stem, FoldedStem) and stem.map is not None]
-        return 0 if known else sum(_has_content(map_) for map_ in maps)
+        stems = [stem for stem in model.network.modules() if isinstance(stem, FoldedStem)]
+        return 0 if known else sum(_has_content(stem, tuple(model.input_shape[1:])) for stem in stems)
     residuals = 0 if model.residuals is None else len(model.residuals)
     if known:
         return residuals
@@ -37,13 +37,35 @@ def photos_in(model: PixelModel, means_of: int | None = None) -> int:
     return int((~flat).sum()) + residuals
 
 
-def _has_content(map_: Tensor) -> bool:
-    """Whether a folded map `[1, C, H, W]` varies in its inner half: that of one colour does so at the padding only."""
-    inner = map_.float()
-    for axis in range(2, map_.ndim):
-        inner = inner.narrow(axis, map_.shape[axis] // 4, max(1, map_.shape[axis] // 2))
+def _has_content(stem: FoldedStem, sides: tuple[int, ...]) -> bool:
+    """Whether what was folded in may show a picture; where that cannot be told, it may.
+
+    Of one colour the map varies where padding reaches, and nowhere else. A layer that sees all of an image (`sides`)
+    at once, as a linear one does, has no map: the reference is part of its bias.
+    """
+    kernel = getattr(stem.layer, "kernel_size", ())
+    if isinstance(stem.layer, nn.Linear) or (kernel and all(k >= n for k, n in zip(kernel, sides, strict=False))):
+        return True
+    if stem.map is None:
+        return False
+    inner = stem.map.float()
+    reach = _padded(stem.layer)
+    for axis in range(2, inner.ndim):
+        border = reach[axis - 2] if axis - 2 < len(reach) else 0
+        inner = inner.narrow(axis, min(border, inner.shape[axis]), max(0, inner.shape[axis] - 2 * border))
     values = inner.flatten(2)
+    if values.shape[2] < 2:  # nothing to compare
+        return True
     return bool((values.amax(2) - values.amin(2)).max() > 1e-5 * max(1.0, float(values.abs().max())))
+
+
+def _padded(layer: nn.Module) -> list[int]:
+    """How many outputs at each side of each axis of a convolution see its padding; nothing known: none do."""
+    padding, stride, kernel = (getattr(layer, name, None) for name in ("padding", "stride", "kernel_size"))
+    if not isinstance(stride, tuple) or not isinstance(kernel, tuple):
+        return []
+    pads = padding if isinstance(padding, tuple) else tuple(k // 2 for k in kernel) if padding == "same" else ()
+    return [-(-p // s) for p, s in zip(pads, stride, strict=False)]
 
 
 def with_mean_reference(model: AnchoredModel, mean: Tensor | None = None) -> AnchoredModel:
