@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from kedge.adaptation import ProbeData, fit_probe
+from kedge.adaptation import ProbeData, adapt, fit_probe
 from kedge.adaptation.features import drawn_features, features
 from kedge.adaptation.probe import STRENGTHS, choose_strength, solve
 
@@ -110,6 +110,38 @@ def test_features_are_what_the_head_reads(body, anchored, digits):
     # Of an anchored model the mean over the bank, as in predict.
     found = features(anchored, "fc", train, batch_size=16)
     torch.testing.assert_close(anchored.network.fc(found), anchored.predict(pixels).logits, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_an_image_of_the_bank_does_not_meet_itself(anchored, digits):
+    train = digits[0].subset(range(9))
+    pixels = train.images.float() / 255
+    anchored.references = pixels[[2, 5, 7]]
+    found = features(anchored, "fc", train, batch_size=4, others=True)
+    for i in range(9):
+        bank = [r for r in (2, 5, 7) if r != i]
+        logits = anchored(pixels[i : i + 1].expand(len(bank), -1, -1, -1), references=pixels[bank]).mean(0)
+        torch.testing.assert_close(anchored.network.fc(found[i]), logits, rtol=1e-4, atol=1e-5)
+    # A bank of one: that image gets another, the rest meet the bank.
+    anchored.references = pixels[:1]
+    found = features(anchored, "fc", train, batch_size=4, others=True)
+    partners = pixels[[1] + [0] * 8]
+    torch.testing.assert_close(anchored.network.fc(found), anchored(pixels, references=partners), rtol=1e-4, atol=1e-5)
+    # One image in all has no other.
+    alone = train.subset([0])
+    torch.testing.assert_close(
+        features(anchored, "fc", alone, others=True), features(anchored, "fc", alone), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_linear_probe_is_fitted_on_images_with_others(anchored, digits):
+    made = adapt(anchored, *digits[:2], references=2, strength=0.1, device="cpu").model
+    seen = features(made, "fc", digits[0], others=True)
+    probe = fit_probe(ProbeData(seen[None], digits[0].labels, 3), strength=0.1)
+    torch.testing.assert_close(made.network.fc.weight, probe.weight, rtol=1e-3, atol=1e-4)
+    seen = features(made, "fc", digits[0])
+    with_itself = fit_probe(ProbeData(seen[None], digits[0].labels, 3), strength=0.1)
+    assert not torch.allclose(made.network.fc.weight, with_itself.weight, rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()

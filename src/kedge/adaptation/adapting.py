@@ -158,9 +158,10 @@ def _probed(
         data = ProbeData(seen, train.labels, len(train.class_names), masked, settings.alpha)
         record |= {"alpha": settings.alpha, "references": f"{settings.drawn} training images drawn for each image"}
     else:
-        data = ProbeData(features(body, head, train, **reading)[None], train.labels, len(train.class_names))
+        seen = features(body, head, train, others=True, **reading)[None]
+        data = ProbeData(seen, train.labels, len(train.class_names))
         if isinstance(body, AnchoredModel):
-            record["references"] = f"the mean over the bank of {len(body.references)}"
+            record["references"] = f"the mean over the bank of {len(body.references)}, no image with itself"
     validation = None if val is None else (features(body, head, val, **reading), val.labels)
     intercept = getattr(body.network.get_submodule(head) if head else body.network, "bias", None) is not None
     probe = fit_probe(data, validation, settings.strength, intercept)

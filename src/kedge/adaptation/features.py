@@ -15,21 +15,47 @@ __all__ = ["drawn_features", "features"]
 
 
 @torch.no_grad()
-def features(model: PixelModel, head: str, images: ImageSet, batch_size: int = 256, workers: int = 0) -> Tensor:
+def features(
+    model: PixelModel, head: str, images: ImageSet, batch_size: int = 256, workers: int = 0, others: bool = False
+) -> Tensor:
     """Features `[N, D]` on the CPU: what `head` reads, in eval mode, of the images as they are, without augmentation.
 
     Of an anchored model the mean over its whole bank, as predictions are: a linear head of the mean is the mean over
     references of the head. Costs one forward pass of an image for each reference.
+
+    `others`: for the images that the bank was chosen from. One that is in the bank never meets itself, [x, 0], as no
+    test image does: the mean is over the others, and where there are none over the first other image of the set.
     """
     found = []
     with evaluating(model), _reading(model, head) as read:
         for batch, _ in images.batches(batch_size, workers):
             pixels = _unit(batch, model)
-            if isinstance(model, AnchoredModel):
-                found.append(sum(read(pixels, r) for r in model.references.split(1)) / len(model.references))
+            if not isinstance(model, AnchoredModel):
+                found.append(read(pixels, None).cpu())
+            elif others:
+                found.append(_over_others(read, pixels, model.references, images, model).cpu())
             else:
-                found.append(read(pixels, None))
-    return torch.cat([part.cpu() for part in found])  # type: ignore[union-attr]
+                found.append((sum(read(pixels, r) for r in model.references.split(1)) / len(model.references)).cpu())
+    return torch.cat(found)
+
+
+def _over_others(read: "_Reader", pixels: Tensor, references: Tensor, images: ImageSet, model: AnchoredModel) -> Tensor:
+    """Features `[B, D]`, for each image the mean over the references that it does not equal."""
+    other = torch.stack([~_equal(pixels, r) for r in references])
+    count = other.sum(0)
+    read_all = (read(pixels, r[None]) * use[:, None] for r, use in zip(references, other, strict=True))
+    found: Tensor = sum(read_all) / count.clamp(min=1)[:, None]  # type: ignore[assignment]
+    for row in (count == 0).nonzero().flatten().tolist():
+        own = pixels[row : row + 1]
+        candidates = (_unit(images[i][0][None], model) for i in range(len(images)))
+        stand_in = next((r for r in candidates if not bool(_equal(own, r[0]))), own)  # all images alike: itself
+        found[row] = read(own, stand_in)[0]
+    return found
+
+
+def _equal(pixels: Tensor, reference: Tensor) -> Tensor:
+    """Which of `[B, C, H, W]` are the image `[C, H, W]`, to less than a grey level."""
+    return (pixels - reference).abs().flatten(1).amax(1) < 0.5 / 255
 
 
 @torch.no_grad()
