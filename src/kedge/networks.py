@@ -59,7 +59,7 @@ def create(
     network carries `kedge_architecture`, from which `rebuild` makes it again. Raises ValueError for an unknown
     name (with near ones) or argument, and `PretrainedUnavailable` if weights are asked for and cannot be had.
     """
-    library, name = _locate(name)
+    library, name = locate(name)
     given = {"num_classes": num_outputs, "in_chans": in_channels, **(arguments or {})}
     if image_size is not None and _has_fixed_size(library, name):
         given.setdefault("img_size", image_size)
@@ -93,7 +93,7 @@ def rebuild(architecture: dict[str, Any]) -> nn.Module:
     library, name, given = architecture["library"], architecture["name"], architecture["arguments"]
     if library not in ("timm", "torchvision") or not isinstance(name, str) or not isinstance(given, dict):
         raise ValueError(f"not an architecture of timm or torchvision: {architecture!r}")
-    if _locate(f"{library}/{name}") != (library, name):
+    if locate(f"{library}/{name}") != (library, name):
         raise ValueError(f"{library} has no network named {name!r}")
     _check_arguments(given)
     try:
@@ -107,8 +107,8 @@ def rebuild(architecture: dict[str, Any]) -> nn.Module:
     return network
 
 
-def _locate(name: str) -> tuple[str, str]:
-    """Which library has `name`; ValueError with near names if none has."""
+def locate(name: str) -> tuple[str, str]:
+    """(timm or torchvision, the name there) of the network `name`; ValueError with near names if there is none."""
     library, _, rest = name.partition("/")
     if library in ("timm", "torchvision") and rest:
         known = timm.is_model(rest) if library == "timm" else rest in _torchvision_names()

@@ -48,6 +48,11 @@ def test_from_a_file_to_a_table(command, small):
     code, out, _ = command("reproduce", "small.yaml", "--seeds", "0,1", "--part", "1/2", "--variants", "standard")
     assert code == 3  # the other part is missing
     assert "Not finished: standard-1." in out
+    assert "| anchored |" in out  # measured before, and still in the table
+    code, out, _ = command("reproduce", "small.yaml", "--seeds", "1,2", "--variants", "standard")
+    results = json.loads((small / "results.json").read_text())
+    assert code == 0
+    assert {row["variant"]: row["seeds"] for row in results["rows"]} == {"standard": 3, "anchored": 1}
 
 
 def test_a_run_that_fails_leaves_the_others(command, small, monkeypatch):
@@ -68,9 +73,28 @@ def test_a_run_that_fails_leaves_the_others(command, small, monkeypatch):
 
 
 def test_printing_does_nothing_else(command, small):
-    code, out, _ = command("reproduce", "small.yaml", "--print")
+    code, out, _ = command("reproduce", "small.yaml", "--print", "--data", "not-here-yet")
     assert code == 0
-    assert "# anchored-0" in out
+    shown = yaml.safe_load(out)
+    assert shown["anchored-0"]["recipe"]["data"] == "not-here-yet"
+    assert shown["anchored-0"]["evaluation"] == {"shift": ["contrast"], "severities": [5], "references": 1, "limit": 30}
+    assert not small.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"evaluation": {"shift": ["contrst"]}}, "no corruption called 'contrst'; did you mean contrast"),
+        ({"evaluation": {"severities": [6]}}, "severities are of 1 to 5, not 6"),
+        ({"evaluation": {"references": "best"}}, "references is a number, blt or adaptive, not 'best'"),
+        ({"base": {"model": "kedge_resnet_smal"}}, "kedge_resnet_small"),
+        ({"base": {"objective": ["CrossEntropi"]}}, "Did you mean 'CrossEntropy'"),
+    ],
+)
+def test_names_that_are_none_are_said_before_training(command, small, tmp_path, change, words):
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**SMALL, **change}))
+    with pytest.raises(ValueError, match=words):
+        command("reproduce", "small.yaml")
     assert not small.exists()
 
 
@@ -94,7 +118,7 @@ def test_what_cannot_work_is_said_at_once(command, small, options, words):
 
 def test_the_parts_share_out_runs_not_rows(command, small, monkeypatch, tmp_path):
     """Two processes that evaluate one run in two ways would train it twice."""
-    from kedge.experiments import running
+    from kedge.experiments import evaluating, running
 
     several = {**SMALL, "variants": {"a": {}, "a-2": {"same_as": "a"}, "b": {}, "a-3": {"same_as": "a"}, "c": {}}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(several))
@@ -102,7 +126,7 @@ def test_the_parts_share_out_runs_not_rows(command, small, monkeypatch, tmp_path
     for part in ("1/2", "2/2"):
         trained = []
         monkeypatch.setattr(running, "train_one", lambda planned, progress=False, seen=trained: seen.append(planned))
-        monkeypatch.setattr(running, "evaluate_one", lambda planned, **_: {"measures": {}})
+        monkeypatch.setattr(evaluating, "evaluate_one", lambda planned, **_: {"measures": {}})
         with pytest.raises(ValueError, match="nothing of small has been measured"):
             command("reproduce", "small.yaml", "--seeds", "2", "--part", part)
         parts.append(trained)

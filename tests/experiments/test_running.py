@@ -4,8 +4,9 @@ import pytest
 
 from kedge import data
 from kedge.data import DataError
+from kedge.experiments.evaluating import evaluate_one, kept_record
 from kedge.experiments.reproducing import gathered
-from kedge.experiments.running import evaluate_one, first_here, kept_record, plan, train_one
+from kedge.experiments.running import first_here, plan, train_one
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +115,12 @@ def test_a_run_with_another_recipe_is_not_taken_for_ours(values, planned, traine
 
 
 def test_sets_that_have_come_since_are_measured(planned, monkeypatch):
-    from kedge.experiments import running
+    from kedge.experiments import evaluating
 
     train_one(planned[0])
     evaluate_one(planned[0])
     assert kept_record(planned[0])["missing"] == ["nor-this"]
-    monkeypatch.setattr(running, "first_here", lambda names: names[0])
+    monkeypatch.setattr(evaluating, "_is_here", lambda name: True)
     assert kept_record(planned[0]) is None
 
 

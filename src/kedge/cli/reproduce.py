@@ -28,7 +28,7 @@ Writes results.json, table.md and report.html, one page that opens without a net
 EPILOG = """\
 examples:
   kedge reproduce                                      lists the experiments
-  kedge reproduce digits-masking                       a few minutes on a laptop, needs no data
+  kedge reproduce digits-masking --jobs 2              a quarter of an hour on a laptop, needs no data
   kedge reproduce cifar10-masking --scale laptop --seeds 3 --jobs 2
   kedge reproduce cifar10-masking --scale paper --part 2/4 --out /shared/masking      one of four machines
   torchrun --nproc-per-node 8 -m kedge reproduce imagenet --scale paper --devices 8   each run on eight GPUs
@@ -75,15 +75,12 @@ def run(config: "jsonargparse.Namespace") -> int:
     from kedge.experiments.running import first_here, plan
 
     out = Path(config.out or Path("reproduce") / f"{experiment.name}-{config.scale}")
-    place = first_here([config.data] if config.data else experiment.data)
+    places = [config.data] if config.data else experiment.data
     changes = {"device": config.device, "devices": config.devices, "nodes": config.nodes}
-    planned = plan(experiment, config.scale, seeds, out, place, variants, changes)
     if config.printing:
-        import yaml
-
-        for each in planned:
-            print(f"# {each.name}\n{yaml.safe_dump(each.variant.recipe, sort_keys=False, width=110)}", end="")
+        print(_shown(plan(experiment, config.scale, seeds, out, " or ".join(places), variants, changes)), end="")
         return 0
+    planned = plan(experiment, config.scale, seeds, out, first_here(places), variants, changes)
     # By runs: what evaluates the run of another variant stays with it, or two processes would train it.
     runs = list(dict.fromkeys(each.run for each in planned))
     mine = [each for each in planned if runs.index(each.run) % parts == part - 1]
@@ -97,7 +94,19 @@ def run(config: "jsonargparse.Namespace") -> int:
         failed = _run_all(mine, config)
         if failed is None:
             return 0
-    return _write(experiment, config, planned, out, failed)
+    return _write(experiment, config, planned, out, failed, changes)
+
+
+def _shown(planned: "list[Planned]") -> str:
+    """What would be run, as YAML."""
+    import yaml
+
+    shown: dict[str, Any] = {}
+    for each in planned:
+        own = {**each.variant.recipe, "data": each.recipe.data, "seed": each.seed}
+        trained = {"recipe": own} if each.run.name == each.name else {"evaluates": each.run.name}
+        shown[each.name] = {**trained, "evaluation": each.variant.evaluation}
+    return str(yaml.safe_dump(shown, sort_keys=False, width=110))
 
 
 def listed() -> str:
@@ -173,7 +182,7 @@ def _noted(each: "Planned", said: list[str]) -> Iterator[None]:
 
 
 def _evaluate(each: "Planned", config: "jsonargparse.Namespace") -> None:
-    from kedge.experiments.running import evaluate_one
+    from kedge.experiments.evaluating import evaluate_one
 
     record = evaluate_one(each, batch_size=config.batch_size, device=config.device)
     found = record["measures"]
@@ -201,6 +210,12 @@ def _in_processes(config: "jsonargparse.Namespace", out: Path, part: int, parts:
             children.append((log, subprocess.Popen(words, env=environment, stdout=file, stderr=subprocess.STDOUT)))
     print(f"{config.jobs} processes; what they say is in {out}/job-*.log", flush=True)
     try:
+        seen = set((out / "measured").glob("*.json"))
+        while any(child.poll() is None for _, child in children):
+            time.sleep(1)
+            for path in sorted(set((out / "measured").glob("*.json")) - seen):
+                print(f"{path.stem}: measured", flush=True)
+                seen.add(path)
         for log, child in children:
             if child.wait() not in (0, 3):
                 last = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
@@ -216,12 +231,19 @@ def _in_processes(config: "jsonargparse.Namespace", out: Path, part: int, parts:
 
 
 def _write(
-    experiment: Experiment, config: "jsonargparse.Namespace", planned: "list[Planned]", out: Path, failed: list[str]
+    experiment: Experiment,
+    config: "jsonargparse.Namespace",
+    planned: "list[Planned]",
+    out: Path,
+    failed: list[str],
+    changes: dict[str, Any],
 ) -> int:
+    """Write the tables of all that was measured in the folder, whatever part of it this call was for."""
+    from kedge.experiments.evaluating import all_measured, kept_record
     from kedge.experiments.reproducing import gathered
-    from kedge.experiments.running import kept_record
     from kedge.reporting.reproduction import reproduction_markdown, write_reproduction
 
+    planned = all_measured(experiment, config.scale, planned, out, changes)
     records = {each.name: found for each in planned if (found := kept_record(each)) is not None}
     results = gathered(experiment, config.scale, planned, records, shlex.join(_command(config, jobs=1)))
     paths = write_reproduction(results, out)

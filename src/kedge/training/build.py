@@ -13,7 +13,15 @@ from kedge.anchoring import PixelModel, anchor, choose_references, choose_residu
 from kedge.data import ImageSet, derive_seed
 from kedge.training.recipe import Recipe, held_by, near
 
-__all__ = ["balanced_weights", "load_sets", "make_model", "make_objective", "make_optimizer", "make_schedule"]
+__all__ = [
+    "balanced_weights",
+    "load_sets",
+    "make_model",
+    "make_objective",
+    "make_optimizer",
+    "make_schedule",
+    "objective_class",
+]
 
 
 def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
@@ -74,7 +82,7 @@ def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
     for entry in reversed(recipe.objective or []):
         name, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
         arguments = dict(arguments or {})
-        kind = _objective_class(name)
+        kind = objective_class(name)
         if "attack" in arguments:
             arguments["attack"] = make_attack(name, arguments["attack"], recipe.eps)
         if isinstance(arguments.get("reference_set"), Mapping):
@@ -174,7 +182,8 @@ def make_schedule(
     return optim.cosine(optimizer, steps, warmup) if recipe.schedule == "cosine" else optim.constant(optimizer, warmup)
 
 
-def _objective_class(name: str) -> type[nn.Module]:
+def objective_class(name: str) -> type[nn.Module]:
+    """The class of an objective in a recipe, `module:Class` for one's own; ValueError for a name that is none."""
     if ":" in name:  # foreign code, only in this explicit form
         module, _, attribute = name.partition(":")
         try:

@@ -1,0 +1,156 @@
+"""Evaluate the runs of an experiment, each once: what was measured in the same way is not measured again."""
+
+import functools
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kedge import data
+from kedge.data import DataError, ImageSet
+from kedge.experiments.experiment import Experiment
+from kedge.experiments.measures import measured
+from kedge.experiments.running import Planned, first_here, plan
+from kedge.files import write_text
+from kedge.training.folder import RunFolder
+
+__all__ = ["all_measured", "evaluate_one", "kept_record"]
+
+Say = Callable[[str], None]
+
+
+def evaluate_one(
+    planned: Planned,
+    resamples: int = 0,
+    batch_size: int = 256,
+    device: str = "auto",
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Evaluate a trained run as its variant says, and keep the record; one that was kept is given as it is.
+
+    Out-of-distribution sets that are not here are left out, and the record says which.
+
+    Raises:
+        ValueError: if the run is not trained yet.
+    """
+    if not planned.trained:
+        raise ValueError(f"{planned.run} has no model yet")
+    found = kept_record(planned)
+    if found is not None:
+        return found
+    trained = RunFolder(planned.run).facts()
+    import torch
+
+    import kedge
+    from kedge import evaluation
+    from kedge.evaluation.provenance import machine, now
+    from kedge.networks import channels_last
+    from kedge.scores import MSP, Energy, Masked
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model: Any = channels_last(kedge.load(planned.run / "model").to(device))
+    keywords = {key: value for key, value in planned.variant.evaluation.items() if key not in ("near", "ood")}
+    whole = keywords.get("limit") is None
+    channels, height, width = model.input_shape
+    side = height if height == width else None
+    test = data.load(str(planned.recipe.data), "test", side, channels, decode=whole)
+    if planned.recipe.classes is not None:
+        test = test.only_classes(planned.recipe.classes)
+    near, missing = _outside(planned.variant.evaluation.get("near", []), side, channels, whole)
+    far, more = _outside(planned.variant.evaluation.get("ood", []), side, channels, whole)
+    if not hasattr(model, "references"):
+        keywords.pop("references", None)
+    started = time.perf_counter()
+    results = evaluation.evaluate(
+        {planned.name: model},
+        test,
+        ood={**near, **far} or None,
+        near=list(near),
+        scores=[MSP(), Energy(), Masked()],
+        batch_size=batch_size,
+        resamples=resamples,
+        examples=0,
+        seed=0,  # every run meets the same images and the same corruptions
+        notice=say,
+        **keywords,
+    )
+    entry = results["models"][planned.name]
+    record = {
+        "asked": _asked(planned),
+        "finished": trained["finished"],
+        "created": now(),
+        "machine": machine(),
+        "network": entry["network"],
+        "parameters": entry["parameters"],
+        "trained": {key: trained.get(key) for key in ("cost", "validation", "torch", "platform")},
+        "training_seconds": sum(row["seconds"] for row in RunFolder(planned.run).rows()),
+        "evaluation_seconds": time.perf_counter() - started,
+        "images": results["data"]["images"],
+        "missing": [*missing, *more],
+        "errors": entry["errors"],
+        **measured(entry),
+    }
+    write_text(planned.record, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return record
+
+
+def kept_record(planned: Planned) -> dict[str, Any] | None:
+    """What was measured of a run; None if nothing was, or of another training, in another way, or on fewer sets."""
+    folder = RunFolder(planned.run)
+    try:
+        found = json.loads(planned.record.read_text(encoding="utf-8"))
+        trained = folder.facts()
+        folder.recipe(planned.recipe)  # an error for another one than that of the run
+    except (OSError, ValueError):
+        return None
+    if not isinstance(found, dict) or "measures" not in found:
+        return None
+    same = found.get("asked") == _asked(planned) and found.get("finished") == trained.get("finished")
+    if not same or any(_is_here(name) for name in found["missing"]):
+        return None
+    return found
+
+
+@functools.cache
+def _is_here(name: str) -> bool:
+    """Asked once in a process: without a network the hub's client takes a minute to say no."""
+    try:
+        first_here([name])
+    except DataError:
+        return False
+    return True
+
+
+def _asked(planned: Planned) -> dict[str, Any]:
+    return {**planned.variant.evaluation, "data": planned.recipe.data}
+
+
+def _outside(
+    wanted: Iterable[str | list[str]], side: int | None, channels: int, decode: bool
+) -> tuple[dict[str, ImageSet], list[str]]:
+    """Out-of-distribution sets by name, and the names of those that are not here."""
+    found, missing = {}, []
+    for names in wanted:
+        names = [names] if isinstance(names, str) else names
+        name = next(filter(_is_here, names), None)
+        if name is None:
+            missing.append(names[0])
+            continue
+        offered = data.splits(name)
+        split = "test" if "test" in offered else offered[-1]
+        found[names[0]] = data.load(name, split, side, channels, decode=decode)
+    return found, missing
+
+
+def all_measured(
+    experiment: Experiment, scale: str, planned: Sequence[Planned], out: Path, changes: Mapping[str, Any] | None = None
+) -> list[Planned]:
+    """What is planned, and everything else of the experiment at this scale that was measured in `out` before."""
+    asked = {each.name: each for each in planned}
+    names = [path.stem.rpartition("-") for path in (out / "measured").glob("*-*.json")]
+    seeds = {each.seed for each in planned} | {int(seed) for _, _, seed in names if seed.isdigit()}
+    place = str(planned[0].recipe.data)
+    every = plan(experiment, scale, sorted(seeds), out, place, None, changes)
+    return [asked.get(each.name, each) for each in every if each.name in asked or kept_record(each) is not None]
