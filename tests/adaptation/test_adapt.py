@@ -1,6 +1,8 @@
 """Ways to a new task: what is trained, what is not, and where each begins and ends."""
 
+import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -74,6 +76,7 @@ def test_lp_ft_starts_from_the_probe_and_wise_ft_lies_between(kind, digits, tmp_
     for share, end in ((0.0, probe), (1.0, tuned)):
         out = tmp_path / f"at-{share}"
         out.mkdir()
+        shutil.copy(tmp_path / "adapted.json", out)
         for each in made.values():  # the ends that are there already are taken
             (out / each.how).symlink_to(each.folder)
         found = adapt(model, train, val, how="wise-ft", out=out, share=share, **QUICK).model
@@ -94,8 +97,33 @@ def test_the_share_is_chosen_on_validation_images(body, digits, tmp_path):
     curve = {row["share"]: row["accuracy"] for row in made.record["curve"]}
     assert len(curve) == 11
     assert curve[made.record["share"]] == max(curve.values())
-    with pytest.raises(ValueError, match="none here: give a number"):
+    with pytest.raises(ValueError, match=r"none here .*: give a number"):
         adapt(body, digits[0], how="wise-ft", share="val", out=tmp_path / "few", **QUICK)
+    assert not (tmp_path / "few").exists()  # before anything is trained
+
+
+def test_a_folder_is_not_handed_back_for_something_else(body, digits, tmp_path):
+    train, val, _ = digits
+    given = {"how": "linear-probe", "out": tmp_path, **QUICK}
+    first = adapt(body, train, val, source="one", data="digits", **given).model
+    # Names identify nothing, and neither do settings that the probe does not use.
+    again = adapt(body, train, val, source="two", share="val", lr=1.0, **{**given, "epochs": 7}).model
+    assert same(first.state_dict(), again.state_dict())
+    other = copy.deepcopy(body)
+    with torch.no_grad():
+        other.network.fc.bias.add_(1)
+    for model, images, more, said in (
+        (other, train, {}, "weights of the model differ"),
+        (body, train.subset(range(50)), {}, "training images differ"),
+        (body, train, {"strength": 0.5}, "strength is left open there, 0.5 here"),
+        (body, train, {"how": "lp-ft", "seed": 3}, "linear-probe was made otherwise .seed is 0 there, 3 here"),
+    ):
+        with pytest.raises(ValueError, match=f"{said}.*another folder"):
+            adapt(model, images, val, **{**given, **more})
+    assert not (tmp_path / "lp-ft").exists()
+    (tmp_path / "adapted.json").unlink()
+    with pytest.raises(ValueError, match="does not say what it was adapted from"):
+        adapt(body, train, val, **given)
 
 
 def test_finetune_is_a_run_that_the_commands_take(body, digits, tmp_path):

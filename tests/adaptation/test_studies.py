@@ -1,6 +1,7 @@
 """Several ways and numbers of images in one table, which goes on where it was broken off; and the command."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,16 +48,56 @@ def test_a_study_measures_every_way_and_goes_on(body, digits, tmp_path, monkeypa
     assert last["accuracy"] == pytest.approx(float(right))
     assert {"ece", "shifted accuracy", "shifted ece"} <= set(last)
     assert len(found["table"]) == 2 + 4
-    with pytest.raises(ValueError, match=r"another study .*train.* differ"):
+    with pytest.raises(ValueError, match=r"training images differ.*another folder"):
         studies.study(body, digits[0].subset(range(50)), *digits[1:], tmp_path, settings=SETTINGS)
+
+
+def test_a_second_call_adds_its_rows(body, digits, tmp_path):
+    asked = {"settings": SETTINGS, "shots": [2]}
+    first = studies.study(body, *digits, tmp_path, **asked)["rows"]
+    settings = replace(SETTINGS, source="another name", share=0.25, epochs=3)
+    both = studies.study(body, *digits, tmp_path, shots=[None], settings=settings)
+    assert both["rows"][0] == first[0]
+    assert [(r["how"], r["shots"]) for r in both["rows"]] == [("linear-probe", 2), ("linear-probe", None)]
+    assert len((tmp_path / "table.md").read_text().splitlines()) == 2 + 2
+    stored = (tmp_path / "results.json").read_text()
+    # Rows that were measured otherwise do not come into one table.
+    with pytest.raises(ValueError, match=r"test images differ.*linear-probe \(2 shots\) again too"):
+        studies.study(body, *digits[:2], digits[2].subset(range(9)), tmp_path, settings=SETTINGS)
+    with pytest.raises(ValueError, match=r"linear-probe .*strength is left open there, 0\.5 here.*--out"):
+        studies.study(body, *digits, tmp_path, shots=[2], settings=replace(SETTINGS, strength=0.5))
+    assert (tmp_path / "results.json").read_text() == stored
 
 
 def test_nothing_is_trained_for_shots_that_are_not_there(body, digits, tmp_path):
     with pytest.raises(ValueError, match="50 shots"):
         studies.study(body, *digits, tmp_path / "a", shots=[1, 50], settings=SETTINGS)
     assert not (tmp_path / "a").exists()
+    chosen = replace(SETTINGS, share="val")
+    with pytest.raises(ValueError, match=r"none here \(as with few shots\)"):
+        studies.study(body, *digits, tmp_path / "a", hows=["wise-ft"], shots=[None, 2], settings=chosen)
+    assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match="other classes"):
         studies.study(body, *digits[:2], digits[2].only_classes(["1", "4"]), tmp_path / "a", settings=SETTINGS)
+
+
+def test_data_without_a_test_part_is_measured_on_images_that_chose_nothing(body, digits, monkeypatch, capsys):
+    from kedge import data
+    from kedge.cli import adapt as command
+
+    whole = digits[0]
+    monkeypatch.setattr(data, "load", lambda *_: whole)
+    monkeypatch.setattr(data, "splits", lambda _: ["train"])
+    config = command.parser().parse_args(["old", "--data", "mine", "--seed", "3"])
+    train, val, test = command._images(config, body)
+    keys = [set(part.keys()) for part in (train, val, test)]
+    assert len(train) + len(val) + len(test) == len(set().union(*keys)) == 61
+    # A fifth of each class of what validation left, and validation as a recipe holds it out.
+    assert val.keys() == data.split_validation(whole, 0.1, 3)[1].keys()
+    rest = torch.bincount(torch.cat([train.labels, test.labels]))
+    assert torch.bincount(test.labels).tolist() == [round(0.2 * int(n)) for n in rest]
+    assert (test.split, len(test)) == ("test", len(command._images(config, body)[2]))
+    assert f"{len(test)} of its training images" in capsys.readouterr().err
 
 
 def test_the_table_by_hand():
@@ -65,6 +106,11 @@ def test_the_table_by_hand():
         for d, a in enumerate((0.5, 0.7))
     ]
     assert studies.table(rows).splitlines()[2] == "| finetune | 1 | 2 | 60.0 ± 14.1 | 10.0 ± 0.0 |"
+    # A linear probe of all images comes out the same each time: that is no spread.
+    rows = [
+        {"how": "linear-probe", "shots": None, "draw": d, "images": 9, "accuracy": 0.5, "adapted": {}} for d in (0, 1)
+    ]
+    assert studies.table(rows).splitlines()[2] == "| linear-probe | all | 2 | 50.0 |"
 
 
 def test_the_command(tmp_path, monkeypatch, capsys):

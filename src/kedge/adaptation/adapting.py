@@ -5,6 +5,7 @@ import difflib
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch import nn
 from kedge.adaptation import HOWS
 from kedge.adaptation.features import drawn_features, features
 from kedge.adaptation.heads import find_head, with_head
+from kedge.adaptation.origins import check_origin, note_origin, origin_of, rests_on
 from kedge.adaptation.outcome import Settings, finished, load_outcome, write_outcome
 from kedge.adaptation.probe import ProbeData, fit_probe
 from kedge.adaptation.tuning import average, tune
@@ -78,12 +80,14 @@ def adapt(
             strength comes from cross-validation in `train`, and no threshold is set.
         how: one of `kedge.adaptation.HOWS`.
         out: a folder in which the run folder `out/how` is made, and those of the ways that it rests on; what has
-            finished there is not made again, what was broken off goes on. None: nothing is kept. A network without a
-            name in timm or torchvision is saved too, and `kedge.load` then needs the network (`model=`).
+            finished there is not made again, what was broken off goes on; from another model, other images or with
+            other settings of that way it is an error. None: nothing is kept. A network without a name in timm or
+            torchvision is saved too, and `kedge.load` then needs the network (`model=`).
         **settings: see `Settings`: seed, head, alpha, drawn, strength, share, epochs, lr, references, ...
 
     Raises:
-        ValueError: for an unknown way, images of another shape, a single class, no head, and settings that cannot be.
+        ValueError: for an unknown way, images of another shape, a single class, no head, settings that cannot be,
+            and an `out` that holds the way made otherwise.
     """
     if how not in HOWS:
         near = difflib.get_close_matches(how, HOWS, n=1)
@@ -92,8 +96,13 @@ def adapt(
     chosen = Settings(**settings)
     chosen.check()
     check_images(train, val)
-    body = _pixel_model(model, train)
+    check_share([how], chosen, val)
+    body = pixel_model(model, train)
     if out is not None:
+        origin = origin_of(body, train, val)
+        check_origin(Path(out), how, origin, chosen)
+        for each in rests_on(how):
+            note_origin(Path(out), each, origin, chosen)
         return _adapt(body, train, val, how, Path(out), chosen)
     with tempfile.TemporaryDirectory() as folder:
         made = _adapt(body, train, val, how, Path(folder), chosen)
@@ -124,7 +133,7 @@ def _adapt(
         write_outcome(made, folder, train, val, settings, record | {"seconds": time.perf_counter() - began})
     elif how == "wise-ft":
         probe, tuned = (_adapt(model, train, val, each, out, settings).model for each in ("linear-probe", "lp-ft"))
-        made = average(probe, tuned, train, val, settings, record)
+        made = average(probe, tuned, val, settings, record)
         write_outcome(made, folder, train, val, settings, record | {"seconds": time.perf_counter() - began})
     else:
         if how == "lp-ft":
@@ -181,7 +190,8 @@ def _with_bank(model: PixelModel, train: ImageSet, settings: Settings) -> PixelM
     return made
 
 
-def _pixel_model(model: nn.Module, train: ImageSet) -> PixelModel:
+def pixel_model(model: nn.Module, train: ImageSet) -> PixelModel:
+    """The model as kedge's; ValueError where it cannot take the images."""
     made = model if isinstance(model, PixelModel) else plain(model, example=train.image_shape)
     if made.task != "classification":
         raise ValueError(f"the model is for {made.task}; adaptation is from one classifier to another")
@@ -209,4 +219,12 @@ def check_images(train: ImageSet, val: ImageSet | None) -> None:
         raise ValueError(
             f"the validation images ({len(val)} of {len(val.class_names)} classes) are not of the "
             f"{len(train.class_names)} classes of {train.name}, in its order"
+        )
+
+
+def check_share(hows: Sequence[str], settings: Settings, val: ImageSet | None) -> None:
+    """Raise ValueError if wise-ft is to choose its share on validation images that are not there."""
+    if "wise-ft" in hows and settings.share == "val" and val is None:
+        raise ValueError(
+            "share val is chosen on validation images, and there are none here (as with few shots): give a number"
         )

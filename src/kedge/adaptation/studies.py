@@ -1,17 +1,18 @@
 """Several ways, numbers of images and draws, on the same test images: one table."""
 
-import hashlib
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from kedge._version import __version__
-from kedge.adaptation.adapting import adapt, check_images
+from kedge.adaptation.adapting import adapt, check_images, check_share, pixel_model
+from kedge.adaptation.origins import check_origin, origin_of
 from kedge.adaptation.outcome import Settings
 from kedge.adaptation.shots import draw_shots
 from kedge.data import ImageSet
@@ -46,7 +47,7 @@ def study(
     With a number of shots the rest of the training images and `val` are not looked at: what has to be chosen is chosen
     within the shots. Draw d takes other images and another seed, `settings.seed + d`. Run folders are
     `out/SHOTS-DRAW/HOW`; results.json and table.md are written after each group of them. Called again with the same
-    arguments, it goes on where it was broken off.
+    arguments, it goes on where it was broken off; with other ways or shots, it adds their rows to those that are there.
 
     Args:
         model, train, val: as in `adapt`.
@@ -62,7 +63,8 @@ def study(
         say: called with a sentence when something is done.
 
     Raises:
-        ValueError: before anything is trained, for shots that a class does not have, or another study in `out`.
+        ValueError: before anything is trained, for shots that a class does not have, a share to be chosen where there
+            are no validation images, and an `out` where the same was adapted or measured otherwise.
     """
     chosen, out = settings or Settings(), Path(out)
     chosen.check()
@@ -71,17 +73,30 @@ def study(
         raise ValueError(f"a study takes a way, a number of shots and a draw, got {list(hows)}, {list(shots)}, {draws}")
     if list(test.class_names) != list(train.class_names):
         raise ValueError(f"{test.name} has other classes than the training images: {', '.join(test.class_names[:8])}")
+    body = pixel_model(model, train)
     for count in shots:
+        given = val if count is None else None
+        check_share(hows, chosen, given)
         for draw in range(draws):
-            draw_shots(train, count, chosen.seed, draw)
-    _same_study(out, model, train, val, chosen)
-    rows: list[dict[str, Any]] = []
+            few, own, place = _group(train, chosen, out, count, draw)
+            if place.is_dir():
+                origin = origin_of(body, few, given)
+                for how in hows:
+                    check_origin(place, how, origin, own)
+    measure = {
+        "test": test.fingerprint(),
+        "limit": limit,
+        "shift": None if shift is None else [str(getattr(each, "name", each)) for each in shift],
+        "severities": list(severities),
+        "ood": sorted(ood or {}),
+        "near": sorted(near),
+        "references": references,
+    }
+    rows = _earlier(out, measure, set(product(hows, shots, range(draws))))
     results: dict[str, Any] = {}
     for count in shots:
         for draw in range(draws):
-            few = draw_shots(train, count, chosen.seed, draw)
-            own = replace(chosen, seed=chosen.seed + draw, split_seed=_split(chosen))
-            place = out / f"{'all' if count is None else count}-{draw}"
+            few, own, place = _group(train, chosen, out, count, draw)
             made = {}
             for how in hows:
                 made[how] = adapt(model, few, val if count is None else None, how=how, out=place, **asdict(own))
@@ -95,7 +110,7 @@ def study(
             results = {
                 "kedge": __version__,
                 "test": {"name": test.name, "split": test.split, "images": len(test)},
-                "limit": limit,
+                "measured": measure,
                 "settings": asdict(chosen),
                 "rows": rows,
                 "table": table(rows).splitlines(),
@@ -103,6 +118,15 @@ def study(
             write_text(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
             write_text(out / "table.md", table(rows) + "\n")
     return results
+
+
+def _group(
+    train: ImageSet, settings: Settings, out: Path, count: int | None, draw: int
+) -> tuple[ImageSet, Settings, Path]:
+    """Training images, settings and folder of one number of images and one draw."""
+    few = draw_shots(train, count, settings.seed, draw)
+    own = replace(settings, seed=settings.seed + draw, split_seed=_split(settings))
+    return few, own, out / f"{'all' if count is None else count}-{draw}"
 
 
 def _measured(
@@ -156,16 +180,22 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = ["| how | shots | draws | " + " | ".join(head) + " |", "| --- " * 2 + "| ---: " * (1 + len(head)) + "|"]
     for how, shots in dict.fromkeys((row["how"], row["shots"]) for row in rows):
         runs = [row for row in rows if (row["how"], row["shots"]) == (how, shots)]
-        cells = [spread([100 * run[c] for run in runs if c in run]) for c in columns]
+        # A linear probe of all images of a plain model is the same in each draw: no spread of 0.0.
+        same = (
+            shots is None
+            and how == "linear-probe"
+            and all(run.get(c) == runs[0].get(c) for run in runs for c in columns)
+        )
+        cells = [spread([100 * run[c] for run in (runs[:1] if same else runs) if c in run]) for c in columns]
         lines.append(f"| {how} | {'all' if shots is None else shots} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation, in words for a table."""
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean ± standard deviation, in words for a table; `sign` "+" for differences."""
     if not values:
         return "-"
-    mean = f"{statistics.mean(values):.1f}"
+    mean = f"{statistics.mean(values):{sign}.1f}"
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
@@ -177,24 +207,23 @@ def _split(settings: Settings) -> int:
     return settings.seed if settings.split_seed is None else settings.split_seed
 
 
-def _same_study(out: Path, model: nn.Module, train: ImageSet, val: ImageSet | None, settings: Settings) -> None:
-    """Remember what `out` is about; ValueError if it is about something else."""
-    weights = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        weights.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    now = {
-        "model": weights.hexdigest(),
-        "train": train.fingerprint(),
-        "val": None if val is None else val.fingerprint(),
-        **{k: v for k, v in asdict(settings).items() if k not in ("device", "workers", "batch_size")},
-    }
-    path = out / "study.json"
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        if differing := [key for key in now if now[key] != before.get(key)]:
-            raise ValueError(
-                f"{out} holds the results of another study ({', '.join(differing)} differ): name another folder, or "
-                "delete this one"
-            )
-        return
-    write_text(path, json.dumps(now, indent=1, ensure_ascii=False) + "\n")
+def _earlier(out: Path, measure: Mapping[str, Any], asked: set[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Rows of results.json that are not asked for again; ValueError if they were measured otherwise."""
+    path = out / "results.json"
+    if not path.is_file():
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    kept = [row for row in before["rows"] if (row["how"], row["shots"], row["draw"]) not in asked]
+    then = before.get("measured", {})
+    differing = [
+        "the test images differ" if key == "test" else f"{key} is {then.get(key)} there, {measure[key]} here"
+        for key in measure
+        if measure[key] != then.get(key)
+    ]
+    if kept and differing:
+        ways = ", ".join(dict.fromkeys(f"{row['how']} ({_words(row['shots'])})" for row in kept))
+        raise ValueError(
+            f"{path} has rows measured otherwise ({'; '.join(differing)}), and one table cannot hold both: ask for "
+            f"{ways} again too, which trains nothing anew, or name another folder (--out)"
+        )
+    return kept

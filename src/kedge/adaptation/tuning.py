@@ -9,13 +9,11 @@ from kedge import checkpoint
 from kedge.adaptation.outcome import Settings, load_outcome, recipe_for
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
-from kedge.data.statistics import NormBatches
 from kedge.evaluation.choosing import Measure, best
 from kedge.training.fitting import fit
 from kedge.training.folder import RunFolder
 from kedge.training.recipe import Recipe
 from kedge.training.resolve import resolve_data, resolve_device, resolve_network
-from kedge.weights.batch_norm import tracked
 from kedge.weights.wise_ft import between, wise_ft_curve
 
 __all__ = ["average", "tune"]
@@ -78,31 +76,20 @@ def _plan(start: PixelModel, train: ImageSet, how: str, out: Path, settings: Set
 def average(
     probe: PixelModel,
     tuned: PixelModel,
-    train: ImageSet,
     val: ImageSet | None,
     settings: Settings,
     record: dict[str, Any],
 ) -> PixelModel:
-    """The model between the linear probe (share 0) and lp-ft (share 1), its batch-norm statistics estimated anew.
-
-    Raises:
-        ValueError: if the share is to be chosen and there are no validation images.
-    """
+    """The model between the linear probe (share 0) and lp-ft (share 1), its batch-norm statistics estimated anew."""
     device = settings.torch_device()
     ends = probe.to(device), tuned.to(device)
-    batches = None
-    if tracked(tuned):
-        batches = NormBatches(
-            train, min(64, len(train)), settings.augment, workers=settings.workers, seed=settings.seed
-        )
     share = settings.share
     if isinstance(share, str):
-        if val is None:
-            raise ValueError("share val is chosen on validation images, and there are none here: give a number")
+        assert val is not None  # adapt() and study() ask before anything is trained
         measure = Measure(val, batch_size=settings.batch_size, workers=settings.workers, seed=settings.seed)
-        rows = wise_ft_curve(*ends, ALPHAS, measure, batches, settings.seed)
+        rows = wise_ft_curve(*ends, ALPHAS, measure)
         share = best(rows, "clean")["alpha"]
         record["curve"] = [{"share": row["alpha"], "accuracy": row["clean"]} for row in rows]
     record["share"] = share
-    made: PixelModel = between(*ends, share, batches, settings.seed)
+    made: PixelModel = between(*ends, share)
     return made.cpu()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from kedge.data import ImageSet
 
+TEST_FRACTION = 0.2  # of the training images, where the data has no part test
 DESCRIPTION = """\
 Take a trained model to a new task: new images, new classes.
 
@@ -189,11 +190,13 @@ def _images(config: "jsonargparse.Namespace", model: Any) -> "tuple[ImageSet, Im
     if "test" in offered:
         test = data.load(config.data, "test", side, channels)
     else:
+        # After the validation images, which are then those that the recipes of the run folders name.
+        train, test = data.split_validation(train, TEST_FRACTION, config.seed)
+        test.split = "test"
         print(
-            f"{config.data} has no part test: measured on {len(val)} validation images, which also choose the strength "
-            "of the probes and flatter them a little",
+            f"{config.data} has no part test: {len(test)} of its training images, a fifth of each class drawn by "
+            f"--seed {config.seed}, are held out to measure on and train nothing",
             file=sys.stderr,
         )
-        test = val
     print(f"{train.name}: {train.report.summary()}", file=sys.stderr)
     return train, val, test
