@@ -14,9 +14,9 @@ Finished parts are kept in --work; the result is written after each body.
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,22 +33,49 @@ from kedge.adaptation.studies import spread
 from kedge.evaluation.provenance import machine, now
 from kedge.files import write_text
 from kedge.training import Recipe
+from kedge.training.recipe import load_recipe
 
 SHIFT = ("gaussian_noise", "defocus_blur", "fog", "pixelate")  # one of each kind
 SEVERITY = 3
 # What the run folders of a body may be called.
 BODIES = {"standard": ("standard",), "anchored": ("anchored",), "masked": ("masked-uniform-sample", "masked")}
+RECIPE = {"data": "cifar10", "model": "kedge_resnet_small", "arguments": {"width": 16}, "epochs": 5}
 TASKS = {"trashnet160": "trashnet160, 6 classes", "cifar100": "halves of the CIFAR-100 test split, 100 classes"}
 OBJECTIVES = {kind: VARIANTS[kind].get("objective") for kind in BODIES}
 
 
+def found_body(kind: str, seed: int, runs: Path) -> Path | None:
+    """The run folder of a body that is there."""
+    places = (runs / f"{name}-{seed}" for name in BODIES[kind])
+    return next((place for place in places if (place / "model" / "config.json").is_file()), None)
+
+
+def check_bodies(kinds: Sequence[str], seeds: int, runs: Path) -> None:
+    """ValueError if some bodies are in `runs` and others would be trained: one table would mix two networks.
+
+    Those that this script trained, or was broken off in, are of one network and count as none.
+    """
+    wanted = {f"{kind}-{seed}": found_body(kind, seed, runs) for kind in kinds for seed in range(seeds)}
+    missing = [name for name, place in wanted.items() if place is None]
+    given = [str(place) for place in wanted.values() if place is not None and not _own(place)]
+    if missing and given:
+        raise ValueError(
+            f"--runs {runs} holds {', '.join(given)}, but not {', '.join(missing)}: training these here would mix "
+            "networks in one table; add them, ask for fewer --seeds, or name an empty folder to train all"
+        )
+
+
+def _own(place: Path) -> bool:
+    """Whether the network and the epochs are those that `body` trains."""
+    recipe = load_recipe(place / "recipe.yaml")
+    return (recipe.model, recipe.arguments, recipe.epochs) == (RECIPE["model"], RECIPE["arguments"], RECIPE["epochs"])
+
+
 def body(kind: str, seed: int, runs: Path) -> Path:
     """The run folder of a body; trained if there is none."""
-    for name in BODIES[kind]:
-        if (runs / f"{name}-{seed}" / "model" / "config.json").is_file():
-            return runs / f"{name}-{seed}"
-    recipe = {"data": "cifar10", "model": "kedge_resnet_small", "arguments": {"width": 16}, "epochs": 5, "seed": seed}
-    made = Recipe.from_dict({**recipe, "runs": str(runs), "name": f"{kind}-{seed}", **VARIANTS[kind]})
+    if (found := found_body(kind, seed, runs)) is not None:
+        return found
+    made = Recipe.from_dict({**RECIPE, "seed": seed, "runs": str(runs), "name": f"{kind}-{seed}", **VARIANTS[kind]})
     return trained(made, progress=False, report=False).folder
 
 
@@ -75,7 +102,7 @@ def tables(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 line = [how, "all" if shots is None else shots, *(spread(list(own[k].values())) for k in kinds)]
                 for kind in kinds[1:]:
                     pairs = [own[kind][s] - own["standard"][s] for s in own[kind] if s in own["standard"]]
-                    line.append(f"{statistics.mean(pairs):+.1f}" if pairs else "-")
+                    line.append(spread(pairs, "+"))
                 cells.append(line)
             if cells:
                 head = ["how", "shots", *kinds, *(f"{kind} less standard" for kind in kinds[1:])]
@@ -97,7 +124,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=list(TASKS))
     parser.add_argument("--limit", type=int, default=500, help="test images under corruption")
-    parser.add_argument("--epochs", type=int, default=None, help="of fine-tuning on all images; default as kedge adapt")
+    parser.add_argument(
+        "--epochs", type=int, default=None, help="of fine-tuning, few shots too; default as kedge adapt"
+    )
     parser.add_argument("--quick", action="store_true", help="one body, few images: does it run?")
     parser.add_argument("--out", type=Path, default=None, help="default benchmarks/results/adaptation.json")
     args = parser.parse_args()
@@ -108,6 +137,7 @@ def main() -> None:
         args.seeds, args.tasks, args.limit, shots, kinds, most = 1, ["trashnet160"], 50, [1], ["masked"], 100
         args.work = args.work / "quick"
     out = args.out or (None if args.quick else RESULTS / "adaptation.json")
+    check_bodies(kinds, args.seeds, args.runs)
     rows: list[dict[str, Any]] = []
     bodies: dict[str, Any] = {}
     record: dict[str, Any] = {}

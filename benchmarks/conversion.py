@@ -6,7 +6,9 @@ All arms take part in one budget of E + F epochs on CIFAR-10, counted in forward
 first three share a plain network of E epochs and differ in what they do with the other F: go on as a plain network (the
 control), or be converted (`kedge.anchor`, which changes no output) and go on anchored, with or without reference
 masking. The other three train from random weights for E + F epochs. Each stage has a learning-rate schedule of its own,
-so an arm of two stages is not one of E + F epochs that was broken off: that is what the control is for.
+so an arm of two stages is not one of E + F epochs that was broken off: that is what the control is for. Between arms of
+one and of two stages the schedule and the peak learning rate differ too (0.1 from random weights, 0.02 after a start);
+the third table therefore sets only arms side by side that have the same stages.
 
 Finished runs are kept in --runs and not trained again; the result is written after each of them.
 """
@@ -14,14 +16,15 @@ Finished runs are kept in --runs and not trained again; the result is written af
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import kedge.data
 from benchmarks.side_by_side import lines, table
+from kedge.adaptation.studies import spread
 from kedge.evaluation import evaluate
 from kedge.evaluation.provenance import machine, now
 from kedge.files import write_text
@@ -42,13 +45,22 @@ ARMS = (
     ("anchored", False, ANCHORED, "anchored α 0 from scratch"),
     ("masked", False, MASKED, "anchored α 0.25 from scratch"),
 )
+CONTRASTS = (
+    ("converted, anchored α 0, less control", "plain-anchored", "plain-plain"),
+    ("anchored α 0 from scratch, less plain from scratch", "anchored", "plain"),
+    ("converted, anchored α 0.25, less control", "plain-masked", "plain-plain"),
+    ("anchored α 0.25 from scratch, less plain from scratch", "masked", "plain"),
+)
 COLUMNS = ("clean accuracy", "corrupted accuracy", "clean ECE", "corrupted ECE")
 
 
 def trained(recipe: Recipe, **given: Any) -> RunResult:
-    """The run of this recipe: as it is if it has finished, gone on with if it was broken off, else a new one."""
+    """The run of this recipe: as it is if it has finished, gone on with if it was broken off, else a new one.
+
+    Raises ValueError if the run that is there has another recipe.
+    """
     folder = Path(recipe.runs) / str(recipe.name)
-    return fit(resume=folder, **given) if folder.is_dir() else fit(recipe, **given)
+    return fit(recipe, resume=folder, **given) if folder.is_dir() else fit(recipe, **given)
 
 
 def measure(model: Any, test: Any, limit: int) -> dict[str, float]:
@@ -79,20 +91,32 @@ def tables(rows: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
         if not runs:
             continue
         passes = f"{runs[0]['passes'] / 1e3:,.0f}"
-        means.append([names[name], passes, len(runs), *(_spread([run[c] for run in runs]) for c in COLUMNS)])
+        means.append([names[name], passes, len(runs), *(spread([run[c] for run in runs]) for c in COLUMNS)])
         pairs = list(zip(runs, control, strict=False))
         if name != "plain-plain" and pairs:
-            differences.append([names[name], *(_spread([r[c] - b[c] for r, b in pairs], "+") for c in COLUMNS)])
+            differences.append([names[name], *_contrast(pairs)])
+    # Both sides of each pair have the same stages, schedules and learning rates, and differ in anchoring alone.
+    contrasts = []
+    for words, one, other in CONTRASTS:
+        pairs = list(zip(rows.get(one, []), rows.get(other, []), strict=False))
+        if pairs:
+            contrasts.append([words, len(pairs), *_contrast(pairs)])
     head = [f"{c}, %" for c in COLUMNS]
     return [
         table("At equal cost", ["training", "passes, thousands", "seeds", *head], means),
         table("Against the control, points, in the same seeds", ["training", *head], differences),
+        table("Anchoring alone, the schedule the same on both sides, points", ["contrast", "seeds", *head], contrasts),
     ]
 
 
-def _spread(values: list[float], sign: str = "") -> str:
-    mean = f"{statistics.mean(values):{sign}.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+def _contrast(pairs: Sequence[tuple[dict[str, float], dict[str, float]]]) -> list[str]:
+    """One less the other in the same seeds, for each column."""
+    return [spread([one[c] - other[c] for one, other in pairs], "+") for c in COLUMNS]
+
+
+def stage_of(recipe: Recipe) -> dict[str, Any]:
+    """What a stage of training was, for the record: its peak learning rate and its epochs."""
+    return {"epochs": recipe.epochs, "lr": recipe.lr, "schedule": recipe.schedule}
 
 
 def main() -> None:
@@ -119,8 +143,9 @@ def main() -> None:
     train = train if args.images is None else train.subset(range(args.images))
     given: dict[str, Any] = {"sets": (train, val), "progress": False, "report": False}
     rows: dict[str, list[dict[str, float]]] = {name: [] for name, *_ in ARMS}
+    stages: dict[str, list[dict[str, Any]]] = {}
     for seed in range(args.seeds):
-        trained(recipe_of(args, seed, f"first-{seed}", args.first, PLAIN), **given)
+        first = trained(recipe_of(args, seed, f"first-{seed}", args.first, PLAIN), **given)
         for name, goes_on, changes, words in ARMS:
             changes = {**changes, "init_from": str(args.runs / f"first-{seed}")} if goes_on else changes
             epochs = args.then if goes_on else args.first + args.then
@@ -128,15 +153,21 @@ def main() -> None:
             result = trained(recipe_of(args, seed, f"{name}-{seed}", epochs, changes), **given)
             cost = json.loads((result.folder / "run.json").read_text(encoding="utf-8"))["cost"]
             passes = cost["passes"] + cost["earlier"]
+            stages[name] = [stage_of(run.recipe) for run in ([first, result] if goes_on else [result])]
             rows[name].append({**measure(result.model, test, args.limit), "passes": passes})
             print(f"seed {seed}, {words}: {time.perf_counter() - began:.0f} s, {rows[name][-1]}", file=sys.stderr)
-            record = _record(args, rows, len(train))
+            record = _record(args, rows, stages, len(train))
             if out is not None:
                 write_text(out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print("\n".join(lines(record)))
 
 
-def _record(args: argparse.Namespace, rows: dict[str, list[dict[str, float]]], images: int) -> dict[str, Any]:
+def _record(
+    args: argparse.Namespace,
+    rows: dict[str, list[dict[str, float]]],
+    stages: dict[str, list[dict[str, Any]]],
+    images: int,
+) -> dict[str, Any]:
     keys = ("model", "width", "first", "then", "seeds", "limit")
     return {
         "name": "conversion",
@@ -148,6 +179,7 @@ def _record(args: argparse.Namespace, rows: dict[str, list[dict[str, float]]], i
         "settings": {**{key: getattr(args, key) for key in keys}, "training images": images,
                      "corruptions": CORRUPTIONS, "severities": SEVERITIES},
         "corruptions": "generated, not the published CIFAR-10-C files",
+        "stages": stages,
         "percent": rows,
         "rows": [],
         "tables": tables(rows),
