@@ -1,6 +1,7 @@
 """`kedge reproduce`: the experiments of a paper, run again and set beside its figures."""
 
 import gc
+import json
 import os
 import shlex
 import subprocess
@@ -106,7 +107,8 @@ def _shown(planned: "list[Planned]") -> str:
         own = {**each.variant.recipe, "data": each.recipe.data, "seed": each.seed}
         trained = {"recipe": own} if each.run.name == each.name else {"evaluates": each.run.name}
         shown[each.name] = {**trained, "evaluation": each.variant.evaluation}
-    return str(yaml.safe_dump(shown, sort_keys=False, width=110))
+    plain = json.loads(json.dumps(shown))  # else YAML refers from one to the other
+    return str(yaml.safe_dump(plain, sort_keys=False, width=110))
 
 
 def listed() -> str:

@@ -74,7 +74,7 @@ def load(
 def load_unlabelled(
     folder: str | os.PathLike[str], image_size: int | None = None, channels: int | None = None, decode: bool = True
 ) -> ImageSet:
-    """Load all images in and below a folder as one class, "unlabelled": for images that are none of a model's classes.
+    """Load all images in and below a folder as one class, "unlabelled": of classes unknown, or none of a model's.
 
     Args:
         folder: of image files.
