@@ -139,3 +139,18 @@ def test_a_name_of_the_hub_is_a_model(account, command, run_folder, photos, tmp_
         tmp_path / "e",
     )
     assert code == 0
+
+
+def test_the_card_after_unlabelled_images_is_that_of_the_test_images(command, run_folder, photos):
+    for broken in ("broken.jpg", "empty.png"):
+        (photos / broken).unlink()
+    for more in (["--unlabelled", photos], []):
+        command("evaluate", run_folder, "--limit", 20, "--shift", "none", *more)
+        _, out, _ = command("card", run_folder)
+        assert ("the table is of validation images" in out) == bool(more)
+    command("evaluate", run_folder, "--limit", 20, "--unlabelled", photos)
+    _, out, _ = command("card", run_folder)
+    assert "of validation images" not in out
+    text = (run_folder / "model" / "README.md").read_text()
+    assert "On digits (test): 20 of" in text
+    assert "photos" not in text.partition("## Evaluation")[2].partition("## Limits")[0]

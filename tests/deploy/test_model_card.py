@@ -24,9 +24,9 @@ def make(names=("cat", "dog", "frog")):
     return model.eval()
 
 
-def evaluated(model, name, data="toys", **settings):
+def evaluated(model, name, data="toys", split="test", **settings):
     images = torch.randint(256, (30, 3, 8, 8), dtype=torch.uint8)
-    found = TensorSet(images, torch.arange(30) % 3, model.class_names, data, "test")
+    found = TensorSet(images, torch.arange(30) % 3, model.class_names, data, split)
     return evaluation.evaluate({name: model}, found, **{"shift": (), "resamples": 20, **settings})
 
 
@@ -113,6 +113,35 @@ def test_the_newest_evaluation_is_taken_and_one_of_others_left_out(run):
         reporting.write_results({**results, "created": created}, run / f"evaluation{name}" / "results.json")
     assert "Measured on 2026-03-01 with kedge" in model_card(model, run)
     assert ", seed 7" in model_card(model, run)
+
+
+def test_validation_images_stand_in_for_test_images_and_are_called_that(run):
+    model = make()
+    test, val = evaluated(model, "mine"), evaluated(model, "mine", split="val")
+    estimate = {"title": "of confidence", "value": 0.61, "low": None, "high": None}
+    probed = {"images": 9, "headline": "c", "estimates": {"c": estimate}, "unlike": None, "warnings": ["far away"]}
+    for results, created, place in ((val, "2026-03-02", "evaluation-2"), (test, "2026-03-01", "evaluation")):
+        for own in results["models"].values():
+            own["unlabelled"] = {"validation": None, "sets": {"the-secret-folder": probed}}
+        reporting.write_results({**results, "created": created}, run / place / "results.json")
+    card = model_card(model, run)
+    assert "toys (test)" in parsed(card)[1]
+    assert "Measured on 2026-03-01" in card
+    assert "validation images, not on test images" not in card
+    assert "model-index" in card
+    for words in ("secret", "Without labels", "far away"):
+        assert words not in card
+    (run / "evaluation" / "results.json").unlink()
+    card = model_card(model, run)
+    data, page = parsed(card)
+    assert "toys (val)" in page
+    assert "<strong>Measured on validation images, not on test images.</strong> Those of the run set the reject" in page
+    assert "<li>test images</li>" in page.partition("Limits")[2]
+    assert data.eval_results is None
+    assert "model-index" not in card
+    assert "accuracy" not in card.split("---\n")[1]
+    for words in ("secret", "Without labels", "far away"):
+        assert words not in card
 
 
 def test_names_of_users_stay_names(run):

@@ -42,6 +42,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         raise ValueError(f"{config.model} is no folder that kedge saved a model in: a card is about one of those")
     if source.on_hub and not config.out:
         raise ValueError(f"{config.model} is on the hub, with the card that it has: name a file to write with --out")
+    from kedge.deploy.card_text import on_validation
     from kedge.deploy.model_card import FILE, evaluation_of, is_ours, model_card, read_run, stated_license
     from kedge.deploy.pushing import check_name
     from kedge.files import write_text
@@ -61,6 +62,10 @@ def run(config: "jsonargparse.Namespace") -> int:
     print(f"card: {out}")
     if results is None:
         print(f"no evaluation of this model was found: kedge evaluate {config.model}, then write the card again")
+    elif on_validation(results):
+        print(
+            f"the table is of validation images: kedge evaluate {config.model} measures on test images, where there are"
+        )
     if license is None:
         print("no licence: --license mit, for example; without one nobody is permitted to use the model")
     return 0

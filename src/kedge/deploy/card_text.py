@@ -80,6 +80,11 @@ def _said(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
+def on_validation(results: dict[str, Any]) -> bool:
+    """Whether results are of validation images, by which a model is chosen and its reject threshold set."""
+    return bool(results["data"]["split"] == "val")
+
+
 def evaluation(results: dict[str, Any] | None, why: str, changed: str) -> str:
     """The table of the evaluation, with what its numbers mean; or why there is none."""
     if results is None:
@@ -88,6 +93,11 @@ def evaluation(results: dict[str, Any] | None, why: str, changed: str) -> str:
     lines = ["## Evaluation"]
     if changed:
         lines.append(f"**Measured before the model was changed, and not of the files here.** {changed}")
+    if on_validation(results):
+        lines.append(
+            "**Measured on validation images, not on test images.** Those of the run set the reject threshold (and the "
+            "temperature, where there is one), so new images may do worse."
+        )
     lines.append(f"On {escaped(_public(subject_line(results)), 400)}.")
     table, group = "| | | 95 % interval |\n| --- | ---: | --- |", None
     for row in rows:
@@ -132,9 +142,12 @@ def limits(results: dict[str, Any] | None) -> str:
             )
             if not found
         ]
+        kind = "validation" if on_validation(results) else "test"
+        if kind == "validation":
+            missing.insert(0, "test images")
         if results["data"]["limited"]:
             seen, of = results["data"]["images"], results["data"]["of"]
-            missing.append(f"{of - seen:,} of the {of:,} test images: the numbers are of a random subset")
+            missing.append(f"{of - seen:,} of the {of:,} {kind} images: the numbers are of a random subset")
     missing.append("whether it treats groups of people alike, and images from other sources than those named above")
     return "\n\n".join(lines) + "\n\n" + "\n".join(f"- {words}" for words in missing)
 

@@ -102,28 +102,36 @@ def means_of(recipe: dict[str, Any], facts: dict[str, Any]) -> int | None:
 def evaluation_of(
     model: PixelModel, run: Path | None, facts: dict[str, Any], changed: bool = False
 ) -> tuple[dict[str, Any] | None, str]:
-    """The newest results of `run` with this model alone in them; else None, and what the card says instead."""
+    """The newest results of `run` with this model alone in them; else None, and what the card says instead.
+
+    Those on test images come before all that are on validation images. What was expected of images without labels is
+    left out: it is no measurement, and its names are those of folders of the user.
+    """
     from kedge.reporting import read_results
 
     command = f"kedge evaluate {text.path_word(run)}" if run is not None else "kedge evaluate MODEL --data DATA"
-    missing = f"This model was not evaluated. `{command}` does that, and `kedge card` writes the table here."
+    why = ""
     found = [read_results(path) for path in run.glob("evaluation*/results.json")] if run is not None else []
-    found.sort(key=lambda results: str(results["created"]))
-    for results in reversed(found):
+    found.sort(key=lambda results: (not text.on_validation(results), str(results["created"])), reverse=True)
+    for results in found:
         own = [name for name in results["models"] if run is not None and name == run.resolve().name]
         own = own or (list(results["models"]) if len(results["models"]) == 1 else [])
         if not own:
             continue
+        measured = results["models"][own[0]]
         if _before(results["created"], facts.get("finished")):
-            return None, f"The last evaluation is older than the training. `{command}` measures this model."
-        if not changed and results["models"][own[0]]["steps"] != model.describe_steps():
-            then = ", ".join(results["models"][own[0]]["steps"]) or "no temperature"
-            return None, (
+            why = why or f"The last evaluation is older than the training. `{command}` measures this model."
+        elif not changed and measured["steps"] != model.describe_steps():
+            then = ", ".join(measured["steps"]) or "no temperature"
+            why = why or (
                 f"The last evaluation was of the model with {text.escaped(then)}, before that changed. "
                 f"`{command}` measures it as it is."
             )
-        return {**results, "models": {own[0]: results["models"][own[0]]}, "groups": {}, "comparisons": []}, ""
-    return None, missing
+        else:
+            alone = {own[0]: {**measured, "unlabelled": None}}
+            return {**results, "models": alone, "groups": {}, "comparisons": []}, ""
+    missing = f"This model was not evaluated. `{command}` does that, and `kedge card` writes the table here."
+    return None, why or missing
 
 
 def _before(created: Any, finished: Any) -> bool:
@@ -153,7 +161,7 @@ def _metadata(
     made["tags"] = ["kedge", "calibration", *(["anchoring"] if isinstance(model, AnchoredModel) else [])]
     if hub_data is not None:
         made["datasets"] = [hub_data]
-    if results is not None and classifies:
+    if results is not None and classifies and not text.on_validation(results):
         made["metrics"] = ["accuracy"]
         index = text.model_index(results, name, hub_data)
         made |= {"model-index": index} if index else {}
