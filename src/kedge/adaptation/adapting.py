@@ -161,7 +161,7 @@ def _probed(
         body = _with_bank(anchor(body), train, settings)
     head = find_head(body, settings.head) if body.num_outputs == model.num_outputs else head
     body = body.to(settings.torch_device()).eval()
-    reading = {"batch_size": settings.batch_size, "workers": settings.workers}
+    reading: dict[str, Any] = {"batch_size": settings.batch_size, "workers": settings.workers}
     if isinstance(body, AnchoredModel) and how == "anchored-probe":
         seen, masked = drawn_features(body, head, train, settings.drawn, settings.alpha > 0, settings.seed, **reading)
         data = ProbeData(seen, train.labels, len(train.class_names), masked, settings.alpha)

@@ -35,7 +35,8 @@ def features(
             elif others:
                 found.append(_over_others(read, pixels, model.references, images, model).cpu())
             else:
-                found.append((sum(read(pixels, r) for r in model.references.split(1)) / len(model.references)).cpu())
+                every = torch.stack([read(pixels, r) for r in model.references.split(1)])
+                found.append(every.mean(0).cpu())
     return torch.cat(found)
 
 
@@ -43,8 +44,8 @@ def _over_others(read: "_Reader", pixels: Tensor, references: Tensor, images: Im
     """Features `[B, D]`, for each image the mean over the references that it does not equal."""
     other = torch.stack([~_equal(pixels, r) for r in references])
     count = other.sum(0)
-    read_all = (read(pixels, r[None]) * use[:, None] for r, use in zip(references, other, strict=True))
-    found: Tensor = sum(read_all) / count.clamp(min=1)[:, None]  # type: ignore[assignment]
+    read_all = [read(pixels, r[None]) * use[:, None] for r, use in zip(references, other, strict=True)]
+    found = torch.stack(read_all).sum(0) / count.clamp(min=1)[:, None]
     for row in (count == 0).nonzero().flatten().tolist():
         own = pixels[row : row + 1]
         candidates = (_unit(images[i][0][None], model) for i in range(len(images)))
