@@ -127,6 +127,12 @@ def main() -> None:
     parser.add_argument(
         "--epochs", type=int, default=None, help="of fine-tuning, few shots too; default as kedge adapt"
     )
+    parser.add_argument(
+        "--all_epochs",
+        type=int,
+        default=None,
+        help="of fine-tuning on all images alone: few shots keep the hundred steps at least that they have by default",
+    )
     parser.add_argument("--quick", action="store_true", help="one body, few images: does it run?")
     parser.add_argument("--out", type=Path, default=None, help="default benchmarks/results/adaptation.json")
     args = parser.parse_args()
@@ -155,11 +161,14 @@ def main() -> None:
                     seed=seed, references=1, objective=OBJECTIVES[kind], source=folder.name, data=task,
                     epochs=args.epochs,
                 )  # fmt: skip
-                found = study(
-                    model, train, val, test, args.work / f"{task}-{folder.name}", hows=HOWS, shots=shots,
-                    settings=settings, shift=SHIFT, severities=(SEVERITY,), limit=args.limit,
-                    say=lambda words: print(words, file=sys.stderr, flush=True),
-                )  # fmt: skip
+                whole = replace(settings, epochs=args.all_epochs or args.epochs)
+                for counts, chosen in (([n for n in shots if n], settings), ([n for n in shots if n is None], whole)):
+                    if counts:  # the second adds its rows to those of the first
+                        found = study(
+                            model, train, val, test, args.work / f"{task}-{folder.name}", hows=HOWS, shots=counts,
+                            settings=chosen, shift=SHIFT, severities=(SEVERITY,), limit=args.limit,
+                            say=lambda words: print(words, file=sys.stderr, flush=True),
+                        )  # fmt: skip
                 rows += [{"task": task, "body": kind, "seed": seed, **row} for row in found["rows"]]
                 print(f"{task}, {folder.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
                 record = {
