@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 import kedge
 from kedge import evaluation, networks, reporting
 from kedge.data import TensorSet
-from kedge.deploy.card_text import escaped, hub_name
+from kedge.deploy.card_text import escaped, hub_name, path_word
 from kedge.deploy.model_card import MARKER, is_ours, model_card
 
 NASTY = "<script>alert(1)</script> | [x](http://evil.example) `a` **b** www.evil.example\n# no\x1b[2J"
@@ -171,6 +171,58 @@ def test_only_names_of_the_hub_are_linked_as_data(run, monkeypatch, tmp_path):
     assert hub_name("private/photos", run) is None  # beside runs/, wherever we are now
     for other in ("cifar10", "/data/x", "./a/b", "../a", "a/b/c", None, 3):
         assert hub_name(other, run) is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "word"),
+    [
+        ("runs/mine", "mine"),
+        ("ada/runs/low-on-digits/all-0/linear-probe", "low-on-digits/all-0/linear-probe"),
+        ("runs/old/runs/new", "new"),
+        ("elsewhere/mine", "RUN"),
+        ("runs/my `run`", "RUN"),
+    ],
+)
+def test_the_commands_of_the_card_find_the_run(tmp_path, monkeypatch, folder, word):
+    from kedge.cli.models import find
+
+    run = tmp_path / folder
+    kedge.save(make(), run / "model")
+    assert path_word(run) == word
+    assert f"`kedge evaluate {word}`" in model_card(make(), run)
+    if word != "RUN":
+        monkeypatch.chdir(str(run).removesuffix(f"runs/{word}"))
+        assert find(word).run.resolve() == run
+
+
+def test_an_adapted_model_is_described_by_what_was_done(tmp_path):
+    from kedge.adaptation import adapt
+
+    torch.manual_seed(3)
+    names = ["cat", "dog"]
+    images = torch.randint(256, (8, 3, 8, 8), dtype=torch.uint8)
+    train = TensorSet(images, torch.arange(8) % 2, names, "toys", "train")
+    val = TensorSet(images.flip(0), torch.arange(8).flip(0) % 2, names, "toys", "val")
+    out = tmp_path / "runs" / "low-on-toys" / "4-0"
+    given = {"out": out, "epochs": 1, "device": "cpu", "source": "/home/ada/runs/low", "data": "pics/toys"}
+    made = adapt(make(), train, val, how="wise-ft", share=0.25, **given).model
+    (tmp_path / "pics" / "toys").mkdir(parents=True)
+    cards = {how: model_card(made, out / how) for how in ("wise-ft", "linear-probe", "lp-ft")}
+    pages = {how: parsed(card)[1].replace("</td>\n<td>", " = ") for how, card in cards.items()}
+    for how, page in pages.items():
+        assert "adapted with kedge" in page
+        assert "Adapted to 8 images of toys; 8 were held out" in page
+        assert f"how = {how}: " in page
+        assert "from = low<" in page
+        assert "shots = 4 of each class" in page
+        assert "started from" not in page
+        assert "/home/ada" not in cards[how]
+        assert "pics/" not in cards[how]  # a folder beside runs/, and no name of the hub
+        assert ("epochs = 1<" in page) == ("optimizer = " in page) == ("learning rate" in page) == (how == "lp-ft")
+    assert "share = 0.25 of lp-ft<" in pages["wise-ft"]
+    strength = json.loads((out / "linear-probe" / "run.json").read_text())["adaptation"]["strength"]
+    assert f"strength = {strength:.3g} (by NLL" in pages["linear-probe"]
+    assert "strength" not in pages["lp-ft"]
 
 
 def test_a_card_of_the_user_is_known(tmp_path):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kedge.reporting.rows import METRICS, dig, estimate, number, printable, short
+from kedge.reporting.rows import METRICS, dig, estimate, number, short
 from kedge.reporting.summary import clean_metric, summary_rows
 from kedge.reporting.table import LEGEND, OOD_LEGEND, leaning, sizes, subject_line, warnings
 
@@ -18,6 +18,15 @@ _SHOWN = (
     "warmup", "epochs", "batch_size", "precision", "label_noise", "average", "seed",
 )  # fmt: skip
 
+_TUNED = ("finetune", "lp-ft")  # ways to adapt that are a training by the recipe; of others it names the network
+_KEPT = ("model", "arguments", "image_size", "anchored", "references", "choose", "seed")
+_WAYS = {
+    "linear-probe": "a new head, all else as it was",
+    "anchored-probe": "a new head, fitted with drawn and hidden references, all else as it was",
+    "finetune": "all weights trained, with a fresh head",
+    "lp-ft": "all weights trained, from the head of linear-probe",
+    "wise-ft": "weights between those of linear-probe and lp-ft",
+}
 _WORDS = {"choose": "references chosen", "init_from": "started from", "lr": "learning rate"}
 
 
@@ -26,16 +35,23 @@ def escaped(value: Any, most: int = 200) -> str:
     return _SIGNS.sub(r"\\\1", short(value, most))
 
 
-def path_word(path: Path) -> str:
-    """The last part of a path, fit for a code span: other parts say how a machine is laid out."""
-    return re.sub(r"[^\w.-]", "_", printable(path.resolve().name))
+def path_word(run: Path) -> str:
+    """What the command line finds a run by, fit for a code span: its path below runs/, else the word RUN.
+
+    Other parts of the path say how a machine is laid out.
+    """
+    parts = run.resolve().parts
+    below = parts[len(parts) - parts[-2::-1].index("runs") - 1 :] if "runs" in parts[:-1] else ()
+    plain = all(re.fullmatch(r"\w[\w.+-]*", part) for part in below)
+    return "/".join(below) if below and plain else "RUN"
 
 
 def hub_name(data: Any, run: Path | None) -> str | None:
     """`data` if it is a name of the hub, "owner/name", and no folder here or where the run was made."""
     if not isinstance(data, str) or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", data, re.ASCII):
         return None
-    places = [Path(data), *([run.resolve().parent.parent / data, run / data] if run is not None else [])]
+    # A run may lie deep below the folder that it was made in: runs/low-on-digits/all-0/linear-probe.
+    places = [Path(data), *([place / data for place in (run, *run.resolve().parents)] if run is not None else [])]
     return None if any(place.exists() for place in places) else data
 
 
@@ -45,20 +61,26 @@ def data_name(data: Any, run: Path | None) -> str:
 
 
 def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None) -> str:
-    """The section on training data and recipe."""
+    """The section on training data and recipe; of an adapted model on what was done to which model."""
+    adapted: dict[str, Any] = facts.get("adaptation") or {}
     if not recipe:
         return "## Training\n\nHow it was trained is not recorded with the model."
     counts = facts.get("data") or {}
     data = escaped(data_name(recipe.get("data"), run))
-    said = f"Trained on {data}"
+    did = "Adapted to" if adapted else "Trained on"
+    said = f"{did} {data}"
     if isinstance(counts.get("train"), int) and isinstance(counts.get("val"), int):
-        said = f"Trained on {counts['train']:,} images of {data}; {counts['val']:,} were held out for validation"
+        held = f"{counts['val']:,}" if counts["val"] else "none"
+        said = f"{did} {counts['train']:,} images of {data}; {held} were held out for validation"
     accuracy = estimate(dig(facts, "validation", "accuracy"))
     if accuracy is not None:
         said += f", of which it got {number(accuracy['value'], '%')} % right"
     lines = ["## Training", f"{said}.", "| recipe | |\n| --- | --- |"]
+    lines[-1] += "".join(f"\n| {words} | {escaped(value)} |" for words, value in _adapted(adapted, facts, run))
     for key in _SHOWN:
         value = recipe.get(key)
+        if adapted and (key == "init_from" or (adapted.get("how") not in _TUNED and key not in _KEPT)):
+            continue
         off = value is None or value is False or value in ({}, [], "none") or (value == 0 and key != "seed")
         if off or (key == "momentum" and recipe.get("optimizer") != "sgd"):
             continue
@@ -68,6 +90,26 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None) ->
             value = data_name(value, run)
         lines[-1] += f"\n| {_WORDS.get(key, key.replace('_', ' '))} | {escaped(_said(value))} |"
     return "\n\n".join(lines)
+
+
+def _adapted(done: dict[str, Any], facts: dict[str, Any], run: Path | None) -> Iterator[tuple[str, str]]:
+    """The rows that say what `kedge adapt` did: (words, value)."""
+    for key in ("how", "from"):
+        value = str(done.get(key, ""))
+        if key == "from" and not value.startswith(("hf-hub:", "timm/")):
+            value = data_name(value.removesuffix("/model"), run)
+        if value:
+            yield key, f"{value}: {_WAYS[value]}" if key == "how" and value in _WAYS else value
+    if done.get("strength") is not None:
+        chosen = f" ({done['chosen']})" if done.get("chosen") else ""
+        yield "strength", f"{done['strength']:.3g}{chosen}"
+    if done.get("share") is not None:
+        yield "share", f"{done['share']:g} of lp-ft" + (", chosen on validation images" if done.get("curve") else "")
+    # A study calls its folders SHOTS-DRAW, and takes exactly so many images of each class.
+    shots = re.fullmatch(r"(\d+)-\d+", run.resolve().parent.name) if run is not None else None
+    classes = dig(facts, "data", "classes")
+    if shots and classes and done.get("train") == int(shots[1]) * len(classes):
+        yield "shots", f"{int(shots[1]):,} of each class"
 
 
 def _said(value: Any) -> str:

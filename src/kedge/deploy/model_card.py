@@ -43,7 +43,7 @@ def model_card(
 ) -> str:
     """The card of `model` as Markdown with the hub's metadata.
 
-    Names of classes and data sets are escaped; of paths only the last part is written.
+    Names of classes and data sets are escaped; of paths only the last part is written, of runs what is below runs/.
 
     Args:
         model: what the card is about.
@@ -60,11 +60,12 @@ def model_card(
     if means is None and not changed:
         means = means_of(recipe, facts)
     name = repo.partition("/")[2] if repo else run.resolve().name if run is not None else "A model of kedge"
+    did = "adapted" if facts.get("adaptation") else "trained"
     parts = [
         _metadata(model, recipe, None if changed else results, run, repo or name, license),
         MARKER,
         f"# {text.escaped(name)}",
-        _what(model, recipe, results),
+        _what(model, did),
         _use(model, repo, by_name),
         text.training(recipe, facts, run),
         text.evaluation(results, why, changed),
@@ -73,7 +74,7 @@ def model_card(
         _references(model, means),
         _license(license),
         f"## Versions\n\nWritten by kedge {__version__}"
-        + (f"; trained with {_versions(facts)}." if facts.get("kedge") else "."),
+        + (f"; {did} with {_versions(facts)}." if facts.get("kedge") else "."),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -168,7 +169,7 @@ def _metadata(
     return f"---\n{yaml.safe_dump(made, sort_keys=False, allow_unicode=True)}---"
 
 
-def _what(model: PixelModel, recipe: dict[str, Any], results: dict[str, Any] | None) -> str:
+def _what(model: PixelModel, did: str) -> str:
     network = str((getattr(model.network, "kedge_architecture", None) or {}).get("name", type(model.network).__name__))
     count = f"{sum(p.numel() for p in model.parameters()):,}"
     shape = " × ".join(map(str, model.input_shape))
@@ -186,7 +187,7 @@ def _what(model: PixelModel, recipe: dict[str, Any], results: dict[str, Any] | N
     classes = f"\n\nClasses: {', '.join(listed)}{rest}." if names else ""
     return (
         f"A {text.escaped(network)} ({count} parameters) for {'classification into' if names else ''} "
-        f"{model.num_outputs:,} {'classes' if model.task == 'classification' else 'outputs'}, trained with kedge. "
+        f"{model.num_outputs:,} {'classes' if model.task == 'classification' else 'outputs'}, {did} with kedge. "
         f"It takes images of {shape} (channels, height, width) with values in [0, 1]; normalisation is inside. {kind}"
     ).replace("  ", " ").rstrip() + classes
 
