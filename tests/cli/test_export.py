@@ -17,6 +17,8 @@ def test_a_run_is_checked_on_its_own_validation_images(command, run_folder, digi
     assert f"10 class names, the reject threshold {found.reject['threshold']:.3f}" in out
     assert "that of the whole bank is 0.150" in out
     assert "4 references on" in out
+    assert "a map of one reference in which that picture can be made out" in out
+    assert "not the picture" not in out
     # the threshold is that of the one reference which folding keeps
     confidence = digit_model.predict(kedge.data.load("digits", "val").images.float() / 255, references=1).confidence
     assert found.reject["coverage"] == 0.9

@@ -112,7 +112,10 @@ def set_threshold(model: "PixelModel", validation: "ImageSet") -> None:
 def about_folding(whole: "AnchoredModel", folded: "PixelModel", images: "Tensor | None") -> Iterator[str]:
     """What the file does otherwise than the model with its whole bank."""
     bank = len(whole.references)
-    yield "folded: the file holds a map computed from one reference, not the picture, and gives no uncertainty"
+    yield (
+        "folded: the file gives no uncertainty, and holds a map of one reference in which that picture can be made out "
+        "(and computed from it for patch embeddings, or by whoever has the anchored weights)"
+    )
     if bank > 1 and images is not None:
         pixels = images.float() / 255
         labels = whole.predict(pixels).label

@@ -60,8 +60,8 @@ def export(
     The file is written next to its final name, loaded back, run on `check_images` in batches of one, two and all
     of them, compared with `model` in eval mode, and moved into place only if every logit agrees within 1e-4 of the
     largest logit (or of 1). Class names, input shape, reject rule and task travel inside it; a temperature is part of
-    its computation. A folded network holds the map computed from the first reference of the bank, not the reference
-    image.
+    its computation. A folded network holds a map of the first reference of the bank, in which that picture can be made
+    out, and from which it can be computed for patch embeddings or with the anchored weights (see `deploy.folded`).
 
     Args:
         model: from `kedge.anchor`, `kedge.plain` or `kedge.load`; it is copied.
