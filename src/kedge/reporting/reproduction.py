@@ -55,8 +55,8 @@ def facts(results: dict[str, Any]) -> list[str]:
         f"Scale {results['scale']}: {'; '.join(sizes)}; seeds {', '.join(map(str, seeds))}; kedge "
         f"{results['machine']['kedge']}, torch {results['machine']['torch']}.",
         "Ours is the mean over seeds ± their standard deviation; intervals are over seeds (Student's t, Welch's for a "
-        "difference between variants): what other seeds would have given on these same images. One in twenty leaves out "
-        "a true value, so among many rows some do by chance.",
+        "difference between variants): what other seeds would have given on these same images. One in twenty leaves "
+        "out a true value, so among many rows some do by chance.",
     ]
     if results["images"] < 10_000:
         said.append(
