@@ -105,7 +105,8 @@ def test_every_field_is_a_flag(capsys):
         references=2, residuals=1, objective=[{"Mixup": {"alpha": 0.1}}, "CrossEntropy"], class_weights="balanced",
         optimizer="adamw", lr=1e-3, momentum=0.5, nesterov=False, weight_decay=0.0, clip=1.0, ema=0.9, warmup=1.0,
         schedule="multistep", milestones=[2.0], gamma=0.5, epochs=3, batch_size=8, precision="32", device="cpu",
-        devices=2, compile=True, seed=3, coverage=0.8, runs="r", data="d", val_fraction=0.2, augment="none", model="m",
+        devices=2, nodes=2, label_noise=0.1, compile=True, seed=3, coverage=0.8, runs="r", data="d", val_fraction=0.2,
+        augment="none", model="m",
         choose="mean", temperature=True, risk=0.05, split_seed=4, init_from="runs/a", start_factor=0.1, end_factor=0.2,
         ramp="exp", val_pgd_steps=3, eps="8/255", val_pgd_images=50, keep="last", average=0.5,
     )  # fmt: skip
