@@ -111,7 +111,7 @@ def _records(
                 "n": images,
             }
         )
-    if min(len(ours), len(theirs)) >= 2 and (over := _welch([[value for value, _ in side] for side in known])):
+    if min(len(ours), len(theirs)) >= 2 and (over := welch([[value for value, _ in side] for side in known])):
         found.append({**record, **over})
     return found
 
@@ -141,7 +141,7 @@ def _of_correct(a: str, b: str, where: str, ours: list[Tensor], theirs: list[Ten
     }
 
 
-def _welch(values: list[list[float]]) -> dict[str, Any] | None:
+def welch(values: list[list[float]]) -> dict[str, Any] | None:
     """The difference of two means over seeds with Welch's t interval and test (Biometrika 1947); None: no spread."""
     from scipy.stats import t
 
