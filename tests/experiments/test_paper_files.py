@@ -23,6 +23,7 @@ LOADED = {name: load_experiment(name) for name in NAMES}
 STARTED = {
     "cifar10-alpha": "alpha-0.75",
     "cifar10-augmentation": "masked-pixmix",
+    "cifar10-converged": "masked-label-sample",
     "cifar10-inference": "masked-blt",
     "cifar10-label-noise": "masked-20",
     "cifar10-masking": "masked-label-batch",
@@ -59,7 +60,7 @@ def small(tmp_path_factory):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_variant_at_every_scale_is_a_recipe(name):
     experiment = LOADED[name]
-    assert list(experiment.scales) == ["paper", "gpu-hour", "laptop"]
+    assert list(experiment.scales)[:3] == ["paper", "gpu-hour", "laptop"]
     assert [v.name for v in experiment.variants_at("paper")] == list(experiment.variants)
     for scale in experiment.scales:
         for planned in plan(experiment, scale, [0], resources.files("kedge"), "somewhere"):
@@ -91,7 +92,7 @@ def test_every_experiment_starts(name, small, tmp_path, monkeypatch):
 
     monkeypatch.setattr(fitting, "write_run_report", lambda *arguments: None)  # takes longer than the run
     few = {"epochs": 1, "batch_size": 8, "val_fraction": 0.34, "references": 5, "device": "cpu"}
-    few |= {"classes": None, "warmup": 0.0, "workers": 0}
+    few |= {"classes": None, "warmup": 0.0, "workers": 0, "train_images": None}
     if name == "imagenet":
         few["image_size"] = 32
     if "inference" in name:

@@ -28,6 +28,10 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
     """Load the training and the validation set; without a validation split one is held out, stratified."""
     assert recipe.data is not None
     train = data.load(recipe.data, "train", recipe.image_size)
+    if recipe.train_images is not None:
+        if recipe.train_images > len(train):
+            raise ValueError(f"train_images is {recipe.train_images}, and {recipe.data} has {len(train)}: leave it out")
+        train = train.subset(range(recipe.train_images))
     if "val" in data.splits(recipe.data):
         val = data.load(recipe.data, "val", train.image_shape[1], train.image_shape[0])
         if val.class_names != train.class_names:

@@ -1,5 +1,6 @@
 """What happens at the end of an epoch: a line, a row of metrics.csv, then the checkpoint."""
 
+import copy
 import logging
 import time
 from pathlib import Path
@@ -11,11 +12,12 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, RichProgressBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from safetensors.torch import save_file
 
+from kedge import checkpoint
 from kedge.files import whole
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run
 
-__all__ = ["AtomicCheckpoints", "Bar", "EpochRows", "LastCheckpoint"]
+__all__ = ["AtomicCheckpoints", "Bar", "EpochRows", "LastCheckpoint", "Snapshots"]
 
 log = logging.getLogger("kedge")
 COLLAPSED = 0.5  # of the best accuracy under attack so far
@@ -110,6 +112,21 @@ class LastCheckpoint(Checkpoint):
         # Only now: should this epoch be replayed, and end otherwise, the best one before is still wanted.
         if trainer.is_global_zero and (top := self.folder.best_row()) is not None:
             self.folder.clear_best(but=top["epoch"])
+
+
+class Snapshots(Callback):
+    """Saves the model as it is evaluated every `every` epochs, as a model folder of its own."""
+
+    def __init__(self, folder: RunFolder, every: int) -> None:
+        self.folder, self.every = folder, every
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Save a copy: the one that trains is not touched. A replayed epoch replaces its own."""
+        assert isinstance(module, Run)
+        epoch = trainer.current_epoch + 1
+        if trainer.is_global_zero and epoch % self.every == 0:
+            model = copy.deepcopy(module.evaluated).cpu().to(memory_format=torch.contiguous_format).eval()
+            checkpoint.save(model, self.folder.snapshot(epoch))
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

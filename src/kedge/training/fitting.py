@@ -22,7 +22,7 @@ from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, with_label_noise
 from kedge.training.begin import begin, started
 from kedge.training.build import load_sets, make_objective
-from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint
+from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint, Snapshots
 from kedge.training.cost import cost_of
 from kedge.training.finish import predict_logits, reject_rule, write_run_report
 from kedge.training.folder import RunFolder, surroundings
@@ -182,6 +182,8 @@ def _train(run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool,
         run.to(memory_format=torch.channels_last)
     rows = EpochRows(folder, main, progress)
     callbacks: list[Callback] = [rows, LastCheckpoint(folder)]
+    if recipe.snapshots:
+        callbacks.append(Snapshots(folder, recipe.snapshots))
     bar = progress and sys.stdout.isatty()
     if bar:
         callbacks.append(Bar(leave=False))

@@ -27,7 +27,8 @@ class RunFolder:
     """`runs/NAME/` with recipe.yaml, run.json, metrics.csv, last.ckpt, model/ and report.html.
 
     A run with init_from has the model it began from in start/; one that attacks its validation images keeps the best
-    weights so far in best-EPOCH.safetensors, and in the end the model that is not model/ in last/, or best/.
+    weights so far in best-EPOCH.safetensors, and in the end the model that is not model/ in last/, or best/. Copies from
+    the way are in snapshots/epoch-NNNN/.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,6 +41,10 @@ class RunFolder:
     def best(self, epoch: int) -> Path:
         """The weights of `epoch`, if they were the best so far."""
         return self.path / f"best-{epoch}.safetensors"
+
+    def snapshot(self, epoch: int) -> Path:
+        """The model folder of the copy kept after `epoch`."""
+        return self.path / "snapshots" / f"epoch-{epoch:04d}"
 
     def clear_best(self, but: int | None = None) -> None:
         """Delete the weights of all epochs, `but` of one."""

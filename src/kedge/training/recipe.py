@@ -27,6 +27,7 @@ class Recipe:
         val_fraction: part of the training images held out for validation, if the data has no such split.
         split_seed: which images those are; null: the seed, and with a run in init_from the images that it held out.
         classes: train on these classes only; null: all.
+        train_images: train on the first so many training images only, validation taken from them; null: on all.
         augment: `auto`, `none`, `crop-flip`, or that and `trivial`, `randaugment` or, up to 64 px, `pixmix`; auto: as
             the run in init_from was, else crop-flip.
         label_noise: share of the training labels that become a random other class; validation labels stay.
@@ -74,6 +75,7 @@ class Recipe:
         val_pgd_steps: steps of the attack on validation images after each epoch, where the objective attacks; 0: off.
         val_pgd_images: how many validation images are attacked, a random subset; they choose the model that is kept.
         keep: `best` by accuracy under that attack, or `last`; the other model is kept beside it.
+        snapshots: epochs between copies of the model kept in the run's folder; 0: none.
         average: share of the trained weights in an average with those of init_from that is kept in the end; null: off.
         runs: folder that holds the runs.
     """
@@ -84,6 +86,7 @@ class Recipe:
     val_fraction: float = 0.1
     split_seed: int | None = None
     classes: list[Any] | None = None
+    train_images: int | None = None
     augment: str = "auto"
     label_noise: float = 0.0
     workers: int | None = None
@@ -126,6 +129,7 @@ class Recipe:
     val_pgd_steps: int = 10
     val_pgd_images: int = 1000
     keep: str = "best"
+    snapshots: int = 0
     average: float | None = None
     runs: str = "runs"
 
@@ -216,6 +220,7 @@ _CHOICES = {
 _RANGES: dict[str, tuple[float, float, bool]] = {
     "image_size": (4, 4096, False),
     "val_fraction": (0, 0.5, True),
+    "train_images": (2, 1_000_000_000, False),
     "label_noise": (0, 0.9999, False),
     "workers": (0, 256, False),
     "references": (1, 100_000, False),
@@ -238,6 +243,7 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "val_pgd_steps": (0, 10_000, False),
     "val_pgd_images": (1, 100_000_000, False),
     "average": (0, 1, False),
+    "snapshots": (0, 1_000_000, False),
     "coverage": (0, 1, True),
     "risk": (0, 0.9999, False),
 }
