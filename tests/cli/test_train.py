@@ -108,7 +108,8 @@ def test_every_field_is_a_flag(capsys):
         devices=2, nodes=2, label_noise=0.1, compile=True, seed=3, coverage=0.8, runs="r", data="d", val_fraction=0.2,
         augment="none", model="m",
         choose="mean", temperature=True, risk=0.05, split_seed=4, init_from="runs/a", start_factor=0.1, end_factor=0.2,
-        ramp="exp", val_pgd_steps=3, eps="8/255", val_pgd_images=50, keep="last", average=0.5, train_images=50, snapshots=2,
+        ramp="exp", val_pgd_steps=3, eps="8/255", val_pgd_images=50, keep="last", average=0.5,
+        train_images=50, snapshots=2,
     )  # fmt: skip
     flags = []
     for field in fields(Recipe):

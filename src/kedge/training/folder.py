@@ -27,8 +27,8 @@ class RunFolder:
     """`runs/NAME/` with recipe.yaml, run.json, metrics.csv, last.ckpt, model/ and report.html.
 
     A run with init_from has the model it began from in start/; one that attacks its validation images keeps the best
-    weights so far in best-EPOCH.safetensors, and in the end the model that is not model/ in last/, or best/. Copies from
-    the way are in snapshots/epoch-NNNN/.
+    weights so far in best-EPOCH.safetensors, and in the end the model that is not model/ in last/, or best/. Copies of
+    the model after some epochs are in snapshots/epoch-NNNN/.
     """
 
     def __init__(self, path: Path) -> None:
