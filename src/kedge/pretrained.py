@@ -1,0 +1,152 @@
+"""Published weights from a file on this machine: read without running code, fitted to a network by name and shape."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+__all__ = ["LEAST", "Fit", "load_weights", "read_weights"]
+
+LEAST = 0.9  # share of the network's own tensors, the head left out, that a file must fill
+_INSIDE = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What of a file fitted a network.
+
+    Attributes:
+        loaded: tensors of the network that were filled, the head among them if it was.
+        body: tensors of the network without its head.
+        missing: names in the network that the file lacks or has in another shape, the head left out.
+        unused: names in the file that the network has no place for, the head left out.
+        head: "loaded", or why the head is fresh.
+    """
+
+    loaded: int
+    body: int
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    head: str
+
+    def line(self, source: str) -> str:
+        """One line of words: what matched and what did not."""
+        filled = self.body - len(self.missing)
+        words = [f"weights of {source}: {filled} of {self.body} tensors of the body", f"head {self.head}"]
+        for what, names in (("not in the file", self.missing), ("not used", self.unused)):
+            if names:
+                words.append(f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}")
+        return "; ".join(words)
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file or a torch file, which is read by `weights_only`: no code is run.
+
+    A dict that holds the weights under state_dict, model, ... is opened.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file that is neither, or that holds no tensors by name.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights: there is no file {str(path)!r}")
+    state: Any
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights: {path} is not a safetensors file: {error}") from error
+    for _ in range(3):  # such as {"state_dict": {"model": {...}}}
+        inner = next((state[k] for k in _INSIDE if isinstance(state, dict) and isinstance(state.get(k), dict)), None)
+        if inner is None:
+            break
+        state = inner
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    if not tensors:
+        raise ValueError(f"weights: {path} holds no tensors by name; a state_dict is needed, not a whole model")
+    return tensors
+
+
+def load_weights(network: nn.Module, path: str | os.PathLike[str], head: str, keep_head: bool) -> Fit:
+    """Fill `network` with the weights of a file, in place.
+
+    Args:
+        network: of any architecture; its first layer may take other channels than the file's, whose kernel is then
+            adapted as timm does.
+        path: as of `read_weights`.
+        head: name of the last layer in the network, such as "classifier".
+        keep_head: whether the classes are those of the file. False: the head stays fresh even where its shape fits, for
+            as many classes need not be the same classes.
+
+    Raises:
+        FileNotFoundError, ValueError: as of `read_weights`; fewer than 9 in 10 tensors of the body fit (weights of
+            another network); with `keep_head` a head that does not fit; a tensor that is not finite.
+    """
+    own = network.state_dict()
+    state = _without_prefix(read_weights(path), own)
+    _adapt_first_layer(network, state, own)
+    heads = {name for name in (*own, *state) if name == head or name.startswith(f"{head}.")}
+    counted = {name for name in own if name not in heads and not name.endswith("num_batches_tracked")}
+    fitting = {name for name, value in state.items() if name in own and own[name].shape == value.shape}
+    missing = tuple(name for name in own if name in counted and name not in fitting)
+    unused = tuple(name for name in state if name not in own and name not in heads)
+    filled = len(counted) - len(missing)
+    if filled < LEAST * len(counted):
+        raise ValueError(
+            f"weights: {path} is of another network: {filled} of {len(counted)} tensors of {type(network).__name__} "
+            f"are in it by name and shape. The network has {_some(own)}; the file has {_some(state)}"
+        )
+    head_fits = {name for name in own if name in heads} <= fitting
+    if keep_head and not head_fits:
+        shapes = {name: list(state[name].shape) for name in heads if name in state}
+        raise ValueError(f"weights: the head {head!r} does not fit: {shapes or 'nothing of it'} in {path}")
+    used = {name: state[name] for name in fitting if keep_head or name not in heads}
+    broken = [n for n, v in used.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+    if broken:
+        raise ValueError(f"weights: {broken[0]!r} in {path} holds NaN or infinity ({len(broken)} such tensors)")
+    network.load_state_dict(used, strict=False)
+    if keep_head:
+        words = "loaded"
+    elif head_fits:
+        words = "fresh (that of the file has as many outputs, but nothing says that they are these classes)"
+    else:
+        words = "fresh"
+    return Fit(len(used), len(counted), missing, unused, words)
+
+
+def _torch_file(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken or a foreign file can raise nearly anything in the reader
+        first = str(error).strip().split("\n")[0][:160]
+        raise ValueError(
+            f"weights: {path} cannot be read as tensors alone ({type(error).__name__}: {first}). A file that holds "
+            "Python objects is not opened: save model.state_dict() of it where you trust it, or a safetensors file"
+        ) from error
+
+
+def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors behind the prefix (`module.`, `model.`, ..., or none) that leaves the most names of the network."""
+    starts = {"".join(f"{part}." for part in name.split(".")[:n]) for name in state for n in range(3)}
+    inside = {p: {k.removeprefix(p): v for k, v in state.items() if k.startswith(p)} for p in starts}
+    return max((inside[p] for p in sorted(starts, key=len)), key=lambda named: len(named.keys() & own.keys()))
+
+
+def _adapt_first_layer(network: nn.Module, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Change the kernel of the first convolution in `state` where only its channels differ from the network's."""
+    from timm.models import adapt_input_conv
+
+    first = next((f"{n}.weight" for n, m in network.named_modules() if isinstance(m, nn.Conv2d)), None)
+    if first in own and first in state and own[first].ndim == state[first].ndim == 4:
+        have, want = state[first], own[first]
+        if have.shape[1] == 3 != want.shape[1] and have.shape[::2] == want.shape[::2]:
+            state[first] = adapt_input_conv(want.shape[1], have)
+
+
+def _some(state: dict[str, Tensor]) -> str:
+    return ", ".join(f"{name} {list(value.shape)}" for name, value in list(state.items())[:3]) + ", ..."

@@ -1,0 +1,123 @@
+"""Published weights from a file: read without running code, fitted by name and shape."""
+
+import pickle
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+import kedge.networks  # noqa: F401 - registers the small networks with timm
+from kedge.pretrained import load_weights, read_weights
+
+
+@pytest.fixture(scope="module")
+def source():
+    torch.manual_seed(0)
+    return timm.create_model("kedge_resnet_small", width=4, num_classes=7)
+
+
+def fresh(classes=7, channels=3):
+    torch.manual_seed(1)
+    return timm.create_model("kedge_resnet_small", width=4, num_classes=classes, in_chans=channels)
+
+
+def same(network, source, head="fc"):
+    return {n for n, v in network.state_dict().items() if torch.equal(v, source.state_dict().get(n, torch.zeros(0)))}
+
+
+@pytest.fixture(scope="module")
+def head(source):
+    """The last linear layer's name, whatever the network calls it."""
+    return [n for n, m in source.named_modules() if isinstance(m, torch.nn.Linear)][-1]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "epoch": 3},
+        lambda s: {"model": {f"model._orig_mod.{k}": v for k, v in s.items()}},
+        # a Lightning checkpoint: the network beside other modules
+        lambda s: {"state_dict": {**{f"model.{k}": v for k, v in s.items()}, "loss.weight": torch.ones(3)}},
+    ],
+)
+def test_what_people_save_is_read_whatever_it_is_wrapped_in(source, head, tmp_path, wrap):
+    path = tmp_path / "weights.pth"
+    torch.save(wrap(source.state_dict()), path)
+    network = fresh()
+    fit = load_weights(network, path, head, keep_head=True)
+    assert same(network, source) == set(source.state_dict())
+    assert (fit.missing, fit.unused, fit.head) == ((), (), "loaded")
+    assert f"{fit.body} of {fit.body} tensors" in fit.line("weights.pth")
+
+
+def test_a_head_for_other_classes_stays_fresh_and_one_of_the_same_size_too(source, head, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({k: v.contiguous() for k, v in source.state_dict().items()}, path)
+    for classes in (5, 7):
+        network = fresh(classes)
+        own = network.get_submodule(head).weight.clone()
+        fit = load_weights(network, path, head, keep_head=False)
+        assert torch.equal(network.get_submodule(head).weight, own)
+        assert fit.head.startswith("fresh")
+        assert ("same" in fit.head or "these classes" in fit.head) == (classes == 7)
+        body = {n for n in source.state_dict() if not n.startswith(head)}
+        assert same(network, source) >= body
+    with pytest.raises(ValueError, match="head"):
+        load_weights(fresh(5), path, head, keep_head=True)
+
+
+def test_other_channels_take_the_kernel_as_timm_does(source, head, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(source.state_dict(), path)
+    network = fresh(channels=1)
+    load_weights(network, path, head, keep_head=True)
+    name = next(n for n, m in network.named_modules() if isinstance(m, torch.nn.Conv2d))
+    kernel = source.get_submodule(name).weight
+    assert torch.allclose(network.get_submodule(name).weight, kernel.sum(1, keepdim=True))
+    images = torch.rand(2, 1, 16, 16)
+    grey = network.eval()(images)
+    assert torch.allclose(grey, source.eval()(images.expand(-1, 3, -1, -1)), atol=1e-5)
+
+
+def test_weights_of_another_network_are_refused_before_anything_is_changed(head, tmp_path):
+    path = tmp_path / "other.pth"
+    torch.save(timm.create_model("resnet18").state_dict(), path)
+    network = fresh()
+    before = {n: v.clone() for n, v in network.state_dict().items()}
+    with pytest.raises(ValueError, match=r"of another network: \d+ of \d+ tensors"):
+        load_weights(network, path, head, keep_head=False)
+    assert all(torch.equal(v, before[n]) for n, v in network.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_nothing_but_tensors_is_read(tmp_path, head):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    path = tmp_path / "evil.pth"
+    path.write_bytes(pickle.dumps({"state_dict": Evil()}))
+    with pytest.raises(ValueError, match="cannot be read as tensors alone"):
+        read_weights(path)
+    torch.save({"a": Evil()}, path)
+    with pytest.raises(ValueError, match="cannot be read as tensors alone"):
+        read_weights(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_bad_files(source, head, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file"):
+        read_weights(tmp_path / "nothing.pth")
+    (tmp_path / "x.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        read_weights(tmp_path / "x.safetensors")
+    torch.save({"epoch": 3}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="no tensors by name"):
+        read_weights(tmp_path / "x.pth")
+    broken = {k: v.clone() for k, v in source.state_dict().items()}
+    next(iter(broken.values())).fill_(float("nan"))
+    torch.save(broken, tmp_path / "nan.pth")
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        load_weights(fresh(), tmp_path / "nan.pth", head, keep_head=True)
