@@ -107,6 +107,15 @@ def rebuild(architecture: dict[str, Any]) -> nn.Module:
     return network
 
 
+def heads(network: nn.Module) -> tuple[str, ...]:
+    """Names of the layers that give the classes: what timm says of its own, else the last linear layer."""
+    listed = (getattr(network, "pretrained_cfg", None) or {}).get("classifier")
+    if listed:
+        return (listed,) if isinstance(listed, str) else tuple(listed)
+    kinds = nn.Linear | nn.Conv2d  # SqueezeNet's is a convolution
+    return tuple(name for name, module in network.named_modules() if isinstance(module, kinds))[-1:]
+
+
 def locate(name: str) -> tuple[str, str]:
     """(timm or torchvision, the name there) of the network `name`; ValueError with near names if there is none."""
     library, _, rest = name.partition("/")

@@ -1,6 +1,7 @@
 """Published weights from a file on this machine: read without running code, fitted to a network by name and shape."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,14 +73,14 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return tensors
 
 
-def load_weights(network: nn.Module, path: str | os.PathLike[str], head: str, keep_head: bool) -> Fit:
+def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequence[str], keep_head: bool) -> Fit:
     """Fill `network` with the weights of a file, in place.
 
     Args:
         network: of any architecture; its first layer may take other channels than the file's, whose kernel is then
             adapted as timm does.
         path: as of `read_weights`.
-        head: name of the last layer in the network, such as "classifier".
+        head: names of the last layers in the network, such as ("classifier",).
         keep_head: whether the classes are those of the file. False: the head stays fresh even where its shape fits, for
             as many classes need not be the same classes.
 
@@ -90,7 +91,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: str, ke
     own = network.state_dict()
     state = _without_prefix(read_weights(path), own)
     _adapt_first_layer(network, state, own)
-    heads = {name for name in (*own, *state) if name == head or name.startswith(f"{head}.")}
+    heads = {name for name in (*own, *state) if name.startswith(tuple(f"{each}." for each in head))}
     counted = {name for name in own if name not in heads and not name.endswith("num_batches_tracked")}
     fitting = {name for name, value in state.items() if name in own and own[name].shape == value.shape}
     missing = tuple(name for name in own if name in counted and name not in fitting)
@@ -104,7 +105,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: str, ke
     head_fits = {name for name in own if name in heads} <= fitting
     if keep_head and not head_fits:
         shapes = {name: list(state[name].shape) for name in heads if name in state}
-        raise ValueError(f"weights: the head {head!r} does not fit: {shapes or 'nothing of it'} in {path}")
+        raise ValueError(f"weights: the head ({', '.join(head)}) does not fit: {shapes or 'nothing of it'} in {path}")
     used = {name: state[name] for name in fitting if keep_head or name not in heads}
     broken = [n for n, v in used.items() if v.is_floating_point() and not bool(v.isfinite().all())]
     if broken:

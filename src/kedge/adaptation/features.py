@@ -16,7 +16,13 @@ __all__ = ["drawn_features", "features"]
 
 @torch.no_grad()
 def features(
-    model: PixelModel, head: str, images: ImageSet, batch_size: int = 256, workers: int = 0, others: bool = False
+    model: PixelModel,
+    head: str,
+    images: ImageSet,
+    batch_size: int = 256,
+    workers: int = 0,
+    others: bool = False,
+    references: int | None = None,
 ) -> Tensor:
     """Features `[N, D]` on the CPU: what `head` reads, in eval mode, of the images as they are, without augmentation.
 
@@ -25,6 +31,8 @@ def features(
 
     `others`: for the images that the bank was chosen from. One that is in the bank never meets itself, [x, 0], as no
     test image does: the mean is over the others, and where there are none over the first other image of the set.
+
+    `references`: so many of the bank, all if None. Of a model that was just converted one is enough: all give the same.
     """
     found = []
     with evaluating(model), _reading(model, head) as read:
@@ -35,7 +43,7 @@ def features(
             elif others:
                 found.append(_over_others(read, pixels, model.references, images, model).cpu())
             else:
-                every = torch.stack([read(pixels, r) for r in model.references.split(1)])
+                every = torch.stack([read(pixels, r) for r in model.references[:references].split(1)])
                 found.append(every.mean(0).cpu())
     return torch.cat(found)
 

@@ -11,6 +11,7 @@ from kedge.data.policies import randaugment, trivial
 AUGMENTATIONS = ("auto", "none", "crop-flip", "trivial", "randaugment", "pixmix")
 WHOLE = 64  # pixels of a side up to which whole batches are augmented
 PICTURES = 256
+CROP = 0.08  # of the area of a photo that a random crop keeps at least (Szegedy et al., 2015)
 
 
 class BatchAugmentation:
@@ -95,10 +96,10 @@ def augment_batch(
     return pixels.index_select(0, places).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def photo_transform(augment: str, image_size: int, mirror: bool) -> Callable[[Any], Any] | None:
+def photo_transform(augment: str, image_size: int, mirror: bool, crop: float = CROP) -> Callable[[Any], Any] | None:
     """Return the torchvision v2 transform of one training image, or None for the evaluation view.
 
-    "auto" and "crop-flip": RandomResizedCrop to image_size and, if `mirror`, a flip; "trivial" adds
+    "auto" and "crop-flip": RandomResizedCrop of at least the share `crop` of the area to image_size and, if `mirror`, a flip; "trivial" adds
     TrivialAugmentWide (Müller & Hutter 2021), "randaugment" RandAugment (Cubuk et al. 2020; two operations of
     magnitude 9); "none" is None. It draws from torch's global generator.
 
@@ -113,7 +114,7 @@ def photo_transform(augment: str, image_size: int, mirror: bool) -> Callable[[An
         return None
     from torchvision.transforms import v2
 
-    steps: list[Any] = [v2.RandomResizedCrop(image_size, antialias=True)]
+    steps: list[Any] = [v2.RandomResizedCrop(image_size, scale=(crop, 1.0), antialias=True)]
     if mirror:
         steps.append(v2.RandomHorizontalFlip())
     if augment == "trivial":

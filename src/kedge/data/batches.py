@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kedge.data.augment import AUGMENTATIONS, photo_transform
+from kedge.data.augment import AUGMENTATIONS, CROP, photo_transform
 from kedge.data.decode import to_tensor
 from kedge.data.report import UNREADABLE_LIMIT, DataError, UnreadableImage
 from kedge.data.seeds import derive_seed, generator
@@ -28,6 +28,7 @@ def training_batches(
     workers: int | None = None,
     drop_last_single: bool = True,
     device: torch.device | str = "cpu",
+    crop: float = CROP,
 ) -> "TrainingBatches":
     """Return the shuffled batches of a training set.
 
@@ -48,12 +49,13 @@ def training_batches(
         device: where the model is. A TensorSet of up to 1 GiB that takes at most a tenth of the free memory there is
             copied to it when the first epoch begins, and its batches come from there; all other batches are on the
             CPU, pinned where there is CUDA.
+        crop: smallest share of the area that a random crop of a FileSet's image keeps.
 
     Raises:
         ValueError: a bad batch size, rank or augmentation.
         DataError: no batch would be left.
     """
-    return TrainingBatches(images, batch_size, seed, rank, world, augment, workers, drop_last_single, device)
+    return TrainingBatches(images, batch_size, seed, rank, world, augment, workers, drop_last_single, device, crop)
 
 
 class TrainingBatches:
@@ -72,6 +74,7 @@ class TrainingBatches:
         workers: int | None,
         drop_last_single: bool,
         device: torch.device | str = "cpu",
+        crop: float = CROP,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -92,7 +95,7 @@ class TrainingBatches:
             raise DataError(f"{images.name}: {len(images)} training images on {world} processes make no batch")
         if isinstance(images, FileSet):
             workers = photo_workers(on_cpu=not torch.cuda.is_available()) if workers is None else workers
-            self._loader = _PhotoLoader(images, seed, augment, workers)
+            self._loader = _PhotoLoader(images, seed, augment, workers, crop)
         else:
             self._loader = _TensorLoader(images, torch.device(device)) if isinstance(images, TensorSet) else None
 
@@ -157,12 +160,12 @@ def _pinned(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, t
 class _PhotoLoader:
     """Feeds an epoch's batches through a DataLoader whose workers live as long as the run."""
 
-    def __init__(self, images: FileSet, seed: int, augment: str, workers: int) -> None:
+    def __init__(self, images: FileSet, seed: int, augment: str, workers: int, crop: float) -> None:
         self._images = images
         self._order = _EpochOrder()
         self._failed: dict[str, str] = {}
         self._loader = DataLoader(
-            _AugmentedPhotos(images, seed, augment),
+            _AugmentedPhotos(images, seed, augment, crop),
             batch_sampler=self._order,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -209,10 +212,10 @@ class _EpochOrder:
 class _AugmentedPhotos(Dataset):
     """Training views, each drawn with a generator seeded by (seed, epoch, index)."""
 
-    def __init__(self, images: FileSet, seed: int, augment: str) -> None:
+    def __init__(self, images: FileSet, seed: int, augment: str, crop: float) -> None:
         self._images = images
         self._seed = seed
-        self._transform = photo_transform(augment, images.image_shape[1], images.mirror)
+        self._transform = photo_transform(augment, images.image_shape[1], images.mirror, crop)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, UnreadableImage | None]:
         epoch, index = key

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from kedge.data.augment import BatchAugmentation
+from kedge.data.augment import CROP, BatchAugmentation
 from kedge.data.batches import training_batches
 from kedge.data.seeds import generator
 from kedge.data.sets import ImageSet
@@ -23,6 +23,7 @@ class NormBatches:
         most: at most so many images, a random subset.
         workers: processes that decode images.
         seed: of the subset, the order and the augmentation.
+        crop: as in the recipe: smallest share of the area that a random crop keeps.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class NormBatches:
         most: int = 5000,
         workers: int | None = None,
         seed: int = 0,
+        crop: float = CROP,
     ) -> None:
         count = min(most, len(images))
         count = max(count - count % batch_size, min(count, batch_size))
@@ -41,7 +43,7 @@ class NormBatches:
         self.augment = augment
         self._augmentation = BatchAugmentation(augment, self.images.mirror, seed)
         self.seed = seed
-        self._batches = training_batches(self.images, batch_size, seed, augment=augment, workers=workers)
+        self._batches = training_batches(self.images, batch_size, seed, augment=augment, workers=workers, crop=crop)
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -1,11 +1,11 @@
 """Which weights decay."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 
-__all__ = ["parameter_groups"]
+__all__ = ["parameter_groups", "with_own_rate"]
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -33,3 +33,15 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
         {"params": no_decay, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def with_own_rate(groups: list[dict[str, Any]], parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
+    """The groups with `parameters` in groups of their own, which have the learning rate `lr` and the same decay."""
+    own = {id(p) for p in parameters}
+    split = []
+    for group in groups:
+        rest = [p for p in group["params"] if id(p) not in own]
+        apart = [p for p in group["params"] if id(p) in own]
+        split += [{**group, "params": rest}] if rest else []
+        split += [{**group, "params": apart, "lr": lr}] if apart else []
+    return split

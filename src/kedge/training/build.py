@@ -1,6 +1,7 @@
 """From a resolved recipe to the objects of a run: data, model, objective, optimizer, schedule."""
 
 import inspect
+import logging
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from kedge import attacks, data, networks, objectives, optim
+from kedge.adaptation.heads import find_head
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.data import ImageSet, derive_seed
+from kedge.pretrained import load_weights
 from kedge.training.recipe import Recipe, held_by, near
 
 __all__ = [
@@ -22,6 +25,8 @@ __all__ = [
     "make_schedule",
     "objective_class",
 ]
+
+log = logging.getLogger("kedge")
 
 
 def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
@@ -58,9 +63,12 @@ def make_network(recipe: Recipe, train: ImageSet) -> nn.Module:
     """Make the network; the same seed gives the same fresh weights."""
     channels, height, _ = train.image_shape
     torch.manual_seed(derive_seed(recipe.seed, "weights"))
-    return networks.create(
-        recipe.model, len(train.class_names), channels, height, bool(recipe.pretrained), recipe.arguments
-    )
+    from_library = bool(recipe.pretrained) and recipe.weights is None
+    network = networks.create(recipe.model, len(train.class_names), channels, height, from_library, recipe.arguments)
+    if recipe.pretrained and recipe.weights is not None:
+        fit = load_weights(network, recipe.weights, networks.heads(network), keep_head=False)
+        log.info(fit.line(recipe.weights))
+    return network
 
 
 def make_model(recipe: Recipe, network: nn.Module, train: ImageSet) -> PixelModel:
@@ -151,11 +159,14 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     return len(labels) / (classes * counts.float())
 
 
-def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, model: PixelModel) -> torch.optim.Optimizer:
     """SGD or AdamW over the model's parameter groups; fused on CUDA, one kernel for a whole step."""
     assert recipe.lr is not None
     assert recipe.weight_decay is not None
     groups = optim.parameter_groups(model, recipe.weight_decay)
+    if recipe.head_lr not in (None, 1.0):
+        layer = model.network.get_submodule(find_head(model))
+        groups = optim.with_own_rate(groups, layer.parameters(), recipe.lr * recipe.head_lr)
     # A fused optimizer undoes the scaling of precision 16 itself, after the hooks that change gradients, and Lightning
     # refuses to clip for one in mixed precision.
     may = recipe.precision != "16" and (recipe.clip is None or recipe.precision == "32")

@@ -25,10 +25,12 @@ from kedge.training.build import load_sets, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint, Snapshots
 from kedge.training.cost import cost_of
 from kedge.training.finish import predict_logits, reject_rule, write_run_report
+from kedge.training.floor import not_below_start
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.keep import kept_models
 from kedge.training.module import Run, ball
 from kedge.training.opening import opening, radius
+from kedge.training.probe import from_probe
 from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.start import earlier_passes, inherit
@@ -129,6 +131,10 @@ def _run(
     checkpoint = earlier.checkpoint if earlier and earlier.checkpoint.is_file() else None
     model, recipe = begin(recipe, train, earlier, checkpoint is not None, start)
     recipe = resolve_network(recipe, model.network, train.image_shape)
+    probe: dict[str, Any] | None = None
+    started = earlier is not None and (earlier.start / "config.json").is_file()
+    if recipe.head == "probe" and checkpoint is None and not started:
+        recipe, probe = from_probe(recipe, model, train, val)
     data = {"train": len(train), "val": len(val), "image_shape": list(train.image_shape), "classes": train.class_names}
     if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
         clean, train = train, with_label_noise(train, recipe.label_noise, recipe.seed)
@@ -148,6 +154,8 @@ def _run(
         facts["cost"] = asdict(cost)
         if attack := ball(objective):
             facts["attack"] = radius(attack.eps, attack.norm)
+        if probe is not None:
+            facts["probe"] = probe
         if main:
             folder.create(recipe, facts)
     if main:
@@ -161,7 +169,7 @@ def _run(
     try:
         if (
             main
-            and (recipe.init_from is not None or start is not None)
+            and (recipe.init_from is not None or start is not None or probe is not None)
             and not (folder.start / "config.json").is_file()
         ):
             # What a resumed run is made from, and what the trained weights can be averaged with.
@@ -221,6 +229,9 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, want
     last.to(memory_format=torch.contiguous_format)
     last.requires_grad_(True).eval()
     models, robust = kept_models(run, last, folder)
+    below: dict[str, Any] | None = None
+    if run.attack is None and recipe.average is None and (folder.start / "config.json").is_file():
+        models["model"], below = not_below_start(run, last, folder)
     found: dict[str, dict[str, float]] = {}
     for name, model in models.items():
         found[name] = _judged(model, run, main)
@@ -237,6 +248,8 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, want
         facts |= {f"validation_{name}": values for name, values in beside.items()}
         if robust is not None:
             facts["robust"] = robust
+        if below is not None:
+            facts["start"] = below
         facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         folder.write_facts(facts)
         folder.clear_best()

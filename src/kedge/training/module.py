@@ -11,10 +11,12 @@ from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.attacks import PGD
 from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
+from kedge.data.augment import CROP
 from kedge.objectives import Attacking, Objective, set_progress
 from kedge.training.build import make_optimizer, make_schedule
 from kedge.training.recipe import Recipe
 from kedge.training.stops import TrainingStopped
+from kedge.weights.batch_norm import freeze_statistics
 
 __all__ = ["Run"]
 
@@ -85,6 +87,7 @@ class Run(LightningModule):
             recipe.augment,
             recipe.workers,
             device=self.trainer.strategy.root_device,
+            crop=CROP if recipe.crop is None else recipe.crop,
         )
         return EpochBatches(self, batches)
 
@@ -103,7 +106,9 @@ class Run(LightningModule):
     # Training
 
     def on_train_epoch_start(self) -> None:
-        """Start the epoch's sums, on the device."""
+        """Start the epoch's sums, on the device; frozen statistics of batch norm stay so."""
+        if self.recipe.batch_norm == "frozen":
+            freeze_statistics(self.model)
         self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
         self._bad_step = torch.full((), NEVER, device=self.device)
         self._steps = 0

@@ -37,8 +37,17 @@ def opening(
         + f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
         f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}\n"
-        f"{_attack(recipe, objective)}"
+        f"{_attack(recipe, objective)}{_probe(facts.get('probe'), len(val))}"
         f"run folder: {folder.path}" + (f"\n{Cost(**cost)}" if cost and attacks(objective) else "")
+    )
+
+
+def _probe(record: dict[str, Any] | None, images: int) -> str:
+    if record is None:
+        return ""
+    return (
+        f"linear probe of the frozen network: {100 * record['accuracy']:.1f} % of {images} validation images, fitted "
+        f"on {record['images']} in {record['seconds']:.0f} s; training starts from it, and nothing worse is kept\n"
     )
 
 

@@ -30,11 +30,14 @@ class Recipe:
         train_images: train on the first so many training images only, validation taken from them; null: on all.
         augment: `auto`, `none`, `crop-flip`, or that and `trivial`, `randaugment` or, up to 64 px, `pixmix`; auto: as
             the run in init_from was, else crop-flip.
+        crop: smallest share of a photo's area that a random crop keeps; null: 0.4 where the run starts from trained
+            weights, else 0.08.
         label_noise: share of the training labels that become a random other class; validation labels stay.
         workers: processes that read images; null: as many as make sense here.
         model: a timm or torchvision name, or `auto`.
         arguments: further arguments of the network, such as {width: 16}.
         pretrained: start from published weights; null: for photos, if the model has any.
+        weights: a file with published weights of `model`, safetensors or a torch file; null: those of the library.
         init_from: start from a trained model: a run folder, a model folder, or a name of timm with its published
             weights; the network, its normalisation and its bank are those of that model.
         anchored: anchor the network, or train it as it is; null: as the model in init_from is, else anchored.
@@ -46,8 +49,13 @@ class Recipe:
             Anchored with alpha 0 round it where the model is anchored and the list does not say otherwise.
         eps: radius of the attack in the objective, in pixel units of [0, 1], such as 8/255; null: what stands there.
         class_weights: `none`, or `balanced` to weigh rare classes up.
+        head: `probe` sets the last layer to the best linear one on the frozen network before training starts, `leave`
+            leaves it as it is, at random where it is new; `auto`: probe for published weights.
+        batch_norm: `frozen` keeps the statistics of batch norm as they are, `train` follows the batches; `auto`: frozen
+            where the run starts from trained weights and attacks nothing.
         optimizer: `sgd`, `adamw` or `auto`.
         lr: highest learning rate; null: by optimizer, batch and whether the run starts from trained weights or attacks.
+        head_lr: factor on the learning rate of the last layer; null: 5 for published weights, else 1.
         momentum: of SGD.
         nesterov: Nesterov's form of it.
         weight_decay: on weights, not on biases and norms; null: by optimizer.
@@ -88,11 +96,13 @@ class Recipe:
     classes: list[Any] | None = None
     train_images: int | None = None
     augment: str = "auto"
+    crop: float | None = None
     label_noise: float = 0.0
     workers: int | None = None
     model: str = "auto"
     arguments: dict[str, Any] = field(default_factory=dict)
     pretrained: bool | None = None
+    weights: str | None = None
     init_from: str | None = None
     anchored: bool | None = None
     references: int = 10
@@ -101,8 +111,11 @@ class Recipe:
     objective: list[Any] | None = None
     eps: str | None = None
     class_weights: str = "none"
+    head: str = "auto"
+    batch_norm: str = "auto"
     optimizer: str = "auto"
     lr: float | None = None
+    head_lr: float | None = None
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float | None = None
@@ -180,6 +193,14 @@ class Recipe:
             raise ValueError(f"{source}milestones are rising epochs above 0, not {self.milestones}")
         if self.milestones and self.epochs is not None and self.milestones[-1] >= self.epochs:
             raise ValueError(f"{source}milestone {self.milestones[-1]:g} is never reached in {self.epochs} epochs")
+        if self.weights is not None:
+            if not self.weights:
+                raise ValueError(f"{source}weights is empty: name a file")
+            if self.model == "auto":
+                raise ValueError(f"{source}weights {self.weights} are of which network? name it in model")
+            if self.init_from is not None or self.pretrained is False:
+                other = "pretrained: false" if self.init_from is None else f"init_from {self.init_from}"
+                raise ValueError(f"{source}weights {self.weights} and {other} contradict each other: leave one out")
         if self.average is not None and self.init_from is None:
             raise ValueError(f"{source}average is with the weights of init_from: say where the run starts from")
         if self.warmup is not None and self.epochs is not None and self.warmup >= max(1, self.epochs):
@@ -210,6 +231,8 @@ _CHOICES = {
     "augment": ("auto", "none", "crop-flip", "trivial", "randaugment", "pixmix"),
     "choose": ("random", "stratified", "kcenter", "mean"),
     "class_weights": ("none", "balanced"),
+    "head": ("auto", "probe", "leave"),
+    "batch_norm": ("auto", "frozen", "train"),
     "optimizer": ("auto", "sgd", "adamw"),
     "schedule": ("cosine", "multistep", "constant", "slow-start-fast-decay", "slow-start-halving"),
     "ramp": ("linear", "exp"),
@@ -225,7 +248,9 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "workers": (0, 256, False),
     "references": (1, 100_000, False),
     "residuals": (0, 1_000_000, False),
+    "crop": (0, 1, True),
     "lr": (0, math.inf, True),
+    "head_lr": (0, 1000, True),
     "momentum": (0, 0.9999, False),
     "weight_decay": (0, math.inf, False),
     "clip": (0, math.inf, True),

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kedge import objectives
+from kedge.data.augment import CROP
 from kedge.data.batches import photo_workers
 from kedge.training.recipe import Recipe
 
@@ -63,14 +64,18 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         batch = max(batch // recipe.world, 2) * recipe.world
     if batch // recipe.world > count:
         raise ValueError(f"batch_size is {batch}, but there are only {count} training images")
-    objective = recipe.objective or _default_objective(bool(recipe.anchored))
+    pretrained = recipe.pretrained
+    if pretrained is None:
+        pretrained = recipe.weights is not None or (has_weights(model) and not small)
+    objective = recipe.objective or _default_objective(bool(recipe.anchored), pretrained)
     return replace(
         recipe,
         image_size=height if height == width else recipe.image_size,
         augment="crop-flip" if recipe.augment == "auto" else recipe.augment,
         model=model,
         workers=photo_workers(recipe.device == "cpu") if recipe.workers is None and not small else recipe.workers,
-        pretrained=has_weights(model) and not small if recipe.pretrained is None else recipe.pretrained,
+        pretrained=pretrained,
+        crop=(0.4 if pretrained or recipe.init_from is not None else CROP) if recipe.crop is None else recipe.crop,
         batch_size=batch,
         objective=_anchored_attack(objective) if recipe.anchored else objective,
     )
@@ -81,22 +86,39 @@ def resolve_network(recipe: Recipe, network: nn.Module, image_shape: tuple[int, 
     assert recipe.batch_size is not None
     optimizer = recipe.optimizer
     if optimizer == "auto":  # transformers and their kin train badly with SGD
-        optimizer = "adamw" if any(isinstance(m, nn.LayerNorm) for m in network.modules()) else "sgd"
+        transformer = any(isinstance(m, nn.LayerNorm) for m in network.modules())
+        optimizer = "adamw" if transformer or (recipe.pretrained and recipe.lr is None) else "sgd"
     lr, decay, epochs = recipe.lr, recipe.weight_decay, recipe.epochs
     started = recipe.pretrained or recipe.init_from is not None
     if lr is None and optimizer == "sgd":  # linear in the batch size (Goyal et al., 2017)
         # What is trained on attacked images has as much to learn as from scratch.
         lr = (0.1 if _attacking(recipe) or not started else 0.02) * recipe.batch_size / 128
     elif lr is None:
-        lr = 1e-4 if started else 1e-3
+        lr = 3e-4 if recipe.pretrained else 1e-4 if started else 1e-3
     if decay is None:
         decay = 5e-4 if optimizer == "sgd" else 0.05
     if epochs is None:
         epochs = 10 if started else 30 if max(image_shape[1:]) <= SMALL else 40
     warmup = recipe.warmup
     if warmup is None:
-        warmup = {"slow-start-fast-decay": 0.3, "slow-start-halving": 0.5}.get(recipe.schedule, 0.05)
-    resolved = replace(recipe, optimizer=optimizer, lr=lr, weight_decay=decay, epochs=epochs, warmup=warmup)
+        usual = 0.3 if recipe.pretrained else 0.05
+        warmup = {"slow-start-fast-decay": 0.3, "slow-start-halving": 0.5}.get(recipe.schedule, usual)
+    head = ("probe" if recipe.pretrained else "leave") if recipe.head == "auto" else recipe.head
+    head_lr = (5.0 if recipe.pretrained else 1.0) if recipe.head_lr is None else recipe.head_lr
+    norm = recipe.batch_norm
+    if norm == "auto":
+        norm = "frozen" if started and not _attacking(recipe) else "train"
+    resolved = replace(
+        recipe,
+        optimizer=optimizer,
+        lr=lr,
+        weight_decay=decay,
+        epochs=epochs,
+        warmup=warmup,
+        head=head,
+        head_lr=head_lr,
+        batch_norm=norm,
+    )
     resolved.check()  # milestones against the epochs, the batch against the devices
     return resolved
 
@@ -123,7 +145,10 @@ def _objective_names(recipe: Recipe) -> list[str]:
     return [entry if isinstance(entry, str) else next(iter(entry)) for entry in recipe.objective or []]
 
 
-def _default_objective(anchored: bool) -> list[Any]:
+def _default_objective(anchored: bool, pretrained: bool) -> list[Any]:
+    if pretrained:  # measured on photos: docs/results/photos.md
+        loss: list[Any] = [{"CrossEntropy": {"label_smoothing": 0.1}}]
+        return [{"Anchored": {"alpha": 0.0}}, *loss] if anchored else loss
     return [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"] if anchored else ["CrossEntropy"]
 
 

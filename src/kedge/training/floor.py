@@ -1,0 +1,63 @@
+"""What a run that starts from a trained model must not fall below: that model, on validation images."""
+
+import copy
+import logging
+from typing import Any
+
+from safetensors.torch import load_file
+
+from kedge import metrics
+from kedge.anchoring import PixelModel
+from kedge.data.statistics import NormBatches
+from kedge.training.finish import predict_logits
+from kedge.training.folder import RunFolder
+from kedge.training.module import Run
+from kedge.weights.wise_ft import between
+
+__all__ = ["not_below_start"]
+
+log = logging.getLogger("kedge")
+SHARES = (0.75, 0.5, 0.25)  # of the trained weights, in the averages that are tried
+
+
+def not_below_start(run: Run, trained: PixelModel, folder: RunFolder) -> tuple[PixelModel, dict[str, Any]]:
+    """The trained model, unless the one it started from is right more often on the validation images.
+
+    Then the best of the averages of their weights (Wortsman et al., arXiv 2109.01903) and the start, of equals the one
+    with more of the trained weights. `trained` is on the CPU or the device of the run, and is not changed.
+
+    Returns:
+        The model, and the record: accuracy of start and trained, which share of the trained weights was kept.
+    """
+    start = copy.deepcopy(trained)
+    start.load_state_dict(load_file(folder.start / "model.safetensors"))
+    accuracies = {1.0: _accuracy(run, trained), 0.0: _accuracy(run, start)}
+    models = {1.0: trained, 0.0: start}
+    if accuracies[1.0] < accuracies[0.0]:
+        for share in SHARES:
+            models[share] = between(start, trained, share, _batches(run), run.recipe.seed)
+            accuracies[share] = _accuracy(run, models[share])
+    share = max(accuracies, key=lambda s: (accuracies[s], s))
+    if share < 1:
+        kept = "the start" if share == 0 else f"the average with {share:g} of the trained weights"
+        log.warning(
+            "training ended below its start on the validation images: %.1f against %.1f %%; kept is %s, %.1f %%",
+            *(100 * accuracies[1.0], 100 * accuracies[0.0], kept, 100 * accuracies[share]),
+        )
+    record = {"start": accuracies[0.0], "trained": accuracies[1.0], "share": share, "accuracy": accuracies[share]}
+    return models[share], record
+
+
+def _accuracy(run: Run, model: PixelModel) -> float:
+    rows, workers = max(64, run.recipe.batch_size or 0), run.recipe.workers or 0
+    logits, labels = predict_logits(model, run.val_set, rows, workers)
+    return float(metrics.accuracy(logits.softmax(1), labels))
+
+
+def _batches(run: Run) -> NormBatches | None:
+    """Images for the statistics of an average; frozen statistics are the same at both ends."""
+    recipe = run.recipe
+    if recipe.batch_norm == "frozen":
+        return None
+    assert recipe.batch_size is not None
+    return NormBatches(run.train_set, recipe.batch_size, recipe.augment, workers=recipe.workers, seed=recipe.seed)

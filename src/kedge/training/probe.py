@@ -1,0 +1,81 @@
+"""The linear probe that fine-tuning starts from: the best linear head on the network as it was published."""
+
+import logging
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from kedge import metrics
+from kedge.adaptation.features import features
+from kedge.adaptation.heads import find_head
+from kedge.adaptation.probe import ProbeData, fit_probe
+from kedge.anchoring import PixelModel
+from kedge.data import ImageSet, generator
+from kedge.training.recipe import Recipe
+
+__all__ = ["from_probe", "set_probe"]
+
+MOST = 20_000  # training images that the head is fitted on; more change little and take minutes
+
+log = logging.getLogger("kedge")
+
+
+def from_probe(
+    recipe: Recipe, model: PixelModel, train: ImageSet, val: ImageSet
+) -> tuple[Recipe, dict[str, Any] | None]:
+    """Set the head of `model` to its linear probe, as the recipe says; a network without a linear head keeps its own.
+
+    Gives the recipe, with `head: leave` where there was none to set, and the record of `set_probe`.
+    """
+    rows, workers = max(64, recipe.batch_size or 0), recipe.workers or 0
+    model.to(torch.device(recipe.device))
+    try:
+        record = set_probe(model, train, val, recipe.seed, rows, workers)
+    except ValueError as error:
+        log.warning("no linear probe to start from: %s", error)
+        return replace(recipe, head="leave", head_lr=1.0), None
+    finally:
+        model.cpu().train()
+    return recipe, record
+
+
+@torch.no_grad()
+def set_probe(
+    model: PixelModel, train: ImageSet, val: ImageSet, seed: int, batch_size: int, workers: int
+) -> dict[str, Any]:
+    """Set the last layer of `model`, in place, to the linear probe of its frozen features; gives what it reaches.
+
+    An anchored model that was just converted is the same function whatever its reference, so one is asked. The strength
+    of regularisation is the one with the lowest NLL on `val`.
+
+    Returns:
+        accuracy and nll on `val`, strength, images that the head was fitted on, seconds.
+
+    Raises:
+        ValueError: if the network has no linear last layer.
+    """
+    began = time.perf_counter()
+    head = find_head(model)
+    if len(train) > MOST:
+        order = torch.randperm(len(train), generator=generator(seed, "probe"))
+        train = train.subset(order[:MOST].sort().values)
+    fitted_on, judged_on = (features(model, head, s, batch_size, workers, references=1) for s in (train, val))
+    layer: Any = model.network.get_submodule(head) if head else model.network
+    probe = fit_probe(
+        ProbeData(fitted_on[None], train.labels, model.num_outputs),
+        (judged_on, val.labels),
+        intercept=layer.bias is not None,
+    )
+    layer.weight.copy_(probe.weight.view_as(layer.weight))
+    if probe.bias is not None:
+        layer.bias.copy_(probe.bias)
+    logits = judged_on @ probe.weight.T + (0 if probe.bias is None else probe.bias)
+    return {
+        "accuracy": float(metrics.accuracy(logits.softmax(1), val.labels)),
+        "nll": float(metrics.nll(logits.softmax(1), val.labels)),
+        "strength": probe.strength,
+        "images": len(train),
+        "seconds": time.perf_counter() - began,
+    }
