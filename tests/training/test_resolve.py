@@ -29,7 +29,12 @@ def test_small_images_start_from_scratch():
 def test_photos_start_from_published_weights():
     recipe = resolve_data(started(device="cpu", anchored=False), 2000, PHOTO)
     assert (recipe.model, recipe.pretrained, recipe.batch_size) == ("resnet18", True, 32)
-    assert recipe.objective == ["CrossEntropy"]
+    assert recipe.objective == [{"CrossEntropy": {"label_smoothing": 0.1}}]
+    recipe = resolve_network(recipe, timm.create_model("test_resnet"), 2000, PHOTO)
+    assert (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.epochs) == ("adamw", 3e-4, 0.05, 6)
+    assert (recipe.head, recipe.head_lr, recipe.batch_norm, recipe.crop) == ("probe", 5.0, "frozen", 0.4)
+    few = resolve_network(resolve_data(started(device="cpu"), 60, PHOTO), nn.Linear(1, 1), 60, PHOTO)
+    assert (few.batch_size, few.epochs) == (32, 50)
 
 
 @pytest.mark.parametrize(("model", "pretrained"), [("kedge_resnet18", False), ("torchvision/resnet18", True)])
@@ -46,21 +51,22 @@ def test_what_is_set_stays():
     given = Recipe(
         model="resnet10t", batch_size=50, pretrained=False, lr=0.3, epochs=7, optimizer="adamw", weight_decay=0.0
     )
-    recipe = resolve_network(resolve_data(given, 2000, PHOTO), nn.Linear(1, 1), PHOTO)
+    recipe = resolve_network(resolve_data(given, 2000, PHOTO), nn.Linear(1, 1), 2000, PHOTO)
     for name in ("model", "batch_size", "pretrained", "lr", "epochs", "optimizer", "weight_decay"):
         assert getattr(recipe, name) == getattr(given, name)
 
 
 def test_transformers_get_adamw_and_convolutions_sgd():
-    start = resolve_data(started(), 2000, PHOTO)
-    assert resolve_network(start, timm.create_model("test_vit"), PHOTO).optimizer == "adamw"
-    recipe = resolve_network(start, timm.create_model("test_resnet"), PHOTO)
+    start = resolve_data(started(pretrained=False), 2000, PHOTO)
+    assert resolve_network(start, timm.create_model("test_vit"), 2000, PHOTO).optimizer == "adamw"
+    recipe = resolve_network(start, timm.create_model("test_resnet"), 2000, PHOTO)
     assert recipe.optimizer == "sgd"
-    assert recipe.lr == pytest.approx(0.02 * 32 / 128)
+    assert recipe.lr == pytest.approx(0.1 * 32 / 128)
+    assert (recipe.head, recipe.head_lr, recipe.batch_norm, recipe.crop) == ("leave", 1.0, "train", 0.08)
 
 
 def test_nothing_is_left_open():
-    recipe = resolve_network(resolve_data(resolve_device(started()), 500, SMALL), nn.Linear(1, 1), SMALL)
+    recipe = resolve_network(resolve_data(resolve_device(started()), 500, SMALL), nn.Linear(1, 1), 2000, SMALL)
     open_fields = {k for k, v in vars(recipe).items() if v is None or v == "auto"}
     assert open_fields == {
         "name",
@@ -72,6 +78,8 @@ def test_nothing_is_left_open():
         "split_seed",
         "eps",
         "init_from",
+        "train_images",
+        "weights",
         "average",
     }
 
@@ -103,7 +111,7 @@ def test_which_augmentations_fit_which_images():
 
 def test_a_milestone_beyond_the_resolved_epochs():
     with pytest.raises(ValueError, match="milestone 500 is never reached in 30 epochs"):
-        resolve_network(resolve_data(started(milestones=[500.0]), 500, SMALL), nn.Linear(1, 1), SMALL)
+        resolve_network(resolve_data(started(milestones=[500.0]), 500, SMALL), nn.Linear(1, 1), 2000, SMALL)
 
 
 def test_devices(monkeypatch):

@@ -68,7 +68,7 @@ def _plan(start: PixelModel, train: ImageSet, how: str, out: Path, settings: Set
         epochs = settings.epochs or max(10, math.ceil(STEPS / math.ceil(count / batch)))
         recipe = replace(recipe, batch_size=batch, epochs=epochs)
     recipe = resolve_data(resolve_device(recipe), count, train.image_shape)
-    recipe = resolve_network(recipe, start.network, train.image_shape)
+    recipe = resolve_network(recipe, start.network, count, train.image_shape)
     assert recipe.lr is not None
     return replace(recipe, lr=GENTLER * recipe.lr) if how == "lp-ft" else recipe
 

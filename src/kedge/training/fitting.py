@@ -130,7 +130,7 @@ def _run(
     train, val = sets or load_sets(recipe)
     checkpoint = earlier.checkpoint if earlier and earlier.checkpoint.is_file() else None
     model, recipe = begin(recipe, train, earlier, checkpoint is not None, start)
-    recipe = resolve_network(recipe, model.network, train.image_shape)
+    recipe = resolve_network(recipe, model.network, len(train), train.image_shape)
     probe: dict[str, Any] | None = None
     started = earlier is not None and (earlier.start / "config.json").is_file()
     if recipe.head == "probe" and checkpoint is None and not started:

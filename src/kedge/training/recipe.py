@@ -198,9 +198,6 @@ class Recipe:
                 raise ValueError(f"{source}weights is empty: name a file")
             if self.model == "auto":
                 raise ValueError(f"{source}weights {self.weights} are of which network? name it in model")
-            if self.init_from is not None or self.pretrained is False:
-                other = "pretrained: false" if self.init_from is None else f"init_from {self.init_from}"
-                raise ValueError(f"{source}weights {self.weights} and {other} contradict each other: leave one out")
         if self.average is not None and self.init_from is None:
             raise ValueError(f"{source}average is with the weights of init_from: say where the run starts from")
         if self.warmup is not None and self.epochs is not None and self.warmup >= max(1, self.epochs):

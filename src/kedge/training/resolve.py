@@ -13,6 +13,7 @@ from kedge.training.recipe import Recipe
 
 __all__ = ["has_weights", "resolve_data", "resolve_device", "resolve_network"]
 
+STEPS = 100  # of fine-tuning from published weights, at least where that takes no more than 50 epochs
 SMALL = 64  # pixels of a side up to which a set is trained from scratch, in memory
 
 
@@ -56,17 +57,17 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
     if model == "auto":
         large = recipe.device != "cpu" and count >= 10_000
         model = ("kedge_resnet18" if large else "kedge_resnet_small") if small else "resnet18"
+    pretrained = recipe.pretrained
+    if pretrained is None:
+        pretrained = recipe.weights is not None or (has_weights(model) and not small)
     batch = recipe.batch_size
     if batch is None:
         batch = 128 if small else 32
-        while batch > 8 and count / batch < 20:  # a small set still takes some steps in an epoch
+        while batch > 8 and count / batch < (1 if pretrained else 20):  # a small set still takes some steps in an epoch
             batch //= 2
         batch = max(batch // recipe.world, 2) * recipe.world
     if batch // recipe.world > count:
         raise ValueError(f"batch_size is {batch}, but there are only {count} training images")
-    pretrained = recipe.pretrained
-    if pretrained is None:
-        pretrained = recipe.weights is not None or (has_weights(model) and not small)
     objective = recipe.objective or _default_objective(bool(recipe.anchored), pretrained)
     return replace(
         recipe,
@@ -81,8 +82,8 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
     )
 
 
-def resolve_network(recipe: Recipe, network: nn.Module, image_shape: tuple[int, int, int]) -> Recipe:
-    """Fill in optimizer, learning rate, weight decay and epochs by what the network is and starts from."""
+def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape: tuple[int, int, int]) -> Recipe:
+    """Fill in optimizer, learning rate, weight decay and epochs by what the network is and starts from, for `count` images."""
     assert recipe.batch_size is not None
     optimizer = recipe.optimizer
     if optimizer == "auto":  # transformers and their kin train badly with SGD
@@ -98,7 +99,9 @@ def resolve_network(recipe: Recipe, network: nn.Module, image_shape: tuple[int, 
     if decay is None:
         decay = 5e-4 if optimizer == "sgd" else 0.05
     if epochs is None:
-        epochs = 10 if started else 30 if max(image_shape[1:]) <= SMALL else 40
+        steps = -(-count // recipe.batch_size)
+        few = max(6, min(50, -(-STEPS // steps)))
+        epochs = few if recipe.pretrained else 10 if started else 30 if max(image_shape[1:]) <= SMALL else 40
     warmup = recipe.warmup
     if warmup is None:
         usual = 0.3 if recipe.pretrained else 0.05

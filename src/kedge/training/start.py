@@ -25,6 +25,9 @@ def inherit(recipe: Recipe) -> Recipe:
         FileNotFoundError: if init_from is neither a model nor a name of timm.
         ValueError: if what the recipe says contradicts it.
     """
+    if recipe.weights is not None and (recipe.init_from is not None or recipe.pretrained is False):
+        other = "pretrained: false" if recipe.init_from is None else f"init_from {recipe.init_from}"
+        raise ValueError(f"weights {recipe.weights} and {other} contradict each other: leave one out")
     if recipe.init_from is None:
         anchored = True if recipe.anchored is None else recipe.anchored
         return replace(recipe, data=recipe.data or "digits", anchored=anchored)
