@@ -63,7 +63,8 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
     batch = recipe.batch_size
     if batch is None:
         batch = 128 if small else 32
-        while batch > 8 and count / batch < (1 if pretrained else 20):  # a small set still takes some steps in an epoch
+        least = 1 if pretrained else 20  # steps of an epoch; photos get more epochs instead
+        while batch > 8 and count / batch < least:
             batch //= 2
         batch = max(batch // recipe.world, 2) * recipe.world
     if batch // recipe.world > count:
