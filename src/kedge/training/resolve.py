@@ -84,7 +84,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
 
 
 def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape: tuple[int, int, int]) -> Recipe:
-    """Fill in optimizer, learning rate, weight decay and epochs by what the network is and starts from, for `count` images."""
+    """Fill in optimizer, learning rate, weight decay and epochs by what the network is and starts from."""
     assert recipe.batch_size is not None
     optimizer = recipe.optimizer
     if optimizer == "auto":  # transformers and their kin train badly with SGD
