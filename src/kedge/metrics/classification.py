@@ -6,7 +6,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from kedge.metrics.checks import check_probs
+from kedge.metrics.checks import check_probs, check_top_k
 
 SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -42,8 +42,7 @@ def accuracy(probs: Tensor, labels: Tensor, top_k: int = 1) -> Tensor:
     1..C.
     """
     check_probs(probs, labels)
-    if not 1 <= top_k <= probs.shape[1]:
-        raise ValueError(f"top_k must be between 1 and the number of classes {probs.shape[1]}, but it is {top_k}")
+    check_top_k(top_k, probs.shape[1])
     return (label_rank(probs, labels) < top_k).double().mean()
 
 

@@ -44,8 +44,12 @@ def threshold_for_coverage(confidence: Tensor, coverage: float) -> float:
 def selective_accuracy(confidence: Tensor, correct: Tensor, threshold: float) -> tuple[float, float | None]:
     """(coverage, accuracy): the share of samples with `confidence >= threshold`, and the accuracy among those.
 
-    `confidence` `[N]`, `correct` `[N]` bool. The accuracy is None when nothing is kept.
+    `confidence` `[N]`, `correct` `[N]` bool. The accuracy is None when nothing is kept. Raises ValueError for no
+    samples, NaN, and a threshold that is NaN.
     """
+    _check(confidence, correct)
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, but it is NaN: nothing would be kept")
     # The threshold is compared in the dtype of the confidences: stored as JSON it has more digits than a
     # float32.
     kept = confidence >= torch.tensor(threshold, dtype=confidence.dtype, device=confidence.device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kedge.metrics.calibration import SUM_DTYPE, resampled_sums
-from kedge.metrics.checks import check_probs
+from kedge.metrics.checks import check_confidence, check_probs
 
 # Nodes of the grid less one. A confidence is shared out between the two nodes beside it, which keeps its mean; the
 # error of the result is below 2e-6 where it is above 0.005, and never above one step of the grid.
@@ -98,13 +98,7 @@ def smooth_error(confidence: Tensor, correct: Tensor) -> Tensor:
     `confidence` `[N]` in [0, 1] of the whole set, `correct` `[N]` bool or 0/1: of the top prediction, or of any event
     and its probability. Raises ValueError for no samples, another shape, NaN and a confidence outside [0, 1].
     """
-    if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
-        raise ValueError(
-            f"confidence and correct must be [N], N >= 1, but they are {list(confidence.shape)} and "
-            f"{list(correct.shape)}"
-        )
-    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
-        raise ValueError("confidence must be in [0, 1] without NaN: these are no probabilities")
+    check_confidence(confidence, correct)
     count = torch.tensor(len(confidence), dtype=SUM_DTYPE, device=confidence.device)
     return smooth_error_of(grid_sums(confidence, correct)[None], count)[0]
 
@@ -120,5 +114,9 @@ def smooth_calibration_error(probs: Tensor, labels: Tensor) -> Tensor:
 
 
 def resampled_smooth_error(confidence: Tensor, correct: Tensor, weights: Tensor) -> Tensor:
-    """`[R]` smooth calibration errors of R resamples; `weights` `[R, N]` is how often each sample was drawn."""
+    """`[R]` smooth calibration errors of R resamples; `weights` `[R, N]` is how often each sample was drawn.
+
+    Raises ValueError as `smooth_error`.
+    """
+    check_confidence(confidence, correct)
     return smooth_error_of(grid_sums(confidence, correct, weights, COARSE), weights.sum(1), coarse=True)
