@@ -103,13 +103,14 @@ def _check_names(variant: Variant) -> None:
     """Raise ValueError for what would fail only after an hour of training."""
     from kedge import networks
     from kedge.data.corruptions import expand
-    from kedge.training.build import objective_class
+    from kedge.training import Recipe
+    from kedge.training.takers import takers
 
     model = variant.recipe.get("model", "auto")
     if model != "auto":
         networks.locate(model)
-    for entry in variant.recipe.get("objective") or []:
-        objective_class(entry if isinstance(entry, str) else next(iter(entry)))
+    says = ("objective", "eps", "class_weights")
+    takers(Recipe.from_dict({key: variant.recipe[key] for key in says if key in variant.recipe}))
     expand(variant.evaluation.get("shift", []))
     severities = variant.evaluation.get("severities", [])
     if wrong := [s for s in severities if s not in (1, 2, 3, 4, 5)]:

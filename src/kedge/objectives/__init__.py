@@ -7,7 +7,7 @@ Wrappers take an inner objective, so methods nest: `Mixup(Anchored(CrossEntropy(
 from kedge.objectives.abnormal import AAER
 from kedge.objectives.adversarial import TRADES, Adversarial, Attacking
 from kedge.objectives.anchored import Anchored
-from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, set_progress
+from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, image_weights, set_progress
 from kedge.objectives.cure import CURE
 from kedge.objectives.mixing import CutMix, Mixup
 
@@ -23,5 +23,6 @@ __all__ = [
     "Mixup",
     "Objective",
     "SquaredError",
+    "image_weights",
     "set_progress",
 ]

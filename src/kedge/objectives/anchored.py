@@ -37,7 +37,8 @@ class Anchored(Objective):
         generator: for every draw, on the CPU; None: torch's global one.
 
     Raises:
-        ValueError: for values out of range, or an inner objective that cannot take a uniform target.
+        ValueError: for values out of range, or an inner objective that cannot take a uniform target, such as an
+            attack that climbs the margin.
         TypeError: when called with a model that is not anchored.
     """
 
@@ -74,6 +75,11 @@ class Anchored(Objective):
                 f"{name} inside Anchored would mix the uniform target of masked images into others; put it outside: "
                 f"{name}(Anchored(...)), which draws references from the mixed images"
             )
+        if alpha > 0 and mask_target == "uniform" and any(_needs_labels(m) for m in _nested(inner)):
+            raise ValueError(
+                "an attack with loss='margin' inside Anchored leads away from the label, and masked images have none; "
+                "use loss='ce', alpha=0 (plain anchoring) or mask_target=\"label\""
+            )
         if reference_set is not None and len(reference_set) == 0:
             raise ValueError("the reference set is empty")
         if reference_set is not None and alpha > 0 and len(reference_set) <= SMALL_REFERENCE_SET:
@@ -105,10 +111,11 @@ class Anchored(Objective):
         references = self._draw_references(core, images)
         mask = self._draw_mask(images)
         slot = self._draw_slot(references, images)
-        if mask is not None and self.mask_target == "uniform":
+        unlabelled = mask if self.mask_target == "uniform" else None
+        if unlabelled is not None:
             classes = num_outputs(core)
-            targets = torch.where(mask[:, None], 1 / classes, soft_targets(targets, classes))
-        return self.inner(BoundReferences(model, references, mask, slot), images, targets)
+            targets = torch.where(unlabelled[:, None], 1 / classes, soft_targets(targets, classes))
+        return self.inner(BoundReferences(model, references, mask, slot, unlabelled), images, targets)
 
     def _draw_references(self, model: AnchoredModel, images: Tensor) -> Tensor:
         n = len(images)
@@ -141,16 +148,26 @@ class Anchored(Objective):
 class BoundReferences(nn.Module):
     """A view of an anchored model with references, mask and slot fixed, in train and in eval mode.
 
+    `unlabelled` `[B]` bool says which images have the uniform target in place of their own; None: none.
+
     An inner objective sees an ordinary classifier; an attack inside it faces the references of the training step
     instead of fresh ones at each of its steps, which would be a randomised defence.
     """
 
-    def __init__(self, model: nn.Module, references: Tensor, mask: Tensor | None, slot: Tensor | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        references: Tensor,
+        mask: Tensor | None,
+        slot: Tensor | None,
+        unlabelled: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.references = references
         self.mask = mask
         self.slot = slot
+        self.unlabelled = unlabelled
         self.training = model.training
 
     @property
@@ -166,6 +183,11 @@ class BoundReferences(nn.Module):
 def _nested(inner: Any) -> list[Any]:
     """The objectives inside `inner`, itself first; a plain function is an objective too."""
     return list(inner.modules()) if isinstance(inner, nn.Module) else [inner]
+
+
+def _needs_labels(objective: Any) -> bool:
+    """Whether an attack inside climbs the margin of a label: of the uniform target it would be that of class 0."""
+    return getattr(getattr(objective, "attack", None), "loss", None) == "margin"
 
 
 def as_images(drawn: Tensor, like: Tensor) -> Tensor:

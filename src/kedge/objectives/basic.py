@@ -1,6 +1,7 @@
 """The plain losses."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -49,13 +50,26 @@ class Objective(nn.Module):
 
 
 class CrossEntropy(Objective):
-    """Cross-entropy of the logits with class indices `[B]` or probabilities `[B, C]`.
+    """Cross-entropy of the logits with class indices `[B]` or probabilities `[B, C]`, the mean over the images.
+
+    With class weights w it is 1/B Σ_i v_i ℓ_i, where image i of target t counts v_i = Σ_c w_c t_c, and 1 if masking
+    took its target away (see `image_weights`). Its mean over batches is the weighted risk E[w_y ℓ] whatever the size
+    of a batch and the number of processes. Dividing by Σ_i v_i, as `torch.nn.functional.cross_entropy(weight=...)`
+    does, gives that only for batches that hold the classes in the shares of the whole set; where a class is rarer than
+    one image in a batch, most of its weight is divided away again (of a batch of one, all), and masked images would
+    count for more or less by the labels beside them.
+
+    So weights have a size: 1 is the weight of an image of the unweighted loss and of a masked one, and the rate of
+    learning stays what it was with weights whose mean over the training images is 1, as N / (C n_c) of the n_c of N
+    images in each of C classes. Others are brought to it by w / w[labels].mean().
 
     Args:
-        label_smoothing: share ε of the target that is spread evenly: (1 - ε) t + ε / C.
-        class_weights: `[C]`, or None. A sample's loss is weighted by the weight of its target, Σ_c w_c t_c, and the
-            mean is over weights; for class indices this is `torch.nn.functional.cross_entropy(weight=...)`, and a
-            uniform target keeps the uniform distribution as its minimum.
+        label_smoothing: share ε of the target that is spread evenly: (1 - ε) t + ε / C; it does not change v.
+        class_weights: `[C]`, 0 or more, or None.
+
+    Raises:
+        ValueError: for label_smoothing out of range; for weights that are negative, not finite, or all below or all
+            above 1, whose mean over no set of images is 1; when called, for another number of them than of outputs.
     """
 
     class_weights: Tensor | None
@@ -65,7 +79,7 @@ class CrossEntropy(Objective):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
-        weights = None if class_weights is None else torch.as_tensor(class_weights, dtype=torch.float32)
+        weights = None if class_weights is None else check_weights(class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
 
     def extra_repr(self) -> str:
@@ -78,12 +92,12 @@ class CrossEntropy(Objective):
         targets = check_targets(targets, logits)
         if self.class_weights is None:
             return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        weights = self.class_weights.to(logits.device)
-        if len(weights) != logits.shape[1]:
-            raise ValueError(f"class_weights has {len(weights)} values, but the model has {logits.shape[1]} outputs")
-        sample = weights[targets] if targets.ndim == 1 else targets.to(weights.dtype) @ weights
+        if len(self.class_weights) != logits.shape[1]:
+            c = len(self.class_weights)
+            raise ValueError(f"class_weights has {c} values, but the model has {logits.shape[1]} outputs")
+        weights = image_weights(model, targets, self.class_weights.to(logits.device))
         losses = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, reduction="none")
-        return (sample * losses).sum() / sample.sum()
+        return (weights * losses).mean()
 
 
 class SquaredError(Objective):
@@ -121,6 +135,48 @@ def check_targets(targets: Tensor, logits: Tensor) -> Tensor:
         )
     # A uint8 index would be read as a mask.
     return targets.long() if targets.ndim == 1 else targets
+
+
+def check_weights(class_weights: Tensor | Sequence[float]) -> Tensor:
+    """Insist on class weights `[C]` that are 0 or more and can average 1 over images, given back in float32."""
+    weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    shown = [round(w, 4) for w in weights.flatten().tolist()[:6]]
+    if weights.ndim != 1 or len(weights) == 0 or not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError(f"class_weights are numbers [C], 0 or more, one for each class, got {shown}")
+    if bool((weights < 1 - 1e-4).all() | (weights > 1 + 1e-4).all()):
+        raise ValueError(
+            f"class_weights are relative to an image of weight 1, and all of these are on one side of it: {shown}. "
+            "Scale them so that the training images weigh 1 on average: weights / weights[labels].mean()"
+        )
+    return weights
+
+
+def image_weights(model: Any, targets: Tensor, class_weights: Tensor) -> Tensor:
+    """How much each image of a step counts, `[B]`, for class weights `[C]`: Σ_c w_c t_c of its target.
+
+    An image whose target masking replaced by the uniform one (`Anchored`, mask_target="uniform") has no label, and
+    counts as one image, 1: the mean of the class weights, which that sum would be, has nothing to do with how often
+    images are masked, and is large where a class is rare. With class weights that average 1 over the images, masked
+    ones then make up the share alpha of the loss's weight.
+
+    Args:
+        model: what the objective was called with.
+        targets: class indices `[B]` or probabilities `[B, C]`.
+        class_weights: `[C]`.
+    """
+    weights = class_weights[targets] if targets.ndim == 1 else targets.to(class_weights.dtype) @ class_weights
+    unlabelled = without_labels(model)
+    return weights if unlabelled is None else torch.where(unlabelled, 1, weights)
+
+
+def without_labels(model: Any) -> Tensor | None:
+    """Which images of a step have the uniform target in place of their own, `[B]` bool; None where all have theirs.
+
+    Asked of the model that an objective is called with: a view of it says so in `unlabelled`, whatever views are
+    round that one.
+    """
+    views = model.modules() if isinstance(model, nn.Module) else ()
+    return next((mask for view in views if (mask := vars(view).get("unlabelled")) is not None), None)
 
 
 def soft_targets(targets: Tensor, num_classes: int) -> Tensor:

@@ -1,8 +1,7 @@
 """From a resolved recipe to the objects of a run: data, model, objective, optimizer, schedule."""
 
-import inspect
+import math
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from kedge import attacks, data, networks, objectives, optim
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.data import ImageSet, derive_seed
 from kedge.training.recipe import Recipe, held_by, near
+from kedge.training.takers import arguments_of, entries, objective_class, takers
 
 __all__ = [
     "balanced_weights",
@@ -81,32 +81,31 @@ def make_model(recipe: Recipe, network: nn.Module, train: ImageSet) -> PixelMode
 
 
 def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
-    """Nest the objectives that the recipe lists, the innermost last."""
+    """Nest the objectives that the recipe lists, the innermost last, with the recipe's values for those that take them.
+
+    Raises:
+        ValueError: as of `takers`; for an objective that cannot be made with its arguments.
+    """
     objective: nn.Module | None = None
-    for entry in reversed(recipe.objective or []):
-        name, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-        arguments = dict(arguments or {})
-        kind = objective_class(name)
+    taking = takers(recipe)
+    for place, (name, kind, arguments) in reversed(list(enumerate(entries(recipe)))):
         if "attack" in arguments:
             arguments["attack"] = make_attack(name, arguments["attack"], recipe.eps)
+        elif place in taking["eps"]:
+            arguments["eps"] = make_radius(recipe.eps)
         if isinstance(arguments.get("reference_set"), Mapping):
             arguments["reference_set"] = _subset(train, arguments["reference_set"])
-        if name == "CrossEntropy" and recipe.class_weights == "balanced":
-            arguments.setdefault("class_weights", balanced_weights(train.labels, len(train.class_names)))
-        known = inspect.signature(kind).parameters
-        for key in arguments:
-            if key not in known:
-                raise ValueError(f"objective {name} has no argument {key!r}.{near(key, known)}")
+        if place in taking["class_weights"]:
+            arguments["class_weights"] = balanced_weights(train.labels, len(train.class_names))
+        elif issubclass(kind, objectives.CrossEntropy) and arguments.get("class_weights") is not None:
+            arguments["class_weights"] = average_one(arguments["class_weights"], train.labels)
         try:
             objective = kind(**arguments) if objective is None else kind(objective, **arguments)
         except TypeError as error:
-            what = "it wraps another objective: name one after it" if "inner" in known and objective is None else error
+            wraps = "inner" in arguments_of(kind) and objective is None
+            what = "it wraps another objective: name one after it" if wraps else error
             raise ValueError(f"objective {name} cannot be made with {arguments}: {what}") from error
     assert objective is not None
-    if recipe.eps is not None and not any(isinstance(m, objectives.Attacking) for m in objective.modules()):
-        raise ValueError(
-            f"eps {recipe.eps} is the radius of an attack, and the objective has none: --config robust-finetune has one"
-        )
     return objective
 
 
@@ -134,6 +133,14 @@ def make_attack(objective: str, given: Any, eps: str | None = None) -> Any:
         raise ValueError(f"attack {name} of {objective} cannot be made with {values}: {error}") from error
 
 
+def make_radius(eps: Any) -> float:
+    """The number that a recipe's eps is, for an objective that attacks in its own way."""
+    value = _fraction(eps)
+    if not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"eps is a radius in pixel units, 0 or more, such as 8/255, not {eps!r}")
+    return float(value)
+
+
 def _fraction(value: Any) -> Any:
     """`8/255` and `1e-2`, which are text to YAML, as numbers; all else as it is."""
     if not isinstance(value, str):
@@ -146,9 +153,25 @@ def _fraction(value: Any) -> Any:
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
-    """Weights `[C]` by which every class counts the same: N / (C · n_c), as in scikit-learn's "balanced"."""
-    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
-    return len(labels) / (classes * counts.float())
+    """Weights `[C]` by which every class counts the same: N / (C · n_c), as in scikit-learn's "balanced".
+
+    C is the number of classes that have images: the mean weight of the N images is 1.
+    """
+    counts = torch.bincount(labels, minlength=classes)
+    return len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).float())
+
+
+def average_one(class_weights: Any, labels: Tensor) -> Tensor:
+    """Weights `[C]` scaled to a mean of 1 over images of these labels: only their ratios are a recipe's to say."""
+    weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    if weights.ndim != 1 or len(weights) <= int(labels.max()):
+        raise ValueError(
+            f"class_weights has {weights.numel()} values, and the training images have {int(labels.max()) + 1} classes"
+        )
+    mean = float(weights.double()[labels].mean())
+    if not 0 < mean < math.inf:
+        raise ValueError(f"class_weights are numbers, 0 or more, one for each class, not {class_weights}")
+    return weights / mean
 
 
 def make_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
@@ -184,32 +207,6 @@ def make_schedule(
         milestones = [max(1, round(m * steps_per_epoch)) for m in recipe.milestones]
         return optim.multistep(optimizer, milestones, recipe.gamma, min(warmup, milestones[0] - 1))
     return optim.cosine(optimizer, steps, warmup) if recipe.schedule == "cosine" else optim.constant(optimizer, warmup)
-
-
-def objective_class(name: str) -> type[nn.Module]:
-    """The class of an objective in a recipe, `module:Class` for one's own; ValueError for a name that is none."""
-    if ":" in name:  # foreign code, only in this explicit form
-        module, _, attribute = name.partition(":")
-        try:
-            found = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"objective {name}: {error}") from error
-    elif name in (known := _objective_names()):
-        found = getattr(objectives, name)
-    else:
-        raise ValueError(
-            f"no objective is named {name!r}; there are {', '.join(known)}, and module:Class for your own."
-            f"{near(name, known)}"
-        )
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ValueError(f"objective {name} is not a class of nn.Module")
-    return found
-
-
-def _objective_names() -> list[str]:
-    bases = (objectives.Objective, objectives.Attacking)
-    kinds = [n for n in objectives.__all__ if isinstance(getattr(objectives, n), type)]
-    return [n for n in kinds if getattr(objectives, n) not in bases]
 
 
 def _reference_set(recipe: Recipe, train: ImageSet) -> ImageSet | None:

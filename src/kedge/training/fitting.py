@@ -33,6 +33,7 @@ from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.start import earlier_passes, inherit
 from kedge.training.stops import explained
+from kedge.training.takers import takers
 from kedge.training.temperature import calibrate
 
 __all__ = ["RunResult", "fit"]
@@ -124,6 +125,7 @@ def _run(
     main: bool,
     given: Recipe | None = None,
 ) -> RunResult:
+    takers(chosen)  # a value that no objective takes is an error before the data is read
     recipe = resolve_device(chosen)
     train, val = sets or load_sets(recipe)
     checkpoint = earlier.checkpoint if earlier and earlier.checkpoint.is_file() else None

@@ -45,7 +45,9 @@ class Recipe:
             null: anchored cross-entropy with a quarter of the references masked. An objective that attacks gets
             Anchored with alpha 0 round it where the model is anchored and the list does not say otherwise.
         eps: radius of the attack in the objective, in pixel units of [0, 1], such as 8/255; null: what stands there.
-        class_weights: `none`, or `balanced` to weigh rare classes up.
+            A class of your own that attacks in its own way gets it as its argument eps.
+        class_weights: `none`, or `balanced` to weigh rare classes up, so that every class counts the same; for
+            objectives with an argument class_weights: CrossEntropy, and classes of your own.
         optimizer: `sgd`, `adamw` or `auto`.
         lr: highest learning rate; null: by optimizer, batch and whether the run starts from trained weights or attacks.
         momentum: of SGD.
