@@ -167,8 +167,9 @@ class AnchoredModel(PixelModel):
                 training (needs `self.residuals`); or "adaptive", the first few of the bank for every input and
                 more, up to the whole bank, for those that these do not settle (see `kedge.anchoring.adaptive`;
                 `references_used` of the result says how many each got). For classifiers.
-            recalibrate: None, or the authors' correction of the logits, "exp" or "divide" (see `summarise`), in place
-                of the model's temperature.
+            recalibrate: None, or a correction of the logits by the uncertainty c in place of the model's temperature:
+                "exp", μ / (1 + exp(c)), the authors' on ImageNet, or "divide", μ / c, which only their comments name.
+                None is what they do on CIFAR.
             keep_per_reference: also give the logits of every reference; not for "adaptive", where inputs meet
                 different numbers of them.
             max_rows: the memory budget, in images that pass through the network at a time; default the larger of

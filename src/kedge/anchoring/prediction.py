@@ -83,10 +83,12 @@ def conclude(
 ) -> Prediction:
     """The `Prediction` of mean logits μ `[B, C]` and the uncertainty, None for one reference.
 
-    `recalibrate` is the published correction of the mean logits μ by c, the mean over classes of the standard
-    deviation of the sigmoid logits: "exp" is μ / (1 + exp(c)) (the authors on CIFAR), "divide" is μ / c (on
-    ImageNet). The first divides by about 2 whatever the data: a temperature chosen without validation data. It takes
-    the place of `temperature`, by which μ is divided otherwise.
+    `recalibrate` corrects the mean logits μ by c, the mean over classes of the standard deviation of the sigmoid
+    logits. "exp" is μ / (1 + exp(c)), which the released code of Δ-UQ computes, and that of arXiv 2406.00529 on
+    ImageNet; it divides by about 2 whatever the data, a temperature chosen without validation data. "divide" is μ / c,
+    which their comments name for ImageNet and no code of theirs computes. None is what the code of arXiv 2406.00529
+    does on CIFAR, where both divisions are commented out. A correction takes the place of `temperature`, by which μ is
+    divided otherwise.
 
     Raises:
         ValueError: for an unknown `recalibrate`, fewer than two references with it, or a regression task.
