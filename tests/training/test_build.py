@@ -44,6 +44,14 @@ class Smoothed(kedge.objectives.Objective):
         self.inner, self.eps = inner, eps
 
 
+class Quiet(kedge.objectives.Anchored):
+    """Somebody's own wrapper, which says nothing of the arguments that it passes on."""
+
+    def __init__(self, *args, scale=1.0, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.scale = scale
+
+
 class Doubled(nn.Module):
     """Somebody's own objective."""
 
@@ -80,6 +88,15 @@ def test_objectives_nest_outermost_first(train):
     assert isinstance(made.inner.inner, kedge.objectives.CrossEntropy)
 
 
+def test_a_wrapper_that_passes_its_arguments_on(train):
+    made = make_objective(
+        recipe(objective=[{f"{__name__}:Quiet": {"alpha": 0.5, "scale": 2.0}}, "CrossEntropy"]), train
+    )
+    assert (made.alpha, made.scale) == (0.5, 2.0)
+    with pytest.raises(ValueError, match=r"no argument 'alhpa'.*'alpha'"):
+        make_objective(recipe(objective=[{f"{__name__}:Quiet": {"alhpa": 0.5}}, "CrossEntropy"]), train)
+
+
 def test_foreign_objectives_only_in_the_explicit_form(train):
     made = make_objective(recipe(objective=[{f"{__name__}:Doubled": {"factor": 3.0}}, "CrossEntropy"]), train)
     assert isinstance(made, Doubled)
@@ -93,6 +110,8 @@ def test_foreign_objectives_only_in_the_explicit_form(train):
         (["CrossEntrpy"], "Did you mean 'CrossEntropy'"),
         ([{"CrossEntropy": {"label_smothing": 0.1}}], "no argument 'label_smothing'.*'label_smoothing'"),
         (["Anchored"], "wraps another objective"),
+        (["CrossEntropy", "CrossEntropy"], "CrossEntropy wraps no other: it comes last"),
+        ([f"{__name__}:Focal", "CrossEntropy"], "Focal wraps no other: it comes last, and CrossEntropy is after it"),
         ([{"Anchored": {"alpha": 3}}, "CrossEntropy"], "alpha is a probability"),
         (["os:system"], "not a class of nn.Module"),
         (["no_such_module:Class"], "no_such_module"),

@@ -15,11 +15,11 @@ def label_rank(probs: Tensor, labels: Tensor) -> Tensor:
     """Place of the true class among the classes, `[B]` int, 0 = first; `probs` (or logits) `[B, C]`.
 
     Ties go to the lower class index, as `argmax` does, so top-1 accuracy is the share of rank 0 and a
-    constant prediction gains nothing from top-k.
+    constant prediction gains nothing from top-k. NaN comes before all others: of a row of NaN nothing is right.
     """
     own = probs.gather(1, labels.long()[:, None])
     lower = torch.arange(probs.shape[1], device=probs.device) < labels[:, None]
-    return ((probs > own) | ((probs == own) & lower)).sum(dim=1)
+    return (~(probs <= own) | ((probs == own) & lower)).sum(dim=1)
 
 
 def nll_per_sample(probs: Tensor, labels: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ def entries(recipe: Recipe) -> list[Entry]:
     """The objectives of a recipe, outermost first: the name, the class and the arguments that are written there.
 
     Raises:
-        ValueError: for a name that is none, or an argument that the class does not have.
+        ValueError: for a name that is none, an argument that the class does not have, or one that wraps nothing and
+            is not the last.
     """
     chosen = []
     for entry in recipe.objective or ["CrossEntropy"]:
@@ -29,20 +30,28 @@ def entries(recipe: Recipe) -> list[Entry]:
             if key not in known:
                 raise ValueError(f"objective {name} has no argument {key!r}.{near(key, known)}")
         chosen.append((name, kind, dict(arguments or {})))
+    for name, kind, _ in chosen[:-1]:
+        # A loss handed over as its first setting would be taken for one.
+        first = next((p for p in arguments_of(kind).values() if p.kind == p.POSITIONAL_OR_KEYWORD), None)
+        if first is None or (first.name != "inner" and first.default is not first.empty):
+            raise ValueError(f"objective {name} wraps no other: it comes last, and {chosen[-1][0]} is after it")
     return chosen
 
 
-def arguments_of(kind: type) -> list[str]:
-    """The names of the arguments of a class; with **kwargs those of the class that it extends too."""
-    names: dict[str, None] = {}
+def arguments_of(kind: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class by name, in order; with **kwargs those of the class that it extends too."""
+    named: dict[str, inspect.Parameter] = {}
     for each in kind.__mro__:
-        if "__init__" not in vars(each):
+        own = vars(each).get("__init__")
+        if own is None:
             continue
-        parameters = list(inspect.signature(each.__init__).parameters.values())[1:]
-        names |= {p.name: None for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        parameters = list(inspect.signature(own).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                named.setdefault(parameter.name, parameter)
         if all(p.kind != p.VAR_KEYWORD for p in parameters):
             break
-    return list(names)
+    return named
 
 
 def takers(recipe: Recipe) -> dict[str, list[int]]:
