@@ -23,6 +23,7 @@ from kedge.objectives import (
     image_weights,
 )
 from kedge.objectives.adversarial import Recorded
+from tests.attacks.waits import Waits
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +145,7 @@ def test_a_masked_image_counts_as_one(model, mask_per, smoothing, outside):
         view, images, targets = seen.calls[-1]
         masks.append(view.mask)
         assert torch.allclose(targets[view.mask], torch.tensor(1 / 3))
-        assert float(loss) == pytest.approx(by_hand(view, images, targets, view.mask, smoothing), rel=1e-5)
+        assert loss.item() == pytest.approx(by_hand(view, images, targets, view.mask, smoothing), rel=1e-5)
     assert 0 < torch.cat(masks).sum() < 60
 
 
@@ -155,7 +156,7 @@ def test_a_masked_image_with_its_label_counts_by_its_label(model, mask_per):
     view, images, targets = seen.calls[-1]
     assert view.mask.any()
     assert targets is RARE
-    assert float(loss) == pytest.approx(by_hand(view, images, targets, torch.zeros(60).bool()), rel=1e-5)
+    assert loss.item() == pytest.approx(by_hand(view, images, targets, torch.zeros(60).bool()), rel=1e-5)
 
 
 class Own(Objective):
@@ -204,6 +205,14 @@ def test_masked_images_carry_the_share_alpha_of_the_weight(model, rare, alpha):
         counts = image_weights(view, targets, seen.class_weights)
         whole, masked = whole + float(counts.sum()), masked + float(counts[view.mask].sum())
     assert masked / whole == pytest.approx(alpha, abs=0.02)  # 0.89, 0.48 and 0.97 at the mean of the class weights
+
+
+@pytest.mark.parametrize(("targets", "target"), [(RARE, "label"), (F.one_hot(RARE, 3).float(), "uniform")])
+def test_weighing_waits_for_no_device(model, targets, target):
+    objective = Anchored(CrossEntropy(0.1, WEIGHTS), 0.4, target)
+    with Waits() as seen:  # one_hot looks at its indices, on a CPU alone
+        objective(model, IMAGES, targets).backward()
+    assert seen.calls == []
 
 
 def test_half_of_each_of_two_classes_is_not_taken_for_masked(net):
