@@ -267,7 +267,8 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
         "dtype": config.get("dtype") in ("float32", "float64", "float16", "bfloat16"),
         "class_names": names is None
         or (isinstance(names, list) and len(names) == outputs and all(isinstance(name, str) for name in names)),
-        "reject": reject is None or (isinstance(reject, dict) and number(reject.get("threshold"))),
+        "reject": reject is None
+        or (isinstance(reject, dict) and number(reject.get("threshold")) and number(reject.get("log_odds", 0))),
         "steps": not config.get("steps") or (version == 2 and _applicable(config["steps"], config.get("task"))),
         "weights_sha256": bool(re.fullmatch("[0-9a-f]{64}", str(config.get("weights_sha256")))),
     }

@@ -9,6 +9,7 @@ import torch
 import kedge
 from kedge.cli import predict
 from kedge.cli.models import Source
+from kedge.rejection import rule_from
 
 
 def test_json_is_the_models_own_answer(command, digit_model, model_folder, photos):
@@ -28,6 +29,7 @@ def test_json_is_the_models_own_answer(command, digit_model, model_folder, photo
         assert row["confidence"] == pytest.approx(float(expected.confidence), abs=1e-4)
         assert row["uncertainty"] == pytest.approx(float(expected.uncertainty), abs=1e-4)
         assert row["reject"] is (row["confidence"] < 0.15)
+        assert row["log_odds"] == pytest.approx(np.log(row["confidence"] / (1 - row["confidence"])), abs=1e-4)
     assert "broken.jpg: " in err
     assert "10 of 12 images answered" in err
     assert "confidence below 0.150, set to keep 90% of the validation images" in err
@@ -36,7 +38,7 @@ def test_json_is_the_models_own_answer(command, digit_model, model_folder, photo
 def test_csv_and_table(command, model_folder, photos):
     _, out, _ = command("predict", model_folder, photos / "d1.png", photos / "broken.jpg", "--format", "csv")
     first, second = csv.DictReader(io.StringIO(out))
-    assert list(first) == ["path", "label", "confidence", "uncertainty", "reject", "error"]
+    assert list(first) == ["path", "label", "confidence", "uncertainty", "reject", "error", "log_odds"]
     assert first["error"] == ""
     assert second["label"] == ""
     assert second["error"]
@@ -98,6 +100,38 @@ def test_an_exported_file_answers_as_the_folded_model(command, digit_model, phot
     assert "below 0.150" in err
     with pytest.raises(ValueError, match="--references is for anchored models"):
         command("predict", path, photos / "d1.png", "--references", 2)
+
+
+def test_answers_with_a_confidence_of_1_are_told_apart(command, photos, tmp_path):
+    """The model, its folder and its exported file, by a stored threshold and by one of the command line."""
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(3)
+    network = kedge.networks.create("kedge_resnet_small", 10, 1, 8, arguments={"width": 8})
+    model = kedge.plain(network, example=(1, 8, 8)).eval()
+    files = sorted(photos.glob("d*.png"))[:6]
+    pixels = torch.stack([predict.read(path, (1, 8, 8)) for path in files]).float() / 255
+    two = model(pixels).topk(2).values
+    with torch.no_grad():
+        for parameter in model.network.fc.parameters():
+            parameter.mul_(28 / (two[:, 0] - two[:, 1]).median())
+    said = model.predict(pixels)
+    ordered = said.log_odds.sort().values
+    # Between two images: exactly at one of them the rounding of onnxruntime decides.
+    model.reject = rule_from(float(ordered[2:4].mean()), said.confidence, said.log_odds)
+    rejected = (said.log_odds < ordered[3]).tolist()
+    assert said.confidence.tolist() == [1.0] * 6
+    path = kedge.deploy.export(model, tmp_path / "sure.onnx", check_images=pixels).path
+    folder = kedge.save(model, tmp_path / "sure")
+    for source in (folder, path):
+        code, out, err = command("predict", source, *files, "--format", "json")
+        rows = json.loads(out)
+        assert (code, [row["reject"] for row in rows]) == (0, rejected)
+        np.testing.assert_allclose([row["log_odds"] for row in rows], said.log_odds, rtol=1e-4)
+        assert f"{sum(rejected)} rejected (confidence below 1 - " in err
+    middle = float(ordered[1:3].mean())
+    asked = f"{1 / (1 + np.exp(-middle)):.17g}"
+    out = command("predict", folder, *files, "--format", "json", "--threshold", asked)[1]
+    assert [row["reject"] for row in json.loads(out)] == (said.log_odds < middle).tolist()
 
 
 def test_find_images(photos, tmp_path):

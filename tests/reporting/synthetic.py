@@ -173,11 +173,13 @@ def model(
             found = average([made["ood"][name]["scores"][score] for name in own])
             made["ood_groups"].setdefault(group, {})[score] = {**found, "sets": own}
     made["selective"] = {
-        "score": "confidence", "threshold": 0.61 if i != 3 else None, "wanted_coverage": 0.95,
+        "score": "confidence", "threshold": 0.61 if i != 3 else None,
+        "log_odds": 0.44731 if i != 3 else None, "wanted_coverage": 0.95,
         "clean": {"coverage": 0.951, "accuracy": accuracy + 0.03} if i != 3 else None,
         "shift": {"coverage": 0.74, "accuracy": accuracy - 0.1} if corruptions and i != 3 else None,
         "aurc": estimate(0.011 + 0.002 * i), "excess_aurc": estimate(0.008 + 0.002 * i),
-        "at_risk": {"risk": 0.05, "coverage": 0.95 - 0.05 * i, "threshold": 0.55 if i < 4 else None},
+        "at_risk": {"risk": 0.05, "coverage": 0.95 - 0.05 * i, "threshold": 0.55 if i < 4 else None,
+                    "log_odds": 0.20067 if i < 4 else None},
         "curve": {"clean": curve(accuracy, 3), "shift": curve(0.7 * accuracy, 1.5) if corruptions else None},
         "joint": {name: {**curve(0.6 * accuracy, 1 + rng.random()), "aurc": 0.15 + 0.02 * i} for name in sets},
     }  # fmt: skip

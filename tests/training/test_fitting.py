@@ -2,6 +2,7 @@ import csv
 import errno
 import itertools
 import json
+import math
 import os
 import pickle
 import warnings
@@ -69,17 +70,18 @@ def test_the_run_folder(tiny, capsys):
 
 def test_a_reject_rule_for_a_risk():
     confidence = torch.tensor([0.95, 0.9, 0.8, 0.7, 0.6])
-    probs, labels = torch.stack([confidence, 1 - confidence], 1), torch.tensor([0, 0, 0, 1, 0])
-    assert reject_rule(probs, labels, 0.95, risk=0.0) == {
+    logits, labels = torch.stack([confidence, 1 - confidence], 1).log(), torch.tensor([0, 0, 0, 1, 0])
+    assert reject_rule(logits, labels, 0.95, risk=0.0) == {
         "score": "confidence",
         "threshold": pytest.approx(0.8),
+        "log_odds": pytest.approx(math.log(4)),
         "risk": 0.0,
         "validation_coverage": 0.6,
         "validation_accuracy": 1.0,
     }
-    assert reject_rule(probs, labels, risk=0.2)["validation_coverage"] == 1.0
+    assert reject_rule(logits, labels, risk=0.2)["validation_coverage"] == 1.0
     with pytest.warns(UserWarning, match="among 5 validation images down to 0.1"):
-        rule = reject_rule(probs, 1 - labels, risk=0.1)
+        rule = reject_rule(logits, 1 - labels, risk=0.1)
     assert (rule["validation_coverage"], rule["validation_accuracy"]) == (0.0, None)
     assert 0.95 < rule["threshold"] < 0.951
 

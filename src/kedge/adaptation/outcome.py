@@ -14,7 +14,7 @@ from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.data import ImageSet
 from kedge.files import write_text
 from kedge.training.begin import started
-from kedge.training.finish import predict_set, reject_rule
+from kedge.training.finish import predict_logits, reject_rule
 from kedge.training.folder import surroundings
 from kedge.training.recipe import Recipe
 
@@ -155,9 +155,10 @@ def set_rule(model: PixelModel, val: ImageSet | None, settings: Settings) -> dic
     model.reject = None
     if val is None:
         return {"validation": {}, "reject": None, "steps": {}}
-    probs, labels = predict_set(model.to(settings.torch_device()), val, settings.batch_size, settings.workers)
+    logits, labels = predict_logits(model.to(settings.torch_device()), val, settings.batch_size, settings.workers)
     model.cpu()
-    model.reject = reject_rule(probs, labels, Recipe.coverage)
+    model.reject = reject_rule(logits, labels, Recipe.coverage)
+    probs = logits.softmax(1)
     measured = {
         "accuracy": float(metrics.accuracy(probs, labels)),
         "nll": float(metrics.nll(probs, labels)),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kedge.anchoring.stem import at_least_float32
+from kedge.confidence import log_odds
 
 RECALIBRATIONS = ("exp", "divide")
 
@@ -28,6 +29,8 @@ class Prediction:
         per_reference: `[K, B, C]` logits for each reference, if they were asked for; of no temperature.
         references_used: `[B]` int64, how many references each input got, where that was decided input by input
             (`references="adaptive"`); else None.
+        log_odds: `[B]`, log(p / (1 - p)) of the confidence p, in the order of the confidence and beyond where that is 1
+            in float32: what to rank and to reject by (see `kedge.metrics.log_odds`); None for regression.
     """
 
     logits: Tensor
@@ -37,6 +40,7 @@ class Prediction:
     uncertainty: Tensor | None
     per_reference: Tensor | None = None
     references_used: Tensor | None = None
+    log_odds: Tensor | None = None
 
 
 def summarise(
@@ -107,4 +111,4 @@ def conclude(
         return Prediction(logits, None, None, None, spread, per_reference, references_used)
     probs = torch.softmax(logits, -1)
     confidence, label = probs.max(-1)
-    return Prediction(logits, probs, label, confidence, spread, per_reference, references_used)
+    return Prediction(logits, probs, label, confidence, spread, per_reference, references_used, log_odds(logits))

@@ -5,6 +5,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import Source, find
+from kedge.rejection import in_words
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -138,4 +139,4 @@ def _removed(record: dict[str, Any], reject: dict[str, Any] | None) -> list[str]
 
 
 def _threshold(rule: dict[str, Any] | None) -> str:
-    return "none" if rule is None else f"{rule['threshold']:.3f}"
+    return "none" if rule is None else in_words(rule)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kedge.cli.models import Source, find
+from kedge.rejection import in_words
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -84,7 +85,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     print(done)
     inside = [f"{len(model.class_names)} class names"] if model.class_names else []
     if model.reject is not None:
-        inside.append(f"the reject threshold {model.reject['threshold']:.3f}")
+        inside.append(f"the reject threshold {in_words(model.reject)}")
     if inside:
         print(f"inside: {', '.join(inside)}")
     if isinstance(whole, AnchoredModel):
@@ -104,9 +105,9 @@ def set_threshold(model: "PixelModel", validation: "ImageSet") -> None:
     wanted = {key: model.reject[key] for key in ("coverage", "risk") if model.reject and key in model.reject}
     if not wanted:
         return
-    from kedge.training.finish import predict_set, reject_rule
+    from kedge.training.finish import predict_logits, reject_rule
 
-    model.reject = reject_rule(*predict_set(model, validation, 64), **wanted)
+    model.reject = reject_rule(*predict_logits(model, validation, 64), **wanted)
 
 
 def about_folding(whole: "AnchoredModel", folded: "PixelModel", images: "Tensor | None") -> Iterator[str]:
@@ -126,11 +127,10 @@ def about_folding(whole: "AnchoredModel", folded: "PixelModel", images: "Tensor 
         anew = f"was fitted anew on validation images: {new:.3g}; that" if old != new else f"is {new:.3g}, the one"
         yield f"its temperature {anew} of the whole bank{f' is {old:.3g}' if old != new else ''}"
     if whole.reject is not None and folded.reject is not None:
-        old, new = whole.reject["threshold"], folded.reject["threshold"]
-        if bank > 1 and old == new:
+        if bank > 1 and whole.reject == folded.reject:
             yield "its threshold is the one that was set for the whole bank: --threshold of kedge predict sets another"
-        elif old != new:
-            yield f"its threshold was set anew on validation images; that of the whole bank is {old:.3f}"
+        elif whole.reject != folded.reject:
+            yield f"its threshold was set anew on validation images; that of the whole bank is {in_words(whole.reject)}"
 
 
 def spread(images: "ImageSet", most: int) -> "ImageSet":

@@ -166,7 +166,8 @@ def set_reject(
     model: Any, second: Any, recipe: dict[str, Any], val: "ImageSet", batch_size: int, workers: int
 ) -> list[str]:
     """Set the reject threshold of `model` for what that of the second was set for; what to say of it."""
-    from kedge.training.finish import predict_set, reject_rule
+    from kedge.rejection import in_words
+    from kedge.training.finish import predict_logits, reject_rule
 
     wanted: dict[str, Any] = {}
     for rule in (second.reject or {}, recipe, {"coverage": 0.95}):
@@ -174,13 +175,13 @@ def set_reject(
     goal = {key: value for key, value in wanted.items() if key == next(iter(wanted))}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        model.reject = reject_rule(*predict_set(model, val, batch_size, workers), **goal)
+        model.reject = reject_rule(*predict_logits(model, val, batch_size, workers), **goal)
     for warning in said:
         print(f"kedge interpolate: {warning.message}", file=sys.stderr)
     if model.class_names is None:
         model.class_names = list(val.class_names)
     words = f"keep {goal['coverage']:.0%}" if "coverage" in goal else f"be wrong in {goal['risk']:.1%} at most"
-    lines = [f"reject threshold {model.reject['threshold']:.3f}, set on these images to {words}"]
+    lines = [f"reject threshold {in_words(model.reject)}, set on these images to {words}"]
     if second.steps:
         lines.append(f"left out, as it was fitted to other logits: {', '.join(second.describe_steps())}")
     return lines

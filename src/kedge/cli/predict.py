@@ -1,11 +1,12 @@
 """`kedge predict`: label, confidence, uncertainty and rejection of image files."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.models import MODEL_HELP, find
+from kedge.rejection import answered, in_words, rule_at
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -13,13 +14,14 @@ if TYPE_CHECKING:
 
     from kedge.anchoring import AnchoredModel, PlainModel
 
-FIELDS = ("path", "label", "confidence", "uncertainty", "reject", "error")
+FIELDS = ("path", "label", "confidence", "uncertainty", "reject", "error", "log_odds")
 DESCRIPTION = """\
 Say what is on images, and how sure the model is.
 
 For each image: the label, the confidence (its probability), the uncertainty (disagreement between the references of
 an anchored model; higher is less sure; none for a plain model or an exported file), and whether to reject the answer:
-its confidence is below the threshold that was set on validation images when the model was trained.
+its confidence is below the threshold that was set on validation images when the model was trained. JSON and CSV also
+hold the log odds of the confidence, log(p / (1 - p)): to rank by, since they differ where confidences read 1.
 """
 EPILOG = """\
 Exit status: 0 if every image was read, 3 if some could not be (they are listed with their error, the others are
@@ -78,15 +80,13 @@ def run(config: "jsonargparse.Namespace") -> int:
             f"kedge predict answers with classes of images, and {config.model} is a {model.task} model for inputs of "
             f"shape {model.input_shape}; use model.predict in Python"
         )
-    threshold = config.threshold
-    if threshold is None and model.reject is not None:
-        threshold = model.reject["threshold"]
-    rows = list(predict_files(model, paths, threshold, config.references, config.batch_size))
+    rule = model.reject if config.threshold is None else rule_at(config.threshold)
+    rows = list(predict_files(model, paths, rule, config.references, config.batch_size))
     _print(rows, config.format)
     failed = [row for row in rows if row["error"] is not None]
     for row in failed:
         print(f"kedge predict: {row['path']}: {row['error']}", file=sys.stderr)
-    _remark(rows, model, threshold, chosen=config.threshold is not None)
+    _remark(rows, model, rule)
     if len(failed) == len(rows):
         return 1
     return 3 if failed else 0
@@ -129,13 +129,14 @@ def find_images(given: list[str]) -> list[Path]:
 def predict_files(
     model: "AnchoredModel | PlainModel",
     paths: list[Path],
-    threshold: float | None = None,
+    rule: Mapping[str, Any] | None = None,
     references: int | Literal["adaptive"] | None = None,
     batch_size: int = 32,
 ) -> Iterator[dict[str, Any]]:
-    """One row for each path, in order: path, label, confidence, uncertainty, reject, error.
+    """One row for each path, in order: path, label, confidence, uncertainty, reject, error, log_odds.
 
-    With `references="adaptive"` also references_used: how many references the image got.
+    `rule` is a reject rule (see `kedge.rejection`), or None: then nothing is said of rejecting. With
+    `references="adaptive"` also references_used: how many references the image got.
     """
     import torch
 
@@ -163,16 +164,18 @@ def predict_files(
             continue
         batch = torch.stack(images).to(model.mean.device).float() / 255
         prediction = model.predict(batch, references=references) if anchored else model.predict(batch)  # type: ignore[call-arg]
-        answered = [row for row in rows if row["error"] is None]
-        for i, row in enumerate(answered):
+        assert prediction.confidence is not None
+        assert prediction.log_odds is not None
+        kept = None if rule is None else answered(rule, prediction.confidence, prediction.log_odds)
+        for i, row in enumerate(row for row in rows if row["error"] is None):
             row["label"] = names[int(prediction.label[i])]  # type: ignore[index]
-            row["confidence"] = float(prediction.confidence[i])  # type: ignore[index]
+            row["confidence"], row["log_odds"] = float(prediction.confidence[i]), float(prediction.log_odds[i])
             if prediction.uncertainty is not None:
                 row["uncertainty"] = float(prediction.uncertainty[i])
             if prediction.references_used is not None:
                 row["references_used"] = int(prediction.references_used[i])
-            if threshold is not None:
-                row["reject"] = row["confidence"] < threshold
+            if kept is not None:
+                row["reject"] = not kept[i]
         yield from rows
 
 
@@ -224,16 +227,13 @@ def _print(rows: list[dict[str, Any]], form: str) -> None:
             print("  ".join(cells).rstrip())
 
 
-def _remark(
-    rows: list[dict[str, Any]], model: "AnchoredModel | PlainModel", threshold: float | None, chosen: bool
-) -> None:
+def _remark(rows: list[dict[str, Any]], model: "AnchoredModel | PlainModel", rule: Mapping[str, Any] | None) -> None:
     failed = sum(row["error"] is not None for row in rows)
     said = f"{len(rows) - failed} of {len(rows)} images answered"
-    if threshold is None:
+    if rule is None:
         said += "; none rejected: the model has no stored threshold (--threshold sets one)"
     else:
-        said += f", {sum(bool(row['reject']) for row in rows)} rejected (confidence below {threshold:.3f}"
-        rule = {} if chosen else model.reject or {}
+        said += f", {sum(bool(row['reject']) for row in rows)} rejected (confidence below {in_words(rule)}"
         if rule.get("coverage") is not None:
             said += f", set to keep {rule['coverage']:.0%} of the validation images"
         elif rule.get("risk") is not None:

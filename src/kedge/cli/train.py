@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from kedge.rejection import in_words
 from kedge.training.recipe import Recipe, load_recipe, recipe_names
 
 DESCRIPTION = """Train a classifier on images.
@@ -83,7 +84,7 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
     if rule:
         kept, right = 100 * rule["validation_coverage"], rule["validation_accuracy"]
         share = "" if right is None else f", {100 * right:.1f} % of them right"
-        print(f"confidence of {rule['threshold']:.3f} or more: {kept:.0f} % of the images{share}")
+        print(f"confidence of {in_words(rule)} or more: {kept:.0f} % of the images{share}")
     print(f"model:  {result.folder / 'model'}")
     for other, measured in result.beside.items():
         print(f"{other}:   {result.folder / other}    validation accuracy {100 * measured['accuracy']:.1f} %")

@@ -62,7 +62,11 @@ def read_card(text: str, where: str) -> dict[str, Any]:
     ):
         raise ValueError(f"{where}: class_names must be {outputs} strings, got {names!r}")
     reject = card.get("reject")
-    if reject is not None and not (isinstance(reject, dict) and isinstance(reject.get("threshold"), (int, float))):
+    if reject is not None and not (
+        isinstance(reject, dict)
+        and isinstance(reject.get("threshold"), (int, float))
+        and isinstance(reject.get("log_odds", 0), (int, float))
+    ):
         raise ValueError(f"{where}: reject must hold a threshold, got {reject!r}")
     try:
         check_steps(card.get("steps") or {}, card["task"])

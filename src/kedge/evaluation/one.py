@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kedge.confidence import log_odds
 from kedge.evaluation.collecting import Collected
 from kedge.evaluation.comparing import Measured
 from kedge.evaluation.examples import example_images
@@ -15,6 +16,7 @@ from kedge.evaluation.selective import selective_summary
 from kedge.evaluation.subjects import Subject
 from kedge.evaluation.summaries import clean_summary, draw, estimates, shift_summary
 from kedge.metrics import bin_sums, reliability
+from kedge.rejection import by_confidence
 from kedge.scores import Score
 
 
@@ -51,7 +53,7 @@ def about(
     shifted = list(found.shift.values())
     values, draws = draw([clean, *shifted], bins, n, seed)
     first, rest = (None, None) if draws is None else (draws[:, 0], draws[:, 1:])
-    reject = getattr(subject.model, "reject", None)
+    rule = by_confidence(getattr(subject.model, "reject", None))
     # Where sets were equalised, familiar images are compared in that form, or not at all.
     familiar = found.inside if settings.equalised else found.clean
     outside = {name: outputs_from(kept.tensors, subject) for name, kept in found.outside.items() if familiar}
@@ -61,10 +63,10 @@ def about(
         training = (outputs_from(found.training.tensors, subject), training_labels)
     usable, skipped = ready(scores if outside else (), subject.fields, training, no_training)
     selective = selective_summary(
-        reject,
+        rule,
         clean,
         shifted,
-        {name: o.logits.softmax(dim=1).amax(dim=1) for name, o in outside.items()},
+        {name: log_odds(o.logits) for name, o in outside.items()},
         clean if familiar is found.clean else measure(familiar.tensors["logits"], data.labels),
         settings.risk,
         n,
@@ -74,7 +76,7 @@ def about(
         outputs_from(familiar.tensors, subject),
         outside,
         usable,
-        selective["threshold"],
+        rule,
         None if training is None else len(training[1]),
         n,
         seed,

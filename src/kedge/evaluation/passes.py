@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.confidence import log_odds
 from kedge.evaluation.inputs import to_unit
 from kedge.evaluation.parts import Parts, digest, tensor_digest
 from kedge.evaluation.subjects import Subject
@@ -113,6 +114,7 @@ def measure(logits: Tensor, labels: Tensor) -> Columns:
     confidence, predicted = probs.max(dim=1)
     return {
         "confidence": confidence,
+        "log_odds": log_odds(logits),
         "predicted": predicted,
         "rank": label_rank(logits.float(), labels),
         "nll": -own.clamp(min=math.log(SMALLEST)),

@@ -50,12 +50,17 @@ class Estimator:
     needs: str = "logits"
 
 
+def _probability(outputs: Outputs) -> Tensor:
+    """`[B]` in [1/C, 1]: DoC compares confidences with accuracies, so they are on that scale."""
+    return outputs.logits.float().softmax(dim=1).amax(dim=1)
+
+
 _ATC = (average_thresholded_confidence, average_thresholded_confidence_interval)
 _DOC = (difference_of_confidences, difference_of_confidences_interval)
 ESTIMATORS = {
     "atc_entropy": Estimator("thresholded entropy (ATC)", Entropy().score, *_ATC),
     "atc": Estimator("thresholded confidence (ATC)", MSP().score, *_ATC),
-    "doc": Estimator("difference of confidences (DoC)", MSP().score, *_DOC),
+    "doc": Estimator("difference of confidences (DoC)", _probability, *_DOC),
     "disagreement": Estimator("thresholded disagreement of references", Disagreement().score, *_ATC, "uncertainty"),
 }
 HEADLINE = "atc_entropy"  # quoted for every model: to choose after the fact would flatter

@@ -124,7 +124,8 @@ def _is_here(name: str) -> bool:
 
 
 def _asked(planned: Planned) -> dict[str, Any]:
-    return {**planned.variant.evaluation, "data": planned.recipe.data}
+    # How images are ranked is part of it: records of another ranking do not stand beside those of this one.
+    return {**planned.variant.evaluation, "data": planned.recipe.data, "ranked_by": "log odds"}
 
 
 def _outside(

@@ -7,6 +7,7 @@ processes; they import torchmetrics, which is slow, so they are looked up on fir
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kedge.confidence import log_odds, log_odds_of_probs, log_odds_of_references
 from kedge.metrics.bootstrap import bootstrap_interval, interval, resamples
 from kedge.metrics.calibration import bin_sums, binned_error, calibration_error, reliability, resampled_error
 from kedge.metrics.classification import accuracy, accuracy_interval, brier, exact_interval, label_rank, nll
@@ -111,6 +112,9 @@ __all__ = [
     "interval",
     "joint_risk_coverage",
     "label_rank",
+    "log_odds",
+    "log_odds_of_probs",
+    "log_odds_of_references",
     "nll",
     "reliability",
     "resampled_error",

@@ -2,6 +2,9 @@
 
 Risk is the share of wrong answers among those given, coverage the share of inputs answered. Equal confidences cannot be
 told apart, so they are counted in a random order, on average: no result depends on the order of the samples.
+
+`confidence` is whatever is higher for a surer answer. Take the log odds (`log_odds(logits)`, `Prediction.log_odds`):
+they rank as the largest probability does, and go on where that is 1 in float32, as on most images of a trained network.
 """
 
 import math
@@ -52,9 +55,13 @@ def selective_accuracy(confidence: Tensor, correct: Tensor, threshold: float) ->
         raise ValueError("threshold must be a number, but it is NaN: nothing would be kept")
     # The threshold is compared in the dtype of the confidences: stored as JSON it has more digits than a
     # float32.
-    kept = confidence >= torch.tensor(threshold, dtype=confidence.dtype, device=confidence.device)
-    count = int(kept.sum())
-    return count / kept.numel(), float(correct[kept].double().mean()) if count else None
+    return accuracy_of_answered(confidence >= confidence.new_tensor(threshold), correct)
+
+
+def accuracy_of_answered(answered: Tensor, correct: Tensor) -> tuple[float, float | None]:
+    """(coverage, accuracy): the share of samples that are answered, and the accuracy among those, `[N]` bool each."""
+    count = int(answered.sum())
+    return count / answered.numel(), float(correct[answered].double().mean()) if count else None
 
 
 def risk_coverage(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:

@@ -80,6 +80,7 @@ _DETECTION: dict[str, Any] = {
 _SELECTIVE: dict[str, Any] = {
     "score": "confidence",
     "threshold": None,
+    "log_odds": None,
     "wanted_coverage": None,
     "clean": None,
     "shift": None,

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kedge.rejection import in_words
+
 Estimate = dict[str, Any]  # value, low, high
 
 # key in the results: (label, unit, direction)
@@ -30,7 +32,7 @@ class Row:
     Attributes:
         group: what it was measured on.
         label: what was measured.
-        unit: "%", "%%" (two decimals), "", "/s" or "count".
+        unit: "%", "%%" (two decimals), "", "/s", "count" or "confidence" (a threshold, which does not read 1 below 1).
         better: "higher", "lower" or None.
         cells: per model, in order, an estimate (value, low, high) or None.
         best: index of the model whose interval is apart from all others on the better side, or None.
@@ -74,6 +76,8 @@ def number(value: float | None, unit: str) -> str:
         return "–"
     if unit.startswith("%"):
         return f"{100 * value:.{len(unit)}f}"
+    if unit == "confidence":
+        return in_words({"threshold": value})
     if unit == "/s":
         return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
     return f"{value:,.0f}" if unit == "count" else f"{value:.3f}"

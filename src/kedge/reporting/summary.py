@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kedge.rejection import resolved
 from kedge.reporting.rows import METRICS, Row, best_of, dig, estimate, failure, printable, short
 
 MANY_CLASSES = 20  # from here on top-5 says something
@@ -191,7 +192,7 @@ def _selective(lines: _Lines, results: dict[str, Any]) -> None:
     if risk is not None:
         at = f"at {100 * risk:g} % risk"
         lines.add(group, f"answered {at}", "%", "higher", [dig(f, "at_risk", "coverage") for f in found], marks)
-        lines.add(group, f"threshold {at}", "", None, [dig(f, "at_risk", "threshold") for f in found], marks)
+        lines.add(group, f"threshold {at}", "confidence", None, [_threshold(dig(f, "at_risk")) for f in found], marks)
     places = [place for place in ood_places(results) if place[0] == "group" or not _many(results)]
     for kind, name, sets in places:
         areas = [[dig(f, "joint", s, "aurc") for s in sets] for f in found]
@@ -205,6 +206,10 @@ def _selective(lines: _Lines, results: dict[str, Any]) -> None:
         areas = [[dig(m, "ood", s, "accepted") for s in sets] for m in models]
         values = [None if None in a else sum(a) / len(a) for a in areas]
         lines.add(group, f"answered, {place_title(kind, name, sets)}", "%", "lower", values)
+
+
+def _threshold(rule: dict[str, Any] | None) -> float | None:
+    return None if dig(rule, "threshold") is None else resolved(rule)  # type: ignore[arg-type]
 
 
 def unlabelled(models: dict[str, dict[str, Any]]) -> dict[str, list[tuple[str, list[Any]]]]:

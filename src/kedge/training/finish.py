@@ -9,7 +9,9 @@ import torch
 
 from kedge import metrics
 from kedge.anchoring import PixelModel
+from kedge.confidence import log_odds
 from kedge.data import ImageSet
+from kedge.rejection import rule_from
 
 __all__ = ["predict_logits", "predict_set", "reject_rule", "write_run_report"]
 
@@ -39,33 +41,33 @@ def predict_set(
 
 
 def reject_rule(
-    probs: torch.Tensor, labels: torch.Tensor, coverage: float | None = None, risk: float | None = None
+    logits: torch.Tensor, labels: torch.Tensor, coverage: float | None = None, risk: float | None = None
 ) -> dict[str, Any]:
-    """The rule stored with a model: answer where the confidence is at least `threshold`.
+    """The rule stored with a model, from logits `[N, C]`: answer where the confidence is at least `threshold`.
 
     The threshold is the highest that keeps at least `coverage` of these (validation) images, or with `risk` the one
     that keeps the most of them with at most that share of wrong answers. Where none does, a warning says so, and the
-    threshold is above the confidence of all of them.
+    threshold is above the confidence of all of them. `log_odds` is the same threshold, on the scale that is compared:
+    it tells apart answers whose confidence is 1 in float32.
     """
-    confidence, label = probs.max(1)
-    correct = label == labels
+    odds, correct = log_odds(logits), logits.argmax(1) == labels
     if risk is None:
         assert coverage is not None
-        threshold = metrics.threshold_for_coverage(confidence, coverage)
+        least = metrics.threshold_for_coverage(odds, coverage)
     else:
-        found, _ = metrics.threshold_for_risk(confidence, correct, risk)
-        if found is None:
+        fitting, _ = metrics.threshold_for_risk(odds, correct, risk)
+        if fitting is None:
             warnings.warn(
                 f"no threshold brings the share of wrong answers among {len(labels)} validation images down to {risk}: "
                 "the model will reject whatever is not surer than all of them",
                 stacklevel=2,
             )
-        above = torch.nextafter(confidence.max(), confidence.new_tensor(2.0))
-        threshold = float(above) if found is None else found
-    kept, accuracy = metrics.selective_accuracy(confidence, correct, threshold)
+        above = torch.nextafter(odds.max(), odds.new_tensor(torch.inf))
+        least = float(above) if fitting is None else fitting
+    kept, accuracy = metrics.selective_accuracy(odds, correct, least)
     return {
         "score": "confidence",
-        "threshold": threshold,
+        **rule_from(least, logits.softmax(1).amax(1), odds),
         **({"coverage": coverage} if risk is None else {"risk": risk}),
         "validation_coverage": kept,
         "validation_accuracy": accuracy,

@@ -258,7 +258,7 @@ def _judged(model: PixelModel, run: Run, main: bool) -> dict[str, float]:
     rows, workers = max(64, recipe.batch_size), recipe.workers or 0
     logits, labels = predict_logits(model.to(torch.device(recipe.device)), run.val_set, rows, workers)
     model.cpu()
-    model.reject = reject_rule(logits.softmax(1), labels, recipe.coverage, recipe.risk)
+    model.reject = reject_rule(logits, labels, recipe.coverage, recipe.risk)
     if recipe.temperature:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
