@@ -26,7 +26,12 @@ from kedge.data.corruptions import CBAR, NAMES, corrupt
 from kedge.evaluation.checks import limited
 from kedge.evaluation.provenance import machine, now
 from kedge.files import write_text
-from kedge.metrics import agreement_of_references, average_thresholded_confidence, difference_of_confidences
+from kedge.metrics import (
+    agreement_of_references,
+    average_thresholded_confidence,
+    difference_of_confidences,
+    log_odds,
+)
 from kedge.scores import Entropy, Outputs
 from kedge.training import Recipe
 from kedge.training.build import load_sets
@@ -40,7 +45,7 @@ ESTIMATORS: dict[str, tuple[str, Any]] = {
     "none: accuracy on held-out images": ("confidence", None),
     "mean confidence": ("confidence", "mean"),
     "DoC, confidence": ("confidence", DOC),
-    "ATC, confidence": ("confidence", ATC),
+    "ATC, confidence": ("log odds", ATC),
     "ATC, entropy": ("entropy", ATC),
     "line, entropy": ("entropy", "line"),
     "ATC, disagreement (Δ-UQ)": ("disagreement", ATC),
@@ -63,7 +68,11 @@ def asked(model: Any, images: Tensor, references: int) -> tuple[Tensor, Scores]:
 
 
 def _of_logits(logits: Tensor) -> Scores:
-    return {"confidence": logits.softmax(1).amax(1), "entropy": Entropy().score(Outputs(logits))}
+    return {
+        "log odds": log_odds(logits),
+        "confidence": logits.softmax(1).amax(1),
+        "entropy": Entropy().score(Outputs(logits)),
+    }
 
 
 class Source:

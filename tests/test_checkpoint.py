@@ -225,6 +225,7 @@ def named(name, library="timm", **arguments):
         ({"dtype": "load"}, "dtype cannot be"),
         ({"reject": {"threshold": "high"}}, "reject cannot be"),
         ({"reject": {"threshold": True}}, "reject cannot be"),
+        ({"reject": {"threshold": 0.5, "log_odds": "high"}}, "reject cannot be"),
         ({"reject": {"threshold": float("nan")}}, "NaN is not a value"),
         ({"input_shape": [3, 200_000, 200_000]}, "input_shape cannot be"),
         ({"weights_sha256": "../../secret"}, "weights_sha256 cannot be"),

@@ -1,8 +1,8 @@
 """How sure an answer is, as log odds: what answers are ranked by and thresholds are compared with.
 
 The confidence p of an answer and its log odds log(p / (1 - p)) put answers in the same order. But p is exactly 1 in
-float32 from log odds of about 17 on, and a well-trained network is that sure of most images: from there on only the
-log odds tell one answer from another.
+float32 from log odds of about 17 on, and a network that was trained for long is that sure of many images: from there
+on only the log odds tell one answer from another.
 """
 
 import torch

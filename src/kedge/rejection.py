@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["answered", "by_confidence", "in_words", "resolved", "rule_at", "rule_from"]
+
 # The log odds of an answer without an alternative (one class, or all others excluded) are infinite. A large number in
 # their place can be stored in JSON and shown in a histogram, and leaves room above for a threshold that nothing meets.
 CERTAIN = 1e38

@@ -218,6 +218,7 @@ GOOD = {
         ({"task": "magic"}, "task"),
         ({"class_names": ["a"]}, "class_names must be 2 strings"),
         ({"reject": {"threshold": "0.5"}}, "threshold"),
+        ({"reject": {"threshold": 0.5, "log_odds": "0"}}, "log_odds"),
     ],
 )
 def test_a_tampered_card_is_refused(change, message):

@@ -67,7 +67,7 @@ def read_card(text: str, where: str) -> dict[str, Any]:
         and isinstance(reject.get("threshold"), (int, float))
         and isinstance(reject.get("log_odds", 0), (int, float))
     ):
-        raise ValueError(f"{where}: reject must hold a threshold, got {reject!r}")
+        raise ValueError(f"{where}: reject must hold a threshold, and numbers for it and its log_odds, got {reject!r}")
     try:
         check_steps(card.get("steps") or {}, card["task"])
     except ValueError as error:

@@ -4,7 +4,7 @@ Risk is the share of wrong answers among those given, coverage the share of inpu
 told apart, so they are counted in a random order, on average: no result depends on the order of the samples.
 
 `confidence` is whatever is higher for a surer answer. Take the log odds (`log_odds(logits)`, `Prediction.log_odds`):
-they rank as the largest probability does, and go on where that is 1 in float32, as on most images of a trained network.
+they rank as the largest probability does, and go on where that is 1 in float32.
 """
 
 import math

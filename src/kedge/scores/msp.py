@@ -10,8 +10,8 @@ from kedge.scores.outputs import Outputs
 class MSP(Score):
     """Confidence p = max_c softmax(logits)_c, as its log odds log(p / (1 - p)).
 
-    These rank images as p does, and go on to where p is 1 in float32, which is where most images of a well-trained
-    network are.
+    These rank images as p does, and go on where p is 1 in float32, as it is for many images of a network that was
+    trained for long.
 
     Hendrycks & Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
     ICLR 2017, arXiv 1610.02136.
