@@ -131,19 +131,21 @@ def test_a_prediction_holds_its_log_odds_after_steps_and_means():
 def test_a_rule_is_met_from_its_log_odds_on():
     odds = torch.tensor([1.0, 19.0, 21.0, 25.0, math.nan])
     confidence = odds.sigmoid()
-    rule = rule_from(21.0, confidence[:4], odds[:4])
-    assert rule == {"threshold": 1.0, "log_odds": 21.0}
+    rule = rule_from(21.0)
+    assert rule == {"threshold": pytest.approx(1 - math.exp(-21), abs=1e-15), "log_odds": 21.0}
     assert answered(json.loads(json.dumps(rule)), confidence, odds).tolist() == [False, False, True, True, False]
     # Of before: as the confidence says.
     assert answered({"threshold": 1.0}, confidence, odds).tolist() == [False, True, True, True, False]
     # Changed by hand: what people see decides.
     assert answered({**rule, "threshold": 0.5}, confidence, odds).tolist() == [True, True, True, True, False]
     assert answered({**rule, "threshold": 2.0}, confidence, odds).tolist() == [False] * 5
+    assert answered({**rule, "threshold": 1.0}, confidence, odds).tolist() == [False, True, True, True, False]
     assert answered(rule_at(1 - 1e-9), confidence, odds).tolist() == [False, False, True, True, False]
     assert answered(rule_at(1.0), confidence, odds).tolist() == [False] * 5
     assert answered(rule_at(0.0), confidence, odds).tolist() == [True] * 4 + [False]
-    none = rule_from(30.0, confidence[:1], odds[:1])
-    assert (none["threshold"] > float(confidence[0]), none["log_odds"]) == (True, 30.0)
+    none = rule_from(30.0, met=False)
+    assert answered(none, torch.ones(2), torch.tensor([29.0, 31.0])).tolist() == [False, True]
+    assert none["threshold"] > 1  # who compares confidences rejects too
 
 
 def test_which_rules_are_about_confidence():
@@ -163,7 +165,7 @@ def test_which_rules_are_about_confidence():
         (rule_at(0.99952), "0.9995"),
         (rule_at(1 - 3e-7), "0.9999997"),
         (rule_at(1 - 3e-9), "1 - 3e-9"),
-        ({"threshold": 1.0, "log_odds": -math.log(9.7e-12)}, "1 - 1e-11"),
+        (rule_from(-math.log(9.7e-12)), "1 - 1e-11"),
         (rule_at(1.0), "1.000"),
         ({"threshold": 0.25, "log_odds": math.log(1 / 3)}, "0.250"),
     ],

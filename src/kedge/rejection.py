@@ -2,7 +2,7 @@
 
 A rule is a dictionary with `threshold`, the confidence from which an answer is given, and `log_odds`, the same place on
 a scale that tells apart answers whose confidence is 1 in float32 (see `kedge.confidence`). Rules of before have
-`threshold` alone, and are met by the confidence.
+`threshold` alone, and are met by the confidence, as are rules whose threshold was changed afterwards.
 """
 
 import math
@@ -17,8 +17,9 @@ __all__ = ["answered", "by_confidence", "in_words", "resolved", "rule_at", "rule
 # The log odds of an answer without an alternative (one class, or all others excluded) are infinite. A large number in
 # their place can be stored in JSON and shown in a histogram, and leaves room above for a threshold that nothing meets.
 CERTAIN = 1e38
-# A threshold was taken in float32 from a softmax over many classes: the log odds say the same up to its rounding.
-_SAME = 1e-5
+# How far a threshold that no answer met lies above the confidence of the surest: whoever compares confidences in
+# float32 rejects them all too.
+_ABOVE = 2.0**-23
 
 
 def rule_at(confidence: float) -> dict[str, float]:
@@ -28,14 +29,9 @@ def rule_at(confidence: float) -> dict[str, float]:
     return {"threshold": confidence, "log_odds": least}
 
 
-def rule_from(least: float, confidence: "Tensor", log_odds: "Tensor") -> dict[str, float]:
-    """The rule of log odds of `least`, chosen on answers of these confidences and log odds `[N]`.
-
-    Its threshold is the lowest confidence that meets it, or above all of them where none does.
-    """
-    kept = confidence[log_odds >= least]
-    above = confidence.max().nextafter(confidence.new_tensor(2.0))
-    return {"threshold": float(kept.min() if len(kept) else above), "log_odds": least}
+def rule_from(log_odds: float, met: bool = True) -> dict[str, float]:
+    """The rule that log odds stand for; `met`: whether an answer met it where it was chosen."""
+    return {"threshold": _confidence(log_odds) + (0.0 if met else _ABOVE), "log_odds": log_odds}
 
 
 def by_confidence(rule: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -81,7 +77,10 @@ def resolved(rule: Mapping[str, Any]) -> float:
 def _least(rule: Mapping[str, Any]) -> float | None:
     """The log odds that a rule asks for; None where it has none, or another threshold was set beside them."""
     least = rule.get("log_odds")
-    return least if least is not None and abs(_confidence(least) - rule["threshold"]) <= _SAME else None
+    if least is None:
+        return None
+    beyond = rule["threshold"] - _confidence(least)
+    return least if min(abs(beyond), abs(beyond - _ABOVE)) < 1e-12 else None
 
 
 def _confidence(log_odds: float) -> float:

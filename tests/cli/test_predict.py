@@ -117,7 +117,7 @@ def test_answers_with_a_confidence_of_1_are_told_apart(command, photos, tmp_path
     said = model.predict(pixels)
     ordered = said.log_odds.sort().values
     # Between two images: exactly at one of them the rounding of onnxruntime decides.
-    model.reject = rule_from(float(ordered[2:4].mean()), said.confidence, said.log_odds)
+    model.reject = rule_from(float(ordered[2:4].mean()))
     rejected = (said.log_odds < ordered[3]).tolist()
     assert said.confidence.tolist() == [1.0] * 6
     path = kedge.deploy.export(model, tmp_path / "sure.onnx", check_images=pixels).path

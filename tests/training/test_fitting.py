@@ -61,7 +61,7 @@ def test_the_run_folder(tiny, capsys):
 
     _, val = load_sets(result.recipe)
     prediction = loaded.predict(val.images / 255)
-    kept = prediction.confidence >= loaded.reject["threshold"]
+    kept = kedge.rejection.answered(loaded.reject, prediction.confidence, prediction.log_odds)
     assert float(kept.float().mean()) >= recipe.coverage
     right = (prediction.label == val.labels)[kept].float().mean()
     assert float(right) == pytest.approx(loaded.reject["validation_accuracy"])

@@ -51,6 +51,7 @@ CONVENTIONS = {
     "fpr95": "share of out-of-distribution images accepted when 95 % of in-distribution ones are",
     "aupr_in, aupr_out": "average precision with in-distribution, and with out-of-distribution as the positive class",
     "aurc": "area under the curve of risk (share of wrong answers) against coverage (share of images answered)",
+    "confidence": "images are ranked and rejected by its log odds, log(p / (1 - p)): p is 1 in float32 from 17 on",
     "attack": "accuracy on attacked images of a stated random subset; interval: exact binomial (Clopper-Pearson)",
     "corruptions": "generated on the batch, deterministic in (image index, name, severity, seed); "
     "not the published corrupted files",

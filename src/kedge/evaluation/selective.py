@@ -56,7 +56,7 @@ def selective_summary(
     low, high = (None, None) if few else aurc_interval(odds, correct, n=n, seed=seed)
     # Of a handful of images a share of risk says nothing.
     limit, coverage = (None, None) if len(odds) < FEWEST else threshold_for_risk(odds, correct, risk)
-    at_risk = {"threshold": None, "log_odds": None} if limit is None else rule_from(limit, clean["confidence"], odds)
+    at_risk = {"threshold": None, "log_odds": None} if limit is None else rule_from(limit)
     stored = rule or {}
     return {
         "score": "confidence",

@@ -67,7 +67,7 @@ def reject_rule(
     kept, accuracy = metrics.selective_accuracy(odds, correct, least)
     return {
         "score": "confidence",
-        **rule_from(least, logits.softmax(1).amax(1), odds),
+        **rule_from(least, met=kept > 0),
         **({"coverage": coverage} if risk is None else {"risk": risk}),
         "validation_coverage": kept,
         "validation_accuracy": accuracy,
