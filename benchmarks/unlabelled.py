@@ -62,7 +62,8 @@ def asked(model: Any, images: Tensor, references: int) -> tuple[Tensor, Scores]:
         return logits.argmax(1), _of_logits(logits)
     found = model.predict(images, references=references, keep_per_reference=True)
     each = found.per_reference
-    spread = each.softmax(-1).std(0).gather(1, found.label[:, None])[:, 0]
+    # In float32 the probability of a sure answer is 1 with every reference.
+    spread = each.double().softmax(-1).std(0).gather(1, found.label[:, None])[:, 0]
     own = {"disagreement": -found.uncertainty, "spread": -spread, "agreement": agreement_of_references(each)}
     return found.label, {**_of_logits(found.logits), **own}
 
