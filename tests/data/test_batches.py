@@ -163,7 +163,7 @@ def test_many_photos_that_go_bad_stop_the_run_and_are_named(photos):
     for i in (0, 3):
         Path(photos.paths[i]).write_bytes(b"")
     batches = training_batches(photos, 4, seed=0, workers=0)
-    with pytest.raises(DataError, match=r"2 of 13 images have become unreadable(?s:.*)000\.png"):
+    with pytest.raises(DataError, match=r"2 of 13 images could not be read in training(?s:.*)000\.png"):
         [epoch_of(batches, e) for e in range(3)]
 
 

@@ -55,13 +55,13 @@ def choose_references(dataset: Any, k: int, how: str = "stratified", seed: int =
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator)
     if how == "random":
-        return stack_images(dataset, order[:k])
+        return _first_images(dataset, order, k)
     if how == "kcenter":
-        images = stack_images(dataset, order[:CANDIDATES])
+        images = _first_images(dataset, order, min(CANDIDATES, len(order)), k)
         return images[_k_centre(images.flatten(1), k)]
     labels = _labels(dataset)[order]
     if how == "stratified":
-        return stack_images(dataset, order[_in_turn(labels)[:k]])
+        return _first_images(dataset, order[_in_turn(labels)], k)
     groups = order[torch.argsort(labels, stable=True)].tensor_split(k)
     return torch.stack([_mean_image(dataset, group) for group in groups])
 
@@ -71,7 +71,7 @@ def choose_residuals(dataset: Any, references: Tensor, m: int, seed: int = 0) ->
     generator = torch.Generator().manual_seed(seed)
     if not 1 <= m <= len(dataset):
         raise ValueError(f"m must be between 1 and the {len(dataset)} images of the set, got {m}")
-    images = stack_images(dataset, torch.randperm(len(dataset), generator=generator)[:m])
+    images = _first_images(dataset, torch.randperm(len(dataset), generator=generator), m)
     if images.shape[1:] != references.shape[1:]:
         raise ValueError(
             f"the images of the set are {list(images.shape[1:])} and the references {list(references.shape[1:])}; "
@@ -129,7 +129,34 @@ def _labels(dataset: Any) -> Tensor:
 
 def stack_images(dataset: Any, indices: Tensor) -> Tensor:
     """The images of `dataset` at `indices` as one float tensor `[n, C, H, W]` in [0, 1]; ValueError if sizes differ."""
-    images = [_image(dataset, int(i)) for i in indices]
+    return _stacked([_image(dataset, int(i)) for i in indices])
+
+
+def _first_images(dataset: Any, indices: Tensor, count: int, least: int | None = None) -> Tensor:
+    """The first `count` images at `indices` that can be read, as `stack_images`; those that cannot are passed over.
+
+    Raises:
+        UnreadableImage: fewer than `least` (default `count`) can be read.
+    """
+    images: list[Tensor] = []
+    wrong: ValueError | None = None
+    for i in indices.tolist():
+        if len(images) == count:
+            break
+        try:
+            images.append(_image(dataset, i))
+        except ValueError as error:
+            from kedge.data.report import UnreadableImage  # not before it is needed: it comes with PIL
+
+            if not isinstance(error, UnreadableImage):
+                raise
+            wrong = wrong or error
+    if wrong is not None and len(images) < (count if least is None else least):
+        raise wrong
+    return _stacked(images)
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         some = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])
@@ -143,8 +170,8 @@ def stack_images(dataset: Any, indices: Tensor) -> Tensor:
 
 
 def _mean_image(dataset: Any, indices: Tensor) -> Tensor:
-    chunks: Sequence[Tensor] = indices.split(256)
-    return torch.stack([stack_images(dataset, chunk).sum(0) for chunk in chunks]).sum(0) / len(indices)
+    chunks = [_first_images(dataset, chunk, len(chunk), 0) for chunk in indices.split(256)]
+    return torch.stack([images.sum(0) for images in chunks]).sum(0) / sum(len(images) for images in chunks)
 
 
 def _image(dataset: Any, index: int) -> Tensor:

@@ -198,5 +198,6 @@ def _images(config: "jsonargparse.Namespace", model: Any) -> "tuple[ImageSet, Im
             f"--seed {config.seed}, are held out to measure on and train nothing",
             file=sys.stderr,
         )
+    (train, _), (val, _), (test, _) = train.readable(), val.readable(), test.readable()
     print(f"{train.name}: {train.report.summary()}", file=sys.stderr)
     return train, val, test

@@ -24,9 +24,9 @@ its confidence is below the threshold that was set on validation images when the
 hold the log odds of the confidence, log(p / (1 - p)): to rank by, since they differ where confidences read 1.
 """
 EPILOG = """\
-Exit status: 0 if every image was read, 3 if some could not be (they are listed with their error, the others are
-answered), 1 if nothing could be answered, 2 for a wrong command line. Results go to standard output, remarks to
-standard error.
+Exit status: 0 if every image was read, 3 if some could not be (they are listed with their error, also those of kinds
+that are not read, such as .heic; the others are answered), 1 if nothing could be answered, 2 for a wrong command line.
+Results go to standard output, remarks to standard error.
 """
 
 
@@ -95,10 +95,12 @@ def run(config: "jsonargparse.Namespace") -> int:
 def find_images(given: list[str]) -> list[Path]:
     """Files, the images in folders and what patterns match, each once, in order.
 
+    Images of kinds that are not read are among them: each is answered by why it is not.
+
     Raises:
         FileNotFoundError: if a folder holds no image or a pattern matches nothing.
     """
-    from kedge.data.folders import EXTENSIONS
+    from kedge.data.folders import EXTENSIONS, is_unread
 
     found: dict[Path, None] = {}
     for each in given:
@@ -107,7 +109,7 @@ def find_images(given: list[str]) -> list[Path]:
             inside = [
                 p
                 for p in sorted(path.rglob("*"))
-                if p.suffix.lower() in EXTENSIONS
+                if (p.suffix.lower() in EXTENSIONS or is_unread(p.name))
                 and p.is_file()
                 and not any(part.startswith(".") for part in p.relative_to(path).parts)
             ]
@@ -185,14 +187,21 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
     Raises:
         DataError: if it cannot be read.
     """
-    from kedge.data import read_image
+    from kedge.data import UnreadableImage, read_image
+    from kedge.data.folders import CONVERT, is_unread
 
     channels, height, width = shape
-    if height == width:
-        return read_image(path, height, channels)
+    try:
+        if height == width:
+            return read_image(path, height, channels)
+        image = read_image(path, None, channels)
+    except UnreadableImage as error:
+        if is_unread(path.name) and path.exists():
+            raise UnreadableImage(str(path), f"{path.suffix.lower()} is a kind that is not read. {CONVERT}") from None
+        raise error
     from torchvision.transforms.v2 import functional as v2
 
-    return v2.resize(read_image(path, None, channels), [height, width], antialias=True)
+    return v2.resize(image, [height, width], antialias=True)
 
 
 def _print(rows: list[dict[str, Any]], form: str) -> None:

@@ -108,6 +108,7 @@ def load_outside(
     for name in names:
         if _is_flat(Path(name).expanduser()):
             found[name] = data.load_unlabelled(name, image_size=side, channels=channels, decode=decode)
+            say_what_is_missing(found[name])
             continue
         offered = data.splits(name)
         split = "test" if "test" in offered else offered[-1]
@@ -118,8 +119,15 @@ def load_outside(
                 raise ValueError(f"--ood {name}: the models were trained on all classes of {name}; name other data")
             outside = outside.only_classes(others)
             name = f"{name} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
+        say_what_is_missing(outside)
         found[name] = outside
     return found
+
+
+def say_what_is_missing(images: "ImageSet") -> None:
+    """Print what happened while a set was loaded, if some of what was there is not in it."""
+    if images.report.skipped or images.report.notes:
+        print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
 
 
 def _is_flat(folder: Path) -> bool:

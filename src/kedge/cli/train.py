@@ -66,6 +66,7 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from kedge.training import fit
+    from kedge.training.opening import about_bank
 
     result = fit(recipe, resume=resume)
     if getattr(rank_zero_only, "rank", 0) != 0:  # one of several processes: the first one speaks
@@ -73,7 +74,8 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
     found, rule = result.validation, result.model.reject or {}
     accuracy, error = 100 * found["accuracy"], 100 * found["ece"]
     share = f", {result.recipe.average:g} of the trained weights" if result.recipe.average is not None else ""
-    print(f"\nvalidation{share}: accuracy {accuracy:.1f} %, NLL {found['nll']:.3f}, ECE {error:.1f} %")
+    mean = f", mean over {result.recipe.references} references" if about_bank(result.recipe) else ""
+    print(f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} %, NLL {found['nll']:.3f}, ECE {error:.1f} %")
     if result.robust is not None:
         print(_robust(result.robust))
     if step := result.model.steps.get("temperature"):

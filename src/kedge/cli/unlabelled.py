@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.sets import common_shape, load_data, load_outside
+from kedge.cli.sets import common_shape, load_data, load_outside, say_what_is_missing
 
 if TYPE_CHECKING:
     from kedge.cli.models import Source
@@ -45,6 +45,7 @@ def load_unlabelled(models: Mapping[str, Any], names: list[str], decode: bool = 
         folder = Path(name).expanduser()
         if folder.is_dir() and images_under(folder):
             found[name] = data.load_unlabelled(folder, image_size=side, channels=channels, decode=decode)
+            say_what_is_missing(found[name])
         else:  # parquet files, a folder of $KEDGE_DATA, a hub name
             found |= load_outside(models, [name], "", None, decode=decode)  # type: ignore[arg-type]
     return found

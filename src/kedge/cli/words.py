@@ -17,8 +17,20 @@ ATTACKS = ("pgd", "autoattack", "autoattack-rand", "curve")
 
 
 def separated(words: list[str]) -> list[str]:
-    """Words given with commas as words of their own; a path with a comma stays whole."""
-    return [part for word in words for part in ([word] if Path(word).exists() else word.split(",")) if part]
+    """Words given with commas as words of their own; a path with a comma stays whole.
+
+    Raises:
+        ValueError: nothing before, after or between two commas, as an unset variable leaves it.
+    """
+    found = []
+    for word in words:
+        parts = [word] if word.strip() and Path(word).exists() else word.split(",")
+        if not all(part.strip() for part in parts):
+            raise ValueError(
+                f"{word!r} names nothing{' before or after a comma' if ',' in word else ''}: leave that out"
+            )
+        found += parts
+    return found
 
 
 def whole_numbers(words: list[str]) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from kedge.data.decode import Encoded, header, open_image, to_tensor
+from kedge.data.decode import Encoded, check, header, open_image, to_tensor
 from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels
 from kedge.data.origin import of_encoded
 from kedge.data.report import UnreadableImage
@@ -22,6 +22,9 @@ class Items(Protocol):
 
     def header(self, i: int) -> tuple[tuple[int, int], int]:
         """Return ((height, width), channels) of image i."""
+
+    def check(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return the same, of an image that was looked through for damage."""
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         """Return (format, (height, width), JPEG quality or None) of image i."""
@@ -45,6 +48,9 @@ class _EncodedItems:
 
     def header(self, i: int) -> tuple[tuple[int, int], int]:
         return header(self.source(i), self.name(i))
+
+    def check(self, i: int) -> tuple[tuple[int, int], int]:
+        return check(self.source(i), self.name(i))
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         return of_encoded(self.source(i), self.name(i))
@@ -134,6 +140,8 @@ class DatasetItems:
         """Return ((height, width), channels) of image i."""
         image = self.small(i)
         return (image.shape[1], image.shape[2]), image.shape[0]
+
+    check = header  # which decodes it
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         """Return (format, (height, width), None) of image i; the format is "array" unless PIL remembers a file's."""

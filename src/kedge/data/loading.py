@@ -11,7 +11,7 @@ import torch
 
 from kedge.data.build import Found, build
 from kedge.data.decode import convert_channels
-from kedge.data.folders import EXTENSIONS, ImageFolder, canonical_split, images_under
+from kedge.data.folders import EXTENSIONS, ImageFolder, about_unread, canonical_split, images_under
 from kedge.data.items import DatasetItems, FileItems
 from kedge.data.published import looks_corrupted
 from kedge.data.report import DataError, LoadReport
@@ -50,8 +50,7 @@ def load(
         image_size: side in pixels. None keeps the size of images up to 64 px (squares of the largest side where
             sizes are mixed) and takes 224 for larger ones. Up to 64 the set is decoded once into memory.
         channels: 1 or 3 converts to grey or RGB; None takes what most of the images are.
-        decode: False reads only the headers of images up to 64 px, for sets of which a part is wanted: `subset`, then
-            `decoded`.
+        decode: False reads only the headers, for sets of which a part is wanted: `subset`, then `readable`.
 
     Returns:
         A TensorSet (up to 64 px; without `decode` an Undecoded) or a FileSet (larger); `.report.summary()` tells what
@@ -85,11 +84,14 @@ def load_unlabelled(
     Raises:
         DataError: no such folder, no images in it, or more than 1 % of them unreadable.
     """
+    if not os.fspath(folder).strip():
+        raise DataError("the folder's name is empty")
     root = Path(folder).expanduser()
     paths = images_under(root)
+    unread = about_unread([root])
     if not paths:
-        raise DataError(f"no images in {root}" if root.is_dir() else f"{root} is not a folder")
-    found = Found(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all")
+        raise DataError(": ".join([f"no images in {root}", *unread]) if root.is_dir() else f"{root} is not a folder")
+    found = Found(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all", unread)
     return build(found, image_size, channels, decode=decode)
 
 
@@ -127,12 +129,11 @@ def from_dataset(
     Raises:
         DataError: an empty data set, or labels outside `class_names`.
     """
+    _check_map_style(dataset, name)
     if len(dataset) == 0:
         raise DataError(f"{name}: the data set is empty")
     if hasattr(dataset, "column_names") and hasattr(dataset, "cast_column"):
-        found = found_in_dataset(dataset, name, "all")
-        found.class_names = class_names or found.class_names
-        return build(found, image_size, channels)
+        return build(found_in_dataset(dataset, name, "all", class_names), image_size, channels)
     labels = _labels_of(dataset, name)
     if class_names is None:
         class_names = [str(c) for c in getattr(dataset, "classes", None) or range(int(labels.max()) + 1)]
@@ -143,6 +144,18 @@ def from_dataset(
         )
     found = Found(DatasetItems(dataset, name), labels.tolist(), class_names, name, "all", has_paths=False)
     return build(found, image_size, channels)
+
+
+def _check_map_style(dataset: Any, name: str) -> None:
+    """Raise DataError for several data sets at once, and for one that only gives its items in turn."""
+    if isinstance(dataset, Mapping) and hasattr(dataset, "cast_column"):
+        raise DataError(f"{name}: these are several data sets, {', '.join(map(str, dataset))}: give one of them")
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
+        raise DataError(
+            f"{name}: a {type(dataset).__name__} gives its items in turn, and cannot be counted, divided or shuffled: "
+            "load it without streaming=True, or take a part of it, such as "
+            "datasets.Dataset.from_list(list(stream.take(10000)), features=stream.features)"
+        )
 
 
 def _labels_of(dataset: Any, name: str) -> torch.Tensor:
@@ -224,6 +237,8 @@ def _from_path(path: Path) -> _Source:
 
 
 def _no_split(source: _Source, split: str) -> str:
+    if why := getattr(source, "lacking", {}).get(canonical_split(split)):
+        return why
     have = list(source.splits)
     if have == ["all"]:
         return (

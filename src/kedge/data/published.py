@@ -84,7 +84,11 @@ class PublishedSet:
             raise DataError(f"{self.name}: {error}") from None
 
     def load(
-        self, condition: Condition | None = None, image_size: int | None = None, channels: int | None = None
+        self,
+        condition: Condition | None = None,
+        image_size: int | None = None,
+        channels: int | None = None,
+        decode: bool = True,
     ) -> ImageSet:
         """The images of one condition; None for the only one.
 
@@ -93,6 +97,7 @@ class PublishedSet:
             image_size: side in pixels, as for `kedge.data.load`. ImageNet-C's images were cropped when they were
                 made, so they are only resized, and at 224 not touched.
             channels: as for `kedge.data.load`.
+            decode: as for `kedge.data.load`.
 
         Raises:
             DataError: an unknown condition, no images, or more than 1 % of them unreadable.
@@ -111,7 +116,7 @@ class PublishedSet:
             paths, labels = _listed(place, self.class_names)
             items = FileItems(paths)
         found = Found(items, labels, self.class_names, self.name, _said(condition))
-        return build(found, image_size, channels, self.crop_share)
+        return build(found, image_size, channels, self.crop_share, decode)
 
 
 def published(path: str | os.PathLike[str]) -> PublishedSet:
@@ -160,6 +165,8 @@ def looks_corrupted(root: Path) -> bool:
 
 
 def _located(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path).strip():
+        raise DataError("the folder's name is empty: give the unpacked folder of a published set")
     root = Path(path).expanduser()
     room = os.environ.get("KEDGE_DATA")
     if not root.exists() and room:

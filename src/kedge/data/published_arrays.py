@@ -112,6 +112,8 @@ class ArrayItems:
         height, width, channels = self._images().shape[1:]
         return (height, width), channels
 
+    check = header
+
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         """Return ("array", (height, width), None)."""
         return "array", self.header(i)[0], None

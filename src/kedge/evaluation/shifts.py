@@ -112,7 +112,8 @@ def published(
         for condition in given.conditions:
             if condition[1] is not None and condition[1] not in severities:
                 continue
-            whole = given.load(condition, image_size=shape[1] if shape[1] == shape[2] else None, channels=shape[0])
+            side = shape[1] if shape[1] == shape[2] else None
+            whole = given.load(condition, image_size=side, channels=shape[0], decode=limit is None)
             images, positions = limited(whole, limit, seed)
             if condition[1] is not None:
                 name = f"{condition[0]} {condition[1]}"

@@ -120,7 +120,7 @@ def _subject(name: str, model: Any, data: Any, references: Any, batch_size: int,
 
 def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], None]) -> Subject:
     """The subject with what a few images show of it. Raises ValueError where its answers cannot be measured."""
-    few = torch.stack([data[i][0] for i in range(min(PROBE, len(data)))])
+    few = data.first(PROBE)
     shown = convert(to_unit(few.to(subject.device)), subject.shape).to(subject.dtype)
     if isinstance(subject.model, nn.Module):
         wanted = {"features": True, "masked": isinstance(subject.model, AnchoredModel)}

@@ -171,10 +171,10 @@ def evaluate(
         "conventions": CONVENTIONS,
         "citations": citations(_cited(found_shifts, bool(sets), attacks)),
         "fewest_images": FEWEST,
-        "data": {**_set_record(data, len(chosen)), "class_names": list(data.class_names)},
+        "data": {**_set_record(data, len(chosen), limit), "class_names": list(data.class_names)},
         "ood_sets": {
             name: {
-                **_set_record(full, len(outside[name])),
+                **_set_record(full, len(outside[name]), limit),
                 "conversion": {s.name: conversion(tuple(full.image_shape), s.shape) for s in subjects},
                 "group": group_of[name],
                 "warning": warnings[name],
@@ -249,14 +249,14 @@ def _strips(
     return strips + [c.attacked.strip for c in collected.values() if c.attacked is not None and c.attacked.strip]
 
 
-def _set_record(data: Any, used: int) -> dict[str, Any]:
+def _set_record(data: Any, used: int, limit: int | None) -> dict[str, Any]:
     report = getattr(data, "report", None)
     return {
         "name": data.name,
         "split": getattr(data, "split", None),
         "images": used,
         "of": len(data),
-        "limited": used < len(data),
+        "limited": limit is not None and limit < len(data),
         "image_shape": list(data.image_shape),
         "unreadable": len(getattr(report, "skipped", ())),
     }

@@ -41,6 +41,7 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
             )
     else:
         train, val = data.split_validation(train, recipe.val_fraction, held_by(vars(recipe)))
+    val, _ = val.readable()  # an image of the training set is replaced when it is met, one of these would be missed
     if recipe.classes is not None:
         train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
     counts = torch.bincount(train.labels, minlength=len(train.class_names))
@@ -234,7 +235,7 @@ def _normalisation(recipe: Recipe, network: nn.Module, train: ImageSet) -> tuple
             mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
         return mean, std
     step = -(-len(train) // 2048)  # evenly through the set: a folder lists one class after another
-    images, _ = next(train.subset(range(0, len(train), step)).batches(2048))
+    images, _ = next(train.subset(range(0, len(train), step)).readable()[0].batches(2048))
     pixels = images.double() / 255
     means, deviations = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=0.01)
     return [round(v, 4) for v in means.tolist()], [round(v, 4) for v in deviations.tolist()]

@@ -3,7 +3,7 @@
 import shlex
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,9 +11,13 @@ from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.confidence import log_odds
 from kedge.data import ImageSet
+from kedge.data.report import listed
 from kedge.rejection import rule_from
 
-__all__ = ["predict_logits", "predict_set", "reject_rule", "write_run_report"]
+if TYPE_CHECKING:
+    from kedge.training.module import Run
+
+__all__ = ["about_left_out", "left_out", "predict_logits", "predict_set", "reject_rule", "write_run_report"]
 
 REPORT_IMAGES = 1000  # the report of a run is a first look; `kedge evaluate` takes the whole set
 
@@ -72,6 +76,27 @@ def reject_rule(
         "validation_coverage": kept,
         "validation_accuracy": accuracy,
     }
+
+
+def left_out(run: "Run") -> dict[str, Any]:
+    """Which images of a run could not be read, for its record; empty if there were none.
+
+    `skipped` when the data was loaded, and `replaced` by another of their class while it trained: lists of
+    [path, reason].
+    """
+    skipped = {**dict(run.train_set.report.skipped), **dict(run.val_set.report.skipped)}
+    found = {
+        "skipped": [[path, reason] for path, reason in skipped.items() if path not in run.unreadable],
+        "replaced": [[path, reason] for path, reason in run.unreadable.items()],
+    }
+    return found if found["skipped"] or found["replaced"] else {}
+
+
+def about_left_out(record: dict[str, Any]) -> str:
+    """What `left_out` recorded, in words that name the first images."""
+    words = {"skipped": "left out", "replaced": "replaced by another of their class in training"}
+    counts = ", ".join(f"{len(record[key])} {what}" for key, what in words.items() if record[key])
+    return f"unreadable images: {counts}\n{listed([*record['skipped'], *record['replaced']])}"
 
 
 def write_run_report(model: PixelModel, folder: Path, images: ImageSet, path: Path, seed: int) -> None:

@@ -24,7 +24,7 @@ from kedge.training.begin import begin, started
 from kedge.training.build import load_sets, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint, Snapshots
 from kedge.training.cost import cost_of
-from kedge.training.finish import predict_logits, reject_rule, write_run_report
+from kedge.training.finish import about_left_out, left_out, predict_logits, reject_rule, write_run_report
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.keep import kept_models
 from kedge.training.module import Run, ball
@@ -127,7 +127,7 @@ def _run(
 ) -> RunResult:
     takers(chosen)  # a value that no objective takes is an error before the data is read
     recipe = resolve_device(chosen)
-    train, val = sets or load_sets(recipe)
+    train, val = load_sets(recipe) if sets is None else (sets[0], sets[1].readable()[0])
     checkpoint = earlier.checkpoint if earlier and earlier.checkpoint.is_file() else None
     model, recipe = begin(recipe, train, earlier, checkpoint is not None, start)
     recipe = resolve_network(recipe, model.network, train.image_shape)
@@ -230,8 +230,9 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, want
     beside = {name: found[name] for name in models if name != "model"}
     report: Path | None = folder.report if wanted else None
     if main:
-        if skipped := len(run.train_set.report.skipped):
-            log.warning("unreadable images of %s that were left out: %d", run.train_set.name, skipped)
+        if unread := left_out(run):
+            facts = {**facts, "unreadable": unread}
+            log.warning("%s", about_left_out(unread))
         for name in beside:
             kedge.save(models[name], folder.path / name)
         kedge.save(model, folder.model)

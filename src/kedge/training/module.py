@@ -57,6 +57,7 @@ class Run(LightningModule):
         self.results: dict[str, float] = {}
         self._logged: dict[str, Tensor] = {}
         self.last_good: str | None = None  # the checkpoint that a stopped run names
+        self.unreadable: dict[str, str] = {}  # path and reason of training images that others stood in for
 
     @property
     def evaluated(self) -> PixelModel:
@@ -85,6 +86,7 @@ class Run(LightningModule):
             recipe.augment,
             recipe.workers,
             device=self.trainer.strategy.root_device,
+            failed=self.unreadable,
         )
         return EpochBatches(self, batches)
 
@@ -99,6 +101,19 @@ class Run(LightningModule):
         optimizer = make_optimizer(self.recipe, self.model)
         schedule = make_schedule(self.recipe, optimizer, len(self.train_dataloader()))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep which training images could not be read; all ranks take part."""
+        if self.trainer.world_size > 1:  # each rank reads images of its own
+            of_ranks: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(of_ranks, self.unreadable)
+            for each in of_ranks:
+                self.unreadable.update(each)
+        checkpoint["unreadable"] = dict(self.unreadable)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count on from the images that the run could not read before it was broken off."""
+        self.unreadable.update(checkpoint.get("unreadable", {}))
 
     # Training
 

@@ -9,9 +9,10 @@ from kedge.training.cost import Cost
 from kedge.training.folder import RunFolder
 from kedge.training.module import attacks, ball
 from kedge.training.recipe import Recipe
+from kedge.training.resolve import unused_weights
 from kedge.training.start import trained_eps
 
-__all__ = ["opening", "radius"]
+__all__ = ["about_bank", "opening", "radius"]
 
 
 def opening(
@@ -28,6 +29,7 @@ def opening(
     size = sum(p.numel() for p in model.parameters()) / 1e6
     kind = "anchored " if recipe.anchored else ""
     start = "pretrained" if recipe.pretrained else "from random weights"
+    left = unused_weights(facts.get("given", {}), recipe, train)
     if recipe.init_from is not None:
         start = f"from {recipe.init_from}"
     return (
@@ -37,8 +39,20 @@ def opening(
         + f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
         f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}\n"
-        f"{_attack(recipe, objective)}"
+        + (f"{left}\n" if left else "")
+        + (f"{about_bank(recipe)}\n" if about_bank(recipe) else "")
+        + f"{_attack(recipe, objective)}"
         f"run folder: {folder.path}" + (f"\n{Cost(**cost)}" if cost and attacks(objective) else "")
+    )
+
+
+def about_bank(recipe: Recipe) -> str:
+    """Which accuracy the line of an epoch has and which the last one; nothing where they are the same."""
+    if not recipe.anchored or recipe.references == 1:
+        return ""
+    return (
+        "epochs are validated with the first reference of the bank alone, which is quick; the last line and the model "
+        f"have the mean over all {recipe.references}, which is often more accurate"
     )
 
 

@@ -167,6 +167,9 @@ class Recipe:
             if value not in allowed:
                 listed = ", ".join(allowed)
                 raise ValueError(f"{source}{key} is one of {listed}, not {value!r}.{near(value, allowed)}")
+        for key, value in vars(self).items():
+            if isinstance(value, str) and not value.strip():
+                raise ValueError(f"{source}{key} is empty: say what is meant, or leave it out")
         for key, (low, high, open_low) in _RANGES.items():
             value = getattr(self, key)
             bad = value is not None and not (low < value <= high if open_low else low <= value <= high)

@@ -1,5 +1,6 @@
 """Fill in what a recipe leaves open, once the data and then the network are known."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -7,10 +8,11 @@ import torch
 from torch import nn
 
 from kedge import objectives
+from kedge.data import ImageSet
 from kedge.data.batches import photo_workers
 from kedge.training.recipe import Recipe
 
-__all__ = ["has_weights", "resolve_data", "resolve_device", "resolve_network"]
+__all__ = ["has_weights", "resolve_data", "resolve_device", "resolve_network", "unused_weights"]
 
 SMALL = 64  # pixels of a side up to which a set is trained from scratch, in memory
 
@@ -54,7 +56,8 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
     model = recipe.model
     if model == "auto":
         large = recipe.device != "cpu" and count >= 10_000
-        model = ("kedge_resnet18" if large else "kedge_resnet_small") if small else "resnet18"
+        own = "kedge_resnet18" if large else "kedge_resnet_small"  # without published weights
+        model = own if small and not recipe.pretrained else "resnet18"
     batch = recipe.batch_size
     if batch is None:
         batch = 128 if small else 32
@@ -125,6 +128,28 @@ def _objective_names(recipe: Recipe) -> list[str]:
 
 def _default_objective(anchored: bool) -> list[Any]:
     return [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"] if anchored else ["CrossEntropy"]
+
+
+def unused_weights(given: Mapping[str, Any], recipe: Recipe, train: ImageSet) -> str | None:
+    """What to say where published weights are left out because of the size of the images, and how to have them.
+
+    `given` is the recipe before it was resolved; None where none are left out, or that was asked for.
+    """
+    if recipe.pretrained or given.get("pretrained") is not None or recipe.init_from is not None:
+        return None
+    if max(train.image_shape[1:]) > SMALL:  # none could be had, which was said
+        return None
+    if has_weights(recipe.model):
+        return (
+            f"the published weights of {recipe.model} are not used, as they are of larger images than {SMALL} px: "
+            "--pretrained true starts from them at this size too"
+        )
+    if train.origin.sizes is None or max(train.origin.sizes[1]) <= SMALL:
+        return None
+    return (
+        f"at up to {SMALL} px a small network is trained from random weights: --pretrained true takes a resnet18 with "
+        "published weights, and so do larger images (--image_size 224)"
+    )
 
 
 def has_weights(name: str) -> bool:
