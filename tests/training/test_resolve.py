@@ -1,10 +1,13 @@
+import re
+
 import pytest
 import timm
 import torch
 from torch import nn
 
+from kedge.data import Origin, TensorSet
 from kedge.training import Recipe
-from kedge.training.resolve import resolve_data, resolve_device, resolve_network
+from kedge.training.resolve import resolve_data, resolve_device, resolve_network, unused_weights
 from kedge.training.start import inherit
 
 PHOTO, SMALL = (3, 224, 224), (3, 32, 32)
@@ -30,6 +33,36 @@ def test_photos_start_from_published_weights():
     recipe = resolve_data(started(device="cpu", anchored=False), 2000, PHOTO)
     assert (recipe.model, recipe.pretrained, recipe.batch_size) == ("resnet18", True, 32)
     assert recipe.objective == ["CrossEntropy"]
+
+
+def photo_set(side, original):
+    images = TensorSet(torch.zeros(4, 3, side, side, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), ["a1", "b1"])
+    images.origin = Origin({"JPEG": 4}, ((original, original), (original, original)))
+    return images
+
+
+def test_published_weights_that_are_asked_for_are_had_at_any_size():
+    recipe = resolve_data(started(device="cpu", pretrained=True), 2000, SMALL)
+    assert (recipe.model, recipe.pretrained) == ("resnet18", True)
+    assert resolve_network(recipe, timm.create_model("resnet10t", num_classes=2), SMALL).epochs == 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "side", "original", "words"),
+    [
+        ({}, 32, 300, r"small network is trained from random weights: --pretrained true takes a resnet18"),
+        ({"model": "resnet18"}, 64, 300, r"the published weights of resnet18 are not used.*--pretrained true"),
+        ({"model": "resnet18"}, 32, 32, r"the published weights of resnet18 are not used"),
+        ({}, 32, 32, None),
+        ({"pretrained": False}, 32, 300, None),
+        ({"pretrained": True}, 32, 300, None),
+        ({"pretrained": False, "model": "resnet18"}, 32, 300, None),
+    ],
+)
+def test_weights_that_are_left_out_for_the_size_are_said(fields, side, original, words):
+    recipe = started(device="cpu", **fields)
+    said = unused_weights(fields, resolve_data(recipe, 2000, (3, side, side)), photo_set(side, original))
+    assert said is None if words is None else re.search(words, said)
 
 
 @pytest.mark.parametrize(("model", "pretrained"), [("kedge_resnet18", False), ("torchvision/resnet18", True)])
