@@ -134,9 +134,9 @@ def about_folding(whole: "AnchoredModel", folded: "PixelModel", images: "Tensor 
 
 
 def spread(images: "ImageSet", most: int) -> "ImageSet":
-    """At most so many images from all over the set: folders come class by class."""
+    """At most so many images from all over the set that can be read: folders come class by class."""
     step = -(-len(images) // most)
-    return images.subset(range(0, len(images), step))
+    return images.subset(range(0, len(images), step)).readable()[0]
 
 
 def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "ImageSet":

@@ -87,10 +87,12 @@ class ImageFolder:
             class_names = self._train_classes(split, class_names, notes)
         paths: list[str] = []
         labels: list[int] = []
+        unread = [str(root / name) for name in sorted(os.listdir(root)) if is_unread(name)]
         empty = []
         for label, class_name in enumerate(class_names):
-            files = images_under(root / class_name)
+            files, others = files_under(root / class_name)
             paths += files
+            unread += others
             labels += [label] * len(files)
             if not files and (root / class_name).is_dir():
                 empty.append(class_name)
@@ -104,7 +106,7 @@ class ImageFolder:
             )
         if loose := _images_in(root):
             notes.append(f"{len(loose)} images in {root} lie in no class folder and are not used, such as {loose[0]}")
-        notes += about_unread([root])
+        notes += about_unread(unread)
         return Found(FileItems(paths), labels, class_names, self.name, split, notes)
 
     def _train_classes(self, split: str, here: list[str], notes: list[str]) -> list[str]:
@@ -127,35 +129,36 @@ def _folders(root: Path) -> list[Path]:
     )
 
 
-def images_under(folder: Path) -> list[str]:
-    """Return the image files in a folder and in those below it, in order; hidden ones are left out."""
-    found: list[str] = []
+def files_under(folder: Path) -> tuple[list[str], list[str]]:
+    """Return (image files, images of kinds that are not read) in and below a folder, hidden ones left out."""
+    images: list[str] = []
+    unread: list[str] = []
     if not folder.is_dir():
-        return found
+        return images, unread
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [
-            os.path.join(parent, f) for f in sorted(files) if f.lower().endswith(EXTENSIONS) and not f.startswith(".")
-        ]
-    return found
+        for name in sorted(files):
+            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+                images.append(os.path.join(parent, name))
+            elif is_unread(name):
+                unread.append(os.path.join(parent, name))
+    return images, unread
 
 
-def about_unread(folders: Sequence[Path]) -> list[str]:
-    """One sentence that counts the images in and below these folders that are of a kind that is not read; or none."""
-    kinds: Counter[str] = Counter()
-    first = ""
-    for folder in folders:
-        for parent, inside, files in os.walk(folder, followlinks=True):
-            inside[:] = sorted(f for f in inside if not f.startswith("."))
-            for name in sorted(f for f in files if is_unread(f)):
-                kinds[os.path.splitext(name)[1].lower()] += 1
-                first = first or os.path.join(parent, name)
-    if not kinds:
+def images_under(folder: Path) -> list[str]:
+    """Return the image files in a folder and in those below it, in order; hidden ones are left out."""
+    return files_under(folder)[0]
+
+
+def about_unread(paths: Sequence[str]) -> list[str]:
+    """One sentence that counts images of kinds that are not read; or none."""
+    if not paths:
         return []
+    kinds = Counter(os.path.splitext(path)[1].lower() for path in paths)
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    are = "file is" if kinds.total() == 1 else "files are"
+    are = "file is" if len(paths) == 1 else "files are"
     return [
-        f"{kinds.total()} image {are} of a kind that is not read and left out: {counted}, such as {first}. {CONVERT}"
+        f"{len(paths)} image {are} of a kind that is not read and left out: {counted}, such as {paths[0]}. {CONVERT}"
     ]
 
 

@@ -11,7 +11,7 @@ import torch
 
 from kedge.data.build import Found, build
 from kedge.data.decode import convert_channels
-from kedge.data.folders import EXTENSIONS, ImageFolder, about_unread, canonical_split, images_under
+from kedge.data.folders import EXTENSIONS, ImageFolder, about_unread, canonical_split, files_under
 from kedge.data.items import DatasetItems, FileItems
 from kedge.data.published import looks_corrupted
 from kedge.data.report import DataError, LoadReport
@@ -87,8 +87,8 @@ def load_unlabelled(
     if not os.fspath(folder).strip():
         raise DataError("the folder's name is empty")
     root = Path(folder).expanduser()
-    paths = images_under(root)
-    unread = about_unread([root])
+    paths, others = files_under(root)
+    unread = about_unread(others)
     if not paths:
         raise DataError(": ".join([f"no images in {root}", *unread]) if root.is_dir() else f"{root} is not a folder")
     found = Found(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all", unread)
@@ -121,13 +121,14 @@ def from_dataset(
 
     Args:
         dataset: with len() and [i].
-        class_names: in the order of the labels; None takes `dataset.classes`, else the numbers.
+        class_names: in the order of the labels, and where a Hugging Face `Dataset` has text labels, what these are
+            looked up in; None takes `dataset.classes`, else the numbers or the texts.
         name: for reports.
         image_size: as for `load`.
         channels: as for `load`.
 
     Raises:
-        DataError: an empty data set, or labels outside `class_names`.
+        DataError: an empty data set, a stream, several data sets, or labels outside `class_names`.
     """
     _check_map_style(dataset, name)
     if len(dataset) == 0:

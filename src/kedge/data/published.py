@@ -14,7 +14,7 @@ import torch
 
 from kedge.data.build import Found, build
 from kedge.data.decode import CROP_SHARE
-from kedge.data.folders import EXTENSIONS, images_under
+from kedge.data.folders import EXTENSIONS, about_unread, files_under
 from kedge.data.items import FileItems, Items
 from kedge.data.label_spaces import CIFAR10, WNID, class_mask, imagenet, published_wnids
 from kedge.data.published_arrays import ArrayItems, Rows, read_cifar_10_1, read_cifar_c
@@ -110,12 +110,13 @@ class PublishedSet:
             raise DataError(f"{self.name} has {asked}; there are {shown}")
         place = self.places[condition]
         items: Items
+        notes: list[str] = []
         if isinstance(place, Rows):
             items, labels = ArrayItems(place, self.name), place.labels.tolist()
         else:
-            paths, labels = _listed(place, self.class_names)
+            paths, labels, notes = _listed(place, self.class_names)
             items = FileItems(paths)
-        found = Found(items, labels, self.class_names, self.name, _said(condition))
+        found = Found(items, labels, self.class_names, self.name, _said(condition), notes)
         return build(found, image_size, channels, self.crop_share, decode)
 
 
@@ -288,18 +289,20 @@ def _rendition(place: Path, wnids: list[str]) -> str:
     return "ImageNet-Sketch" if first is not None and len(wnids) == len(imagenet()) else folder
 
 
-def _listed(place: Path, wnids: list[str]) -> tuple[list[str], list[int]]:
-    """The image files of a folder of class folders, with labels."""
+def _listed(place: Path, wnids: list[str]) -> tuple[list[str], list[int], list[str]]:
+    """The image files of a folder of class folders, with labels, and notes on images of kinds that are not read."""
     folders = {imagenet()[int(name)] if name.isdecimal() else name: place / name for name in _folders(place)}
     paths: list[str] = []
     labels: list[int] = []
+    unread: list[str] = []
     for label, wnid in enumerate(wnids):
-        files = images_under(folders.get(wnid, place / wnid))
+        files, others = files_under(folders.get(wnid, place / wnid))
         paths += files
+        unread += others
         labels += [label] * len(files)
     if not paths:
         raise DataError(f"no images under {place}: its class folders hold no {', '.join(EXTENSIONS[:4])}, ...")
-    return paths, labels
+    return paths, labels, about_unread(unread)
 
 
 def _said(condition: Condition) -> str:
