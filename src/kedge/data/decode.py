@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 import zlib
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from PIL import Image, ImageOps
 from kedge.data.report import UnreadableImage
 
 Encoded = str | Path | bytes
+# What PIL raises for damaged files, as far as it cannot mean anything else.
+DAMAGED = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 SMALL = 64  # largest side, in pixels, of the sets that are decoded once and kept in memory
 CROP_SHARE = 0.875  # of the shorter side that the evaluation view of a larger image keeps (ImageNet practice)
 

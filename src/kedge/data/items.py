@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from kedge.data.decode import Encoded, check, header, open_image, to_tensor
+from kedge.data.decode import DAMAGED, Encoded, check, header, open_image, to_tensor
 from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels
 from kedge.data.origin import of_encoded
 from kedge.data.report import UnreadableImage
@@ -165,6 +165,6 @@ class DatasetItems:
         """Return image i as the data set gives it: PIL, or uint8 [C, H, W]."""
         try:
             image = self._dataset[i][0]
-        except (OSError, SyntaxError) as error:
+        except DAMAGED as error:
             raise UnreadableImage(self.name(i), str(error) or type(error).__name__) from None
         return image if isinstance(image, Image.Image) else to_tensor(image)

@@ -41,7 +41,7 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
             )
     else:
         train, val = data.split_validation(train, recipe.val_fraction, held_by(vars(recipe)))
-    val, _ = val.readable()  # an image of the training set is replaced when it is met, one of these would be missed
+    val, _ = val.readable()
     if recipe.classes is not None:
         train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
     counts = torch.bincount(train.labels, minlength=len(train.class_names))

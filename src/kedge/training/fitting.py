@@ -127,7 +127,8 @@ def _run(
 ) -> RunResult:
     takers(chosen)  # a value that no objective takes is an error before the data is read
     recipe = resolve_device(chosen)
-    train, val = load_sets(recipe) if sets is None else (sets[0], sets[1].readable()[0])
+    train, val = sets or load_sets(recipe)
+    val, _ = val.readable()  # a training image is replaced when it is met, one of these would be missed
     checkpoint = earlier.checkpoint if earlier and earlier.checkpoint.is_file() else None
     model, recipe = begin(recipe, train, earlier, checkpoint is not None, start)
     recipe = resolve_network(recipe, model.network, train.image_shape)
