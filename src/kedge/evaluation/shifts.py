@@ -113,7 +113,8 @@ def published(
             if condition[1] is not None and condition[1] not in severities:
                 continue
             side = shape[1] if shape[1] == shape[2] else None
-            whole = given.load(condition, image_size=side, channels=shape[0], decode=limit is None)
+            part = {} if limit is None else {"decode": False}
+            whole = given.load(condition, image_size=side, channels=shape[0], **part)
             images, positions = limited(whole, limit, seed)
             if condition[1] is not None:
                 name = f"{condition[0]} {condition[1]}"
