@@ -106,6 +106,7 @@ def test_nothing_is_left_open():
         "eps",
         "init_from",
         "average",
+        "train_images",
     }
 
 
