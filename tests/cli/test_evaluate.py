@@ -11,6 +11,7 @@ from kedge import networks
 from kedge.cli import evaluate, words
 from kedge.cli.evaluate import _trained_eps
 from kedge.cli.models import Source
+from kedge.training.build import make_attack
 
 
 @pytest.fixture
@@ -122,15 +123,17 @@ def test_lists_take_commas_and_spaces(tmp_path, monkeypatch):
     assert words.separated(["mnist,textures", "x", "a,b"]) == ["mnist", "textures", "x", "a,b"]
 
 
-@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), ("1", 1.0), (None, None)])
-def test_a_radius_is_a_number_or_a_fraction(text, value):
-    assert words.radius(text) == value
+@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("7.5/255", 7.5 / 255), ("1", 1.0), (None, None)])
+def test_a_radius_is_what_training_takes_too(text, value):
+    assert words.radius(text, "linf") == value
+    assert text is None or make_attack("Adversarial", {"PGD": {"eps": 1}}, text).eps == value
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--eps", "8 pixels"], "--eps must be a number such as 8/255 or 0.03, got '8 pixels'"),
+        (["--eps", "8 pixels"], "such as 8/255, 7.5/255 or 0.03; got '8 pixels'"),
+        (["--eps", "8"], "8 levels of 255 are 8/255"),
         (["--shift", "gausian_noise"], "did you mean gaussian_noise"),
         (["--shift", "none", "blur"], "stands alone"),
         (["--attack", "pdg"], "no attack 'pdg'"),
@@ -269,12 +272,12 @@ def test_the_radius_is_that_of_the_training(tmp_path):
         return [{"Adversarial": {"attack": {"PGD": attack}}}, "CrossEntropy"]
 
     clean = source("clean", objective=["CrossEntropy"])
-    eight, again = source("a", objective=objective(eps="8/255")), source("b", objective=objective(eps="8/255"))
+    eight, again = source("a", objective=objective(eps="8/255")), source("b", objective=objective(eps=8 / 255))
     four = source("c", objective=objective(eps="8/255"), eps="4/255")
     round_ = source("d", objective=objective(eps=0.5, norm="l2"))
     assert _trained_eps({"clean": clean}, "linf") is None
-    assert _trained_eps({"clean": clean, "a": eight, "b": again}, "linf") == "8/255"
-    assert _trained_eps({"c": four}, "linf") == "4/255"
+    assert _trained_eps({"clean": clean, "a": eight, "b": again}, "linf") == 8 / 255
+    assert _trained_eps({"c": four}, "linf") == 4 / 255
     assert _trained_eps({"a": eight, "c": four}, "linf") is None
     assert _trained_eps({"d": round_}, "linf") is None
-    assert _trained_eps({"a": eight, "d": round_}, "l2") == "0.5"
+    assert _trained_eps({"a": eight, "d": round_}, "l2") == 0.5

@@ -162,6 +162,7 @@ def test_attacks_in_the_summary(two):
 def test_attack_in_words():
     attack = {"norm": "linf", "eps": 8 / 255, "steps": 20, "restarts": 3, "kind": "pgd"}
     assert strength(attack) == "ℓ∞ 8/255, 20 steps, 3 restarts"
+    assert strength({**attack, "eps": 0.15}) == "ℓ∞ 0.15, 20 steps, 3 restarts"
     assert strength(attack, "PGD-20, 3 restarts") == "ℓ∞ 8/255"
     assert strength({**attack, "norm": "l2", "eps": 0.5, "steps": 1, "restarts": 1}) == "ℓ2 0.5, 1 step"
     assert strength({"norm": None, "eps": None, "kind": "own"}) == "norm not stated"

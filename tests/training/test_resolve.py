@@ -153,3 +153,25 @@ def test_devices(monkeypatch):
     assert (resolve_device(Recipe()).device, resolve_device(Recipe()).precision) == ("cuda", "bf16")
     with pytest.raises(ValueError, match="there are 1 GPUs"):
         resolve_device(Recipe(devices=2))
+
+
+def test_ones_own_subclass_counts_as_what_it_is_made_of(tmp_path, monkeypatch):
+    (tmp_path / "own_objectives.py").write_text(
+        "from kedge.objectives import Adversarial, Anchored\n"
+        "class Mine(Adversarial):\n    pass\n"
+        "class Held(Anchored):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    attack = {"attack": {"PGD": {"eps": "8/255", "steps": 2}}}
+    for name in ("Adversarial", "own_objectives:Mine"):
+        recipe = resolve_data(started(device="cpu", objective=[{name: attack}, "CrossEntropy"]), 50_000, SMALL)
+        # An attack sees the references of the step only inside of Anchored.
+        assert recipe.objective == [{"Anchored": {"alpha": 0.0}}, {name: attack}, "CrossEntropy"]
+        plain = started(device="cpu", anchored=False, pretrained=True, objective=recipe.objective[1:])
+        plain = resolve_network(resolve_data(plain, 50_000, SMALL), nn.Linear(1, 1), SMALL)
+        assert plain.lr == 0.1  # as from scratch: attacked images have as much to teach
+    for name in ("Anchored", "own_objectives:Held"):
+        around = [{name: {"alpha": 0.0}}, {"own_objectives:Mine": attack}, "CrossEntropy"]
+        assert resolve_data(started(device="cpu", objective=around), 50_000, SMALL).objective == around
+        with pytest.raises(ValueError, match="needs an anchored model"):
+            resolve_data(started(device="cpu", anchored=False, objective=around), 50_000, SMALL)

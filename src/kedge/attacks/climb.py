@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks.ball import NORMS
+from kedge.epsilon import check_epsilon, levels_meant
 
 
 def evaluated(model: Any) -> AbstractContextManager[None]:
@@ -62,11 +63,9 @@ def check_ball(eps: float, norm: str) -> None:
         raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
     if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps >= 0):
         raise ValueError(f"eps must be a number, 0 or more, got {eps!r}")
-    words = f"eps={eps:g}, but epsilon is in pixel units of [0, 1]: {eps:g} levels of 255 are {eps:g}/255"
-    if norm == "linf" and eps > 1:
-        raise ValueError(words)
+    check_epsilon(eps, norm)
     if norm == "l2" and eps > 10:
-        warnings.warn(words, stacklevel=4)
+        warnings.warn(levels_meant(eps), stacklevel=4)
 
 
 def check_labels(model: Any, targets: Tensor) -> None:

@@ -23,6 +23,7 @@ from kedge.cli.words import (
     whole_numbers,
     with_examples,
 )
+from kedge.epsilon import parse_epsilon, print_epsilon
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -144,16 +145,17 @@ def parser() -> "jsonargparse.ArgumentParser":
     return made
 
 
-def _trained_eps(sources: Mapping[str, Source], norm: str) -> str | None:
+def _trained_eps(sources: Mapping[str, Source], norm: str) -> float | None:
     """The radius that the runs were trained against, where those that were agree on one."""
     trained = [attack for source in sources.values() if (attack := trained_attack(source.recipe())).get("eps")]
-    found = {str(attack["eps"]) for attack in trained if attack.get("norm", "linf") == norm}
+    found = {parse_epsilon(attack["eps"]) for attack in trained if attack.get("norm", "linf") == norm}
     if len(found) > 1:
-        print(f"the models were trained against {' and '.join(sorted(found))}: say --eps", file=sys.stderr)
+        words = " and ".join(map(print_epsilon, sorted(found)))
+        print(f"the models were trained against {words}: say --eps", file=sys.stderr)
     if len(found) != 1:
         return None
     (eps,) = found
-    print(f"--eps {eps}: what the models were trained against", file=sys.stderr)
+    print(f"--eps {print_epsilon(eps)}: what the models were trained against", file=sys.stderr)
     return eps
 
 
@@ -163,9 +165,9 @@ def run(config: "jsonargparse.Namespace") -> int:
     sources, groups = find_groups(config.models)
     chosen = choose_scores(separated(config.scores))
     attacks = separated(config.attack)
-    eps = radius(config.eps)
+    eps = radius(config.eps, config.norm)
     if eps is None and attacks != ["none"]:
-        eps = radius(_trained_eps(sources, config.norm))
+        eps = _trained_eps(sources, config.norm)
     severities = whole_numbers(config.severities)
     check_words(attacks, severities)
     check_sets(separated(config.ood), separated(config.near))

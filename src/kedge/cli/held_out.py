@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from kedge.cli.models import Source
 from kedge.cli.sets import with_classes
 from kedge.cli.words import choose_attacks, radius
+from kedge.epsilon import parse_epsilon, print_epsilon
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -114,18 +115,18 @@ def about_norm(batches: "NormBatches | None", attack: "PGD | None") -> str:
     how = "as they are" if batches.augment == "none" else "augmented as in training"
     if attack is not None:
         steps = f"{attack.steps} step{'s' if attack.steps > 1 else ''}"
-        how += f", attacked as in training (eps {attack.eps:.3g}, {attack.norm}, {steps})"
+        how += f", attacked as in training (eps {print_epsilon(attack.eps)}, {attack.norm}, {steps})"
     return f"batch-norm statistics, between the ends, estimated anew on {len(batches.images)} training images, {how}"
 
 
 def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], images: "ImageSet") -> "tuple[str, PGD]":
     """PGD and its name, in the norm and radius asked for, else those of the training, else the usual ones."""
-    eps, norm = radius(config.eps), config.norm
+    eps, norm = radius(config.eps, config.norm), config.norm
     trained = trained_attack(recipe)
     if norm is None:
         norm = trained.get("norm", "linf") if eps is None else "linf"
     if eps is None and trained.get("norm", "linf") == norm and trained.get("eps") is not None:
-        eps = radius(str(trained["eps"]))
+        eps = parse_epsilon(trained["eps"])
     config.norm = norm
     attacks = choose_attacks(["pgd"], eps, config, images)
     assert attacks is not None

@@ -188,7 +188,7 @@ def check(config: "jsonargparse.Namespace") -> list[float]:
             raise ValueError(f"--{flag} must be {least} or more, got {value}")
     if config.references is not None and config.references < 1:
         raise ValueError(f"--references must be 1 or more, got {config.references}")
-    radius(config.eps)
+    radius(config.eps, config.norm)
     words = separated(config.alphas)
     if config.sweep and config.alpha is not None:
         raise ValueError(f"--sweep chooses alpha, and --alpha {config.alpha:g} names one: give one of the two")

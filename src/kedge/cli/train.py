@@ -97,11 +97,11 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
 
 
 def _robust(record: dict[str, Any]) -> str:
-    from kedge.training.opening import radius
+    from kedge.training.start import in_norm
 
     best, last = record["best"], record["last"]
     one = ", by one reference of the bank" if record["anchored"] else ""
-    eps = radius(record["eps"], record["norm"])
+    eps = in_norm(record["eps"], record["norm"])
     lines = [f"PGD-{record['steps']} with eps {eps} on {record['images']} of the validation images{one}:"]
     for name, row in (("best", best), ("last", last)):
         kept = "  (kept as model)" if record["kept"] == name and "averaged" not in record else ""

@@ -1,8 +1,9 @@
 """What words on the command line of `kedge evaluate` stand for: shifts, scores, attacks."""
 
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kedge.epsilon import check_epsilon, parse_epsilon
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -47,14 +48,13 @@ def check_sets(ood: list[str], near: list[str]) -> None:
         raise ValueError(f"{sorted(both)[0]} is given to --ood and to --near: say which")
 
 
-def radius(text: str | None) -> float | None:
-    """The number that `8/255` or `0.03` stands for. Raises ValueError for anything else."""
+def radius(text: str | None, norm: str | None) -> float | None:
+    """The number that `--eps` stands for; None without one. Raises ValueError for text that is no radius in `norm`."""
     if text is None:
         return None
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"--eps must be a number such as 8/255 or 0.03, got {text!r}") from None
+    eps = parse_epsilon(text, "--eps")
+    check_epsilon(eps, norm or "linf")
+    return eps
 
 
 def choose_scores(words: list[str]) -> "list[Score] | None":

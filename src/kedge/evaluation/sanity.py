@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks import FGSM, PGD
 from kedge.attacks.climb import image_gradient, judge
+from kedge.epsilon import print_epsilon
 from kedge.evaluation.inputs import to_unit
 
 VANISHED = 1e-12  # a gradient whose largest entry is below this shows no direction worth the name
@@ -120,7 +121,7 @@ def _same_ball(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _words(attack: dict[str, Any]) -> str:
-    return f"{attack['title']} at eps {attack['eps']:.3g} leaves {_accuracy(attack):.1%} right"
+    return f"{attack['title']} at eps {print_epsilon(attack['eps'])} leaves {_accuracy(attack):.1%} right"
 
 
 def _pairs(attacks: list[dict[str, Any]], by: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:

@@ -5,7 +5,7 @@ Wrappers take an inner objective, so methods nest: `Mixup(Anchored(CrossEntropy(
 """
 
 from kedge.objectives.abnormal import AAER
-from kedge.objectives.adversarial import TRADES, Adversarial, Attacking
+from kedge.objectives.adversarial import TRADES, Adversarial, Attacking, attacks_images
 from kedge.objectives.anchored import Anchored
 from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, image_weights, set_progress
 from kedge.objectives.cure import CURE
@@ -23,6 +23,7 @@ __all__ = [
     "Mixup",
     "Objective",
     "SquaredError",
+    "attacks_images",
     "image_weights",
     "set_progress",
 ]

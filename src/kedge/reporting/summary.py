@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kedge.epsilon import print_epsilon
 from kedge.rejection import resolved
 from kedge.reporting.rows import METRICS, Row, best_of, dig, estimate, failure, printable, short
 
@@ -230,7 +231,7 @@ def strength(attack: dict[str, Any], said: str = "") -> str:
     """The norm, budget, steps and restarts of an attack in words; what `said` has already is not said again."""
     norm = {"linf": "ℓ∞", "l2": "ℓ2"}.get(attack["norm"], printable(attack["norm"] or "norm not stated"))
     eps = attack["eps"]
-    words = [norm if eps is None else f"{norm} {f'{255 * eps:.4g}/255' if norm == 'ℓ∞' else f'{eps:.4g}'}"]
+    words = [norm if eps is None else f"{norm} {print_epsilon(eps)}"]
     steps, restarts = attack.get("steps"), attack.get("restarts") or 1
     if steps and attack["kind"] != "autoattack" and not (f"-{steps}" in said or (steps == 1 and "FGSM" in said)):
         words.append(f"{steps} step{'s' if steps > 1 else ''}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kedge import attacks, data, networks, objectives, optim
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.data import ImageSet, derive_seed
+from kedge.epsilon import parse_epsilon
 from kedge.training.recipe import Recipe, held_by, near
 from kedge.training.takers import arguments_of, entries, objective_class, takers
 
@@ -93,7 +94,7 @@ def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
         if "attack" in arguments:
             arguments["attack"] = make_attack(name, arguments["attack"], recipe.eps)
         elif place in taking["eps"]:
-            arguments["eps"] = make_radius(recipe.eps)
+            arguments["eps"] = parse_epsilon(recipe.eps)
         if isinstance(arguments.get("reference_set"), Mapping):
             arguments["reference_set"] = _subset(train, arguments["reference_set"])
         if place in taking["class_weights"]:
@@ -122,35 +123,28 @@ def make_attack(objective: str, given: Any, eps: str | None = None) -> Any:
             f"the attack of {objective} is written {{PGD: {{eps: 8/255, steps: 10}}}} or {{FGSM: {{eps: 8/255}}}}, "
             f"not {given!r}.{near(str(name), known)}"
         )
-    values = {key: _fraction(value) for key, value in {**(arguments or {}), **({"eps": eps} if eps else {})}.items()}
+    values = _numbers({} if arguments is None else arguments, f"attack {name} of {objective}: ")
+    if eps is not None:
+        number = parse_epsilon(eps)
+        if (written := values.get("eps")) and values.get("step_size") is not None:
+            # The step that was written for another radius, as large a share of this one.
+            values["step_size"] = values["step_size"] * number / written
+        values["eps"] = number
     if "eps" not in values:
         raise ValueError(f"attack {name} of {objective} needs eps, in pixel units, such as {{{name}: {{eps: 8/255}}}}")
-    if eps and "step_size" in values and isinstance(written := _fraction((arguments or {}).get("eps")), float | int):
-        # The step that was written for another radius, as large a share of this one.
-        values["step_size"] = values["step_size"] * _fraction(eps) / written if written else values["step_size"]
     try:
         return known[name](**values)
     except TypeError as error:
         raise ValueError(f"attack {name} of {objective} cannot be made with {values}: {error}") from error
 
 
-def make_radius(eps: Any) -> float:
-    """The number that a recipe's eps is, for an objective that attacks in its own way."""
-    value = _fraction(eps)
-    if not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise ValueError(f"eps is a radius in pixel units, 0 or more, such as 8/255, not {eps!r}")
-    return float(value)
-
-
-def _fraction(value: Any) -> Any:
-    """`8/255` and `1e-2`, which are text to YAML, as numbers; all else as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        top, _, bottom = value.partition("/")
-        return float(top) / float(bottom or 1)
-    except (ValueError, ZeroDivisionError):
-        return value
+def _numbers(arguments: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The arguments of an attack with its lengths as numbers: `8/255` and `1e-2` are text to YAML."""
+    lengths = ("eps", "step_size", "start")
+    return {
+        key: parse_epsilon(value, f"{source}{key}") if key in lengths and value is not None else value
+        for key, value in arguments.items()
+    }
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:

@@ -28,10 +28,10 @@ from kedge.training.finish import about_left_out, left_out, predict_logits, reje
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.keep import kept_models
 from kedge.training.module import Run, ball
-from kedge.training.opening import opening, radius
+from kedge.training.opening import opening
 from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.resolve import resolve_device, resolve_network
-from kedge.training.start import earlier_passes, inherit
+from kedge.training.start import earlier_passes, in_norm, inherit
 from kedge.training.stops import explained
 from kedge.training.takers import takers
 from kedge.training.temperature import calibrate
@@ -150,7 +150,7 @@ def _run(
         cost = cost_of(objective, recipe.epochs, len(train), recipe.batch_size, spent)
         facts["cost"] = asdict(cost)
         if attack := ball(objective):
-            facts["attack"] = radius(attack.eps, attack.norm)
+            facts["attack"] = in_norm(attack.eps, attack.norm)
         if main:
             folder.create(recipe, facts)
     if main:

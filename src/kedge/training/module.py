@@ -11,7 +11,7 @@ from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.attacks import PGD
 from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
-from kedge.objectives import Attacking, Objective, set_progress
+from kedge.objectives import Objective, attacks_images, set_progress
 from kedge.training.build import make_optimizer, make_schedule
 from kedge.training.recipe import Recipe
 from kedge.training.stops import TrainingStopped
@@ -257,7 +257,7 @@ def _seed_draws(seed: int, device: torch.device) -> None:
 
 def attacks(objective: nn.Module) -> list[Any]:
     """The attacks inside an objective."""
-    return [each.attack for each in objective.modules() if isinstance(each, Attacking)]
+    return [each.attack for each in objective.modules() if attacks_images(type(each))]
 
 
 def ball(objective: nn.Module) -> PGD | None:

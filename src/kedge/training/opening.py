@@ -10,9 +10,9 @@ from kedge.training.folder import RunFolder
 from kedge.training.module import attacks, ball
 from kedge.training.recipe import Recipe
 from kedge.training.resolve import unused_weights
-from kedge.training.start import trained_eps
+from kedge.training.start import in_norm, trained_eps
 
-__all__ = ["about_bank", "opening", "radius"]
+__all__ = ["about_bank", "opening"]
 
 
 def opening(
@@ -56,20 +56,12 @@ def about_bank(recipe: Recipe) -> str:
     )
 
 
-def radius(eps: float, norm: str) -> str:
-    """Epsilon as people write it: 8/255 where it is so many levels, else a number."""
-    levels = 255 * eps
-    if norm == "linf" and abs(levels - round(levels)) < 1e-6:
-        return f"{round(levels)}/255"
-    return f"{eps:.3g}" + ("" if norm == "linf" else f" ({norm})")
-
-
 def _attack(recipe: Recipe, objective: nn.Module) -> str:
     attack = ball(objective)
     if attack is None:
         return ""
     name = "one step" if attack.steps == 1 else f"PGD of {attack.steps} steps"
-    eps, before = radius(attack.eps, attack.norm), trained_eps(recipe)
+    eps, before = in_norm(attack.eps, attack.norm), trained_eps(recipe)
     other = "" if before in (None, eps) else f"; what it starts from was trained at {before}"
     off = "" if recipe.val_pgd_steps else "; validation images are not attacked, so the last epoch is kept"
     return f"trained on images under {name}, eps {eps}{other}{off}\n"

@@ -12,6 +12,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from kedge.epsilon import parse_epsilon
+
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
 
@@ -196,6 +198,8 @@ class Recipe:
             )
         if self.classes is not None and len(set(self.classes)) < 2:
             raise ValueError(f"{source}classes needs two different classes or more, not {self.classes}")
+        if self.eps is not None:
+            parse_epsilon(self.eps, f"{source}eps")
         self._check_objective(source)
 
     def _check_objective(self, source: str) -> None:

@@ -11,6 +11,7 @@ from kedge import objectives
 from kedge.data import ImageSet
 from kedge.data.batches import photo_workers
 from kedge.training.recipe import Recipe
+from kedge.training.takers import objective_class
 
 __all__ = ["has_weights", "resolve_data", "resolve_device", "resolve_network", "unused_weights"]
 
@@ -39,7 +40,7 @@ def resolve_device(recipe: Recipe) -> Recipe:
 def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) -> Recipe:
     """Fill in model, size, augmentation and batch for `count` training images of `image_shape` `(C, H, W)`."""
     channels, height, width = image_shape
-    if not recipe.anchored and "Anchored" in _objective_names(recipe):
+    if not recipe.anchored and _anchors(_kinds(recipe.objective or [])):
         raise ValueError("objective Anchored needs an anchored model: set anchored, or leave Anchored out")
     small = max(height, width) <= SMALL
     if recipe.augment == "pixmix" and not small:
@@ -106,24 +107,24 @@ def resolve_network(recipe: Recipe, network: nn.Module, image_shape: tuple[int, 
 
 def _anchored_attack(entries: list[Any]) -> list[Any]:
     """The objectives of an anchored model: an attack sees fixed references only if Anchored is outside of it."""
-    names = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
-    inner = [i for i, name in enumerate(names) if _attacks(name)]
-    if not inner or "Anchored" in names:
+    kinds = _kinds(entries)
+    inner = [i for i, kind in enumerate(kinds) if objectives.attacks_images(kind)]
+    if not inner or _anchors(kinds):
         return entries
     return [*entries[: inner[0]], {"Anchored": {"alpha": 0.0}}, *entries[inner[0] :]]
 
 
 def _attacking(recipe: Recipe) -> bool:
-    return any(_attacks(name) for name in _objective_names(recipe))
+    return any(objectives.attacks_images(kind) for kind in _kinds(recipe.objective or []))
 
 
-def _attacks(name: str) -> bool:
-    kind = getattr(objectives, name, None)
-    return isinstance(kind, type) and issubclass(kind, objectives.Attacking)
+def _anchors(kinds: list[type[nn.Module]]) -> bool:
+    return any(issubclass(kind, objectives.Anchored) for kind in kinds)
 
 
-def _objective_names(recipe: Recipe) -> list[str]:
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in recipe.objective or []]
+def _kinds(entries: list[Any]) -> list[type[nn.Module]]:
+    """The classes that the entries of an objective name: one's own subclass counts as what it is made of."""
+    return [objective_class(entry if isinstance(entry, str) else next(iter(entry))) for entry in entries]
 
 
 def _default_objective(anchored: bool) -> list[Any]:

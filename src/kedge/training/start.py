@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 
+from kedge.epsilon import parse_epsilon, print_epsilon
 from kedge.hub import PREFIX, download, split_name
 from kedge.training.recipe import Recipe, held_by, near
 from kedge.training.resolve import has_weights
 
-__all__ = ["earlier_passes", "find_start", "inherit", "trained_eps"]
+__all__ = ["earlier_passes", "find_start", "in_norm", "inherit", "trained_eps"]
 
 OWN = ("model", "best", "last", "start")  # the model folders inside a run
 
@@ -151,9 +152,18 @@ def trained_eps(recipe: Recipe) -> str | None:
         folder = find_start(recipe.init_from) if recipe.init_from is not None else None
         run = _run_of(folder) if folder is not None else None
         facts = json.loads((run / "run.json").read_text(encoding="utf-8")) if run is not None else {}
-        return str(facts["attack"]) if "attack" in facts else None
+        if "attack" not in facts:
+            return None
+        # Read and printed again: earlier versions wrote some numbers otherwise.
+        number, _, norm = str(facts["attack"]).removesuffix(")").partition(" (")
+        return in_norm(parse_epsilon(number), norm or "linf")
     except (OSError, ValueError):
         return None
+
+
+def in_norm(eps: float, norm: str) -> str:
+    """Epsilon as it is printed, and its norm where that is not the usual one."""
+    return print_epsilon(eps) + ("" if norm == "linf" else f" ({norm})")
 
 
 def _run_of(folder: Path) -> Path | None:
