@@ -107,5 +107,5 @@ def test_an_unknown_recipe_suggests_a_near_one():
 def test_a_radius_that_is_none_is_told_with_the_recipe():
     assert Recipe.from_dict({"eps": 0.15}).eps == "0.15"
     Recipe.from_dict({"eps": "7.5/255"})
-    with pytest.raises(ValueError, match="my.yaml: eps must be a number.*got 'eight'"):
+    with pytest.raises(ValueError, match=r"my\.yaml: eps must be a number.*got 'eight'"):
         Recipe.from_dict({"eps": "eight"}, "my.yaml: ")

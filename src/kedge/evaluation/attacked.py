@@ -140,6 +140,7 @@ def attack_record(attack: Attack, transfer: bool = False) -> dict[str, Any]:
     if isinstance(attack, PGD):
         kind = "eot" if attack.over_references else "pgd" if attack.steps > 1 else "single-step"
         name = "FGSM" if attack.steps == 1 else f"PGD-{attack.steps}"
+        name += ", margin loss" if attack.loss == "margin" else ""
         name += ", expectation over references" if attack.over_references else ""
         name += f", {attack.restarts} restarts" if attack.restarts > 1 else ""
         found.update(random_start=attack.random_start, loss=attack.loss)

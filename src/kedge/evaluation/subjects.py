@@ -150,15 +150,21 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     scale = float(outputs.logits[:1].abs().clamp(max=1e6).max()) + 1
     slack = 1e-3 if subject.dtype in (torch.float32, torch.float64) else 5e-2
     apart = float((alone - outputs.logits[:1]).abs().nan_to_num().max()) > slack * scale
-    if apart:
+    started = time.perf_counter()
+    again = outputs_of(subject.model, shown, subject.references).logits.float().cpu()  # once more, warm
+    pace = (time.perf_counter() - started) / len(shown)
+    random = float((again - outputs.logits.float().cpu()).abs().nan_to_num().max()) > slack * scale
+    if random:
+        say(
+            f"{subject.name}: asked twice about the same images it gives different logits, so it draws at random as it "
+            "answers: its numbers differ from call to call, and attacks on it prove nothing"
+        )
+    elif apart:
         say(
             f"{subject.name}: what it answers to an image depends on the images beside it (a batch of 1 gives other "
             f"logits than one of {len(few)}), so its numbers depend on the batch size"
         )
     found = model_digest(subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None)
-    started = time.perf_counter()
-    outputs_of(subject.model, shown, subject.references).logits.cpu()  # once more, warm
-    pace = (time.perf_counter() - started) / len(shown)
     return replace(subject, fields=frozenset(given), head=head, digest=found, pace=pace)
 
 
