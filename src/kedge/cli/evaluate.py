@@ -106,7 +106,8 @@ def parser() -> "jsonargparse.ArgumentParser":
         "--attack",
         **several,
         default=["none"],
-        help="pgd (with its cross-checks), autoattack, autoattack-rand (both need kedge[attack]), curve, or none",
+        help="pgd (with its cross-checks), pgd-margin (another loss), autoattack, autoattack-rand (both need "
+        "kedge[attack]), curve, or none",
     )
     add(
         "--eps",
@@ -118,9 +119,21 @@ def parser() -> "jsonargparse.ArgumentParser":
     add("--norm", choices=["linf", "l2"], default="linf", help="of the attacks")
     add("--steps", type=int, default=20, help="of PGD")
     add("--attack_images", type=int, default=1000, help="at most so many images are attacked, a random subset")
-    add("--frost_textures", type=str | None, default=None, help="folder of pictures for frost; null: made by kedge")
+    add(
+        "--frost_textures",
+        type=str | None,
+        default=None,
+        help="folder of pictures for frost, of the published ones frost1 to frost5; null: by kedge, as hard as those "
+        "within about a point on CIFAR-10 (docs: Corruptions)",
+    )
     add("--risk", type=float, default=0.05, help="the share of wrong answers for which to say what can be answered")
-    add("--limit", type=int | None, default=None, help="at most so many images of each set, a random subset; null: all")
+    add(
+        "--limit",
+        type=int | None,
+        default=None,
+        help="at most so many images of each set, a random subset; of training "
+        "images for scores fewer too, but 1,000 or more; null: all",
+    )
     add(
         "--references",
         type=int | Literal["adaptive", "blt"] | None,

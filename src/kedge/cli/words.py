@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Written out, as the help must not import torch; a test compares them.
 SCORES = ("msp", "max_logit", "energy", "entropy", "disagreement", "amp", "masked", "knn", "mahalanobis", "vim")
-ATTACKS = ("pgd", "autoattack", "autoattack-rand", "curve")
+ATTACKS = ("pgd", "pgd-margin", "autoattack", "autoattack-rand", "curve")
 
 
 def separated(words: list[str]) -> list[str]:
@@ -100,6 +100,9 @@ def choose_attacks(
     named: dict[str, Any] = {}
     if "pgd" in words or "curve" in words:
         named[f"PGD-{config.steps}"] = PGD(eps, config.steps, step, config.norm, early_stop=True, seed=config.seed)
+    if "pgd-margin" in words:
+        how: dict[str, Any] = {"early_stop": True, "loss": "margin", "seed": config.seed}
+        named[f"PGD-{config.steps}, margin loss"] = PGD(eps, config.steps, step, config.norm, **how)
     for word, version in (("autoattack", "standard"), ("autoattack-rand", "rand")):
         if word in words:
             named[f"AutoAttack, {version}"] = AutoAttack(eps, config.norm, version, config.seed)

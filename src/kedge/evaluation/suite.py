@@ -21,12 +21,13 @@ from kedge.evaluation.passes import Runner
 from kedge.evaluation.provenance import CONVENTIONS, citations, machine, now, peak_memory
 from kedge.evaluation.shifts import Shifts, class_masks, rendition_names, shifts
 from kedge.evaluation.strips import corruption_strips
-from kedge.evaluation.subjects import gather_subjects
+from kedge.evaluation.subjects import Subject, gather_subjects
 from kedge.evaluation.summaries import FEWEST
 from kedge.scores import SCORES, Score
 
 FORMAT_VERSION = 2
 FIT_IMAGES = 5000  # training images at most, for the scores that learn
+FIT_FEW = 1000  # as many at least, however few images of each set a limit asks for
 
 
 def evaluate(
@@ -75,7 +76,8 @@ def evaluate(
         equalise: pass test images, where they are compared with out-of-distribution ones, and these through the same
             in-memory step, which hides differences of file format and size (see `common_step`).
         scores: what to tell them by; None for all of `kedge.scores.SCORES` that a model can give.
-        train: training images, for the scores that learn from them; at most 5,000 are used, a seeded random subset.
+        train: training images, for the scores that learn from them; at most 5,000 are used, a seeded random subset;
+            with a limit as many as that, but no less than 1,000, two for each feature and ten for each class.
         attacks: what to attack with, see `Attacks`; None for nothing.
         references: for anchored models: how many of the bank, "blt" or "adaptive"; None for the whole bank.
         batch_size, workers: images at a time, and processes that decode them.
@@ -119,17 +121,22 @@ def evaluate(
         count = f"{len(chosen)} image{'s are' if len(chosen) > 1 else ' is'}"
         say(f"{count} too few for most intervals (it takes {FEWEST}): only shares of right answers have one")
     outside = {name: limited(images, limit, seed)[0] for name, images in sets.items()}
-    training, no_training = _training(train, data, scores, bool(outside), seed)
+    most = _fit_images(limit, subjects, len(data.class_names))
+    training, no_training = _training(train, data, scores, bool(outside), seed, most)
+    if training is not None and most < min(FIT_IMAGES, len(train)):
+        whole = min(FIT_IMAGES, len(train))
+        say(f"scores that learn are fitted on {most:,} training images, as limit is {limit:,}; else on {whole:,}")
     wants = {
         "features": bool(outside) and any("features" in score.needs for score in scores),
         "masked": bool(outside) and any("masked" in score.needs for score in scores),
     }
     step = common_step(data, list(sets.values())) if equalise and sets else None
+    textures = None if frost_textures is None else str(frost_textures)
     place = Parts(None if parts is None else Path(parts))
     runner = Runner(subjects, place, wants, batch_size, workers, progress)
     collected = collect(
         runner, chosen, positions, training, found_shifts, masks, severities, outside, step, attacks, limit, seed,
-        None if frost_textures is None else str(frost_textures), say,
+        textures, say,
     )  # fmt: skip
 
     settings = Settings(bins, resamples, seed, risk, examples, step is not None)
@@ -184,7 +191,7 @@ def evaluate(
         "shift_sets": {name: _published_record(given, name, masks[given.name], collected, len(data.class_names))
                        for given in found_shifts.renditions for name in rendition_names(given)},
         "models": {name: entry for name, (entry, _) in summarised.items()},
-        "strips": _strips(chosen, positions, found_shifts, collected, seed, examples),
+        "strips": _strips(chosen, positions, found_shifts, collected, seed, examples, textures),
         "groups": seeds,
         "comparisons": compare(measured, seeds) if len(measured) > 1 else [],
         "group_table": group_table(measured, seeds),
@@ -201,7 +208,15 @@ def _check_scores(scores: Sequence[Score] | None) -> None:
         raise ValueError(f"two scores are called {again[0]!r}: give one of them another name (its .name)")
 
 
-def _training(train: Any, data: Any, scores: Sequence[Score], wanted: bool, seed: int) -> tuple[Any, str]:
+def _fit_images(limit: int | None, subjects: Sequence[Subject], classes: int) -> int:
+    """How many training images the scores that learn get: with few, a covariance is of rounding alone."""
+    if limit is None:
+        return FIT_IMAGES
+    widest = max((s.head[0].shape[1] for s in subjects if s.head is not None), default=0)
+    return min(FIT_IMAGES, max(limit, FIT_FEW, 2 * widest, 10 * classes))
+
+
+def _training(train: Any, data: Any, scores: Sequence[Score], wanted: bool, seed: int, most: int) -> tuple[Any, str]:
     """(training images for the scores that learn, or None; why there are none)."""
     if train is None:
         return None, "it learns from training images, and none were given"
@@ -216,7 +231,7 @@ def _training(train: Any, data: Any, scores: Sequence[Score], wanted: bool, seed
         raise ValueError(
             f"among the training images {train.name!r} are {what}: scores would be fitted on what they are tested on"
         )
-    return limited(train, FIT_IMAGES, seed)[0], ""
+    return limited(train, most, seed)[0], ""
 
 
 def _group(name: str, near: Sequence[str]) -> str | None:
@@ -240,12 +255,18 @@ def _cited(found: Shifts, outside: bool, attacks: Attacks | None) -> list[str]:
 
 
 def _strips(
-    chosen: Any, positions: Tensor, found: Shifts, collected: Mapping[str, Collected], seed: int, examples: int
+    chosen: Any,
+    positions: Tensor,
+    found: Shifts,
+    collected: Mapping[str, Collected],
+    seed: int,
+    examples: int,
+    frost_textures: str | None,
 ) -> list[dict[str, Any]]:
     if not examples:
         return []
     severities = sorted({severity for _, severity in found.conditions})
-    strips = corruption_strips(chosen, int(positions[0]), found.corruptions, severities, seed)
+    strips = corruption_strips(chosen, int(positions[0]), found.corruptions, severities, seed, frost_textures)
     return strips + [c.attacked.strip for c in collected.values() if c.attacked is not None and c.attacked.strip]
 
 
