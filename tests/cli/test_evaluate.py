@@ -129,6 +129,17 @@ def test_a_radius_is_what_training_takes_too(text, value):
     assert text is None or make_attack("Adversarial", {"PGD": {"eps": 1}}, text).eps == value
 
 
+def test_the_margin_loss_is_an_attack_of_its_own():
+    config = evaluate.parser().parse_args(["mine", "--attack", "pgd", "pgd-margin", "--norm", "l2", "--steps", "10"])
+    words.check_words(config.attack, [1])
+    made = words.choose_attacks(config.attack, 0.5, config, kedge.data.load("digits", "test"))
+    assert [(name, attack.loss) for name, attack in made.named.items()] == [
+        ("PGD-10", "ce"),
+        ("PGD-10, margin loss", "margin"),
+    ]
+    assert {(a.eps, a.norm, a.step_size, a.early_stop) for a in made.named.values()} == {(0.5, "l2", 0.125, True)}
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

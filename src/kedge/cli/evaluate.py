@@ -123,8 +123,8 @@ def parser() -> "jsonargparse.ArgumentParser":
         "--frost_textures",
         type=str | None,
         default=None,
-        help="folder of pictures for frost, of the published ones frost1 to frost5; null: by kedge, as hard as those "
-        "within about a point on CIFAR-10 (docs: Corruptions)",
+        help="folder of pictures for frost, of the published ones frost1 to frost5; null: made by kedge, about as hard "
+        "as those (docs: Corruptions)",
     )
     add("--risk", type=float, default=0.05, help="the share of wrong answers for which to say what can be answered")
     add(
