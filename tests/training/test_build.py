@@ -188,7 +188,7 @@ def test_a_radius_goes_to_the_attack_else_to_a_class_that_has_one(train):
     assert make_objective(recipe(objective=[own, "CrossEntropy"]), train).eps == 0.5
     both = make_objective(recipe(objective=[own, attack, "CrossEntropy"], eps="8/255"), train)
     assert (both.eps, both.inner.attack.eps) == (0.5, 8 / 255)
-    with pytest.raises(ValueError, match=r"eps is a radius in pixel units.*'eight'"):
+    with pytest.raises(ValueError, match=r"eps must be a number, 0 or more, in pixel units.*'eight'"):
         make_objective(recipe(objective=[own, "CrossEntropy"], eps="eight"), train)
     for objective in (["CrossEntropy"], None, [f"{__name__}:Doubled", "CrossEntropy"]):
         settings = recipe(objective=objective, eps="8/255", data="nowhere")
