@@ -54,7 +54,8 @@ CONVENTIONS = {
     "confidence": "images are ranked and rejected by its log odds, log(p / (1 - p)): p is 1 in float32 from 17 on",
     "attack": "accuracy on attacked images of a stated random subset; interval: exact binomial (Clopper-Pearson)",
     "corruptions": "generated on the batch, deterministic in (image index, name, severity, seed); "
-    "not the published corrupted files; frost has textures of kedge's own unless a folder of pictures is named",
+    "not the published corrupted files; frost has textures of kedge's own unless a folder of pictures is named, "
+    "as hard as the published within a point at severities 1 to 4, 2 points harder at 5, on two CIFAR-10 networks",
 }
 _ARXIV = "https://arxiv.org/abs/"
 CITATIONS = {
