@@ -169,7 +169,7 @@ def test_statistics_are_of_images_under_the_attack_of_the_training(command, tune
         _, out, _ = command("interpolate", tuned, "--bn_images", 128, "--out", name, *flags, "--shift", "none")
         said = [line for line in out.splitlines() if "batch-norm statistics" in line]
         assert len(said) == 1
-        assert "128 training images, as they are, attacked as in training (eps 0.157, linf, 2 steps)" in said[0]
+        assert "128 training images, as they are, attacked as in training (eps 40/255, linf, 2 steps)" in said[0]
         assert said[0] == json.loads((home / name / "interpolation.json").read_text())["batch_norm"]
     models = [kedge.load(home / name).state_dict() for name in ("one", "again")]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
