@@ -7,7 +7,7 @@ Wrappers take an inner objective, so methods nest: `Mixup(Anchored(CrossEntropy(
 from kedge.objectives.abnormal import AAER
 from kedge.objectives.adversarial import TRADES, Adversarial, Attacking
 from kedge.objectives.anchored import Anchored
-from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, image_weights, set_progress
+from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, image_weights, set_looks, set_progress
 from kedge.objectives.cure import CURE
 from kedge.objectives.mixing import CutMix, Mixup
 
@@ -24,5 +24,6 @@ __all__ = [
     "Objective",
     "SquaredError",
     "image_weights",
+    "set_looks",
     "set_progress",
 ]
