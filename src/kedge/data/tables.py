@@ -218,7 +218,11 @@ def common_classes(labels: Mapping[str, Iterable[Any]], name: str) -> list[str]:
     Raises:
         DataError: a split with classes that "train" lacks.
     """
-    seen = {split: {v for v in values if v is not None and v != -1} for split, values in labels.items()}
+    # Numbers that are not whole, and NaN, name no class: `numbered` refuses them, and says where they are.
+    seen = {
+        split: {v for v in values if isinstance(v, str) or (v is not None and v != -1 and v == v // 1)}
+        for split, values in labels.items()
+    }
     known = seen.get("train") or set().union(*seen.values())
     if not known or not all(isinstance(v, str) for v in known):
         known = set(range(int(max(known, default=0)) + 1))
