@@ -58,6 +58,24 @@ def test_exit_codes(command, model_folder, photos):
     assert "nothing.png: no such file" in err
 
 
+def test_nan_is_rejected_and_never_an_answer(command, digit_model, model_folder, photos, monkeypatch):
+    with torch.no_grad():
+        next(module for module in digit_model.modules() if isinstance(module, torch.nn.Linear)).bias[3] = torch.nan
+    monkeypatch.setattr(Source, "load", lambda self, device: digit_model)
+    asked = photos / "d1.png", photos / "broken.jpg"
+    for threshold in ([], ["--threshold", "0"]):
+        code, out, err = command("predict", model_folder, *asked, "--format", "json", *threshold)
+        lost, unreadable = json.loads(out)
+        assert code == 1
+        assert (lost["label"], lost["confidence"], lost["reject"]) == (None, None, True)
+        assert lost["error"] == "the model's output is NaN: no answer"
+        assert unreadable["reject"] is None
+        assert "0 of 2 images answered, 0 rejected" in err
+    lines = command("predict", model_folder, *asked)[1].splitlines()
+    assert "(no answer)" in lines[1]
+    assert "(unreadable)" in lines[2]
+
+
 def test_batches_and_number_of_references(command, model_folder, photos):
     whole = json.loads(command("predict", model_folder, photos, "--format", "json")[1])
     alone = json.loads(command("predict", model_folder, photos, "--format", "json", "--batch_size", 1)[1])

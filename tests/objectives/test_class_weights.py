@@ -210,6 +210,7 @@ def test_masked_images_carry_the_share_alpha_of_the_weight(model, rare, alpha):
 @pytest.mark.parametrize(("targets", "target"), [(RARE, "label"), (F.one_hot(RARE, 3).float(), "uniform")])
 def test_weighing_waits_for_no_device(model, targets, target):
     objective = Anchored(CrossEntropy(0.1, WEIGHTS), 0.4, target)
+    objective(model, IMAGES, targets)  # the first batch is looked at
     with Waits() as seen:  # one_hot looks at its indices, on a CPU alone
         objective(model, IMAGES, targets).backward()
     assert seen.calls == []

@@ -202,6 +202,7 @@ def model(
         ]
     made["unlabelled"] = {
         "validation": {"name": "cifar10", "split": "val", "images": 5000, "accuracy": estimate(accuracy, 5000)},
+        "warnings": [],
         "sets": {
             name: {
                 "images": 300, "of": 400, "headline": "atc_entropy", "warnings": ["only 300 images"],
@@ -229,6 +230,7 @@ def model(
     }  # fmt: skip
     made["timing"] = {"images_per_second": 1000.0 / (1 + 9 * anchored), "device": "cpu", "seconds": 61.0}
     made["errors"] = []
+    made["warnings"] = []
     return made
 
 

@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from kedge.anchoring.first_layer import find_first_layer
 from kedge.anchoring.fold import tolerance
 from kedge.anchoring.model import AnchoredModel
-from kedge.anchoring.pixels import PlainModel, evaluating, resolve_normalisation, resolve_shape, run
+from kedge.anchoring.pixels import (
+    PlainModel,
+    evaluating,
+    resolve_normalisation,
+    resolve_shape,
+    run,
+    warn_of_probabilities,
+)
 from kedge.anchoring.stem import AnchoredStem
 
 
@@ -65,6 +72,7 @@ def anchor(
         network = nn.Sequential(network)
     with evaluating(network):
         expected = run(network, x, "the model")
+        warn_of_probabilities(expected, task)
         name, arriving = find_first_layer(network, x, first_layer)
         if not any(arriving.shape == seen.shape and torch.equal(arriving, seen) for seen in (x, x.flatten(1))):
             raise ValueError(
@@ -90,7 +98,8 @@ def anchor(
         )
         made.eval()
         try:
-            got = [made(images, references=others), made(images, references=others[:1]), made.predict(images).logits]
+            predicted = made.predict(images, check=False).logits
+            got = [made(images, references=others), made(images, references=others[:1]), predicted]
             error = max(float((expected - logits).abs().max()) for logits in got)
             if error <= tolerance(x.dtype, expected):
                 error = _disagreement(made, images, others[:1])

@@ -126,7 +126,7 @@ def fold_network(model: "AnchoredModel", reference: Tensor, image_size: tuple[in
         network = Tempered(network, model.temperature).eval()
 
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(black)
-    expected, got = model.predict(images, references=reference).logits, network(images)
+    expected, got = model.predict(images, references=reference, check=False).logits, network(images)
     error = float((expected - got).abs().max())
     if error > tolerance(black.dtype, expected):
         raise ValueError(

@@ -1,6 +1,7 @@
 """Models that take pixels: images in [0, 1], normalised inside, so that distances are in pixel units."""
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.prediction import Prediction, summarise
+from kedge.anchoring.prediction import Prediction, summarise, vetted
 from kedge.anchoring.steps import check_steps, describe_steps
+from kedge.checks import PROBABILITIES, check_images, looks_like_probabilities
 
 TASKS = ("classification", "regression")
 
@@ -116,10 +118,16 @@ class PlainModel(PixelModel):
         return self._stepped(self.network(self.normalise(images)))
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> Prediction:
-        """Predict in eval mode without gradients; a plain model has no reference, so `uncertainty` is None."""
+    def predict(self, images: Tensor, *, check: bool = True) -> Prediction:
+        """Predict in eval mode without gradients; a plain model has no reference, so `uncertainty` is None.
+
+        `check` looks at the images and at the outputs, see `AnchoredModel.predict`.
+        """
+        if check:
+            check_images(images)
         with evaluating(self):
-            return summarise([self.network(self.normalise(images))[None]], self.task, temperature=self.temperature)
+            found = summarise([self.network(self.normalise(images))[None]], self.task, temperature=self.temperature)
+        return vetted(found, self.temperature) if check else found
 
     def fold(self) -> nn.Module:
         """Return an independent copy in eval mode that takes pixels: what is exported."""
@@ -141,8 +149,15 @@ def plain(
     probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(mean_)
     with torch.no_grad(), evaluating(network):
         outputs = run(network, (probe - mean_) / std_, "the model")
+    warn_of_probabilities(outputs, task)
     made = PlainModel(network, mean=mean_, std=std_, input_shape=shape, num_outputs=outputs.shape[1], task=task)
     return made.train(model.training)
+
+
+def warn_of_probabilities(outputs: Tensor, task: str) -> None:
+    """Warn where what a classifier returns `[B, C]` looks like probabilities and not like logits."""
+    if task == "classification" and looks_like_probabilities(outputs):
+        warnings.warn(f"careful: {PROBABILITIES}", stacklevel=3)
 
 
 @contextmanager

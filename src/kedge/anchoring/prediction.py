@@ -1,12 +1,13 @@
 """What a prediction holds, and how K reference-wise logits become one."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kedge.anchoring.stem import at_least_float32
+from kedge.checks import PROBABILITIES, positions, probability_like, readable
 from kedge.confidence import log_odds
 
 RECALIBRATIONS = ("exp", "divide")
@@ -31,6 +32,7 @@ class Prediction:
             (`references="adaptive"`); else None.
         log_odds: `[B]`, log(p / (1 - p)) of the confidence p, in the order of the confidence and beyond where that is 1
             in float32: what to rank and to reject by (see `kedge.metrics.log_odds`); None for regression.
+        warnings: what speaks against the numbers, in words: that the network seems to return probabilities.
     """
 
     logits: Tensor
@@ -41,6 +43,28 @@ class Prediction:
     per_reference: Tensor | None = None
     references_used: Tensor | None = None
     log_odds: Tensor | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def vetted(prediction: Prediction, temperature: float | None = None) -> Prediction:
+    """`prediction` with its warnings; `temperature` is what its logits were divided by. Waits for the device.
+
+    Raises ValueError where an output is NaN: such an image has no answer, though `argmax` would name a class.
+    """
+    answer = prediction.logits if prediction.confidence is None else prediction.confidence
+    if len(answer) == 0 or not readable(answer):
+        return prediction
+    lost = answer.isnan().flatten(1).any(1) if answer.ndim > 1 else answer.isnan()
+    scale = 1.0 if temperature is None else temperature
+    none, probabilities = torch.stack([lost.any(), probability_like(prediction.logits * scale)]).tolist()
+    if none:
+        raise ValueError(
+            f"the model has no answer: of its outputs {positions(lost)} NaN. Its weights may hold NaN, or it overflows "
+            "in half precision; predict(..., check=False) gives all outputs as they are"
+        )
+    if prediction.confidence is None or not probabilities:
+        return prediction
+    return replace(prediction, warnings=(f"careful: {PROBABILITIES}",))
 
 
 def summarise(

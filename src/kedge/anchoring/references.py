@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kedge.anchoring.stem import at_least_float32
+from kedge.checks import unit_images, whole_labels
 
 WAYS = ("random", "stratified", "kcenter", "mean")
 # k-centre looks at no more candidates than this: its cost is candidates * k * pixels.
@@ -120,11 +121,12 @@ def _squared_distances(points: Tensor, point: Tensor) -> Tensor:
 
 def _labels(dataset: Any) -> Tensor:
     for name in ("labels", "targets"):
-        if getattr(dataset, name, None) is not None:
-            return torch.as_tensor(getattr(dataset, name)).long()
+        labels = getattr(dataset, name, None)
+        if labels is not None and len(labels) == len(dataset):
+            return whole_labels(labels, "the set")
     if isinstance(dataset, Tensor):
         return torch.zeros(len(dataset), dtype=torch.long)
-    return torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])
+    return whole_labels([dataset[i][1] for i in range(len(dataset))], "the set")
 
 
 def stack_images(dataset: Any, indices: Tensor) -> Tensor:
@@ -162,6 +164,7 @@ def _stacked(images: list[Tensor]) -> Tensor:
         some = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])
         raise ValueError(f"references must have one size, got images of {some}; resize the set first")
     stacked = torch.stack(images)
+    # Not >, so that NaN is refused.
     if stacked.ndim == 4 and not bool((stacked.amax() <= 1 + 1e-3) & (stacked.amin() >= -1e-3)):
         raise ValueError(
             f"images of the set must be uint8 or float in [0, 1], got [{stacked.min():.3g}, {stacked.max():.3g}]"
@@ -184,10 +187,12 @@ def _image(dataset: Any, index: int) -> Tensor:
     if not isinstance(image, Tensor):
         import numpy as np
 
-        array = torch.as_tensor(np.asarray(image).copy())
+        if str(getattr(image, "mode", "")).startswith("P"):
+            raise ValueError(
+                'a PIL image of the set is of mode "P", places in a palette and no colours: use image.convert("RGB"), '
+                "or kedge.data.load the set"
+            )
+        deep = str(getattr(image, "mode", "")).startswith("I;16")
+        array = torch.as_tensor(np.asarray(image) / np.float32(65535) if deep else np.asarray(image).copy())
         image = array[None] if array.ndim == 2 else array.permute(2, 0, 1) if array.ndim == 3 else array
-    if image.dtype == torch.bool:
-        return image.float()
-    if not image.is_floating_point():
-        return image.float() / torch.iinfo(image.dtype).max
-    return image.float()
+    return image.float() if image.is_floating_point() else unit_images(image, "images of the set")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks.ball import NORMS
+from kedge.checks import check_target_values
 from kedge.epsilon import check_epsilon, levels_meant
 
 
@@ -74,11 +75,8 @@ def check_labels(model: Any, targets: Tensor) -> None:
     `model` may be the number of its outputs; of a model that does not say how many it has nothing is known.
     """
     classes = model if isinstance(model, int) else getattr(model, "num_outputs", getattr(model, "num_classes", None))
-    if targets.ndim != 1 or len(targets) == 0 or not isinstance(classes, int):
-        return
-    low, high = (int(n) for n in torch.stack(torch.aminmax(targets)).tolist())
-    if low < 0 or high >= classes:
-        raise ValueError(f"targets must be classes 0 to {classes - 1} of the model, got {low if low < 0 else high}")
+    if targets.ndim == 1 and isinstance(classes, int):
+        check_target_values(targets, classes)
 
 
 def check_range(low: float, high: float) -> None:

@@ -1,6 +1,7 @@
 """`kedge predict`: label, confidence, uncertainty and rejection of image files."""
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from kedge.anchoring import AnchoredModel, PlainModel
 
+NO_ANSWER = "the model's output is NaN: no answer"
 FIELDS = ("path", "label", "confidence", "uncertainty", "reject", "error", "log_odds")
 DESCRIPTION = """\
 Say what is on images, and how sure the model is.
@@ -24,9 +26,9 @@ its confidence is below the threshold that was set on validation images when the
 hold the log odds of the confidence, log(p / (1 - p)): to rank by, since they differ where confidences read 1.
 """
 EPILOG = """\
-Exit status: 0 if every image was read, 3 if some could not be (they are listed with their error, also those of kinds
-that are not read, such as .heic; the others are answered), 1 if nothing could be answered, 2 for a wrong command line.
-Results go to standard output, remarks to standard error.
+Exit status: 0 if every image was answered, 3 if some could not be read or the model's output for them is NaN (they are
+listed with their error, also those of kinds that are not read, such as .heic; the others are answered), 1 if nothing
+could be answered, 2 for a wrong command line. Results go to standard output, remarks to standard error.
 """
 
 
@@ -143,6 +145,7 @@ def predict_files(
     import torch
 
     from kedge.anchoring import AnchoredModel
+    from kedge.checks import PROBABILITIES, looks_like_probabilities
     from kedge.data import DataError
 
     anchored = isinstance(model, AnchoredModel)
@@ -165,11 +168,17 @@ def predict_files(
             yield from rows
             continue
         batch = torch.stack(images).to(model.mean.device).float() / 255
-        prediction = model.predict(batch, references=references) if anchored else model.predict(batch)  # type: ignore[call-arg]
+        asked = {"references": references} if anchored else {}
+        prediction = model.predict(batch, check=False, **asked)  # type: ignore[arg-type]
+        if looks_like_probabilities(prediction.logits * (model.temperature or 1.0)):
+            warnings.warn(f"careful: {PROBABILITIES}", stacklevel=2)
         assert prediction.confidence is not None
         assert prediction.log_odds is not None
         kept = None if rule is None else answered(rule, prediction.confidence, prediction.log_odds)
         for i, row in enumerate(row for row in rows if row["error"] is None):
+            if bool(prediction.confidence[i].isnan()):
+                row["error"], row["reject"] = NO_ANSWER, True
+                continue
             row["label"] = names[int(prediction.label[i])]  # type: ignore[index]
             row["confidence"], row["log_odds"] = float(prediction.confidence[i]), float(prediction.log_odds[i])
             if prediction.uncertainty is not None:
@@ -219,7 +228,7 @@ def _print(rows: list[dict[str, Any]], form: str) -> None:
         lines = [("image", "label", "confidence", "uncertainty", "reject")]
         for row in rows:
             if row["error"] is not None:
-                lines.append((row["path"], "(unreadable)", "", "", ""))
+                lines.append((row["path"], "(no answer)" if row["reject"] else "(unreadable)", "", "", ""))
                 continue
             uncertainty = "" if row["uncertainty"] is None else f"{row['uncertainty']:.4f}"
             reject = {None: "", True: "reject", False: ""}[row["reject"]]
@@ -242,7 +251,8 @@ def _remark(rows: list[dict[str, Any]], model: "AnchoredModel | PlainModel", rul
     if rule is None:
         said += "; none rejected: the model has no stored threshold (--threshold sets one)"
     else:
-        said += f", {sum(bool(row['reject']) for row in rows)} rejected (confidence below {in_words(rule)}"
+        rejected = sum(bool(row["reject"]) for row in rows if row["error"] is None)
+        said += f", {rejected} rejected (confidence below {in_words(rule)}"
         if rule.get("coverage") is not None:
             said += f", set to keep {rule['coverage']:.0%} of the validation images"
         elif rule.get("risk") is not None:

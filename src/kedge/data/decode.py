@@ -120,7 +120,7 @@ def to_tensor(image: Image.Image | torch.Tensor | np.ndarray, channels: int | No
         image = image[None]
     if image.is_floating_point():
         low, high = float(image.min()), float(image.max())
-        if low < 0.0 or high > 1.0:
+        if not (low >= 0.0 and high <= 1.0):  # NaN too
             raise ValueError(
                 f"float images must lie in [0, 1], got [{low:.3g}, {high:.3g}]: leave out the normalisation "
                 "(the model normalises), or hand over uint8"

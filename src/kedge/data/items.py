@@ -9,7 +9,7 @@ from PIL import Image
 from kedge.data.decode import DAMAGED, Encoded, check, header, open_image, to_tensor
 from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels
 from kedge.data.origin import of_encoded
-from kedge.data.report import UnreadableImage
+from kedge.data.report import DataError, UnreadableImage
 
 
 class Items(Protocol):
@@ -123,11 +123,12 @@ class RowItems(_EncodedItems):
 
 
 class DatasetItems:
-    """The images of any map-style data set of (image, label)."""
+    """The images of any map-style data set of (image, label), whose labels are compared with `labels` when read."""
 
-    def __init__(self, dataset: Any, origin: str) -> None:
+    def __init__(self, dataset: Any, origin: str, labels: Sequence[int]) -> None:
         self._dataset = dataset
         self._origin = origin
+        self._labels = labels
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -164,7 +165,13 @@ class DatasetItems:
     def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
         """Return image i as the data set gives it: PIL, or uint8 [C, H, W]."""
         try:
-            image = self._dataset[i][0]
+            item = self._dataset[i]
         except DAMAGED as error:
             raise UnreadableImage(self.name(i), str(error) or type(error).__name__) from None
+        image = item[0]
+        if len(item) > 1 and item[1] != self._labels[i]:
+            raise DataError(
+                f"{self.name(i)}: the item has label {item[1]!r}, but {self._labels[i]} was taken for it (from the "
+                "data set's targets or labels, or when it was read before): these must agree, and stay as they are"
+            )
         return image if isinstance(image, Image.Image) else to_tensor(image)

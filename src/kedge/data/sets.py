@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from kedge.checks import whole_labels
 from kedge.data.decode import CROP_SHARE, evaluation_view, to_tensor
 from kedge.data.fingerprints import digest, key_of_pixels, sampled_rows
 from kedge.data.items import Items
@@ -47,7 +48,7 @@ class ImageSet(Dataset):
         self.name = name
         self.split = split
         self.class_names = [str(c) for c in class_names]
-        self.labels = torch.as_tensor(labels, dtype=torch.long)
+        self.labels = whole_labels(labels, name)
         self.image_shape = image_shape
         self.report = LoadReport(total=len(self.labels)) if report is None else report
         self.paths = paths

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kedge.checks import whole_labels
 from kedge.data.build import Found
 from kedge.data.folders import canonical_split
 from kedge.data.items import RowItems
@@ -217,7 +218,11 @@ def common_classes(labels: Mapping[str, Iterable[Any]], name: str) -> list[str]:
     Raises:
         DataError: a split with classes that "train" lacks.
     """
-    seen = {split: {v for v in values if v is not None and v != -1} for split, values in labels.items()}
+    # Numbers that are not whole, and NaN, name no class: `numbered` refuses them, and says where they are.
+    seen = {
+        split: {v for v in values if isinstance(v, str) or (v is not None and v != -1 and v == v // 1)}
+        for split, values in labels.items()
+    }
     known = seen.get("train") or set().union(*seen.values())
     if not known or not all(isinstance(v, str) for v in known):
         known = set(range(int(max(known, default=0)) + 1))
@@ -243,12 +248,16 @@ def numbered(labels: Iterable[Any], names: list[str] | None, name: str) -> tuple
         if unknown := sorted({str(v) for v in labels} - number.keys()):
             raise DataError(f"{name}: labels that are not among its classes: {', '.join(unknown[:8])}")
         labels = [number[v] for v in labels]
+    try:
+        numbers = whole_labels(labels, name).tolist()
+    except ValueError as error:
+        raise DataError(str(error)) from None
     if names is None:
-        names = [str(i) for i in range(int(max(labels, default=0)) + 1)]
-    wrong = next((v for v in labels if not 0 <= v < len(names)), None)
+        names = [str(i) for i in range(max(numbers, default=0) + 1)]
+    wrong = next((v for v in numbers if not 0 <= v < len(names)), None)
     if wrong is not None:
         raise DataError(f"{name}: label {wrong} lies outside its {len(names)} classes")
-    return [int(v) for v in labels], list(names)
+    return numbers, list(names)
 
 
 def _word(file: Path, root: Path) -> str:

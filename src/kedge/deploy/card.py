@@ -23,6 +23,7 @@ def write_card(model: PixelModel) -> str:
             "task": model.task,
             "input": "images, float32 in [0, 1], normalised inside",
             "output": "logits",
+            "input_range": [0, 1] if len(model.input_shape) > 1 else None,
             "input_shape": list(model.input_shape),
             "num_outputs": model.num_outputs,
             "class_names": model.class_names,

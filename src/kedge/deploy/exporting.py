@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel
+from kedge.checks import unit_images
 from kedge.deploy.card import KEY, write_card
 from kedge.deploy.onnx_file import OnnxModel, load_onnx
 
@@ -70,7 +71,8 @@ def export(
         check_images: real images `[N, C, H, W]`, N >= 1, float in [0, 1] or uint8. Noise if None.
 
     Raises:
-        ValueError: for an unknown `to`, another suffix, or images that the model does not take.
+        ValueError: for an unknown `to`, another suffix, or images that the model does not take or that cannot be in
+            [0, 1].
         ImportError: if the packages for ONNX are not installed.
         RuntimeError: if the network cannot be exported, or the file disagrees with the model; none is left.
     """
@@ -133,8 +135,7 @@ def _checked_images(model: PixelModel, images: Tensor | None) -> Tensor:
         raise ValueError(
             f"check_images must be [N, {', '.join(map(str, model.input_shape))}], got {list(images.shape)}"
         )
-    images = images.detach().cpu()
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return unit_images(images.detach().cpu(), "check_images").float()
 
 
 def _compare(run: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) -> tuple[float, float]:

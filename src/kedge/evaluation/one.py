@@ -109,6 +109,7 @@ def about(
             "device": str(subject.device),
         },
         "errors": found.errors,
+        "warnings": list(subject.warnings),
     }
     correct = {"clean": clean["rank"] == 0}
     if found.attacked is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.checks import PROBABILITIES, looks_like_probabilities
 from kedge.evaluation.inputs import conversion, convert, to_unit
 from kedge.evaluation.parts import model_digest
 from kedge.scores import Outputs, outputs_of
@@ -25,6 +26,7 @@ class Subject:
         head: weight and bias of its last layer, or None.
         digest: what stands for it where parts of an evaluation are kept; None: nothing can.
         pace: seconds for an image, as a few images say.
+        warnings: what a few images say against its numbers, for the results.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Subject:
     head: tuple[Tensor, Tensor] | None = None
     digest: str | None = None
     pace: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def temperature(self) -> float:
@@ -52,6 +55,7 @@ class Subject:
             self.references,
             features=features and "features" in self.fields,
             masked=masked and "masked" in self.fields,
+            check=False,  # `to_unit` did
         )
 
     def description(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -138,12 +142,7 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     check_width(subject.name, outputs.logits.shape[1], list(data.class_names))
     if words := faults(outputs.logits):
         raise ValueError(f"model {subject.name!r} gave {words}")
-    sums = outputs.logits.float().sum(dim=1)
-    if bool((outputs.logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
-        say(
-            f"careful, {subject.name}: what it returns looks like probabilities (each row is not negative and sums to "
-            "1), but it is taken for logits, and its calibration will read as far off. Return logits, or the logarithm"
-        )
+    warned = [PROBABILITIES] if looks_like_probabilities(outputs.logits * subject.temperature) else []
     given = {f.name for f in fields(Outputs) if getattr(outputs, f.name) is not None}
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
     alone = outputs_of(subject.model, shown[:1], subject.references).logits
@@ -155,17 +154,19 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     pace = (time.perf_counter() - started) / len(shown)
     random = float((again - outputs.logits.float().cpu()).abs().nan_to_num().max()) > slack * scale
     if random:
-        say(
-            f"{subject.name}: asked twice about the same images it gives different logits, so it draws at random as it "
-            "answers: its numbers differ from call to call, and attacks on it prove nothing"
+        warned.append(
+            "asked twice about the same images it gives different logits, so it draws at random as it answers: its "
+            "numbers differ from call to call, and attacks on it prove nothing"
         )
     elif apart:
-        say(
-            f"{subject.name}: what it answers to an image depends on the images beside it (a batch of 1 gives other "
-            f"logits than one of {len(few)}), so its numbers depend on the batch size"
+        warned.append(
+            "what it answers to an image depends on the images beside it (a batch of 1 gives other logits than one of "
+            f"{len(few)}), so its numbers depend on the batch size"
         )
+    for words in warned:
+        say(f"careful, {subject.name}: {words}")
     found = model_digest(subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None)
-    return replace(subject, fields=frozenset(given), head=head, digest=found, pace=pace)
+    return replace(subject, fields=frozenset(given), head=head, digest=found, pace=pace, warnings=tuple(warned))
 
 
 def faults(logits: Tensor) -> str | None:

@@ -92,7 +92,8 @@ def evaluate(
             are not modules are measured anew each time.
         command: the command line that led here, for the report.
         progress: called with (images done, images in all).
-        notice: called with a sentence before work that takes long.
+        notice: called with a sentence before work that takes long, and with what speaks against a model, which
+            is among its `warnings` in the results too: that it seems to return probabilities, for instance.
 
     Raises:
         ValueError: before any work, when a model and the data do not fit (classes, outputs, logits that are not

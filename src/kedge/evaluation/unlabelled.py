@@ -141,6 +141,7 @@ def estimate_accuracy(
                 "images": len(source),
                 "accuracy": estimate(right / len(source), *accuracy_interval(right, len(source))),
             },
+            "warnings": list(subject.warnings),
             "sets": {
                 n: {
                     "images": len(part.images),

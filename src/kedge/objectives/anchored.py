@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, derangement
 from kedge.anchoring.references import stack_images
+from kedge.checks import unit_images
 from kedge.objectives.basic import Objective, num_outputs, soft_targets, unwrapped
 
 # Masking hurts with reference sets up to this size (arXiv 2406.00529, the authors' own curve).
@@ -28,18 +29,19 @@ class Anchored(Objective):
         mask_target: "uniform" (the paper), or "label": keep the true target (the authors' released code).
         mask_per: "sample" draws for each image; "batch" for the whole batch at once (the paper), which ruins the
             running statistics of batch normalisation with the uniform target.
-        reference_set: where references come from: an indexable data set of (image, label), or a uint8 tensor
-            `[N, C, H, W]`; un-augmented. None: the batch itself, each image getting another one (a batch of one
-            gets the first of the model's bank). Choose the model's own bank from the same set.
+        reference_set: where references come from: an indexable data set of (image, label), or a tensor
+            `[N, C, H, W]`, uint8 or floating point in [0, 1]; un-augmented. None: the batch itself, each image getting
+            another one (a batch of one gets the first of the model's bank). Choose the model's own bank from the same
+            set.
         augment_reference: `(references [B, C, H, W], generator) -> [B, C, H, W]`, applied to the reference slot
             only, [T(r), x - r], for a random half of the images; sharpens the out-of-distribution score of AMP
             (arXiv 2207.04125).
         generator: for every draw, on the CPU; None: torch's global one.
 
     Raises:
-        ValueError: for values out of range, or an inner objective that cannot take a uniform target, such as an
-            attack that climbs the margin.
-        TypeError: when called with a model that is not anchored.
+        ValueError: for values out of range, images of the reference set outside [0, 1], or an inner objective that
+            cannot take a uniform target, such as an attack that climbs the margin.
+        TypeError: for a reference set of other integers than uint8; when called with a model that is not anchored.
     """
 
     reference_images: Tensor | None
@@ -96,6 +98,8 @@ class Anchored(Objective):
         self.augment_reference = augment_reference
         self.generator = generator
         images = reference_set if isinstance(reference_set, Tensor) else getattr(reference_set, "images", None)
+        if isinstance(images, Tensor) and images.dtype != torch.uint8:
+            images = unit_images(images, "the images of the reference set")
         self.register_buffer("reference_images", images if isinstance(images, Tensor) else None, persistent=False)
         self.reference_set = None if isinstance(images, Tensor) else reference_set
 

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kedge.anchoring import PixelModel
+from kedge.checks import check_images, check_target_values, class_indices, readable
+
 
 class Objective(nn.Module):
     """Base of all objectives: called with (model, images, targets), returns a scalar loss.
@@ -19,7 +22,12 @@ class Objective(nn.Module):
     call `prepare` before it starts and `on_gradients` between backward and the optimizer's step, and read `logged` and
     `passes`. An objective that needs more than its call says so.
 
+    The first batch is looked at, for which the device is waited for: images that cannot be in [0, 1] (for a model of
+    kedge; for another only NaN and infinity), labels out of range and soft targets that are no probabilities raise
+    ValueError. Later batches are taken as they are; see `set_looks`.
+
     Attributes:
+        looks: how many more batches are looked at.
         progress: the share of training that is done, 0 to 1; 1 where nobody says.
         logged: scalars of the last step, detached, by name.
     """
@@ -27,10 +35,33 @@ class Objective(nn.Module):
     targets_kind: str = "soft"
     mixes_targets: bool = False
     progress: float = 1.0
+    looks: int = 1
 
     def __init__(self) -> None:
         super().__init__()
         self.logged: dict[str, Tensor] = {}
+
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The loss, with a look at the batch while `looks` says so."""
+        if self.looks < 1 or not (readable(images) and readable(targets)):
+            return self._loss(model, images, targets)
+        core, classes = unwrapped(model), stated_outputs(model)
+        check_images(images, ranged=isinstance(core, PixelModel))  # others may take normalised images
+        if self.targets_kind == "values":
+            check_images(targets, "targets", ranged=False)
+            loss = self._loss(model, images, targets)
+        elif classes is None or (targets.ndim == 2 and targets.shape[1] != classes):
+            loss = self._loss(model, images, targets)  # which sees logits, and whether the shape of targets fits
+            check_target_values(targets, None)
+        else:
+            check_target_values(targets, classes)
+            loss = self._loss(model, images, targets)
+        self.looks -= 1
+        return loss
+
+    def _loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        loss: Tensor = super().__call__(model, images, targets)
+        return loss
 
     @property
     def passes(self) -> float:
@@ -121,6 +152,17 @@ def set_progress(objective: nn.Module, share: float) -> None:
             each.progress = share
 
 
+def set_looks(objective: nn.Module, count: int) -> None:
+    """Let an objective and all inside it look at the next `count` batches.
+
+    A loop that waits for the device anyway may ask for another look; 0, before the first batch, is for images that are
+    meant to lie beyond [0, 1], such as those with strong noise.
+    """
+    for each in objective.modules():
+        if isinstance(each, Objective):
+            each.looks = count
+
+
 def check_targets(targets: Tensor, logits: Tensor) -> Tensor:
     """Insist on class indices `[B]` (integers, given back as int64) or probabilities `[B, C]` that fit `logits`."""
     fits = len(targets) == len(logits) and (
@@ -134,7 +176,7 @@ def check_targets(targets: Tensor, logits: Tensor) -> Tensor:
             f"got {targets.dtype} {list(targets.shape)}"
         )
     # A uint8 index would be read as a mask.
-    return targets.long() if targets.ndim == 1 else targets
+    return class_indices(targets, "targets") if targets.ndim == 1 else targets
 
 
 def check_weights(class_weights: Tensor | Sequence[float]) -> Tensor:
@@ -183,16 +225,24 @@ def soft_targets(targets: Tensor, num_classes: int) -> Tensor:
     """Targets as probabilities `[B, C]` float32, from class indices `[B]` or as they are."""
     if targets.ndim == 2:
         return targets
-    return F.one_hot(targets.long(), num_classes).float()
+    return F.one_hot(class_indices(targets, "targets"), num_classes).float()
 
 
 def num_outputs(model: nn.Module) -> int:
     """How many outputs `model` says it has (`num_outputs`, or `num_classes` as in timm); the model may be wrapped."""
     for name in ("num_outputs", "num_classes"):
-        found = getattr(unwrapped(model), name, None)
-        if isinstance(found, int):
-            return found
+        count = getattr(unwrapped(model), name, None)
+        if isinstance(count, int):
+            return count
     raise ValueError(f"{type(model).__name__} does not say how many outputs it has: set model.num_outputs")
+
+
+def stated_outputs(model: nn.Module) -> int | None:
+    """As `num_outputs`; None where neither the model nor the one that it is a view of says it."""
+    try:
+        return num_outputs(model)
+    except ValueError:
+        return None
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -67,6 +67,7 @@ _MODEL: dict[str, Any] = {
     "images": {},
     "timing": {},
     "errors": [],
+    "warnings": [],
 }
 _TIMING: dict[str, Any] = {"images_per_second": None, "device": None, "seconds": None}
 _DETECTION: dict[str, Any] = {
@@ -130,7 +131,7 @@ def _upgrade_model(model: dict[str, Any]) -> None:
             if isinstance(values["fpr95"], (int, float)):  # format 1 had no interval
                 values["fpr95"] = {"value": values["fpr95"], "low": None, "high": None}
     if model["unlabelled"] is not None:
-        _fill(model["unlabelled"], {"validation": None, "sets": {}})
+        _fill(model["unlabelled"], {"validation": None, "sets": {}, "warnings": []})
         for found in model["unlabelled"]["sets"].values():
             _fill(found, {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": []})
     if model["selective"] is not None:

@@ -108,6 +108,8 @@ def warnings(results: dict[str, Any]) -> list[str]:
         errors = [f"{printable(e['part'])} failed: {printable(e['message'])}" for e in model["errors"]]
         more = [f"{len(errors) - _ERRORS} more parts failed; results.json has them all"]
         said += [f"{printable(name)}, {e}" for e in errors[:_ERRORS] + (more if len(errors) > _ERRORS else [])]
+        doubts = dict.fromkeys([*model["warnings"], *(dig(model, "unlabelled", "warnings") or [])])
+        said += [f"{printable(name)}: {printable(words)}." for words in doubts]
         for images, found in (dig(model, "unlabelled", "sets") or {}).items():
             said += [f"{printable(name)}, {printable(images)}: {printable(words)}" for words in found["warnings"]]
     for name, model in results["models"].items():

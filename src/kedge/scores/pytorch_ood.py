@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.checks import check_images
 from kedge.scores.base import Score
 from kedge.scores.last_layer import last_layer
 from kedge.scores.outputs import Outputs, outputs_of
@@ -132,6 +133,7 @@ class PytorchOOD(Score):
             return images.new_zeros(0, dtype=torch.float32)
         if self.reads != "images":
             return self.score(outputs_of(model, images, references, features=bool(self.needs)))
+        check_images(images)
         detector = self._fitted(self._detector) if self.fits else self._build_on(model, images)
         with torch.enable_grad(), self._seeded():
             found = self._turned([detector.predict(part) for part in images.split(ROWS)], images)

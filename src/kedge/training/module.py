@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.attacks import PGD
+from kedge.checks import check_target_values
 from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
-from kedge.objectives import Objective, attacks_images, set_progress
+from kedge.objectives import Objective, attacks_images, set_looks, set_progress
 from kedge.training.build import make_optimizer, make_schedule
 from kedge.training.recipe import Recipe
 from kedge.training.stops import TrainingStopped
@@ -36,8 +37,11 @@ class Run(LightningModule):
         self.model = model
         self.objective = objective
         self._objectives = [each for each in objective.modules() if isinstance(each, Objective)]
+        for images in (train, val):
+            check_target_values(images.labels, model.num_outputs)
         for each in self._objectives:
             each.prepare(model)
+        set_looks(objective, 0)  # images that were uint8 are in [0, 1], and the labels have been looked at
         # Compiled for the training step alone, and out of the module tree: what is validated and saved stays as it is.
         self._step_model = (torch.compile(model) if recipe.compile else model,)
         self.train_set, self.val_set = train, val
@@ -240,6 +244,8 @@ class Run(LightningModule):
             raise TrainingStopped(f"the model's outputs became NaN in epoch {self.current_epoch + 1}. {self._good()}")
 
     def _pixels(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images of a set that is trained on must be uint8, 0 to 255, got {images.dtype}")
         images = images.float().div_(255)
         return images if self.device.type == "mps" else images.contiguous(memory_format=torch.channels_last)
 
