@@ -203,6 +203,22 @@ def resolve_shape(
     return channels, height, width
 
 
+def published_normalisation(network: nn.Module, channels: int) -> tuple[list[float], list[float]] | None:
+    """Mean and std, one for each of `channels`, that the network's `pretrained_cfg` names; None where it names none.
+
+    For other channels than three they follow what timm does to the first layer's weights (`adapt_input_conv`): one
+    channel gets the sum of the three weights, so the mean of the three values; channel i of several the weights of
+    channel i mod 3, so its values too.
+    """
+    config = getattr(network, "pretrained_cfg", None) or {}
+    mean, std = ([float(value) for value in config.get(name) or ()] for name in ("mean", "std"))
+    if not mean or len(mean) != len(std):
+        return None
+    if channels == 1:
+        return [sum(mean) / len(mean)], [sum(std) / len(std)]
+    return [mean[i % len(mean)] for i in range(channels)], [std[i % len(std)] for i in range(channels)]
+
+
 def resolve_normalisation(
     model: nn.Module,
     shape: Sequence[int],
@@ -210,18 +226,12 @@ def resolve_normalisation(
     std: Sequence[float] | float | None,
 ) -> tuple[Tensor, Tensor]:
     """Mean and std as `[1, C, 1, 1]` (or `[1, D]`), from the arguments, else `pretrained_cfg`, else 0 and 1."""
-    config = getattr(model, "pretrained_cfg", None) or {}
+    published = published_normalisation(model, shape[0]) if len(shape) > 1 else None
+    published_mean, published_std = published or (0.0, 1.0)
     tensor = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.empty(0))
     made = []
-    for name, given, default in (("mean", mean, 0.0), ("std", std, 1.0)):
-        values = given
-        if values is None:
-            values = config.get(name)
-            if values is not None and shape[0] == 1:
-                values = sum(values) / len(values)
-            elif values is None or len(values) != shape[0]:
-                # A config made for other channels says nothing of these.
-                values = default
+    for name, values, default in (("mean", mean, published_mean), ("std", std, published_std)):
+        values = default if values is None else values
         flat = torch.as_tensor(values, dtype=torch.float32).flatten()
         if len(flat) not in (1, shape[0]):
             raise ValueError(f"{name} must have 1 or {shape[0]} values, one for each channel, got {len(flat)}")
