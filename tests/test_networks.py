@@ -169,20 +169,6 @@ def test_torchvision_weights_are_copied_where_they_fit(monkeypatch):
     assert torch.allclose(grey.conv1.weight, published.conv1.weight.sum(1, keepdim=True))
 
 
-def test_convolutions_with_batch_normalisation_are_laid_out_channels_last():
-    for name, moved in (("test_resnet", True), ("test_convnext", False), ("test_vit", False)):
-        torch.manual_seed(0)
-        network = timm.create_model(name, num_classes=3).eval()
-        before = {key: value.clone() for key, value in network.state_dict().items()}
-        images = torch.rand(2, 3, *network.pretrained_cfg["input_size"][1:])
-        expected = network(images)
-        assert networks.channels_last(network) is network
-        kernels = [p for p in network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
-        assert all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels) is moved
-        assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-        assert torch.allclose(network(images), expected, atol=1e-5)
-
-
 CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
 COLOURS = torch.tensor([[0, 0, 0], [255, 255, 255], [200, 30, 90]], dtype=torch.uint8)
 
