@@ -20,7 +20,8 @@ from torch import nn
 
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
-from kedge.anchoring.pixels import TASKS, evaluating
+from kedge.anchoring.convert import put_stem
+from kedge.anchoring.pixels import TASKS, evaluating, resolve_normalisation
 from kedge.anchoring.steps import check_steps
 from kedge.architectures import describe, rebuild
 from kedge.files import whole, write_text
@@ -138,33 +139,16 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
         raise ValueError(f"{weights} is not a safetensors file: {error}") from error
     if missing := {"mean", "std"} - state.keys():
         raise ValueError(f"{weights} has no tensor {sorted(missing)[0]!r}: kedge did not write it")
-    if model is None:
-        network = _rebuilt(config, sum(tensor.numel() for tensor in state.values()))
-    else:
-        network = model.network if isinstance(model, PlainModel) else model
-    dtype = getattr(torch, config["dtype"])
-    shape = config["input_shape"]
-    mean, std = (state[name].float() for name in ("mean", "std"))
+    mean, std = (state[name].float().flatten().tolist() for name in ("mean", "std"))
     if isinstance(model, AnchoredModel):
         raise ValueError("model= takes the network before anchoring, got an anchored model")
-    made: PixelModel
-    if config["kind"] == "anchored":
-        # Anchoring checks that the layer is there and affine; the weights are read after.
-        made = anchor(
-            network,
-            mean=mean.flatten().tolist(),
-            std=std.flatten().tolist(),
-            first_layer=config["first_layer"],
-            example=shape,
-            task=config["task"],
-        )
+    if model is None:
+        made = _assembled(config, _rebuilt(config, sum(tensor.numel() for tensor in state.values())), mean, std)
     else:
-        made = plain(
-            network, mean=mean.flatten().tolist(), std=std.flatten().tolist(), example=shape, task=config["task"]
-        )
+        made = _tried(config, model.network if isinstance(model, PlainModel) else model, mean, std)
     if made.num_outputs != config["num_outputs"]:
         raise ValueError(f"the model has {made.num_outputs} outputs, but the saved one has {config['num_outputs']}")
-    made.to(dtype)
+    made.to(getattr(torch, config["dtype"]))
     try:
         made.load_state_dict(state)
     except RuntimeError as error:
@@ -175,6 +159,36 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
     made.reject = config["reject"]
     made.steps = config.get("steps") or {}
     return made.eval()
+
+
+def _tried(config: dict[str, Any], network: nn.Module, mean: list[float], std: list[float]) -> PixelModel:
+    """A model around a copy of `network`, which is run: it is the caller's, and may not be what was saved."""
+    settings: dict[str, Any] = {"mean": mean, "std": std, "example": config["input_shape"], "task": config["task"]}
+    if config["kind"] == "anchored":
+        return anchor(network, first_layer=config["first_layer"], **settings)
+    return plain(network, **settings)
+
+
+def _assembled(config: dict[str, Any], network: nn.Module, mean: list[float], std: list[float]) -> PixelModel:
+    """A model around `network`, which is not run: `save` compared what is rebuilt like this with what it wrote."""
+    shape, anchored = config["input_shape"], config["kind"] == "anchored"
+    outputs = config["architecture"]["arguments"].get("num_classes", config["num_outputs"])
+    if anchored:
+        try:
+            known = put_stem(network, config["first_layer"])
+        except AttributeError as error:
+            raise ValueError(
+                f"first_layer={config['first_layer']!r} is not a module of {config['architecture']['name']!r}"
+            ) from error
+        if not known:
+            return _tried(config, network, mean, std)
+    mean_, std_ = resolve_normalisation(network, shape, mean, std)
+    settings: dict[str, Any] = {"mean": mean_, "std": std_, "input_shape": shape, "num_outputs": outputs}
+    settings["task"] = config["task"]
+    if not anchored:
+        return PlainModel(network, **settings)
+    # As large as need be: the bank that was saved takes its place.
+    return AnchoredModel(network, config["first_layer"], mean_.clamp(0, 1).expand(1, *shape), **settings)
 
 
 def _differs(model: PixelModel, config: dict[str, Any], weights: Path) -> str | None:

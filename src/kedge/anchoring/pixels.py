@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from kedge.anchoring.prediction import Prediction, summarise
 from kedge.anchoring.steps import check_steps, describe_steps
@@ -123,7 +125,7 @@ class PlainModel(PixelModel):
 
     def fold(self) -> nn.Module:
         """Return an independent copy in eval mode that takes pixels: what is exported."""
-        return copy.deepcopy(self).eval()
+        return independent(self).eval()
 
 
 def plain(
@@ -135,7 +137,7 @@ def plain(
     task: str = "classification",
 ) -> PlainModel:
     """Put a copy of `model` behind its normalisation: images in [0, 1] to logits. Arguments as in `kedge.anchor`."""
-    network = copy.deepcopy(model)
+    network = independent(model)
     shape = resolve_shape(model, example, None)
     mean_, std_ = resolve_normalisation(model, shape, mean, std)
     probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(mean_)
@@ -173,6 +175,24 @@ def run(network: nn.Module, inputs: Tensor, what: str) -> Tensor:
             "wrap it in a module that returns the logits alone"
         )
     return outputs
+
+
+def independent(network: nn.Module) -> Any:
+    """A deep copy of `network`. Raises ValueError, naming the layer, where an old-style normalisation forbids one.
+
+    `torch.nn.utils.weight_norm` and `spectral_norm` keep the weight they compute as an attribute, which torch does not
+    copy and which would not follow its parameters here; those of `torch.nn.utils.parametrizations` do.
+    """
+    for name, module in network.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            old = {WeightNorm: "weight_norm", SpectralNorm: "spectral_norm"}.get(type(hook))
+            if old is not None:
+                raise ValueError(
+                    f"layer {name!r} ({type(module).__name__}) has the old torch.nn.utils.{old}, with which a model "
+                    f"cannot be copied: take it off with torch.nn.utils.remove_{old}(layer) and use "
+                    f"torch.nn.utils.parametrizations.{old}(layer)"
+                )
+    return copy.deepcopy(network)
 
 
 def resolve_shape(
