@@ -9,7 +9,10 @@ import json
 import math
 import os
 import re
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
@@ -153,7 +157,7 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
         made.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"the weights in {weights} do not fit the model: {_short(error)}") from error
-    if not all(value.isfinite().all() for value in state.values() if value.is_floating_point()):
+    if not all(_finite(value) for value in state.values() if value.is_floating_point()):
         raise ValueError(f"the weights in {weights} hold NaN or infinity, which kedge.save does not write")
     made.class_names = config["class_names"]
     made.reject = config["reject"]
@@ -211,17 +215,35 @@ def _rebuilt(config: dict[str, Any], stored: int) -> nn.Module:
             f"the saved network, {config['network']}, could not be rebuilt from a timm or torchvision name: "
             f"pass it, kedge.load(folder, model={config['network']}(...))"
         )
-    # Sizes are compared before memory is taken: a tampered width must not allocate the machine away.
+    with _at_most(2 * stored + 1_000_000, stored):
+        return rebuild(config["architecture"])
+
+
+@contextmanager
+def _at_most(values: int, stored: int) -> Iterator[None]:
+    """Within, a module of more than so many `values` is not made: a tampered width must not take the memory.
+
+    A weight is counted when it gets its name, before anything is written to it.
+    """
+    sizes: list[int] = []
+    thread = threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and threading.get_ident() == thread:
+            sizes.append(parameter.numel())
+            if sum(sizes) > values:
+                raise MemoryError(
+                    f"{CONFIG} describes a network of {sum(sizes):,} values and more, but the weights hold "
+                    f"{stored:,}: it was changed"
+                )
+
+    handle = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
-            sizes = sum(t.numel() for t in rebuild(config["architecture"]).state_dict().values())
-    except NotImplementedError:
-        sizes = 0
-    if sizes > 2 * stored + 1_000_000:
-        raise ValueError(
-            f"{CONFIG} describes a network of {sizes:,} values, but the weights hold {stored:,}: it was changed"
-        )
-    return rebuild(config["architecture"])
+        yield
+    except MemoryError as error:
+        raise ValueError(str(error)) from error
+    finally:
+        handle.remove()
 
 
 def _model_folder(folder: Path) -> Path:
@@ -301,6 +323,11 @@ def _applicable(steps: Any, task: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _finite(values: torch.Tensor) -> bool:
+    # The sum, which one quick pass gives, is finite only where all are.
+    return bool(values.sum(dtype=torch.float64).isfinite()) or bool(values.isfinite().all())
 
 
 def _digest(path: Path) -> str:
