@@ -9,10 +9,7 @@ import json
 import math
 import os
 import re
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +17,13 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
 from kedge.anchoring.convert import put_stem
 from kedge.anchoring.pixels import TASKS, evaluating, resolve_normalisation
 from kedge.anchoring.steps import check_steps
-from kedge.architectures import describe, rebuild
+from kedge.architectures import at_most, describe, rebuild
 from kedge.files import whole, write_text
 
 # A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
@@ -215,35 +211,11 @@ def _rebuilt(config: dict[str, Any], stored: int) -> nn.Module:
             f"the saved network, {config['network']}, could not be rebuilt from a timm or torchvision name: "
             f"pass it, kedge.load(folder, model={config['network']}(...))"
         )
-    with _at_most(2 * stored + 1_000_000, stored):
-        return rebuild(config["architecture"])
-
-
-@contextmanager
-def _at_most(values: int, stored: int) -> Iterator[None]:
-    """Within, a module of more than so many `values` is not made: a tampered width must not take the memory.
-
-    A weight is counted when it gets its name, before anything is written to it.
-    """
-    sizes: list[int] = []
-    thread = threading.get_ident()
-
-    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and threading.get_ident() == thread:
-            sizes.append(parameter.numel())
-            if sum(sizes) > values:
-                raise MemoryError(
-                    f"{CONFIG} describes a network of {sum(sizes):,} values and more, but the weights hold "
-                    f"{stored:,}: it was changed"
-                )
-
-    handle = register_module_parameter_registration_hook(count)
     try:
-        yield
+        with at_most(2 * stored + 1_000_000):
+            return rebuild(config["architecture"])
     except MemoryError as error:
-        raise ValueError(str(error)) from error
-    finally:
-        handle.remove()
+        raise ValueError(f"{CONFIG} describes {error}, but the weights hold {stored:,}: it was changed") from error
 
 
 def _model_folder(folder: Path) -> Path:

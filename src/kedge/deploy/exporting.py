@@ -44,6 +44,10 @@ class Exported:
     allowed: float
     weights: Path | None = None
 
+    def load(self) -> Callable[[Tensor], Tensor]:
+        """The file as a function from images `[B, C, H, W]` in [0, 1] to logits, on the CPU."""
+        return load_onnx(self.path) if self.to == "onnx" else _run_torch(self.path)
+
     def __str__(self) -> str:
         kind = "images" if self.real else "random images (pass real ones to check on them)"
         size = sum(path.stat().st_size for path in (self.path, self.weights) if path is not None)
