@@ -94,8 +94,8 @@ def run(config: "jsonargparse.Namespace") -> int:
         print("\n".join(about_folding(whole, model, choice)))  # type: ignore[arg-type]
     if held_out is not None:
         print(what_it_is_worth(done, whole, spread(held_out, WORTH_IMAGES), choice))
-    print(f"next:   {next_step(source, config, out)}")
     if config.to == "onnx":
+        print(f"next:   {next_step(source, config, out)}")
         print(f"        kedge predict {out} IMAGES")
     return 0
 
