@@ -41,14 +41,17 @@ PHOTOS = {
 }
 
 
-@pytest.mark.parametrize(("channels", "side"), [(3, 72), (1, 32)])
-def test_the_snippet_prepares_photos_as_evaluation_does(channels, side, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("channels", "side", "rule"),
+    [(3, 72, {"threshold": 0.3}), (1, 32, {"threshold": 0.3, "log_odds": -0.8472978603872037})],
+)
+def test_the_snippet_prepares_photos_as_evaluation_does(channels, side, rule, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
     model = kedge.plain(
         nn.Sequential(nn.Conv2d(channels, 8, 5, 4), nn.Flatten(), nn.LazyLinear(4)), example=(channels, side, side)
     )
-    model.class_names, model.reject = ["glass", "metal", "paper", "trash"], {"threshold": 0.3}
+    model.class_names, model.reject = ["glass", "metal", "paper", "trash"], rule
     kedge.deploy.export(model, tmp_path / "litter.onnx")
     monkeypatch.chdir(tmp_path)
     program = compile(snippet(), str(PAGE), "exec")
