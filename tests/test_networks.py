@@ -238,12 +238,12 @@ def test_the_normalisation_follows_the_weights_to_other_channels(channels, expec
 
 def test_repeated_channels_mean_what_the_colours_did():
     # With weights repeated over six channels, an image beside itself is the image, exactly.
-    weight, made = torch.rand(8, 3, 3, 3), {}
+    weight, models = torch.rand(8, 3, 3, 3), {}
     for channels in (3, 6):
         conv = torch.nn.Conv2d(channels, 8, 3, bias=False)
         conv.weight.data = timm.models.adapt_input_conv(channels, weight)
         network = torch.nn.Sequential(conv, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
         network.pretrained_cfg = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-        made[channels] = kedge.plain(network, example=(channels, 9, 9))
+        models[channels] = kedge.plain(network, example=(channels, 9, 9))
     images = torch.rand(2, 3, 9, 9)
-    assert torch.allclose(made[6](images.repeat(1, 2, 1, 1)), made[3](images), atol=1e-5)
+    assert torch.allclose(models[6](images.repeat(1, 2, 1, 1)), models[3](images), atol=1e-5)

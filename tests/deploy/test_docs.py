@@ -62,12 +62,12 @@ def test_the_snippet_prepares_photos_as_evaluation_does(channels, side, rule, tm
             exif[0x0112] = options["exif"]
             options["exif"] = exif
         photo(**shape).save("photo.jpg", **options)
-        found = {}
-        exec(program, found)
+        names = {}
+        exec(program, names)
         expected = read(Path("photo.jpg"), model.input_shape)
-        apart = np.abs((found["pixels"][0] * 255).round() - expected.numpy()).max()
+        apart = np.abs((names["pixels"][0] * 255).round() - expected.numpy()).max()
         assert apart <= (0 if channels == 3 else 1), name  # of grey the luma is rounded in another way
         answer = model.predict(expected[None].float() / 255)
-        assert found["label"] == model.class_names[int(answer.label)]
-        assert found["confidence"] == pytest.approx(float(answer.confidence), abs=1e-5 if channels == 3 else 1e-3)
-        assert found["reject"] == bool(answer.confidence < 0.3)
+        assert names["label"] == model.class_names[int(answer.label)]
+        assert names["confidence"] == pytest.approx(float(answer.confidence), abs=1e-5 if channels == 3 else 1e-3)
+        assert names["reject"] == bool(answer.confidence < 0.3)
