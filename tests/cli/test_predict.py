@@ -208,3 +208,16 @@ def test_bad_arguments_are_explained(command, model_folder, photos, monkeypatch)
     monkeypatch.setattr(Source, "load", lambda self, device: vectors)
     with pytest.raises(ValueError, match="is a regression model for inputs of shape"):
         command("predict", model_folder, photos)
+
+
+def test_a_model_of_oblong_images_sees_no_squashed_ones(tmp_path):
+    from PIL import Image
+
+    from kedge.cli.predict import read
+
+    # A disc in the middle of a wide picture is as wide as it is high in a narrow one.
+    y, x = torch.meshgrid(torch.arange(60) - 29.5, torch.arange(200) - 99.5, indexing="ij")
+    Image.fromarray(((x**2 + y**2 < 400) * torch.tensor(255.0)).byte().numpy()).save(tmp_path / "disc.png")
+    disc = read(tmp_path / "disc.png", (1, 30, 40))[0] > 127
+    assert disc.shape == (30, 40)
+    assert int(disc.any(0).sum()) == int(disc.any(1).sum()) == 20

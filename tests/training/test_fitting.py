@@ -173,6 +173,48 @@ def test_the_moving_average_is_validated_and_saved(tiny, monkeypatch):
     assert torch.equal(checkpoint["ema.module.network.fc.weight"], saved["network.fc.weight"])
 
 
+class Tied(nn.Module):
+    """Two layers that share one weight and one batch normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 4)
+        self.second.weight = self.first.weight
+        self.norm = self.again = nn.BatchNorm1d(64)
+
+    def forward(self, x):
+        return self.head(self.again(self.second(self.norm(self.first(x.flatten(1))).relu())))
+
+
+@pytest.mark.filterwarnings("ignore:Tied has no name")
+def test_a_shared_weight_moves_once_a_step(tiny, monkeypatch):
+    averaged = []
+    original = Run.on_train_batch_end
+
+    def after(run, *arguments):
+        before = {
+            name: weights(model)["network.first.weight"]
+            for name, model in (("mean", run.evaluated), ("now", run.model))
+        }
+        original(run, *arguments)
+        kept = run.ema.get_decay(run.global_step)
+        average = weights(run.evaluated)
+        averaged.append(
+            torch.allclose(
+                average["network.first.weight"], kept * before["mean"] + (1 - kept) * before["now"], atol=1e-7
+            )
+        )
+        assert torch.equal(average["network.first.weight"], average["network.second.weight"])
+        assert int(average["network.norm.num_batches_tracked"]) == 2 * len(averaged)  # it is called twice a step
+
+    monkeypatch.setattr(Run, "on_train_batch_end", after)
+    start = kedge.plain(Tied(), example=(1, 8, 8))
+    start.class_names = ["0", "1", "2", "3"]
+    fit(tiny(ema=0.9, epochs=1, anchored=False), start=start, progress=False)
+    assert averaged
+    assert all(averaged)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

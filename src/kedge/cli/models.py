@@ -70,7 +70,7 @@ class Source:
             model = load_timm(self.given) if self.given.startswith(TIMM) else load_callable(self.given)
             return model.to(device) if isinstance(model, torch.nn.Module) else model  # type: ignore[return-value]
         from kedge.checkpoint import load
-        from kedge.networks import channels_last
+        from kedge.layout import channels_last
 
         model = load(self.path).to(device)
         return model if device == "mps" else channels_last(model)  # type: ignore[return-value]

@@ -191,7 +191,7 @@ def predict_files(
 
 
 def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
-    """Decode an image as evaluation does: uint8 `[C, H, W]`, shorter side resized, centre cropped.
+    """Decode an image as evaluation does: uint8 `[C, H, W]`, resized to cover the shape, centre cropped.
 
     Raises:
         DataError: if it cannot be read.
@@ -208,9 +208,9 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
         if is_unread(path.name) and path.exists():
             raise UnreadableImage(str(path), f"{path.suffix.lower()} is a kind that is not read. {CONVERT}") from None
         raise error
-    from torchvision.transforms.v2 import functional as v2
+    from kedge.evaluation.inputs import convert, to_unit
 
-    return v2.resize(image, [height, width], antialias=True)
+    return (convert(to_unit(image[None]), shape)[0] * 255).round().byte()
 
 
 def _print(rows: list[dict[str, Any]], form: str) -> None:

@@ -146,9 +146,9 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     given = {f.name for f in fields(Outputs) if getattr(outputs, f.name) is not None}
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
     alone = outputs_of(subject.model, shown[:1], subject.references).logits
-    scale = float(outputs.logits[:1].abs().clamp(max=1e6).max()) + 1
+    scale = float(outputs.logits[:1].float().abs().clamp(max=1e6).max()) + 1
     slack = 1e-3 if subject.dtype in (torch.float32, torch.float64) else 5e-2
-    apart = float((alone - outputs.logits[:1]).abs().nan_to_num().max()) > slack * scale
+    apart = float((alone.float() - outputs.logits[:1].float()).abs().nan_to_num().max()) > slack * scale
     started = time.perf_counter()
     again = outputs_of(subject.model, shown, subject.references).logits.float().cpu()  # once more, warm
     pace = (time.perf_counter() - started) / len(shown)

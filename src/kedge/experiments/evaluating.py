@@ -45,7 +45,7 @@ def evaluate_one(
     import kedge
     from kedge import evaluation
     from kedge.evaluation.provenance import machine, now
-    from kedge.networks import channels_last
+    from kedge.layout import channels_last
     from kedge.scores import MSP, Energy, Masked
 
     if device == "auto":

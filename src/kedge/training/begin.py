@@ -1,6 +1,5 @@
 """The model that a run trains: a network made by the recipe, or a model that was trained before."""
 
-import copy
 import logging
 from dataclasses import replace
 from typing import Any
@@ -9,6 +8,7 @@ from torch import nn
 
 from kedge import checkpoint
 from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references
+from kedge.anchoring.pixels import independent
 from kedge.data import ImageSet, derive_seed
 from kedge.networks import PretrainedUnavailable
 from kedge.training.build import make_model, make_network
@@ -33,7 +33,7 @@ def begin(
     count, shape = len(train), train.image_shape
     if given is not None:
         _check_given(given, train)
-        return copy.deepcopy(given).train(), resolve_data(recipe, count, shape)
+        return independent(given).train(), resolve_data(recipe, count, shape)
     stored = earlier is not None and (earlier.start / "config.json").is_file()
     if earlier is not None and stored:
         return checkpoint.load(earlier.start).train(), resolve_data(recipe, count, shape)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kedge import attacks, data, networks, objectives, optim
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
+from kedge.anchoring.pixels import published_normalisation
 from kedge.data import ImageSet, derive_seed
 from kedge.epsilon import parse_epsilon
 from kedge.training.recipe import Recipe, held_by, near
@@ -220,14 +221,8 @@ def _subset(train: ImageSet, wanted: Mapping[str, Any]) -> ImageSet:
 
 def _normalisation(recipe: Recipe, network: nn.Module, train: ImageSet) -> tuple[list[float], list[float]]:
     """Per channel: what the published weights were trained with, else mean and deviation of training images."""
-    channels = train.image_shape[0]
-    if recipe.pretrained:
-        config = getattr(network, "pretrained_cfg", None) or {}
-        mean = list(config.get("mean", (0.485, 0.456, 0.406)))  # torchvision's weights: ImageNet's
-        std = list(config.get("std", (0.229, 0.224, 0.225)))
-        if channels != len(mean):
-            mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
-        return mean, std
+    if recipe.pretrained and (published := published_normalisation(network, train.image_shape[0])) is not None:
+        return published
     step = -(-len(train) // 2048)  # evenly through the set: a folder lists one class after another
     images, _ = next(train.subset(range(0, len(train), step)).readable()[0].batches(2048))
     pixels = images.double() / 255

@@ -20,6 +20,7 @@ import kedge
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, with_label_noise
+from kedge.layout import as_stored, channels_last
 from kedge.training.begin import begin, started
 from kedge.training.build import load_sets, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint, Snapshots
@@ -182,7 +183,7 @@ def _train(run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool,
     recipe = run.recipe
     assert recipe.batch_size is not None
     if recipe.device != "mps":  # faster on GPUs with bf16 and on CPUs
-        run.to(memory_format=torch.channels_last)
+        channels_last(run, always=True)
     rows = EpochRows(folder, main, progress)
     callbacks: list[Callback] = [rows, LastCheckpoint(folder)]
     if recipe.snapshots:
@@ -221,7 +222,7 @@ def _train(run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool,
 def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, wanted: bool) -> RunResult:
     recipe = run.recipe
     last = run.evaluated
-    last.to(memory_format=torch.contiguous_format)
+    as_stored(last)
     last.requires_grad_(True).eval()
     models, robust = kept_models(run, last, folder)
     found: dict[str, dict[str, float]] = {}

@@ -129,7 +129,9 @@ class Run(LightningModule):
         self._logged = {}
         if self.ema is not None:
             # Listed once: naming every tensor in each step took longer than moving the average of a small network.
-            pairs = list(zip(self.ema.module.state_dict().values(), self.model.state_dict().values(), strict=True))
+            ours, theirs = (m.state_dict(keep_vars=True).values() for m in (self.ema.module, self.model))
+            # A weight that several layers share has several names, and moves once.
+            pairs = {id(mine): (mine.detach(), own.detach()) for mine, own in zip(ours, theirs, strict=True)}.values()
             self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
             self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
