@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 NAMES = (
     "train_step", "inference", "adaptive", "blt", "pipeline", "epoch", "corruptions", "attack_cost", "memory",
-    "allocation", "startup", "growth", "cifar10_fast",
+    "allocation", "startup", "growth", "cifar10_fast", "coverage",
 )  # fmt: skip
 
 

@@ -48,9 +48,10 @@ def auroc_interval(inside: Tensor, outside: Tensor, level: float = 0.95) -> tupl
     On the scale of the AUROC itself that interval is too short near 1: of normal scores with a true AUROC of 0.9993,
     300 a side, it held the truth in 81 %. On the logit scale it is inside (0, 1) and longer towards 0.5 (Pepe, "The
     Statistical Evaluation of Medical Tests", 2003, section 5.2). The variance rests on the scores that lie among those
-    of the other side; where these are fewer than ten on a side, none with perfect separation, the interval also holds
-    that of Newcombe's method 5 (Statistics in Medicine 2006), whose variance does not. With fewer than two scores on a
-    side it is (0, 1).
+    of the other side; where these are fewer than ten on a side, the interval also holds that of Newcombe's method 5
+    (Statistics in Medicine 2006), whose variance does not. Where the variance is 0 and so no guide (perfect
+    separation), the reach is also 3 / min(N, M), the rule of three; with fewer than two scores on a side the interval
+    is (0, 1).
     """
     inside, outside = _check(inside, outside)
     if min(inside.numel(), outside.numel()) < 2:
@@ -58,9 +59,9 @@ def auroc_interval(inside: Tensor, outside: Tensor, level: float = 0.95) -> tupl
     ins, outs = _placements(inside, outside), _placements(outside, inside)
     value, z = float(ins.mean()), NormalDist().inv_cdf(0.5 + level / 2)
     error = math.sqrt(float(ins.var() / inside.numel() + outs.var() / outside.numel()))
-    ends = list(logit_interval(value, error, z)) if error > 0 else []
-    among = min(int(((side > 0) & (side < 1)).sum()) for side in (ins, outs))
-    if among < _FEW_AMONG or not ends:
+    slack = 3 / min(inside.numel(), outside.numel())
+    ends = list(logit_interval(value, error, z)) if error > 0 else [max(0.0, value - slack), min(1.0, value + slack)]
+    if min(int(((side > 0) & (side < 1)).sum()) for side in (ins, outs)) < _FEW_AMONG:
         ends += _newcombe(value, inside.numel(), outside.numel(), z)
     return min(ends), max(ends)
 

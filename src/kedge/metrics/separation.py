@@ -31,8 +31,9 @@ def detection_summary(inside: Tensor, outside: Tensor, resamples: int = 1000, se
     """`auroc`, `aupr_in`, `aupr_out`, `fpr95`, each as (value, low, high): 95 % intervals, in [0, 1].
 
     `inside` `[N]` scores of in-distribution inputs (the positive class but for `aupr_out`), `outside` `[M]` of the
-    others, higher = more in-distribution. DeLong's interval on the logit scale for `auroc`, the bootstrap for the others (see the
-    functions of these names); low and high are None when `resamples` is 0. Raises ValueError for NaN and empty sets.
+    others, higher = more in-distribution. DeLong's interval on the logit scale for `auroc`, the bootstrap for the
+    others (see the functions of these names); low and high are None when `resamples` is 0. Raises ValueError for NaN
+    and empty sets.
     """
     values = {"auroc": auroc, "aupr_in": aupr_in, "aupr_out": aupr_out, "fpr95": fpr95}
     found: dict[str, Triple] = {name: (float(value(inside, outside)), None, None) for name, value in values.items()}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LEGEND = "↑ higher is better, ↓ lower is better; in brackets the 95 % interval."
-MARK, SOME = "✔", "✓"  # none of the markers of the plots
+MARK, SOME = "✔", "›"  # none of the markers of the plots
 BETTER = f"{MARK} better than every other model here: the intervals do not overlap."
 BETTER_THAN_SOME = f"{SOME} better in this way than the models whose numbers stand behind it."
 LEANING = (
