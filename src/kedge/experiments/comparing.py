@@ -11,7 +11,6 @@ __all__ = ["comparison", "mean_interval", "verdict", "welch_interval"]
 
 LEVEL = 0.95
 CLAIM = 0.4  # points
-UNJUDGED = "not judged: measured before calibration errors were compared without their bias"
 
 
 def comparison(
@@ -138,7 +137,7 @@ def _difference(
     if found is None:
         return {**record, "corrected": None, "verdict": verdict(difference, None, paper, MEASURES[measure])}
     if any(value is None for value in [*first, *second]):  # measured before
-        return {**record, "corrected": None, "verdict": UNJUDGED}
+        return {**record, "verdict": "not judged"}
     clear: list[list[float]] = [first, second]  # type: ignore[list-item]
     judged = statistics.fmean(clear[0]) - statistics.fmean(clear[1]), welch_interval(*clear)
     return {
