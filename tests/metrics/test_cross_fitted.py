@@ -85,6 +85,10 @@ def test_the_same_from_the_same_seed_in_any_dtype_and_with_ties():
             found = fitted(same, torch.arange(50) < 35)
             assert bool(found.influence.isfinite().all())
             assert bool(found.value.isfinite())
+        with pytest.raises(ValueError, match="no probabilities"):
+            fitted(confidence + 1, correct)
+        with pytest.raises(ValueError, match="splits"):
+            fitted(confidence, correct, splits=metrics.halves(10))
     halves = metrics.halves(101, 4, seed=1)
     assert halves.sum(1).tolist() == [50.0] * 4
     assert bool((halves == metrics.halves(101, 4, seed=1)).all())

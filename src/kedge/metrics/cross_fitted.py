@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from kedge.metrics.calibration import SUM_DTYPE, mass_bins, resampled_sums, width_bins
+from kedge.metrics.checks import check_confidence
 from kedge.metrics.smooth import COARSE, shared_sums, smooth_error_of, smoothed_sums
 
 SPLITS = 10  # random halves; each is learned on and applied to
@@ -53,7 +54,8 @@ def cross_fitted_error(
 ) -> CrossFitted:
     """The expected calibration error of `calibration_error` without its bias, for comparisons.
 
-    `confidence` `[N]` in [0, 1], `correct` `[N]` bool or 0/1, `splits` `[n, N]` of `halves` (None: its default).
+    `confidence` `[N]` in [0, 1], N >= 2, `correct` `[N]` bool or 0/1, `splits` `[n, N]` of `halves` (None: its
+    default). Raises ValueError for other shapes, NaN and a confidence outside [0, 1].
     """
     confidence, gap, noise, splits = _prepared(confidence, correct, splits)
     last = width_bins(confidence, bins) if binning == "width" else mass_bins(confidence, bins)
@@ -99,6 +101,9 @@ def cross_fitted_smooth_error(confidence: Tensor, correct: Tensor, splits: Tenso
 
 def _prepared(confidence: Tensor, correct: Tensor, splits: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Confidence, gap and the gap's variance in a calibrated model, `[N]` on the CPU, and the splits, in float64."""
+    check_confidence(confidence, correct, fewest=2)
+    if splits is not None and (splits.ndim != 2 or splits.shape[1] != len(confidence)):
+        raise ValueError(f"splits must be [n, {len(confidence)}], from halves, but they are {list(splits.shape)}")
     confidence = confidence.detach().cpu().to(SUM_DTYPE).clamp(0, 1)
     splits = halves(len(confidence)) if splits is None else splits
     gap = correct.cpu().to(SUM_DTYPE) - confidence
