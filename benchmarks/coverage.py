@@ -32,6 +32,7 @@ from kedge.reporting.rows import best_of
 
 RESAMPLES = 200
 SEEDS = 3
+AT_ONCE = 12  # sets of a task
 ERRORS = ("ece", "smooth_ece")
 Gap = Callable[[Tensor, float], Tensor]
 
@@ -128,12 +129,12 @@ def measured(found: Any, columns: dict[str, Tensor]) -> Measured:
     return Measured(found.values, found.draws, {"clean": columns["rank"] == 0}, found.corrected)
 
 
-def pair(size: int, rounds: int, verdicts: Tally, holds: Tally, which: int) -> None:
+def pair(size: int, rounds: range, verdicts: Tally, holds: Tally, which: int) -> None:
     """Calibration errors of two models: paired verdicts, Welch over seeds, marks, and the intervals of each."""
     what, one, other, differs = PAIRS[which]
     truths = [one.truth(), other.truth()]
     series: list[dict[str, list[float]]] = [{}, {}]
-    for r in range(rounds):
+    for r in rounds:
         generator = torch.Generator().manual_seed(1000 * r + size)
         sides, cells = [], []
         for model, truth, run in zip((one, other), truths, series, strict=True):
@@ -156,7 +157,7 @@ def pair(size: int, rounds: int, verdicts: Tally, holds: Tally, which: int) -> N
             mark = best_of([c[metric] for c in cells], "lower", "%") in ((0,) if differs else (0, 1))
             verdicts.add(f"{metric}, intervals apart: {what}", size, mark)
     for metric in ERRORS:
-        for start in range(0, rounds - SEEDS + 1, SEEDS):
+        for start in range(0, len(rounds) - SEEDS + 1, SEEDS):
             seeds = [run[metric][start : start + SEEDS] for run in series]
             shown = [run[f"{metric}, reported"][start : start + SEEDS] for run in series]
             difference = statistics.fmean(shown[0]) - statistics.fmean(shown[1])
@@ -166,9 +167,9 @@ def pair(size: int, rounds: int, verdicts: Tally, holds: Tally, which: int) -> N
             )
 
 
-def corrupted_and_groups(size: int, rounds: int, verdicts: Tally, holds: Tally) -> None:
+def corrupted_and_groups(size: int, rounds: range, verdicts: Tally, holds: Tally) -> None:
     """Means over three corruptions of two calibrated models, alone and as groups of seeds on the same images."""
-    for r in range(rounds):
+    for r in rounds:
         generator = torch.Generator().manual_seed(7000 * r + size)
         models: dict[str, Measured] = {}
         for group, low in (("a", 0.9), ("b", 0.5)):
@@ -193,7 +194,7 @@ def corrupted_and_groups(size: int, rounds: int, verdicts: Tally, holds: Tally) 
                     verdicts.add(what, size, test["p"] < 0.05 and agreeing(test))
 
 
-def others(size: int, rounds: int, verdicts: Tally, holds: Tally) -> None:
+def others(size: int, rounds: range, verdicts: Tally, holds: Tally) -> None:
     """Accuracy, NLL, AURC and detection of two models that are equally good, and accuracy without labels."""
     model = Model(0.5, overconfident(3))
     truth = model.truth()
@@ -208,7 +209,7 @@ def others(size: int, rounds: int, verdicts: Tally, holds: Tally) -> None:
                                      torch.randn(400_000, generator=generator)))
         for auroc, shift in shifts.items()
     }  # fmt: skip
-    for r in range(rounds):
+    for r in rounds:
         generator = torch.Generator().manual_seed(3000 * r + size)
         sides = {}
         for name in "ab":
@@ -232,22 +233,24 @@ def others(size: int, rounds: int, verdicts: Tally, holds: Tally) -> None:
         holds.add("accuracy without labels, thresholded confidence (no shift)", size,
                   low <= truth["accuracy"] <= high)  # fmt: skip
         for auroc, shift in shifts.items():
-            scores = [
+            ours, theirs = (
                 (torch.randn(size, generator=generator) + shift, torch.randn(size, generator=generator))
                 for _ in range(2)
-            ]
-            found = [metrics.detection_summary(*s, resamples=RESAMPLES, seed=r) for s in scores]
+            )
+            found = metrics.detection_summary(*ours, resamples=RESAMPLES, seed=r)
             wrong = normal.cdf(shift - normal.inv_cdf(0.95))
             for name, value in (("auroc", auroc), ("aupr_in", precision[auroc]), ("fpr95", 1 - wrong)):
-                holds.add(
-                    f"{name}, true AUROC {100 * auroc:g} %", size, found[0][name][1] <= value <= found[0][name][2]
-                )
-            cells = [dict(zip(("value", "low", "high"), one["auroc"], strict=True)) for one in found]
+                holds.add(f"{name}, true AUROC {100 * auroc:g} %", size, found[name][1] <= value <= found[name][2])
+            other = (float(metrics.auroc(*theirs)), *metrics.auroc_interval(*theirs))
+            cells = [dict(zip(("value", "low", "high"), one, strict=True)) for one in (found["auroc"], other)]
             mark = best_of(list(cells), "higher", "%") is not None
             verdicts.add(f"AUROC {100 * auroc:g} %, intervals apart: equally good", size, mark)
 
 
-def part(task: tuple[Callable[..., None], int, int, tuple[Any, ...]]) -> tuple[Tally, Tally]:
+Task = tuple[Callable[..., None], int, range, tuple[Any, ...]]
+
+
+def part(task: Task) -> tuple[Tally, Tally]:
     """One task of `main`, in a process of its own."""
     torch.set_num_threads(1)
     simulate, size, rounds, more = task
@@ -262,17 +265,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     made.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; default: one for each core")
     args = options(made, arguments)
     sizes = [200] if args.quick else [500, 2000, 10_000]
-    tasks: list[tuple[Callable[..., None], int, int, tuple[Any, ...]]] = []
+    tasks: list[Task] = []
     for size in reversed(sizes):  # what takes longest first
         rounds = max(args.rounds // 2, 1) if size == 10_000 else args.rounds
-        tasks += [(pair, size, rounds, (which,)) for which in range(1 if args.quick else len(PAIRS))]
-        tasks += [(corrupted_and_groups, size, max(rounds // 3, 1), ()), (others, size, rounds, ())]
+        whole = [(others, rounds, ()), (corrupted_and_groups, max(rounds // 3, 1), ())]
+        whole += [(pair, rounds, (which,)) for which in range(1 if args.quick else len(PAIRS))]
+        tasks += [
+            (simulate, size, range(start, min(start + AT_ONCE, count)), more)
+            for simulate, count, more in whole
+            for start in range(0, count, AT_ONCE)
+        ]
     verdicts, holds = Tally(), Tally()
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        for (_, size, _, _), (more_verdicts, more_holds) in zip(tasks, pool.map(part, tasks), strict=True):
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([__spec__.name])  # imports once
+    with ProcessPoolExecutor(args.jobs, processes) as pool:
+        for more_verdicts, more_holds in pool.map(part, tasks):
             verdicts.take(more_verdicts)
             holds.take(more_holds)
-            print(f"{size} images: a part is done", flush=True)
     differing = tuple(what for what, _, _, differs in PAIRS if differs)
     rows = verdicts.rows(sizes)
     found = [row for row in rows if str(row[0]).endswith(differing)]

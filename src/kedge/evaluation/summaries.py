@@ -105,23 +105,23 @@ def _per_image(columns: Columns, bins: int, splits: Tensor | None) -> tuple[Tens
     return torch.stack([*means, *influences], dim=1), torch.stack([e.value for e in errors])
 
 
-def estimates(found: Drawn) -> dict[str, dict]:
-    """The five metrics with bootstrap intervals, their means over the conditions of `found`.
+def estimates(drawn: Drawn) -> dict[str, dict]:
+    """The five metrics with bootstrap intervals, their means over the conditions of `drawn`.
 
     A calibration error also has `corrected`, by which it is compared and about which its interval lies, widened where
     needed to hold the value.
     """
-    values, corrected = found.values.mean(dim=0), found.corrected.mean(dim=0)
-    made = {name: estimate(value) for name, value in zip(METRICS, values.tolist(), strict=True)}
-    if found.draws is not None:
-        ends = interval(found.draws.double().mean(dim=1), corrected)
+    values, corrected = drawn.values.mean(dim=0), drawn.corrected.mean(dim=0)
+    rows = {name: estimate(value) for name, value in zip(METRICS, values.tolist(), strict=True)}
+    if drawn.draws is not None:
+        ends = interval(drawn.draws.double().mean(dim=1), corrected)
         low, high = torch.minimum(ends[:, 0], values).tolist(), torch.maximum(ends[:, 1], values).tolist()
-        for i, (name, one) in enumerate(made.items()):
-            made[name] = estimate(one["value"], low[i], high[i], TOPS[name])
+        for i, (name, one) in enumerate(rows.items()):
+            rows[name] = estimate(one["value"], low[i], high[i], TOPS[name])
     for name in CALIBRATION:
         unbiased = float(corrected[METRICS.index(name)])
-        made[name]["corrected"] = unbiased if math.isfinite(unbiased) else None
-    return made
+        rows[name]["corrected"] = unbiased if math.isfinite(unbiased) else None
+    return rows
 
 
 def exact_accuracy(columns: Columns, most: int = 1) -> dict:
