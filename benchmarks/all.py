@@ -1,4 +1,4 @@
-"""All measurements of speed and memory, one after another, each in a process of its own.
+"""All measurements of speed and memory, and the simulation of the intervals, each in a process of its own.
 
     python -m benchmarks.all --quick
 
