@@ -49,8 +49,8 @@ def metrics(accuracy: float, ece: float, interval: bool = True) -> dict[str, Any
         "accuracy": estimate(accuracy, interval=interval),
         "nll": estimate(2.2 * (1 - accuracy) + ece, top=None, interval=interval),
         "brier": estimate(1.3 * (1 - accuracy), top=2.0, interval=interval),
-        "ece": estimate(ece, interval=interval),
-        "smooth_ece": estimate(0.9 * ece, interval=interval),
+        "ece": {**estimate(ece, interval=interval), "corrected": 0.9 * ece},
+        "smooth_ece": {**estimate(0.9 * ece, interval=interval), "corrected": 0.8 * ece},
     }
 
 
@@ -297,7 +297,8 @@ def results(
             difference = models[a]["clean"][metric]["value"] - models[b]["clean"][metric]["value"]
             made["comparisons"].append(
                 {"a": a, "b": b, "metric": metric, "where": where, "test": test, "p": 0.003, "n": N,
-                 "difference": {"value": difference, "low": difference - 0.004, "high": difference + 0.004}}
+                 "difference": {"value": difference, "low": difference - 0.004, "high": difference + 0.004},
+                 **({"reported": difference} if metric == "ece" else {})}
             )  # fmt: skip
     if groups:
         half = max(1, len(names) // 2)

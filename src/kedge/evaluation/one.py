@@ -51,8 +51,7 @@ def about(
     if "uncertainty" in found.clean.tensors:
         clean["uncertainty"] = found.clean.tensors["uncertainty"]
     shifted = list(found.shift.values())
-    values, draws = draw([clean, *shifted], bins, n, seed)
-    first, rest = (None, None) if draws is None else (draws[:, 0], draws[:, 1:])
+    drawn = draw([clean, *shifted], bins, n, seed)
     rule = by_confidence(getattr(subject.model, "reject", None))
     # Where sets were equalised, familiar images are compared in that form, or not at all.
     familiar = found.inside if settings.equalised else found.clean
@@ -83,15 +82,14 @@ def about(
     )
     renditions = {}
     for name, columns in found.renditions.items():
-        own, own_draws = draw([columns], bins, n, seed)
         renditions[name] = {
-            **estimates(own[0], None if own_draws is None else own_draws[:, 0]),
+            **estimates(draw([columns], bins, n, seed)),
             "reliability": reliability(bin_sums(columns["confidence"], columns["rank"] == 0, bins)),
         }
     entry = {
         **subject.description(tuple(data.image_shape)),
-        "clean": clean_summary(clean, logits, data.labels, estimates(values[0], first), bins, n, seed),
-        "shift": shift_summary(found.shift, found.failed, values[1:], rest, bins),
+        "clean": clean_summary(clean, logits, data.labels, estimates(drawn.of([0])), bins, n, seed),
+        "shift": shift_summary(found.shift, found.failed, drawn.of(range(1, 1 + len(shifted))), bins),
         "shift_sets": renditions,
         "scores": histograms,
         "ood": ood,
@@ -114,6 +112,5 @@ def about(
     correct = {"clean": clean["rank"] == 0}
     if found.attacked is not None:
         correct |= found.attacked.correct()
-    if found.failed:
-        values, draws = values[:1], None if draws is None else draws[:, :1]
-    return entry, Measured(values, draws, correct)
+    compared = drawn.of([0]) if found.failed else drawn
+    return entry, Measured(compared.values, compared.draws, correct, compared.corrected)

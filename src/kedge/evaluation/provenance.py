@@ -42,10 +42,12 @@ def peak_memory() -> float | None:
 
 CONVENTIONS = {
     "accuracy": "share of correct answers; interval: Wilson. Means over corruptions: bootstrap over images",
-    "ece": "expected calibration error of the top prediction, equal-width bins, pooled over the set; basic bootstrap",
-    "smooth_ece": "calibration error smoothed by a kernel whose width is the error itself, no bins; basic bootstrap",
+    "ece": "expected calibration error of the top prediction, equal-width bins, pooled over the set; interval: "
+    "bootstrap of the error without its bias (cross-fitted), by which models are compared",
+    "smooth_ece": "calibration error smoothed by a kernel whose width is the error itself, no bins; interval as of ece",
     "brier": "sum over classes of squared differences, 0 to 2",
-    "ood": "in-distribution is the positive class; a higher score means more in-distribution; AUROC's interval: DeLong",
+    "ood": "in-distribution is the positive class; a higher score means more in-distribution; AUROC's interval: "
+    "DeLong's variance on the logit scale",
     "near and far": "unweighted means over the sets of the group, as OpenOOD 1.5 averages; their intervals are "
     "means of the sets' bounds, wider than the truth",
     "fpr95": "share of out-of-distribution images accepted when 95 % of in-distribution ones are",

@@ -48,6 +48,12 @@ def _mass_bins(confidence: Tensor, weights: Tensor, bins: int) -> Tensor:
     return torch.empty_like(index).scatter_(1, order.expand_as(index), index)
 
 
+def mass_bins(confidence: Tensor, bins: int) -> Tensor:
+    """Which of `bins` bins of equal mass each of `confidence` `[N]` falls in, int64 `[N]`; equal ones in one bin."""
+    check_bins(bins)
+    return _mass_bins(confidence, torch.ones_like(confidence, dtype=SUM_DTYPE)[None], bins)[0]
+
+
 def bin_sums(confidence: Tensor, correct: Tensor, bins: int = 15, binning: str = "width") -> Tensor:
     """`[3, bins]`: per bin the number of samples, the sum of confidences and the number of correct predictions.
 
@@ -62,10 +68,7 @@ def bin_sums(confidence: Tensor, correct: Tensor, bins: int = 15, binning: str =
 
 def unchecked_bin_sums(confidence: Tensor, correct: Tensor, bins: int, binning: str = "width") -> Tensor:
     """`bin_sums` of what was looked at before, or will be: it never waits for the device."""
-    if binning == "mass":
-        index = _mass_bins(confidence, torch.ones_like(confidence, dtype=SUM_DTYPE)[None], bins)[0]
-    else:
-        index = width_bins(confidence, bins)
+    index = mass_bins(confidence, bins) if binning == "mass" else width_bins(confidence, bins)
     values = torch.stack(
         [torch.ones_like(confidence, dtype=SUM_DTYPE), confidence.to(SUM_DTYPE), correct.to(SUM_DTYPE)]
     )

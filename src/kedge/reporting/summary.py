@@ -5,7 +5,7 @@ from typing import Any
 
 from kedge.epsilon import print_epsilon
 from kedge.rejection import resolved
-from kedge.reporting.rows import METRICS, Row, best_of, dig, estimate, failure, printable, short
+from kedge.reporting.rows import METRICS, Row, ahead_of, comparable, dig, estimate, failure, printable, short
 
 MANY_CLASSES = 20  # from here on top-5 says something
 FEW_SCORES = 3  # up to so many scores have lines of their own, more only the first and the best
@@ -38,8 +38,8 @@ class _Lines:
         if not first:  # the reason once is enough
             marks = tuple(mark.partition(":")[0] for mark in marks)
         if any(c is not None for c in cells) or (first and any(marks)):
-            best = None if any(notes) or not marked else best_of(cells, better, unit)
-            self.rows.append(Row(group, label, unit, better, cells, best, marks, notes))
+            ahead = () if any(notes) or not marked else ahead_of(cells, better, unit)
+            self.rows.append(Row(group, label, unit, better, cells, ahead, marks, notes))
 
     def marks(
         self, found: Sequence[Any], part: str, name: str | None = None, also: Sequence[str] = (), asked: bool = True
@@ -81,7 +81,8 @@ def _clean(lines: _Lines, results: dict[str, Any]) -> None:
     marks = lines.marks([m["clean"] for m in lines.models], "clean")
     keys = ["accuracy", *(["top5"] if len(results["data"]["class_names"]) >= MANY_CLASSES else []), *_ERRORS[1:]]
     for key in keys:
-        lines.add("Clean images", *METRICS[key], [clean_metric(m, key) for m in lines.models], marks)
+        values = [clean_metric(m, key) for m in lines.models]
+        lines.add("Clean images", *METRICS[key], values, marks, marked=comparable(key, values))
 
 
 def _shift(lines: _Lines, results: dict[str, Any]) -> None:
@@ -95,7 +96,8 @@ def _shift(lines: _Lines, results: dict[str, Any]) -> None:
             f"Corrupted ({count} kind{'s' if count > 1 else ''}, severity {severities[0]})"
         )  # fmt: skip
         for key in _ERRORS:
-            lines.add(group, *METRICS[key], [dig(m, "shift", "mean", key) for m in models], marks)
+            values = [dig(m, "shift", "mean", key) for m in models]
+            lines.add(group, *METRICS[key], values, marks, marked=comparable(key, values))
         for severity in severities if many else []:
             own = [next((r for r in dig(m, "shift", "by_severity") or [] if r["severity"] == severity), None)
                    for m in models]  # fmt: skip
@@ -106,7 +108,9 @@ def _shift(lines: _Lines, results: dict[str, Any]) -> None:
         found = [m["shift_sets"].get(name) for m in models]
         for key in ("accuracy", "ece"):
             values = [dig(f, key) for f in found]
-            lines.add(f"Published set: {printable(name)}", *METRICS[key], values, lines.marks(found, "shift_set", name))
+            marks = lines.marks(found, "shift_set", name)
+            group = f"Published set: {printable(name)}"
+            lines.add(group, *METRICS[key], values, marks, marked=comparable(key, values))
 
 
 def score_titles(results: dict[str, Any]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from typing import Any
 from markupsafe import Markup
 
 from kedge.epsilon import print_epsilon
-from kedge.reporting.rows import Row, best_of, dig, estimate
+from kedge.reporting.rows import Row, ahead_of, dig, estimate
 from kedge.reporting.summary import attack_names, attack_title, believed
 from kedge.reporting.svg import Plot, svg
 
@@ -28,7 +28,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
         for label, key in (("accuracy under attack", "accuracy"), ("the same images, clean", "clean_accuracy")):
             cells = [estimate(dig(f, key)) for f in found]
             fair = key == "clean_accuracy" or believed(models, cells)
-            rows.append(Row("", label, "%", "higher", cells, best_of(cells, "higher", "%") if fair else None))
+            rows.append(Row("", label, "%", "higher", cells, ahead_of(cells, "higher", "%") if fair else ()))
         seconds = [estimate(dig(f, "seconds")) for f in found]
         if any(s is not None for s in seconds):
             rows.append(Row("", "seconds", "count", None, seconds))
