@@ -76,7 +76,7 @@ def test_train_calibrate_evaluate_export_on_photos_that_change(command, trained,
             assert model["trained_on"] == 0
             page = (run / "evaluation" / "report.html").read_text()
             assert "not trained on, but the model and its reject threshold" in page
-            assert ("30 new and left out" in err) == ("fill" in changes)
+            assert ("30 neither trained on nor held out" in err) == ("fill" in changes)
     assert len(set(counts)) == 1 or "deleted" in changes
 
 

@@ -59,8 +59,11 @@ def test_no_image_that_was_trained_on_is_called_held_out(home, change):
     assert sources(images.val) == held & now
     assert sources(images.train) == trained & now
     assert (images.val.split, images.train.split) == ("val", "train")
-    said = {"added": "1 new and left out", "class_renamed": "of them in another class now"}.get(change)
-    assert said in images.left_out if said else "new" not in images.left_out or change == "damaged"
+    said = {
+        "added": "1 neither trained on nor held out, and left out",
+        "class_renamed": "of them in another class now",
+    }.get(change)
+    assert said in images.left_out if said else "neither" not in images.left_out or change == "damaged"
     assert len(images.val) - len(held) == (-1 if "gone" in images.left_out else 0)
 
 
@@ -132,6 +135,15 @@ def test_a_rename_changes_nothing_when_a_run_goes_on(broken_off):
     (place / "photos" / "bee" / "m050.png").rename(place / "photos" / "bee" / "a.png")
     fit(resume=place / "run", progress=False)
     assert (place / "run/model/model.safetensors").read_bytes() == (place / "before/model.safetensors").read_bytes()
+
+
+def test_a_run_on_the_first_images_only_goes_on_where_there_are_more(home):
+    place, *_ = home
+    fields = {**SMALL, "data": str(place / "photos"), "runs": str(place), "train_images": 250, "name": "first"}
+    sets = load_sets(Recipe(**fields))
+    record = ImageRecord.of(*sets)
+    arranged = record.arranged(data.load(place / "photos", "train"), None, some=True)
+    assert [part.keys() for part in arranged] == [part.keys() for part in sets]
 
 
 @pytest.mark.parametrize(
@@ -289,3 +301,33 @@ def test_few_validation_images_are_said_before_and_after(tmp_path, tiny, capsys)
         "1 of the 13 images, 100.0 % of them right (95 % interval 20.7 to 100.0 %)" in out
         or "1 of the 13 images, 0.0" in out
     )
+
+
+def test_photos_are_told_by_their_files(tmp_path):
+    """Above 64 pixels keys are of the encoded bytes: whatever size they are read in, and without any training here."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(0)
+    for i in range(80):
+        path = tmp_path / "photos" / ("ant", "bee")[i % 2] / f"m{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = torch.randint(0, 256, (70, 70, 3), dtype=torch.uint8, generator=generator)
+        Image.fromarray(noise.numpy()).save(path)
+    recipe = Recipe(data=str(tmp_path / "photos"), val_fraction=0.3, image_size=70)
+    train, val = load_sets(recipe)
+    trained, held = sources(train), sources(val)
+    run = tmp_path / "run"
+    ImageRecord.of(train, val).write(run)
+    (run / "recipe.yaml").write_text(recipe.to_yaml())
+    assert (run / FILE).stat().st_size < 20 * 80 + 1000
+    record = ImageRecord.read(run)
+    assert (record.trained, record.held, record.keys_of) == (train.keys(), val.keys(), "encoded bytes")
+    CHANGES["added"](tmp_path / "photos")
+    CHANGES["renamed"](tmp_path / "photos")
+    assert (sources(RunImages(run).train), sources(RunImages(run).val)) == (trained, held)
+    # In another size they are the same images; in memory they cannot be compared with those on disk.
+    assert record.count(data.load(tmp_path / "photos", image_size=100)) == len(trained)
+    assert record.count(data.load(tmp_path / "photos", image_size=32)) is None
+    (run / FILE).write_bytes((run / FILE).read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"images\.safetensors, .* cannot be read .*no image can be called held out"):
+        ImageRecord.read(run)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.held_out import trained_attack
 from kedge.cli.models import MODELS_HELP, Source, find_groups
-from kedge.cli.seen import trained_by
+from kedge.cli.seen import counters
 from kedge.cli.sets import default_workers, load_data, load_outside, load_training, shifts_of
 from kedge.cli.unlabelled import add_flags, as_test_images, load_unlabelled, load_validation
 from kedge.cli.words import (
@@ -228,7 +228,7 @@ def run(config: "jsonargparse.Namespace") -> int:
                 "notice": say,
             }
             counts = {
-                n: count for n, images in validation.items() for count in _counts({n: sources[n]}, images).values()
+                n: count for n, images in validation.items() for count in counters({n: sources[n]}, images).values()
             }
             estimates = (
                 evaluation.estimate_accuracy(models, validation, asked, trained_on=counts, **how) if asked else {}
@@ -247,7 +247,7 @@ def run(config: "jsonargparse.Namespace") -> int:
                 attacks=choose_attacks(attacks, eps, config, data),
                 risk=config.risk,
                 groups=groups,
-                trained_on=_counts(sources, data),
+                trained_on=counters(sources, data),
                 command=command_line("kedge evaluate", parser(), config),
                 **how,
             )
@@ -264,12 +264,6 @@ def run(config: "jsonargparse.Namespace") -> int:
         for error in model["errors"]:
             print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)
     return 0 if results["complete"] else 3
-
-
-def _counts(sources: Mapping[str, Source], images: Any) -> dict[str, Callable[[Any], int | None]]:
-    """For each model of which that is known, a function that counts the images it was trained on."""
-    known = {name: trained_by(source, deep=images.split == "val") for name, source in sources.items()}
-    return {name: record.count for name, record in known.items() if record is not None}
 
 
 def _check_residuals(models: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Which images a model has seen in training, and which its run held out: asked of the run's record, said aloud."""
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import Source
 
@@ -41,9 +42,15 @@ def trained_by(source: Source, deep: bool = False) -> "ImageRecord | None":
     assert source.run is not None
     try:
         images = RunImages(source.run)
-        return None if images.own_part else ImageRecord.of(images.train, None)
+        return None if images.own_part else ImageRecord.of(images.train, None, known=images.recipe.init_from is None)
     except ValueError:
         return None
+
+
+def counters(sources: Mapping[str, Source], images: "ImageSet") -> dict[str, Callable[[Any], int | None]]:
+    """For each model of which that is known, what counts the images of a set that it was trained on."""
+    known = {name: trained_by(source, deep=images.split == "val") for name, source in sources.items()}
+    return {name: record.count for name, record in known.items() if record is not None}
 
 
 def unseen_by(source: Source, images: "ImageSet") -> "ImageSet":

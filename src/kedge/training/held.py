@@ -101,7 +101,7 @@ class RunImages:
         counts = (
             (len(held.difference(keys)), "of the held-out images gone or changed"),
             (self._moved(held), "of them in another class now"),
-            (new, "new and left out, neither trained on nor held out"),
+            (new, "neither trained on nor held out, and left out"),
         )
         return ", ".join(f"{count:,} {words}" for count, words in counts if count)
 
@@ -122,6 +122,8 @@ class RunImages:
         if shape := (self._facts.get("data") or {}).get("image_shape"):
             side, channels = shape[1] if shape[1] == shape[2] else side, shape[0]
         images = data.load(self.data, split, side, channels)
+        if split == "train" and self.record is None and self.recipe.train_images is not None:
+            images = images.subset(range(min(self.recipe.train_images, len(images))))
         return images.only_classes(self.recipe.classes) if classes and self.recipe.classes is not None else images
 
     @cached_property
@@ -227,7 +229,8 @@ def resumed(run: Path, sets: tuple[ImageSet, ImageSet] | None) -> tuple[ImageSet
     images = RunImages(run)
     if record is None:
         return images.train, images.val
-    return record.arranged(images._whole, images.val if images.own_part else None)
+    some = images.recipe.train_images is not None  # of more
+    return record.arranged(images._whole, images.val if images.own_part else None, some)
 
 
 def changed_since(place: str, when: Any) -> Path | None:

@@ -125,10 +125,10 @@ class ImageRecord:
         shared = sum(key in self.seen for key in images.keys())  # noqa: SIM118 - not a dict
         return shared if shared or self.known else None
 
-    def arranged(self, train: ImageSet, val: ImageSet | None) -> tuple[ImageSet, ImageSet]:
+    def arranged(self, train: ImageSet, val: ImageSet | None, some: bool = False) -> tuple[ImageSet, ImageSet]:
         """The images of the run in the order that it began with; of one set for both (`val` None) its two parts.
 
-        Names and places count for nothing, content and class do.
+        Names and places count for nothing, content and class do. `some`: there may be more training images.
 
         Raises:
             ValueError: images that are not those, in words that count how.
@@ -136,12 +136,12 @@ class ImageRecord:
         cut = len(self.trained)
         if val is None:
             labels = torch.cat([self.labels, self.held_labels])
-            images = _arranged(train, [*self.trained, *self.held], labels)
+            images = _arranged(train, [*self.trained, *self.held], labels, some)
             return images.subset(range(cut)), images.subset(range(cut, len(images)))
-        return _arranged(train, self.trained, self.labels), _arranged(val, self.held, self.held_labels)
+        return _arranged(train, self.trained, self.labels, some), _arranged(val, self.held, self.held_labels)
 
 
-def _arranged(images: ImageSet, keys: Sequence[bytes], labels: Tensor) -> ImageSet:
+def _arranged(images: ImageSet, keys: Sequence[bytes], labels: Tensor, some: bool = False) -> ImageSet:
     then = list(zip(keys, labels.tolist(), strict=True))
     now = list(zip(images.keys(), images.labels.tolist(), strict=True))
     if then == now:
@@ -149,7 +149,7 @@ def _arranged(images: ImageSet, keys: Sequence[bytes], labels: Tensor) -> ImageS
     places: dict[tuple[bytes, int], list[int]] = {}
     for place in range(len(now) - 1, -1, -1):
         places.setdefault(now[place], []).append(place)
-    if Counter(then) != Counter(now):
+    if Counter(then) - Counter(now) or (len(now) > len(then) and not some):
         raise ValueError(f"the data changed since the run began: {_difference(then, now)}")
     return images.subset([places[each].pop() for each in then])
 
