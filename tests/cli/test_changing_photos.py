@@ -117,6 +117,21 @@ def test_photos_of_training_are_no_test_whatever_their_folder_is_called(command,
     assert f"the model was trained on {old} of these images, where its confidence is no guide" in found["warnings"]
 
 
+def test_scores_of_held_out_images_learn_from_those_that_were_trained_on(command, trained, tmp_path, monkeypatch):
+    """Also where the photos lie in a folder train beside others, so that all of it is called training images."""
+    photos, run, seen = trained
+    (tmp_path / "home").mkdir()
+    shutil.move(photos, tmp_path / "home" / "train")
+    write_photos(tmp_path / "home" / "test", each=4, seed=6)
+    shutil.move(tmp_path / "home", photos)
+    from kedge.cli.models import find
+    from kedge.cli.sets import load_data, load_training
+
+    sources, models = {"mine": find(str(run))}, {"mine": find(str(run)).load("cpu")}
+    images, name = load_data(sources, models, None, "val")
+    assert {image.numpy().tobytes() for image in load_training(sources, name, images, None).images} == seen
+
+
 def test_two_runs_share_the_validation_images_that_neither_trained_on(command, trained, tmp_path):
     photos, run, _ = trained
     more = ["--data", photos, "--runs", tmp_path, *TRAIN]

@@ -268,6 +268,12 @@ def test_test_images_that_are_training_images_are_said(tmp_path, tiny, capsys):
     assert "careful: all the 90 test images of photos are training images" in capsys.readouterr().out
 
 
+def test_sets_from_python_that_share_images_are_said(tiny, capsys):
+    every = data.load("digits", "train").only_classes(["0", "1"]).subset(range(120))
+    fit(tiny(classes=None, epochs=1), sets=(every, every.subset(range(40))))
+    assert "careful: 40 of the 40 validation images are training images, bit for bit" in capsys.readouterr().out
+
+
 def test_an_image_in_two_classes_is_said(tmp_path, tiny, capsys):
     root = write_photos(tmp_path / "photos", each=40)
     shutil.copy(root / "ant" / "m000.png", root / "bee" / "same.png")

@@ -160,15 +160,16 @@ def load_training(
     Of images that a run held out of training, its other images.
     """
     from kedge import data
+    from kedge.training.held import RunImages
 
     if given == "none":
         return None
     offered = data.splits(name if given is None else given)
+    if given is None and "val" not in offered and images.split == "val":
+        run = next((s.run for s in sources.values() if s.run is not None and s.recipe().get("data") == name), None)
+        return None if run is None else RunImages(run).train
     if given is None and "train" not in offered:
-        recipe = next((r for s in sources.values() if (r := s.recipe()).get("data") == name), None)
-        if recipe is None or images.split != "val":
-            return None  # all there is, and it is measured on
-        return images_of_run(next(s for s in sources.values() if s.recipe() == recipe)).train
+        return None  # all there is, and it is measured on
     channels, height, width = images.image_shape
     square = height if height == width else None
     wanted = name if given is None else given

@@ -79,11 +79,14 @@ def load_validation(sources: "dict[str, Source]", models: Mapping[str, Any], nam
         else:
             split = "test" if "test" in offered else "all"
         model, record = models[own], source.record()
-        held = [held_by(recipe), recipe.get("val_fraction")] if record is None else record.digest
+        drawn = "val" not in offered and recipe.get("data") == wanted
+        held = record.digest if record is not None else drawn and [held_by(recipe), recipe.get("val_fraction")]
         shape, classes = getattr(model, "input_shape", None), getattr(model, "class_names", None)
         key = json.dumps([wanted, held, recipe.get("image_size"), recipe.get("classes"), shape, classes], default=str)
         if key not in loaded:
-            loaded[key] = unseen_by(source, load_data({own: source}, {own: model}, wanted, split)[0])
+            images = unseen_by(source, load_data({own: source}, {own: model}, wanted, split)[0])
+            same = (each for each in loaded.values() if each.fingerprint() == images.fingerprint())
+            loaded[key] = next(same, images)
         found[own] = loaded[key]
     return found
 

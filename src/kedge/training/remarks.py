@@ -17,7 +17,10 @@ _SHOWN = 3
 
 def remarks(recipe: Recipe, train: ImageSet, val: ImageSet, record: ImageRecord) -> list[str]:
     """Sentences on the same image in two classes, on test images that are training images, on few validation images."""
-    return [*_in_two_classes(train, val), *_in_the_test(recipe, train, record), *_too_few(val)]
+    said = [*_in_two_classes(train, val), *_in_the_test(recipe, train, record), *_too_few(val)]
+    if shared := record.count(val):  # of sets that were handed over: others have none
+        said.insert(0, f"careful: {shared:,} of the {len(val):,} validation images are training images, bit for bit")
+    return said
 
 
 def _in_two_classes(train: ImageSet, val: ImageSet) -> Iterator[str]:
