@@ -72,6 +72,9 @@ class RunImages:
         Raises:
             ValueError: if too few are left, in words that count what became of the others.
         """
+        return self._held().readable()[0]
+
+    def _held(self) -> ImageSet:
         if self.record is None:
             return self._own if self.own_part else self._by_position[1]
         held = self.record.held_out

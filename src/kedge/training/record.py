@@ -149,9 +149,14 @@ def _arranged(images: ImageSet, keys: Sequence[bytes], labels: Tensor, some: boo
     places: dict[tuple[bytes, int], list[int]] = {}
     for place in range(len(now) - 1, -1, -1):
         places.setdefault(now[place], []).append(place)
-    if Counter(then) - Counter(now) or (len(now) > len(then) and not some):
+    changed = bool(Counter(then) - Counter(now))
+    chosen = [] if changed else [places[each].pop() for each in then]
+    if not changed and not some and len(now) > len(then):
+        # Validation images that could not be read were no images of the run, and are none now.
+        changed = len(images.subset(sorted(set(range(len(now))).difference(chosen))).readable()[0]) > 0
+    if changed:
         raise ValueError(f"the data changed since the run began: {_difference(then, now)}")
-    return images.subset([places[each].pop() for each in then])
+    return images.subset(chosen)
 
 
 def _difference(then: list[tuple[bytes, int]], now: list[tuple[bytes, int]]) -> str:
