@@ -39,14 +39,14 @@ def test_each_class_gives_some_and_none_gives_all(labels, fraction, seed):
 
 
 def test_the_fraction_of_a_class_is_met_as_closely_as_by_tossing_coins():
-    """The deviations over 200 seeds and ten classes of 300 are binomial ones, against scipy's distribution."""
+    """The deviations over 60 seeds and ten classes of 300 are binomial ones, against scipy's distribution."""
     from scipy import stats
 
     images, n, fraction = numbered_set([c for c in range(10) for _ in range(300)]), 300, 0.1
-    draws = (split_validation(images, fraction, s)[1].labels for s in range(200))
+    draws = (split_validation(images, fraction, s)[1].labels for s in range(60))
     counts = torch.stack([torch.bincount(labels, minlength=10) for labels in draws])
-    assert abs(float(counts.double().mean()) - 30) < 5 * (n * 0.09) ** 0.5 / 2000**0.5
-    assert 0.9 < float(counts.double().var()) / (n * 0.09) < 1.1
+    assert abs(float(counts.double().mean()) - 30) < 5 * (n * 0.09) ** 0.5 / 600**0.5
+    assert 0.8 < float(counts.double().var()) / (n * 0.09) < 1.2
     low, high = stats.binom.interval(0.95, n, fraction)
     assert 0.93 < float(((counts >= low) & (counts <= high)).double().mean()) < 0.99
 
@@ -56,9 +56,16 @@ def test_no_image_moves_when_others_come_go_or_change_their_places(data):
     images = numbered_set([i % 3 for i in range(300)])
     order = torch.tensor(data.draw(st.permutations(range(300))))[: data.draw(st.integers(60, 300))]
     held = set(positions(split_validation(images, 0.2, seed=4)[1]))
-    train, val = split_validation(images.subset(order), 0.2, seed=4)
-    assert set(positions(val)) == held & set(positions(images.subset(order)))
-    assert not set(positions(train)) & held
+    part = images.subset(order)
+    if not held & set(positions(part)):
+        return  # a choice that looks like a part that was divided before
+    val = set(positions(split_validation(part, 0.2, seed=4)[1]))
+    for c in range(3):
+        own = set(positions(part.subset(part.labels == c)))
+        if 0 < len(own & held) < len(own):
+            assert val & own == own & held
+        elif len(own) > 1:  # else it gives one, or keeps one
+            assert len(val & own) == (1 if not own & held else len(own) - 1)
 
 
 def test_equal_images_are_on_one_side_also_in_different_classes():

@@ -209,8 +209,8 @@ def _images(
         train, test = _drawn(config, train, TEST_FRACTION, data.derive_seed(config.seed, "test"), known, "test")
         test.split = "test"
         print(
-            f"{config.data} has no part test: {len(test)} of its training images, a fifth of each class drawn by "
-            f"--seed {config.seed}, are held out to measure on and train nothing",
+            f"{config.data} has no part test: {len(test)} of its training images, about a fifth of each class, drawn "
+            f"by --seed {config.seed}, are held out to measure on and train nothing",
             file=sys.stderr,
         )
     (train, _), (val, _), (test, _) = train.readable(), val.readable(), test.readable()
