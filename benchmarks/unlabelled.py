@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 import kedge
@@ -33,8 +32,9 @@ from kedge.metrics import (
     log_odds,
 )
 from kedge.scores import Entropy, Outputs
-from kedge.training import Recipe
-from kedge.training.build import load_sets
+from kedge.training.folder import RunFolder
+from kedge.training.held import RunImages
+from kedge.training.record import ImageRecord
 
 RESULTS = Path(__file__).parent / "results"
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -147,15 +147,17 @@ def errors_of(seen: list[tuple[float, dict[str, float]]]) -> dict[str, dict[str,
 
 def load_models(runs: Path, only: list[str]) -> dict[str, tuple[Any, Any]]:
     """Name of a run to (model, the images it held out), of all finished runs VARIANT-SEED or those of some variants."""
-    found, held = {}, {}
+    found: dict[str, tuple[Any, Any]] = {}
+    held: dict[Any, Any] = {}
     for folder in sorted(runs.iterdir(), key=lambda f: (not f.name.startswith("standard"), f.name)):
         variant, _, seed = folder.name.rpartition("-")
         if not seed.isdigit() or not (folder / "model" / "config.json").is_file() or (only and variant not in only):
             continue
-        recipe = Recipe.from_dict(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
-        key = (recipe.data, recipe.seed, recipe.split_seed, recipe.val_fraction)
+        recipe, record = RunFolder(folder).recipe(), ImageRecord.read(folder)
+        old = (recipe.data, recipe.seed, recipe.split_seed, recipe.val_fraction)
+        key = old if record is None else record.digest
         if key not in held:
-            held[key] = load_sets(recipe)[1]
+            held[key] = RunImages(folder).val
         found[folder.name] = (kedge.load(folder / "model").eval(), held[key])
     if not found:
         raise SystemExit(f"no finished runs VARIANT-SEED in {runs}: train some, or name another folder with --runs")

@@ -92,6 +92,7 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
 
     from kedge.training import Recipe
     from kedge.training.build import load_sets
+    from kedge.training.record import ImageRecord
 
     digits = load_digits()
     for i in range(60):
@@ -106,8 +107,12 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     with pytest.raises(ValueError, match=r"has no test images .*--split val"):
         command("evaluate", folder)
+    with pytest.raises(ValueError, match="kept no record of the images it trained on"):
+        command("evaluate", folder, "--split", "val")
+    ImageRecord.of(*load_sets(recipe)).write(folder)
     _, out, _ = command("evaluate", folder, "--split", "val", "--shift", "none", "--format", "json")
-    assert json.loads(out)["data"]["images"] == len(load_sets(recipe)[1]) == 12
+    assert json.loads(out)["data"]["images"] == len(load_sets(recipe)[1])
+    assert json.loads(out)["models"]["odd-even"]["trained_on"] == 0
 
 
 def test_command_line_gives_the_same_configuration_again():

@@ -93,6 +93,7 @@ def test_each_run_rests_on_the_images_that_it_held_out(command, digit_model, new
     from kedge.cli.unlabelled import as_test_images, load_validation
     from kedge.training import Recipe
     from kedge.training.build import load_sets
+    from kedge.training.record import ImageRecord
 
     train = kedge.data.load("digits", "train")
     for i in range(200):
@@ -103,6 +104,7 @@ def test_each_run_rests_on_the_images_that_it_held_out(command, digit_model, new
         kedge.save(digit_model, tmp_path / name / "model")
         recipe = Recipe(name=name, data=str(tmp_path / "own"), image_size=8, val_fraction=0.2, seed=seed)
         (tmp_path / name / "recipe.yaml").write_text(recipe.to_yaml())
+        ImageRecord.of(*load_sets(recipe)).write(tmp_path / name)
     sources, _ = find_groups([str(tmp_path / name) for name in "abc"])
     found = load_validation(sources, dict.fromkeys(sources, digit_model), None)
     for name, seed in (("a", 0), ("b", 1)):

@@ -231,6 +231,7 @@ def model(
     made["timing"] = {"images_per_second": 1000.0 / (1 + 9 * anchored), "device": "cpu", "seconds": 61.0}
     made["errors"] = []
     made["warnings"] = []
+    made["trained_on"] = None
     return made
 
 

@@ -143,7 +143,7 @@ def pixels(images):
 def test_the_images_that_a_model_never_saw_are_held_out_again(home, tmp_path):
     """Whatever the seed, and over several runs one after another."""
     train, val = load_sets(Recipe(data=str(home / "photos"), seed=3, val_fraction=0.2))
-    assert len(val) == 24
+    assert 12 < len(val) < 36
     other, _ = load_sets(Recipe(data=str(home / "photos"), seed=11, val_fraction=0.2))
     assert set(pixels(val)) & set(pixels(other))  # else the seed decides nothing and the test shows nothing
     fields = {**SIZE, "epochs": 1, "runs": str(tmp_path), "arguments": {}}

@@ -16,6 +16,7 @@ from kedge.files import write_text
 from kedge.training.begin import started
 from kedge.training.finish import predict_logits, reject_rule
 from kedge.training.folder import surroundings
+from kedge.training.held import record_of
 from kedge.training.recipe import Recipe
 
 __all__ = ["Settings", "finished", "load_outcome", "recipe_for", "write_outcome"]
@@ -138,6 +139,7 @@ def write_outcome(
     facts |= set_rule(model, val, settings)
     recipe = replace(recipe_for(model, folder.name, folder.parent, train, settings), objective=None)
     checkpoint.save(model, folder / "model")
+    record_of(recipe, train, val, in_memory=True).write(folder)
     words = f"# Made by kedge adapt, {folder.name}: names the network and the images; what was done is in run.json.\n"
     write_text(folder / "recipe.yaml", words + recipe.to_yaml())
     facts |= {"adaptation": record, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}

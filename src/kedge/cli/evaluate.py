@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.held_out import trained_attack
 from kedge.cli.models import MODELS_HELP, Source, find_groups
+from kedge.cli.seen import counters
 from kedge.cli.sets import default_workers, load_data, load_outside, load_training, shifts_of
 from kedge.cli.unlabelled import add_flags, as_test_images, load_unlabelled, load_validation
 from kedge.cli.words import (
@@ -226,7 +227,12 @@ def run(config: "jsonargparse.Namespace") -> int:
                 "progress": tick,
                 "notice": say,
             }
-            estimates = evaluation.estimate_accuracy(models, validation, asked, **how) if asked else {}
+            counts = {
+                n: count for n, images in validation.items() for count in counters({n: sources[n]}, images).values()
+            }
+            estimates = (
+                evaluation.estimate_accuracy(models, validation, asked, trained_on=counts, **how) if asked else {}
+            )
             results = evaluation.evaluate(
                 models,
                 data,
@@ -241,6 +247,7 @@ def run(config: "jsonargparse.Namespace") -> int:
                 attacks=choose_attacks(attacks, eps, config, data),
                 risk=config.risk,
                 groups=groups,
+                trained_on=counters(sources, data),
                 command=command_line("kedge evaluate", parser(), config),
                 **how,
             )

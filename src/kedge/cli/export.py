@@ -209,10 +209,9 @@ def spread(images: "ImageSet", most: int) -> "ImageSet":
 def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "ImageSet":
     """Images to check on: the validation images of the run, or images of `name`."""
     if name is None:
-        from kedge.training import Recipe
-        from kedge.training.build import load_sets
+        from kedge.cli.seen import images_of_run
 
-        return load_sets(Recipe.from_dict(source.recipe()))[1]
+        return images_of_run(source).val
     from kedge import data
 
     offered = data.splits(name)

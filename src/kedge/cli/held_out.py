@@ -2,9 +2,11 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import Source
+from kedge.cli.seen import images_of_run, trained_by, unseen_by
 from kedge.cli.sets import with_classes
 from kedge.cli.words import choose_attacks, radius
 from kedge.epsilon import parse_epsilon, print_epsilon
@@ -15,12 +17,16 @@ if TYPE_CHECKING:
     from kedge.attacks import PGD
     from kedge.data import ImageSet
     from kedge.data.statistics import NormBatches
+    from kedge.training.record import ImageRecord
 
 
-def training_and_validation(source: Source, model: Any, name: str | None) -> "tuple[ImageSet | None, ImageSet]":
+def training_and_validation(
+    source: Source, model: Any, name: str | None, first: Source
+) -> "tuple[ImageSet | None, ImageSet]":
     """Training images (None where the data has none) and validation images, in the size and classes of the model.
 
     Of the data of the model's own run those that it trained on and held out; of other data its parts train and val.
+    The validation images are such as neither the model nor `first` was trained on, as far as is known.
 
     Raises:
         ValueError: if no data is named and the model belongs to no run, for data without validation images, and for
@@ -30,10 +36,8 @@ def training_and_validation(source: Source, model: Any, name: str | None) -> "tu
 
     recipe = source.recipe()
     if name in (None, recipe.get("data")) and recipe.get("data") is not None:
-        from kedge.training import Recipe
-        from kedge.training.build import load_sets
-
-        train, val = load_sets(Recipe.from_dict(recipe))
+        images = images_of_run(source)
+        train, val = images.train, unseen_by(first, images.val)
         named = with_classes(val, {source.name: model})
         train = train if named is val else with_classes(train, {source.name: model})
         return train, _checked(named, model)
@@ -54,7 +58,7 @@ def training_and_validation(source: Source, model: Any, name: str | None) -> "tu
         found = data.load(name, "train", side, channels)
         if found.class_names != val.class_names:
             found = found.only_classes(val.class_names)
-    return found, _checked(val, model)
+    return found, unseen_by(first, unseen_by(source, _checked(val, model)))
 
 
 def _checked(images: "ImageSet", model: Any) -> "ImageSet":
@@ -67,24 +71,15 @@ def _checked(images: "ImageSet", model: Any) -> "ImageSet":
     return images
 
 
-def warn_of_other_split(a: Source, b: Source) -> None:
-    """Say so where the first model was trained on images that the run of the second held out."""
-    from kedge import data
-    from kedge.training.recipe import held_by
-
-    one, other = a.recipe(), b.recipe()
-    if not one or a.run == b.run or one.get("data") != other.get("data") or "val" in data.splits(str(one["data"])):
-        return
-
-    def held(recipe: dict[str, Any]) -> tuple[Any, ...]:
-        return held_by(recipe), recipe.get("val_fraction")
-
-    if held(one) != held(other):
-        print(
-            f"careful: {a.name} held out other images than {b.name} (seed or val_fraction differ), so it was trained "
-            "on some of those that choose here, and they flatter it",
-            file=sys.stderr,
-        )
+def joint_record(a: Source, b: Source) -> "ImageRecord | None":
+    """What the images are to an average of two models: seen by it is what either was trained on; None if not known."""
+    own, other = b.record(), trained_by(a, deep=True)
+    if own is None:
+        return None
+    if other is None or own.keys_of != other.keys_of:
+        return replace(own, known=False)
+    earlier = sorted(own.seen.union(other.seen).difference(own.trained))
+    return replace(own, earlier=earlier, known=own.known and other.known)
 
 
 def norm_batches(

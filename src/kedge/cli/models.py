@@ -9,6 +9,7 @@ from kedge.cli.foreign import PYTHON, TIMM, load_callable, load_timm
 
 if TYPE_CHECKING:
     from kedge.anchoring import AnchoredModel, PlainModel
+    from kedge.training.record import ImageRecord
 
 MODEL_HELP = (
     "a run folder (runs/NAME, or only NAME), a model folder, an ONNX file written by kedge export, timm/NAME: a "
@@ -52,6 +53,12 @@ class Source:
             return {}
         loaded = yaml.safe_load((self.run / "recipe.yaml").read_text(encoding="utf-8"))
         return loaded if isinstance(loaded, dict) else {}
+
+    def record(self) -> "ImageRecord | None":
+        """Which images the run trained on; None if the model belongs to no run, or to one of an earlier version."""
+        from kedge.training.record import ImageRecord
+
+        return ImageRecord.read(self.run)
 
     def load(self, device: str = "auto") -> "AnchoredModel | PlainModel":
         """The model in eval mode, on `device` ("auto": a GPU if there is one).

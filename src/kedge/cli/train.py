@@ -75,7 +75,11 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
     accuracy, error = 100 * found["accuracy"], 100 * found["ece"]
     share = f", {result.recipe.average:g} of the trained weights" if result.recipe.average is not None else ""
     mean = f", mean over {result.recipe.references} references" if about_bank(result.recipe) else ""
-    print(f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} %, NLL {found['nll']:.3f}, ECE {error:.1f} %")
+    count = result.images
+    print(
+        f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {count:,} images{_bounds(found['accuracy'], count)}, "
+        f"NLL {found['nll']:.3f}, ECE {error:.1f} %"
+    )
     if result.robust is not None:
         print(_robust(result.robust))
     if step := result.model.steps.get("temperature"):
@@ -84,9 +88,9 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
             f"{step['nll_after']:.3f} after"
         )
     if rule:
-        kept, right = 100 * rule["validation_coverage"], rule["validation_accuracy"]
-        share = "" if right is None else f", {100 * right:.1f} % of them right"
-        print(f"confidence of {in_words(rule)} or more: {kept:.0f} % of the images{share}")
+        kept, right = round(rule["validation_coverage"] * count), rule["validation_accuracy"]
+        share = "" if right is None else f", {100 * right:.1f} % of them right{_bounds(right, kept)}"
+        print(f"confidence of {in_words(rule)} or more: {kept:,} of the {count:,} images{share}")
     print(f"model:  {result.folder / 'model'}")
     for other, measured in result.beside.items():
         print(f"{other}:   {result.folder / other}    validation accuracy {100 * measured['accuracy']:.1f} %")
@@ -94,6 +98,15 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
         print(f"report: {result.report}")
     print(f"next:   kedge evaluate {result.folder}    kedge predict {result.folder} IMAGES...")
     return 0
+
+
+def _bounds(share: float, count: int) -> str:
+    from kedge.metrics import accuracy_interval
+
+    if not count:
+        return ""
+    low, high = accuracy_interval(round(share * count), count)
+    return f" (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
 
 
 def _robust(record: dict[str, Any]) -> str:

@@ -13,7 +13,13 @@ from kedge.data.report import DataError, UnreadableImage
 
 
 class Items(Protocol):
-    """Images by position. Every reader raises UnreadableImage with the image's name."""
+    """Images by position. Every reader raises UnreadableImage with the image's name.
+
+    Attributes:
+        keys_of: what the keys are made from.
+    """
+
+    keys_of: str
 
     def __len__(self) -> int: ...
 
@@ -40,6 +46,8 @@ class Items(Protocol):
 
 
 class _EncodedItems:
+    keys_of = "encoded bytes"
+
     def source(self, i: int) -> Encoded:
         raise NotImplementedError
 
@@ -124,6 +132,8 @@ class RowItems(_EncodedItems):
 
 class DatasetItems:
     """The images of any map-style data set of (image, label), whose labels are compared with `labels` when read."""
+
+    keys_of = "pixels as stored"
 
     def __init__(self, dataset: Any, origin: str, labels: Sequence[int]) -> None:
         self._dataset = dataset

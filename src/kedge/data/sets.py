@@ -128,6 +128,11 @@ class ImageSet(Dataset):
         """Return one key for each image, equal for equal images; `sampled`: what a fingerprint looks at."""
         raise NotImplementedError
 
+    @property
+    def keys_of(self) -> str:
+        """What the keys are made from; those of two sets can be compared where it is the same."""
+        return type(self).__name__
+
     def _select(self, index: torch.Tensor) -> "ImageSet":
         raise NotImplementedError
 
@@ -160,6 +165,11 @@ class TensorSet(ImageSet):
     def keys(self, sampled: bool = False) -> list[bytes]:
         """Return one key for each image's pixels."""
         return [key_of_pixels(image) for image in self.images]
+
+    @property
+    def keys_of(self) -> str:
+        """Pixels of one shape."""
+        return f"pixels {'x'.join(map(str, self.image_shape))}"
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         return self.images[i], int(self.labels[i])
@@ -211,11 +221,20 @@ class FileSet(ImageSet):
         self.crop_share = crop_share
         self.rows = rows  # long [N]: the position of each image among the items
         self.checked = False
+        self._keys: list[bytes] | None = None  # read once: a part of the set has them from the whole
 
     def keys(self, sampled: bool = False) -> list[bytes]:
         """Return one key for each image's encoded bytes, b"" for one that cannot be read."""
-        chosen = sampled_rows(len(self)) if sampled else range(len(self))
-        return [self.items.key(int(self.rows[i])) for i in chosen]
+        if sampled and self._keys is None:
+            return [self.items.key(int(self.rows[i])) for i in sampled_rows(len(self))]
+        if self._keys is None:
+            self._keys = [self.items.key(row) for row in self.rows.tolist()]
+        return [self._keys[i] for i in sampled_rows(len(self))] if sampled else self._keys
+
+    @property
+    def keys_of(self) -> str:
+        """What the source of the images says: as a rule encoded bytes."""
+        return self.items.keys_of
 
     def readable(self) -> tuple["ImageSet", torch.Tensor]:
         """As for any set; an image takes a tenth of the time of decoding it."""
@@ -269,6 +288,7 @@ class FileSet(ImageSet):
             self.crop_share,
         )
         chosen.checked = self.checked
+        chosen._keys = None if self._keys is None else [self._keys[i] for i in index.tolist()]
         return chosen
 
 

@@ -81,6 +81,11 @@ class Undecoded(ImageSet):
         """Return one key for each image's encoded bytes, b"" for one that cannot be read."""
         return [self.items.key(row) for row in self.rows.tolist()]
 
+    @property
+    def keys_of(self) -> str:
+        """What the source of the images says: as a rule encoded bytes."""
+        return self.items.keys_of
+
     def fingerprint(self) -> str:
         """Return that of the decoded set."""
         return self.decoded().fingerprint()

@@ -1,6 +1,6 @@
 """What can be wrong with a request, said before any work is done."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +77,12 @@ def limited(data: Any, limit: int | None, seed: int) -> tuple[Any, Tensor]:
         chosen = data.subset(positions)
     chosen, places = chosen.readable()
     return chosen, positions[places]
+
+
+def seen(trained_on: Mapping[str, Callable[[Any], int | None]] | None, name: str, images: Any) -> int | None:
+    """How many of the images the model called `name` was trained on; None where that is not known."""
+    count = (trained_on or {}).get(name)
+    return None if count is None else count(images)
 
 
 def named_groups(groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kedge.data.fingerprints import shared_images
 from kedge.evaluation.asked import Attacks
-from kedge.evaluation.checks import check_images, check_request, limited, named_groups, named_sets
+from kedge.evaluation.checks import check_images, check_request, limited, named_groups, named_sets, seen
 from kedge.evaluation.collecting import Collected, collect
 from kedge.evaluation.comparing import compare, group_table
 from kedge.evaluation.equalise import common_step, difference
@@ -54,6 +54,7 @@ def evaluate(
     examples: int = 8,
     groups: Mapping[str, Sequence[str]] | None = None,
     parts: str | os.PathLike[str] | None = None,
+    trained_on: Mapping[str, Callable[[Any], int | None]] | None = None,
     command: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
@@ -90,6 +91,8 @@ def evaluate(
         groups: name to names of models that are seeds of one method: compared as groups, with mean and spread.
         parts: a folder where each part is kept as soon as it is measured, and looked for before it is. Models that
             are not modules are measured anew each time.
+        trained_on: for the names of models of which it is known, a function that counts the images of a set that the
+            model was trained on (`ImageRecord.count` of its run), or says None where that cannot be told.
         command: the command line that led here, for the report.
         progress: called with (images done, images in all).
         notice: called with a sentence before work that takes long, and with what speaks against a model, which
@@ -121,6 +124,9 @@ def evaluate(
     if len(chosen) < FEWEST:
         count = f"{len(chosen)} image{'s are' if len(chosen) > 1 else ' is'}"
         say(f"{count} too few for most intervals (it takes {FEWEST}): only shares of right answers have one")
+    known = {s.name: seen(trained_on, s.name, chosen) for s in subjects}
+    for name in filter(known.get, known):
+        say(f"careful: {name} was trained on {known[name]} of these {len(chosen)} images, which flatter its numbers")
     outside = {name: limited(images, limit, seed)[0] for name, images in sets.items()}
     most = _fit_images(limit, subjects, len(data.class_names))
     training, no_training = _training(train, data, scores, bool(outside), seed, most)
@@ -191,7 +197,7 @@ def evaluate(
         },
         "shift_sets": {name: _published_record(given, name, masks[given.name], collected, len(data.class_names))
                        for given in found_shifts.renditions for name in rendition_names(given)},
-        "models": {name: entry for name, (entry, _) in summarised.items()},
+        "models": {name: {**entry, "trained_on": known[name]} for name, (entry, _) in summarised.items()},
         "strips": _strips(chosen, positions, found_shifts, collected, seed, examples, textures),
         "groups": seeds,
         "comparisons": compare(measured, seeds) if len(measured) > 1 else [],

@@ -63,6 +63,7 @@ _MODEL: dict[str, Any] = {
     "attacks": {},
     "attack_curve": None,
     "sanity": [],
+    "trained_on": None,
     "unlabelled": None,
     "images": {},
     "timing": {},

@@ -109,6 +109,9 @@ def warnings(results: dict[str, Any]) -> list[str]:
     """What a reader must not miss: unfinished and failed parts, and robust accuracies that are not to be believed."""
     said = [] if results["complete"] else ["Some parts could not be measured: their cells say why."]
     for name, model in results["models"].items():
+        if model["trained_on"]:
+            count = f"{model['trained_on']:,} of these {results['data']['images']:,} images"
+            said.append(f"{printable(name)} was trained on {count}, bit for bit: its numbers on them are flattered.")
         errors = [f"{printable(e['part'])} failed: {printable(e['message'])}" for e in model["errors"]]
         more = [f"{len(errors) - _ERRORS} more parts failed; results.json has them all"]
         said += [f"{printable(name)}, {e}" for e in errors[:_ERRORS] + (more if len(errors) > _ERRORS else [])]

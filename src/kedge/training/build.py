@@ -12,7 +12,8 @@ from kedge.anchoring import PixelModel, anchor, choose_references, choose_residu
 from kedge.anchoring.pixels import published_normalisation
 from kedge.data import ImageSet, derive_seed
 from kedge.epsilon import parse_epsilon
-from kedge.training.recipe import Recipe, held_by, near
+from kedge.training.held import divide, record_of, unseen
+from kedge.training.recipe import Recipe, near
 from kedge.training.takers import arguments_of, entries, objective_class, takers
 
 __all__ = [
@@ -27,7 +28,10 @@ __all__ = [
 
 
 def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
-    """Load the training and the validation set; without a validation split one is held out, stratified."""
+    """Load the training and the validation images of a new run; without a part val some of each class are held out.
+
+    Of a part val those are left out that are also training images, of this run or of the model that it starts from.
+    """
     assert recipe.data is not None
     train = data.load(recipe.data, "train", recipe.image_size)
     if recipe.train_images is not None:
@@ -42,7 +46,7 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
                 f"{sorted(set(train.class_names) ^ set(val.class_names))[:10]}"
             )
     else:
-        train, val = data.split_validation(train, recipe.val_fraction, held_by(vars(recipe)))
+        train, val = divide(recipe, train)
     val, _ = val.readable()
     if recipe.classes is not None:
         train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
@@ -54,7 +58,12 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
         raise ValueError(
             f"{recipe.data}: no training images of class {', '.join(empty[:10])}; name the others in classes"
         )
-    return train, val
+    left = unseen(val, record_of(recipe, train, None), "this run")
+    if len(left) < len(val):
+        train.report.notes.append(
+            f"{len(val) - len(left)} of the {len(val)} images of the part val are training images too, and left out"
+        )
+    return train, left
 
 
 def make_network(recipe: Recipe, train: ImageSet) -> nn.Module:

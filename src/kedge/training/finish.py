@@ -13,6 +13,7 @@ from kedge.confidence import log_odds
 from kedge.data import ImageSet
 from kedge.data.report import listed
 from kedge.rejection import rule_from
+from kedge.training.record import ImageRecord
 
 if TYPE_CHECKING:
     from kedge.training.module import Run
@@ -99,13 +100,21 @@ def about_left_out(record: dict[str, Any]) -> str:
     return f"unreadable images: {counts}\n{listed([*record['skipped'], *record['replaced']])}"
 
 
-def write_run_report(model: PixelModel, folder: Path, images: ImageSet, path: Path, seed: int) -> None:
+def write_run_report(
+    model: PixelModel, folder: Path, images: ImageSet, path: Path, seed: int, record: ImageRecord | None = None
+) -> None:
     """Evaluate the model on (at most a thousand of) the validation images and write the page."""
     from kedge import evaluation, reporting
 
     again = ["--split", "val", "--shift", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
     command = shlex.join(["kedge", "evaluate", str(folder), *again])
     results = evaluation.evaluate(
-        {folder.name: model}, images, shift=(), seed=seed, limit=REPORT_IMAGES, command=command
+        {folder.name: model},
+        images,
+        shift=(),
+        seed=seed,
+        limit=REPORT_IMAGES,
+        trained_on={} if record is None else {folder.name: record.count},
+        command=command,
     )
     reporting.write_report(results, path)

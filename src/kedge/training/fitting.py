@@ -27,10 +27,13 @@ from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastChec
 from kedge.training.cost import cost_of
 from kedge.training.finish import about_left_out, left_out, predict_logits, reject_rule, write_run_report
 from kedge.training.folder import RunFolder, surroundings
+from kedge.training.held import record_of, resumed
 from kedge.training.keep import kept_models
 from kedge.training.module import Run, ball
 from kedge.training.opening import opening
 from kedge.training.recipe import Recipe, load_recipe
+from kedge.training.record import ImageRecord
+from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.start import earlier_passes, in_norm, inherit
 from kedge.training.stops import explained
@@ -57,6 +60,7 @@ class RunResult:
         robust: of a run that attacks: {eps, norm, steps, images, kept, best and last: {epoch, accuracy, pgd}}, on the
             validation images; None of any other.
         beside: accuracy, nll and ece of the models in best/ and last/, where there are such, as `validation`.
+        images: how many validation images these numbers are of.
     """
 
     folder: Path
@@ -67,6 +71,7 @@ class RunResult:
     report: Path | None
     robust: dict[str, Any] | None = None
     beside: dict[str, dict[str, float]] = field(default_factory=dict)
+    images: int = 0
 
 
 def fit(
@@ -128,11 +133,12 @@ def _run(
 ) -> RunResult:
     takers(chosen)  # a value that no objective takes is an error before the data is read
     recipe = resolve_device(chosen)
-    train, val = sets or load_sets(recipe)
+    train, val = resumed(earlier.path, sets) if earlier else sets or load_sets(recipe)
     val, _ = val.readable()  # a training image is replaced when it is met, one of these would be missed
     checkpoint = earlier.checkpoint if earlier and earlier.checkpoint.is_file() else None
     model, recipe = begin(recipe, train, earlier, checkpoint is not None, start)
     recipe = resolve_network(recipe, model.network, train.image_shape)
+    record = record_of(recipe, train, val, start is not None) if main and not earlier else None
     data = {"train": len(train), "val": len(val), "image_shape": list(train.image_shape), "classes": train.class_names}
     if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
         clean, train = train, with_label_noise(train, recipe.label_noise, recipe.seed)
@@ -153,12 +159,15 @@ def _run(
         if attack := ball(objective):
             facts["attack"] = in_norm(attack.eps, attack.norm)
         if main:
-            folder.create(recipe, facts)
+            folder.create(recipe, facts, record)
     if main:
         if progress:
             if (said := train.report).skipped or said.converted_grey or said.converted_colour or said.notes:
                 print(f"{train.name} ({train.split}): {said.summary()}")
             print(opening(recipe, folder, train, val, model, objective, facts), flush=True)
+            if record is not None:
+                for remark in remarks(recipe, train, val, record):
+                    print(remark, flush=True)
         folder.write_rows(folder.rows() if checkpoint else [])
     run = Run(recipe, model, objective, train, val)
     run.last_good = str(checkpoint) if checkpoint else None
@@ -247,11 +256,13 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, want
         folder.clear_best()
         try:
             if wanted:
-                write_run_report(model, folder.path, run.val_set, folder.report, recipe.seed)
+                images = ImageRecord.read(folder.path)
+                write_run_report(model, folder.path, run.val_set, folder.report, recipe.seed, images)
         except Exception as error:  # the model is saved: a page that fails must not look like a run that failed
             log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
             report = None
-    return RunResult(folder.path, recipe, model, folder.rows() if main else [], validation, report, robust, beside)
+    rows = folder.rows() if main else []
+    return RunResult(folder.path, recipe, model, rows, validation, report, robust, beside, len(run.val_set))
 
 
 def _judged(model: PixelModel, run: Run, main: bool) -> dict[str, float]:
@@ -281,7 +292,8 @@ def _finished(folder: RunFolder, recipe: Recipe) -> RunResult:
     facts = folder.facts()
     validation, robust = facts.get("validation", {}), facts.get("robust")
     beside = {name: facts[key] for name in ("best", "last") if (key := f"validation_{name}") in facts}
-    return RunResult(folder.path, recipe, kedge.load(folder.model), folder.rows(), validation, report, robust, beside)
+    model, images = kedge.load(folder.model), facts["data"]["val"]
+    return RunResult(folder.path, recipe, model, folder.rows(), validation, report, robust, beside, images)
 
 
 @contextmanager
