@@ -84,7 +84,7 @@ def sets(task: str, seed: int, most: int | None) -> tuple[Any, Any, Any]:
     """Training, validation and test images of a task, in 32 px; the halves are the same for all bodies."""
     if task == "cifar100":
         whole = data.load("cifar100", "test")
-        train, test = data.split_validation(whole, 0.5, seed=0)
+        train, test = data.split_validation(whole, 0.5, seed=data.derive_seed(0, "test"))
     else:
         train, test = data.load(task, "train", image_size=32), data.load(task, "test", image_size=32)
     train, val = data.split_validation(train, 0.1, seed=seed)

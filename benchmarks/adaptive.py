@@ -35,7 +35,7 @@ from kedge.training import Recipe, fit
 TRAINED = Path("runs/anchored-0")
 TOLERANCES = (1.0, TOLERANCE, 0.4, 0.3, 0.2)
 SCORES: dict[str, Callable[[Prediction], Tensor]] = {
-    "confidence": lambda said: said.confidence,
+    "confidence": lambda said: said.log_odds,
     "energy": lambda said: said.logits.logsumexp(1),
     "max logit": lambda said: said.logits.amax(1),
     "uncertainty": lambda said: -said.uncertainty,

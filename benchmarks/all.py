@@ -1,4 +1,4 @@
-"""All measurements of speed and memory, one after another, each in a process of its own.
+"""All measurements of speed and memory, and the simulation of the intervals, each in a process of its own.
 
     python -m benchmarks.all --quick
 
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 NAMES = (
     "train_step", "inference", "adaptive", "blt", "pipeline", "epoch", "corruptions", "attack_cost", "memory",
-    "allocation", "startup", "growth", "cifar10_fast",
+    "allocation", "startup", "growth", "cifar10_fast", "coverage",
 )  # fmt: skip
 
 

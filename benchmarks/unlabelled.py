@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 import kedge
@@ -26,10 +25,16 @@ from kedge.data.corruptions import CBAR, NAMES, corrupt
 from kedge.evaluation.checks import limited
 from kedge.evaluation.provenance import machine, now
 from kedge.files import write_text
-from kedge.metrics import agreement_of_references, average_thresholded_confidence, difference_of_confidences
+from kedge.metrics import (
+    agreement_of_references,
+    average_thresholded_confidence,
+    difference_of_confidences,
+    log_odds,
+)
 from kedge.scores import Entropy, Outputs
-from kedge.training import Recipe
-from kedge.training.build import load_sets
+from kedge.training.folder import RunFolder
+from kedge.training.held import RunImages
+from kedge.training.record import ImageRecord
 
 RESULTS = Path(__file__).parent / "results"
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -40,7 +45,7 @@ ESTIMATORS: dict[str, tuple[str, Any]] = {
     "none: accuracy on held-out images": ("confidence", None),
     "mean confidence": ("confidence", "mean"),
     "DoC, confidence": ("confidence", DOC),
-    "ATC, confidence": ("confidence", ATC),
+    "ATC, confidence": ("log odds", ATC),
     "ATC, entropy": ("entropy", ATC),
     "line, entropy": ("entropy", "line"),
     "ATC, disagreement (Δ-UQ)": ("disagreement", ATC),
@@ -57,13 +62,18 @@ def asked(model: Any, images: Tensor, references: int) -> tuple[Tensor, Scores]:
         return logits.argmax(1), _of_logits(logits)
     found = model.predict(images, references=references, keep_per_reference=True)
     each = found.per_reference
-    spread = each.softmax(-1).std(0).gather(1, found.label[:, None])[:, 0]
+    # In float32 the probability of a sure answer is 1 with every reference.
+    spread = each.double().softmax(-1).std(0).gather(1, found.label[:, None])[:, 0]
     own = {"disagreement": -found.uncertainty, "spread": -spread, "agreement": agreement_of_references(each)}
     return found.label, {**_of_logits(found.logits), **own}
 
 
 def _of_logits(logits: Tensor) -> Scores:
-    return {"confidence": logits.softmax(1).amax(1), "entropy": Entropy().score(Outputs(logits))}
+    return {
+        "log odds": log_odds(logits),
+        "confidence": logits.softmax(1).amax(1),
+        "entropy": Entropy().score(Outputs(logits)),
+    }
 
 
 class Source:
@@ -137,15 +147,17 @@ def errors_of(seen: list[tuple[float, dict[str, float]]]) -> dict[str, dict[str,
 
 def load_models(runs: Path, only: list[str]) -> dict[str, tuple[Any, Any]]:
     """Name of a run to (model, the images it held out), of all finished runs VARIANT-SEED or those of some variants."""
-    found, held = {}, {}
+    found: dict[str, tuple[Any, Any]] = {}
+    held: dict[Any, Any] = {}
     for folder in sorted(runs.iterdir(), key=lambda f: (not f.name.startswith("standard"), f.name)):
         variant, _, seed = folder.name.rpartition("-")
         if not seed.isdigit() or not (folder / "model" / "config.json").is_file() or (only and variant not in only):
             continue
-        recipe = Recipe.from_dict(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
-        key = (recipe.data, recipe.seed, recipe.split_seed, recipe.val_fraction)
+        recipe, record = RunFolder(folder).recipe(), ImageRecord.read(folder)
+        old = (recipe.data, recipe.seed, recipe.split_seed, recipe.val_fraction)
+        key = old if record is None else record.digest
         if key not in held:
-            held[key] = load_sets(recipe)[1]
+            held[key] = RunImages(folder).val
         found[folder.name] = (kedge.load(folder / "model").eval(), held[key])
     if not found:
         raise SystemExit(f"no finished runs VARIANT-SEED in {runs}: train some, or name another folder with --runs")

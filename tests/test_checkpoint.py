@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import kedge
-from kedge import checkpoint
+from kedge import checkpoint, networks
 
 
 @pytest.fixture(autouse=True)
@@ -225,6 +225,7 @@ def named(name, library="timm", **arguments):
         ({"dtype": "load"}, "dtype cannot be"),
         ({"reject": {"threshold": "high"}}, "reject cannot be"),
         ({"reject": {"threshold": True}}, "reject cannot be"),
+        ({"reject": {"threshold": 0.5, "log_odds": "high"}}, "reject cannot be"),
         ({"reject": {"threshold": float("nan")}}, "NaN is not a value"),
         ({"input_shape": [3, 200_000, 200_000]}, "input_shape cannot be"),
         ({"weights_sha256": "../../secret"}, "weights_sha256 cannot be"),
@@ -427,3 +428,30 @@ def test_steps_that_cannot_be_applied_are_not_saved_and_the_old_model_stays(save
         kedge.save(model, folder)
     assert kedge.load(folder).steps == {}
     assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("wrap", [kedge.plain, kedge.anchor])
+@pytest.mark.parametrize("name", ["kedge_resnet_small", "test_vit", "test_nfnet"])
+def test_a_saved_model_was_checked_and_is_not_run_again(tmp_path, monkeypatch, name, wrap):
+    torch.manual_seed(0)
+    network = networks.create(name, 4, 3, 32, arguments={"width": 4} if name == "kedge_resnet_small" else None)
+    model = wrap(network, mean=[0.4, 0.5, 0.6], std=0.25, example=(3, 32, 32)).eval()
+    if wrap is kedge.anchor:
+        with torch.no_grad():
+            for weight in model.stem.reference.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+        model.references = torch.rand(3, 3, 32, 32)
+    images = torch.rand(2, 3, 32, 32)
+    expected = model.predict(images).logits
+    kedge.save(model, tmp_path)
+
+    def run(*_):
+        raise AssertionError("loading runs the network")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(network), "forward", run)
+        loaded = kedge.load(tmp_path)
+    assert torch.allclose(loaded.predict(images).logits, expected, atol=1e-6)
+    assert (loaded.input_shape, loaded.num_outputs, loaded.task) == ((3, 32, 32), 4, "classification")
+    assert not any(module.training for module in loaded.modules())
+    assert all(parameter.requires_grad for parameter in loaded.parameters())

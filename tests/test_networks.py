@@ -1,7 +1,9 @@
 import pytest
 import timm
 import torch
+import torchvision
 
+import kedge
 from kedge import networks
 
 OURS = ["kedge_resnet18", "kedge_resnet_small", "kedge_wrn_40_2"]
@@ -167,15 +169,81 @@ def test_torchvision_weights_are_copied_where_they_fit(monkeypatch):
     assert torch.allclose(grey.conv1.weight, published.conv1.weight.sum(1, keepdim=True))
 
 
-def test_convolutions_with_batch_normalisation_are_laid_out_channels_last():
-    for name, moved in (("test_resnet", True), ("test_convnext", False), ("test_vit", False)):
-        torch.manual_seed(0)
-        network = timm.create_model(name, num_classes=3).eval()
-        before = {key: value.clone() for key, value in network.state_dict().items()}
-        images = torch.rand(2, 3, *network.pretrained_cfg["input_size"][1:])
-        expected = network(images)
-        assert networks.channels_last(network) is network
-        kernels = [p for p in network.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1]
-        assert all(k.is_contiguous(memory_format=torch.channels_last) for k in kernels) is moved
-        assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
-        assert torch.allclose(network(images), expected, atol=1e-5)
+CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
+COLOURS = torch.tensor([[0, 0, 0], [255, 255, 255], [200, 30, 90]], dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_images_reach_torchvisions_networks_as_their_weights_expect_them(name):
+    # One colour all over: resizing and cropping, which are those of kedge, change nothing.
+    published = torch.nn.Identity()
+    if name in ("googlenet", "inception_v3"):  # what torchvision makes of them where it loads weights
+        published = torchvision.models.get_model(name, init_weights=False, transform_input=True)
+    images = networks.published_images(name, published)
+    transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    for colour in COLOURS:
+        expected = transforms(colour[:, None, None].expand(3, 40, 40))[None]
+        if hasattr(published, "_transform_input"):
+            expected = published._transform_input(expected)
+        mean, std = torch.tensor(images["mean"]), torch.tensor(images["std"])
+        assert torch.allclose((colour / 255 - mean) / std, expected[0, :, 0, 0], atol=1e-5)
+    assert images["input_size"][1:] == tuple(expected.shape[2:])
+
+
+def test_what_torchvision_has_beside_classifiers_is_no_network_here():
+    for name in set(torchvision.models.list_models()) - set(CLASSIFIERS):
+        if not timm.is_model(name):
+            with pytest.raises(ValueError, match="no network is named"):
+                networks.locate(f"torchvision/{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap", "size"),
+    [
+        ("googlenet", kedge.anchor, 48),
+        pytest.param("inception_v3", kedge.plain, 75, marks=pytest.mark.slow),
+        ("mobilenet_v3_small", kedge.anchor, 48),
+    ],
+)
+def test_published_weights_of_torchvision_give_the_published_answers(name, wrap, size, monkeypatch):
+    torch.manual_seed(0)
+    options = {"init_weights": False} if name != "mobilenet_v3_small" else {}
+    published = torchvision.models.get_model(name, weights=None, **options)
+    for parameter in published.parameters():
+        if parameter.ndim > 1:  # far from what untrained networks are: all answers the same
+            torch.nn.init.kaiming_normal_(parameter)
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *args, **kwargs: published.state_dict())
+    original = torchvision.models.get_model(name, weights="DEFAULT").eval()
+    images = torch.rand(4, 3, size, size)
+    network = networks.create(f"torchvision/{name}", 1000, pretrained=True)
+    model = wrap(network, example=(3, size, size)).eval()
+    transforms = weights.transforms(crop_size=size, resize_size=size)
+    with torch.no_grad():
+        expected, logits = original(transforms(images)), model(images)
+    assert (logits - expected).abs().max() < 1e-3 * expected.abs().max()
+    assert torch.equal(logits.argmax(1), expected.argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"), [(1, [0.2]), (2, [0.1, 0.2]), (3, [0.1, 0.2, 0.3]), (5, [0.1, 0.2, 0.3, 0.1, 0.2])]
+)
+def test_the_normalisation_follows_the_weights_to_other_channels(channels, expected):
+    network = timm.create_model("test_resnet", in_chans=channels, num_classes=3)
+    network.pretrained_cfg = {**network.pretrained_cfg, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
+    model = kedge.plain(network)
+    assert model.mean.flatten().tolist() == pytest.approx(expected)
+    assert model.std.flatten().tolist() == pytest.approx([value + 0.3 for value in expected])
+
+
+def test_repeated_channels_mean_what_the_colours_did():
+    # With weights repeated over six channels, an image beside itself is the image, exactly.
+    weight, models = torch.rand(8, 3, 3, 3), {}
+    for channels in (3, 6):
+        conv = torch.nn.Conv2d(channels, 8, 3, bias=False)
+        conv.weight.data = timm.models.adapt_input_conv(channels, weight)
+        network = torch.nn.Sequential(conv, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        network.pretrained_cfg = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+        models[channels] = kedge.plain(network, example=(channels, 9, 9))
+    images = torch.rand(2, 3, 9, 9)
+    assert torch.allclose(models[6](images.repeat(1, 2, 1, 1)), models[3](images), atol=1e-5)

@@ -71,7 +71,7 @@ def differences(results, measures):
             text = ""
             if one:
                 _, ours, interval, verdict = reproduction.difference_cells(one)
-                told = verdict != "not resolved" and one["interval"]
+                told = not verdict.startswith("not ") and one["interval"]
                 text = f"**{ours}** ({interval})" if told else f"{ours} ({interval})"
             row.append(text)
         lines.append(f"| {contrast['question']} | " + " | ".join(row) + " |")

@@ -43,6 +43,7 @@ _ROOMS = {
     "objectives",
     "optim",
     "recipes",
+    "rejection",
     "reporting",
     "scores",
     "training",

@@ -2,11 +2,15 @@
 
 import json
 import math
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from kedge.anchoring import PixelModel
 from kedge.anchoring.fold import FoldedStem
@@ -61,6 +65,28 @@ def rebuild(architecture: dict[str, Any]) -> nn.Module:
         raise ValueError(f"the layer {path!r} of {architecture['name']!r} is none that a reference is folded into")
     network.set_submodule(path, FoldedStem.empty(layer, plain, shapes))
     return network
+
+
+@contextmanager
+def at_most(values: int) -> Iterator[None]:
+    """Within, this thread makes no module of more weights than that: MemoryError, in words, before they are written to.
+
+    A tampered width must not take the memory: torch tells of every weight when it gets its name.
+    """
+    total, thread = 0, threading.get_ident()
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal total
+        if parameter is not None and threading.get_ident() == thread:
+            total += parameter.numel()
+            if total > values:
+                raise MemoryError(f"a network of {total:,} values and more")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _checked(folded: Any) -> tuple[str, bool, dict[str, list[int]]]:

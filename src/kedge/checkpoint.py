@@ -6,10 +6,12 @@ A folder never names code to import: the architecture is a registered name of ti
 
 import hashlib
 import json
+import logging
 import math
 import os
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from torch import nn
 
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
-from kedge.anchoring.pixels import TASKS, evaluating
+from kedge.anchoring.convert import put_stem
+from kedge.anchoring.pixels import TASKS, evaluating, resolve_normalisation
 from kedge.anchoring.steps import check_steps
-from kedge.architectures import describe, rebuild
+from kedge.architectures import at_most, describe, rebuild
 from kedge.files import whole, write_text
 
 # A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
@@ -30,6 +33,7 @@ FORMAT_VERSION = 2
 # Values of one input; a tampered shape must not allocate the machine away.
 LARGEST_INPUT = 2**24
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+log = logging.getLogger("kedge")
 _KINDS = {"anchored": AnchoredModel, "plain": PlainModel}
 
 
@@ -112,7 +116,18 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Pixe
     """
     folder = _model_folder(Path(folder))
     config = _read_config(folder)
-    return _build(config, _weights(folder, config), model)
+    likely = folder / WEIGHTS
+    # The digest takes a third as long as all else: it is computed beside it, and has the last word.
+    with ThreadPoolExecutor(1) as pool:
+        checking = pool.submit(_weights, folder, config)
+        try:
+            loaded = _build(config, likely, model)
+        except Exception as error:
+            if checking.result() == likely:
+                raise
+            log.debug("%s is not the file that belongs to the config: %s", likely, error)
+            return _build(config, checking.result(), model)
+    return loaded if checking.result() == likely else _build(config, checking.result(), model)
 
 
 def _weights(folder: Path, config: dict[str, Any]) -> Path:
@@ -138,43 +153,56 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
         raise ValueError(f"{weights} is not a safetensors file: {error}") from error
     if missing := {"mean", "std"} - state.keys():
         raise ValueError(f"{weights} has no tensor {sorted(missing)[0]!r}: kedge did not write it")
-    if model is None:
-        network = _rebuilt(config, sum(tensor.numel() for tensor in state.values()))
-    else:
-        network = model.network if isinstance(model, PlainModel) else model
-    dtype = getattr(torch, config["dtype"])
-    shape = config["input_shape"]
-    mean, std = (state[name].float() for name in ("mean", "std"))
+    mean, std = (state[name].float().flatten().tolist() for name in ("mean", "std"))
     if isinstance(model, AnchoredModel):
         raise ValueError("model= takes the network before anchoring, got an anchored model")
-    made: PixelModel
-    if config["kind"] == "anchored":
-        # Anchoring checks that the layer is there and affine; the weights are read after.
-        made = anchor(
-            network,
-            mean=mean.flatten().tolist(),
-            std=std.flatten().tolist(),
-            first_layer=config["first_layer"],
-            example=shape,
-            task=config["task"],
-        )
+    if model is None:
+        made = _assembled(config, _rebuilt(config, sum(tensor.numel() for tensor in state.values())), mean, std)
     else:
-        made = plain(
-            network, mean=mean.flatten().tolist(), std=std.flatten().tolist(), example=shape, task=config["task"]
-        )
+        made = _tried(config, model.network if isinstance(model, PlainModel) else model, mean, std)
     if made.num_outputs != config["num_outputs"]:
         raise ValueError(f"the model has {made.num_outputs} outputs, but the saved one has {config['num_outputs']}")
-    made.to(dtype)
+    made.to(getattr(torch, config["dtype"]))
     try:
         made.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"the weights in {weights} do not fit the model: {_short(error)}") from error
-    if not all(value.isfinite().all() for value in state.values() if value.is_floating_point()):
+    if not all(_finite(value) for value in state.values() if value.is_floating_point()):
         raise ValueError(f"the weights in {weights} hold NaN or infinity, which kedge.save does not write")
     made.class_names = config["class_names"]
     made.reject = config["reject"]
     made.steps = config.get("steps") or {}
     return made.eval()
+
+
+def _tried(config: dict[str, Any], network: nn.Module, mean: list[float], std: list[float]) -> PixelModel:
+    """A model around a copy of `network`, which is run: it is the caller's, and may not be what was saved."""
+    settings: dict[str, Any] = {"mean": mean, "std": std, "example": config["input_shape"], "task": config["task"]}
+    if config["kind"] == "anchored":
+        return anchor(network, first_layer=config["first_layer"], **settings)
+    return plain(network, **settings)
+
+
+def _assembled(config: dict[str, Any], network: nn.Module, mean: list[float], std: list[float]) -> PixelModel:
+    """A model around `network`, which is not run: `save` compared what is rebuilt like this with what it wrote."""
+    shape, anchored = config["input_shape"], config["kind"] == "anchored"
+    outputs = config["architecture"]["arguments"].get("num_classes", config["num_outputs"])
+    if anchored:
+        try:
+            known = put_stem(network, config["first_layer"])
+        except AttributeError as error:
+            raise ValueError(
+                f"first_layer={config['first_layer']!r} is not a module of {config['architecture']['name']!r}"
+            ) from error
+        if not known:
+            return _tried(config, network, mean, std)
+    mean_, std_ = resolve_normalisation(network, shape, mean, std)
+    settings: dict[str, Any] = {"mean": mean_, "std": std_, "input_shape": shape, "num_outputs": outputs}
+    settings["task"] = config["task"]
+    if not anchored:
+        return PlainModel(network, **settings)
+    # As large as need be: the bank that was saved takes its place.
+    return AnchoredModel(network, config["first_layer"], mean_.clamp(0, 1).expand(1, *shape), **settings)
 
 
 def _differs(model: PixelModel, config: dict[str, Any], weights: Path) -> str | None:
@@ -197,17 +225,11 @@ def _rebuilt(config: dict[str, Any], stored: int) -> nn.Module:
             f"the saved network, {config['network']}, could not be rebuilt from a timm or torchvision name: "
             f"pass it, kedge.load(folder, model={config['network']}(...))"
         )
-    # Sizes are compared before memory is taken: a tampered width must not allocate the machine away.
     try:
-        with torch.device("meta"):
-            sizes = sum(t.numel() for t in rebuild(config["architecture"]).state_dict().values())
-    except NotImplementedError:
-        sizes = 0
-    if sizes > 2 * stored + 1_000_000:
-        raise ValueError(
-            f"{CONFIG} describes a network of {sizes:,} values, but the weights hold {stored:,}: it was changed"
-        )
-    return rebuild(config["architecture"])
+        with at_most(2 * stored + 1_000_000):
+            return rebuild(config["architecture"])
+    except MemoryError as error:
+        raise ValueError(f"{CONFIG} describes {error}, but the weights hold {stored:,}: it was changed") from error
 
 
 def _model_folder(folder: Path) -> Path:
@@ -267,7 +289,8 @@ def _checked(config: Any, where: Path) -> dict[str, Any]:
         "dtype": config.get("dtype") in ("float32", "float64", "float16", "bfloat16"),
         "class_names": names is None
         or (isinstance(names, list) and len(names) == outputs and all(isinstance(name, str) for name in names)),
-        "reject": reject is None or (isinstance(reject, dict) and number(reject.get("threshold"))),
+        "reject": reject is None
+        or (isinstance(reject, dict) and number(reject.get("threshold")) and number(reject.get("log_odds", 0))),
         "steps": not config.get("steps") or (version == 2 and _applicable(config["steps"], config.get("task"))),
         "weights_sha256": bool(re.fullmatch("[0-9a-f]{64}", str(config.get("weights_sha256")))),
     }
@@ -286,6 +309,11 @@ def _applicable(steps: Any, task: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _finite(values: torch.Tensor) -> bool:
+    # The sum, which one quick pass gives, is finite only where all are.
+    return bool(values.sum(dtype=torch.float64).isfinite()) or bool(values.isfinite().all())
 
 
 def _digest(path: Path) -> str:

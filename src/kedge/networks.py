@@ -183,10 +183,14 @@ def _make_torchvision(name: str, given: dict[str, Any]) -> nn.Module:
 
 
 def _load_torchvision(network: nn.Module, name: str, given: dict[str, Any]) -> None:
-    """Copy torchvision's weights into `network`; the head stays fresh where the number of classes differs."""
+    """Copy torchvision's weights into `network`; the head stays fresh where the number of classes differs.
+
+    The network carries what the weights expect of images as `pretrained_cfg`, where timm's networks have it.
+    """
     import torchvision
 
-    state = torchvision.models.get_model(name, weights="DEFAULT").state_dict()
+    published = torchvision.models.get_model(name, weights="DEFAULT")
+    state = published.state_dict()
     own = network.state_dict()
     if "encoder.pos_embedding" in state and "img_size" in given:
         from torchvision.models.vision_transformer import interpolate_embeddings
@@ -196,6 +200,32 @@ def _load_torchvision(network: nn.Module, name: str, given: dict[str, Any]) -> N
     state[first] = adapt_input_conv(given.get("in_chans", 3), state[first])
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     network.load_state_dict(fitting, strict=False)
+    network.pretrained_cfg = published_images(name, published)  # type: ignore[assignment]
+
+
+def published_images(name: str, published: nn.Module) -> dict[str, Any]:
+    """What torchvision's weights of `name` expect of images in [0, 1], under the keys of timm's `pretrained_cfg`.
+
+    `mean` and `std` are those of the weights' own `transforms()`. GoogLeNet and Inception, as `published`, change
+    normalised images once more inside (`transform_input`): with (x - m) / s and then a z + c that is one normalisation,
+    by m - c s / a and s / a. The networks that `create` makes leave it out, or nothing could be put before it.
+    """
+    import torchvision
+
+    images = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (images.mean, images.std))
+    if getattr(published, "transform_input", False):
+        black_and_white = torch.stack([torch.zeros_like(mean), torch.ones_like(mean)])[:, :, None, None]
+        c, at_one = published._transform_input(black_and_white)[:, :, 0, 0]  # type: ignore[operator]
+        mean, std = mean - c * std / (at_one - c), std / (at_one - c)
+    size = images.crop_size[0]
+    return {
+        "mean": mean.tolist(),
+        "std": std.tolist(),
+        "input_size": (len(mean), size, size),
+        "crop_pct": size / images.resize_size[0],
+        "interpolation": images.interpolation.value,
+    }
 
 
 @contextmanager
@@ -212,14 +242,3 @@ def _short_wait() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """`network` itself, its weights laid out so that convolutions run faster where they do, with batch normalisation.
-
-    Measured on a CPU: ResNets and EfficientNets take 0.6 to 0.9 of the time, ConvNeXt 1.1, transformers the same. The
-    values are the same; results differ in rounding.
-    """
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
-        network.to(memory_format=torch.channels_last)
-    return network

@@ -1,4 +1,5 @@
 import copy
+import warnings
 
 import pytest
 import timm
@@ -258,3 +259,25 @@ def test_compiled_and_meta_models(net):
 def test_a_mean_in_units_of_255(net):
     with pytest.raises(ValueError, match="divide by 255"):
         kedge.anchor(net, example=(3, 16, 16), mean=[123.7, 116.3, 103.5], std=1.0)
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+@pytest.mark.parametrize("wrap", [kedge.anchor, kedge.plain])
+@pytest.mark.parametrize("place", ["stem", "head"])
+@pytest.mark.parametrize("used", [False, True])
+def test_old_normalisations_of_weights_are_named(net, norm, wrap, place, used):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own: they are deprecated
+        getattr(torch.nn.utils, norm)(getattr(net, place))
+    if used:
+        with torch.no_grad():
+            net(torch.rand(2, 3, 8, 8))
+    with pytest.raises(
+        ValueError, match=rf"{place}'.* old torch\.nn\.utils\.{norm}, .*parametrizations\.{norm}\(layer"
+    ):
+        wrap(net, example=(3, 8, 8))
+    getattr(torch.nn.utils, f"remove_{norm}")(getattr(net, place))
+    getattr(nn.utils.parametrizations, norm)(getattr(net, place))
+    model = wrap(net.eval(), example=(3, 8, 8)).eval()
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.allclose(model.fold()(images), model(images), atol=1e-5)

@@ -156,10 +156,12 @@ def test_more_references_than_the_bank_holds(model):
         model.predict(torch.rand(1, 3, 16, 16), references=0)
 
 
-def test_recalibration_follows_the_published_formulas(model):
+def test_recalibration_is_the_authors_on_imagenet_and_off_as_theirs_on_cifar(model):
     images = torch.rand(4, 3, 16, 16)
     raw = model.predict(images, keep_per_reference=True)
     c = raw.per_reference.sigmoid().std(0).mean(1, keepdim=True)
+    assert torch.equal(model.predict(images).logits, raw.logits)
+    assert torch.allclose(raw.logits, raw.per_reference.mean(0), atol=1e-6)
     assert torch.allclose(model.predict(images, recalibrate="exp").logits, raw.logits / (1 + c.exp()), atol=1e-6)
     assert torch.allclose(model.predict(images, recalibrate="divide").logits, raw.logits / c, rtol=1e-4)
     with pytest.raises(ValueError, match="recalibrate"):

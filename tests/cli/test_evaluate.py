@@ -11,6 +11,7 @@ from kedge import networks
 from kedge.cli import evaluate, words
 from kedge.cli.evaluate import _trained_eps
 from kedge.cli.models import Source
+from kedge.training.build import make_attack
 
 
 @pytest.fixture
@@ -91,6 +92,7 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
 
     from kedge.training import Recipe
     from kedge.training.build import load_sets
+    from kedge.training.record import ImageRecord
 
     digits = load_digits()
     for i in range(60):
@@ -105,8 +107,12 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     with pytest.raises(ValueError, match=r"has no test images .*--split val"):
         command("evaluate", folder)
+    with pytest.raises(ValueError, match="kept no record of the images it trained on"):
+        command("evaluate", folder, "--split", "val")
+    ImageRecord.of(*load_sets(recipe)).write(folder)
     _, out, _ = command("evaluate", folder, "--split", "val", "--shift", "none", "--format", "json")
-    assert json.loads(out)["data"]["images"] == len(load_sets(recipe)[1]) == 12
+    assert json.loads(out)["data"]["images"] == len(load_sets(recipe)[1])
+    assert json.loads(out)["models"]["odd-even"]["trained_on"] == 0
 
 
 def test_command_line_gives_the_same_configuration_again():
@@ -122,15 +128,28 @@ def test_lists_take_commas_and_spaces(tmp_path, monkeypatch):
     assert words.separated(["mnist,textures", "x", "a,b"]) == ["mnist", "textures", "x", "a,b"]
 
 
-@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), ("1", 1.0), (None, None)])
-def test_a_radius_is_a_number_or_a_fraction(text, value):
-    assert words.radius(text) == value
+@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("7.5/255", 7.5 / 255), ("1", 1.0), (None, None)])
+def test_a_radius_is_what_training_takes_too(text, value):
+    assert words.radius(text, "linf") == value
+    assert text is None or make_attack("Adversarial", {"PGD": {"eps": 1}}, text).eps == value
+
+
+def test_the_margin_loss_is_an_attack_of_its_own():
+    config = evaluate.parser().parse_args(["mine", "--attack", "pgd", "pgd-margin", "--norm", "l2", "--steps", "10"])
+    words.check_words(config.attack, [1])
+    made = words.choose_attacks(config.attack, 0.5, config, kedge.data.load("digits", "test"))
+    assert [(name, attack.loss) for name, attack in made.named.items()] == [
+        ("PGD-10", "ce"),
+        ("PGD-10, margin loss", "margin"),
+    ]
+    assert {(a.eps, a.norm, a.step_size, a.early_stop) for a in made.named.values()} == {(0.5, "l2", 0.125, True)}
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--eps", "8 pixels"], "--eps must be a number such as 8/255 or 0.03, got '8 pixels'"),
+        (["--eps", "8 pixels"], "such as 8/255, 7.5/255 or 0.03; got '8 pixels'"),
+        (["--eps", "8"], "8 levels of 255 are 8/255"),
         (["--shift", "gausian_noise"], "did you mean gaussian_noise"),
         (["--shift", "none", "blur"], "stands alone"),
         (["--attack", "pdg"], "no attack 'pdg'"),
@@ -248,12 +267,12 @@ def test_a_folder_of_images_without_classes_can_be_outside(command, run_folder, 
 
 
 def test_parts_that_failed_change_the_exit_status(command, run_folder, monkeypatch):
-    import kedge.evaluation.under_attack as under_attack
+    import kedge.evaluation.chunks as chunks
 
     def broken(*_, **__):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(under_attack, "attack_batch", broken)
+    monkeypatch.setattr(chunks, "attack_batch", broken)
     code, _, err = command("evaluate", run_folder, "--shift", "none", "--attack", "pgd", "--limit", 30)
     assert code == 3
     assert "first, attacks: RuntimeError: no luck" in err
@@ -269,12 +288,12 @@ def test_the_radius_is_that_of_the_training(tmp_path):
         return [{"Adversarial": {"attack": {"PGD": attack}}}, "CrossEntropy"]
 
     clean = source("clean", objective=["CrossEntropy"])
-    eight, again = source("a", objective=objective(eps="8/255")), source("b", objective=objective(eps="8/255"))
+    eight, again = source("a", objective=objective(eps="8/255")), source("b", objective=objective(eps=8 / 255))
     four = source("c", objective=objective(eps="8/255"), eps="4/255")
     round_ = source("d", objective=objective(eps=0.5, norm="l2"))
     assert _trained_eps({"clean": clean}, "linf") is None
-    assert _trained_eps({"clean": clean, "a": eight, "b": again}, "linf") == "8/255"
-    assert _trained_eps({"c": four}, "linf") == "4/255"
+    assert _trained_eps({"clean": clean, "a": eight, "b": again}, "linf") == 8 / 255
+    assert _trained_eps({"c": four}, "linf") == 4 / 255
     assert _trained_eps({"a": eight, "c": four}, "linf") is None
     assert _trained_eps({"d": round_}, "linf") is None
-    assert _trained_eps({"a": eight, "d": round_}, "l2") == "0.5"
+    assert _trained_eps({"a": eight, "d": round_}, "l2") == 0.5

@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import pytest
+import torch
 
 import kedge
 from kedge import networks
@@ -16,15 +19,63 @@ def test_a_run_is_checked_on_its_own_validation_images(command, run_folder, digi
     assert found.class_names == [str(i) for i in range(10)]
     assert f"10 class names, the reject threshold {found.reject['threshold']:.3f}" in out
     assert "that of the whole bank is 0.150" in out
-    assert "4 references on" in out
+    assert "of the bank and its mean that with the nearest answers" in out
+    assert "with its 4 references" in out
     assert "a map of one reference in which that picture can be made out" in out
     assert "not the picture" not in out
-    # the threshold is that of the one reference which folding keeps
-    confidence = digit_model.predict(kedge.data.load("digits", "val").images.float() / 255, references=1).confidence
+    # the threshold is that of the one reference which folding keeps, here as the file itself answers
+    confidence = found.predict(kedge.data.load("digits", "val").images.float() / 255).confidence
     assert found.reject["coverage"] == 0.9
     assert float((confidence >= found.reject["threshold"] - 1e-6).float().mean()) == pytest.approx(0.9, abs=0.01)
+    assert f"next:   kedge evaluate {path} {run_folder}\n" in out
     assert f"kedge predict {path} IMAGES" in out
     assert "digits (val)" in err
+
+
+def test_the_files_own_accuracy_is_said_beside_that_of_the_bank(command, run_folder, digit_model):
+    """Held against both, asked here; the numbers of evaluate are those of export."""
+    pytest.importorskip("onnxruntime")
+    _, out, err = command("export", run_folder)
+    val = kedge.data.load("digits", "val")
+    images = val.images.float() / 255
+    file, bank = load_onnx(run_folder / "first.onnx").predict(images).label, digit_model.predict(images).label
+    shares = [float((label == val.labels).float().mean()) for label in (file, bank)]
+    same = int((file == bank).sum())
+    assert (
+        f"on {len(val)} images of digits (val) {shares[0]:.1%} of its answers are right, of the model's with its "
+        f"4 references {shares[1]:.1%} (same label on {same})"
+    ) in out
+    assert ("careful: the file is another model" in err) == (abs(shares[0] - shares[1]) >= 0.01)
+
+
+def test_a_file_that_answers_worse_than_the_bank_is_warned_of(command, run_folder, digit_model, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    val = kedge.data.load("digits", "val")
+    wrong = val.labels.clone()
+    monkeypatch.setattr(
+        "kedge.deploy.exporting.Exported.load", lambda self: lambda x: torch.eye(10)[(wrong[: len(x)] + 1) % 10]
+    )
+    honest = kedge.deploy.choosing.choose_folded
+
+    def all_right(*arguments):
+        choice = honest(*arguments)
+        return replace(choice, right=torch.ones_like(choice.right))
+
+    monkeypatch.setattr("kedge.deploy.choose_folded", all_right)
+    _, _, err = command("export", run_folder)
+    assert "careful: the file is another model than 4 references together" in err
+    assert "points worse here (p = " in err
+    assert "judge it by its own numbers" in err
+
+
+@pytest.mark.parametrize("data", [(), ("--data", "digits")])
+def test_the_next_step_runs(command, run_folder, data):
+    pytest.importorskip("onnxruntime")
+    _, out, _ = command("export", run_folder if not data else run_folder / "model", *data)
+    (words,) = [line.split()[3:] for line in out.splitlines() if line.startswith("next:   kedge evaluate ")]
+    assert set(data) <= set(words)
+    code, _, err = command("evaluate", *words, "--shift", "none", "--limit", "20", "--out", run_folder / "page")
+    assert code == 0, err
 
 
 def test_given_images_and_place(command, model_folder, tmp_path):
@@ -44,13 +95,25 @@ def test_without_images_it_says_that_it_checks_on_noise(command, model_folder, t
     assert (tmp_path / "digit-model.pt2").is_file()
     assert "random images" in out
     assert "belongs to no run" in err
+    assert "it keeps the first of 4 references: without images there is nothing to choose by" in out
+    assert "next:" not in out  # kedge evaluate takes ONNX files
 
 
 def test_a_plain_model_is_not_called_folded(command, tmp_path):
     kedge.save(kedge.plain(networks.create("kedge_resnet_small", 10, 1, 8), example=(1, 8, 8)), tmp_path / "plain")
     _, out, _ = command("export", tmp_path / "plain", "--to", "torch", "--out", tmp_path / "p.pt2")
-    assert "references" not in out
+    assert "reference" not in out
     assert "inside" not in out
+
+
+def test_a_plain_models_file_is_measured_too(command, tmp_path):
+    kedge.save(kedge.plain(networks.create("kedge_resnet_small", 10, 1, 8), example=(1, 8, 8)), tmp_path / "plain")
+    _, out, err = command(
+        "export", tmp_path / "plain", "--to", "torch", "--out", tmp_path / "p.pt2", "--data", "digits"
+    )
+    assert "images of digits (test) " in out
+    assert "% of its answers are right\n" in out
+    assert "careful" not in err
 
 
 def test_missing_extra_and_bad_arguments(command, model_folder, monkeypatch):

@@ -169,7 +169,7 @@ def test_statistics_are_of_images_under_the_attack_of_the_training(command, tune
         _, out, _ = command("interpolate", tuned, "--bn_images", 128, "--out", name, *flags, "--shift", "none")
         said = [line for line in out.splitlines() if "batch-norm statistics" in line]
         assert len(said) == 1
-        assert "128 training images, as they are, attacked as in training (eps 0.157, linf, 2 steps)" in said[0]
+        assert "128 training images, as they are, attacked as in training (eps 40/255, linf, 2 steps)" in said[0]
         assert said[0] == json.loads((home / name / "interpolation.json").read_text())["batch_norm"]
     models = [kedge.load(home / name).state_dict() for name in ("one", "again")]
     assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
@@ -311,22 +311,29 @@ def test_data_without_validation_images_does_not_choose(command, tuned, photos):
         command("interpolate", tuned, "--data", photos.parent / "classes")
 
 
-def test_a_first_model_that_saw_the_validation_images_is_told(command, tuned, run_folder, tmp_path):
+def test_validation_images_that_the_first_model_saw_are_left_out(command, tuned, run_folder, tmp_path):
     """In photos without a part val each run holds out its own."""
     from PIL import Image
+
+    import kedge
+    from kedge.training.record import ImageRecord
 
     data = tmp_path / "data"
     for i in range(10):
         (data / "train" / str(i)).mkdir(parents=True)
         for j in range(4):
             Image.new("L", (8, 8), 20 * i + j).save(data / "train" / str(i) / f"{j}.png")
-    for folder, seed in ((run_folder, 1), (tuned, 0)):
-        recipe = Recipe(name=folder.name, data=str(data), image_size=8, seed=seed, val_fraction=0.25)
+    train, val = kedge.data.split_validation(kedge.data.load(data, "train"), 0.25)
+    assert 9 < len(val) < 20
+    for folder, seen in ((run_folder, val.subset(range(3))), (tuned, train)):
+        recipe = Recipe(name=folder.name, data=str(data), image_size=8, val_fraction=0.25)
         (folder / "recipe.yaml").write_text(recipe.to_yaml())
+        ImageRecord.of(seen, val).write(folder)
     _, _, err = command("interpolate", run_folder, tuned)
-    assert "careful: first held out other images than tuned" in err
+    assert "left out, as first was trained on them: 3 images" in err
+    assert f"{len(val) - 3} images; alpha" in err
     _, _, err = command("interpolate", tuned, "--out", "again")
-    assert "careful" not in err
+    assert "left out" not in err
 
 
 def test_an_average_is_swept_between_what_was_averaged(tmp_path, monkeypatch, capsys):

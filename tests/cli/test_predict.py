@@ -9,6 +9,7 @@ import torch
 import kedge
 from kedge.cli import predict
 from kedge.cli.models import Source
+from kedge.rejection import rule_from
 
 
 def test_json_is_the_models_own_answer(command, digit_model, model_folder, photos):
@@ -28,6 +29,7 @@ def test_json_is_the_models_own_answer(command, digit_model, model_folder, photo
         assert row["confidence"] == pytest.approx(float(expected.confidence), abs=1e-4)
         assert row["uncertainty"] == pytest.approx(float(expected.uncertainty), abs=1e-4)
         assert row["reject"] is (row["confidence"] < 0.15)
+        assert row["log_odds"] == pytest.approx(np.log(row["confidence"] / (1 - row["confidence"])), abs=1e-4)
     assert "broken.jpg: " in err
     assert "10 of 12 images answered" in err
     assert "confidence below 0.150, set to keep 90% of the validation images" in err
@@ -36,7 +38,7 @@ def test_json_is_the_models_own_answer(command, digit_model, model_folder, photo
 def test_csv_and_table(command, model_folder, photos):
     _, out, _ = command("predict", model_folder, photos / "d1.png", photos / "broken.jpg", "--format", "csv")
     first, second = csv.DictReader(io.StringIO(out))
-    assert list(first) == ["path", "label", "confidence", "uncertainty", "reject", "error"]
+    assert list(first) == ["path", "label", "confidence", "uncertainty", "reject", "error", "log_odds"]
     assert first["error"] == ""
     assert second["label"] == ""
     assert second["error"]
@@ -54,6 +56,24 @@ def test_exit_codes(command, model_folder, photos):
     assert code == 1
     assert json.loads(out)[0]["error"] == "no such file"
     assert "nothing.png: no such file" in err
+
+
+def test_nan_is_rejected_and_never_an_answer(command, digit_model, model_folder, photos, monkeypatch):
+    with torch.no_grad():
+        next(module for module in digit_model.modules() if isinstance(module, torch.nn.Linear)).bias[3] = torch.nan
+    monkeypatch.setattr(Source, "load", lambda self, device: digit_model)
+    asked = photos / "d1.png", photos / "broken.jpg"
+    for threshold in ([], ["--threshold", "0"]):
+        code, out, err = command("predict", model_folder, *asked, "--format", "json", *threshold)
+        lost, unreadable = json.loads(out)
+        assert code == 1
+        assert (lost["label"], lost["confidence"], lost["reject"]) == (None, None, True)
+        assert lost["error"] == "the model's output is NaN: no answer"
+        assert unreadable["reject"] is None
+        assert "0 of 2 images answered, 0 rejected" in err
+    lines = command("predict", model_folder, *asked)[1].splitlines()
+    assert "(no answer)" in lines[1]
+    assert "(unreadable)" in lines[2]
 
 
 def test_batches_and_number_of_references(command, model_folder, photos):
@@ -100,6 +120,38 @@ def test_an_exported_file_answers_as_the_folded_model(command, digit_model, phot
         command("predict", path, photos / "d1.png", "--references", 2)
 
 
+def test_answers_with_a_confidence_of_1_are_told_apart(command, photos, tmp_path):
+    """The model, its folder and its exported file, by a stored threshold and by one of the command line."""
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(3)
+    network = kedge.networks.create("kedge_resnet_small", 10, 1, 8, arguments={"width": 8})
+    model = kedge.plain(network, example=(1, 8, 8)).eval()
+    files = sorted(photos.glob("d*.png"))[:6]
+    pixels = torch.stack([predict.read(path, (1, 8, 8)) for path in files]).float() / 255
+    two = model(pixels).topk(2).values
+    with torch.no_grad():
+        for parameter in model.network.fc.parameters():
+            parameter.mul_(28 / (two[:, 0] - two[:, 1]).median())
+    said = model.predict(pixels)
+    ordered = said.log_odds.sort().values
+    # Between two images: exactly at one of them the rounding of onnxruntime decides.
+    model.reject = rule_from(float(ordered[2:4].mean()))
+    rejected = (said.log_odds < ordered[3]).tolist()
+    assert said.confidence.tolist() == [1.0] * 6
+    path = kedge.deploy.export(model, tmp_path / "sure.onnx", check_images=pixels).path
+    folder = kedge.save(model, tmp_path / "sure")
+    for source in (folder, path):
+        code, out, err = command("predict", source, *files, "--format", "json")
+        rows = json.loads(out)
+        assert (code, [row["reject"] for row in rows]) == (0, rejected)
+        np.testing.assert_allclose([row["log_odds"] for row in rows], said.log_odds, rtol=1e-4)
+        assert f"{sum(rejected)} rejected (confidence below 1 - " in err
+    middle = float(ordered[1:3].mean())
+    asked = f"{1 / (1 + np.exp(-middle)):.17g}"
+    out = command("predict", folder, *files, "--format", "json", "--threshold", asked)[1]
+    assert [row["reject"] for row in json.loads(out)] == (said.log_odds < middle).tolist()
+
+
 def test_find_images(photos, tmp_path):
     found = predict.find_images([str(photos)])
     assert len(found) == 12  # ten digits, two broken; no text, nothing hidden
@@ -115,6 +167,20 @@ def test_find_images(photos, tmp_path):
     (tmp_path / "bare").mkdir()
     with pytest.raises(FileNotFoundError, match="no images in the folder"):
         predict.find_images([str(tmp_path / "bare")])
+
+
+def test_kinds_that_are_not_read_are_answered_by_why(command, model_folder, photos, tmp_path):
+    (photos / "deep" / "IMG_1.HEIC").write_bytes(b"no image to us")
+    (photos / ".x.heic").write_bytes(b"")
+    code, out, err = command("predict", model_folder, photos, "--format", "csv")
+    assert code == 3
+    assert len(out.splitlines()) == 1 + 13
+    assert "IMG_1.HEIC: .heic is a kind that is not read. Convert them to JPEG or PNG" in err
+    assert "10 of 13 images answered" in err
+    only = tmp_path / "phone"
+    only.mkdir()
+    (only / "a.heic").write_bytes(b"x")
+    assert command("predict", model_folder, only)[0] == 1
 
 
 def test_photos_are_prepared_as_in_evaluation(tmp_path):
@@ -142,3 +208,16 @@ def test_bad_arguments_are_explained(command, model_folder, photos, monkeypatch)
     monkeypatch.setattr(Source, "load", lambda self, device: vectors)
     with pytest.raises(ValueError, match="is a regression model for inputs of shape"):
         command("predict", model_folder, photos)
+
+
+def test_a_model_of_oblong_images_sees_no_squashed_ones(tmp_path):
+    from PIL import Image
+
+    from kedge.cli.predict import read
+
+    # A disc in the middle of a wide picture is as wide as it is high in a narrow one.
+    y, x = torch.meshgrid(torch.arange(60) - 29.5, torch.arange(200) - 99.5, indexing="ij")
+    Image.fromarray(((x**2 + y**2 < 400) * torch.tensor(255.0)).byte().numpy()).save(tmp_path / "disc.png")
+    disc = read(tmp_path / "disc.png", (1, 30, 40))[0] > 127
+    assert disc.shape == (30, 40)
+    assert int(disc.any(0).sum()) == int(disc.any(1).sum()) == 20

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -181,6 +182,11 @@ def test_train_and_resume(capsys, tmp_path):
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "epoch 1/1" in out
+    # The lines of epochs ask one reference, the last line the bank: each says which.
+    assert re.search(r"epoch 1/1 .*val accuracy [\d.]+ % \(one reference\)", out)
+    assert "epochs are validated with the first reference of the bank alone" in out
+    count = load_recipe(tmp_path / "one" / "recipe.yaml").references
+    assert f"validation, mean over {count} references: accuracy" in out
     assert f"next:   kedge evaluate {tmp_path / 'one'}" in out
     assert load_recipe(tmp_path / "one" / "recipe.yaml").classes == ["0", "1"]
     assert main(["train", "--resume", str(tmp_path / "one")]) == 0
@@ -206,6 +212,6 @@ def test_the_run_comes_with_its_page(tmp_path):
     assert done.stderr == ""
     folder = tmp_path / "runs" / "x"
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["last.ckpt", "metrics.csv", "model", "recipe.yaml", "report.html", "run.json"]
+        ["images.safetensors", "last.ckpt", "metrics.csv", "model", "recipe.yaml", "report.html", "run.json"]
     )
     assert "</html>" in (folder / "report.html").read_text()

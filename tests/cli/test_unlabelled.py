@@ -50,6 +50,20 @@ def test_a_folder_is_enough_and_nothing_else_is_measured(command, run_folder, di
     assert "expected accuracy about" in text.replace("\n", " ")
 
 
+def test_files_that_are_not_read_are_counted_and_named(command, run_folder, new_photos, tmp_path):
+    (new_photos / "monday" / "IMG_1.heic").write_bytes(b"x")
+    away = tmp_path / "away"
+    away.mkdir()
+    for path in list((new_photos / "tuesday").iterdir())[:5]:
+        (away / path.name).write_bytes(path.read_bytes())
+    (away / "IMG_2.avif").write_bytes(b"x")
+    asked = ["--unlabelled", new_photos, "--ood", away, "--limit", 40]
+    code, _, err = command("evaluate", run_folder, *asked, "--format", "json")
+    assert code == 0
+    assert "1 image file is of a kind that is not read and left out: 1 .heic, such as" in err
+    assert "1 image file is of a kind that is not read and left out: 1 .avif, such as" in err
+
+
 def test_beside_other_measurements_the_test_images_stay(command, run_folder, new_photos):
     asked = ["--unlabelled", new_photos, "--split", "test", "--shift", "contrast", "--severities", 3, "--limit", 60]
     _, out, _ = command("evaluate", run_folder, *asked, "--format", "json")
@@ -79,6 +93,7 @@ def test_each_run_rests_on_the_images_that_it_held_out(command, digit_model, new
     from kedge.cli.unlabelled import as_test_images, load_validation
     from kedge.training import Recipe
     from kedge.training.build import load_sets
+    from kedge.training.record import ImageRecord
 
     train = kedge.data.load("digits", "train")
     for i in range(200):
@@ -89,6 +104,7 @@ def test_each_run_rests_on_the_images_that_it_held_out(command, digit_model, new
         kedge.save(digit_model, tmp_path / name / "model")
         recipe = Recipe(name=name, data=str(tmp_path / "own"), image_size=8, val_fraction=0.2, seed=seed)
         (tmp_path / name / "recipe.yaml").write_text(recipe.to_yaml())
+        ImageRecord.of(*load_sets(recipe)).write(tmp_path / name)
     sources, _ = find_groups([str(tmp_path / name) for name in "abc"])
     found = load_validation(sources, dict.fromkeys(sources, digit_model), None)
     for name, seed in (("a", 0), ("b", 1)):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kedge.data.corruptions import CORRUPTIONS, NAMES, SEVERITIES, corrupt
 from kedge.data.corruptions.draws import integers, normal, poisson, stream, uniform
-from kedge.data.corruptions.frost import _generated, read_textures
+from kedge.data.corruptions.frost import _generated, read_textures, texture_files
 from kedge.data.seeds import derive_keys
 
 from . import corruption_definitions as definitions
@@ -222,8 +223,6 @@ def test_integers_and_uniform_draws_are_even():
 
 
 def test_frost_from_a_folder_of_textures(tmp_path):
-    from PIL import Image
-
     images = torch.full((40, 3, 96, 96), 0.5)
     for number, shape in enumerate([(200, 150), (50, 40)]):  # the second is smaller than the image
         Image.fromarray(np.full((*shape, 3), 100 * (number + 1), np.uint8)).save(tmp_path / f"frost{number}.png")
@@ -246,8 +245,34 @@ def test_frost_from_a_folder_of_textures(tmp_path):
         read_textures(tmp_path / "empty")
 
 
-def test_generated_textures_look_like_the_published_in_brightness():
-    means = [t.mean() / 255 for t in _generated().pictures]
-    spreads = [t.mean(2).std() / 255 for t in _generated().pictures]
-    assert np.allclose(means, (0.52, 0.79, 0.78, 0.59, 0.48), atol=0.03)
-    assert all(0.08 < s < 0.18 for s in spreads)
+def test_of_the_published_folder_the_first_five_pictures_are_drawn(tmp_path):
+    names = ["frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg", "frost6.jpg"]
+    for name in names:
+        Image.new("RGB", (40, 40)).save(tmp_path / name)
+    assert [f.name for f in texture_files(tmp_path)] == names[:5]  # np.random.randint(5) in the published code
+    Image.new("RGB", (40, 40)).save(tmp_path / "mine.png")
+    assert len(texture_files(tmp_path)) == 6
+    (tmp_path / "frost2.png").unlink()  # another collection, of which nothing is known
+    assert "frost6.jpg" in [f.name for f in texture_files(tmp_path)]
+
+
+# Measured on the published photographs, every fifth pixel of each side (the second and third are one picture): mean of
+# red, green and blue, deviation of the luma, and its correlation from a pixel to the next.
+PHOTOGRAPHS = (
+    ((0.30, 0.58, 0.65), 0.072, 0.68),
+    ((0.79, 0.81, 0.84), 0.086, 0.59),
+    ((0.79, 0.81, 0.84), 0.086, 0.59),
+    ((0.54, 0.60, 0.65), 0.114, 0.47),
+    ((0.44, 0.48, 0.53), 0.170, 0.58),
+)
+
+
+def test_generated_textures_have_the_colours_contrast_and_fineness_of_the_published():
+    for picture, (colours, deviation, alike) in zip(_generated().pictures, PHOTOGRAPHS, strict=True):
+        taken = picture[2::5, 2::5].astype(float) / 255
+        luma = taken @ (0.299, 0.587, 0.114)
+        assert np.allclose(taken.mean((0, 1)), colours, atol=0.02)
+        assert luma.std() == pytest.approx(deviation, rel=0.06)
+        z = (luma - luma.mean()) / luma.std()
+        found = ((z[:, 1:] * z[:, :-1]).mean() + (z[1:] * z[:-1]).mean()) / 2
+        assert found == pytest.approx(alike, abs=0.1)

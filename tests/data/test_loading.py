@@ -134,7 +134,7 @@ def test_larger_dataset_is_read_as_needed():
 
 def test_dataset_attributes_are_used_and_other_depths_kept():
     images = torch.randint(0, 256, (5, 4, 12, 12), dtype=torch.uint8)
-    dataset = Pairs(images, [0, 1, 0, 1, 1])
+    dataset = Pairs(images, [1, 1, 1, 0, 0])
     dataset.targets = [1, 1, 1, 0, 0]
     dataset.classes = ["x1", "y1"]
     wrapped = kd.from_dataset(dataset)

@@ -5,7 +5,7 @@ from torch import nn
 from kedge import data
 from kedge.data.fingerprints import shared_images
 from kedge.data.items import FileItems
-from kedge.data.report import DataError
+from kedge.data.report import UnreadableImage
 from kedge.data.sets import FileSet, TensorSet
 from kedge.evaluation import evaluate
 from tests.data.conftest import picture
@@ -84,14 +84,18 @@ def test_batches_decode_what_they_hold(root, looked_at):
     assert [len(images) for images, _ in lazy.batches(7)] == [7, 7, 6]
 
 
-def test_what_a_header_does_not_show_is_said_when_it_is_met(root, looked_at):
+def test_what_a_header_does_not_show_is_left_out_when_it_is_met(root, looked_at):
     path = root / "test" / "cat" / "004.png"
     whole = path.read_bytes()
     path.write_bytes(whole[:60] + bytes(40) + whole[100:])  # the end is there
     lazy = data.load(root, "test", decode=False)
     assert len(lazy.subset([3, 5]).decoded()) == 2
-    with pytest.raises(DataError, match=r"004\.png[\s\S]*Repair or remove"):
-        lazy.decoded()
+    with pytest.raises(UnreadableImage, match=r"004\.png"):
+        lazy[4]
+    made, places = lazy.readable()
+    assert len(made) == len(lazy) - 1
+    assert places.tolist() == [i for i in range(len(lazy)) if i != 4]
+    assert [path for path, _ in lazy.report.skipped[1:]] == [str(path)]
 
 
 def test_shared_images_are_found_without_decoding(root, looked_at):

@@ -218,6 +218,7 @@ GOOD = {
         ({"task": "magic"}, "task"),
         ({"class_names": ["a"]}, "class_names must be 2 strings"),
         ({"reject": {"threshold": "0.5"}}, "threshold"),
+        ({"reject": {"threshold": 0.5, "log_odds": "0"}}, "log_odds"),
     ],
 )
 def test_a_tampered_card_is_refused(change, message):
@@ -244,3 +245,21 @@ def test_a_temperature_is_in_the_file_and_only_once(model, images, tmp_path, to)
     assert loaded.describe_steps() == ["temperature 1.6"]
     assert loaded.inside["temperature"]["fitted_on"] == "rubbish (val)"
     assert loaded.steps == {}
+
+
+def test_an_onnx_file_above_torchs_threshold_keeps_its_weights(model, images, tmp_path, monkeypatch):
+    from torch.onnx._internal.exporter import _onnx_program
+
+    whole = export(model, tmp_path / "whole.onnx", check_images=images)
+    assert whole.weights is None
+    monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 0)
+    (tmp_path / "new").mkdir()
+    done = export(model, tmp_path / "new" / "m.onnx", check_images=images)
+    assert sorted(path.name for path in done.path.parent.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert done.weights == done.path.with_name("m.onnx.data")
+    assert "m.onnx with m.onnx.data, without which it does not run" in str(done)
+    moved = done.path.parent.rename(tmp_path / "elsewhere") / "m.onnx"
+    assert torch.equal(load_onnx(moved)(images), load_onnx(whole.path)(images))
+    moved.with_name("m.onnx.data").unlink()
+    with pytest.raises(FileNotFoundError, match=r"keeps its weights in m\.onnx\.data, which is not beside it"):
+        load_onnx(moved)

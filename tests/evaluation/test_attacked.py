@@ -15,7 +15,7 @@ from kedge.evaluation.attacked import (
     epsilon_curve,
     predictor,
 )
-from kedge.evaluation.sanity import gradient_sizes, sanity, sanity_attacks
+from kedge.evaluation.sanity import gradient_sizes, same_answers, sanity, sanity_attacks
 from kedge.metrics.classification import exact_interval
 
 
@@ -295,7 +295,8 @@ def panel(network, test_images, attack):
     return {c["check"]: c for c in sanity(entries, gradient_sizes(model, batches(images, 100), attack.loss))}, entries
 
 
-NAMES = {"single step against many", "zero gradients", "large epsilon", "more steps", "random start"}
+SAME = "other attacks, same distance"
+NAMES = {"single step against many", "zero gradients", "large epsilon", "more steps", "random start", SAME}
 
 
 def test_an_honest_model_passes_every_check(trained, test_images):
@@ -330,7 +331,8 @@ def test_single_step_above_many_and_steps_that_help_the_model():
         return {"title": f"{kind}-{steps}", "kind": kind, "steps": steps, "accuracy": estimate, **common, **more}
 
     def ok(**entries):
-        return {c["check"]: c["ok"] for c in sanity(entries)}
+        checks = sanity(entries)
+        return {c["check"]: all(o["ok"] for o in checks if o["check"] == c["check"]) for c in checks}
 
     assert ok(a=entry("pgd", 0.5), b=entry("single-step", 0.4, 1)) == {"single step against many": False}
     assert ok(a=entry("pgd", 0.5), b=entry("single-step", 0.495, 1)) == {"single step against many": True}
@@ -338,7 +340,15 @@ def test_single_step_above_many_and_steps_that_help_the_model():
     assert ok(a=entry("pgd", 0.5), b=entry("pgd", 0.3, 100)) == {"more steps": False}
     assert ok(a=entry("pgd", 0.5), b=entry("pgd", 0.48, 100)) == {"more steps": True}
     assert ok(a=entry("pgd", 0.2), b=entry("pgd", 0.5, random_start=False)) == {"random start": False}
+    margin, auto = entry("pgd", 0.4, loss="margin"), entry("autoattack", 0.44, None, loss=None)
+    assert ok(a=entry("pgd", 0.5), **{"margin loss": margin}) == {SAME: False}
+    assert ok(a=entry("pgd", 0.44), **{"margin loss": margin}) == {SAME: True}
+    assert ok(a=auto, **{"margin loss": margin}) == {SAME: False}  # an ensemble is not to be beaten at all
+    assert ok(a=entry("pgd", 0.5), b=auto) == {SAME: False}
+    # What was only added to compare with is not blamed.
+    assert ok(a=auto, **{"cross-entropy": entry("pgd", 0.9)}) == {SAME: True}
     # Another radius is another question.
+    assert ok(a=auto, **{"margin loss": {**margin, "eps": 0.1}}) == {}
     assert ok(a=entry("pgd", 0.5), b=entry("single-step", 0.4, 1, eps=0.1)) == {}
     assert sanity({}) == []
 
@@ -350,3 +360,14 @@ def test_gradients_are_not_asked_of_a_model_that_is_broken_anyway():
     held = {**columns, "robust": torch.ones(100)}
     found = sanity({"PGD": attack_summary(held, PGD(8 / 255, 20))}, torch.zeros(100))
     assert [c["ok"] for c in found if c["check"] == "zero gradients"] == [False]
+
+
+def test_a_model_that_draws_as_it_answers_is_noticed(trained, test_images):
+    class Drawing(nn.Module):
+        def forward(self, x):
+            return trained(x + 0.1 * torch.randn_like(x))
+
+    for model, ok in ((trained, True), (Drawing(), False)):
+        found = same_answers(predictor(model), test_images[0])
+        assert (found["check"], found["ok"]) == ("same images, same answers", ok)
+    assert "draws at random" in found["detail"]

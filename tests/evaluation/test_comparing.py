@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from kedge.evaluation import evaluate
 from kedge.evaluation.comparing import Measured, bootstrap_p, compare, group_table, mcnemar
+from kedge.evaluation.summaries import draw, estimates
 
 
 def measured(correct: torch.Tensor, seed: int = 0, corruptions: int = 2) -> Measured:
@@ -74,13 +76,21 @@ def test_groups_of_seeds(right):
     groups = {"a": ["a0", "a1", "a2"], "b": ["b0", "b1", "b2"]}
     found = compare(models, groups)
     assert {(r["a"], r["b"]) for r in found} == {("a", "b")}
-    welch = next(r for r in found if r["test"] == "Welch t over seeds" and r["where"] == "clean")
+    alone = {name: replace(one, draws=None) for name, one in models.items()}
+    welch = next(r for r in compare(alone, groups) if r["test"] == "Welch t over seeds" and r["where"] == "clean")
     values = [[float(models[n].correct["clean"].double().mean()) for n in names] for names in groups.values()]
     expected = scipy.stats.ttest_ind(*values, equal_var=False)
     assert welch["p"] == pytest.approx(expected.pvalue)
     interval = expected.confidence_interval()
     assert welch["difference"]["low"] == pytest.approx(interval.low)
     assert welch["difference"]["high"] == pytest.approx(interval.high)
+    # Seeds that are tested on the same images share their chance: with it, the interval is wider.
+    both = next(r for r in found if r["test"] == "Welch t over seeds and images" and r["where"] == "clean")
+    drawn = [torch.stack([models[n].draws[:, 0, 0] for n in names]).mean(dim=0) for names in groups.values()]
+    variance = sum(np.var(v, ddof=1) / 3 for v in values) + float((drawn[0] - drawn[1]).var())
+    freedom = variance**2 / sum((np.var(v, ddof=1) / 3) ** 2 / 2 for v in values)
+    expected = 2 * scipy.stats.t.sf(abs(np.mean(values[0]) - np.mean(values[1])) / variance**0.5, freedom)
+    assert both["p"] == pytest.approx(expected, rel=1e-4)
     table = group_table(models, groups)
     assert table["a"]["accuracy, clean"] == {
         "mean": pytest.approx(np.mean(values[0])),
@@ -88,6 +98,31 @@ def test_groups_of_seeds(right):
         "n": 3,
     }
     assert "accuracy, PGD" in table["b"]
+
+
+def test_two_calibrated_models_with_other_confidences_do_not_differ():
+    """Both errors are 0 by the way that labels are drawn; the plug-in errors differ by 1 to 3 points."""
+    generator = torch.Generator().manual_seed(0)
+    wrong = 0
+    for seed in range(12):
+        models, plain = {}, []
+        for name, low in (("a", 0.9), ("b", 0.3)):
+            confidence = low + (1 - low) * torch.rand(2000, generator=generator)
+            right = torch.rand(2000, generator=generator) < confidence
+            columns = {"confidence": confidence, "rank": (~right).long(), "nll": confidence, "brier": confidence}
+            drawn = draw([columns, columns], 15, 200, seed)
+            plain.append(float(drawn.values[0, 3]))
+            assert estimates(drawn)["ece"]["corrected"] == pytest.approx(float(drawn.corrected[0, 3]))
+            models[name] = Measured(drawn.values, drawn.draws, {"clean": right}, drawn.corrected)
+        assert plain[1] > plain[0]
+        found = [r for r in compare(models, {}) if r["metric"] in ("ece", "smooth_ece")]
+        assert {(r["metric"], r["where"]) for r in found} == {
+            (m, w) for m in ("ece", "smooth_ece") for w in ("clean", "corrupted")
+        }
+        first = found[0]
+        assert first["reported"] == pytest.approx(plain[0] - plain[1])
+        wrong += any(r["p"] < 0.05 for r in found)
+    assert wrong <= 3
 
 
 def test_many_models_are_compared_with_the_first(right):

@@ -7,8 +7,11 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 
 import kedge
 from kedge import metrics
+from kedge.data import TensorSet
 from kedge.data.corruptions import corrupt
 from kedge.evaluation import evaluate
+from kedge.evaluation.subjects import Subject
+from kedge.evaluation.suite import _fit_images
 
 QUICK = {"shift": ["gaussian_noise", "contrast"], "severities": (1, 5), "batch_size": 32, "resamples": 50}
 
@@ -200,3 +203,47 @@ def test_a_model_of_another_size_is_given_its_own(network, data):
 def test_very_few_images(network, data, noise, images: int):
     results = evaluate(network, data.subset(list(range(images))), **QUICK, ood=noise.subset([0]))
     json.dumps(results, allow_nan=False)
+
+
+def test_a_limit_limits_the_training_images_of_scores_too(network, data, noise):
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (1500, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    train = TensorSet(pixels, torch.arange(1500) % 6, data.class_names, name="beasts", split="train")
+
+    def fitted(limit):
+        said, sizes = [], []
+
+        def forward(module, args):
+            sizes.append(len(args[0]))
+
+        with network.register_forward_pre_hook(forward):
+            results = evaluate(
+                network, data, shift=(), ood=noise, train=train, limit=limit, batch_size=1500, notice=said.append,
+                resamples=0, examples=0,
+            )  # fmt: skip
+        number = results["settings"]["fit_images"]
+        assert number in sizes
+        return number, [words for words in said if "scores that learn" in words]
+
+    assert fitted(None) == (1500, [])
+    assert fitted(40) == (
+        1000,
+        ["scores that learn are fitted on 1,000 training images, as limit is 40; else on 1,500"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("limit", "features", "classes", "most"),
+    [
+        (None, 9, 2, 5000),
+        (30, 9, 2, 1000),
+        (1200, 9, 2, 1200),
+        (30, 2048, 2, 4096),
+        (30, 9, 200, 2000),
+        (9000, 9, 2, 5000),
+    ],
+)
+def test_how_many_training_images_a_covariance_needs(limit, features, classes, most):
+    head = torch.zeros(classes, features), torch.zeros(classes)
+    subject = Subject("a", None, torch.device("cpu"), torch.float32, (3, 8, 8), None, head=head)
+    assert _fit_images(limit, [subject], classes) == most

@@ -1,12 +1,13 @@
 import json
 from dataclasses import replace
+from importlib import util
 
 import pytest
 import scipy.stats
 import torch
 
 import kedge
-from kedge.attacks import PGD
+from kedge.attacks import PGD, AutoAttack
 from kedge.data import TensorSet
 from kedge.evaluation import Attacks, evaluate
 from kedge.evaluation.attacked import attack_batch, predictor
@@ -240,3 +241,70 @@ def test_an_image_is_made_once_for_all_models_it_is_shown_to(greys, tmp_path, mo
     for name in models:
         found = [r["models"][name]["attacks"]["PGD: from another model"] for r in (results, again)]
         assert found[0]["accuracy"] == found[1]["accuracy"]
+
+
+class TenClasses(torch.nn.Module):
+    """A linear model, whose accuracy under the best attack in linf is known: by the dual norm, class by class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        weight = torch.randn(10, 36, generator=torch.Generator().manual_seed(0))
+        self.weight = torch.nn.Parameter(0.1 * weight)
+
+    def forward(self, images):
+        return (images - 0.5).flatten(1) @ self.weight.T
+
+    def robust(self, images: torch.Tensor, labels: torch.Tensor, eps: float) -> torch.Tensor:
+        """Right at every point within eps, of images that are further than eps from black and white."""
+        logits = self(images).double()
+        away = (self.weight[labels][:, None] - self.weight[None]).double()  # [B, 10, D]
+        least = logits.gather(1, labels[:, None]) - logits - eps * away.abs().sum(2)
+        return (least.scatter(1, labels[:, None], 1) > 0).all(1)
+
+
+@pytest.fixture
+def coloured() -> TensorSet:
+    images = torch.randint(64, 192, (120, 1, 6, 6), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    labels = TenClasses()(images.float() / 255).argmax(1)
+    return TensorSet(images, labels, [str(n) for n in range(10)], name="coloured", split="test")
+
+
+def test_cross_entropy_that_misses_what_the_margin_finds_is_a_failed_check(coloured):
+    eps = 3 / 255
+    model = TenClasses()
+    with torch.no_grad():
+        exact = float(model.robust(coloured.images / 255, coloured.labels, eps).float().mean())
+    ce = Attacks({"PGD": PGD(eps, 20, early_stop=True, loss="ce")})
+    found = evaluate(model, coloured, **QUICK, attacks=ce)["models"]["model"]
+    left = found["attacks"]["PGD"]["accuracy"]["value"]
+    assert left > exact + 0.1
+    failed = [c for c in found["sanity"] if not c["ok"]]
+    assert [c["check"] for c in failed] == ["other attacks, same distance"]
+    assert "margin loss" in failed[0]["detail"]
+
+
+@pytest.mark.skipif(not util.find_spec("pyautoattack"), reason="needs pyautoattack")
+def test_autoattack_alone_is_checked_too(greys, monkeypatch):
+    class Drawing(Linear):
+        def forward(self, images):
+            return super().forward(images + 0.1 * torch.randn_like(images))
+
+    torch.manual_seed(0)
+    said: list[str] = []
+    attacks = Attacks({"AutoAttack": AutoAttack(20 / 255)}, images=60)
+    models = {"open": Linear(), "drawing": Drawing()}
+
+    def checks(attack):  # what it would find takes half a minute
+        monkeypatch.setattr(AutoAttack, "__call__", lambda self, *batch: attack(*batch))
+        results = evaluate(models, greys, **QUICK, attacks=attacks, notice=said.append)["models"]
+        assert all(list(results[name]["attacks"]) == ["AutoAttack"] for name in models)
+        return {name: {c["check"]: c["ok"] for c in results[name]["sanity"]} for name in models}
+
+    named = ["same images, same answers", "other attacks, same distance", "zero gradients", "large epsilon"]
+    strong = checks(PGD(20 / 255, 10))
+    assert strong["open"] == dict.fromkeys(named, True)
+    assert not strong["drawing"]["same images, same answers"]
+    assert any(words.startswith("drawing: asked twice") for words in said)
+    assert not any("the images beside it" in words for words in said)
+    lost = checks(lambda model, images, labels: images)  # one that finds nothing
+    assert lost["open"] == {**strong["open"], "other attacks, same distance": False}

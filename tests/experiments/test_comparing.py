@@ -66,3 +66,28 @@ def test_what_was_not_measured_is_left_out(experiment):
 )
 def test_verdicts(difference, interval, paper, higher, words):
     assert verdict(difference, interval, paper, higher) == words
+
+
+def test_a_calibration_error_is_judged_without_its_bias(experiment):
+    """Reported errors that differ over seeds, of variants whose errors without bias do not."""
+
+    def with_errors(reported, corrected):
+        return {
+            seed: {"measures": {"clean ECE": r}, **({} if c is None else {"corrected": {"clean ECE": c}})}
+            for seed, (r, c) in enumerate(zip(reported, corrected, strict=True))
+        }
+
+    one = with_errors([2.0, 2.1, 2.2], [0.1, -0.2, 0.1])
+    other = with_errors([0.5, 0.6, 0.7], [0.2, -0.1, 0.0])
+    (gain,) = comparison(experiment, ["standard", "masked"], {"standard": one, "masked": other})["gains"]
+    assert gain["difference"] == pytest.approx(-1.5)
+    assert gain["interval"][1] < 0
+    wanted = stats.ttest_ind([0.2, -0.1, 0.0], [0.1, -0.2, 0.1], equal_var=False).confidence_interval()
+    assert gain["corrected"]["interval"] == pytest.approx([wanted.low, wanted.high])
+    assert gain["verdict"].startswith("not resolved")
+    clear = with_errors([2.0, 2.1, 2.2], [1.9, 2.0, 2.1])
+    (gain,) = comparison(experiment, ["standard", "masked"], {"standard": clear, "masked": other})["gains"]
+    assert gain["verdict"].startswith("better")
+    old = with_errors([2.0, 2.1, 2.2], [None] * 3)
+    (gain,) = comparison(experiment, ["standard", "masked"], {"standard": old, "masked": other})["gains"]
+    assert gain["verdict"].startswith("not judged")

@@ -96,6 +96,52 @@ def test_reliability_of_the_accumulated_sums():
     assert sum(metric.reliability()["count"]) == len(labels)
 
 
+@pytest.mark.parametrize(
+    ("probs", "labels", "words"),
+    [
+        (4 * torch.randn(5, 6, generator=torch.Generator().manual_seed(0)), torch.zeros(5).long(), "softmax"),
+        (torch.full((2, 6), 1 / 6), torch.tensor([0, 6]), "label"),
+        (torch.full((2, 6), 1 / 6), torch.tensor([-1, 0]), "label"),
+    ],
+)
+def test_the_diagram_of_what_compute_refuses_is_refused_too(probs, labels, words):
+    metric = metrics.ECE()
+    metric.update(probs, labels)
+    for ask in (metric.compute, metric.reliability):
+        with pytest.raises(ValueError, match=words):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: metrics.Accuracy(top_k=0), "top_k must be a whole number, 1 or more, but it is 0"),
+        (lambda: metrics.Accuracy(top_k=-1), "but it is -1"),
+        (lambda: metrics.Accuracy(top_k=2.5), r"but it is 2\.5"),
+        (lambda: metrics.Accuracy(top_k=True), "but it is True"),
+        (lambda: metrics.ECE(bins=0), "bins must be at least 1, but it is 0"),
+        (lambda: metrics.MCE(bins=-3), "but it is -3"),
+        (lambda: metrics.EqualMassECE(bins=0), "bins must be at least 1"),
+        (lambda: metrics.ClasswiseECE(6, bins=0), "bins must be at least 1"),
+        (lambda: metrics.ClasswiseECE(0), "num_classes must be a whole number, 1 or more, but it is 0"),
+        (lambda: metrics.BrierDecomposition(2.0), r"but it is 2\.0"),
+    ],
+)
+def test_metrics_that_cannot_work_are_not_made(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+def test_more_places_than_classes_are_refused_as_by_the_function():
+    probs, labels = batch()
+    for call in (metrics.Accuracy(top_k=7).update, lambda p, y: metrics.accuracy(p, y, top_k=7)):
+        with pytest.raises(ValueError, match="between 1 and the number of classes 6, but it is 7"):
+            call(probs, labels)
+    metric = metrics.Accuracy(top_k=6)
+    metric.update(probs, labels)
+    assert metric.compute() == 1
+
+
 def test_brier_decomposition_accumulates_and_adds_up():
     probs, labels = batch()
     metric = metrics.BrierDecomposition(6)

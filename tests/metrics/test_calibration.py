@@ -183,3 +183,31 @@ def test_half_precision_probabilities_are_accepted():
     probs, labels = random_probs(200, 50, seed=3)
     full = float(metrics.calibration_error(probs, labels))
     assert float(metrics.calibration_error(probs.bfloat16(), labels)) == pytest.approx(full, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "words"),
+    [
+        (torch.tensor([0.5, 3.2]), torch.tensor([True, False]), r"in \[0, 1\]"),
+        (torch.tensor([0.5, torch.nan]), torch.tensor([True, False]), r"in \[0, 1\]"),
+        (torch.tensor([0.5, -0.1]), torch.tensor([True, False]), r"in \[0, 1\]"),
+        (torch.tensor([0.5, 0.6]), torch.tensor([3, 0]), "bool or 0/1"),
+        (torch.tensor([0.5, 0.6]), torch.tensor([True]), r"\[2\] and \[1\]"),
+        (torch.full((2, 3), 1 / 3), torch.ones(2, 3).bool(), r"\[2, 3\]"),
+    ],
+)
+def test_functions_of_confidences_refuse_what_their_siblings_do(confidence, correct, words):
+    weights = torch.ones(2, len(confidence))
+    for call in (
+        metrics.smooth_error,
+        metrics.bin_sums,
+        lambda f, hit: metrics.bin_sums(f, hit, binning="mass"),
+        lambda f, hit: metrics.resampled_error(f, hit, weights),
+        lambda f, hit: metrics.resampled_smooth_error(f, hit, weights),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call(confidence, correct)
+
+
+def test_sums_of_no_samples_are_zero():
+    assert not metrics.bin_sums(torch.zeros(0), torch.zeros(0).bool()).any()

@@ -53,3 +53,10 @@ def test_accuracy_interval_is_wilsons(correct: int, total: int):
 def test_accuracy_interval_refuses_nonsense():
     with pytest.raises(ValueError, match="11 and 10"):
         metrics.accuracy_interval(11, 10)
+
+
+def test_nan_is_no_right_answer():
+    nan = float("nan")
+    rows = torch.tensor([[nan, nan, nan], [0.9, nan, 0.1], [nan, 0.9, 0.1], [0.7, 0.2, 0.1]])
+    ranks = metrics.label_rank(rows, torch.tensor([0, 0, 0, 0]))
+    assert ranks.tolist() == [3, 1, 3, 0]

@@ -177,3 +177,15 @@ def test_two_processes_are_one():
     second.update(confidence[70:], correct[70:])
     first.merge_state(second)
     assert float(first.compute()) == pytest.approx(float(metrics.aurc(confidence, correct)), abs=1e-12)
+
+
+def test_selective_accuracy_looks_at_its_input_as_its_siblings_do():
+    confidence, correct = torch.tensor([0.9, 0.4]), torch.tensor([True, False])
+    for call, words in (
+        (lambda: metrics.selective_accuracy(confidence[:0], correct[:0], 0.5), "N >= 1"),
+        (lambda: metrics.selective_accuracy(torch.tensor([0.9, torch.nan]), correct, 0.5), "without NaN"),
+        (lambda: metrics.selective_accuracy(confidence, torch.tensor([3, 7]), 0.5), "correct must be bool"),
+        (lambda: metrics.selective_accuracy(confidence, correct, float("nan")), "threshold must be a number"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()

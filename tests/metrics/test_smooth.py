@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 import relplot
+import scipy.integrate
+import scipy.optimize
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +49,32 @@ def test_the_grid_agrees_with_the_exact_sum(kind: str, n: int):
     f, y = draw(n, kind, seed=n)
     expected = by_definition(f, y)
     assert ours(f, y) == pytest.approx(expected, abs=2e-5 if expected else 2e-3)
+
+
+def by_quadrature(f: np.ndarray, y: np.ndarray) -> float:
+    """The fixed point of smECE_σ, with adaptive quadrature between the places where a kernel is."""
+
+    def gap(sigma: float) -> float:
+        mirrored = np.concatenate([s * f + 2 * k for k in range(-2, 3) for s in (-1, 1)])
+        residuals = np.tile(y - f, 10) / len(f)
+
+        def value(t: float) -> float:
+            return abs(residuals @ scipy.stats.norm.pdf(t, mirrored, sigma))
+
+        places = np.unique(np.clip(np.concatenate([f - sigma, f, f + sigma]), 0, 1))[1:-1]
+        return scipy.integrate.quad(value, 0, 1, points=places, limit=500)[0] - sigma
+
+    return scipy.optimize.brentq(gap, 0.01, 1, xtol=1e-7)
+
+
+def test_confidences_of_exactly_one_count_whole():
+    """Of twenty answers twelve are given with confidence 1, a mass that relplot counts without its mirror image."""
+    f = np.array([1.0] * 12 + [0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.6, 0.5])
+    y = np.array([1.0] * 9 + [0.0] * 3 + [1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    exact = by_quadrature(f, y)
+    assert ours(f, y) == pytest.approx(exact, abs=1e-5)
+    assert by_definition(f, y) == pytest.approx(exact, abs=1e-4)
+    assert abs(relplot.smECE(f, y) - exact) > 0.01
 
 
 @pytest.mark.parametrize(("kind", "n"), [("calibrated", 20_000), ("uniform", 3000), ("over", 3000), ("over", 200)])

@@ -39,6 +39,8 @@ def test_intervals_are_those_of_a_loop_over_resamples():
     found = metrics.calibration_summary(probs, labels, resamples=60, seed=4)
     rows = torch.cat(list(metrics.resamples(120, 60, seed=4))).long()
     for name, function in DIRECT.items():
+        if name in CROSS_FITTED:
+            continue  # below
         draws = []
         for row in rows:
             index = torch.repeat_interleave(torch.arange(120), row)
@@ -48,6 +50,37 @@ def test_intervals_are_those_of_a_loop_over_resamples():
         top = {"nll": np.inf, "brier": 2, "brier_reliability": 2}.get(name, 1)
         expected = max(min(2 * value - last, value), 0), min(max(2 * value - first, value), top)
         assert found[name][1:] == pytest.approx(expected, abs=2e-4), name
+
+
+CROSS_FITTED = ("ece", "ece_mass", "smooth_ece")
+
+
+def test_intervals_of_calibration_errors_lie_about_the_error_without_bias():
+    probs, labels = sample(2000, 3)
+    confidence, predicted = probs.max(dim=1)
+    found = metrics.calibration_summary(probs, labels, resamples=2000, seed=4)
+    splits = metrics.halves(2000, seed=4)
+    for name, fitted in (
+        ("ece", metrics.cross_fitted_error(confidence, predicted == labels, splits=splits)),
+        ("ece_mass", metrics.cross_fitted_error(confidence, predicted == labels, binning="mass", splits=splits)),
+        ("smooth_ece", metrics.cross_fitted_smooth_error(confidence, predicted == labels, splits)),
+    ):
+        value, low, high = found[name]
+        reach = 1.96 * float(fitted.influence.std()) / 2000**0.5  # the normal interval of a mean
+        assert low == pytest.approx(min(float(fitted.value) - reach, value), abs=0.1 * reach), name
+        assert high == pytest.approx(max(float(fitted.value) + reach, value), abs=0.1 * reach), name
+
+
+def test_the_interval_of_a_calibrated_model_holds_zero():
+    generator = torch.Generator().manual_seed(0)
+    held = dict.fromkeys(CROSS_FITTED, 0)
+    for seed in range(20):
+        confidence = 0.5 + 0.5 * torch.rand(1000, generator=generator)
+        correct = torch.rand(1000, generator=generator) < confidence
+        found = metrics.column_summary(confidence, correct, confidence, confidence, resamples=100, seed=seed)
+        for name in held:
+            held[name] += found[name][1] == 0
+    assert min(held.values()) >= 17
 
 
 def test_without_resamples_and_from_columns():

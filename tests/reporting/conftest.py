@@ -39,6 +39,7 @@ def three() -> dict[str, Any]:
     made["data"]["name"] = "<i>photos</i>"
     made["citations"].append({"what": "<i>x</i>", "cite": "y", "url": "javascript:alert(1)"})
     made["models"]["standard"]["errors"] = [{"part": "<i>part</i>", "message": '"<img src=x>'}]
+    made["models"]["standard"]["warnings"] = ["<b>looks like</b> probabilities"]
     return made
 
 

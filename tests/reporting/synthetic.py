@@ -49,8 +49,8 @@ def metrics(accuracy: float, ece: float, interval: bool = True) -> dict[str, Any
         "accuracy": estimate(accuracy, interval=interval),
         "nll": estimate(2.2 * (1 - accuracy) + ece, top=None, interval=interval),
         "brier": estimate(1.3 * (1 - accuracy), top=2.0, interval=interval),
-        "ece": estimate(ece, interval=interval),
-        "smooth_ece": estimate(0.9 * ece, interval=interval),
+        "ece": {**estimate(ece, interval=interval), "corrected": 0.9 * ece},
+        "smooth_ece": {**estimate(0.9 * ece, interval=interval), "corrected": 0.8 * ece},
     }
 
 
@@ -173,11 +173,13 @@ def model(
             found = average([made["ood"][name]["scores"][score] for name in own])
             made["ood_groups"].setdefault(group, {})[score] = {**found, "sets": own}
     made["selective"] = {
-        "score": "confidence", "threshold": 0.61 if i != 3 else None, "wanted_coverage": 0.95,
+        "score": "confidence", "threshold": 0.61 if i != 3 else None,
+        "log_odds": 0.44731 if i != 3 else None, "wanted_coverage": 0.95,
         "clean": {"coverage": 0.951, "accuracy": accuracy + 0.03} if i != 3 else None,
         "shift": {"coverage": 0.74, "accuracy": accuracy - 0.1} if corruptions and i != 3 else None,
         "aurc": estimate(0.011 + 0.002 * i), "excess_aurc": estimate(0.008 + 0.002 * i),
-        "at_risk": {"risk": 0.05, "coverage": 0.95 - 0.05 * i, "threshold": 0.55 if i < 4 else None},
+        "at_risk": {"risk": 0.05, "coverage": 0.95 - 0.05 * i, "threshold": 0.55 if i < 4 else None,
+                    "log_odds": 0.20067 if i < 4 else None},
         "curve": {"clean": curve(accuracy, 3), "shift": curve(0.7 * accuracy, 1.5) if corruptions else None},
         "joint": {name: {**curve(0.6 * accuracy, 1 + rng.random()), "aurc": 0.15 + 0.02 * i} for name in sets},
     }  # fmt: skip
@@ -200,6 +202,7 @@ def model(
         ]
     made["unlabelled"] = {
         "validation": {"name": "cifar10", "split": "val", "images": 5000, "accuracy": estimate(accuracy, 5000)},
+        "warnings": [],
         "sets": {
             name: {
                 "images": 300, "of": 400, "headline": "atc_entropy", "warnings": ["only 300 images"],
@@ -227,6 +230,8 @@ def model(
     }  # fmt: skip
     made["timing"] = {"images_per_second": 1000.0 / (1 + 9 * anchored), "device": "cpu", "seconds": 61.0}
     made["errors"] = []
+    made["warnings"] = []
+    made["trained_on"] = None
     return made
 
 
@@ -293,7 +298,8 @@ def results(
             difference = models[a]["clean"][metric]["value"] - models[b]["clean"][metric]["value"]
             made["comparisons"].append(
                 {"a": a, "b": b, "metric": metric, "where": where, "test": test, "p": 0.003, "n": N,
-                 "difference": {"value": difference, "low": difference - 0.004, "high": difference + 0.004}}
+                 "difference": {"value": difference, "low": difference - 0.004, "high": difference + 0.004},
+                 **({"reported": difference} if metric == "ece" else {})}
             )  # fmt: skip
     if groups:
         half = max(1, len(names) // 2)

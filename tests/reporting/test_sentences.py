@@ -32,6 +32,38 @@ def test_sentences_claim_no_more_than_the_intervals():
     assert between([0.9, 0.5, 0.895]).startswith("m1 is behind")
 
 
+def test_the_second_of_three_is_said_to_be_ahead_of_the_third():
+    assert between([0.9, 0.8, 0.7]) == "m0 is best (m0 90.0 %, m1 80.0 %, m2 70.0 %); m1 is ahead of m2."
+    assert between([0.9, 0.89, 0.87], 0.008).endswith("m2 is behind (m0 90.0 %, m1 89.0 %, m2 87.0 %); the others are "
+                                                      "too close to call.")  # fmt: skip
+    said = between([0.9, 0.89, 0.88], 0.008)
+    assert said == "too close to call (m0 90.0 %, m1 89.0 %, m2 88.0 %), except that m0 is ahead of m2."
+    tests = [("m0", "m1", 0.1, 1e-4), ("m0", "m2", 0.2, 1e-4), ("m1", "m2", 0.1, 1e-4)]
+    assert between([0.9, 0.8, 0.7], tests=tests).endswith("; m1 is ahead of m2.")
+
+
+def test_calibration_errors_of_earlier_results_are_not_judged():
+    error = "Calibration error on clean images"
+    results = synthetic.results(("m0", "m1"), attacks=False, thumbnails=0)
+    assert "not judged" not in dict(comparison(results))[error]
+    for model in results["models"].values():
+        del model["clean"]["ece"]["corrected"]
+    assert "evaluate again" in dict(comparison(results))[error]
+
+
+def test_a_verdict_needs_the_reported_errors_to_agree():
+    error = "Calibration error on clean images"
+    results = synthetic.results(("m0", "m1"), attacks=False, thumbnails=0)
+    test = {"a": "m0", "b": "m1", "metric": "ece", "where": "clean", "p": 0.001, "test": "bootstrap",
+            "difference": {"value": -0.03, "low": -0.04, "high": -0.02}, "reported": -0.02, "n": 100}  # fmt: skip
+    for model, value in zip(results["models"].values(), (0.01, 0.03), strict=True):
+        model["clean"]["ece"] |= {"value": value}
+    results["comparisons"] = [test]
+    assert dict(comparison(results))[error].startswith("m0 is best")
+    results["comparisons"] = [{**test, "reported": 0.001}]
+    assert dict(comparison(results))[error].startswith("too close to call")
+
+
 def test_a_paired_test_goes_before_intervals():
     said = between([0.9, 0.895], tests=[("m0", "m1", 0.005, 0.001)])
     assert said == "m0 is best (m0 90.0 %, m1 89.5 %; McNemar exact, p = 0.001)."

@@ -11,7 +11,7 @@ from kedge.reporting.formats import upgrade
 from kedge.reporting.rows import best_of, failure, number, short, spread
 from kedge.reporting.summary import strength, summary_rows
 from kedge.reporting.svg import GLYPHS
-from kedge.reporting.table import LEANING, MARK
+from kedge.reporting.table import BETTER_THAN_SOME, LEANING, MARK, SOME
 from kedge.reporting.tidy import COLUMNS
 from tests.reporting import synthetic
 
@@ -162,6 +162,7 @@ def test_attacks_in_the_summary(two):
 def test_attack_in_words():
     attack = {"norm": "linf", "eps": 8 / 255, "steps": 20, "restarts": 3, "kind": "pgd"}
     assert strength(attack) == "ℓ∞ 8/255, 20 steps, 3 restarts"
+    assert strength({**attack, "eps": 0.15}) == "ℓ∞ 0.15, 20 steps, 3 restarts"
     assert strength(attack, "PGD-20, 3 restarts") == "ℓ∞ 8/255"
     assert strength({**attack, "norm": "l2", "eps": 0.5, "steps": 1, "restarts": 1}) == "ℓ2 0.5, 1 step"
     assert strength({"norm": None, "eps": None, "kind": "own"}) == "norm not stated"
@@ -245,13 +246,26 @@ def test_the_sign_for_better_is_no_marker_of_a_plot(two):
     assert not any(glyph in text for glyph in GLYPHS)
 
 
+def test_the_second_of_three_is_marked_against_the_third(three):
+    results = copy.deepcopy(three)
+    for model, value in zip(results["models"].values(), (0.9, 0.8, 0.7), strict=True):
+        model["clean"]["accuracy"] = estimate(value, 0.01)
+    row = next(row for row in summary_rows(upgrade(results)) if row.label == "accuracy")
+    assert row.ahead == ((1, 2), (2,), ())
+    assert (row.best, row.beats(0), row.beats(1), row.beats(2)) == (0, (), (2,), ())
+    text = table(results, 160)
+    assert f"{MARK} 90.0 [89.0–91.0]" in text
+    assert f"{SOME}3 80.0 [79.0–81.0]" in text
+    assert BETTER_THAN_SOME in " ".join(text.split())
+
+
 def test_the_legend_explains_calibration_errors_only_where_they_stand(two, bare):
     assert LEANING in " ".join(table(two, 120).split())
-    assert "inflates" not in table(bare, 120)  # no intervals
+    assert "of a calibrated model is above 0" not in table(bare, 120)  # no intervals
     results = copy.deepcopy(two)
     for model in results["models"].values():
         model["clean"], model["shift"], model["shift_sets"] = None, None, {}
-    assert "inflates" not in table(results, 120)
+    assert "of a calibrated model is above 0" not in table(results, 120)
 
 
 @pytest.mark.parametrize("width", [40, 120])

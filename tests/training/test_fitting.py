@@ -2,6 +2,7 @@ import csv
 import errno
 import itertools
 import json
+import math
 import os
 import pickle
 import warnings
@@ -37,7 +38,8 @@ def test_the_run_folder(tiny, capsys):
     recipe = tiny()
     result = fit(recipe)
     folder = result.folder
-    assert sorted(p.name for p in folder.iterdir()) == ["last.ckpt", "metrics.csv", "model", "recipe.yaml", "run.json"]
+    files = ["images.safetensors", "last.ckpt", "metrics.csv", "model", "recipe.yaml", "run.json"]
+    assert sorted(p.name for p in folder.iterdir()) == files
     assert load_recipe(folder / "recipe.yaml") == result.recipe
     assert result.recipe.model == "kedge_resnet_small"
     facts = json.loads((folder / "run.json").read_text())
@@ -60,7 +62,7 @@ def test_the_run_folder(tiny, capsys):
 
     _, val = load_sets(result.recipe)
     prediction = loaded.predict(val.images / 255)
-    kept = prediction.confidence >= loaded.reject["threshold"]
+    kept = kedge.rejection.answered(loaded.reject, prediction.confidence, prediction.log_odds)
     assert float(kept.float().mean()) >= recipe.coverage
     right = (prediction.label == val.labels)[kept].float().mean()
     assert float(right) == pytest.approx(loaded.reject["validation_accuracy"])
@@ -69,17 +71,18 @@ def test_the_run_folder(tiny, capsys):
 
 def test_a_reject_rule_for_a_risk():
     confidence = torch.tensor([0.95, 0.9, 0.8, 0.7, 0.6])
-    probs, labels = torch.stack([confidence, 1 - confidence], 1), torch.tensor([0, 0, 0, 1, 0])
-    assert reject_rule(probs, labels, 0.95, risk=0.0) == {
+    logits, labels = torch.stack([confidence, 1 - confidence], 1).log(), torch.tensor([0, 0, 0, 1, 0])
+    assert reject_rule(logits, labels, 0.95, risk=0.0) == {
         "score": "confidence",
         "threshold": pytest.approx(0.8),
+        "log_odds": pytest.approx(math.log(4)),
         "risk": 0.0,
         "validation_coverage": 0.6,
         "validation_accuracy": 1.0,
     }
-    assert reject_rule(probs, labels, risk=0.2)["validation_coverage"] == 1.0
+    assert reject_rule(logits, labels, risk=0.2)["validation_coverage"] == 1.0
     with pytest.warns(UserWarning, match="among 5 validation images down to 0.1"):
-        rule = reject_rule(probs, 1 - labels, risk=0.1)
+        rule = reject_rule(logits, 1 - labels, risk=0.1)
     assert (rule["validation_coverage"], rule["validation_accuracy"]) == (0.0, None)
     assert 0.95 < rule["threshold"] < 0.951
 
@@ -169,6 +172,48 @@ def test_the_moving_average_is_validated_and_saved(tiny, monkeypatch):
     checkpoint = torch.load(result.folder / "last.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(checkpoint["model.network.fc.weight"], seen[-1]["network.fc.weight"])
     assert torch.equal(checkpoint["ema.module.network.fc.weight"], saved["network.fc.weight"])
+
+
+class Tied(nn.Module):
+    """Two layers that share one weight and one batch normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 4)
+        self.second.weight = self.first.weight
+        self.norm = self.again = nn.BatchNorm1d(64)
+
+    def forward(self, x):
+        return self.head(self.again(self.second(self.norm(self.first(x.flatten(1))).relu())))
+
+
+@pytest.mark.filterwarnings("ignore:Tied has no name")
+def test_a_shared_weight_moves_once_a_step(tiny, monkeypatch):
+    averaged = []
+    original = Run.on_train_batch_end
+
+    def after(run, *arguments):
+        before = {
+            name: weights(model)["network.first.weight"]
+            for name, model in (("mean", run.evaluated), ("now", run.model))
+        }
+        original(run, *arguments)
+        kept = run.ema.get_decay(run.global_step)
+        average = weights(run.evaluated)
+        averaged.append(
+            torch.allclose(
+                average["network.first.weight"], kept * before["mean"] + (1 - kept) * before["now"], atol=1e-7
+            )
+        )
+        assert torch.equal(average["network.first.weight"], average["network.second.weight"])
+        assert int(average["network.norm.num_batches_tracked"]) == 2 * len(averaged)  # it is called twice a step
+
+    monkeypatch.setattr(Run, "on_train_batch_end", after)
+    start = kedge.plain(Tied(), example=(1, 8, 8))
+    start.class_names = ["0", "1", "2", "3"]
+    fit(tiny(ema=0.9, epochs=1, anchored=False), start=start, progress=False)
+    assert averaged
+    assert all(averaged)
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,10 @@ def test_errors_name_the_file(tmp_path):
 def test_an_unknown_recipe_suggests_a_near_one():
     with pytest.raises(FileNotFoundError, match=r"no recipe is named 'digitz'.*Did you mean 'digits'"):
         load_recipe("digitz")
+
+
+def test_a_radius_that_is_none_is_told_with_the_recipe():
+    assert Recipe.from_dict({"eps": 0.15}).eps == "0.15"
+    Recipe.from_dict({"eps": "7.5/255"})
+    with pytest.raises(ValueError, match=r"my\.yaml: eps must be a number.*got 'eight'"):
+        Recipe.from_dict({"eps": "eight"}, "my.yaml: ")

@@ -1,10 +1,13 @@
+import re
+
 import pytest
 import timm
 import torch
 from torch import nn
 
+from kedge.data import Origin, TensorSet
 from kedge.training import Recipe
-from kedge.training.resolve import resolve_data, resolve_device, resolve_network
+from kedge.training.resolve import resolve_data, resolve_device, resolve_network, unused_weights
 from kedge.training.start import inherit
 
 PHOTO, SMALL = (3, 224, 224), (3, 32, 32)
@@ -35,6 +38,36 @@ def test_photos_start_from_published_weights():
     assert (recipe.head, recipe.head_lr, recipe.batch_norm, recipe.crop) == ("probe", 5.0, "frozen", 0.4)
     few = resolve_network(resolve_data(started(device="cpu"), 60, PHOTO), nn.Linear(1, 1), 60, PHOTO)
     assert (few.batch_size, few.epochs) == (32, 50)
+
+
+def photo_set(side, original):
+    images = TensorSet(torch.zeros(4, 3, side, side, dtype=torch.uint8), torch.tensor([0, 1, 0, 1]), ["a1", "b1"])
+    images.origin = Origin({"JPEG": 4}, ((original, original), (original, original)))
+    return images
+
+
+def test_published_weights_that_are_asked_for_are_had_at_any_size():
+    recipe = resolve_data(started(device="cpu", pretrained=True), 2000, SMALL)
+    assert (recipe.model, recipe.pretrained) == ("resnet18", True)
+    assert resolve_network(recipe, timm.create_model("resnet10t", num_classes=2), SMALL).epochs == 10
+
+
+@pytest.mark.parametrize(
+    ("fields", "side", "original", "words"),
+    [
+        ({}, 32, 300, r"small network is trained from random weights: --pretrained true takes a resnet18"),
+        ({"model": "resnet18"}, 64, 300, r"the published weights of resnet18 are not used.*--pretrained true"),
+        ({"model": "resnet18"}, 32, 32, r"the published weights of resnet18 are not used"),
+        ({}, 32, 32, None),
+        ({"pretrained": False}, 32, 300, None),
+        ({"pretrained": True}, 32, 300, None),
+        ({"pretrained": False, "model": "resnet18"}, 32, 300, None),
+    ],
+)
+def test_weights_that_are_left_out_for_the_size_are_said(fields, side, original, words):
+    recipe = started(device="cpu", **fields)
+    said = unused_weights(fields, resolve_data(recipe, 2000, (3, side, side)), photo_set(side, original))
+    assert said is None if words is None else re.search(words, said)
 
 
 @pytest.mark.parametrize(("model", "pretrained"), [("kedge_resnet18", False), ("torchvision/resnet18", True)])
@@ -127,3 +160,25 @@ def test_devices(monkeypatch):
     assert (resolve_device(Recipe()).device, resolve_device(Recipe()).precision) == ("cuda", "bf16")
     with pytest.raises(ValueError, match="there are 1 GPUs"):
         resolve_device(Recipe(devices=2))
+
+
+def test_ones_own_subclass_counts_as_what_it_is_made_of(tmp_path, monkeypatch):
+    (tmp_path / "own_objectives.py").write_text(
+        "from kedge.objectives import Adversarial, Anchored\n"
+        "class Mine(Adversarial):\n    pass\n"
+        "class Held(Anchored):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    attack = {"attack": {"PGD": {"eps": "8/255", "steps": 2}}}
+    for name in ("Adversarial", "own_objectives:Mine"):
+        recipe = resolve_data(started(device="cpu", objective=[{name: attack}, "CrossEntropy"]), 50_000, SMALL)
+        # An attack sees the references of the step only inside of Anchored.
+        assert recipe.objective == [{"Anchored": {"alpha": 0.0}}, {name: attack}, "CrossEntropy"]
+        plain = started(device="cpu", anchored=False, pretrained=True, objective=recipe.objective[1:])
+        plain = resolve_network(resolve_data(plain, 50_000, SMALL), nn.Linear(1, 1), SMALL)
+        assert plain.lr == 0.1  # as from scratch: attacked images have as much to teach
+    for name in ("Anchored", "own_objectives:Held"):
+        around = [{name: {"alpha": 0.0}}, {"own_objectives:Mine": attack}, "CrossEntropy"]
+        assert resolve_data(started(device="cpu", objective=around), 50_000, SMALL).objective == around
+        with pytest.raises(ValueError, match="needs an anchored model"):
+            resolve_data(started(device="cpu", anchored=False, objective=around), 50_000, SMALL)

@@ -14,8 +14,9 @@ from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.data import ImageSet
 from kedge.files import write_text
 from kedge.training.begin import started
-from kedge.training.finish import predict_set, reject_rule
+from kedge.training.finish import predict_logits, reject_rule
 from kedge.training.folder import surroundings
+from kedge.training.held import record_of
 from kedge.training.recipe import Recipe
 
 __all__ = ["Settings", "finished", "load_outcome", "recipe_for", "write_outcome"]
@@ -138,6 +139,7 @@ def write_outcome(
     facts |= set_rule(model, val, settings)
     recipe = replace(recipe_for(model, folder.name, folder.parent, train, settings), objective=None)
     checkpoint.save(model, folder / "model")
+    record_of(recipe, train, val, in_memory=True).write(folder)
     words = f"# Made by kedge adapt, {folder.name}: names the network and the images; what was done is in run.json.\n"
     write_text(folder / "recipe.yaml", words + recipe.to_yaml())
     facts |= {"adaptation": record, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
@@ -155,9 +157,10 @@ def set_rule(model: PixelModel, val: ImageSet | None, settings: Settings) -> dic
     model.reject = None
     if val is None:
         return {"validation": {}, "reject": None, "steps": {}}
-    probs, labels = predict_set(model.to(settings.torch_device()), val, settings.batch_size, settings.workers)
+    logits, labels = predict_logits(model.to(settings.torch_device()), val, settings.batch_size, settings.workers)
     model.cpu()
-    model.reject = reject_rule(probs, labels, Recipe.coverage)
+    model.reject = reject_rule(logits, labels, Recipe.coverage)
+    probs = logits.softmax(1)
     measured = {
         "accuracy": float(metrics.accuracy(probs, labels)),
         "nll": float(metrics.nll(probs, labels)),

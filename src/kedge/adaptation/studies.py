@@ -91,6 +91,7 @@ def study(
         "ood": sorted(ood or {}),
         "near": sorted(near),
         "references": references,
+        "ranked_by": "log odds" if ood else None,
     }
     rows = _earlier(out, measure, set(product(hows, shots, range(draws))))
     results: dict[str, Any] = {}

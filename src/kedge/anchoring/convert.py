@@ -1,6 +1,5 @@
 """Turn any network into an anchored one that computes the same function."""
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +8,15 @@ from torch import Tensor, nn
 from kedge.anchoring.first_layer import find_first_layer
 from kedge.anchoring.fold import tolerance
 from kedge.anchoring.model import AnchoredModel
-from kedge.anchoring.pixels import PlainModel, evaluating, resolve_normalisation, resolve_shape, run
+from kedge.anchoring.pixels import (
+    PlainModel,
+    evaluating,
+    independent,
+    resolve_normalisation,
+    resolve_shape,
+    run,
+    warn_of_probabilities,
+)
 from kedge.anchoring.stem import AnchoredStem
 
 
@@ -60,11 +67,12 @@ def anchor(
     generator = torch.Generator().manual_seed(0)
     images, others = torch.rand(2, 2, *shape, generator=generator).to(mean_)
     x = (images - mean_) / std_
-    network = copy.deepcopy(model)
+    network = independent(model)
     if not any(True for _ in network.children()):
         network = nn.Sequential(network)
     with evaluating(network):
         expected = run(network, x, "the model")
+        warn_of_probabilities(expected, task)
         name, arriving = find_first_layer(network, x, first_layer)
         if not any(arriving.shape == seen.shape and torch.equal(arriving, seen) for seen in (x, x.flatten(1))):
             raise ValueError(
@@ -72,9 +80,7 @@ def anchor(
                 f"{list(arriving.shape)} of an input of {list(x.shape)}. What the model does to its input before that "
                 "layer belongs outside: a normalisation in mean= and std=, anything else in the data"
             )
-        parent, _, child = name.rpartition(".")
-        stem = AnchoredStem(network.get_submodule(name), axis=-1 if arriving.ndim == 2 else 1)
-        setattr(network.get_submodule(parent), child, stem)
+        put_stem(network, name, axis=-1 if arriving.ndim == 2 else 1)
         if references is None:
             references = mean_.expand(1, *shape)
             references = references.clamp(0, 1) if len(shape) > 1 else references
@@ -90,7 +96,8 @@ def anchor(
         )
         made.eval()
         try:
-            got = [made(images, references=others), made(images, references=others[:1]), made.predict(images).logits]
+            predicted = made.predict(images, check=False).logits
+            got = [made(images, references=others), made(images, references=others[:1]), predicted]
             error = max(float((expected - logits).abs().max()) for logits in got)
             if error <= tolerance(x.dtype, expected):
                 error = _disagreement(made, images, others[:1])
@@ -107,6 +114,21 @@ def anchor(
             "name another layer with first_layer="
         )
     return made.train(model.training)
+
+
+def put_stem(network: nn.Module, name: str, axis: int | None = None) -> bool:
+    """Put an anchored first layer in the place of layer `name` of `network`; whether its axis could be told.
+
+    Nothing is run or checked, as `anchor` does. Without `axis` it is that of convolutions and of linear layers, which
+    see images as they are and flattened.
+    """
+    layer = network.get_submodule(name)
+    if axis is None:
+        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear):
+            return False
+        axis = -1 if isinstance(layer, nn.Linear) else 1
+    network.set_submodule(name, AnchoredStem(layer, axis))
+    return True
 
 
 def _disagreement(model: AnchoredModel, images: Tensor, reference: Tensor) -> float:

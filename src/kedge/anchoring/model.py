@@ -12,10 +12,11 @@ from kedge.anchoring.adaptive import predict_adaptively
 from kedge.anchoring.fold import fold_network
 from kedge.anchoring.passes import per_reference
 from kedge.anchoring.pixels import PixelModel, evaluating
-from kedge.anchoring.prediction import Prediction, conclude, summarise
+from kedge.anchoring.prediction import Prediction, conclude, summarise, vetted
 from kedge.anchoring.references import derangement, resized
 from kedge.anchoring.stem import AnchoredStem
 from kedge.anchoring.transduction import BestReferences
+from kedge.checks import check_images
 
 # Reference terms of more values than this (256 MB in float32) are computed as needed instead of being kept.
 CACHED_VALUES = 2**26
@@ -157,18 +158,20 @@ class AnchoredModel(PixelModel):
         keep_per_reference: bool = False,
         max_rows: int | None = None,
         tolerance: float | None = None,
+        check: bool = True,
     ) -> Prediction:
         """Predict with fixed references, in eval mode and without gradients.
 
         Args:
-            images: `[B, C, H, W]` in [0, 1].
+            images: `[B, C, H, W]` in [0, 1], which they may overstep by 0.3, as after bicubic resizing.
             references: how many of the bank to use (None: all), or images `[K, C, H, W]`, each applied to every
                 input; or "blt", for each input the one of the bank whose residual looks most like a residual of
                 training (needs `self.residuals`); or "adaptive", the first few of the bank for every input and
                 more, up to the whole bank, for those that these do not settle (see `kedge.anchoring.adaptive`;
                 `references_used` of the result says how many each got). For classifiers.
-            recalibrate: None, or the authors' correction of the logits, "exp" or "divide" (see `summarise`), in place
-                of the model's temperature.
+            recalibrate: None, or a correction of the logits by the uncertainty c in place of the model's temperature:
+                "exp", μ / (1 + exp(c)), the authors' on ImageNet, or "divide", μ / c, which only their comments name.
+                None is what they do on CIFAR.
             keep_per_reference: also give the logits of every reference; not for "adaptive", where inputs meet
                 different numbers of them.
             max_rows: the memory budget, in images that pass through the network at a time; default the larger of
@@ -177,10 +180,13 @@ class AnchoredModel(PixelModel):
             tolerance: of "adaptive": how large a standard error may be, as a share of the margin between classes and
                 of the uncertainty, for an input to be settled; default 0.5. Smaller asks more references, 0 the whole
                 bank.
+            check: look at images and outputs, once each, for which the device is waited for.
 
         Raises:
-            ValueError: for more references than the bank holds, "blt" without residuals, "adaptive" with
-                `keep_per_reference` or for a regression task, `tolerance` without "adaptive", negative or infinite.
+            ValueError: for images that cannot be in [0, 1] (0 to 255, normalised, NaN) and for outputs that are NaN,
+                unless `check` is False: confidences may then be NaN, to be rejected like low ones; for more references
+                than the bank holds, "blt" without residuals, "adaptive" with `keep_per_reference` or for a regression
+                task, `tolerance` without "adaptive", negative or infinite.
         """
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
@@ -196,18 +202,22 @@ class AnchoredModel(PixelModel):
                 else 'references="adaptive" asks whether the leading class is settled, and the task is regression; '
                 "pass a number of references"
             )
+        if check:
+            check_images(images)
         with evaluating(self):
+            chunks: Iterable[Tensor]
             if adaptive:
                 logits, spread, used = predict_adaptively(self, images, tolerance, max_rows)
-                return conclude(logits, spread, self.task, recalibrate, self.temperature, references_used=used)
-            chunks: Iterable[Tensor]
-            if isinstance(references, str):
-                if references != "blt":
-                    raise ValueError(f'references must be a number, a tensor, "blt" or "adaptive", got {references!r}')
-                chunks = [self._transduced(images, max_rows)[None]]
+                found = conclude(logits, spread, self.task, recalibrate, self.temperature, references_used=used)
             else:
-                chunks = per_reference(self, images, references, max_rows)
-            return summarise(chunks, self.task, recalibrate, keep_per_reference, self.temperature)
+                if not isinstance(references, str):
+                    chunks = per_reference(self, images, references, max_rows)
+                elif references == "blt":
+                    chunks = [self._transduced(images, max_rows)[None]]
+                else:
+                    raise ValueError(f'references must be a number, a tensor, "blt" or "adaptive", got {references!r}')
+                found = summarise(chunks, self.task, recalibrate, keep_per_reference, self.temperature)
+        return vetted(found, None if recalibrate else self.temperature) if check else found
 
     def fold(self, reference: int = 0, image_size: int | tuple[int, int] | None = None) -> nn.Module:
         """Fold one reference of the bank and the normalisation into an ordinary network: pixels in, logits out.

@@ -1,15 +1,19 @@
 """Models that take pixels: images in [0, 1], normalised inside, so that distances are in pixel units."""
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
-from kedge.anchoring.prediction import Prediction, summarise
+from kedge.anchoring.prediction import Prediction, summarise, vetted
 from kedge.anchoring.steps import check_steps, describe_steps
+from kedge.checks import PROBABILITIES, check_images, looks_like_probabilities
 
 TASKS = ("classification", "regression")
 
@@ -116,14 +120,20 @@ class PlainModel(PixelModel):
         return self._stepped(self.network(self.normalise(images)))
 
     @torch.no_grad()
-    def predict(self, images: Tensor) -> Prediction:
-        """Predict in eval mode without gradients; a plain model has no reference, so `uncertainty` is None."""
+    def predict(self, images: Tensor, *, check: bool = True) -> Prediction:
+        """Predict in eval mode without gradients; a plain model has no reference, so `uncertainty` is None.
+
+        `check` looks at the images and at the outputs, see `AnchoredModel.predict`.
+        """
+        if check:
+            check_images(images)
         with evaluating(self):
-            return summarise([self.network(self.normalise(images))[None]], self.task, temperature=self.temperature)
+            found = summarise([self.network(self.normalise(images))[None]], self.task, temperature=self.temperature)
+        return vetted(found, self.temperature) if check else found
 
     def fold(self) -> nn.Module:
         """Return an independent copy in eval mode that takes pixels: what is exported."""
-        return copy.deepcopy(self).eval()
+        return independent(self).eval()
 
 
 def plain(
@@ -135,14 +145,21 @@ def plain(
     task: str = "classification",
 ) -> PlainModel:
     """Put a copy of `model` behind its normalisation: images in [0, 1] to logits. Arguments as in `kedge.anchor`."""
-    network = copy.deepcopy(model)
+    network = independent(model)
     shape = resolve_shape(model, example, None)
     mean_, std_ = resolve_normalisation(model, shape, mean, std)
     probe = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(mean_)
     with torch.no_grad(), evaluating(network):
         outputs = run(network, (probe - mean_) / std_, "the model")
+    warn_of_probabilities(outputs, task)
     made = PlainModel(network, mean=mean_, std=std_, input_shape=shape, num_outputs=outputs.shape[1], task=task)
     return made.train(model.training)
+
+
+def warn_of_probabilities(outputs: Tensor, task: str) -> None:
+    """Warn where what a classifier returns `[B, C]` looks like probabilities and not like logits."""
+    if task == "classification" and looks_like_probabilities(outputs):
+        warnings.warn(f"careful: {PROBABILITIES}", stacklevel=3)
 
 
 @contextmanager
@@ -175,6 +192,24 @@ def run(network: nn.Module, inputs: Tensor, what: str) -> Tensor:
     return outputs
 
 
+def independent(network: nn.Module) -> Any:
+    """A deep copy of `network`. Raises ValueError, naming the layer, where an old-style normalisation forbids one.
+
+    `torch.nn.utils.weight_norm` and `spectral_norm` keep the weight they compute as an attribute, which torch does not
+    copy and which would not follow its parameters here; those of `torch.nn.utils.parametrizations` do.
+    """
+    for name, module in network.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            old = {WeightNorm: "weight_norm", SpectralNorm: "spectral_norm"}.get(type(hook))
+            if old is not None:
+                raise ValueError(
+                    f"layer {name!r} ({type(module).__name__}) has the old torch.nn.utils.{old}, with which a model "
+                    f"cannot be copied: take it off with torch.nn.utils.remove_{old}(layer) and use "
+                    f"torch.nn.utils.parametrizations.{old}(layer)"
+                )
+    return copy.deepcopy(network)
+
+
 def resolve_shape(
     model: nn.Module, example: Tensor | Sequence[int] | None, references: Tensor | None
 ) -> tuple[int, ...]:
@@ -203,6 +238,22 @@ def resolve_shape(
     return channels, height, width
 
 
+def published_normalisation(network: nn.Module, channels: int) -> tuple[list[float], list[float]] | None:
+    """Mean and std, one for each of `channels`, that the network's `pretrained_cfg` names; None where it names none.
+
+    For other channels than three they follow what timm does to the first layer's weights (`adapt_input_conv`): one
+    channel gets the sum of the three weights, so the mean of the three values; channel i of several the weights of
+    channel i mod 3, so its values too.
+    """
+    config = getattr(network, "pretrained_cfg", None) or {}
+    mean, std = ([float(value) for value in config.get(name) or ()] for name in ("mean", "std"))
+    if not mean or len(mean) != len(std):
+        return None
+    if channels == 1:
+        return [sum(mean) / len(mean)], [sum(std) / len(std)]
+    return [mean[i % len(mean)] for i in range(channels)], [std[i % len(std)] for i in range(channels)]
+
+
 def resolve_normalisation(
     model: nn.Module,
     shape: Sequence[int],
@@ -210,18 +261,12 @@ def resolve_normalisation(
     std: Sequence[float] | float | None,
 ) -> tuple[Tensor, Tensor]:
     """Mean and std as `[1, C, 1, 1]` (or `[1, D]`), from the arguments, else `pretrained_cfg`, else 0 and 1."""
-    config = getattr(model, "pretrained_cfg", None) or {}
+    published = published_normalisation(model, shape[0]) if len(shape) > 1 else None
+    published_mean, published_std = published or (0.0, 1.0)
     tensor = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.empty(0))
     made = []
-    for name, given, default in (("mean", mean, 0.0), ("std", std, 1.0)):
-        values = given
-        if values is None:
-            values = config.get(name)
-            if values is not None and shape[0] == 1:
-                values = sum(values) / len(values)
-            elif values is None or len(values) != shape[0]:
-                # A config made for other channels says nothing of these.
-                values = default
+    for name, values, default in (("mean", mean, published_mean), ("std", std, published_std)):
+        values = default if values is None else values
         flat = torch.as_tensor(values, dtype=torch.float32).flatten()
         if len(flat) not in (1, shape[0]):
             raise ValueError(f"{name} must have 1 or {shape[0]} values, one for each channel, got {len(flat)}")

@@ -1,12 +1,14 @@
 """What a prediction holds, and how K reference-wise logits become one."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from kedge.anchoring.stem import at_least_float32
+from kedge.checks import PROBABILITIES, positions, probability_like, readable
+from kedge.confidence import log_odds
 
 RECALIBRATIONS = ("exp", "divide")
 
@@ -28,6 +30,9 @@ class Prediction:
         per_reference: `[K, B, C]` logits for each reference, if they were asked for; of no temperature.
         references_used: `[B]` int64, how many references each input got, where that was decided input by input
             (`references="adaptive"`); else None.
+        log_odds: `[B]`, log(p / (1 - p)) of the confidence p, in the order of the confidence and beyond where that is 1
+            in float32: what to rank and to reject by (see `kedge.metrics.log_odds`); None for regression.
+        warnings: what speaks against the numbers, in words: that the network seems to return probabilities.
     """
 
     logits: Tensor
@@ -37,6 +42,29 @@ class Prediction:
     uncertainty: Tensor | None
     per_reference: Tensor | None = None
     references_used: Tensor | None = None
+    log_odds: Tensor | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def vetted(prediction: Prediction, temperature: float | None = None) -> Prediction:
+    """`prediction` with its warnings; `temperature` is what its logits were divided by. Waits for the device.
+
+    Raises ValueError where an output is NaN: such an image has no answer, though `argmax` would name a class.
+    """
+    answer = prediction.logits if prediction.confidence is None else prediction.confidence
+    if len(answer) == 0 or not readable(answer):
+        return prediction
+    lost = answer.isnan().flatten(1).any(1) if answer.ndim > 1 else answer.isnan()
+    scale = 1.0 if temperature is None else temperature
+    none, probabilities = torch.stack([lost.any(), probability_like(prediction.logits * scale)]).tolist()
+    if none:
+        raise ValueError(
+            f"the model has no answer: of its outputs {positions(lost)} NaN. Its weights may hold NaN, or it overflows "
+            "in half precision; predict(..., check=False) gives all outputs as they are"
+        )
+    if prediction.confidence is None or not probabilities:
+        return prediction
+    return replace(prediction, warnings=(f"careful: {PROBABILITIES}",))
 
 
 def summarise(
@@ -83,10 +111,12 @@ def conclude(
 ) -> Prediction:
     """The `Prediction` of mean logits μ `[B, C]` and the uncertainty, None for one reference.
 
-    `recalibrate` is the published correction of the mean logits μ by c, the mean over classes of the standard
-    deviation of the sigmoid logits: "exp" is μ / (1 + exp(c)) (the authors on CIFAR), "divide" is μ / c (on
-    ImageNet). The first divides by about 2 whatever the data: a temperature chosen without validation data. It takes
-    the place of `temperature`, by which μ is divided otherwise.
+    `recalibrate` corrects the mean logits μ by c, the mean over classes of the standard deviation of the sigmoid
+    logits. "exp" is μ / (1 + exp(c)), which the released code of Δ-UQ computes, and that of arXiv 2406.00529 on
+    ImageNet; it divides by about 2 whatever the data, a temperature chosen without validation data. "divide" is μ / c,
+    which their comments name for ImageNet and no code of theirs computes. None is what the code of arXiv 2406.00529
+    does on CIFAR, where both divisions are commented out. A correction takes the place of `temperature`, by which μ is
+    divided otherwise.
 
     Raises:
         ValueError: for an unknown `recalibrate`, fewer than two references with it, or a regression task.
@@ -105,4 +135,4 @@ def conclude(
         return Prediction(logits, None, None, None, spread, per_reference, references_used)
     probs = torch.softmax(logits, -1)
     confidence, label = probs.max(-1)
-    return Prediction(logits, probs, label, confidence, spread, per_reference, references_used)
+    return Prediction(logits, probs, label, confidence, spread, per_reference, references_used, log_odds(logits))

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kedge.anchoring.stem import at_least_float32
+from kedge.checks import unit_images, whole_labels
 
 WAYS = ("random", "stratified", "kcenter", "mean")
 # k-centre looks at no more candidates than this: its cost is candidates * k * pixels.
@@ -55,13 +56,13 @@ def choose_references(dataset: Any, k: int, how: str = "stratified", seed: int =
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(dataset), generator=generator)
     if how == "random":
-        return stack_images(dataset, order[:k])
+        return _first_images(dataset, order, k)
     if how == "kcenter":
-        images = stack_images(dataset, order[:CANDIDATES])
+        images = _first_images(dataset, order, min(CANDIDATES, len(order)), k)
         return images[_k_centre(images.flatten(1), k)]
     labels = _labels(dataset)[order]
     if how == "stratified":
-        return stack_images(dataset, order[_in_turn(labels)[:k]])
+        return _first_images(dataset, order[_in_turn(labels)], k)
     groups = order[torch.argsort(labels, stable=True)].tensor_split(k)
     return torch.stack([_mean_image(dataset, group) for group in groups])
 
@@ -71,7 +72,7 @@ def choose_residuals(dataset: Any, references: Tensor, m: int, seed: int = 0) ->
     generator = torch.Generator().manual_seed(seed)
     if not 1 <= m <= len(dataset):
         raise ValueError(f"m must be between 1 and the {len(dataset)} images of the set, got {m}")
-    images = stack_images(dataset, torch.randperm(len(dataset), generator=generator)[:m])
+    images = _first_images(dataset, torch.randperm(len(dataset), generator=generator), m)
     if images.shape[1:] != references.shape[1:]:
         raise ValueError(
             f"the images of the set are {list(images.shape[1:])} and the references {list(references.shape[1:])}; "
@@ -120,21 +121,50 @@ def _squared_distances(points: Tensor, point: Tensor) -> Tensor:
 
 def _labels(dataset: Any) -> Tensor:
     for name in ("labels", "targets"):
-        if getattr(dataset, name, None) is not None:
-            return torch.as_tensor(getattr(dataset, name)).long()
+        labels = getattr(dataset, name, None)
+        if labels is not None and len(labels) == len(dataset):
+            return whole_labels(labels, "the set")
     if isinstance(dataset, Tensor):
         return torch.zeros(len(dataset), dtype=torch.long)
-    return torch.as_tensor([int(dataset[i][1]) for i in range(len(dataset))])
+    return whole_labels([dataset[i][1] for i in range(len(dataset))], "the set")
 
 
 def stack_images(dataset: Any, indices: Tensor) -> Tensor:
     """The images of `dataset` at `indices` as one float tensor `[n, C, H, W]` in [0, 1]; ValueError if sizes differ."""
-    images = [_image(dataset, int(i)) for i in indices]
+    return _stacked([_image(dataset, int(i)) for i in indices])
+
+
+def _first_images(dataset: Any, indices: Tensor, count: int, least: int | None = None) -> Tensor:
+    """The first `count` images at `indices` that can be read, as `stack_images`; those that cannot are passed over.
+
+    Raises:
+        UnreadableImage: fewer than `least` (default `count`) can be read.
+    """
+    images: list[Tensor] = []
+    wrong: ValueError | None = None
+    for i in indices.tolist():
+        if len(images) == count:
+            break
+        try:
+            images.append(_image(dataset, i))
+        except ValueError as error:
+            from kedge.data.report import UnreadableImage  # not before it is needed: it comes with PIL
+
+            if not isinstance(error, UnreadableImage):
+                raise
+            wrong = wrong or error
+    if wrong is not None and len(images) < (count if least is None else least):
+        raise wrong
+    return _stacked(images)
+
+
+def _stacked(images: list[Tensor]) -> Tensor:
     shapes = {tuple(image.shape) for image in images}
     if len(shapes) > 1:
         some = " and ".join(str(list(shape)) for shape in sorted(shapes)[:2])
         raise ValueError(f"references must have one size, got images of {some}; resize the set first")
     stacked = torch.stack(images)
+    # Not >, so that NaN is refused.
     if stacked.ndim == 4 and not bool((stacked.amax() <= 1 + 1e-3) & (stacked.amin() >= -1e-3)):
         raise ValueError(
             f"images of the set must be uint8 or float in [0, 1], got [{stacked.min():.3g}, {stacked.max():.3g}]"
@@ -143,8 +173,8 @@ def stack_images(dataset: Any, indices: Tensor) -> Tensor:
 
 
 def _mean_image(dataset: Any, indices: Tensor) -> Tensor:
-    chunks: Sequence[Tensor] = indices.split(256)
-    return torch.stack([stack_images(dataset, chunk).sum(0) for chunk in chunks]).sum(0) / len(indices)
+    chunks = [_first_images(dataset, chunk, len(chunk), 0) for chunk in indices.split(256)]
+    return torch.stack([images.sum(0) for images in chunks]).sum(0) / sum(len(images) for images in chunks)
 
 
 def _image(dataset: Any, index: int) -> Tensor:
@@ -157,10 +187,12 @@ def _image(dataset: Any, index: int) -> Tensor:
     if not isinstance(image, Tensor):
         import numpy as np
 
-        array = torch.as_tensor(np.asarray(image).copy())
+        if str(getattr(image, "mode", "")).startswith("P"):
+            raise ValueError(
+                'a PIL image of the set is of mode "P", places in a palette and no colours: use image.convert("RGB"), '
+                "or kedge.data.load the set"
+            )
+        deep = str(getattr(image, "mode", "")).startswith("I;16")
+        array = torch.as_tensor(np.asarray(image) / np.float32(65535) if deep else np.asarray(image).copy())
         image = array[None] if array.ndim == 2 else array.permute(2, 0, 1) if array.ndim == 3 else array
-    if image.dtype == torch.bool:
-        return image.float()
-    if not image.is_floating_point():
-        return image.float() / torch.iinfo(image.dtype).max
-    return image.float()
+    return image.float() if image.is_floating_point() else unit_images(image, "images of the set")

@@ -15,7 +15,7 @@ from kedge.anchoring import AnchoredModel
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks.ball import project, rounded
 from kedge.attacks.bank import Bank
-from kedge.attacks.climb import check_ball, check_batch
+from kedge.attacks.climb import check_ball, check_batch, check_range
 
 VERSIONS = ("standard", "rand")
 
@@ -62,6 +62,7 @@ class AutoAttack:
         AutoAttacker = library()
         if self.eps == 0 or len(images) == 0:
             return images.detach().clone()
+        check_range(*torch.stack(torch.aminmax(images)).tolist())
         if self.version == "rand" and isinstance(model, (Bank, AnchoredModel)):
             model = _RandomReference(model if isinstance(model, Bank) else Bank(model))
         mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()

@@ -56,7 +56,8 @@ class Bank(nn.Module):
         self.count = references if isinstance(references, int) else None
         self.max_rows = max_rows
         self.prepare = prepare
-        self.register_buffer("images", references if isinstance(references, Tensor) else None, persistent=False)
+        images = model._checked_bank("references", references) if isinstance(references, Tensor) else None
+        self.register_buffer("images", images, persistent=False)
         self.training = model.training
 
     @property
@@ -81,7 +82,7 @@ class Bank(nn.Module):
         images = images if self.prepare is None else self.prepare(images)
         if not torch.is_grad_enabled() or len(images) == 0:
             given = self.count if self.images is None else self.images
-            return self.model.predict(images, given, max_rows=self.max_rows).logits
+            return self.model.predict(images, given, max_rows=self.max_rows, check=False).logits
         references = self.references
         budget = self.budget(len(images)) if max_rows is None else max_rows
         kept = len(images) * len(references) <= budget

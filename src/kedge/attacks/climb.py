@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks.ball import NORMS
+from kedge.checks import check_target_values
+from kedge.epsilon import check_epsilon, levels_meant
 
 
 def evaluated(model: Any) -> AbstractContextManager[None]:
@@ -62,11 +64,9 @@ def check_ball(eps: float, norm: str) -> None:
         raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
     if not (isinstance(eps, (int, float)) and math.isfinite(eps) and eps >= 0):
         raise ValueError(f"eps must be a number, 0 or more, got {eps!r}")
-    words = f"eps={eps:g}, but epsilon is in pixel units of [0, 1]: {eps:g} levels of 255 are {eps:g}/255"
-    if norm == "linf" and eps > 1:
-        raise ValueError(words)
+    check_epsilon(eps, norm)
     if norm == "l2" and eps > 10:
-        warnings.warn(words, stacklevel=4)
+        warnings.warn(levels_meant(eps), stacklevel=4)
 
 
 def check_labels(model: Any, targets: Tensor) -> None:
@@ -75,11 +75,8 @@ def check_labels(model: Any, targets: Tensor) -> None:
     `model` may be the number of its outputs; of a model that does not say how many it has nothing is known.
     """
     classes = model if isinstance(model, int) else getattr(model, "num_outputs", getattr(model, "num_classes", None))
-    if targets.ndim != 1 or len(targets) == 0 or not isinstance(classes, int):
-        return
-    low, high = (int(n) for n in torch.stack(torch.aminmax(targets)).tolist())
-    if low < 0 or high >= classes:
-        raise ValueError(f"targets must be classes 0 to {classes - 1} of the model, got {low if low < 0 else high}")
+    if targets.ndim == 1 and isinstance(classes, int):
+        check_target_values(targets, classes)
 
 
 def check_range(low: float, high: float) -> None:

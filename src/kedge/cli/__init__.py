@@ -82,12 +82,28 @@ def _parse(parser: Any, arguments: list[str]) -> Any:
     """The parsed command line; or, of a wrong one, the exit status after saying what is wrong."""
     from argparse import ArgumentError
 
+    if (where := _empty(arguments)) is not None:
+        return _wrong(parser.prog, f"{where} is empty: is a shell variable unset? Say what is meant, or leave it out")
     parser.exit_on_error = False  # else jsonargparse prints the whole usage above each error
     parser.allow_abbrev = False
     try:
         return parser.parse_args([_underscored(argument) for argument in arguments])
     except ArgumentError as error:
         return _wrong(parser.prog, _readable(str(error), list(parser._option_string_actions)))
+
+
+def _empty(arguments: list[str]) -> str | None:
+    """Which argument is an empty text, as an unset variable leaves it; None if all say something, as all must."""
+    option = None
+    for place, argument in enumerate(arguments, 1):
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            option = name
+            if equals and not value.strip():
+                return name
+        elif not argument.strip():
+            return option or f"argument {place}"
+    return None
 
 
 def _underscored(argument: str) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import jsonargparse
 
     from kedge.data import ImageSet
+    from kedge.training.record import ImageRecord
 
 TEST_FRACTION = 0.2  # of the training images, where the data has no part test
 DESCRIPTION = """\
@@ -110,7 +111,7 @@ def run(config: "jsonargparse.Namespace") -> int:
 
     shift = shifts_of(separated(config.shift))
     model = source.load("cpu")
-    train, val, test = _images(config, model)
+    train, val, test = _images(config, model, source.record())
     near = separated(config.near)
     outside = load_outside({source.name: model}, [*separated(config.ood), *near], config.data, test)
     workers = default_workers(train) if config.workers is None else config.workers
@@ -171,10 +172,20 @@ def _objective(source: Source) -> list[Any] | None:
     return None
 
 
-def _images(config: "jsonargparse.Namespace", model: Any) -> "tuple[ImageSet, ImageSet, ImageSet]":
-    """Training, validation and test images in the size that the model takes."""
+def _images(
+    config: "jsonargparse.Namespace", model: Any, before: "ImageRecord | None" = None
+) -> "tuple[ImageSet, ImageSet, ImageSet]":
+    """Training, validation and test images in the size that the model takes.
+
+    `before`: what the model was trained on; nothing of it is drawn to choose by or to measure on.
+
+    Raises:
+        ValueError: if there is nothing else.
+    """
     from kedge import data
     from kedge.cli.sets import common_shape
+    from kedge.training.held import unseen
+    from kedge.training.record import ImageRecord
 
     channels, side = common_shape({config.model: model})
     if side is None:
@@ -183,20 +194,39 @@ def _images(config: "jsonargparse.Namespace", model: Any) -> "tuple[ImageSet, Im
         )
     train = data.load(config.data, "train", side, channels)
     offered = data.splits(config.data)
+    known = before.seen if before is not None and before.keys_of == train.keys_of else frozenset()
     if "val" in offered:
-        val = data.load(config.data, "val", side, channels)
+        val = unseen(data.load(config.data, "val", side, channels), ImageRecord.of(train, None, before), "this task")
     else:
-        train, val = data.split_validation(train, config.val_fraction, config.seed)
+        train, val = _drawn(config, train, config.val_fraction, config.seed, known, "val")
     if "test" in offered:
         test = data.load(config.data, "test", side, channels)
+        for record, what in ((before, config.model), (ImageRecord.of(train, val), "the new head")):
+            if record is not None and (count := record.count(test)):
+                print(f"careful: {what} was trained on {count} of the {len(test)} test images", file=sys.stderr)
     else:
         # After the validation images, which are then those that the recipes of the run folders name.
-        train, test = data.split_validation(train, TEST_FRACTION, config.seed)
+        train, test = _drawn(config, train, TEST_FRACTION, data.derive_seed(config.seed, "test"), known, "test")
         test.split = "test"
         print(
-            f"{config.data} has no part test: {len(test)} of its training images, a fifth of each class drawn by "
-            f"--seed {config.seed}, are held out to measure on and train nothing",
+            f"{config.data} has no part test: {len(test)} of its training images, about a fifth of each class, drawn "
+            f"by --seed {config.seed}, are held out to measure on and train nothing",
             file=sys.stderr,
         )
+    (train, _), (val, _), (test, _) = train.readable(), val.readable(), test.readable()
     print(f"{train.name}: {train.report.summary()}", file=sys.stderr)
     return train, val, test
+
+
+def _drawn(
+    config: "jsonargparse.Namespace", train: "ImageSet", share: float, seed: int, known: frozenset[bytes], part: str
+) -> "tuple[ImageSet, ImageSet]":
+    """`train` without a part that is drawn from it, and that part."""
+    from kedge import data
+
+    try:
+        return data.split_validation(train, share, seed, trained=known)
+    except data.DataError as error:
+        raise ValueError(
+            f"{error}. Put images that {config.model} was not trained on into {config.data}/{part}"
+        ) from error

@@ -5,6 +5,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import Source, find
+from kedge.rejection import in_words
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -81,8 +82,9 @@ def validation_images(source: Source, model: Any, name: str | None, split: str) 
     """The images to fit on, in the size and with the classes of the model.
 
     Raises:
-        ValueError: for test images, and for images that the model may have been trained on.
+        ValueError: for test images, and for images that the model may have been trained on, or all but a few of them.
     """
+    from kedge.cli.seen import unseen_by
     from kedge.cli.sets import load_data
     from kedge.data.folders import canonical_split
 
@@ -98,7 +100,7 @@ def validation_images(source: Source, model: Any, name: str | None, split: str) 
             f"--split {split} of {name or trained_on or 'the data'} holds images that the model was trained on, where "
             "its confidence is no guide. Take --split val, or other images with --data"
         )
-    return load_data({source.name: source}, {source.name: model}, name, split)[0]
+    return unseen_by(source, load_data({source.name: source}, {source.name: model}, name, split)[0])
 
 
 def _calibrated(model: Any, images: "ImageSet", batch_size: int) -> list[str]:
@@ -138,4 +140,4 @@ def _removed(record: dict[str, Any], reject: dict[str, Any] | None) -> list[str]
 
 
 def _threshold(rule: dict[str, Any] | None) -> str:
-    return "none" if rule is None else f"{rule['threshold']:.3f}"
+    return "none" if rule is None else in_words(rule)

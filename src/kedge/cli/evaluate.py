@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.held_out import trained_attack
 from kedge.cli.models import MODELS_HELP, Source, find_groups
+from kedge.cli.seen import counters
 from kedge.cli.sets import default_workers, load_data, load_outside, load_training, shifts_of
 from kedge.cli.unlabelled import add_flags, as_test_images, load_unlabelled, load_validation
 from kedge.cli.words import (
@@ -23,6 +24,7 @@ from kedge.cli.words import (
     whole_numbers,
     with_examples,
 )
+from kedge.epsilon import parse_epsilon, print_epsilon
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -105,7 +107,8 @@ def parser() -> "jsonargparse.ArgumentParser":
         "--attack",
         **several,
         default=["none"],
-        help="pgd (with its cross-checks), autoattack, autoattack-rand (both need kedge[attack]), curve, or none",
+        help="pgd (with its cross-checks), pgd-margin (another loss), autoattack, autoattack-rand (both need "
+        "kedge[attack]), curve, or none",
     )
     add(
         "--eps",
@@ -117,9 +120,21 @@ def parser() -> "jsonargparse.ArgumentParser":
     add("--norm", choices=["linf", "l2"], default="linf", help="of the attacks")
     add("--steps", type=int, default=20, help="of PGD")
     add("--attack_images", type=int, default=1000, help="at most so many images are attacked, a random subset")
-    add("--frost_textures", type=str | None, default=None, help="folder of pictures for frost; null: made by kedge")
+    add(
+        "--frost_textures",
+        type=str | None,
+        default=None,
+        help="folder of pictures for frost, of the published ones frost1 to frost5; null: made by kedge, about as hard "
+        "as those (docs: Corruptions)",
+    )
     add("--risk", type=float, default=0.05, help="the share of wrong answers for which to say what can be answered")
-    add("--limit", type=int | None, default=None, help="at most so many images of each set, a random subset; null: all")
+    add(
+        "--limit",
+        type=int | None,
+        default=None,
+        help="at most so many images of each set, a random subset; of training "
+        "images for scores fewer too, but 1,000 or more; null: all",
+    )
     add(
         "--references",
         type=int | Literal["adaptive", "blt"] | None,
@@ -144,16 +159,17 @@ def parser() -> "jsonargparse.ArgumentParser":
     return made
 
 
-def _trained_eps(sources: Mapping[str, Source], norm: str) -> str | None:
+def _trained_eps(sources: Mapping[str, Source], norm: str) -> float | None:
     """The radius that the runs were trained against, where those that were agree on one."""
     trained = [attack for source in sources.values() if (attack := trained_attack(source.recipe())).get("eps")]
-    found = {str(attack["eps"]) for attack in trained if attack.get("norm", "linf") == norm}
+    found = {parse_epsilon(attack["eps"]) for attack in trained if attack.get("norm", "linf") == norm}
     if len(found) > 1:
-        print(f"the models were trained against {' and '.join(sorted(found))}: say --eps", file=sys.stderr)
+        words = " and ".join(map(print_epsilon, sorted(found)))
+        print(f"the models were trained against {words}: say --eps", file=sys.stderr)
     if len(found) != 1:
         return None
     (eps,) = found
-    print(f"--eps {eps}: what the models were trained against", file=sys.stderr)
+    print(f"--eps {print_epsilon(eps)}: what the models were trained against", file=sys.stderr)
     return eps
 
 
@@ -163,9 +179,9 @@ def run(config: "jsonargparse.Namespace") -> int:
     sources, groups = find_groups(config.models)
     chosen = choose_scores(separated(config.scores))
     attacks = separated(config.attack)
-    eps = radius(config.eps)
+    eps = radius(config.eps, config.norm)
     if eps is None and attacks != ["none"]:
-        eps = radius(_trained_eps(sources, config.norm))
+        eps = _trained_eps(sources, config.norm)
     severities = whole_numbers(config.severities)
     check_words(attacks, severities)
     check_sets(separated(config.ood), separated(config.near))
@@ -211,7 +227,12 @@ def run(config: "jsonargparse.Namespace") -> int:
                 "progress": tick,
                 "notice": say,
             }
-            estimates = evaluation.estimate_accuracy(models, validation, asked, **how) if asked else {}
+            counts = {
+                n: count for n, images in validation.items() for count in counters({n: sources[n]}, images).values()
+            }
+            estimates = (
+                evaluation.estimate_accuracy(models, validation, asked, trained_on=counts, **how) if asked else {}
+            )
             results = evaluation.evaluate(
                 models,
                 data,
@@ -226,6 +247,7 @@ def run(config: "jsonargparse.Namespace") -> int:
                 attacks=choose_attacks(attacks, eps, config, data),
                 risk=config.risk,
                 groups=groups,
+                trained_on=counters(sources, data),
                 command=command_line("kedge evaluate", parser(), config),
                 **how,
             )

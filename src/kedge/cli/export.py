@@ -7,22 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kedge.cli.models import Source, find
+from kedge.rejection import in_words
 
 if TYPE_CHECKING:
     import jsonargparse
-    from torch import Tensor
 
     from kedge.anchoring import AnchoredModel, PixelModel
     from kedge.data import ImageSet
+    from kedge.deploy import Exported, FoldChoice
 
 THRESHOLD_IMAGES = 2000  # enough to place a threshold, few enough for a CPU
+WORTH_IMAGES = 500  # each meets every reference of the bank
+APART = 0.01  # a difference in accuracy that is worth a warning
 
 DESCRIPTION = """\
 Write a model as one ordinary file: images in [0, 1] in, logits out, any batch size, no kedge needed to run it.
 
-An anchored model is folded first: one reference becomes a constant in the first layer, and the network has its usual
-size and speed; temperature (if there is one) and reject threshold are set anew for it on the run's validation images.
-The file is run on real images and compared with the model; one that disagrees is not left behind.
+An anchored model is folded first: one image becomes a constant in the first layer, that of the bank or its mean with
+which the answers are nearest to those of the whole bank, and the network has its usual size and speed; temperature (if
+there is one) and reject threshold are set anew for it on the run's validation images. The file is run on real images
+and compared with the model; one that disagrees is not left behind. What share of its answers is right is said beside
+that of the whole bank.
 """
 
 
@@ -49,49 +54,110 @@ def parser() -> "jsonargparse.ArgumentParser":
 
 
 def run(config: "jsonargparse.Namespace") -> int:
-    """Export and say what was checked."""
+    """Export, and say what was checked and what the file is worth."""
     if config.images < 1:
         raise ValueError(f"--images must be 1 or more, got {config.images}")
     if config.to == "onnx":
         from kedge.deploy.exporting import need_onnx
 
         need_onnx()
-    from kedge.anchoring import AnchoredModel
     from kedge.deploy import FORMATS, export
 
     source = find(config.model)
     whole = source.load("cpu")
-    model = whole
-    if isinstance(whole, AnchoredModel):
-        model = copy.deepcopy(whole)
-        model.references = whole.references[:1]  # what folding keeps
-    images = None
+    model, choice = whole, None
+    held_out = images = None
     if config.data is not None or source.recipe():
-        found = check_set(source, config.data, model.input_shape)
-        chosen = spread(found, config.images)
+        held_out = check_set(source, config.data, model.input_shape)
+        chosen = spread(held_out, config.images)
         images, _ = next(chosen.batches(len(chosen)))
         print(f"kedge export: checking on {len(images)} images of {chosen.name} ({chosen.split})", file=sys.stderr)
-        if model is not whole and config.data is None:
-            set_threshold(model, spread(found, THRESHOLD_IMAGES))
     else:
         print(
             f"kedge export: {config.model} belongs to no run, so there are no images to check on but noise; "
             "--data gives some",
             file=sys.stderr,
         )
+    if hasattr(whole, "references"):
+        model, choice = with_one_reference(whole, held_out)  # type: ignore[arg-type]
+        if held_out is not None and config.data is None:
+            set_threshold(model, spread(held_out, THRESHOLD_IMAGES))
     out = Path(config.out) if config.out else (source.run or Path()) / f"{source.name}{FORMATS[config.to]}"
     done = export(model, out, to=config.to, check_images=images)
     print(done)
     inside = [f"{len(model.class_names)} class names"] if model.class_names else []
     if model.reject is not None:
-        inside.append(f"the reject threshold {model.reject['threshold']:.3f}")
+        inside.append(f"the reject threshold {in_words(model.reject)}")
     if inside:
         print(f"inside: {', '.join(inside)}")
-    if isinstance(whole, AnchoredModel):
-        print("\n".join(about_folding(whole, model, images)))
+    if model is not whole:
+        print("\n".join(about_folding(whole, model, choice)))  # type: ignore[arg-type]
+    if held_out is not None:
+        print(what_it_is_worth(done, whole, spread(held_out, WORTH_IMAGES), choice))
     if config.to == "onnx":
-        print(f"try it: kedge predict {out} IMAGES")
+        print(f"next:   {next_step(source, config, out)}")
+        print(f"        kedge predict {out} IMAGES")
     return 0
+
+
+def with_one_reference(whole: "AnchoredModel", images: "ImageSet | None") -> "tuple[AnchoredModel, FoldChoice | None]":
+    """A copy with the one reference that folding keeps: the nearest to the whole bank, the first without images."""
+    from kedge.deploy import choose_folded
+
+    model, choice = copy.deepcopy(whole), None
+    if images is not None and len(whole.references) > 1 and whole.task == "classification":
+        some = spread(images, WORTH_IMAGES)
+        asked = len(whole.references) + 1
+        print(f"kedge export: choosing the reference on {len(some)} images, {asked} passes each", file=sys.stderr)
+        choice = choose_folded(whole, some)
+    model.references = whole.references[:1] if choice is None else choice.reference
+    return model, choice
+
+
+def what_it_is_worth(done: "Exported", whole: "PixelModel", images: "ImageSet", choice: "FoldChoice | None") -> str:
+    """The share of the file's answers that are right, beside that of the model; a warning where they differ."""
+    import torch
+
+    if whole.class_names is not None and list(images.class_names) != list(whole.class_names):
+        return f"how many of its answers are right was not measured: {images.name} has other classes than the model"
+    answer = done.load()
+    with torch.no_grad():
+        label = torch.cat([answer(batch.float() / 255).argmax(1) for batch, _ in images.batches(64)])
+    right = label == images.labels
+    share = (
+        f"on {len(images)} images of {images.name} ({images.split}) {right.float().mean():.1%} of its answers are right"
+    )
+    if choice is None:
+        return share
+    from kedge.evaluation.comparing import mcnemar
+
+    theirs, same = choice.right.float().mean(), int((label == choice.label).sum())
+    apart, p = float(right.float().mean() - theirs), mcnemar(right, choice.right)
+    if p < 0.05 or abs(apart) >= APART:
+        print(
+            f"careful: the file is another model than {len(whole.references)} references together, "  # type: ignore
+            f"{100 * abs(apart):.1f} points {'better' if apart > 0 else 'worse'} here"
+            + (f" (p = {p:.2g})" if p < 0.05 else f", which chance can do too (p = {p:.2g})")
+            + ": judge it by its own numbers, or keep the model folder",
+            file=sys.stderr,
+        )
+    return (
+        f"{share}, of the model's with its {len(whole.references)} references {theirs:.1%} "  # type: ignore[arg-type]
+        f"(same label on {same})"
+    )
+
+
+def next_step(source: Source, config: "jsonargparse.Namespace", out: Path) -> str:
+    """The command that measures the file, beside the model where that says on what."""
+    from kedge import data
+
+    name = source.recipe().get("data") if config.data is None else config.data
+    words = ["kedge evaluate", str(out), *([config.model] if source.recipe() else [])]
+    if config.data is not None or not source.recipe():
+        words += ["--data", str(name or "NAME")]
+    if name is not None and "test" not in data.splits(name):
+        words += ["--split", "val"]
+    return " ".join(words)
 
 
 def set_threshold(model: "PixelModel", validation: "ImageSet") -> None:
@@ -104,48 +170,48 @@ def set_threshold(model: "PixelModel", validation: "ImageSet") -> None:
     wanted = {key: model.reject[key] for key in ("coverage", "risk") if model.reject and key in model.reject}
     if not wanted:
         return
-    from kedge.training.finish import predict_set, reject_rule
+    from kedge.training.finish import predict_logits, reject_rule
 
-    model.reject = reject_rule(*predict_set(model, validation, 64), **wanted)
+    model.reject = reject_rule(*predict_logits(model, validation, 64), **wanted)
 
 
-def about_folding(whole: "AnchoredModel", folded: "PixelModel", images: "Tensor | None") -> Iterator[str]:
+def about_folding(whole: "AnchoredModel", folded: "PixelModel", choice: "FoldChoice | None") -> Iterator[str]:
     """What the file does otherwise than the model with its whole bank."""
     bank = len(whole.references)
     yield (
         "folded: the file gives no uncertainty, and holds a map of one reference in which that picture can be made out "
         "(and computed from it for patch embeddings, or by whoever has the anchored weights)"
     )
-    if bank > 1 and images is not None:
-        pixels = images.float() / 255
-        labels = whole.predict(pixels).label
-        same = int((folded(pixels).argmax(1) == labels).sum())
-        yield f"it gives the same label as the model with its {bank} references on {same} of {len(images)} images"
+    if choice is not None:
+        yield (
+            f"it keeps {choice.name}, of the bank and its mean that with the nearest answers to those of all of them: "
+            f"{choice.divergence:.2g} nats away on {choice.images} images (the first reference: {choice.first:.2g})"
+        )
+    elif bank > 1:
+        yield f"it keeps the first of {bank} references: without images there is nothing to choose by"
     if whole.temperature is not None and folded.temperature is not None:
         old, new = whole.temperature, folded.temperature
         anew = f"was fitted anew on validation images: {new:.3g}; that" if old != new else f"is {new:.3g}, the one"
         yield f"its temperature {anew} of the whole bank{f' is {old:.3g}' if old != new else ''}"
     if whole.reject is not None and folded.reject is not None:
-        old, new = whole.reject["threshold"], folded.reject["threshold"]
-        if bank > 1 and old == new:
+        if bank > 1 and whole.reject == folded.reject:
             yield "its threshold is the one that was set for the whole bank: --threshold of kedge predict sets another"
-        elif old != new:
-            yield f"its threshold was set anew on validation images; that of the whole bank is {old:.3f}"
+        elif whole.reject != folded.reject:
+            yield f"its threshold was set anew on validation images; that of the whole bank is {in_words(whole.reject)}"
 
 
 def spread(images: "ImageSet", most: int) -> "ImageSet":
-    """At most so many images from all over the set: folders come class by class."""
+    """At most so many images from all over the set that can be read: folders come class by class."""
     step = -(-len(images) // most)
-    return images.subset(range(0, len(images), step))
+    return images.subset(range(0, len(images), step)).readable()[0]
 
 
 def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "ImageSet":
     """Images to check on: the validation images of the run, or images of `name`."""
     if name is None:
-        from kedge.training import Recipe
-        from kedge.training.build import load_sets
+        from kedge.cli.seen import images_of_run
 
-        return load_sets(Recipe.from_dict(source.recipe()))[1]
+        return images_of_run(source).val
     from kedge import data
 
     offered = data.splits(name)

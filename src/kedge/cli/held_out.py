@@ -2,11 +2,14 @@
 
 import sys
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import Source
+from kedge.cli.seen import images_of_run, trained_by, unseen_by
 from kedge.cli.sets import with_classes
 from kedge.cli.words import choose_attacks, radius
+from kedge.epsilon import parse_epsilon, print_epsilon
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -14,12 +17,16 @@ if TYPE_CHECKING:
     from kedge.attacks import PGD
     from kedge.data import ImageSet
     from kedge.data.statistics import NormBatches
+    from kedge.training.record import ImageRecord
 
 
-def training_and_validation(source: Source, model: Any, name: str | None) -> "tuple[ImageSet | None, ImageSet]":
+def training_and_validation(
+    source: Source, model: Any, name: str | None, first: Source
+) -> "tuple[ImageSet | None, ImageSet]":
     """Training images (None where the data has none) and validation images, in the size and classes of the model.
 
     Of the data of the model's own run those that it trained on and held out; of other data its parts train and val.
+    The validation images are such as neither the model nor `first` was trained on, as far as is known.
 
     Raises:
         ValueError: if no data is named and the model belongs to no run, for data without validation images, and for
@@ -29,10 +36,8 @@ def training_and_validation(source: Source, model: Any, name: str | None) -> "tu
 
     recipe = source.recipe()
     if name in (None, recipe.get("data")) and recipe.get("data") is not None:
-        from kedge.training import Recipe
-        from kedge.training.build import load_sets
-
-        train, val = load_sets(Recipe.from_dict(recipe))
+        images = images_of_run(source)
+        train, val = images.train, unseen_by(first, images.val)
         named = with_classes(val, {source.name: model})
         train = train if named is val else with_classes(train, {source.name: model})
         return train, _checked(named, model)
@@ -53,7 +58,7 @@ def training_and_validation(source: Source, model: Any, name: str | None) -> "tu
         found = data.load(name, "train", side, channels)
         if found.class_names != val.class_names:
             found = found.only_classes(val.class_names)
-    return found, _checked(val, model)
+    return found, unseen_by(first, unseen_by(source, _checked(val, model)))
 
 
 def _checked(images: "ImageSet", model: Any) -> "ImageSet":
@@ -66,24 +71,15 @@ def _checked(images: "ImageSet", model: Any) -> "ImageSet":
     return images
 
 
-def warn_of_other_split(a: Source, b: Source) -> None:
-    """Say so where the first model was trained on images that the run of the second held out."""
-    from kedge import data
-    from kedge.training.recipe import held_by
-
-    one, other = a.recipe(), b.recipe()
-    if not one or a.run == b.run or one.get("data") != other.get("data") or "val" in data.splits(str(one["data"])):
-        return
-
-    def held(recipe: dict[str, Any]) -> tuple[Any, ...]:
-        return held_by(recipe), recipe.get("val_fraction")
-
-    if held(one) != held(other):
-        print(
-            f"careful: {a.name} held out other images than {b.name} (seed or val_fraction differ), so it was trained "
-            "on some of those that choose here, and they flatter it",
-            file=sys.stderr,
-        )
+def joint_record(a: Source, b: Source) -> "ImageRecord | None":
+    """What the images are to an average of two models: seen by it is what either was trained on; None if not known."""
+    own, other = b.record(), trained_by(a, deep=True)
+    if own is None:
+        return None
+    if other is None or own.keys_of != other.keys_of:
+        return replace(own, known=False)
+    earlier = sorted(own.seen.union(other.seen).difference(own.trained))
+    return replace(own, earlier=earlier, known=own.known and other.known)
 
 
 def norm_batches(
@@ -114,18 +110,18 @@ def about_norm(batches: "NormBatches | None", attack: "PGD | None") -> str:
     how = "as they are" if batches.augment == "none" else "augmented as in training"
     if attack is not None:
         steps = f"{attack.steps} step{'s' if attack.steps > 1 else ''}"
-        how += f", attacked as in training (eps {attack.eps:.3g}, {attack.norm}, {steps})"
+        how += f", attacked as in training (eps {print_epsilon(attack.eps)}, {attack.norm}, {steps})"
     return f"batch-norm statistics, between the ends, estimated anew on {len(batches.images)} training images, {how}"
 
 
 def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], images: "ImageSet") -> "tuple[str, PGD]":
     """PGD and its name, in the norm and radius asked for, else those of the training, else the usual ones."""
-    eps, norm = radius(config.eps), config.norm
+    eps, norm = radius(config.eps, config.norm), config.norm
     trained = trained_attack(recipe)
     if norm is None:
         norm = trained.get("norm", "linf") if eps is None else "linf"
     if eps is None and trained.get("norm", "linf") == norm and trained.get("eps") is not None:
-        eps = radius(str(trained["eps"]))
+        eps = parse_epsilon(trained["eps"])
     config.norm = norm
     attacks = choose_attacks(["pgd"], eps, config, images)
     assert attacks is not None
@@ -166,7 +162,8 @@ def set_reject(
     model: Any, second: Any, recipe: dict[str, Any], val: "ImageSet", batch_size: int, workers: int
 ) -> list[str]:
     """Set the reject threshold of `model` for what that of the second was set for; what to say of it."""
-    from kedge.training.finish import predict_set, reject_rule
+    from kedge.rejection import in_words
+    from kedge.training.finish import predict_logits, reject_rule
 
     wanted: dict[str, Any] = {}
     for rule in (second.reject or {}, recipe, {"coverage": 0.95}):
@@ -174,13 +171,13 @@ def set_reject(
     goal = {key: value for key, value in wanted.items() if key == next(iter(wanted))}
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        model.reject = reject_rule(*predict_set(model, val, batch_size, workers), **goal)
+        model.reject = reject_rule(*predict_logits(model, val, batch_size, workers), **goal)
     for warning in said:
         print(f"kedge interpolate: {warning.message}", file=sys.stderr)
     if model.class_names is None:
         model.class_names = list(val.class_names)
     words = f"keep {goal['coverage']:.0%}" if "coverage" in goal else f"be wrong in {goal['risk']:.1%} at most"
-    lines = [f"reject threshold {model.reject['threshold']:.3f}, set on these images to {words}"]
+    lines = [f"reject threshold {in_words(model.reject)}, set on these images to {words}"]
     if second.steps:
         lines.append(f"left out, as it was fitted to other logits: {', '.join(second.describe_steps())}")
     return lines

@@ -14,6 +14,8 @@ from kedge.cli.words import radius, separated, with_examples
 if TYPE_CHECKING:
     import jsonargparse
 
+    from kedge.training.record import ImageRecord
+
 PICKS = ("clean", "shifted", "pgd", "mean")
 SHIFT = ["gaussian_noise", "defocus_blur", "fog", "pixelate"]  # one of each kind
 ALPHAS = ["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "1"]
@@ -107,8 +109,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     command = command_line("kedge interpolate", parser(), config)
     models = a.load(config.device), b.load(config.device)
     weights.interpolate_models(*models, 0.5)  # models that do not fit are said before images are read
-    train, val = held_out.training_and_validation(b, models[1], config.data)
-    held_out.warn_of_other_split(a, b)
+    train, val = held_out.training_and_validation(b, models[1], config.data, a)
     val, _ = limited(val, config.limit, config.seed)
     workers = default_workers(val) if config.workers is None else config.workers
     augment = str(b.recipe().get("augment", "auto"))
@@ -169,7 +170,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         "seed": config.seed,
         "rows": rows,
     }
-    write(model.cpu(), results, b, out, config.sweep)
+    write(model.cpu(), results, b, out, config.sweep, held_out.joint_record(a, b))
     print(sweep_table(results), *lines, sep="\n")
     if config.sweep and picked["alpha"] in (0, 1):
         print(f"nothing between the two is better by {config.pick}: the model of alpha {picked['alpha']:g} is written")
@@ -188,7 +189,7 @@ def check(config: "jsonargparse.Namespace") -> list[float]:
             raise ValueError(f"--{flag} must be {least} or more, got {value}")
     if config.references is not None and config.references < 1:
         raise ValueError(f"--references must be 1 or more, got {config.references}")
-    radius(config.eps)
+    radius(config.eps, config.norm)
     words = separated(config.alphas)
     if config.sweep and config.alpha is not None:
         raise ValueError(f"--sweep chooses alpha, and --alpha {config.alpha:g} names one: give one of the two")
@@ -254,8 +255,15 @@ def check_free(out: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{out} is there already: name another --out, or replace it with --overwrite")
 
 
-def write(model: Any, results: dict[str, Any], source: Source, out: Path, picture: bool) -> None:
-    """Write the folder: the model, what it was made of, the recipe that names its images, the sweep.
+def write(
+    model: Any,
+    results: dict[str, Any],
+    source: Source,
+    out: Path,
+    picture: bool,
+    images: "ImageRecord | None" = None,
+) -> None:
+    """Write the folder: the model, what it was made of, the recipe and the record that name its images, the sweep.
 
     A new folder is there whole or not at all; of an earlier one each file is replaced whole, the model first.
     """
@@ -275,6 +283,8 @@ def write(model: Any, results: dict[str, Any], source: Source, out: Path, pictur
             words = f"# Of {source.name}, whose images chose this average of weights; it is not what made it.\n"
             recipe = (source.run / "recipe.yaml").read_text(encoding="utf-8")
             write_text(folder / "recipe.yaml", words + recipe)
+            if images is not None:
+                images.write(folder)
         write_text(folder / RECORD, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         if folder != out:
             os.rename(folder, out)

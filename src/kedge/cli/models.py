@@ -9,6 +9,7 @@ from kedge.cli.foreign import PYTHON, TIMM, load_callable, load_timm
 
 if TYPE_CHECKING:
     from kedge.anchoring import AnchoredModel, PlainModel
+    from kedge.training.record import ImageRecord
 
 MODEL_HELP = (
     "a run folder (runs/NAME, or only NAME), a model folder, an ONNX file written by kedge export, timm/NAME: a "
@@ -53,6 +54,12 @@ class Source:
         loaded = yaml.safe_load((self.run / "recipe.yaml").read_text(encoding="utf-8"))
         return loaded if isinstance(loaded, dict) else {}
 
+    def record(self) -> "ImageRecord | None":
+        """Which images the run trained on; None if the model belongs to no run, or to one of an earlier version."""
+        from kedge.training.record import ImageRecord
+
+        return ImageRecord.read(self.run)
+
     def load(self, device: str = "auto") -> "AnchoredModel | PlainModel":
         """The model in eval mode, on `device` ("auto": a GPU if there is one).
 
@@ -70,7 +77,7 @@ class Source:
             model = load_timm(self.given) if self.given.startswith(TIMM) else load_callable(self.given)
             return model.to(device) if isinstance(model, torch.nn.Module) else model  # type: ignore[return-value]
         from kedge.checkpoint import load
-        from kedge.networks import channels_last
+        from kedge.layout import channels_last
 
         model = load(self.path).to(device)
         return model if device == "mps" else channels_last(model)  # type: ignore[return-value]

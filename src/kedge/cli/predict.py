@@ -1,11 +1,13 @@
 """`kedge predict`: label, confidence, uncertainty and rejection of image files."""
 
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.models import MODEL_HELP, find
+from kedge.rejection import answered, in_words, rule_at
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -13,18 +15,20 @@ if TYPE_CHECKING:
 
     from kedge.anchoring import AnchoredModel, PlainModel
 
-FIELDS = ("path", "label", "confidence", "uncertainty", "reject", "error")
+NO_ANSWER = "the model's output is NaN: no answer"
+FIELDS = ("path", "label", "confidence", "uncertainty", "reject", "error", "log_odds")
 DESCRIPTION = """\
 Say what is on images, and how sure the model is.
 
 For each image: the label, the confidence (its probability), the uncertainty (disagreement between the references of
 an anchored model; higher is less sure; none for a plain model or an exported file), and whether to reject the answer:
-its confidence is below the threshold that was set on validation images when the model was trained.
+its confidence is below the threshold that was set on validation images when the model was trained. JSON and CSV also
+hold the log odds of the confidence, log(p / (1 - p)): to rank by, since they differ where confidences read 1.
 """
 EPILOG = """\
-Exit status: 0 if every image was read, 3 if some could not be (they are listed with their error, the others are
-answered), 1 if nothing could be answered, 2 for a wrong command line. Results go to standard output, remarks to
-standard error.
+Exit status: 0 if every image was answered, 3 if some could not be read or the model's output for them is NaN (they are
+listed with their error, also those of kinds that are not read, such as .heic; the others are answered), 1 if nothing
+could be answered, 2 for a wrong command line. Results go to standard output, remarks to standard error.
 """
 
 
@@ -78,15 +82,13 @@ def run(config: "jsonargparse.Namespace") -> int:
             f"kedge predict answers with classes of images, and {config.model} is a {model.task} model for inputs of "
             f"shape {model.input_shape}; use model.predict in Python"
         )
-    threshold = config.threshold
-    if threshold is None and model.reject is not None:
-        threshold = model.reject["threshold"]
-    rows = list(predict_files(model, paths, threshold, config.references, config.batch_size))
+    rule = model.reject if config.threshold is None else rule_at(config.threshold)
+    rows = list(predict_files(model, paths, rule, config.references, config.batch_size))
     _print(rows, config.format)
     failed = [row for row in rows if row["error"] is not None]
     for row in failed:
         print(f"kedge predict: {row['path']}: {row['error']}", file=sys.stderr)
-    _remark(rows, model, threshold, chosen=config.threshold is not None)
+    _remark(rows, model, rule)
     if len(failed) == len(rows):
         return 1
     return 3 if failed else 0
@@ -95,10 +97,12 @@ def run(config: "jsonargparse.Namespace") -> int:
 def find_images(given: list[str]) -> list[Path]:
     """Files, the images in folders and what patterns match, each once, in order.
 
+    Images of kinds that are not read are among them: each is answered by why it is not.
+
     Raises:
         FileNotFoundError: if a folder holds no image or a pattern matches nothing.
     """
-    from kedge.data.folders import EXTENSIONS
+    from kedge.data.folders import EXTENSIONS, is_unread
 
     found: dict[Path, None] = {}
     for each in given:
@@ -107,7 +111,7 @@ def find_images(given: list[str]) -> list[Path]:
             inside = [
                 p
                 for p in sorted(path.rglob("*"))
-                if p.suffix.lower() in EXTENSIONS
+                if (p.suffix.lower() in EXTENSIONS or is_unread(p.name))
                 and p.is_file()
                 and not any(part.startswith(".") for part in p.relative_to(path).parts)
             ]
@@ -129,17 +133,19 @@ def find_images(given: list[str]) -> list[Path]:
 def predict_files(
     model: "AnchoredModel | PlainModel",
     paths: list[Path],
-    threshold: float | None = None,
+    rule: Mapping[str, Any] | None = None,
     references: int | Literal["adaptive"] | None = None,
     batch_size: int = 32,
 ) -> Iterator[dict[str, Any]]:
-    """One row for each path, in order: path, label, confidence, uncertainty, reject, error.
+    """One row for each path, in order: path, label, confidence, uncertainty, reject, error, log_odds.
 
-    With `references="adaptive"` also references_used: how many references the image got.
+    `rule` is a reject rule (see `kedge.rejection`), or None: then nothing is said of rejecting. With
+    `references="adaptive"` also references_used: how many references the image got.
     """
     import torch
 
     from kedge.anchoring import AnchoredModel
+    from kedge.checks import PROBABILITIES, looks_like_probabilities
     from kedge.data import DataError
 
     anchored = isinstance(model, AnchoredModel)
@@ -162,34 +168,49 @@ def predict_files(
             yield from rows
             continue
         batch = torch.stack(images).to(model.mean.device).float() / 255
-        prediction = model.predict(batch, references=references) if anchored else model.predict(batch)  # type: ignore[call-arg]
-        answered = [row for row in rows if row["error"] is None]
-        for i, row in enumerate(answered):
+        asked = {"references": references} if anchored else {}
+        prediction = model.predict(batch, check=False, **asked)  # type: ignore[arg-type]
+        if looks_like_probabilities(prediction.logits * (model.temperature or 1.0)):
+            warnings.warn(f"careful: {PROBABILITIES}", stacklevel=2)
+        assert prediction.confidence is not None
+        assert prediction.log_odds is not None
+        kept = None if rule is None else answered(rule, prediction.confidence, prediction.log_odds)
+        for i, row in enumerate(row for row in rows if row["error"] is None):
+            if bool(prediction.confidence[i].isnan()):
+                row["error"], row["reject"] = NO_ANSWER, True
+                continue
             row["label"] = names[int(prediction.label[i])]  # type: ignore[index]
-            row["confidence"] = float(prediction.confidence[i])  # type: ignore[index]
+            row["confidence"], row["log_odds"] = float(prediction.confidence[i]), float(prediction.log_odds[i])
             if prediction.uncertainty is not None:
                 row["uncertainty"] = float(prediction.uncertainty[i])
             if prediction.references_used is not None:
                 row["references_used"] = int(prediction.references_used[i])
-            if threshold is not None:
-                row["reject"] = row["confidence"] < threshold
+            if kept is not None:
+                row["reject"] = not kept[i]
         yield from rows
 
 
 def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
-    """Decode an image as evaluation does: uint8 `[C, H, W]`, shorter side resized, centre cropped.
+    """Decode an image as evaluation does: uint8 `[C, H, W]`, resized to cover the shape, centre cropped.
 
     Raises:
         DataError: if it cannot be read.
     """
-    from kedge.data import read_image
+    from kedge.data import UnreadableImage, read_image
+    from kedge.data.folders import CONVERT, is_unread
 
     channels, height, width = shape
-    if height == width:
-        return read_image(path, height, channels)
-    from torchvision.transforms.v2 import functional as v2
+    try:
+        if height == width:
+            return read_image(path, height, channels)
+        image = read_image(path, None, channels)
+    except UnreadableImage as error:
+        if is_unread(path.name) and path.exists():
+            raise UnreadableImage(str(path), f"{path.suffix.lower()} is a kind that is not read. {CONVERT}") from None
+        raise error
+    from kedge.evaluation.inputs import convert, to_unit
 
-    return v2.resize(read_image(path, None, channels), [height, width], antialias=True)
+    return (convert(to_unit(image[None]), shape)[0] * 255).round().byte()
 
 
 def _print(rows: list[dict[str, Any]], form: str) -> None:
@@ -207,7 +228,7 @@ def _print(rows: list[dict[str, Any]], form: str) -> None:
         lines = [("image", "label", "confidence", "uncertainty", "reject")]
         for row in rows:
             if row["error"] is not None:
-                lines.append((row["path"], "(unreadable)", "", "", ""))
+                lines.append((row["path"], "(no answer)" if row["reject"] else "(unreadable)", "", "", ""))
                 continue
             uncertainty = "" if row["uncertainty"] is None else f"{row['uncertainty']:.4f}"
             reject = {None: "", True: "reject", False: ""}[row["reject"]]
@@ -224,16 +245,14 @@ def _print(rows: list[dict[str, Any]], form: str) -> None:
             print("  ".join(cells).rstrip())
 
 
-def _remark(
-    rows: list[dict[str, Any]], model: "AnchoredModel | PlainModel", threshold: float | None, chosen: bool
-) -> None:
+def _remark(rows: list[dict[str, Any]], model: "AnchoredModel | PlainModel", rule: Mapping[str, Any] | None) -> None:
     failed = sum(row["error"] is not None for row in rows)
     said = f"{len(rows) - failed} of {len(rows)} images answered"
-    if threshold is None:
+    if rule is None:
         said += "; none rejected: the model has no stored threshold (--threshold sets one)"
     else:
-        said += f", {sum(bool(row['reject']) for row in rows)} rejected (confidence below {threshold:.3f}"
-        rule = {} if chosen else model.reject or {}
+        rejected = sum(bool(row["reject"]) for row in rows if row["error"] is None)
+        said += f", {rejected} rejected (confidence below {in_words(rule)}"
         if rule.get("coverage") is not None:
             said += f", set to keep {rule['coverage']:.0%} of the validation images"
         elif rule.get("risk") is not None:

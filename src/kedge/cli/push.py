@@ -149,11 +149,11 @@ def run_images(source: Source, shape: tuple[int, ...]) -> "tuple[ImageSet | None
     """Training and validation images of the run, in the shape that the model takes; None where they are not here."""
     if not source.recipe():
         return None, None
-    from kedge.training import Recipe
-    from kedge.training.build import load_sets
+    from kedge.cli.seen import images_of_run
 
     try:
-        train, validation = load_sets(Recipe.from_dict(source.recipe()))
+        images = images_of_run(source)
+        train, validation = images.train, images.val
     except (OSError, ValueError, RuntimeError) as error:
         print(f"kedge push: the images of the run are not at hand ({error})", file=sys.stderr)
         return None, None

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kedge.cli.seen import images_of_run, unseen_by
+
 if TYPE_CHECKING:
     from kedge.cli.models import Source
     from kedge.data import ImageSet
@@ -42,10 +44,7 @@ def load_data(
     recipe = next((r for r in recipes.values() if r.get("data") == name), None)
     if wanted == "val" and "val" not in offered and recipe is not None:
         # Not a split of the data: the images that this run held out of training.
-        from kedge.training import Recipe
-        from kedge.training.build import load_sets
-
-        images = load_sets(Recipe.from_dict(recipe))[1]
+        images = images_of_run(next(s for n, s in sources.items() if recipes[n] is recipe)).val
     elif wanted == "test" and "test" not in offered and recipe is not None:
         raise ValueError(
             f"{name} has no test images (it has: {', '.join(offered)}). --split val measures on the images that were "
@@ -57,7 +56,11 @@ def load_data(
             split = "all"
         if split == "all" and recipe is not None:
             print(f"careful: these include the images that {recipe.get('name')} was trained on", file=sys.stderr)
-        images = data.load(name, split, image_size=shape[1], channels=shape[0], decode=decode)
+        whole = decode or (wanted == "val" and recipe is not None)  # what was trained on is told by what is decoded
+        images = data.load(name, split, image_size=shape[1], channels=shape[0], decode=whole)
+    if wanted == "val" and recipe is not None:
+        for source in sources.values():
+            images = unseen_by(source, images)
     print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
     return with_classes(images, models), name
 
@@ -108,6 +111,7 @@ def load_outside(
     for name in names:
         if _is_flat(Path(name).expanduser()):
             found[name] = data.load_unlabelled(name, image_size=side, channels=channels, decode=decode)
+            say_what_is_missing(found[name])
             continue
         offered = data.splits(name)
         split = "test" if "test" in offered else offered[-1]
@@ -118,8 +122,15 @@ def load_outside(
                 raise ValueError(f"--ood {name}: the models were trained on all classes of {name}; name other data")
             outside = outside.only_classes(others)
             name = f"{name} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
+        say_what_is_missing(outside)
         found[name] = outside
     return found
+
+
+def say_what_is_missing(images: "ImageSet") -> None:
+    """Print what happened while a set was loaded, if some of what was there is not in it."""
+    if images.report.skipped or images.report.notes:
+        print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
 
 
 def _is_flat(folder: Path) -> bool:
@@ -149,18 +160,16 @@ def load_training(
     Of images that a run held out of training, its other images.
     """
     from kedge import data
+    from kedge.training.held import RunImages
 
     if given == "none":
         return None
     offered = data.splits(name if given is None else given)
+    if given is None and "val" not in offered and images.split == "val":
+        run = next((s.run for s in sources.values() if s.run is not None and s.recipe().get("data") == name), None)
+        return None if run is None else RunImages(run).train
     if given is None and "train" not in offered:
-        recipe = next((r for s in sources.values() if (r := s.recipe()).get("data") == name), None)
-        if recipe is None or images.split != "val":
-            return None  # all there is, and it is measured on
-        from kedge.training import Recipe
-        from kedge.training.build import load_sets
-
-        return load_sets(Recipe.from_dict(recipe))[0]
+        return None  # all there is, and it is measured on
     channels, height, width = images.image_shape
     square = height if height == width else None
     wanted = name if given is None else given

@@ -7,6 +7,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from kedge.rejection import in_words
 from kedge.training.recipe import Recipe, load_recipe, recipe_names
 
 DESCRIPTION = """Train a classifier on images.
@@ -65,6 +66,7 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from kedge.training import fit
+    from kedge.training.opening import about_bank
 
     result = fit(recipe, resume=resume)
     if getattr(rank_zero_only, "rank", 0) != 0:  # one of several processes: the first one speaks
@@ -72,7 +74,12 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
     found, rule = result.validation, result.model.reject or {}
     accuracy, error = 100 * found["accuracy"], 100 * found["ece"]
     share = f", {result.recipe.average:g} of the trained weights" if result.recipe.average is not None else ""
-    print(f"\nvalidation{share}: accuracy {accuracy:.1f} %, NLL {found['nll']:.3f}, ECE {error:.1f} %")
+    mean = f", mean over {result.recipe.references} references" if about_bank(result.recipe) else ""
+    count = result.images
+    print(
+        f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {count:,} images{_bounds(found['accuracy'], count)}, "
+        f"NLL {found['nll']:.3f}, ECE {error:.1f} %"
+    )
     if result.robust is not None:
         print(_robust(result.robust))
     if step := result.model.steps.get("temperature"):
@@ -81,9 +88,9 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
             f"{step['nll_after']:.3f} after"
         )
     if rule:
-        kept, right = 100 * rule["validation_coverage"], rule["validation_accuracy"]
-        share = "" if right is None else f", {100 * right:.1f} % of them right"
-        print(f"confidence of {rule['threshold']:.3f} or more: {kept:.0f} % of the images{share}")
+        kept, right = round(rule["validation_coverage"] * count), rule["validation_accuracy"]
+        share = "" if right is None else f", {100 * right:.1f} % of them right{_bounds(right, kept)}"
+        print(f"confidence of {in_words(rule)} or more: {kept:,} of the {count:,} images{share}")
     print(f"model:  {result.folder / 'model'}")
     for other, measured in result.beside.items():
         print(f"{other}:   {result.folder / other}    validation accuracy {100 * measured['accuracy']:.1f} %")
@@ -93,12 +100,21 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
     return 0
 
 
+def _bounds(share: float, count: int) -> str:
+    from kedge.metrics import accuracy_interval
+
+    if not count:
+        return ""
+    low, high = accuracy_interval(round(share * count), count)
+    return f" (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
+
+
 def _robust(record: dict[str, Any]) -> str:
-    from kedge.training.opening import radius
+    from kedge.training.start import in_norm
 
     best, last = record["best"], record["last"]
     one = ", by one reference of the bank" if record["anchored"] else ""
-    eps = radius(record["eps"], record["norm"])
+    eps = in_norm(record["eps"], record["norm"])
     lines = [f"PGD-{record['steps']} with eps {eps} on {record['images']} of the validation images{one}:"]
     for name, row in (("best", best), ("last", last)):
         kept = "  (kept as model)" if record["kept"] == name and "averaged" not in record else ""

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.sets import common_shape, load_data, load_outside
+from kedge.cli.seen import unseen_by
+from kedge.cli.sets import common_shape, load_data, load_outside, say_what_is_missing
 
 if TYPE_CHECKING:
     from kedge.cli.models import Source
@@ -45,6 +46,7 @@ def load_unlabelled(models: Mapping[str, Any], names: list[str], decode: bool = 
         folder = Path(name).expanduser()
         if folder.is_dir() and images_under(folder):
             found[name] = data.load_unlabelled(folder, image_size=side, channels=channels, decode=decode)
+            say_what_is_missing(found[name])
         else:  # parquet files, a folder of $KEDGE_DATA, a hub name
             found |= load_outside(models, [name], "", None, decode=decode)  # type: ignore[arg-type]
     return found
@@ -56,7 +58,7 @@ def load_validation(sources: "dict[str, Source]", models: Mapping[str, Any], nam
     Of the data of its own run, those that it held out; of other data, part val, else test, else all.
 
     Raises:
-        ValueError: for a model that belongs to no run, if no data is named.
+        ValueError: for a model that belongs to no run, if no data is named; if too few are left that it did not see.
     """
     from kedge import data
     from kedge.training.recipe import held_by
@@ -73,14 +75,18 @@ def load_validation(sources: "dict[str, Source]", models: Mapping[str, Any], nam
         wanted = str(recipe["data"]) if name is None else name
         offered = data.splits(wanted)
         if "val" in offered or recipe.get("data") == wanted:
-            split, held = "val", "val" in offered or [held_by(recipe), recipe.get("val_fraction")]
+            split = "val"
         else:
-            split, held = "test" if "test" in offered else "all", True
-        model = models[own]
+            split = "test" if "test" in offered else "all"
+        model, record = models[own], source.record()
+        drawn = "val" not in offered and recipe.get("data") == wanted
+        held = record.digest if record is not None else drawn and [held_by(recipe), recipe.get("val_fraction")]
         shape, classes = getattr(model, "input_shape", None), getattr(model, "class_names", None)
         key = json.dumps([wanted, held, recipe.get("image_size"), recipe.get("classes"), shape, classes], default=str)
         if key not in loaded:
-            loaded[key] = load_data({own: source}, {own: model}, wanted, split)[0]
+            images = unseen_by(source, load_data({own: source}, {own: model}, wanted, split)[0])
+            same = (each for each in loaded.values() if each.fingerprint() == images.fingerprint())
+            loaded[key] = next(same, images)
         found[own] = loaded[key]
     return found
 

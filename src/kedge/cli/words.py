@@ -1,8 +1,9 @@
 """What words on the command line of `kedge evaluate` stand for: shifts, scores, attacks."""
 
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kedge.epsilon import check_epsilon, parse_epsilon
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -13,12 +14,24 @@ if TYPE_CHECKING:
 
 # Written out, as the help must not import torch; a test compares them.
 SCORES = ("msp", "max_logit", "energy", "entropy", "disagreement", "amp", "masked", "knn", "mahalanobis", "vim")
-ATTACKS = ("pgd", "autoattack", "autoattack-rand", "curve")
+ATTACKS = ("pgd", "pgd-margin", "autoattack", "autoattack-rand", "curve")
 
 
 def separated(words: list[str]) -> list[str]:
-    """Words given with commas as words of their own; a path with a comma stays whole."""
-    return [part for word in words for part in ([word] if Path(word).exists() else word.split(",")) if part]
+    """Words given with commas as words of their own; a path with a comma stays whole.
+
+    Raises:
+        ValueError: nothing before, after or between two commas, as an unset variable leaves it.
+    """
+    found = []
+    for word in words:
+        parts = [word] if word.strip() and Path(word).exists() else word.split(",")
+        if not all(part.strip() for part in parts):
+            raise ValueError(
+                f"{word!r} names nothing{' before or after a comma' if ',' in word else ''}: leave that out"
+            )
+        found += parts
+    return found
 
 
 def whole_numbers(words: list[str]) -> list[int]:
@@ -35,14 +48,13 @@ def check_sets(ood: list[str], near: list[str]) -> None:
         raise ValueError(f"{sorted(both)[0]} is given to --ood and to --near: say which")
 
 
-def radius(text: str | None) -> float | None:
-    """The number that `8/255` or `0.03` stands for. Raises ValueError for anything else."""
+def radius(text: str | None, norm: str | None) -> float | None:
+    """The number that `--eps` stands for; None without one. Raises ValueError for text that is no radius in `norm`."""
     if text is None:
         return None
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"--eps must be a number such as 8/255 or 0.03, got {text!r}") from None
+    eps = parse_epsilon(text, "--eps")
+    check_epsilon(eps, norm or "linf")
+    return eps
 
 
 def choose_scores(words: list[str]) -> "list[Score] | None":
@@ -88,6 +100,9 @@ def choose_attacks(
     named: dict[str, Any] = {}
     if "pgd" in words or "curve" in words:
         named[f"PGD-{config.steps}"] = PGD(eps, config.steps, step, config.norm, early_stop=True, seed=config.seed)
+    if "pgd-margin" in words:
+        how: dict[str, Any] = {"early_stop": True, "loss": "margin", "seed": config.seed}
+        named[f"PGD-{config.steps}, margin loss"] = PGD(eps, config.steps, step, config.norm, **how)
     for word, version in (("autoattack", "standard"), ("autoattack-rand", "rand")):
         if word in words:
             named[f"AutoAttack, {version}"] = AutoAttack(eps, config.norm, version, config.seed)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kedge.data.augment import AUGMENTATIONS, CROP, photo_transform
 from kedge.data.decode import to_tensor
-from kedge.data.report import UNREADABLE_LIMIT, DataError, UnreadableImage
+from kedge.data.report import DataError, UnreadableImage, listed, tolerated
 from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import FileSet, ImageSet, TensorSet
 
@@ -29,6 +29,7 @@ def training_batches(
     drop_last_single: bool = True,
     device: torch.device | str = "cpu",
     crop: float = CROP,
+    failed: dict[str, str] | None = None,
 ) -> "TrainingBatches":
     """Return the shuffled batches of a training set.
 
@@ -50,16 +51,24 @@ def training_batches(
             copied to it when the first epoch begins, and its batches come from there; all other batches are on the
             CPU, pinned where there is CUDA.
         crop: smallest share of the area that a random crop of a FileSet's image keeps.
+        failed: where to note images that cannot be read, path to reason; None makes a new dict.
 
     Raises:
         ValueError: a bad batch size, rank or augmentation.
         DataError: no batch would be left.
     """
-    return TrainingBatches(images, batch_size, seed, rank, world, augment, workers, drop_last_single, device, crop)
+    return TrainingBatches(
+        images, batch_size, seed, rank, world, augment, workers, drop_last_single, device, crop, failed
+    )
 
 
 class TrainingBatches:
-    """Iterates over (uint8 [B, C, H, W], long [B]); see `training_batches`."""
+    """Iterates over (uint8 [B, C, H, W], long [B]); see `training_batches`.
+
+    Attributes:
+        failed: path to reason of the images that could not be read so far; another image of its class stood in for
+            each. More than 1 % of them, and more than one, is an error.
+    """
 
     _loader: "_PhotoLoader | _TensorLoader | None"
 
@@ -75,6 +84,7 @@ class TrainingBatches:
         drop_last_single: bool,
         device: torch.device | str = "cpu",
         crop: float = CROP,
+        failed: dict[str, str] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -87,6 +97,7 @@ class TrainingBatches:
         self.seed = seed
         self.rank, self.world = rank, world
         self.epoch = 0
+        self.failed: dict[str, str] = {} if failed is None else failed
         self._share = -(-len(images) // world)  # images per rank, rounded up
         self._length = -(-self._share // batch_size)
         if drop_last_single and batch_size > 1 and self._share % batch_size == 1:
@@ -95,7 +106,7 @@ class TrainingBatches:
             raise DataError(f"{images.name}: {len(images)} training images on {world} processes make no batch")
         if isinstance(images, FileSet):
             workers = photo_workers(on_cpu=not torch.cuda.is_available()) if workers is None else workers
-            self._loader = _PhotoLoader(images, seed, augment, workers, crop)
+            self._loader = _PhotoLoader(images, seed, augment, workers, crop, self.failed)
         else:
             self._loader = _TensorLoader(images, torch.device(device)) if isinstance(images, TensorSet) else None
 
@@ -160,10 +171,12 @@ def _pinned(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, t
 class _PhotoLoader:
     """Feeds an epoch's batches through a DataLoader whose workers live as long as the run."""
 
-    def __init__(self, images: FileSet, seed: int, augment: str, workers: int, crop: float) -> None:
+    def __init__(
+        self, images: FileSet, seed: int, augment: str, workers: int, crop: float, failed: dict[str, str]
+    ) -> None:
         self._images = images
         self._order = _EpochOrder()
-        self._failed: dict[str, str] = {}
+        self.failed = failed
         self._loader = DataLoader(
             _AugmentedPhotos(images, seed, augment, crop),
             batch_sampler=self._order,
@@ -182,17 +195,17 @@ class _PhotoLoader:
             yield images, labels
 
     def _note(self, error: UnreadableImage) -> None:
-        if error.path in self._failed:
+        if error.path in self.failed:
             return
-        self._failed[error.path] = error.reason
+        self.failed[error.path] = error.reason
         log.warning("%s; another image of its class takes its place", error)
-        allowed = max(1, int(UNREADABLE_LIMIT * len(self._images)))
-        if len(self._failed) > allowed:
-            shown = "\n".join(f"  {path}: {reason}" for path, reason in list(self._failed.items())[:5])
+        total = max(len(self._images), self._images.report.total)
+        allowed = tolerated(total)
+        if len(self.failed) > allowed:
             raise DataError(
-                f"{self._images.name}: {len(self._failed)} of {len(self._images)} images have become unreadable "
-                f"since the run began, more than the {allowed} allowed:\n{shown}\n"
-                "Is the disk or network folder still there? Restore the files and resume the run."
+                f"{self._images.name}: {len(self.failed)} of {total} images could not be read in training, "
+                f"more than the {allowed} that others stand in for:\n{listed(list(self.failed.items()))}\n"
+                "Is the disk or network folder still there? Restore or remove the files and resume the run."
             )
 
 

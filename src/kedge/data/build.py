@@ -47,7 +47,7 @@ def build(
 
     The channels are those of the majority of the images unless given. Without `image_size` small images keep their
     size; where sizes are mixed they become squares of the largest side; larger images get 224. `crop_share` is that of
-    larger images, see FileSet. Without `decode` the first is an Undecoded.
+    larger images, see FileSet. Without `decode` the first is an Undecoded, and of the second only headers are read.
 
     Raises:
         DataError: no images, a bad `image_size` or `channels`, or more than 1 % unreadable.
@@ -59,9 +59,9 @@ def build(
     count = len(found.items)
     if count == 0:
         raise DataError(f"{found.name}: the split {found.split!r} holds no images")
-    shapes = _probe(found.items)
+    shapes, first = _probe(found.items)
     if not shapes:
-        raise DataError(f"{found.name}: none of {min(count, _PROBED)} images looked at can be read")
+        raise DataError(f"{found.name}: none of {min(count, _PROBED)} images looked at can be read; the first: {first}")
     if channels is None:
         channels = Counter(depth for _, depth in shapes).most_common(1)[0][0]
     sizes = Counter(size for size, _ in shapes)
@@ -78,7 +78,7 @@ def build(
     if max(target) <= SMALL and in_memory:
         images = (_tensor_set if decode else _undecoded)(found, (channels, *target), report)
     else:
-        images = _file_set(found, max(target), channels, report, crop_share)
+        images = _file_set(found, max(target), channels, report, crop_share, decode)
         images.origin = of_items(found.items, [size for size, _ in shapes])
     report.check(found.name)
     if report.skipped:
@@ -90,15 +90,16 @@ def build(
     return images
 
 
-def _probe(items: Items) -> list[tuple[tuple[int, int], int]]:
+def _probe(items: Items) -> tuple[list[tuple[tuple[int, int], int]], UnreadableImage | None]:
+    """((height, width), channels) of some of the images, and what was wrong with the first that cannot be read."""
     step = max(1, len(items) // _PROBED)
-    shapes = []
+    shapes, first = [], None
     for i in range(0, len(items), step):
         try:
             shapes.append(items.header(i))
-        except UnreadableImage:
-            continue
-    return shapes
+        except UnreadableImage as error:
+            first = first or error
+    return shapes, first
 
 
 def _tensor_set(found: Found, shape: tuple[int, int, int], report: LoadReport) -> TensorSet:
@@ -110,7 +111,7 @@ def _tensor_set(found: Found, shape: tuple[int, int, int], report: LoadReport) -
         try:
             images[i], stored = small_image(items, i, shape)
         except UnreadableImage as error:
-            report.skipped.append((error.path, error.reason))
+            report.skip(error)
             kept[i] = False
             continue
         sizes.add((stored[1], stored[2]))
@@ -132,7 +133,7 @@ def _undecoded(found: Found, shape: tuple[int, int, int], report: LoadReport) ->
         try:
             size, depth = items.header(i)
         except UnreadableImage as error:
-            report.skipped.append((error.path, error.reason))
+            report.skip(error)
             kept[i] = False
             continue
         sizes.add(size)
@@ -145,18 +146,19 @@ def _undecoded(found: Found, shape: tuple[int, int, int], report: LoadReport) ->
     return made
 
 
-def _file_set(found: Found, size: int, channels: int, report: LoadReport, crop_share: float) -> FileSet:
+def _file_set(found: Found, size: int, channels: int, report: LoadReport, crop_share: float, decode: bool) -> FileSet:
     items, count = found.items, len(found.items)
     checked: Sequence[int] = range(count)
     if count > _CHECKED:
         checked = range(0, count, count // _SAMPLED)
         report.notes.append(f"{len(checked)} of {count} images were checked; the others are checked as they are read")
+    look = items.check if decode else items.header
     kept = torch.ones(count, dtype=torch.bool)
     for i in checked:
         try:
-            depth = items.header(i)[1]
+            depth = look(i)[1]
         except UnreadableImage as error:
-            report.skipped.append((error.path, error.reason))
+            report.skip(error)
             kept[i] = False
             continue
         if depth != channels:
@@ -164,9 +166,11 @@ def _file_set(found: Found, size: int, channels: int, report: LoadReport, crop_s
     rows = kept.nonzero().squeeze(1)
     labels = torch.as_tensor(found.labels, dtype=torch.long)[rows]
     paths = _names(found, kept)
-    return FileSet(
+    made = FileSet(
         items, rows, labels, found.class_names, channels, size, found.name, found.split, report, paths, crop_share
     )
+    made.checked = decode and len(checked) == count
+    return made
 
 
 def _count_change(report: LoadReport, stored: tuple[int, ...], shape: tuple[int, int, int]) -> None:

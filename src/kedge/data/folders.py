@@ -1,6 +1,8 @@
 """Image folders: root/class/images, or root/train/class/images beside root/val or root/test."""
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from kedge.data.build import Found
@@ -8,11 +10,18 @@ from kedge.data.items import FileItems
 from kedge.data.report import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jfif")
+# Files of images that people have and that are not read: they are counted and named, never dropped without a word.
+UNREAD = (
+    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".jpe", ".tga", ".psd", ".svg",
+    ".exr", ".hdr", ".ico", ".apng", ".dib", ".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw",
+    ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".kdc", ".dcm",
+)  # fmt: skip
 _ALIASES = {
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
+    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
+CONVERT = "Convert them to JPEG or PNG to have them read"
 _LAYOUT = "expected FOLDER/class/images, or FOLDER/train/class/images with FOLDER/val or FOLDER/test beside it"
 
 
@@ -25,17 +34,39 @@ def canonical_split(name: str) -> str | None:
 
 
 class ImageFolder:
-    """A folder with one folder per class. `splits` maps each split's name to its folder; "all" if there are none."""
+    """A folder with one folder per class.
+
+    Attributes:
+        splits: each split's name to its folder; "all" if there are none.
+        lacking: the name of a split to why its folder is none.
+
+    Raises:
+        DataError: two folders for one split, or training images without classes in a folder called like a split.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.name = root.resolve().name
         folders = _folders(root)
-        splits = {canonical_split(f.name): f for f in folders if _folders(f)}
-        splits.pop(None, None)  # folders that are no split
+        named = [(split, f) for f in folders if (split := canonical_split(f.name)) is not None]
+        splits = {split: f for split, f in named if _folders(f)}
         self.splits: dict[str, Path] = {"all": root}
-        if "train" in splits or (splits and len(splits) == len(folders)):
+        self.lacking = {split: _flat(f) for split, f in named if split not in splits and _images_in(f)}
+        self._beside: list[str] = []  # notes on images beside those of the splits
+        if "train" in splits or (splits and len(named) == len(folders)):
+            _check_twice(root, named)
+            if "train" in self.lacking:
+                raise DataError(self.lacking["train"])
             self.splits = {split: splits[split] for split in _ALIASES if split in splits}
+            others = {f.name: len(images_under(f)) for f in folders if canonical_split(f.name) is None}
+            if images := sum(others.values()):
+                names = ", ".join([name for name, count in others.items() if count][:8])
+                self._beside.append(
+                    f"{images} images in folders called neither train, val nor test are not read: {names}"
+                )
+            self._beside += self.lacking.values()
+        elif self.lacking and (len(self.lacking) > 1 or len(named) == len(folders)):
+            raise DataError(next(iter(self.lacking.values())))
 
     def find(self, split: str) -> Found:
         """List the images of a split.
@@ -44,7 +75,7 @@ class ImageFolder:
             DataError: an empty folder, no class folders, a class with no images, or a class that training lacks.
         """
         root = self.splits[split]
-        notes: list[str] = []
+        notes = list(self._beside)
         class_names = [f.name for f in _folders(root)]
         if not class_names:
             raise DataError(_no_classes(root))
@@ -56,10 +87,12 @@ class ImageFolder:
             class_names = self._train_classes(split, class_names, notes)
         paths: list[str] = []
         labels: list[int] = []
+        unread = [str(root / name) for name in sorted(os.listdir(root)) if is_unread(name)]
         empty = []
         for label, class_name in enumerate(class_names):
-            files = images_under(root / class_name)
+            files, others = files_under(root / class_name)
             paths += files
+            unread += others
             labels += [label] * len(files)
             if not files and (root / class_name).is_dir():
                 empty.append(class_name)
@@ -71,6 +104,9 @@ class ImageFolder:
                 f"{'a class has' if len(empty) == 1 else f'{len(empty)} classes have'} no images: "
                 f"{', '.join(empty[:8])}\n{folder} holds {_what_is_in(folder)}. Add images or remove the folder."
             )
+        if loose := _images_in(root):
+            notes.append(f"{len(loose)} images in {root} lie in no class folder and are not used, such as {loose[0]}")
+        notes += about_unread(unread)
         return Found(FileItems(paths), labels, class_names, self.name, split, notes)
 
     def _train_classes(self, split: str, here: list[str], notes: list[str]) -> list[str]:
@@ -93,17 +129,62 @@ def _folders(root: Path) -> list[Path]:
     )
 
 
-def images_under(folder: Path) -> list[str]:
-    """Return the image files in a folder and in those below it, in order; hidden ones are left out."""
-    found: list[str] = []
+def files_under(folder: Path) -> tuple[list[str], list[str]]:
+    """Return (image files, images of kinds that are not read) in and below a folder, hidden ones left out."""
+    images: list[str] = []
+    unread: list[str] = []
     if not folder.is_dir():
-        return found
+        return images, unread
     for parent, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        found += [
-            os.path.join(parent, f) for f in sorted(files) if f.lower().endswith(EXTENSIONS) and not f.startswith(".")
-        ]
-    return found
+        for name in sorted(files):
+            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+                images.append(os.path.join(parent, name))
+            elif is_unread(name):
+                unread.append(os.path.join(parent, name))
+    return images, unread
+
+
+def images_under(folder: Path) -> list[str]:
+    """Return the image files in a folder and in those below it, in order; hidden ones are left out."""
+    return files_under(folder)[0]
+
+
+def about_unread(paths: Sequence[str]) -> list[str]:
+    """One sentence that counts images of kinds that are not read; or none."""
+    if not paths:
+        return []
+    kinds = Counter(os.path.splitext(path)[1].lower() for path in paths)
+    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    are = "file is" if len(paths) == 1 else "files are"
+    return [
+        f"{len(paths)} image {are} of a kind that is not read and left out: {counted}, such as {paths[0]}. {CONVERT}"
+    ]
+
+
+def is_unread(name: str) -> bool:
+    """Whether a file is called like an image of a kind that is not read."""
+    return name.lower().endswith(UNREAD) and not name.startswith(".")
+
+
+def _images_in(folder: Path) -> list[str]:
+    return sorted(f for f in os.listdir(folder) if f.lower().endswith(EXTENSIONS) and not f.startswith("."))
+
+
+def _check_twice(root: Path, named: Sequence[tuple[str, Path]]) -> None:
+    """Raise DataError for two folders with images that mean the same split."""
+    for split in dict(named):
+        same = [f.name for part, f in named if part == split]
+        if len(same) > 1 and len(same := [name for name in same if images_under(root / name)]) > 1:
+            raise DataError(f"{root} holds {' and '.join(same)}, which both mean {split!r}: keep one, or join them")
+
+
+def _flat(folder: Path) -> str:
+    return (
+        f"{folder} holds {len(_images_in(folder))} images but no class folders: {folder.name!r} names a part of the "
+        f"data, not what is on them; {_LAYOUT}. Move the images of each class into a folder named after it; images "
+        "without labels are for kedge predict and --unlabelled"
+    )
 
 
 def _no_classes(root: Path) -> str:

@@ -6,14 +6,20 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from kedge.data.decode import Encoded, header, open_image, to_tensor
+from kedge.data.decode import DAMAGED, Encoded, check, header, open_image, to_tensor
 from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels
 from kedge.data.origin import of_encoded
-from kedge.data.report import UnreadableImage
+from kedge.data.report import DataError, UnreadableImage
 
 
 class Items(Protocol):
-    """Images by position. Every reader raises UnreadableImage with the image's name."""
+    """Images by position. Every reader raises UnreadableImage with the image's name.
+
+    Attributes:
+        keys_of: what the keys are made from.
+    """
+
+    keys_of: str
 
     def __len__(self) -> int: ...
 
@@ -22,6 +28,9 @@ class Items(Protocol):
 
     def header(self, i: int) -> tuple[tuple[int, int], int]:
         """Return ((height, width), channels) of image i."""
+
+    def check(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return the same, of an image that was looked through for damage."""
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         """Return (format, (height, width), JPEG quality or None) of image i."""
@@ -37,6 +46,8 @@ class Items(Protocol):
 
 
 class _EncodedItems:
+    keys_of = "encoded bytes"
+
     def source(self, i: int) -> Encoded:
         raise NotImplementedError
 
@@ -45,6 +56,9 @@ class _EncodedItems:
 
     def header(self, i: int) -> tuple[tuple[int, int], int]:
         return header(self.source(i), self.name(i))
+
+    def check(self, i: int) -> tuple[tuple[int, int], int]:
+        return check(self.source(i), self.name(i))
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         return of_encoded(self.source(i), self.name(i))
@@ -117,11 +131,14 @@ class RowItems(_EncodedItems):
 
 
 class DatasetItems:
-    """The images of any map-style data set of (image, label)."""
+    """The images of any map-style data set of (image, label), whose labels are compared with `labels` when read."""
 
-    def __init__(self, dataset: Any, origin: str) -> None:
+    keys_of = "pixels as stored"
+
+    def __init__(self, dataset: Any, origin: str, labels: Sequence[int]) -> None:
         self._dataset = dataset
         self._origin = origin
+        self._labels = labels
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -134,6 +151,8 @@ class DatasetItems:
         """Return ((height, width), channels) of image i."""
         image = self.small(i)
         return (image.shape[1], image.shape[2]), image.shape[0]
+
+    check = header  # which decodes it
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         """Return (format, (height, width), None) of image i; the format is "array" unless PIL remembers a file's."""
@@ -156,7 +175,13 @@ class DatasetItems:
     def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
         """Return image i as the data set gives it: PIL, or uint8 [C, H, W]."""
         try:
-            image = self._dataset[i][0]
-        except (OSError, SyntaxError) as error:
+            item = self._dataset[i]
+        except DAMAGED as error:
             raise UnreadableImage(self.name(i), str(error) or type(error).__name__) from None
+        image = item[0]
+        if len(item) > 1 and item[1] != self._labels[i]:
+            raise DataError(
+                f"{self.name(i)}: the item has label {item[1]!r}, but {self._labels[i]} was taken for it (from the "
+                "data set's targets or labels, or when it was read before): these must agree, and stay as they are"
+            )
         return image if isinstance(image, Image.Image) else to_tensor(image)

@@ -9,15 +9,18 @@ from typing import Any, Protocol
 
 import torch
 
+from kedge.checks import whole_labels
 from kedge.data.build import Found, build
-from kedge.data.decode import convert_channels
-from kedge.data.folders import EXTENSIONS, ImageFolder, canonical_split, images_under
+from kedge.data.decode import DAMAGED, convert_channels
+from kedge.data.folders import EXTENSIONS, ImageFolder, about_unread, canonical_split, files_under
 from kedge.data.items import DatasetItems, FileItems
 from kedge.data.published import looks_corrupted
 from kedge.data.report import DataError, LoadReport
 from kedge.data.sets import ImageSet, TensorSet
 from kedge.data.splitting import digits_split
 from kedge.data.tables import Hub, Parquet, found_in_dataset, parquet_files
+
+_COMPARED = 64  # items whose labels are compared with what the data set states
 
 
 class _Source(Protocol):
@@ -50,8 +53,7 @@ def load(
         image_size: side in pixels. None keeps the size of images up to 64 px (squares of the largest side where
             sizes are mixed) and takes 224 for larger ones. Up to 64 the set is decoded once into memory.
         channels: 1 or 3 converts to grey or RGB; None takes what most of the images are.
-        decode: False reads only the headers of images up to 64 px, for sets of which a part is wanted: `subset`, then
-            `decoded`.
+        decode: False reads only the headers, for sets of which a part is wanted: `subset`, then `readable`.
 
     Returns:
         A TensorSet (up to 64 px; without `decode` an Undecoded) or a FileSet (larger); `.report.summary()` tells what
@@ -85,11 +87,14 @@ def load_unlabelled(
     Raises:
         DataError: no such folder, no images in it, or more than 1 % of them unreadable.
     """
+    if not os.fspath(folder).strip():
+        raise DataError("the folder's name is empty")
     root = Path(folder).expanduser()
-    paths = images_under(root)
+    paths, others = files_under(root)
+    unread = about_unread(others)
     if not paths:
-        raise DataError(f"no images in {root}" if root.is_dir() else f"{root} is not a folder")
-    found = Found(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all")
+        raise DataError(": ".join([f"no images in {root}", *unread]) if root.is_dir() else f"{root} is not a folder")
+    found = Found(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all", unread)
     return build(found, image_size, channels, decode=decode)
 
 
@@ -114,25 +119,27 @@ def from_dataset(
     """Wrap any map-style data set of (image, label), or a Hugging Face `Dataset` with image and label columns.
 
     Images are PIL, uint8 or float [0, 1] tensors [C, H, W], or arrays [H, W, C]. Images of up to 64 px are decoded
-    once into a TensorSet; larger ones are read from `dataset` each time. Labels come from `dataset.targets` or
-    `dataset.labels` where there is one, else from one pass over the data set.
+    once into a TensorSet; larger ones are read from `dataset` each time. Labels are those of the items: taken from
+    `dataset.targets` or `dataset.labels` where some items agree with it and there is no `target_transform`, else from
+    one pass over the data set. Each item is compared with its label whenever it is read.
 
     Args:
         dataset: with len() and [i].
-        class_names: in the order of the labels; None takes `dataset.classes`, else the numbers.
+        class_names: in the order of the labels, and where a Hugging Face `Dataset` has text labels, what these are
+            looked up in; None takes `dataset.classes`, else the numbers or the texts.
         name: for reports.
         image_size: as for `load`.
         channels: as for `load`.
 
     Raises:
-        DataError: an empty data set, or labels outside `class_names`.
+        DataError: an empty data set, a stream, several data sets, labels that are no whole numbers or outside
+            `class_names`, or an item, now or later, with another label than `dataset.targets` says.
     """
+    _check_map_style(dataset, name)
     if len(dataset) == 0:
         raise DataError(f"{name}: the data set is empty")
     if hasattr(dataset, "column_names") and hasattr(dataset, "cast_column"):
-        found = found_in_dataset(dataset, name, "all")
-        found.class_names = class_names or found.class_names
-        return build(found, image_size, channels)
+        return build(found_in_dataset(dataset, name, "all", class_names), image_size, channels)
     labels = _labels_of(dataset, name)
     if class_names is None:
         class_names = [str(c) for c in getattr(dataset, "classes", None) or range(int(labels.max()) + 1)]
@@ -141,28 +148,53 @@ def from_dataset(
             f"{name}: labels run from {int(labels.min())} to {int(labels.max())}, "
             f"but there are {len(class_names)} class names"
         )
-    found = Found(DatasetItems(dataset, name), labels.tolist(), class_names, name, "all", has_paths=False)
+    numbers = labels.tolist()
+    found = Found(DatasetItems(dataset, name, numbers), numbers, class_names, name, "all", has_paths=False)
     return build(found, image_size, channels)
 
 
+def _check_map_style(dataset: Any, name: str) -> None:
+    """Raise DataError for several data sets at once, and for one that only gives its items in turn."""
+    if isinstance(dataset, Mapping) and hasattr(dataset, "cast_column"):
+        raise DataError(f"{name}: these are several data sets, {', '.join(map(str, dataset))}: give one of them")
+    if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
+        raise DataError(
+            f"{name}: a {type(dataset).__name__} gives its items in turn, and cannot be counted, divided or shuffled: "
+            "load it without streaming=True, or take a part of it, such as "
+            "datasets.Dataset.from_list(list(stream.take(10000)), features=stream.features)"
+        )
+
+
 def _labels_of(dataset: Any, name: str) -> torch.Tensor:
-    for attribute in ("targets", "labels"):
-        labels = getattr(dataset, attribute, None)
-        if labels is not None and len(labels) == len(dataset):
-            break
-    else:
-        first = dataset[0]
-        if not isinstance(first, tuple | list) or len(first) < 2:
-            raise DataError(
-                f"{name}: an item is a {type(first).__name__}, not a pair (image, label): labels are needed"
-            )
-        labels = [dataset[i][1] for i in range(len(dataset))]
     try:
-        return torch.as_tensor([int(v) for v in labels])
-    except (TypeError, ValueError):
-        wrong = next(v for v in labels if not isinstance(v, int))
-        shown = f"of shape {list(wrong.shape)}" if getattr(wrong, "ndim", 0) else repr(wrong)
-        raise DataError(f"{name}: a label is {shown}; labels are whole numbers, one for each image") from None
+        for attribute in ("targets", "labels"):
+            stated = getattr(dataset, attribute, None)
+            if stated is not None and len(stated) == len(dataset) and _agrees(dataset, stated):
+                return whole_labels(stated, name)
+        first = dataset[0]
+        if isinstance(first, tuple | list) and len(first) > 1:
+            return whole_labels([dataset[i][1] for i in range(len(dataset))], name)
+    except ValueError as error:
+        raise DataError(str(error)) from None
+    raise DataError(f"{name}: an item is a {type(first).__name__}, not a pair (image, label): labels are needed")
+
+
+def _agrees(dataset: Any, stated: Any) -> bool:
+    """Whether items have the labels that an attribute of their data set states, as far as some of them tell.
+
+    A `target_transform` changes what the items say and not the attribute; a wrapper may pass on a stale one.
+    """
+    if getattr(dataset, "target_transform", None) is not None:
+        return False
+    for i in range(0, len(dataset), max(1, len(dataset) // _COMPARED)):
+        try:
+            item = dataset[i]
+        except DAMAGED:  # an image that cannot be read tells nothing
+            continue
+        own = item[1] if len(item) > 1 else stated[i]
+        if bool(getattr(own, "ndim", 0)) or own != stated[i]:
+            return False
+    return True
 
 
 def _digits(split: str, image_size: int | None, channels: int | None) -> TensorSet:
@@ -224,6 +256,8 @@ def _from_path(path: Path) -> _Source:
 
 
 def _no_split(source: _Source, split: str) -> str:
+    if why := getattr(source, "lacking", {}).get(canonical_split(split)):
+        return why
     have = list(source.splits)
     if have == ["all"]:
         return (

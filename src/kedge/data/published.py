@@ -14,7 +14,7 @@ import torch
 
 from kedge.data.build import Found, build
 from kedge.data.decode import CROP_SHARE
-from kedge.data.folders import EXTENSIONS, images_under
+from kedge.data.folders import EXTENSIONS, about_unread, files_under
 from kedge.data.items import FileItems, Items
 from kedge.data.label_spaces import CIFAR10, WNID, class_mask, imagenet, published_wnids
 from kedge.data.published_arrays import ArrayItems, Rows, read_cifar_10_1, read_cifar_c
@@ -84,7 +84,11 @@ class PublishedSet:
             raise DataError(f"{self.name}: {error}") from None
 
     def load(
-        self, condition: Condition | None = None, image_size: int | None = None, channels: int | None = None
+        self,
+        condition: Condition | None = None,
+        image_size: int | None = None,
+        channels: int | None = None,
+        decode: bool = True,
     ) -> ImageSet:
         """The images of one condition; None for the only one.
 
@@ -93,6 +97,7 @@ class PublishedSet:
             image_size: side in pixels, as for `kedge.data.load`. ImageNet-C's images were cropped when they were
                 made, so they are only resized, and at 224 not touched.
             channels: as for `kedge.data.load`.
+            decode: as for `kedge.data.load`.
 
         Raises:
             DataError: an unknown condition, no images, or more than 1 % of them unreadable.
@@ -105,13 +110,14 @@ class PublishedSet:
             raise DataError(f"{self.name} has {asked}; there are {shown}")
         place = self.places[condition]
         items: Items
+        notes: list[str] = []
         if isinstance(place, Rows):
             items, labels = ArrayItems(place, self.name), place.labels.tolist()
         else:
-            paths, labels = _listed(place, self.class_names)
+            paths, labels, notes = _listed(place, self.class_names)
             items = FileItems(paths)
-        found = Found(items, labels, self.class_names, self.name, _said(condition))
-        return build(found, image_size, channels, self.crop_share)
+        found = Found(items, labels, self.class_names, self.name, _said(condition), notes)
+        return build(found, image_size, channels, self.crop_share, decode)
 
 
 def published(path: str | os.PathLike[str]) -> PublishedSet:
@@ -160,6 +166,8 @@ def looks_corrupted(root: Path) -> bool:
 
 
 def _located(path: str | os.PathLike[str]) -> Path:
+    if not os.fspath(path).strip():
+        raise DataError("the folder's name is empty: give the unpacked folder of a published set")
     root = Path(path).expanduser()
     room = os.environ.get("KEDGE_DATA")
     if not root.exists() and room:
@@ -281,18 +289,20 @@ def _rendition(place: Path, wnids: list[str]) -> str:
     return "ImageNet-Sketch" if first is not None and len(wnids) == len(imagenet()) else folder
 
 
-def _listed(place: Path, wnids: list[str]) -> tuple[list[str], list[int]]:
-    """The image files of a folder of class folders, with labels."""
+def _listed(place: Path, wnids: list[str]) -> tuple[list[str], list[int], list[str]]:
+    """The image files of a folder of class folders, with labels, and notes on images of kinds that are not read."""
     folders = {imagenet()[int(name)] if name.isdecimal() else name: place / name for name in _folders(place)}
     paths: list[str] = []
     labels: list[int] = []
+    unread: list[str] = []
     for label, wnid in enumerate(wnids):
-        files = images_under(folders.get(wnid, place / wnid))
+        files, others = files_under(folders.get(wnid, place / wnid))
         paths += files
+        unread += others
         labels += [label] * len(files)
     if not paths:
         raise DataError(f"no images under {place}: its class folders hold no {', '.join(EXTENSIONS[:4])}, ...")
-    return paths, labels
+    return paths, labels, about_unread(unread)
 
 
 def _said(condition: Condition) -> str:

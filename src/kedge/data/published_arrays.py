@@ -93,6 +93,8 @@ def read_cifar_10_1(root: Path) -> dict[tuple[str, int | None], Rows]:
 class ArrayItems:
     """Rows of an image file, read as they are asked for; the file is opened in each process that reads it."""
 
+    keys_of = "pixels as stored"
+
     def __init__(self, rows: Rows, name: str) -> None:
         self._rows, self._name = rows, name
         self._open: np.ndarray | None = None
@@ -111,6 +113,8 @@ class ArrayItems:
         """Return ((height, width), channels)."""
         height, width, channels = self._images().shape[1:]
         return (height, width), channels
+
+    check = header
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         """Return ("array", (height, width), None)."""

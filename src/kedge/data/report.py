@@ -1,9 +1,11 @@
 """What went wrong with data, in words a person can act on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 UNREADABLE_LIMIT = 0.01  # more unreadable images than this share of a set is an error
-_SHOWN = 5
+_SHOWN = 5  # of those that are left out
+_NAMED = 20  # of those that must be mended before anything works
 
 
 class DataError(ValueError):
@@ -59,12 +61,27 @@ class LoadReport:
             lines.append(f"... and {len(self.skipped) - _SHOWN} more")
         return "\n".join(lines)
 
+    def skip(self, error: UnreadableImage) -> None:
+        """Note an image that is left out, once."""
+        if (entry := (error.path, error.reason)) not in self.skipped:
+            self.skipped.append(entry)
+
     def check(self, name: str) -> None:
         """Raise DataError when more than 1 % of the images of the set called `name` are unreadable."""
         if len(self.skipped) > UNREADABLE_LIMIT * self.total:
-            shown = "\n".join(f"  {path}: {reason}" for path, reason in self.skipped[:_SHOWN])
-            more = f"\n  ... and {len(self.skipped) - _SHOWN} more" if len(self.skipped) > _SHOWN else ""
             raise DataError(
                 f"{name}: {len(self.skipped)} of {self.total} images cannot be read, more than the "
-                f"{UNREADABLE_LIMIT:.0%} that are skipped with a warning:\n{shown}{more}\nRepair or remove these files."
+                f"{UNREADABLE_LIMIT:.0%} that are skipped with a warning:\n{listed(self.skipped)}\n"
+                "Repair or remove these files."
             )
+
+
+def tolerated(count: int) -> int:
+    """How many of `count` images that were not checked may turn out unreadable: 1 %, but one at least."""
+    return max(1, int(UNREADABLE_LIMIT * count))
+
+
+def listed(skipped: Sequence[Sequence[str]]) -> str:
+    """Return the first of these (path, reason), a line for each, and how many more there are."""
+    shown = [f"  {path}: {reason}" for path, reason in skipped[:_NAMED]]
+    return "\n".join(shown + ([f"  ... and {len(skipped) - _NAMED} more"] if len(skipped) > _NAMED else []))

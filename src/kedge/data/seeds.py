@@ -48,6 +48,11 @@ def derive_keys(indices: torch.Tensor, seed: int, *keys: int | str) -> torch.Ten
     return hashed(hashed(indices.long()) ^ derive_seed(seed, *keys))
 
 
+def unit_interval(keys: torch.Tensor) -> torch.Tensor:
+    """Return a float64 in [0, 1) for each 64-bit key, by its highest 53 bits."""
+    return _shifted(keys, 11).double() / (1 << 53)
+
+
 def generator(seed: int, *keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a torch generator on `device`, seeded by `derive_seed(seed, *keys)`."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, *keys))

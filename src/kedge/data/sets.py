@@ -5,10 +5,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from kedge.checks import whole_labels
 from kedge.data.decode import CROP_SHARE, evaluation_view, to_tensor
 from kedge.data.fingerprints import digest, key_of_pixels, sampled_rows
 from kedge.data.items import Items
 from kedge.data.origin import Origin, of_arrays
+from kedge.data.reading import Caught, collate_caught, first_readable, sound_places
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.seeds import generator
 
@@ -46,7 +48,7 @@ class ImageSet(Dataset):
         self.name = name
         self.split = split
         self.class_names = [str(c) for c in class_names]
-        self.labels = torch.as_tensor(labels, dtype=torch.long)
+        self.labels = whole_labels(labels, name)
         self.image_shape = image_shape
         self.report = LoadReport(total=len(self.labels)) if report is None else report
         self.paths = paths
@@ -81,6 +83,24 @@ class ImageSet(Dataset):
         chosen.mirror, chosen.origin = self.mirror, self.origin
         return chosen
 
+    def readable(self) -> tuple["ImageSet", torch.Tensor]:
+        """Return (the images that can be read, their places in this set, long [M]), checked unless loading did.
+
+        Those that cannot are added to `report.skipped`.
+
+        Raises:
+            DataError: of the set that was loaded more than 1 % cannot be read.
+        """
+        return self, torch.arange(len(self))
+
+    def first(self, count: int) -> torch.Tensor:
+        """Return the first `count` images that can be read, uint8 [n, C, H, W], n below `count` in a smaller set.
+
+        Raises:
+            UnreadableImage: none can be read.
+        """
+        return first_readable(self, count)
+
     def only_classes(self, classes: Sequence[str | int]) -> "ImageSet":
         """Return the images of these classes (names or numbers), relabelled 0, 1, ... in the order given.
 
@@ -107,6 +127,11 @@ class ImageSet(Dataset):
     def keys(self, sampled: bool = False) -> list[bytes]:
         """Return one key for each image, equal for equal images; `sampled`: what a fingerprint looks at."""
         raise NotImplementedError
+
+    @property
+    def keys_of(self) -> str:
+        """What the keys are made from; those of two sets can be compared where it is the same."""
+        return type(self).__name__
 
     def _select(self, index: torch.Tensor) -> "ImageSet":
         raise NotImplementedError
@@ -141,6 +166,11 @@ class TensorSet(ImageSet):
         """Return one key for each image's pixels."""
         return [key_of_pixels(image) for image in self.images]
 
+    @property
+    def keys_of(self) -> str:
+        """Pixels of one shape."""
+        return f"pixels {'x'.join(map(str, self.image_shape))}"
+
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         return self.images[i], int(self.labels[i])
 
@@ -166,6 +196,9 @@ class FileSet(ImageSet):
 
     `set[i]` resizes the shorter side to image_size / `crop_share` (0.875) and crops the centre to a square of
     image_size; images that were cropped already have the share 1.
+
+    Attributes:
+        checked: whether each image was looked through for damage; else `readable` does.
     """
 
     def __init__(
@@ -187,11 +220,31 @@ class FileSet(ImageSet):
         self.items = items
         self.crop_share = crop_share
         self.rows = rows  # long [N]: the position of each image among the items
+        self.checked = False
+        self._keys: list[bytes] | None = None  # read once: a part of the set has them from the whole
 
     def keys(self, sampled: bool = False) -> list[bytes]:
         """Return one key for each image's encoded bytes, b"" for one that cannot be read."""
-        chosen = sampled_rows(len(self)) if sampled else range(len(self))
-        return [self.items.key(int(self.rows[i])) for i in chosen]
+        if sampled and self._keys is None:
+            return [self.items.key(int(self.rows[i])) for i in sampled_rows(len(self))]
+        if self._keys is None:
+            self._keys = [self.items.key(row) for row in self.rows.tolist()]
+        return [self._keys[i] for i in sampled_rows(len(self))] if sampled else self._keys
+
+    @property
+    def keys_of(self) -> str:
+        """What the source of the images says: as a rule encoded bytes."""
+        return self.items.keys_of
+
+    def readable(self) -> tuple["ImageSet", torch.Tensor]:
+        """As for any set; an image takes a tenth of the time of decoding it."""
+        if self.checked:
+            return super().readable()
+        places = sound_places(self, self.items.check)
+        chosen = self.subset(places)
+        assert isinstance(chosen, FileSet)
+        chosen.checked = True
+        return chosen, places
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         channels, size, _ = self.image_shape
@@ -206,10 +259,10 @@ class FileSet(ImageSet):
             UnreadableImage: an image that could be read when the set was loaded no longer can.
         """
         loader = DataLoader(
-            _Caught(self),
+            Caught(self),
             batch_size,
             num_workers=workers,
-            collate_fn=_collate_caught,
+            collate_fn=collate_caught,
             generator=generator(0),  # else the loader draws from torch's global generator
             pin_memory=torch.cuda.is_available(),
         )
@@ -221,7 +274,7 @@ class FileSet(ImageSet):
             yield batch
 
     def _select(self, index: torch.Tensor) -> "FileSet":
-        return FileSet(
+        chosen = FileSet(
             self.items,
             self.rows[index],
             self.labels[index],
@@ -234,33 +287,9 @@ class FileSet(ImageSet):
             self._paths_at(index),
             self.crop_share,
         )
-
-
-class _Caught(Dataset):
-    """A set whose unreadable images are handed over as errors: a worker's exception loses its words."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int] | UnreadableImage:
-        try:
-            return self._images[i]
-        except UnreadableImage as error:
-            return error
-
-
-def _collate_caught(
-    samples: list[tuple[torch.Tensor, int] | UnreadableImage],
-) -> tuple[torch.Tensor, torch.Tensor] | UnreadableImage:
-    read = []
-    for sample in samples:
-        if isinstance(sample, UnreadableImage):
-            return sample
-        read.append(sample)
-    return torch.stack([image for image, _ in read]), torch.tensor([label for _, label in read])
+        chosen.checked = self.checked
+        chosen._keys = None if self._keys is None else [self._keys[i] for i in index.tolist()]
+        return chosen
 
 
 def class_numbers(images: ImageSet, classes: Sequence[str | int]) -> list[int]:

@@ -1,42 +1,114 @@
 """Dividing a set: validation, reference subsets, the fixed split of digits."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 
 import torch
 
 from kedge.data.report import DataError
-from kedge.data.seeds import derive_keys
+from kedge.data.seeds import derive_keys, unit_interval
 from kedge.data.sets import ImageSet, class_numbers
 
+_CHANCE = 1e-6  # that a draw which is less likely is taken for a mistake
 
-def split_validation(images: ImageSet, fraction: float = 0.1, seed: int = 0) -> tuple[ImageSet, ImageSet]:
-    """Divide a set into training and validation images, the same fraction of each class (at least one image).
 
-    The split depends on (seed, number of images, labels) alone. A class with a single image stays in training.
+def split_validation(
+    images: ImageSet,
+    fraction: float = 0.1,
+    seed: int = 0,
+    *,
+    trained: Collection[bytes] = (),
+    held: Collection[bytes] = (),
+) -> tuple[ImageSet, ImageSet]:
+    """Divide a set into training and validation images by what is in them, about the same fraction of each class.
+
+    An image is held out where a hash of its content (its key, see `ImageSet.keys`) and the seed lies below `fraction`:
+    its name and what lies beside it decide nothing, so images that are added, removed or renamed move no other across,
+    and equal images fall on one side, also in different classes. Of n images of a class fraction·n are held out, give
+    or take sqrt(fraction·(1 - fraction)·n). A class that would have none gives the one with the lowest hash, and one
+    that would give all keeps the highest; a class with a single different image stays in training.
+
+    Another seed is another split. A part of a set that was divided needs another seed to be divided again.
 
     Args:
         images: the set.
         fraction: of the images that validation gets, in (0, 1).
         seed: another seed, another split.
+        trained: keys of images that stay in training whatever their hash, as a model has seen them.
+        held: keys of images that are held out whatever their hash, unless they are among `trained`.
 
     Returns:
         (train, val), each in the set's order, with the set's classes.
 
     Raises:
-        DataError: a fraction outside (0, 1), or no class with two images.
+        DataError: a fraction outside (0, 1), no class with two different images, nothing but `trained` ones, or a part
+            of a set that was divided with the same seed.
     """
     if not 0.0 < fraction < 1.0:
         raise DataError(f"the validation fraction must lie between 0 and 1, got {fraction}")
-    held = torch.zeros(len(images), dtype=torch.bool)
+    keys = images.keys()
+    u = _uniform(keys, seed)
+    # What cannot be read now is no image to measure on.
+    stays = torch.tensor([not key or key in trained for key in keys], dtype=torch.bool)
+    goes = torch.tensor([key in held for key in keys], dtype=torch.bool) & ~stays
+    out = ((u < fraction) & ~stays) | goes
+    free = ~(stays | goes)
+    if bool(free.all()) and not bool(out.any()) and len(keys) * math.log1p(-fraction) < math.log(_CHANCE):
+        raise DataError(
+            f"{images.name}: none of {len(keys)} images falls to validation with seed {seed} and fraction {fraction}: "
+            "they are a part of a set that was divided with this seed before. Take another seed"
+        )
+    _mend(out, free, u, images.labels)
+    if not out.any():
+        why = "a model was trained on all of its images" if bool(stays.all()) else "no class has two different images"
+        raise DataError(f"{images.name}: {why}, so none can be held out for validation")
+    train, val = images.subset(~out), images.subset(out)
+    train.split, val.split = "train", "val"
+    return train, val
+
+
+def split_by_position(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Divide a set as kedge did before it kept which images a run trained on: by positions, number and labels alone.
+
+    One image more or less, or another name, and it is another split. As for `split_validation` otherwise.
+    """
+    out = torch.zeros(len(images), dtype=torch.bool)
     for members in _shuffled_classes(images.labels, seed):
         if len(members) > 1:
             count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-            held[members[:count]] = True
-    if not held.any():
-        raise DataError(f"{images.name}: no class has two images, so none can be held out for validation")
-    train, val = images.subset(~held), images.subset(held)
+            out[members[:count]] = True
+    train, val = images.subset(~out), images.subset(out)
     train.split, val.split = "train", "val"
     return train, val
+
+
+def _uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
+    """A number in [0, 1) for each key, the same for equal keys."""
+    words = b"".join(key[:8].ljust(8, b"\0") for key in keys)
+    heads = torch.frombuffer(bytearray(words), dtype=torch.int64) if words else torch.zeros(0, dtype=torch.int64)
+    return unit_interval(derive_keys(heads, seed, "held out"))
+
+
+def _mend(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor) -> None:
+    """Change `out` so that no class gives all its images and each gives one if it can; equal images go together."""
+
+    def counts() -> tuple[torch.Tensor, torch.Tensor]:
+        every = torch.bincount(labels)
+        return every, torch.bincount(labels[out], minlength=len(every))
+
+    every, gone = counts()
+    for c in ((gone == every) & (every > 0)).nonzero()[:, 0].tolist():
+        own = (labels == c) & free & out
+        if own.any():
+            out[(u == u[own].max()) & free] = False
+    every, gone = counts()
+    for c in ((gone == 0) & (every > 1)).nonzero()[:, 0].tolist():
+        for lowest in u[(labels == c) & free].unique().tolist():
+            copies = (u == lowest) & free
+            left = torch.bincount(labels[~out & ~copies], minlength=len(every))
+            if bool((left[labels[copies]] > 0).all()):
+                out[copies] = True
+                break
 
 
 def reference_subset(

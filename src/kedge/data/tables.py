@@ -1,36 +1,59 @@
 """Parquet files in the Hugging Face image layout, and data sets of the Hugging Face hub."""
 
 import json
+import logging
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kedge.checks import whole_labels
 from kedge.data.build import Found
 from kedge.data.folders import canonical_split
 from kedge.data.items import RowItems
 from kedge.data.report import DataError
 
+log = logging.getLogger(__name__)
 _IN_MEMORY = 1 << 30  # bytes of parquet beyond which rows stay on disk (memory-mapped Arrow)
 _IMAGE_NAMES = ("image", "img", "pixels", "picture")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
 
 
+_SHARD = re.compile(r"(.*?)-?(\d+)-of-(\d+)")
+
+
 class Parquet:
-    """Parquet files named after their split: train-00000-of-00003.parquet, test.parquet, data/train-*.parquet."""
+    """Parquet files named after their split, or in a folder that is.
+
+    train-00000-of-00003.parquet, test.parquet, data/train-*.parquet; train/0000.parquet beside test/0000.parquet.
+
+    Raises:
+        DataError: several sets in one folder, files of a set that are missing, or two names for one split.
+    """
 
     def __init__(self, path: Path) -> None:
         files = [path] if path.is_file() else parquet_files(path)
         self.name = path.stem if path.is_file() else path.resolve().name
+        _check_shards(files)
         self.splits: dict[str, list[Path]] = {}
-        folders = {file.parent for file in files}
-        if len(folders) > 1:
-            shown = ", ".join(sorted(f.name for f in folders)[:8])
+        if path.is_file():
+            self.splits["all"] = files
+            return
+        words = {file: _word(file, path) for file in files}
+        places = {file: file.parent.parent if word == file.parent.name else file.parent for file, word in words.items()}
+        if len(set(places.values())) > 1:
+            shown = ", ".join(sorted({str(place.relative_to(path)) for place in places.values()})[:8])
             raise DataError(f"{path} holds several parquet sets ({shown}): name one of these folders")
-        for file in files:
-            word = re.match(r"[A-Za-z]+", file.stem)
-            split = canonical_split(word[0]) if word else None
-            self.splits.setdefault(split or (word[0] if word and len(files) > 1 else "all"), []).append(file)
+        if len(set(words.values())) == 1 and canonical_split(words[files[0]]) is None:
+            words = dict.fromkeys(files, "all")  # data-00000-of-00002.parquet: no part has another name
+        for split in {canonical_split(word) or word: None for word in words.values()}:
+            same = [file for file in files if (canonical_split(words[file]) or words[file]) == split]
+            if len(names := sorted({words[file] for file in same})) > 1:
+                raise DataError(
+                    f"{path} holds {' and '.join(names)}, which both mean {split!r}: keep one, or join them"
+                )
+            self.splits[split] = same
 
     def find(self, split: str) -> Found:
         """List the images of a split.
@@ -57,7 +80,11 @@ class Parquet:
                 images, labels = table[image], table[label].to_pylist()
         except ArrowException as error:
             raise DataError(f"{self.name}: cannot read {files[0]} as parquet: {error}") from None
-        numbers, class_names = numbered(labels, class_names_of(features[0], label), self.name)
+        names = class_names_of(features[0], label)
+        if names is None:
+            names = common_classes({part: pq.read_table(self.splits[part], columns=[label])[label].to_pylist()
+                                    for part in self.splits}, self.name)  # fmt: skip
+        numbers, class_names = numbered(labels, names, self.name)
         return Found(RowItems(images, self.name), numbers, class_names, self.name, split)
 
     def _check_classes(self, schemas: Mapping[str, Any]) -> None:
@@ -89,7 +116,10 @@ class Hub:
 
         with _HubErrors(self.repository):
             names = datasets.get_dataset_split_names(self.repository, self.config)
-        self.splits = {canonical_split(n) or n: n for n in names}
+        self.splits: dict[str, str] = {}
+        for n in names:
+            split = canonical_split(n) or n
+            self.splits[n if split in self.splits else split] = n  # of dev and validation the second keeps its name
 
     def find(self, split: str) -> Found:
         """Download (or take from the cache) a split and list its images.
@@ -100,24 +130,62 @@ class Hub:
         import datasets
 
         with _HubErrors(self.repository):
-            dataset = datasets.load_dataset(self.repository, self.config, split=self.splits[split])
-        return found_in_dataset(dataset, self.name, split)
+            parts = {split: datasets.load_dataset(self.repository, self.config, split=self.splits[split])}
+            features = features_of(parts[split])
+            _, label = choose_columns(features, parts[split].column_names, self.name)
+            names = class_names_of(features, label)
+            if names is None:
+                for part, theirs in self.splits.items():
+                    if part != split:
+                        parts[part] = datasets.load_dataset(self.repository, self.config, split=theirs)
+                names = common_classes({part: dataset[label] for part, dataset in parts.items()}, self.name)
+        return found_in_dataset(parts[split], self.name, split, names)
 
 
-def found_in_dataset(dataset: Any, name: str, split: str) -> Found:
-    """List the images of a Hugging Face `Dataset` with an image and a label column."""
+def found_in_dataset(dataset: Any, name: str, split: str, class_names: Sequence[str] | None = None) -> Found:
+    """List the images of a Hugging Face `Dataset` with an image and a label column.
+
+    The columns are read as they are stored: what `with_transform` makes of them is not asked for, and a note says so.
+    `class_names` are of numbers in their order, and those that text labels are looked up in.
+
+    Raises:
+        DataError: no such columns, rows without a label, labels that are not among the classes.
+    """
     import datasets
 
-    features = {k: {"_type": type(f).__name__, "names": getattr(f, "names", None)} for k, f in dataset.features.items()}
+    notes = []
+    features = features_of(dataset)
     image, label = choose_columns(features, dataset.column_names, name)
-    numbers, class_names = numbered(dataset[label], class_names_of(features, label), name)
+    if (dataset.format or {}).get("type") == "custom":
+        notes.append(
+            f"its with_transform is not applied: images are read from the column {image!r} and prepared by kedge"
+        )
+        log.warning("%s: %s", name, notes[0])
+    dataset = dataset.with_format(None)
+    names = class_names_of(features, label)
+    numbers, known = numbered(dataset[label], list(class_names) if names is None and class_names else names, name)
+    if class_names is not None and (most := max(numbers)) >= len(class_names):
+        raise DataError(f"{name}: labels go up to {most}, but there are {len(class_names)} class names")
     rows = dataset.cast_column(image, datasets.Image(decode=False))[image]
-    return Found(RowItems(rows, name), numbers, class_names, name, split)
+    return Found(RowItems(rows, name), numbers, list(class_names or known), name, split, notes)
+
+
+def features_of(dataset: Any) -> dict[str, dict[str, Any]]:
+    """Return the type and the class names of each column of a Hugging Face `Dataset`, as in a parquet schema."""
+    columns = dataset.features.items()
+    return {name: {"_type": type(f).__name__, "names": getattr(f, "names", None)} for name, f in columns}
 
 
 def parquet_files(root: Path) -> list[Path]:
-    """Return the parquet files in a folder or, if it has none, in the folders just below it."""
-    return sorted(root.glob("*.parquet")) or sorted(root.glob("*/*.parquet"))
+    """Return the parquet files in a folder or, if it has none, in the folders just below it.
+
+    If those have none either: in folders called like splits below them, CONFIGURATION/train/0000.parquet.
+    """
+    found = sorted(root.glob("*.parquet")) or sorted(root.glob("*/*.parquet"))
+    if found or not root.is_dir():
+        return found
+    below = [entry for folder in root.iterdir() if folder.is_dir() for entry in os.scandir(folder)]
+    return sorted(f for e in below if canonical_split(e.name) and e.is_dir() for f in Path(e.path).glob("*.parquet"))
 
 
 def hf_features(schema: Any) -> dict[str, dict[str, Any]]:
@@ -142,6 +210,28 @@ def class_names_of(features: Mapping[str, Any], label: str) -> list[str] | None:
     return (features.get(label) or {}).get("names")
 
 
+def common_classes(labels: Mapping[str, Iterable[Any]], name: str) -> list[str]:
+    """Return the class names of labels that nothing names, the same for all splits: those of "train" if there is one.
+
+    Text labels in alphabetical order, numbers up to the largest.
+
+    Raises:
+        DataError: a split with classes that "train" lacks.
+    """
+    # Numbers that are not whole, and NaN, name no class: `numbered` refuses them, and says where they are.
+    seen = {
+        split: {v for v in values if isinstance(v, str) or (v is not None and v != -1 and v == v // 1)}
+        for split, values in labels.items()
+    }
+    known = seen.get("train") or set().union(*seen.values())
+    if not known or not all(isinstance(v, str) for v in known):
+        known = set(range(int(max(known, default=0)) + 1))
+    for split, theirs in seen.items():
+        if extra := sorted(map(str, theirs - known)):
+            raise DataError(f"{name}: the split {split!r} has classes that 'train' lacks: {', '.join(extra[:8])}")
+    return [str(v) for v in sorted(known)]
+
+
 def numbered(labels: Iterable[Any], names: list[str] | None, name: str) -> tuple[list[int], list[str]]:
     """Return labels as numbers with their class names; text labels are numbered in alphabetical order.
 
@@ -155,13 +245,47 @@ def numbered(labels: Iterable[Any], names: list[str] | None, name: str) -> tuple
     if labels and isinstance(labels[0], str):
         names = sorted(set(labels)) if names is None else names
         number = {n: i for i, n in enumerate(names)}
-        labels = [number.get(v, -1) for v in labels]
+        if unknown := sorted({str(v) for v in labels} - number.keys()):
+            raise DataError(f"{name}: labels that are not among its classes: {', '.join(unknown[:8])}")
+        labels = [number[v] for v in labels]
+    try:
+        numbers = whole_labels(labels, name).tolist()
+    except ValueError as error:
+        raise DataError(str(error)) from None
     if names is None:
-        names = [str(i) for i in range(int(max(labels, default=0)) + 1)]
-    wrong = next((v for v in labels if not 0 <= v < len(names)), None)
+        names = [str(i) for i in range(max(numbers, default=0) + 1)]
+    wrong = next((v for v in numbers if not 0 <= v < len(names)), None)
     if wrong is not None:
         raise DataError(f"{name}: label {wrong} lies outside its {len(names)} classes")
-    return [int(v) for v in labels], list(names)
+    return numbers, list(names)
+
+
+def _word(file: Path, root: Path) -> str:
+    """What says which split a parquet file belongs to: its own name, else that of its folder, else "all"."""
+    word = re.match(r"[A-Za-z]+", file.stem)
+    if word and canonical_split(word[0]):
+        return word[0]
+    if file.parent != root and canonical_split(file.parent.name):
+        return file.parent.name
+    return word[0] if word else "all"
+
+
+def _check_shards(files: Sequence[Path]) -> None:
+    """Raise DataError where a file says that it is one of several and others are not there."""
+    there: dict[tuple[Path, str, str], set[int]] = {}
+    for file in files:
+        if shard := _SHARD.fullmatch(file.stem):
+            there.setdefault((file.parent, shard[1], shard[3]), set()).add(int(shard[2]))
+    for (folder, word, count), numbers in there.items():
+        missing = sorted(set(range(int(count))) - numbers)
+        if missing:
+            width = len(count)
+            named = [f"{word}{'-' if word else ''}{number:0{width}d}-of-{count}.parquet" for number in missing[:4]]
+            raise DataError(
+                f"{folder}: {len(numbers)} of the {int(count)} files of {word or 'the set'} are here, without "
+                f"{', '.join(named)}{', ...' if len(missing) > 4 else ''}: with a part of its rows a set has other "
+                "classes and other numbers. Copy the others beside it and name the folder"
+            )
 
 
 def _first(features: Mapping[str, Any], kind: str) -> str | None:

@@ -6,7 +6,8 @@ import torch
 
 from kedge.data.decode import convert_channels, evaluation_view, to_tensor
 from kedge.data.items import Items
-from kedge.data.report import DataError, LoadReport, UnreadableImage
+from kedge.data.reading import sound_places
+from kedge.data.report import LoadReport
 from kedge.data.sets import ImageSet, TensorSet
 
 
@@ -35,7 +36,7 @@ def _fit(image: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
 class Undecoded(ImageSet):
     """Images of up to 64 px of which only the headers were read.
 
-    `subset` decodes nothing; `decoded` gives the TensorSet that loading with `decode` would have given.
+    `subset` decodes nothing; `readable` gives the TensorSet that loading with `decode` would have given.
 
     Attributes:
         items: the encoded images.
@@ -57,32 +58,40 @@ class Undecoded(ImageSet):
         super().__init__(name, split, class_names, labels, image_shape, report, paths)
         self.items, self.rows = items, rows
 
-    def decoded(self) -> TensorSet:
-        """The same images in memory.
-
-        Raises:
-            DataError: an image whose header could be read is damaged.
-        """
+    def readable(self) -> tuple[TensorSet, torch.Tensor]:
+        """As for any set; they are decoded into memory."""
         images = torch.empty((len(self), *self.image_shape), dtype=torch.uint8)
-        for i in range(len(self)):
-            images[i] = self[i][0]
-        made = TensorSet(images, self.labels, self.class_names, self.name, self.split, self.report, self.paths)
+        free = iter(images)
+
+        def read(row: int) -> None:
+            image, _ = small_image(self.items, row, self.image_shape)
+            next(free).copy_(image)
+
+        places = sound_places(self, read)
+        images, labels, paths = images[: len(places)], self.labels[places], self._paths_at(places)
+        made = TensorSet(images, labels, self.class_names, self.name, self.split, self.report, paths)
         made.mirror, made.origin = self.mirror, self.origin
-        return made
+        return made, places
+
+    def decoded(self) -> TensorSet:
+        """The images that can be read, in memory."""
+        return self.readable()[0]
 
     def keys(self, sampled: bool = False) -> list[bytes]:
         """Return one key for each image's encoded bytes, b"" for one that cannot be read."""
         return [self.items.key(row) for row in self.rows.tolist()]
+
+    @property
+    def keys_of(self) -> str:
+        """What the source of the images says: as a rule encoded bytes."""
+        return self.items.keys_of
 
     def fingerprint(self) -> str:
         """Return that of the decoded set."""
         return self.decoded().fingerprint()
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        try:
-            image, _ = small_image(self.items, int(self.rows[i]), self.image_shape)
-        except UnreadableImage as error:
-            raise DataError(f"{error}\nIts header could be read. Repair or remove the file and start again.") from None
+        image, _ = small_image(self.items, int(self.rows[i]), self.image_shape)
         return image, int(self.labels[i])
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -1,5 +1,6 @@
 """Models for others: ordinary files (ONNX and torch.export), checked; a model card; a repository on the hub."""
 
+from kedge.deploy.choosing import FoldChoice, choose_folded
 from kedge.deploy.exporting import FORMATS, Exported, export
 from kedge.deploy.model_card import model_card
 from kedge.deploy.onnx_file import OnnxModel, load_onnx
@@ -9,7 +10,9 @@ from kedge.deploy.pushing import push_to_hub
 __all__ = [
     "FORMATS",
     "Exported",
+    "FoldChoice",
     "OnnxModel",
+    "choose_folded",
     "export",
     "folded",
     "load_onnx",

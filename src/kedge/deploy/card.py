@@ -23,6 +23,7 @@ def write_card(model: PixelModel) -> str:
             "task": model.task,
             "input": "images, float32 in [0, 1], normalised inside",
             "output": "logits",
+            "input_range": [0, 1] if len(model.input_shape) > 1 else None,
             "input_shape": list(model.input_shape),
             "num_outputs": model.num_outputs,
             "class_names": model.class_names,
@@ -62,8 +63,12 @@ def read_card(text: str, where: str) -> dict[str, Any]:
     ):
         raise ValueError(f"{where}: class_names must be {outputs} strings, got {names!r}")
     reject = card.get("reject")
-    if reject is not None and not (isinstance(reject, dict) and isinstance(reject.get("threshold"), (int, float))):
-        raise ValueError(f"{where}: reject must hold a threshold, got {reject!r}")
+    if reject is not None and not (
+        isinstance(reject, dict)
+        and isinstance(reject.get("threshold"), (int, float))
+        and isinstance(reject.get("log_odds", 0), (int, float))
+    ):
+        raise ValueError(f"{where}: reject must hold a threshold, and numbers for it and its log_odds, got {reject!r}")
     try:
         check_steps(card.get("steps") or {}, card["task"])
     except ValueError as error:

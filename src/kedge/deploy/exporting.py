@@ -1,6 +1,5 @@
 """Write a model as one file that needs no kedge, and leave it only if it computes the same function."""
 
-import copy
 import os
 import tempfile
 import warnings
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel
+from kedge.anchoring.pixels import independent
+from kedge.checks import unit_images
 from kedge.deploy.card import KEY, write_card
 from kedge.deploy.onnx_file import OnnxModel, load_onnx
 
@@ -27,6 +28,8 @@ class Exported:
 
     Attributes:
         path: the file.
+        weights: the file beside it that holds its weights, `NAME.onnx.data`, of an ONNX file of 1.5 GiB and more, which
+            torch writes as two; else None.
         to: "onnx" or "torch".
         images: the number of images that the file was checked on.
         real: whether those were given by the caller (else they were noise).
@@ -40,11 +43,18 @@ class Exported:
     real: bool
     largest_difference: float
     allowed: float
+    weights: Path | None = None
+
+    def load(self) -> Callable[[Tensor], Tensor]:
+        """The file as a function from images `[B, C, H, W]` in [0, 1] to logits, on the CPU."""
+        return load_onnx(self.path) if self.to == "onnx" else _run_torch(self.path)
 
     def __str__(self) -> str:
         kind = "images" if self.real else "random images (pass real ones to check on them)"
+        size = sum(path.stat().st_size for path in (self.path, self.weights) if path is not None)
+        beside = "" if self.weights is None else f" with {self.weights.name}, without which it does not run"
         return (
-            f"{self.path} ({self.path.stat().st_size / 1e6:.1f} MB): checked on {self.images} {kind}, "
+            f"{self.path}{beside} ({size / 1e6:.1f} MB): checked on {self.images} {kind}, "
             f"largest difference of a logit {self.largest_difference:.1e} (allowed {self.allowed:.1e})"
         )
 
@@ -70,7 +80,8 @@ def export(
         check_images: real images `[N, C, H, W]`, N >= 1, float in [0, 1] or uint8. Noise if None.
 
     Raises:
-        ValueError: for an unknown `to`, another suffix, or images that the model does not take.
+        ValueError: for an unknown `to`, another suffix, or images that the model does not take or that cannot be in
+            [0, 1].
         ImportError: if the packages for ONNX are not installed.
         RuntimeError: if the network cannot be exported, or the file disagrees with the model; none is left.
     """
@@ -90,7 +101,7 @@ def export(
         )
     if to == "onnx":
         need_onnx()
-    original = copy.deepcopy(model).cpu().float().eval()
+    original = independent(model).cpu().float().eval()
     images = _checked_images(original, check_images)
     folded = original.fold()
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +124,11 @@ def export(
                 f"the exported {to} file disagrees with the model on {len(images)} images: the largest difference "
                 f"of a logit is {difference:.3g}, allowed is {allowed:.3g}; nothing was written to {final}"
             )
+        weights = final.with_name(f"{final.name}.data") if len(list(Path(folder).iterdir())) > 1 else None
+        if weights is not None:
+            os.replace(written.with_name(weights.name), weights)
         os.replace(written, final)
-    return Exported(final, to, len(images), check_images is not None, difference, allowed)
+    return Exported(final, to, len(images), check_images is not None, difference, allowed, weights)
 
 
 def need_onnx() -> None:
@@ -133,8 +147,7 @@ def _checked_images(model: PixelModel, images: Tensor | None) -> Tensor:
         raise ValueError(
             f"check_images must be [N, {', '.join(map(str, model.input_shape))}], got {list(images.shape)}"
         )
-    images = images.detach().cpu()
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return unit_images(images.detach().cpu(), "check_images").float()
 
 
 def _compare(run: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.deploy import card_text as text
 from kedge.deploy.photos import ENOUGH, photos_in
+from kedge.rejection import in_words
 
 MARKER = "<!-- Written by kedge card, which writes it anew: delete this line to keep your own changes. -->"
 FILE = "README.md"
@@ -231,8 +232,7 @@ def _answers(model: PixelModel, changed: str) -> str:
         else f"for at most {number(rule['risk'], '%')} % wrong answers on the validation images" if "risk" in rule
         else "by hand"
     )  # fmt: skip
-    least = number(rule["threshold"], "")
-    said = f"An answer with a confidence below {least} should be rejected. This threshold was set {how}"
+    said = f"An answer with a confidence below {in_words(rule)} should be rejected. This threshold was set {how}"
     if isinstance(rule.get("validation_accuracy"), float):
         said += f"; of those answered {number(rule['validation_accuracy'], '%')} % were right"
     lines.append(said + (f". {changed}" if changed else "."))

@@ -75,6 +75,9 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own classes, which share no base
+        weights = path.with_name(f"{path.name}.data")
+        if weights.name in str(error) and not weights.is_file():
+            raise FileNotFoundError(f"{path} keeps its weights in {weights.name}, which is not beside it") from error
         raise ValueError(f"{path} is not an ONNX file that onnxruntime can run: {error}") from error
     card = session.get_modelmeta().custom_metadata_map.get(KEY)
     if card is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -10,6 +11,8 @@ from kedge.attacks import FGSM, PGD, AutoAttack
 from kedge.attacks.autoattack import library
 from kedge.evaluation.attacked import Attack
 from kedge.evaluation.subjects import Subject
+
+STEPS = 20  # of the PGD by which an AutoAttack is checked
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Attacks:
         named: name to attack; an attack has `eps` and `norm`.
         images: at most so many of the test images are attacked, a seeded random subset.
         cross_checks: beside each PGD also a single step, expectation over references on anchored models, and, between
-            several models, transfer: what masked gradients would hide.
+            several models, transfer; on a few images also other losses, more steps and larger radii, beside an
+            AutoAttack too; and whether a model answers the same images the same: what masked gradients would hide.
         curve: epsilons of the accuracy curve; () for none. Its attack is the first PGD.
     """
 
@@ -80,6 +84,16 @@ class Attacks:
                     expectation = replace(attack, over_references=1, keep="last", early_stop=False, restarts=1)
                     found[f"{name}: over references"] = expectation
         return found
+
+    def to_check(self) -> tuple[str, PGD] | None:
+        """The PGD by which gradients that mislead are looked for: the first, else one in the ball of an AutoAttack."""
+        asked = self.first()
+        for attack in self.named.values():
+            if asked is None and isinstance(attack, AutoAttack):
+                length = None if attack.norm == "linf" else 2.5 * attack.eps / STEPS
+                how: dict[str, Any] = {"early_stop": True, "loss": "margin", "seed": attack.seed}
+                asked = f"PGD-{STEPS}", PGD(attack.eps, STEPS, length, attack.norm, **how)
+        return asked
 
     def first(self) -> tuple[str, PGD] | None:
         """The PGD that transfer, the curve and the examples use."""

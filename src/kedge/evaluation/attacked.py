@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kedge.anchoring import AnchoredModel
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks import PGD, AutoAttack, Bank, distance
+from kedge.checks import answers_right, class_indices
 from kedge.evaluation.inputs import convert, to_unit
 from kedge.metrics.classification import exact_interval
 
@@ -98,9 +99,9 @@ def attack_batch(
         ValueError: when the attack returns images further away than eps, outside [0, 1] or not finite.
     """
     images = to_unit(images)
-    labels = labels.to(images.device).long()
+    labels = class_indices(labels).to(images.device)
     with torch.no_grad(), evaluating(model):
-        correct = model(images).argmax(1) == labels
+        correct = answers_right(model(images), labels)
     rows = correct.nonzero()[:, 0]
     adversarial, robust = images.clone(), correct.clone()
     away = torch.zeros(len(images), device=images.device)
@@ -111,7 +112,7 @@ def attack_batch(
         made = attack(model if made_on is None else made_on, images[rows], labels[rows], **extra)
         away[rows] = _held_to_its_word(attack, made, images[rows])
         with torch.no_grad(), evaluating(model):
-            robust[rows] = model(made).argmax(1) == labels[rows]
+            robust[rows] = answers_right(model(made), labels[rows])
         adversarial[rows] = made
     return Attacked(correct, robust, away, adversarial)
 
@@ -140,6 +141,7 @@ def attack_record(attack: Attack, transfer: bool = False) -> dict[str, Any]:
     if isinstance(attack, PGD):
         kind = "eot" if attack.over_references else "pgd" if attack.steps > 1 else "single-step"
         name = "FGSM" if attack.steps == 1 else f"PGD-{attack.steps}"
+        name += ", margin loss" if attack.loss == "margin" else ""
         name += ", expectation over references" if attack.over_references else ""
         name += f", {attack.restarts} restarts" if attack.restarts > 1 else ""
         found.update(random_start=attack.random_start, loss=attack.loss)

@@ -1,13 +1,12 @@
 """What can be wrong with a request, said before any work is done."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kedge.data.fingerprints import check_apart
-from kedge.data.undecoded import Undecoded
 
 
 def check_request(data: Any, batch_size: int, limit: int | None, severities: Sequence[int], risk: float) -> None:
@@ -69,13 +68,21 @@ def named_sets(ood: Any, near: Sequence[str], data: Any) -> tuple[dict[str, Any]
 def limited(data: Any, limit: int | None, seed: int) -> tuple[Any, Tensor]:
     """The set, or a seeded random subset of `limit` images in the set's order, with their positions `[N]`.
 
-    Of a set that was loaded without decoding it, what is returned is decoded, and nothing else.
+    Of a set that was loaded without decoding it, what is returned is decoded or checked, and nothing else; images that
+    cannot be read are left out.
     """
     total, chosen, positions = len(data), data, torch.arange(len(data))
     if limit is not None and limit < total:
         positions = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
         chosen = data.subset(positions)
-    return chosen.decoded() if isinstance(chosen, Undecoded) else chosen, positions
+    chosen, places = chosen.readable()
+    return chosen, positions[places]
+
+
+def seen(trained_on: Mapping[str, Callable[[Any], int | None]] | None, name: str, images: Any) -> int | None:
+    """How many of the images the model called `name` was trained on; None where that is not known."""
+    count = (trained_on or {}).get(name)
+    return None if count is None else count(images)
 
 
 def named_groups(groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:

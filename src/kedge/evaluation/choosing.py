@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from kedge.attacks import PGD
+from kedge.checks import answers_right
 from kedge.data.corruptions import corrupt, expand
 from kedge.evaluation.attacked import attacked, predictor
 from kedge.evaluation.checks import check_images, check_severities, limited
@@ -100,10 +101,10 @@ class Measure:
         for images, labels in self._batches(model, self.images):
             places = torch.arange(start, start + len(images))
             start += len(images)
-            clean += int((faced(images).argmax(1) == labels).sum())
+            clean += int(answers_right(faced(images), labels).sum())
             for name in self.shift:
                 changed = corrupt(images, name, self.severity, indices=places, seed=self.seed)
-                single[name] += int((faced(changed).argmax(1) == labels).sum())
+                single[name] += int(answers_right(faced(changed), labels).sum())
         return clean / start, {name: count / start for name, count in single.items()}
 
     def _batches(self, model: nn.Module, images: Any) -> Any:

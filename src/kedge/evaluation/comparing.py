@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge.evaluation.summaries import METRICS
+from kedge.evaluation.summaries import CALIBRATION, METRICS
 from kedge.metrics import interval
 
 MOST = 6  # up to so many models or groups every pair is compared, beyond it each with the first
@@ -22,23 +22,35 @@ class Measured:
 
     Attributes:
         values: `[J, 5]`, the metrics on clean images and then on each corruption; None draws: too few images.
-        draws: `[n, J, 5]`, the same on n resamples that all models share.
+        draws: `[n, J, 5]`, `corrected` on n resamples that all models share.
         correct: name of a set (clean, an attack) -> bool `[N]` for the same images of every model.
+        corrected: `[J, 5]`, the metrics without the bias that a calibration error has; None: they have none.
     """
 
     values: Tensor
     draws: Tensor | None
     correct: dict[str, Tensor]
+    corrected: Tensor | None = None
 
 
-def _at(measured: Measured, where: str, metric: str) -> tuple[float, Tensor | None] | None:
-    """(value, draws `[n]`) of a metric on clean images or as the mean over corruptions; None where not measured."""
+@dataclass(frozen=True)
+class _Metric:
+    """A metric on clean images or as the mean over corruptions: as reported, and what is compared."""
+
+    reported: float
+    value: float
+    draws: Tensor | None
+
+
+def _at(measured: Measured, where: str, metric: str) -> _Metric | None:
+    """None where it was not measured."""
     column = METRICS.index(metric)
     rows = slice(0, 1) if where == "clean" else slice(1, None)
     if len(measured.values[rows]) == 0:
         return None
+    corrected = measured.values if measured.corrected is None else measured.corrected
     draws = None if measured.draws is None else measured.draws[:, rows, column].double().mean(dim=1)
-    return float(measured.values[rows, column].mean()), draws
+    return _Metric(float(measured.values[rows, column].mean()), float(corrected[rows, column].mean()), draws)
 
 
 def mcnemar(a: Tensor, b: Tensor) -> float:
@@ -89,30 +101,39 @@ def _records(
     a: str, b: str, where: str, metric: str, ours: list[Measured], theirs: list[Measured]
 ) -> list[dict[str, Any]]:
     sides = [[_at(m, where, metric) for m in side] for side in (ours, theirs)]
-    if any(value is None for side in sides for value in side):
+    if any(one is None for side in sides for one in side):
         return []
-    known: list[list[tuple[float, Tensor | None]]] = sides  # type: ignore[assignment]
-    means = [statistics.fmean(value for value, _ in side) for side in known]
+    known: list[list[_Metric]] = sides  # type: ignore[assignment]
+    values = [[one.value for one in side] for side in known]
+    if any(map(math.isnan, itertools.chain(*values))):
+        return []  # too few images for a calibration error without bias
     record: dict[str, Any] = {"a": a, "b": b, "metric": metric, "where": where}
-    found = []
-    images = len(ours[0].correct["clean"])
+    if metric in CALIBRATION:
+        means = [statistics.fmean(one.reported for one in side) for side in known]
+        record["reported"] = means[0] - means[1]
+    found, draws = [], None
+    if all(one.draws is not None for side in known for one in side):
+        draws = [torch.stack([one.draws for one in side]).mean(dim=0) for side in known]  # type: ignore[misc]
     if len(ours) == len(theirs) == 1 and metric == "accuracy" and where == "clean":
         found.append({**record, **_of_correct(a, b, where, [ours[0].correct["clean"]], [theirs[0].correct["clean"]])})
-    elif all(draws is not None for side in known for _, draws in side):
-        draws = [torch.stack([d for _, d in side]).mean(dim=0) for side in known]  # type: ignore[misc]
-        difference, drawn = means[0] - means[1], draws[0] - draws[1]
+    elif draws is not None:
+        difference = statistics.fmean(values[0]) - statistics.fmean(values[1])
+        drawn = draws[0] - draws[1]
         low, high = interval(drawn, torch.tensor(difference)).tolist()
         found.append(
             {
                 **record,
                 "difference": {"value": difference, "low": low, "high": high},
                 "p": bootstrap_p(difference, drawn),
-                "test": "paired bootstrap" + (", seeds averaged" if len(ours) + len(theirs) > 2 else ""),
-                "n": images,
+                "test": "paired bootstrap"
+                + (", cross-fitted" if metric in CALIBRATION else "")
+                + (", seeds averaged" if len(ours) + len(theirs) > 2 else ""),
+                "n": len(ours[0].correct["clean"]),
             }
         )
-    if min(len(ours), len(theirs)) >= 2 and (over := welch([[value for value, _ in side] for side in known])):
-        found.append({**record, **over})
+    if min(len(ours), len(theirs)) >= 2:
+        over = welch(values, 0.0 if draws is None else float((draws[0] - draws[1]).var()))
+        found += [] if over is None else [{**record, **over}]
     return found
 
 
@@ -141,21 +162,26 @@ def _of_correct(a: str, b: str, where: str, ours: list[Tensor], theirs: list[Ten
     }
 
 
-def welch(values: list[list[float]]) -> dict[str, Any] | None:
-    """The difference of two means over seeds with Welch's t interval and test (Biometrika 1947); None: no spread."""
+def welch(values: list[list[float]], images: float = 0.0) -> dict[str, Any] | None:
+    """The difference of two means over seeds with Welch's t interval and test (Biometrika 1947); None: no spread.
+
+    `images` is the variance of the difference over test images. Seeds that were tested on the same images share their
+    chance, which the spread of the seeds does not show: without it, the interval is of these images alone.
+    """
     from scipy.stats import t
 
     difference = statistics.fmean(values[0]) - statistics.fmean(values[1])
     spread = [statistics.variance(side) / len(side) for side in values]
-    error = math.sqrt(sum(spread))
-    if error <= 1e-9 * max(map(abs, values[0] + values[1])):
+    if math.sqrt(sum(spread)) <= 1e-9 * max(map(abs, values[0] + values[1])):
         return None  # seeds that agree exactly, as on few images they may, say nothing of how others would
-    freedom = sum(spread) ** 2 / sum(s**2 / (len(side) - 1) for s, side in zip(spread, values, strict=True))
+    error = math.sqrt(sum(spread) + images)
+    # Satterthwaite: the images are many, so their variance counts as known.
+    freedom = error**4 / sum(s**2 / (len(side) - 1) for s, side in zip(spread, values, strict=True))
     reach = float(t.ppf(0.975, freedom)) * error
     return {
         "difference": {"value": difference, "low": difference - reach, "high": difference + reach},
         "p": 2 * float(t.sf(abs(difference) / error, freedom)),
-        "test": "Welch t over seeds",
+        "test": "Welch t over seeds" + (" and images" if images else ""),
         "n": sum(map(len, values)),
     }
 
@@ -168,7 +194,7 @@ def group_table(models: dict[str, Measured], groups: dict[str, list[str]]) -> di
         for where, metrics in PLACES.items():
             for metric in metrics:
                 found = [_at(models[name], where, metric) for name in members]
-                values = [value[0] for value in found if value is not None]
+                values = [one.reported for one in found if one is not None]
                 if len(values) == len(members):
                     rows[f"{metric}, {where}"] = _mean_sd(values)
         for name in sorted(set.intersection(*(set(models[m].correct) for m in members)) - {"clean"}):

@@ -30,8 +30,8 @@ def thumbnail(image: Tensor) -> str:
 
 
 def choose(columns: dict[str, Tensor], most: int) -> dict[str, list[int]]:
-    """Positions of up to `most` images each: by confidence, ties in the order of the set."""
-    order = columns["confidence"].argsort(descending=True, stable=True)
+    """Positions of up to `most` images each: by log odds, ties in the order of the set."""
+    order = columns["log_odds"].argsort(descending=True, stable=True)
     wrong = order[columns["rank"][order] > 0]
     half = len(order) // 2
     return {

@@ -1,16 +1,17 @@
 """Bringing images to what a model takes: floating point in [0, 1], its channels, its size."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kedge.checks import unit_images
 
 # ITU-R BT.601 luma, as PIL's convert("L").
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def to_unit(images: Tensor) -> Tensor:
-    """Images `[B, C, H, W]` as float32 in [0, 1]: uint8 is divided by 255, floating point is taken as it is."""
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    """Images `[B, C, H, W]` as float32 in [0, 1]: uint8 is divided by 255, floating point looked at (`unit_images`)."""
+    return unit_images(images).float()
 
 
 def convert(images: Tensor, shape: tuple[int, ...]) -> Tensor:

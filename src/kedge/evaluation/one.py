@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kedge.confidence import log_odds
 from kedge.evaluation.collecting import Collected
 from kedge.evaluation.comparing import Measured
 from kedge.evaluation.examples import example_images
@@ -15,6 +16,7 @@ from kedge.evaluation.selective import selective_summary
 from kedge.evaluation.subjects import Subject
 from kedge.evaluation.summaries import clean_summary, draw, estimates, shift_summary
 from kedge.metrics import bin_sums, reliability
+from kedge.rejection import by_confidence
 from kedge.scores import Score
 
 
@@ -49,9 +51,8 @@ def about(
     if "uncertainty" in found.clean.tensors:
         clean["uncertainty"] = found.clean.tensors["uncertainty"]
     shifted = list(found.shift.values())
-    values, draws = draw([clean, *shifted], bins, n, seed)
-    first, rest = (None, None) if draws is None else (draws[:, 0], draws[:, 1:])
-    reject = getattr(subject.model, "reject", None)
+    drawn = draw([clean, *shifted], bins, n, seed)
+    rule = by_confidence(getattr(subject.model, "reject", None))
     # Where sets were equalised, familiar images are compared in that form, or not at all.
     familiar = found.inside if settings.equalised else found.clean
     outside = {name: outputs_from(kept.tensors, subject) for name, kept in found.outside.items() if familiar}
@@ -61,10 +62,10 @@ def about(
         training = (outputs_from(found.training.tensors, subject), training_labels)
     usable, skipped = ready(scores if outside else (), subject.fields, training, no_training)
     selective = selective_summary(
-        reject,
+        rule,
         clean,
         shifted,
-        {name: o.logits.softmax(dim=1).amax(dim=1) for name, o in outside.items()},
+        {name: log_odds(o.logits) for name, o in outside.items()},
         clean if familiar is found.clean else measure(familiar.tensors["logits"], data.labels),
         settings.risk,
         n,
@@ -74,22 +75,21 @@ def about(
         outputs_from(familiar.tensors, subject),
         outside,
         usable,
-        selective["threshold"],
+        rule,
         None if training is None else len(training[1]),
         n,
         seed,
     )
     renditions = {}
     for name, columns in found.renditions.items():
-        own, own_draws = draw([columns], bins, n, seed)
         renditions[name] = {
-            **estimates(own[0], None if own_draws is None else own_draws[:, 0]),
+            **estimates(draw([columns], bins, n, seed)),
             "reliability": reliability(bin_sums(columns["confidence"], columns["rank"] == 0, bins)),
         }
     entry = {
         **subject.description(tuple(data.image_shape)),
-        "clean": clean_summary(clean, logits, data.labels, estimates(values[0], first), bins, n, seed),
-        "shift": shift_summary(found.shift, found.failed, values[1:], rest, bins),
+        "clean": clean_summary(clean, logits, data.labels, estimates(drawn.of([0])), bins, n, seed),
+        "shift": shift_summary(found.shift, found.failed, drawn.of(range(1, 1 + len(shifted))), bins),
         "shift_sets": renditions,
         "scores": histograms,
         "ood": ood,
@@ -107,10 +107,10 @@ def about(
             "device": str(subject.device),
         },
         "errors": found.errors,
+        "warnings": list(subject.warnings),
     }
     correct = {"clean": clean["rank"] == 0}
     if found.attacked is not None:
         correct |= found.attacked.correct()
-    if found.failed:
-        values, draws = values[:1], None if draws is None else draws[:, :1]
-    return entry, Measured(values, draws, correct)
+    compared = drawn.of([0]) if found.failed else drawn
+    return entry, Measured(compared.values, compared.draws, correct, compared.corrected)

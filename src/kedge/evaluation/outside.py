@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.confidence import log_odds
 from kedge.evaluation.summaries import FEWEST, estimate
 from kedge.metrics import detection_summary, roc_curve
+from kedge.rejection import answered
 from kedge.scores import Outputs, Score
 
 HISTOGRAM_BINS = 30
@@ -61,12 +63,15 @@ def outside_summary(
     inside: Outputs,
     outside: Mapping[str, Outputs],
     scores: Sequence[Score],
-    threshold: float | None,
+    rule: Mapping[str, Any] | None,
     fitted_on: int | None,
     n: int,
     seed: int,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """(scores, ood, failed): histograms of familiar images, detection metrics per set and score, scores that broke."""
+    """(scores, ood, failed): histograms of familiar images, detection metrics per set and score, scores that broke.
+
+    With a reject rule by confidence also the share of each set that it answers.
+    """
     found: dict[str, Any] = {}
     failed: dict[str, str] = {}
     ood: dict[str, Any] = {name: {"scores": {}, "accepted": None} for name in outside}
@@ -93,10 +98,10 @@ def outside_summary(
                 "outside": _counts(values, edges),
                 "roc": {"fpr": _short(fpr), "tpr": _short(tpr)},
             }
-    if threshold is not None:
+    if rule is not None:
         for name, outputs in outside.items():
-            kept = outputs.logits.float().softmax(dim=1).amax(dim=1) >= torch.tensor(threshold, dtype=torch.float32)
-            ood[name]["accepted"] = float(kept.double().mean())
+            confidence = outputs.logits.float().softmax(dim=1).amax(dim=1)
+            ood[name]["accepted"] = float(answered(rule, confidence, log_odds(outputs.logits)).double().mean())
     return found, ood, failed
 
 

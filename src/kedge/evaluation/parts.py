@@ -19,7 +19,7 @@ from kedge._version import __version__
 from kedge.anchoring import PixelModel
 from kedge.files import whole
 
-PROTOCOL = 2  # raised whenever the same settings would give other tensors
+PROTOCOL = 3  # raised whenever the same settings would give other tensors
 FOLDER = "parts"
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.checks import class_indices
+from kedge.confidence import log_odds
 from kedge.evaluation.inputs import to_unit
 from kedge.evaluation.parts import Parts, digest, tensor_digest
 from kedge.evaluation.subjects import Subject
@@ -113,6 +115,7 @@ def measure(logits: Tensor, labels: Tensor) -> Columns:
     confidence, predicted = probs.max(dim=1)
     return {
         "confidence": confidence,
+        "log_odds": log_odds(logits),
         "predicted": predicted,
         "rank": label_rank(logits.float(), labels),
         "nll": -own.clamp(min=math.log(SMALLEST)),
@@ -219,7 +222,7 @@ class Runner:
             start += len(images)
             for device in dict.fromkeys(s.device for s in subjects):
                 shown = to_unit(images.to(device, non_blocking=True))
-                truth = labels.to(device, non_blocking=True).long()
+                truth = class_indices(labels).to(device, non_blocking=True)
                 if part.change is not None:
                     shown = part.change(shown, positions.to(device, non_blocking=True))
                 for subject in (s for s in subjects if s.device == device):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks import FGSM, PGD
 from kedge.attacks.climb import image_gradient, judge
+from kedge.epsilon import print_epsilon
 from kedge.evaluation.inputs import to_unit
 
 VANISHED = 1e-12  # a gradient whose largest entry is below this shows no direction worth the name
@@ -22,6 +23,9 @@ SHARE = 0.01  # of images, that may be otherwise without a word
 FAR = 0.05  # of accuracy, by which a weaker form of an attack may not differ
 HALF = 0.5  # a radius at which every image can be made plain grey
 LARGE = "large epsilon"
+MANY_STEPS = "many steps"  # a PGD that nobody asked for, beside an AutoAttack
+OTHER_LOSS = {"ce": "margin loss", "margin": "cross-entropy"}  # of an attack: what its twin is called
+VARIANTS = ("single step", MANY_STEPS, *OTHER_LOSS.values(), "more steps", "no random start", LARGE)
 
 
 def sanity_attacks(attack: PGD, values: int) -> dict[str, PGD]:
@@ -34,12 +38,32 @@ def sanity_attacks(attack: PGD, values: int) -> dict[str, PGD]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a large eps is meant here
         far = replace(attack, eps=large, steps=max(attack.steps, 20), step_size=large / 8, restarts=1)
+    other = "margin" if attack.loss == "ce" else "ce"
     return {
         "single step": FGSM(attack.eps, attack.norm, loss=attack.loss, seed=attack.seed),
+        OTHER_LOSS[attack.loss]: replace(attack, loss=other),
         "more steps": replace(attack, steps=5 * attack.steps),
         "no random start": replace(attack, random_start=False, restarts=1),
         LARGE: far,
     }
+
+
+def same_answers(model: nn.Module, images: Tensor) -> dict[str, Any]:
+    """The check that `model` gives the same images `[B, C, H, W]` the same logits twice: attacks climb one function."""
+    images = to_unit(images)
+    with torch.no_grad(), evaluating(model):
+        first, second = model(images), model(images)
+    exact = first.dtype in (torch.float32, torch.float64) and images.dtype == torch.float32
+    scale = float(first.float().abs().clamp(max=1e6).nan_to_num().max())
+    apart = float((first.float() - second.float()).abs().nan_to_num().max())
+    changed = int((first.argmax(1) != second.argmax(1)).sum())
+    ok = apart <= (1e-4 if exact else 1e-2) * scale
+    detail = f"asked twice, {len(images)} images got {changed} other labels, and logits up to {apart:.2g} away."
+    advice = (
+        " It draws at random as it answers: an attack climbs another function than the one that judges it, and luck "
+        "decides what counts as right. Fix what is drawn, or attack the mean of many draws."
+    )
+    return _check("same images, same answers", ok, detail if ok else detail + advice)
 
 
 def gradient_sizes(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: str = "ce") -> Tensor:
@@ -89,6 +113,18 @@ def sanity(attacks: Mapping[str, dict[str, Any]], gradients: Tensor | None = Non
         one = attacks[LARGE]
         detail = f"{_words(one)}, where every image can be turned into plain grey; it must be near 0."
         checks.append(_check(LARGE, _accuracy(one) <= _slack(one), detail))
+    for name, one in attacks.items():
+        if one not in asked or name in VARIANTS or ": " in name:
+            continue
+        others = [a for a in asked if _same_ball(a, one) and _way(a) != _way(one)]
+        if others:
+            best = min(others, key=_accuracy)
+            # An ensemble that holds the others has no excuse.
+            may = _slack(one) if one["kind"] == "autoattack" else FAR
+            ok = _accuracy(one) - _accuracy(best) <= may
+            detail = f"{_words(one)}; {_words(best)}."
+            advice = " Another attack within the same distance breaks more: the lower number is the one to quote."
+            checks.append(_check("other attacks, same distance", ok, detail if ok else detail + advice))
     for fewer, more in _pairs(asked, "steps"):
         gain = _accuracy(fewer) - _accuracy(more)
         advice = "More steps must not help the model." if gain < 0 else "More steps still break more: use them."
@@ -115,12 +151,17 @@ def _slack(attack: dict[str, Any]) -> float:
     return max(SHARE, 1 / max(attack["images"], 1)) + 1e-9
 
 
+def _way(attack: dict[str, Any]) -> tuple[Any, Any]:
+    """How an attack goes about it: two that differ here have different weaknesses."""
+    return attack["kind"], attack.get("loss")
+
+
 def _same_ball(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return (a["norm"], a["eps"]) == (b["norm"], b["eps"])
 
 
 def _words(attack: dict[str, Any]) -> str:
-    return f"{attack['title']} at eps {attack['eps']:.3g} leaves {_accuracy(attack):.1%} right"
+    return f"{attack['title']} at eps {print_epsilon(attack['eps'])} leaves {_accuracy(attack):.1%} right"
 
 
 def _pairs(attacks: list[dict[str, Any]], by: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:

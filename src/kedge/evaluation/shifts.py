@@ -82,8 +82,10 @@ def generated(
 ) -> Iterator[tuple[Condition, Part]]:
     """The parts of the corruptions made here; `who` is the identity of the images."""
     from kedge.data.corruptions import corrupt
+    from kedge.data.corruptions.frost import texture_files
+    from kedge.data.corruptions.ice import VERSION
 
-    textures = None if frost_textures is None else _content(Path(frost_textures))
+    textures: Any = VERSION if frost_textures is None else _content(texture_files(frost_textures))
     for name, severity in found.conditions if found.corruptions else ():
 
         def change(shown: Tensor, where: Tensor, name: str = name, severity: int = severity) -> Tensor:
@@ -93,9 +95,8 @@ def generated(
         yield (name, severity), Part(f"{name} {severity}", images, who, positions, change, settings)
 
 
-def _content(folder: Path) -> list[list[str]]:
-    """Name and key of each file of a folder."""
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+def _content(files: Sequence[Path]) -> list[list[str]]:
+    """Name and key of each file."""
     return [[path.name, key_of_file(str(path)).hex()] for path in files]
 
 
@@ -112,7 +113,9 @@ def published(
         for condition in given.conditions:
             if condition[1] is not None and condition[1] not in severities:
                 continue
-            whole = given.load(condition, image_size=shape[1] if shape[1] == shape[2] else None, channels=shape[0])
+            side = shape[1] if shape[1] == shape[2] else None
+            part = {} if limit is None else {"decode": False}
+            whole = given.load(condition, image_size=side, channels=shape[0], **part)
             images, positions = limited(whole, limit, seed)
             if condition[1] is not None:
                 name = f"{condition[0]} {condition[1]}"

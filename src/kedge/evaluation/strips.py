@@ -10,7 +10,12 @@ from kedge.evaluation.inputs import to_unit
 
 
 def corruption_strips(
-    images: Any, position: int, corruptions: Sequence[str], severities: Sequence[int], seed: int
+    images: Any,
+    position: int,
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    seed: int,
+    frost_textures: str | None = None,
 ) -> list[dict[str, Any]]:
     """A strip for each corruption: the first of `images`, at `position` of the whole set, at each severity."""
     import torch
@@ -21,7 +26,7 @@ def corruption_strips(
     where = torch.tensor([position])
 
     def shown(name: str, severity: int) -> Tensor:
-        return corrupt(image, name, severity, indices=where, seed=seed)[0]
+        return corrupt(image, name, severity, indices=where, seed=seed, frost_textures=frost_textures)[0]
 
     return [
         {

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.checks import PROBABILITIES, looks_like_probabilities
 from kedge.evaluation.inputs import conversion, convert, to_unit
 from kedge.evaluation.parts import model_digest
 from kedge.scores import Outputs, outputs_of
@@ -25,6 +26,7 @@ class Subject:
         head: weight and bias of its last layer, or None.
         digest: what stands for it where parts of an evaluation are kept; None: nothing can.
         pace: seconds for an image, as a few images say.
+        warnings: what a few images say against its numbers, for the results.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Subject:
     head: tuple[Tensor, Tensor] | None = None
     digest: str | None = None
     pace: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def temperature(self) -> float:
@@ -52,6 +55,7 @@ class Subject:
             self.references,
             features=features and "features" in self.fields,
             masked=masked and "masked" in self.fields,
+            check=False,  # `to_unit` did
         )
 
     def description(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def _subject(name: str, model: Any, data: Any, references: Any, batch_size: int,
 
 def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], None]) -> Subject:
     """The subject with what a few images show of it. Raises ValueError where its answers cannot be measured."""
-    few = torch.stack([data[i][0] for i in range(min(PROBE, len(data)))])
+    few = data.first(PROBE)
     shown = convert(to_unit(few.to(subject.device)), subject.shape).to(subject.dtype)
     if isinstance(subject.model, nn.Module):
         wanted = {"features": True, "masked": isinstance(subject.model, AnchoredModel)}
@@ -138,28 +142,31 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     check_width(subject.name, outputs.logits.shape[1], list(data.class_names))
     if words := faults(outputs.logits):
         raise ValueError(f"model {subject.name!r} gave {words}")
-    sums = outputs.logits.float().sum(dim=1)
-    if bool((outputs.logits >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
-        say(
-            f"careful, {subject.name}: what it returns looks like probabilities (each row is not negative and sums to "
-            "1), but it is taken for logits, and its calibration will read as far off. Return logits, or the logarithm"
-        )
+    warned = [PROBABILITIES] if looks_like_probabilities(outputs.logits * subject.temperature) else []
     given = {f.name for f in fields(Outputs) if getattr(outputs, f.name) is not None}
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
     alone = outputs_of(subject.model, shown[:1], subject.references).logits
-    scale = float(outputs.logits[:1].abs().clamp(max=1e6).max()) + 1
+    scale = float(outputs.logits[:1].float().abs().clamp(max=1e6).max()) + 1
     slack = 1e-3 if subject.dtype in (torch.float32, torch.float64) else 5e-2
-    apart = float((alone - outputs.logits[:1]).abs().nan_to_num().max()) > slack * scale
-    if apart:
-        say(
-            f"{subject.name}: what it answers to an image depends on the images beside it (a batch of 1 gives other "
-            f"logits than one of {len(few)}), so its numbers depend on the batch size"
-        )
-    found = model_digest(subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None)
+    apart = float((alone.float() - outputs.logits[:1].float()).abs().nan_to_num().max()) > slack * scale
     started = time.perf_counter()
-    outputs_of(subject.model, shown, subject.references).logits.cpu()  # once more, warm
+    again = outputs_of(subject.model, shown, subject.references).logits.float().cpu()  # once more, warm
     pace = (time.perf_counter() - started) / len(shown)
-    return replace(subject, fields=frozenset(given), head=head, digest=found, pace=pace)
+    random = float((again - outputs.logits.float().cpu()).abs().nan_to_num().max()) > slack * scale
+    if random:
+        warned.append(
+            "asked twice about the same images it gives different logits, so it draws at random as it answers: its "
+            "numbers differ from call to call, and attacks on it prove nothing"
+        )
+    elif apart:
+        warned.append(
+            "what it answers to an image depends on the images beside it (a batch of 1 gives other logits than one of "
+            f"{len(few)}), so its numbers depend on the batch size"
+        )
+    for words in warned:
+        say(f"careful, {subject.name}: {words}")
+    found = model_digest(subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None)
+    return replace(subject, fields=frozenset(given), head=head, digest=found, pace=pace, warnings=tuple(warned))
 
 
 def faults(logits: Tensor) -> str | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kedge.data.fingerprints import shared_images
 from kedge.evaluation.asked import Attacks
-from kedge.evaluation.checks import check_images, check_request, limited, named_groups, named_sets
+from kedge.evaluation.checks import check_images, check_request, limited, named_groups, named_sets, seen
 from kedge.evaluation.collecting import Collected, collect
 from kedge.evaluation.comparing import compare, group_table
 from kedge.evaluation.equalise import common_step, difference
@@ -21,12 +21,13 @@ from kedge.evaluation.passes import Runner
 from kedge.evaluation.provenance import CONVENTIONS, citations, machine, now, peak_memory
 from kedge.evaluation.shifts import Shifts, class_masks, rendition_names, shifts
 from kedge.evaluation.strips import corruption_strips
-from kedge.evaluation.subjects import gather_subjects
+from kedge.evaluation.subjects import Subject, gather_subjects
 from kedge.evaluation.summaries import FEWEST
 from kedge.scores import SCORES, Score
 
 FORMAT_VERSION = 2
 FIT_IMAGES = 5000  # training images at most, for the scores that learn
+FIT_FEW = 1000  # as many at least, however few images of each set a limit asks for
 
 
 def evaluate(
@@ -53,6 +54,7 @@ def evaluate(
     examples: int = 8,
     groups: Mapping[str, Sequence[str]] | None = None,
     parts: str | os.PathLike[str] | None = None,
+    trained_on: Mapping[str, Callable[[Any], int | None]] | None = None,
     command: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
@@ -75,7 +77,8 @@ def evaluate(
         equalise: pass test images, where they are compared with out-of-distribution ones, and these through the same
             in-memory step, which hides differences of file format and size (see `common_step`).
         scores: what to tell them by; None for all of `kedge.scores.SCORES` that a model can give.
-        train: training images, for the scores that learn from them; at most 5,000 are used, a seeded random subset.
+        train: training images, for the scores that learn from them; at most 5,000 are used, a seeded random subset;
+            with a limit as many as that, but no less than 1,000, two for each feature and ten for each class.
         attacks: what to attack with, see `Attacks`; None for nothing.
         references: for anchored models: how many of the bank, "blt" or "adaptive"; None for the whole bank.
         batch_size, workers: images at a time, and processes that decode them.
@@ -88,9 +91,12 @@ def evaluate(
         groups: name to names of models that are seeds of one method: compared as groups, with mean and spread.
         parts: a folder where each part is kept as soon as it is measured, and looked for before it is. Models that
             are not modules are measured anew each time.
+        trained_on: for the names of models of which it is known, a function that counts the images of a set that the
+            model was trained on (`ImageRecord.count` of its run), or says None where that cannot be told.
         command: the command line that led here, for the report.
         progress: called with (images done, images in all).
-        notice: called with a sentence before work that takes long.
+        notice: called with a sentence before work that takes long, and with what speaks against a model, which
+            is among its `warnings` in the results too: that it seems to return probabilities, for instance.
 
     Raises:
         ValueError: before any work, when a model and the data do not fit (classes, outputs, logits that are not
@@ -118,18 +124,26 @@ def evaluate(
     if len(chosen) < FEWEST:
         count = f"{len(chosen)} image{'s are' if len(chosen) > 1 else ' is'}"
         say(f"{count} too few for most intervals (it takes {FEWEST}): only shares of right answers have one")
+    known = {s.name: seen(trained_on, s.name, chosen) for s in subjects}
+    for name in filter(known.get, known):
+        say(f"careful: {name} was trained on {known[name]} of these {len(chosen)} images, which flatter its numbers")
     outside = {name: limited(images, limit, seed)[0] for name, images in sets.items()}
-    training, no_training = _training(train, data, scores, bool(outside), seed)
+    most = _fit_images(limit, subjects, len(data.class_names))
+    training, no_training = _training(train, data, scores, bool(outside), seed, most)
+    if training is not None and most < min(FIT_IMAGES, len(train)):
+        whole = min(FIT_IMAGES, len(train))
+        say(f"scores that learn are fitted on {most:,} training images, as limit is {limit:,}; else on {whole:,}")
     wants = {
         "features": bool(outside) and any("features" in score.needs for score in scores),
         "masked": bool(outside) and any("masked" in score.needs for score in scores),
     }
     step = common_step(data, list(sets.values())) if equalise and sets else None
+    textures = None if frost_textures is None else str(frost_textures)
     place = Parts(None if parts is None else Path(parts))
     runner = Runner(subjects, place, wants, batch_size, workers, progress)
     collected = collect(
         runner, chosen, positions, training, found_shifts, masks, severities, outside, step, attacks, limit, seed,
-        None if frost_textures is None else str(frost_textures), say,
+        textures, say,
     )  # fmt: skip
 
     settings = Settings(bins, resamples, seed, risk, examples, step is not None)
@@ -171,10 +185,10 @@ def evaluate(
         "conventions": CONVENTIONS,
         "citations": citations(_cited(found_shifts, bool(sets), attacks)),
         "fewest_images": FEWEST,
-        "data": {**_set_record(data, len(chosen)), "class_names": list(data.class_names)},
+        "data": {**_set_record(data, len(chosen), limit), "class_names": list(data.class_names)},
         "ood_sets": {
             name: {
-                **_set_record(full, len(outside[name])),
+                **_set_record(full, len(outside[name]), limit),
                 "conversion": {s.name: conversion(tuple(full.image_shape), s.shape) for s in subjects},
                 "group": group_of[name],
                 "warning": warnings[name],
@@ -183,8 +197,8 @@ def evaluate(
         },
         "shift_sets": {name: _published_record(given, name, masks[given.name], collected, len(data.class_names))
                        for given in found_shifts.renditions for name in rendition_names(given)},
-        "models": {name: entry for name, (entry, _) in summarised.items()},
-        "strips": _strips(chosen, positions, found_shifts, collected, seed, examples),
+        "models": {name: {**entry, "trained_on": known[name]} for name, (entry, _) in summarised.items()},
+        "strips": _strips(chosen, positions, found_shifts, collected, seed, examples, textures),
         "groups": seeds,
         "comparisons": compare(measured, seeds) if len(measured) > 1 else [],
         "group_table": group_table(measured, seeds),
@@ -201,7 +215,15 @@ def _check_scores(scores: Sequence[Score] | None) -> None:
         raise ValueError(f"two scores are called {again[0]!r}: give one of them another name (its .name)")
 
 
-def _training(train: Any, data: Any, scores: Sequence[Score], wanted: bool, seed: int) -> tuple[Any, str]:
+def _fit_images(limit: int | None, subjects: Sequence[Subject], classes: int) -> int:
+    """How many training images the scores that learn get: with few, a covariance is of rounding alone."""
+    if limit is None:
+        return FIT_IMAGES
+    widest = max((s.head[0].shape[1] for s in subjects if s.head is not None), default=0)
+    return min(FIT_IMAGES, max(limit, FIT_FEW, 2 * widest, 10 * classes))
+
+
+def _training(train: Any, data: Any, scores: Sequence[Score], wanted: bool, seed: int, most: int) -> tuple[Any, str]:
     """(training images for the scores that learn, or None; why there are none)."""
     if train is None:
         return None, "it learns from training images, and none were given"
@@ -216,7 +238,7 @@ def _training(train: Any, data: Any, scores: Sequence[Score], wanted: bool, seed
         raise ValueError(
             f"among the training images {train.name!r} are {what}: scores would be fitted on what they are tested on"
         )
-    return limited(train, FIT_IMAGES, seed)[0], ""
+    return limited(train, most, seed)[0], ""
 
 
 def _group(name: str, near: Sequence[str]) -> str | None:
@@ -240,23 +262,29 @@ def _cited(found: Shifts, outside: bool, attacks: Attacks | None) -> list[str]:
 
 
 def _strips(
-    chosen: Any, positions: Tensor, found: Shifts, collected: Mapping[str, Collected], seed: int, examples: int
+    chosen: Any,
+    positions: Tensor,
+    found: Shifts,
+    collected: Mapping[str, Collected],
+    seed: int,
+    examples: int,
+    frost_textures: str | None,
 ) -> list[dict[str, Any]]:
     if not examples:
         return []
     severities = sorted({severity for _, severity in found.conditions})
-    strips = corruption_strips(chosen, int(positions[0]), found.corruptions, severities, seed)
+    strips = corruption_strips(chosen, int(positions[0]), found.corruptions, severities, seed, frost_textures)
     return strips + [c.attacked.strip for c in collected.values() if c.attacked is not None and c.attacked.strip]
 
 
-def _set_record(data: Any, used: int) -> dict[str, Any]:
+def _set_record(data: Any, used: int, limit: int | None) -> dict[str, Any]:
     report = getattr(data, "report", None)
     return {
         "name": data.name,
         "split": getattr(data, "split", None),
         "images": used,
         "of": len(data),
-        "limited": used < len(data),
+        "limited": limit is not None and limit < len(data),
         "image_shape": list(data.image_shape),
         "unreadable": len(getattr(report, "skipped", ())),
     }

@@ -1,7 +1,8 @@
 """From what was measured per image to metrics with intervals."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,16 +12,18 @@ from kedge.metrics import (
     bin_sums,
     binned_error,
     calibration_summary,
+    cross_fitted_error,
+    cross_fitted_smooth_error,
+    halves,
     interval,
     reliability,
-    resampled_error,
-    resampled_smooth_error,
     resamples,
     smooth_error,
 )
 
 Columns = dict[str, Tensor]
 METRICS = ("accuracy", "nll", "brier", "ece", "smooth_ece")
+CALIBRATION = ("ece", "smooth_ece")  # the last two, whose plug-in value is biased
 TOPS = {"accuracy": 1.0, "nll": None, "brier": 2.0, "ece": 1.0, "smooth_ece": 1.0}
 FEWEST = 20  # images; a bootstrap of fewer says more about the bootstrap than about the model
 
@@ -43,47 +46,82 @@ def values_of(columns: Columns, bins: int) -> Tensor:
     return torch.stack([*means, error, smooth])
 
 
-def draw(conditions: Sequence[Columns], bins: int, n: int, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Values `[J, 5]` of J conditions, and their values `[n, J, 5]` on n resamples, shared by conditions of one size.
+class Drawn(NamedTuple):
+    """The five metrics of J conditions.
+
+    Attributes:
+        values: `[J, 5]` float64, as they are reported.
+        corrected: `[J, 5]` float64, the same without the bias that a calibration error has: what is compared. NaN for
+            the calibration errors of too few images.
+        draws: `[n, J, 5]`, `corrected` on n resamples; None: there are none.
+    """
+
+    values: Tensor
+    corrected: Tensor
+    draws: Tensor | None
+
+    def of(self, chosen: Sequence[int]) -> "Drawn":
+        """The conditions at the places `chosen`."""
+        places = list(chosen)
+        return Drawn(self.values[places], self.corrected[places], None if self.draws is None else self.draws[:, places])
+
+
+def draw(conditions: Sequence[Columns], bins: int, n: int, seed: int) -> Drawn:
+    """The metrics of J conditions, and on n resamples, which conditions of one size share.
 
     Sharing the resamples makes means over conditions, and comparisons of models on the same images, paired. No
-    resamples for n = 0, and for so few images that they would mean nothing.
+    resamples for n = 0, and for so few images that they would mean nothing. A calibration error moves with the
+    resamples as its influence says: the plug-in errors of resamples are those of noise on top of noise.
     """
     values = torch.stack([values_of(columns, bins) for columns in conditions])
+    corrected = values.clone()
     sizes = [len(columns["rank"]) for columns in conditions]
-    if n == 0 or min(sizes) < FEWEST:
-        return values, None
-    draws = torch.empty(n, len(conditions), len(METRICS))
+    draws = None if n == 0 or min(sizes) < FEWEST else torch.empty(n, len(conditions), len(METRICS))
     for size in set(sizes):  # published sets need not have as many images as the clean one, or as each other
         places = [j for j, own in enumerate(sizes) if own == size]
-        draws[:, places] = _drawn([conditions[j] for j in places], bins, n, seed, size)
-    return values, draws
+        splits = halves(size, seed=seed) if size >= FEWEST else None
+        columns = []
+        for j in places:
+            each, corrected[j, -2:] = _per_image(conditions[j], bins, splits)
+            columns.append(each)
+        if draws is not None:
+            each = torch.cat(columns, dim=1).float()
+            drawn = torch.cat([weights @ each / size for weights in resamples(size, n, seed)])
+            draws[:, places] = drawn.view(n, len(places), len(METRICS))
+    return Drawn(values, corrected, draws)
 
 
-def _drawn(conditions: Sequence[Columns], bins: int, n: int, seed: int, size: int) -> Tensor:
-    """`[n, J, 5]` for conditions of `size` images each."""
-    blocks = []
-    for weights in resamples(size, n, seed):
-        weights = weights.T.contiguous().T  # as `resampled_sums` reads them, once for all conditions
-        rows = []
-        for columns in conditions:
-            correct = (columns["rank"] == 0).float()
-            means = weights @ torch.stack([correct, columns["nll"], columns["brier"]], dim=1) / size
-            error = resampled_error(columns["confidence"], correct, weights, bins)
-            smooth = resampled_smooth_error(columns["confidence"], correct, weights).to(error)
-            rows.append(torch.cat([means, error[:, None], smooth[:, None]], dim=1))
-        blocks.append(torch.stack(rows, dim=1))
-    return torch.cat(blocks)
+def _per_image(columns: Columns, bins: int, splits: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`[N, 5]`, whose means are the metrics, and `[2]`, ECE and smooth ECE without bias (NaN without splits)."""
+    correct = columns["rank"] == 0
+    means = [correct.double(), columns["nll"].double(), columns["brier"].double()]
+    if splits is None:
+        return torch.stack([*means, *means[:2]], dim=1), torch.full((2,), torch.nan, dtype=torch.float64)
+    errors = (
+        cross_fitted_error(columns["confidence"], correct, bins, splits=splits),
+        cross_fitted_smooth_error(columns["confidence"], correct, splits),
+    )
+    influences = [e.influence - e.influence.mean() + e.value for e in errors]
+    return torch.stack([*means, *influences], dim=1), torch.stack([e.value for e in errors])
 
 
-def estimates(values: Tensor, draws: Tensor | None) -> dict[str, dict]:
-    """The five metrics with bootstrap intervals, from values `[5]` and draws `[n, 5]`."""
-    if draws is None:
-        return {name: estimate(value) for name, value in zip(METRICS, values.tolist(), strict=True)}
-    return {
-        name: estimate(value, low, high, TOPS[name])
-        for name, value, (low, high) in zip(METRICS, values.tolist(), interval(draws, values).tolist(), strict=True)
-    }
+def estimates(drawn: Drawn) -> dict[str, dict]:
+    """The five metrics with bootstrap intervals, their means over the conditions of `drawn`.
+
+    A calibration error also has `corrected`, by which it is compared and about which its interval lies, widened where
+    needed to hold the value.
+    """
+    values, corrected = drawn.values.mean(dim=0), drawn.corrected.mean(dim=0)
+    rows = {name: estimate(value) for name, value in zip(METRICS, values.tolist(), strict=True)}
+    if drawn.draws is not None:
+        ends = interval(drawn.draws.double().mean(dim=1), corrected)
+        low, high = torch.minimum(ends[:, 0], values).tolist(), torch.maximum(ends[:, 1], values).tolist()
+        for i, (name, one) in enumerate(rows.items()):
+            rows[name] = estimate(one["value"], low[i], high[i], TOPS[name])
+    for name in CALIBRATION:
+        unbiased = float(corrected[METRICS.index(name)])
+        rows[name]["corrected"] = unbiased if math.isfinite(unbiased) else None
+    return rows
 
 
 def exact_accuracy(columns: Columns, most: int = 1) -> dict:
@@ -109,11 +147,10 @@ def clean_summary(
 def shift_summary(
     conditions: dict[tuple[str, int], Columns],
     failed: list[tuple[str, int]],
-    values: Tensor,
-    draws: Tensor | None,
+    drawn: Drawn,
     bins: int,
 ) -> dict[str, Any] | None:
-    """Metrics under each corruption, mean by severity and overall; `values` `[J, 5]`, `draws` `[n, J, 5]`.
+    """Metrics under each corruption, mean by severity and overall; `drawn` is of the conditions.
 
     A mean over conditions of which one failed is no mean: its values are None.
     """
@@ -122,7 +159,7 @@ def shift_summary(
     keys = list(conditions)
     rows: list[dict[str, Any]] = []
     for j, (corruption, severity) in enumerate(keys):
-        found = estimates(values[j], None if draws is None else draws[:, j])
+        found = estimates(drawn.of([j]))
         found["accuracy"] = exact_accuracy(conditions[corruption, severity])
         rows.append({"corruption": corruption, "severity": severity, **found})
 
@@ -131,7 +168,7 @@ def shift_summary(
             return {name: estimate(None) for name in METRICS}
         if len(chosen) == 1:
             return {name: rows[chosen[0]][name] for name in METRICS}
-        return estimates(values[chosen].mean(dim=0), None if draws is None else draws[:, chosen].mean(dim=1))
+        return estimates(drawn.of(chosen))
 
     severities = sorted({severity for _, severity in [*keys, *failed]})
     sums = [bin_sums(c["confidence"], c["rank"] == 0, bins) for c in conditions.values()]

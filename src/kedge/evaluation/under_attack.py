@@ -1,7 +1,5 @@
 """All attacks on all models: what is run, what is kept, and what stands in the results."""
 
-import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,19 +20,18 @@ from kedge.evaluation.attacked import (
     predictor,
 )
 from kedge.evaluation.checks import limited
+from kedge.evaluation.chunks import CHUNK, Work, as_batch, chunks, columns_of, first_chunk
 from kedge.evaluation.inputs import to_unit
-from kedge.evaluation.parts import digest
-from kedge.evaluation.passes import Columns, Runner, duration, identity
-from kedge.evaluation.sanity import gradient_sizes, sanity, sanity_attacks
+from kedge.evaluation.panel import panel
+from kedge.evaluation.passes import Columns, Runner, duration
+from kedge.evaluation.sanity import same_answers
 from kedge.evaluation.strips import attack_strip
 from kedge.evaluation.subjects import Subject
 
 if TYPE_CHECKING:
     from kedge.evaluation.collecting import Collected
 
-CHUNK = 100  # images whose results are kept together
 SHOWN = 4
-Work = Callable[[Tensor, Tensor, Tensor], Columns]  # of images, labels and places
 
 
 @dataclass
@@ -82,15 +79,19 @@ def run_attacks(
     )
     if seconds >= 20:
         say(f"attacks on {len(images)} images: about {duration(seconds)}, less what was kept")
-    first = attacks.first()
+    first, checked = attacks.first(), attacks.to_check()
     for subject in runner.subjects:
         model = faced[subject.name]
         found = collected[subject.name].attacked = Attacked()
+        if attacks.cross_checks:
+            with _marked(collected[subject.name], "checks of the attacks"):
+                few, _ = first_chunk(images, places)
+                found.sanity.append(same_answers(model, as_batch(few, subject.device)))
         with _marked(collected[subject.name], "attacks"):
             for name, attack in attacks.on(subject).items():
                 found.attacks[name] = (attack, False)
-                found.columns[name], found.seconds[name] = _chunks(
-                    runner, subject, images, places, _settings(name, attack), _columns(model, attack),
+                found.columns[name], found.seconds[name] = chunks(
+                    runner, subject, images, places, _settings(name, attack), columns_of(model, attack),
                 )  # fmt: skip
             if first is not None and attacks.curve:
                 grid, attack = list(attacks.curve), first[1]
@@ -99,7 +100,7 @@ def run_attacks(
                 def made(eps: float, attack: PGD = attack, ratio: float | None = ratio) -> PGD:
                     return replace(attack, eps=eps, step_size=None if ratio is None else ratio * eps)
 
-                columns, _ = _chunks(
+                columns, _ = chunks(
                     runner, subject, images, places, ["curve", grid, repr(attack)],
                     _broken(model, made, grid),
                 )  # fmt: skip
@@ -108,11 +109,13 @@ def run_attacks(
         _transfer(runner, collected, faced, first, images, places)
     for subject in runner.subjects:
         done = collected[subject.name].attacked
-        if done is None or first is None or first[0] not in done.columns:
+        if done is None or not any(name in done.columns for name in attacks.named):
             continue
-        if attacks.cross_checks and len(data.class_names) > 1:
+        if attacks.cross_checks and checked is not None and len(data.class_names) > 1:
             with _marked(collected[subject.name], "checks of the attacks"):
-                done.sanity = _panel(runner, subject, faced[subject.name], done, first, images, places)
+                done.sanity += panel(runner, subject, faced[subject.name], done, checked, images, places)
+        if first is None or first[0] not in done.columns:
+            continue
         with _marked(collected[subject.name], "examples of the attack"):
             done.strip = _example(subject, faced[subject.name], first, images, places)
 
@@ -139,46 +142,9 @@ def _settings(name: str, attack: Attack, *more: Any) -> list[Any] | None:
     return [name, repr(attack), *more] if isinstance(attack, (PGD, AutoAttack)) else None
 
 
-def _columns(model: nn.Module, attack: Attack, made_on: nn.Module | None = None) -> Work:
-    """What an attack does to some images of a model."""
-    return lambda images, labels, where: attack_batch(model, attack, images, labels, where, made_on=made_on).columns()
-
-
 def _broken(model: nn.Module, made: Callable[[float], Attack], grid: Sequence[float]) -> Work:
     """The radius at which each of some images breaks."""
     return lambda images, labels, where: {"broken": broken_at(model, made, grid, images, labels, where)}
-
-
-def _chunks(
-    runner: Runner,
-    subject: Subject,
-    images: Any,
-    places: Tensor,
-    settings: Any,
-    work: Work,
-) -> tuple[Columns, float]:
-    """(columns of all images, seconds): each chunk from what was kept, or by `work` of (images, labels, places).
-
-    Nothing is kept where `settings` is None.
-    """
-    columns: list[Columns] = []
-    total = 0.0
-    for start in range(0, len(images), CHUNK):
-        some = images.subset(range(start, min(start + CHUNK, len(images))))
-        where = places[start : start + CHUNK]
-        known = subject.digest is not None and settings is not None
-        key = digest(subject.digest, identity(some, where), settings) if known else None
-        kept = runner.parts.get(key)
-        if kept is None:
-            pixels = torch.stack([some[i][0] for i in range(len(some))])
-            started = time.perf_counter()
-            kept = work(to_unit(pixels).to(subject.device), some.labels.to(subject.device), where)
-            kept = {name: column.float().cpu() for name, column in kept.items()}
-            kept["_seconds"] = torch.tensor([time.perf_counter() - started], dtype=torch.float64)
-            runner.parts.put(key, kept)
-        total += float(kept.pop("_seconds"))
-        columns.append(kept)
-    return {name: torch.cat([c[name] for c in columns]) for name in columns[0]}, total
 
 
 class _MadeOnce:
@@ -240,48 +206,14 @@ def _from(
             if target.name not in found:
                 continue
             try:
-                work = _columns(faced[target.name], once, faced[source.name])
-                found[target.name].append(_chunks(runner, target, some, where, settings, work))
+                work = columns_of(faced[target.name], once, faced[source.name])
+                found[target.name].append(chunks(runner, target, some, where, settings, work))
             except Exception:  # the source has no gradient; it says so in its own column
                 del found[target.name]
     return {
         name: ({key: torch.cat([c[key] for c, _ in parts]) for key in parts[0][0]}, sum(s for _, s in parts))
         for name, parts in found.items()
     }
-
-
-def _panel(
-    runner: Runner,
-    subject: Subject,
-    model: nn.Module,
-    found: Attacked,
-    first: tuple[str, PGD],
-    images: Any,
-    places: Tensor,
-) -> list[dict[str, Any]]:
-    """The checks for gradients that mislead: cross-checks on all attacked images, stronger attacks on a few."""
-    name, attack = first
-    related = {n: attack_summary(c, *_of(found, n)) for n, c in found.columns.items() if n.partition(":")[0] == name}
-    few, where = images.subset(range(min(CHUNK, len(images)))), places[:CHUNK]
-    extra = sanity_attacks(attack, math.prod(images.image_shape))
-    del extra["single step"]  # is among the related ones
-    stronger = {name: attack_summary({n: c[:CHUNK] for n, c in found.columns[name].items()}, attack)}
-    for title, variant in extra.items():
-        columns, _ = _chunks(
-            runner, subject, few, where, ["sanity", title, repr(variant)],
-            _columns(model, variant),
-        )  # fmt: skip
-        stronger[title] = attack_summary(columns, variant)
-    sizes, _ = _chunks(
-        runner, subject, few, where, ["gradients", attack.loss],
-        lambda x, y, w: {"sizes": gradient_sizes(model, [(x, y)], attack.loss)},
-    )  # fmt: skip
-    return sanity(related) + sanity(stronger, sizes["sizes"])
-
-
-def _of(found: Attacked, name: str) -> tuple[Attack, float, bool]:
-    attack, transfer = found.attacks[name]
-    return attack, found.seconds[name], transfer
 
 
 def _example(subject: Subject, model: nn.Module, first: tuple[str, PGD], images: Any, places: Tensor) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kedge.data.fingerprints import shared_images
-from kedge.evaluation.checks import check_images, limited
+from kedge.evaluation.checks import check_images, limited, seen
 from kedge.evaluation.parts import Parts
 from kedge.evaluation.passes import Part, Runner, duration, identity, outputs_from
 from kedge.evaluation.provenance import citations
@@ -50,12 +50,17 @@ class Estimator:
     needs: str = "logits"
 
 
+def _probability(outputs: Outputs) -> Tensor:
+    """`[B]` in [1/C, 1]: DoC compares confidences with accuracies, so they are on that scale."""
+    return outputs.logits.float().softmax(dim=1).amax(dim=1)
+
+
 _ATC = (average_thresholded_confidence, average_thresholded_confidence_interval)
 _DOC = (difference_of_confidences, difference_of_confidences_interval)
 ESTIMATORS = {
     "atc_entropy": Estimator("thresholded entropy (ATC)", Entropy().score, *_ATC),
     "atc": Estimator("thresholded confidence (ATC)", MSP().score, *_ATC),
-    "doc": Estimator("difference of confidences (DoC)", MSP().score, *_DOC),
+    "doc": Estimator("difference of confidences (DoC)", _probability, *_DOC),
     "disagreement": Estimator("thresholded disagreement of references", Disagreement().score, *_ATC, "uncertainty"),
 }
 HEADLINE = "atc_entropy"  # quoted for every model: to choose after the fact would flatter
@@ -73,6 +78,7 @@ def estimate_accuracy(
     limit: int | None = None,
     resamples: int = 1000,
     parts: Path | None = None,
+    trained_on: Mapping[str, Callable[[Any], int | None]] | None = None,
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -94,6 +100,7 @@ def estimate_accuracy(
         limit: at most so many images of each set, a seeded random subset.
         resamples: of the bootstrap; 0 for no intervals.
         parts: where what is measured is kept, as of `evaluate`.
+        trained_on: as of `evaluate`.
         progress, notice: as of `evaluate`.
 
     Returns:
@@ -136,12 +143,14 @@ def estimate_accuracy(
                 "images": len(source),
                 "accuracy": estimate(right / len(source), *accuracy_interval(right, len(source))),
             },
+            "warnings": list(subject.warnings),
             "sets": {
                 n: {
                     "images": len(part.images),
                     "of": len(sets[n]),
                     **_estimated(ours, correct, _outputs(runner, part, subject), resamples, seed,
-                                 shared_images(given[name], sets[n])),
+                                 shared_images(given[name], sets[n]),
+                                 seen(trained_on, name, part.images) or 0),
                 }
                 for n, part in asked.items()
             },
@@ -169,7 +178,7 @@ def _outputs(runner: Runner, part: Part, subject: Subject) -> Outputs:
 
 
 def _estimated(
-    source: Outputs, correct: Tensor, target: Outputs, resamples: int, seed: int, shared: int
+    source: Outputs, correct: Tensor, target: Outputs, resamples: int, seed: int, shared: int, known: int
 ) -> dict[str, Any]:
     """The estimates for one set, how unlike it is, and what speaks against believing them."""
     few = min(len(source), len(target)) < FEWEST
@@ -185,7 +194,7 @@ def _estimated(
         "headline": HEADLINE,
         "estimates": found,
         "unlike": unlike,
-        "warnings": _warnings(source, correct, target, found, unlike, shared),
+        "warnings": _warnings(source, correct, target, found, unlike, shared, known),
     }
 
 
@@ -211,11 +220,14 @@ def _warnings(
     found: Mapping[str, dict[str, Any]],
     unlike: dict[str, Any] | None,
     shared: int,
+    known: int,
 ) -> list[str]:
     """Why not to believe the estimates, in words."""
     said = []
     if shared:
         said.append(f"{shared} of these images are validation images: the estimate repeats what was found there")
+    if known:
+        said.append(f"the model was trained on {known} of these images, where its confidence is no guide")
     for count, what in ((len(target), "of these images"), (len(source), "validation images")):
         if count < FEW_IMAGES:
             said.append(f"only {count} {what}: an estimate from fewer than {FEW_IMAGES} says little")

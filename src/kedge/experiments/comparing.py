@@ -23,7 +23,16 @@ def comparison(
     where it has none), the difference from it, and the interval of that difference: Student's t over seeds, so it
     says how our mean would vary with other seeds, and nothing of the paper's own spread. Gains and contrasts are
     differences of two variants, with Welch's t interval and a verdict in words. Measures that no run has are left out.
+    Whether a calibration error differs is judged by `corrected`, the same without the bias that few images give it.
     """
+    corrected = {
+        name: {
+            measure: [record.get("corrected", {}).get(measure) for _, record in sorted(records.get(name, {}).items())]
+            for measure in MEASURES
+            if measure.endswith("ECE")
+        }
+        for name in names
+    }
     values = {
         name: {
             measure: [record["measures"][measure] for _, record in sorted(records.get(name, {}).items())
@@ -47,14 +56,16 @@ def comparison(
     first = names[0]
     gains = [
         {"variant": name, "over": first,
-         **_difference(measure, values[name], values[first], _gain(experiment, measure, name, first))}
+         **_difference(measure, values[name], values[first], _gain(experiment, measure, name, first),
+                       (corrected[name].get(measure), corrected[first].get(measure)))}
         for measure in present
         for name in names[1:]
         if values[name][measure] and values[first][measure]
     ]  # fmt: skip
     contrasts = [
         {"question": question, "variant": one, "over": other, "measures": [
-            _difference(measure, values[one], values[other], _gain(experiment, measure, one, other))
+            _difference(measure, values[one], values[other], _gain(experiment, measure, one, other),
+                        (corrected[one].get(measure), corrected[other].get(measure)))
             for measure in present
             if values[one][measure] and values[other][measure]
         ]}
@@ -103,18 +114,36 @@ def _against(values: Sequence[float], paper: float | None) -> dict[str, Any]:
 
 
 def _difference(
-    measure: str, one: Mapping[str, list[float]], other: Mapping[str, list[float]], paper: float | None
+    measure: str,
+    one: Mapping[str, list[float]],
+    other: Mapping[str, list[float]],
+    paper: float | None,
+    unbiased: tuple[list[float | None] | None, list[float | None] | None],
 ) -> dict[str, Any]:
+    """The reported difference with its interval, and for a calibration error also `corrected`, which decides."""
     ours, theirs = one[measure], other[measure]
     difference, found = statistics.fmean(ours) - statistics.fmean(theirs), welch_interval(ours, theirs)
-    return {
+    record = {
         "measure": measure,
         "higher": MEASURES[measure],
         "paper": paper,
         "difference": difference,
         "interval": list(found) if found else None,
         "seeds": min(len(ours), len(theirs)),
-        "verdict": verdict(difference, found, paper, MEASURES[measure]),
+    }
+    first, second = unbiased
+    if first is None or second is None:  # a measure without bias
+        return {**record, "verdict": verdict(difference, found, paper, MEASURES[measure])}
+    if found is None:
+        return {**record, "corrected": None, "verdict": verdict(difference, None, paper, MEASURES[measure])}
+    if any(value is None for value in [*first, *second]):  # measured before
+        return {**record, "verdict": "not judged"}
+    clear: list[list[float]] = [first, second]  # type: ignore[list-item]
+    judged = statistics.fmean(clear[0]) - statistics.fmean(clear[1]), welch_interval(*clear)
+    return {
+        **record,
+        "corrected": {"difference": judged[0], "interval": list(judged[1] or ())},
+        "verdict": verdict(difference, found, paper, MEASURES[measure], judged[1]),
     }
 
 
@@ -123,15 +152,24 @@ def _gain(experiment: Experiment, measure: str, name: str, over: str) -> float |
     return figures[name] - figures[over] if name in figures and over in figures else None
 
 
-def verdict(difference: float, interval: Sequence[float] | None, paper: float | None, higher: bool) -> str:
+def verdict(
+    difference: float,
+    interval: Sequence[float] | None,
+    paper: float | None,
+    higher: bool,
+    judged: Sequence[float] | None = None,
+) -> str:
     """In words: whether a difference is there over seeds, and whether it is the paper's.
 
-    A difference of the paper's below 0.4 is no claim: its figures are read off plots, within 0.2 each.
+    `judged` is the interval of the difference without bias where it has one: it is there if that leaves out 0 on the
+    side of the reported difference. A difference of the paper's below 0.4 is no claim: its figures are read off plots,
+    within 0.2 each.
     """
     if interval is None:
         return "one seed: no telling"
     low, high = interval
-    there = not low <= 0 <= high
+    least, most = (low, high) if judged is None else judged
+    there = least > 0 if difference > 0 else most < 0
     said = ("better" if (difference > 0) == higher else "worse") if there else "not resolved"
     if paper is None or abs(paper) < CLAIM:
         return said

@@ -14,6 +14,7 @@ from kedge.experiments.measures import measured
 from kedge.experiments.running import Planned, first_here, plan
 from kedge.files import write_text
 from kedge.training.folder import RunFolder
+from kedge.training.record import ImageRecord
 
 __all__ = ["all_measured", "evaluate_one", "kept_record"]
 
@@ -39,13 +40,13 @@ def evaluate_one(
     found = kept_record(planned)
     if found is not None:
         return found
-    trained = RunFolder(planned.run).facts()
+    trained, images = RunFolder(planned.run).facts(), ImageRecord.read(planned.run)
     import torch
 
     import kedge
     from kedge import evaluation
     from kedge.evaluation.provenance import machine, now
-    from kedge.networks import channels_last
+    from kedge.layout import channels_last
     from kedge.scores import MSP, Energy, Masked
 
     if device == "auto":
@@ -74,6 +75,7 @@ def evaluate_one(
         examples=0,
         seed=0,  # every run meets the same images and the same corruptions
         notice=say,
+        trained_on={} if images is None else {planned.name: images.count},
         **keywords,
     )
     entry = results["models"][planned.name]
@@ -88,6 +90,7 @@ def evaluate_one(
         "training_seconds": sum(row["seconds"] for row in RunFolder(planned.run).rows()),
         "evaluation_seconds": time.perf_counter() - started,
         "images": results["data"]["images"],
+        "trained_on": entry["trained_on"],
         "missing": [*missing, *more],
         "errors": entry["errors"],
         **measured(entry),
@@ -124,7 +127,8 @@ def _is_here(name: str) -> bool:
 
 
 def _asked(planned: Planned) -> dict[str, Any]:
-    return {**planned.variant.evaluation, "data": planned.recipe.data}
+    # How images are ranked is part of it: records of another ranking do not stand beside those of this one.
+    return {**planned.variant.evaluation, "data": planned.recipe.data, "ranked_by": "log odds"}
 
 
 def _outside(

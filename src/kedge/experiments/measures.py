@@ -7,13 +7,22 @@ from kedge.experiments.experiment import MEASURES
 __all__ = ["measured"]
 
 SCORES = {"confidence": "msp", "energy": "energy", "masked reference": "masked"}
+ERRORS = {"ECE": "ece", "smooth ECE": "smooth_ece"}
 
 
 def measured(entry: dict[str, Any]) -> dict[str, Any]:
     """{measures: name to percent, severities: severity to accuracy, corruptions: name to mean accuracy} of a model.
 
+    And corrected: calibration error to percent without its bias, by which variants are compared.
+
     `entry`: of `models` in the results of `kedge.evaluation.evaluate`. What was not measured is left out.
     """
+    corrected = {
+        f"{place} {title}": row[metric]["corrected"]
+        for place, row in (("clean", entry["clean"]), ("corrupted", (entry["shift"] or {}).get("mean")))
+        for title, metric in ERRORS.items()
+        if row is not None and row[metric].get("corrected") is not None
+    }
     clean, shift, groups = entry["clean"], entry["shift"], entry["ood_groups"]
     values = {
         "clean accuracy": _value(clean, "accuracy"),
@@ -41,6 +50,7 @@ def measured(entry: dict[str, Any]) -> dict[str, Any]:
                 values[f"{group} AUROC, {title}"] = _value(scores[score], "auroc")
     return {
         "measures": {name: values[name] for name in MEASURES if values.get(name) is not None},
+        "corrected": {name: 100 * float(value) for name, value in corrected.items()},
         "severities": severities,
         "corruptions": {name: sum(each) / len(each) for name, each in corruptions.items()},
     }

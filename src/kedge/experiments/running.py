@@ -11,6 +11,7 @@ from kedge.data import DataError
 from kedge.experiments.experiment import Experiment, Variant
 from kedge.experiments.together import agreed
 from kedge.training.recipe import Recipe
+from kedge.training.record import FILE
 
 __all__ = ["Planned", "first_here", "plan", "train_one"]
 
@@ -103,13 +104,14 @@ def _check_names(variant: Variant) -> None:
     """Raise ValueError for what would fail only after an hour of training."""
     from kedge import networks
     from kedge.data.corruptions import expand
-    from kedge.training.build import objective_class
+    from kedge.training import Recipe
+    from kedge.training.takers import takers
 
     model = variant.recipe.get("model", "auto")
     if model != "auto":
         networks.locate(model)
-    for entry in variant.recipe.get("objective") or []:
-        objective_class(entry if isinstance(entry, str) else next(iter(entry)))
+    says = ("objective", "eps", "class_weights")
+    takers(Recipe.from_dict({key: variant.recipe[key] for key in says if key in variant.recipe}))
     expand(variant.evaluation.get("shift", []))
     severities = variant.evaluation.get("severities", [])
     if wrong := [s for s in severities if s not in (1, 2, 3, 4, 5)]:
@@ -149,13 +151,13 @@ def train_one(planned: Planned, progress: bool = False) -> None:
 
 
 def _begun(planned: Planned) -> bool:
-    """Whether there is a run to go on with; what was broken off between its first two files is cleared away."""
+    """Whether there is a run to go on with; what was broken off between its first files is cleared away."""
     if not planned.run.is_dir():
         return False
     if (planned.run / "recipe.yaml").is_file():
         return True
     left = [path.name for path in planned.run.iterdir()]
-    if not set(left) <= {"run.json"}:
+    if not set(left) <= {"run.json", FILE}:
         raise ValueError(f"{planned.run} is no run, and holds {', '.join(sorted(left)[:3])}: move it away")
     shutil.rmtree(planned.run)
     return False

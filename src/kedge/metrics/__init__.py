@@ -7,10 +7,12 @@ processes; they import torchmetrics, which is slow, so they are looked up on fir
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kedge.confidence import log_odds, log_odds_of_probs, log_odds_of_references
 from kedge.metrics.bootstrap import bootstrap_interval, interval, resamples
 from kedge.metrics.calibration import bin_sums, binned_error, calibration_error, reliability, resampled_error
 from kedge.metrics.classification import accuracy, accuracy_interval, brier, exact_interval, label_rank, nll
 from kedge.metrics.classwise import BrierParts, brier_decomposition, brier_parts, classwise_calibration_error
+from kedge.metrics.cross_fitted import CrossFitted, cross_fitted_error, cross_fitted_smooth_error, halves
 from kedge.metrics.detection import aupr_in, aupr_out, auroc, auroc_interval, fpr95, roc_curve
 from kedge.metrics.ensembles import false_false_true
 from kedge.metrics.selective import (
@@ -75,6 +77,7 @@ _HOMES = {name: home for home, names in _ACCUMULATORS.items() for name in names}
 __all__ = [
     *_HOMES,
     "BrierParts",
+    "CrossFitted",
     "accuracy",
     "accuracy_interval",
     "agreement_of_references",
@@ -98,6 +101,8 @@ __all__ = [
     "calibration_summary",
     "classwise_calibration_error",
     "column_summary",
+    "cross_fitted_error",
+    "cross_fitted_smooth_error",
     "detection_draws",
     "detection_summary",
     "difference_of_confidences",
@@ -108,9 +113,13 @@ __all__ = [
     "fpr95",
     "fpr95_interval",
     "grouped",
+    "halves",
     "interval",
     "joint_risk_coverage",
     "label_rank",
+    "log_odds",
+    "log_odds_of_probs",
+    "log_odds_of_references",
     "nll",
     "reliability",
     "resampled_error",

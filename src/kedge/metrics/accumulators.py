@@ -1,6 +1,10 @@
 """The metrics as `torchmetrics.Metric`: over batches and processes, the same as on the pooled set.
 
 `update` never waits for the device; input that is not probabilities is found at `compute`.
+
+A `torchmetrics.MetricCollection` lets metrics share one state when, after the first batch, the names and values of
+their states are the same. So a name says what is in it: two metrics of ours have the same names only where every batch
+would give them the same values.
 """
 
 from typing import Any, ClassVar
@@ -10,40 +14,52 @@ from torch import Tensor
 
 from kedge.metrics.calibration import SUM_DTYPE
 from kedge.metrics.calibration_accumulators import Kept, OfProbs
+from kedge.metrics.checks import check_shapes, check_top_k
 from kedge.metrics.classification import brier_per_sample, label_rank, nll_per_sample
 from kedge.metrics.detection import auroc, fpr95
 
 
 class _Mean(OfProbs):
-    """Base of the metrics that are a mean over samples."""
+    """Base of the metrics that are a mean over samples; the state `summed` holds the sum of what is averaged."""
 
-    total: Tensor
     count: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, summed: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=SUM_DTYPE), dist_reduce_fx="sum")
+        self.summed = summed
+        self.add_state(summed, torch.zeros((), dtype=SUM_DTYPE), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def _per_sample(self, probs: Tensor, labels: Tensor) -> Tensor:
         raise NotImplementedError
 
     def _add(self, probs: Tensor, labels: Tensor) -> None:
-        self.total += self._per_sample(probs, labels).to(SUM_DTYPE).sum()
+        total = getattr(self, self.summed) + self._per_sample(probs, labels).to(SUM_DTYPE).sum()
+        setattr(self, self.summed, total)
         self.count += probs.shape[0]
 
     def _value(self) -> Tensor:
-        return self.total / self.count
+        return getattr(self, self.summed) / self.count
 
 
 class Accuracy(_Mean):
-    """Share of samples whose true class is among the `top_k` most probable, in [0, 1]."""
+    """Share of samples whose true class is among the `top_k` most probable, in [0, 1], as `kedge.metrics.accuracy`.
+
+    Raises ValueError for `top_k` below 1, and on `update` for one above the number of classes.
+    """
 
     higher_is_better = True
 
     def __init__(self, top_k: int = 1, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        check_top_k(top_k)
+        super().__init__(f"right_in_{top_k}", **kwargs)
         self.top_k = top_k
+
+    def update(self, probs: Tensor, labels: Tensor) -> None:
+        """Add a batch: probabilities `[B, C]` and class indices `[B]`."""
+        check_shapes(probs, labels)
+        check_top_k(self.top_k, probs.shape[1])
+        super().update(probs, labels)
 
     def _per_sample(self, probs: Tensor, labels: Tensor) -> Tensor:
         return label_rank(probs, labels) < self.top_k
@@ -54,6 +70,9 @@ class NLL(_Mean):
 
     higher_is_better = False
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("nll_sum", **kwargs)
+
     def _per_sample(self, probs: Tensor, labels: Tensor) -> Tensor:
         return nll_per_sample(probs, labels)
 
@@ -62,6 +81,9 @@ class Brier(_Mean):
     """Mean multi-class Brier score in [0, 2], as `kedge.metrics.brier`."""
 
     higher_is_better = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("brier_sum", **kwargs)
 
     def _per_sample(self, probs: Tensor, labels: Tensor) -> Tensor:
         return brier_per_sample(probs, labels)

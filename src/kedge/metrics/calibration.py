@@ -11,7 +11,7 @@ result.)
 import torch
 from torch import Tensor
 
-from kedge.metrics.checks import check_probs
+from kedge.metrics.checks import check_confidence, check_probs
 from kedge.metrics.classification import accuracy_interval
 
 # MPS has no float64; everywhere else sums over millions of samples should not lose digits.
@@ -19,7 +19,8 @@ SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float6
 NORMS, BINNINGS = ("l1", "l2", "max"), ("width", "mass")
 
 
-def _check_bins(bins: int, norm: str = "l1", binning: str = "width") -> None:
+def check_bins(bins: int, norm: str = "l1", binning: str = "width") -> None:
+    """Raise ValueError unless there is a bin, and norm and binning are among those that there are."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, but it is {bins}")
     if norm not in NORMS:
@@ -30,7 +31,7 @@ def _check_bins(bins: int, norm: str = "l1", binning: str = "width") -> None:
 
 def width_bins(values: Tensor, bins: int) -> Tensor:
     """Which of `bins` equally wide bins of [0, 1] each of `values` `[...]` falls in, int64 `[...]`."""
-    _check_bins(bins)
+    check_bins(bins)
     inner = torch.linspace(0, 1, bins + 1, dtype=SUM_DTYPE, device=values.device)[1:-1]
     return torch.bucketize(values.to(SUM_DTYPE), inner)
 
@@ -47,17 +48,27 @@ def _mass_bins(confidence: Tensor, weights: Tensor, bins: int) -> Tensor:
     return torch.empty_like(index).scatter_(1, order.expand_as(index), index)
 
 
+def mass_bins(confidence: Tensor, bins: int) -> Tensor:
+    """Which of `bins` bins of equal mass each of `confidence` `[N]` falls in, int64 `[N]`; equal ones in one bin."""
+    check_bins(bins)
+    return _mass_bins(confidence, torch.ones_like(confidence, dtype=SUM_DTYPE)[None], bins)[0]
+
+
 def bin_sums(confidence: Tensor, correct: Tensor, bins: int = 15, binning: str = "width") -> Tensor:
     """`[3, bins]`: per bin the number of samples, the sum of confidences and the number of correct predictions.
 
     `confidence` `[N]` in [0, 1], `correct` `[N]` bool or 0/1. With `binning="width"` the sums of parts of a set add
-    up to those of the whole; bins of equal `"mass"` depend on the whole set.
+    up to those of the whole; bins of equal `"mass"` depend on the whole set. Raises ValueError for another shape, NaN
+    and a confidence outside [0, 1].
     """
-    _check_bins(bins, binning=binning)
-    if binning == "mass":
-        index = _mass_bins(confidence, torch.ones_like(confidence, dtype=SUM_DTYPE)[None], bins)[0]
-    else:
-        index = width_bins(confidence, bins)
+    check_bins(bins, binning=binning)
+    check_confidence(confidence, correct, fewest=0)
+    return unchecked_bin_sums(confidence, correct, bins, binning)
+
+
+def unchecked_bin_sums(confidence: Tensor, correct: Tensor, bins: int, binning: str = "width") -> Tensor:
+    """`bin_sums` of what was looked at before, or will be: it never waits for the device."""
+    index = mass_bins(confidence, bins) if binning == "mass" else width_bins(confidence, bins)
     values = torch.stack(
         [torch.ones_like(confidence, dtype=SUM_DTYPE), confidence.to(SUM_DTYPE), correct.to(SUM_DTYPE)]
     )
@@ -79,7 +90,7 @@ def binned_error(sums: Tensor, norm: str = "l1") -> Tensor:
 
     `norm`: see `calibration_error`.
     """
-    _check_bins(sums.shape[-1], norm)
+    check_bins(sums.shape[-1], norm)
     return _norm(sums[0], sums[1] - sums[2], norm)
 
 
@@ -95,9 +106,9 @@ def calibration_error(
     Raises ValueError for logits and for no samples.
     """
     check_probs(probs, labels)
-    _check_bins(bins, norm, binning)
+    check_bins(bins, norm, binning)
     confidence, predicted = probs.max(dim=1)
-    return binned_error(bin_sums(confidence, predicted == labels, bins, binning), norm)
+    return binned_error(unchecked_bin_sums(confidence, predicted == labels, bins, binning), norm)
 
 
 def reliability(sums: Tensor) -> dict[str, list[float | None]]:
@@ -137,9 +148,11 @@ def resampled_error(
 ) -> Tensor:
     """`[R]` calibration errors of R resamples; `weights` `[R, N]` is how often each sample was drawn.
 
-    `norm` and `binning`: see `calibration_error`. Bins of equal mass are drawn anew for each resample.
+    `norm` and `binning`: see `calibration_error`. Bins of equal mass are drawn anew for each resample. Raises
+    ValueError as `bin_sums`, and for no samples.
     """
-    _check_bins(bins, norm, binning)
+    check_bins(bins, norm, binning)
+    check_confidence(confidence, correct)
     gap = correct.to(weights.dtype) - confidence.to(weights.dtype)
     if binning == "mass":
         index = _mass_bins(confidence, weights, bins)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from kedge.metrics.calibration import SUM_DTYPE, bin_sums, binned_error, reliability
+from kedge.metrics.calibration import SUM_DTYPE, binned_error, check_bins, reliability, unchecked_bin_sums
 from kedge.metrics.checks import check_deviation, check_shapes, deviation
 from kedge.metrics.classification import brier_per_sample
 from kedge.metrics.classwise import brier_parts, class_sums, classwise_error
@@ -86,19 +86,24 @@ class ECE(OfProbs):
     sums: Tensor
 
     def __init__(self, bins: int = 15, **kwargs: Any) -> None:
+        check_bins(bins)
         super().__init__(**kwargs)
         self.bins = bins
         self.add_state("sums", torch.zeros(3, bins, dtype=SUM_DTYPE), dist_reduce_fx="sum")
 
     def _add(self, probs: Tensor, labels: Tensor) -> None:
         confidence, predicted = probs.max(dim=1)
-        self.sums += bin_sums(confidence, predicted == labels, self.bins)
+        self.sums += unchecked_bin_sums(confidence, predicted == labels, self.bins)
 
     def _value(self) -> Tensor:
         return binned_error(self.sums, self.norm)
 
     def reliability(self) -> dict[str, list[float | None]]:
-        """The reliability diagram of the samples seen by this process (see `kedge.metrics.reliability`)."""
+        """The reliability diagram of the samples seen by this process (see `kedge.metrics.reliability`).
+
+        Raises ValueError if given non-probabilities, as `compute` does.
+        """
+        check_deviation(self.worst)
         return reliability(self.sums)
 
 
@@ -123,6 +128,7 @@ class EqualMassECE(Kept, OfProbs):
     kept: ClassVar = {"confidence": SUM_DTYPE, "correct": torch.bool}
 
     def __init__(self, bins: int = 15, **kwargs: Any) -> None:
+        check_bins(bins)
         super().__init__(**kwargs)
         self.bins = bins
 
@@ -131,7 +137,7 @@ class EqualMassECE(Kept, OfProbs):
         self.keep(confidence=confidence, correct=predicted == labels)
 
     def _value(self) -> Tensor:
-        return binned_error(bin_sums(self.whole("confidence"), self.whole("correct"), self.bins, "mass"))
+        return binned_error(unchecked_bin_sums(self.whole("confidence"), self.whole("correct"), self.bins, "mass"))
 
 
 class SmoothECE(OfProbs):
@@ -160,12 +166,15 @@ class SmoothECE(OfProbs):
 class _OfClasses(OfProbs):
     """Base of the metrics over the bins of each of `num_classes` classes."""
 
-    sums: Tensor
+    class_sums: Tensor
 
     def __init__(self, num_classes: int, bins: int = 15, **kwargs: Any) -> None:
+        check_bins(bins)
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes must be a whole number, 1 or more, but it is {num_classes!r}")
         super().__init__(**kwargs)
         self.num_classes, self.bins = num_classes, bins
-        self.add_state("sums", torch.zeros(3, num_classes, bins, dtype=SUM_DTYPE), dist_reduce_fx="sum")
+        self.add_state("class_sums", torch.zeros(3, num_classes, bins, dtype=SUM_DTYPE), dist_reduce_fx="sum")
 
     def update(self, probs: Tensor, labels: Tensor) -> None:
         """Add a batch: probabilities `[B, num_classes]` and class indices `[B]`."""
@@ -174,14 +183,14 @@ class _OfClasses(OfProbs):
         super().update(probs, labels)
 
     def _add(self, probs: Tensor, labels: Tensor) -> None:
-        self.sums += class_sums(probs, labels, self.bins)
+        self.class_sums += class_sums(probs, labels, self.bins)
 
 
 class ClasswiseECE(_OfClasses):
     """Class-wise calibration error in [0, 1], as `kedge.metrics.classwise_calibration_error`."""
 
     def _value(self) -> Tensor:
-        return classwise_error(self.sums)
+        return classwise_error(self.class_sums)
 
 
 class BrierDecomposition(_OfClasses):
@@ -199,4 +208,4 @@ class BrierDecomposition(_OfClasses):
         self.score += brier_per_sample(probs, labels).to(SUM_DTYPE).sum()
 
     def _value(self) -> dict[str, Tensor]:
-        return brier_parts(self.sums, self.score / self.sums[0, 0].sum())._asdict()
+        return brier_parts(self.class_sums, self.score / self.class_sums[0, 0].sum())._asdict()

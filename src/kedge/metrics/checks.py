@@ -17,6 +17,27 @@ def check_shapes(probs: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels must be integer class indices, but their dtype is {labels.dtype}")
 
 
+def check_top_k(top_k: int, classes: int | None = None) -> None:
+    """Raise ValueError unless `top_k` is a whole number, 1 or more and at most `classes` if they are known."""
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ValueError(f"top_k must be a whole number, 1 or more, but it is {top_k!r}")
+    if classes is not None and top_k > classes:
+        raise ValueError(f"top_k must be between 1 and the number of classes {classes}, but it is {top_k}")
+
+
+def check_confidence(confidence: Tensor, correct: Tensor, fewest: int = 1) -> None:
+    """Raise ValueError unless `confidence` is `[N]` in [0, 1], N >= `fewest`, and `correct` is `[N]` bool or 0/1."""
+    if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) < fewest:
+        raise ValueError(
+            f"confidence and correct must be [N], N >= {fewest}, but they are {list(confidence.shape)} and "
+            f"{list(correct.shape)}"
+        )
+    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
+        raise ValueError("confidence must be in [0, 1] without NaN: these are no probabilities")
+    if correct.dtype != torch.bool and not bool(((correct == 0) | (correct == 1)).all()):
+        raise ValueError("correct must be bool or 0/1, whether each answer was right: these look like class indices")
+
+
 def deviation(probs: Tensor, labels: Tensor) -> Tensor:
     """How far `probs` `[B, C]` are from probabilities with valid labels: 0 is perfect, NaN and inf are far.
 

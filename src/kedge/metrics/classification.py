@@ -6,7 +6,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from kedge.metrics.checks import check_probs
+from kedge.metrics.checks import check_probs, check_top_k
 
 SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -15,11 +15,11 @@ def label_rank(probs: Tensor, labels: Tensor) -> Tensor:
     """Place of the true class among the classes, `[B]` int, 0 = first; `probs` (or logits) `[B, C]`.
 
     Ties go to the lower class index, as `argmax` does, so top-1 accuracy is the share of rank 0 and a
-    constant prediction gains nothing from top-k.
+    constant prediction gains nothing from top-k. NaN comes before all others: of a row of NaN nothing is right.
     """
     own = probs.gather(1, labels.long()[:, None])
     lower = torch.arange(probs.shape[1], device=probs.device) < labels[:, None]
-    return ((probs > own) | ((probs == own) & lower)).sum(dim=1)
+    return (~(probs <= own) | ((probs == own) & lower)).sum(dim=1)
 
 
 def nll_per_sample(probs: Tensor, labels: Tensor) -> Tensor:
@@ -42,8 +42,7 @@ def accuracy(probs: Tensor, labels: Tensor, top_k: int = 1) -> Tensor:
     1..C.
     """
     check_probs(probs, labels)
-    if not 1 <= top_k <= probs.shape[1]:
-        raise ValueError(f"top_k must be between 1 and the number of classes {probs.shape[1]}, but it is {top_k}")
+    check_top_k(top_k, probs.shape[1])
     return (label_rank(probs, labels) < top_k).double().mean()
 
 

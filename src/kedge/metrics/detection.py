@@ -10,6 +10,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+_FEW_AMONG = 10  # scores among those of the other side, from which on a variance can be estimated
+
 
 def _check(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     for name, scores in (("inside", inside), ("outside", outside)):
@@ -41,23 +43,58 @@ def auroc(inside: Tensor, outside: Tensor) -> Tensor:
 
 
 def auroc_interval(inside: Tensor, outside: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of `auroc`, clipped to [0, 1]: DeLong's variance (Biometrics 1988), normal.
+    """Confidence interval of `auroc`, in [0, 1]: DeLong's variance (Biometrics 1988), normal on the logit scale.
 
-    Where the variance is 0 and so no guide (perfect separation), the reach is 3 / min(N, M), the rule of three; with
-    fewer than two scores on a side the interval is (0, 1).
+    On the scale of the AUROC itself that interval is too short near 1: of normal scores with a true AUROC of 0.9993,
+    300 a side, it held the truth in 81 %. On the logit scale it is inside (0, 1) and longer towards 0.5 (Pepe, "The
+    Statistical Evaluation of Medical Tests", 2003, section 5.2). The variance rests on the scores that lie among those
+    of the other side; where these are fewer than ten on a side, the interval also holds that of Newcombe's method 5
+    (Statistics in Medicine 2006), whose variance does not. Where the variance is 0 and so no guide (perfect
+    separation), the reach is also 3 / min(N, M), the rule of three; with fewer than two scores on a side the interval
+    is (0, 1).
     """
     inside, outside = _check(inside, outside)
-    value = float(_placements(inside, outside).mean())
-    few = min(inside.numel(), outside.numel())
-    if few < 2:
+    if min(inside.numel(), outside.numel()) < 2:
         return 0.0, 1.0
     ins, outs = _placements(inside, outside), _placements(outside, inside)
+    value, z = float(ins.mean()), NormalDist().inv_cdf(0.5 + level / 2)
     error = math.sqrt(float(ins.var() / inside.numel() + outs.var() / outside.numel()))
-    if error == 0:
-        slack = min(1.0, 3 / few)
-        return max(0.0, value - slack), min(1.0, value + slack)
-    reach = NormalDist().inv_cdf(0.5 + level / 2) * error
-    return max(0.0, value - reach), min(1.0, value + reach)
+    slack = 3 / min(inside.numel(), outside.numel())
+    ends = list(logit_interval(value, error, z)) if error > 0 else [max(0.0, value - slack), min(1.0, value + slack)]
+    if min(int(((side > 0) & (side < 1)).sum()) for side in (ins, outs)) < _FEW_AMONG:
+        ends += _newcombe(value, inside.numel(), outside.numel(), z)
+    return min(ends), max(ends)
+
+
+def logit_interval(value: float, error: float, z: float) -> tuple[float, float]:
+    """`value` in (0, 1) with its standard error on the logit scale: z of them to either side, in [0, 1]."""
+    middle, reach = math.log(value / (1 - value)), z * error / (value * (1 - value))
+    return _logistic(middle - reach), _logistic(middle + reach)
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0
+
+
+def _newcombe(value: float, size: int, others: int, z: float) -> list[float]:
+    """The two AUROCs that differ from `value` by z standard errors of their own, by bisection.
+
+    The standard error is that of Hanley & McNeil (Radiology 1982) with both sizes replaced by their mean.
+    """
+
+    def apart(true: float) -> bool:
+        size_less_1 = (size + others) / 2 - 1
+        pairs = 1 + size_less_1 * ((1 - true) / (2 - true) + true / (1 + true))
+        return abs(true - value) > z * math.sqrt(true * (1 - true) * pairs / (size * others))
+
+    ends = []
+    for end in (0.0, 1.0):
+        near, far = value, end
+        for _ in range(60):
+            middle = (near + far) / 2
+            near, far = (near, middle) if apart(middle) else (middle, far)
+        ends.append(near)
+    return ends
 
 
 def fpr95(inside: Tensor, outside: Tensor, recall: float = 0.95) -> Tensor:

@@ -45,7 +45,7 @@ class AURC(Kept):
         self.excess = excess
 
     def update(self, confidence: Tensor, correct: Tensor) -> None:
-        """Add a batch: confidences `[B]`, higher = more certain, and bool `[B]` whether the answer was right."""
+        """Add a batch: confidences `[B]` (best as log odds; higher = surer), and bool `[B]` whether it was right."""
         if confidence.ndim != 1 or confidence.shape != correct.shape or correct.dtype != torch.bool:
             raise ValueError(
                 f"confidence must be [B] and correct bool [B], but they are {list(confidence.shape)} and "

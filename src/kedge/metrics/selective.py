@@ -2,6 +2,9 @@
 
 Risk is the share of wrong answers among those given, coverage the share of inputs answered. Equal confidences cannot be
 told apart, so they are counted in a random order, on average: no result depends on the order of the samples.
+
+`confidence` is whatever is higher for a surer answer. Take the log odds (`log_odds(logits)`, `Prediction.log_odds`):
+they rank as the largest probability does, and go on where that is 1 in float32.
 """
 
 import math
@@ -44,13 +47,21 @@ def threshold_for_coverage(confidence: Tensor, coverage: float) -> float:
 def selective_accuracy(confidence: Tensor, correct: Tensor, threshold: float) -> tuple[float, float | None]:
     """(coverage, accuracy): the share of samples with `confidence >= threshold`, and the accuracy among those.
 
-    `confidence` `[N]`, `correct` `[N]` bool. The accuracy is None when nothing is kept.
+    `confidence` `[N]`, `correct` `[N]` bool. The accuracy is None when nothing is kept. Raises ValueError for no
+    samples, NaN, and a threshold that is NaN.
     """
+    _check(confidence, correct)
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, but it is NaN: nothing would be kept")
     # The threshold is compared in the dtype of the confidences: stored as JSON it has more digits than a
     # float32.
-    kept = confidence >= torch.tensor(threshold, dtype=confidence.dtype, device=confidence.device)
-    count = int(kept.sum())
-    return count / kept.numel(), float(correct[kept].double().mean()) if count else None
+    return accuracy_of_answered(confidence >= confidence.new_tensor(threshold), correct)
+
+
+def accuracy_of_answered(answered: Tensor, correct: Tensor) -> tuple[float, float | None]:
+    """(coverage, accuracy): the share of samples that are answered, and the accuracy among those, `[N]` bool each."""
+    count = int(answered.sum())
+    return count / answered.numel(), float(correct[answered].double().mean()) if count else None
 
 
 def risk_coverage(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:

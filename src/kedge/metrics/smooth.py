@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kedge.metrics.calibration import SUM_DTYPE, resampled_sums
-from kedge.metrics.checks import check_probs
+from kedge.metrics.checks import check_confidence, check_probs
 
 # Nodes of the grid less one. A confidence is shared out between the two nodes beside it, which keeps its mean; the
 # error of the result is below 2e-6 where it is above 0.005, and never above one step of the grid.
@@ -29,16 +29,20 @@ def grid_sums(confidence: Tensor, correct: Tensor, weights: Tensor | None = None
 
     `confidence` `[N]` in [0, 1], `correct` `[N]` bool or 0/1. Sums of parts of a set add up to those of the whole.
     """
+    return shared_sums(confidence, correct.to(SUM_DTYPE) - confidence.to(SUM_DTYPE), weights, grid)
+
+
+def shared_sums(confidence: Tensor, values: Tensor, weights: Tensor | None = None, grid: int = GRID) -> Tensor:
+    """As `grid_sums`, of any `values` `[N]`."""
     dtype = SUM_DTYPE if weights is None else weights.dtype
     place = confidence.to(SUM_DTYPE).clamp(0, 1) * grid
     left = place.floor().clamp(max=grid - 1)
     right = (place - left).to(dtype)
-    gap = correct.to(dtype) - confidence.to(dtype)
+    values = values.to(dtype)
     if weights is None:
-        weights = gap.new_ones(1, len(gap))
-        return grid_sums(confidence, correct, weights, grid)[0]
+        return shared_sums(confidence, values, values.new_ones(1, len(values)), grid)[0]
     nodes = torch.cat([left, left + 1]).long()
-    return resampled_sums(weights, nodes, torch.cat([gap * (1 - right), gap * right]), grid + 1)
+    return resampled_sums(weights, nodes, torch.cat([values * (1 - right), values * right]), grid + 1)
 
 
 def smooth_error_of(sums: Tensor, total: Tensor, coarse: bool = False) -> Tensor:
@@ -51,10 +55,7 @@ def smooth_error_of(sums: Tensor, total: Tensor, coarse: bool = False) -> Tensor
         sums, total = sums.cpu(), total.cpu()
     grid = sums.shape[1] - 1
     density = sums / total.reshape(-1, 1)
-    ends = density.clone()  # the nodes at 0 and 1 are their own mirror images
-    ends[:, [0, -1]] *= 2
-    mirrored = torch.cat([ends, ends[:, 1:-1].flip(1)], 1)
-    cosines = torch.fft.rfft(mirrored).real / 2
+    cosines = _cosines(density)
     exponent = -(torch.pi * torch.arange(grid + 1, device=sums.device, dtype=sums.dtype)).square() / 2
 
     def smoothed(sigma: Tensor) -> Tensor:
@@ -92,19 +93,31 @@ def smooth_error_of(sums: Tensor, total: Tensor, coarse: bool = False) -> Tensor
     return middle
 
 
+def _cosines(sums: Tensor) -> Tensor:
+    """`[R, nodes]` coefficients of sums `[R, nodes]`: Σ_j sums_j cos(πk j / grid)."""
+    ends = sums.clone()  # the nodes at 0 and 1 are their own mirror images
+    ends[:, [0, -1]] *= 2
+    return torch.fft.rfft(torch.cat([ends, ends[:, 1:-1].flip(1)], 1)).real / 2
+
+
+def smoothed_sums(sums: Tensor, sigma: Tensor) -> Tensor:
+    """`[R, nodes]` of sums `[R, nodes]` on the grid, each smoothed with the reflected Gaussian of its σ `[R]`.
+
+    A value is the smoothed density at a node times the step of the grid.
+    """
+    grid = sums.shape[1] - 1
+    waves = torch.pi * torch.arange(grid + 1, device=sums.device, dtype=sums.dtype)
+    damping = (-(waves * sigma[:, None]).square() / 2).exp()
+    return torch.fft.irfft(_cosines(sums) * damping * 2, n=2 * grid)[:, : grid + 1]
+
+
 def smooth_error(confidence: Tensor, correct: Tensor) -> Tensor:
     """Smooth calibration error, a scalar in [0, 1]; lower is better.
 
     `confidence` `[N]` in [0, 1] of the whole set, `correct` `[N]` bool or 0/1: of the top prediction, or of any event
     and its probability. Raises ValueError for no samples, another shape, NaN and a confidence outside [0, 1].
     """
-    if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) == 0:
-        raise ValueError(
-            f"confidence and correct must be [N], N >= 1, but they are {list(confidence.shape)} and "
-            f"{list(correct.shape)}"
-        )
-    if not bool(((confidence >= 0) & (confidence <= 1)).all()):
-        raise ValueError("confidence must be in [0, 1] without NaN: these are no probabilities")
+    check_confidence(confidence, correct)
     count = torch.tensor(len(confidence), dtype=SUM_DTYPE, device=confidence.device)
     return smooth_error_of(grid_sums(confidence, correct)[None], count)[0]
 
@@ -120,5 +133,9 @@ def smooth_calibration_error(probs: Tensor, labels: Tensor) -> Tensor:
 
 
 def resampled_smooth_error(confidence: Tensor, correct: Tensor, weights: Tensor) -> Tensor:
-    """`[R]` smooth calibration errors of R resamples; `weights` `[R, N]` is how often each sample was drawn."""
+    """`[R]` smooth calibration errors of R resamples; `weights` `[R, N]` is how often each sample was drawn.
+
+    Raises ValueError as `smooth_error`.
+    """
+    check_confidence(confidence, correct)
     return smooth_error_of(grid_sums(confidence, correct, weights, COARSE), weights.sum(1), coarse=True)

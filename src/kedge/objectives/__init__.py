@@ -5,9 +5,9 @@ Wrappers take an inner objective, so methods nest: `Mixup(Anchored(CrossEntropy(
 """
 
 from kedge.objectives.abnormal import AAER
-from kedge.objectives.adversarial import TRADES, Adversarial, Attacking
+from kedge.objectives.adversarial import TRADES, Adversarial, Attacking, attacks_images
 from kedge.objectives.anchored import Anchored
-from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, set_progress
+from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, image_weights, set_looks, set_progress
 from kedge.objectives.cure import CURE
 from kedge.objectives.mixing import CutMix, Mixup
 
@@ -23,5 +23,8 @@ __all__ = [
     "Mixup",
     "Objective",
     "SquaredError",
+    "attacks_images",
+    "image_weights",
+    "set_looks",
     "set_progress",
 ]

@@ -169,6 +169,11 @@ class Attacking(Objective):
             )
 
 
+def attacks_images(kind: type[nn.Module]) -> bool:
+    """Whether objectives of the class `kind` train on attacked images."""
+    return issubclass(kind, Attacking)
+
+
 class Adversarial(Attacking):
     """Train on adversarial images alone: the inner loss at `attack(model, images, targets)`.
 

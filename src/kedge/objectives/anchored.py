@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, derangement
 from kedge.anchoring.references import stack_images
+from kedge.checks import unit_images
 from kedge.objectives.basic import Objective, num_outputs, soft_targets, unwrapped
 
 # Masking hurts with reference sets up to this size (arXiv 2406.00529, the authors' own curve).
@@ -28,17 +29,19 @@ class Anchored(Objective):
         mask_target: "uniform" (the paper), or "label": keep the true target (the authors' released code).
         mask_per: "sample" draws for each image; "batch" for the whole batch at once (the paper), which ruins the
             running statistics of batch normalisation with the uniform target.
-        reference_set: where references come from: an indexable data set of (image, label), or a uint8 tensor
-            `[N, C, H, W]`; un-augmented. None: the batch itself, each image getting another one (a batch of one
-            gets the first of the model's bank). Choose the model's own bank from the same set.
+        reference_set: where references come from: an indexable data set of (image, label), or a tensor
+            `[N, C, H, W]`, uint8 or floating point in [0, 1]; un-augmented. None: the batch itself, each image getting
+            another one (a batch of one gets the first of the model's bank). Choose the model's own bank from the same
+            set.
         augment_reference: `(references [B, C, H, W], generator) -> [B, C, H, W]`, applied to the reference slot
             only, [T(r), x - r], for a random half of the images; sharpens the out-of-distribution score of AMP
             (arXiv 2207.04125).
         generator: for every draw, on the CPU; None: torch's global one.
 
     Raises:
-        ValueError: for values out of range, or an inner objective that cannot take a uniform target.
-        TypeError: when called with a model that is not anchored.
+        ValueError: for values out of range, images of the reference set outside [0, 1], or an inner objective that
+            cannot take a uniform target, such as an attack that climbs the margin.
+        TypeError: for a reference set of other integers than uint8; when called with a model that is not anchored.
     """
 
     reference_images: Tensor | None
@@ -74,6 +77,11 @@ class Anchored(Objective):
                 f"{name} inside Anchored would mix the uniform target of masked images into others; put it outside: "
                 f"{name}(Anchored(...)), which draws references from the mixed images"
             )
+        if alpha > 0 and mask_target == "uniform" and any(_needs_labels(m) for m in _nested(inner)):
+            raise ValueError(
+                "an attack with loss='margin' inside Anchored leads away from the label, and masked images have none; "
+                "use loss='ce', alpha=0 (plain anchoring) or mask_target=\"label\""
+            )
         if reference_set is not None and len(reference_set) == 0:
             raise ValueError("the reference set is empty")
         if reference_set is not None and alpha > 0 and len(reference_set) <= SMALL_REFERENCE_SET:
@@ -90,6 +98,8 @@ class Anchored(Objective):
         self.augment_reference = augment_reference
         self.generator = generator
         images = reference_set if isinstance(reference_set, Tensor) else getattr(reference_set, "images", None)
+        if isinstance(images, Tensor) and images.dtype != torch.uint8:
+            images = unit_images(images, "the images of the reference set")
         self.register_buffer("reference_images", images if isinstance(images, Tensor) else None, persistent=False)
         self.reference_set = None if isinstance(images, Tensor) else reference_set
 
@@ -105,10 +115,11 @@ class Anchored(Objective):
         references = self._draw_references(core, images)
         mask = self._draw_mask(images)
         slot = self._draw_slot(references, images)
-        if mask is not None and self.mask_target == "uniform":
+        unlabelled = mask if self.mask_target == "uniform" else None
+        if unlabelled is not None:
             classes = num_outputs(core)
-            targets = torch.where(mask[:, None], 1 / classes, soft_targets(targets, classes))
-        return self.inner(BoundReferences(model, references, mask, slot), images, targets)
+            targets = torch.where(unlabelled[:, None], 1 / classes, soft_targets(targets, classes))
+        return self.inner(BoundReferences(model, references, mask, slot, unlabelled), images, targets)
 
     def _draw_references(self, model: AnchoredModel, images: Tensor) -> Tensor:
         n = len(images)
@@ -141,16 +152,26 @@ class Anchored(Objective):
 class BoundReferences(nn.Module):
     """A view of an anchored model with references, mask and slot fixed, in train and in eval mode.
 
+    `unlabelled` `[B]` bool says which images have the uniform target in place of their own; None: none.
+
     An inner objective sees an ordinary classifier; an attack inside it faces the references of the training step
     instead of fresh ones at each of its steps, which would be a randomised defence.
     """
 
-    def __init__(self, model: nn.Module, references: Tensor, mask: Tensor | None, slot: Tensor | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        references: Tensor,
+        mask: Tensor | None,
+        slot: Tensor | None,
+        unlabelled: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.references = references
         self.mask = mask
         self.slot = slot
+        self.unlabelled = unlabelled
         self.training = model.training
 
     @property
@@ -166,6 +187,11 @@ class BoundReferences(nn.Module):
 def _nested(inner: Any) -> list[Any]:
     """The objectives inside `inner`, itself first; a plain function is an objective too."""
     return list(inner.modules()) if isinstance(inner, nn.Module) else [inner]
+
+
+def _needs_labels(objective: Any) -> bool:
+    """Whether an attack inside climbs the margin of a label: of the uniform target it would be that of class 0."""
+    return getattr(getattr(objective, "attack", None), "loss", None) == "margin"
 
 
 def as_images(drawn: Tensor, like: Tensor) -> Tensor:

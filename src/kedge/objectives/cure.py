@@ -235,5 +235,5 @@ def bare(model: nn.Module) -> nn.Module:
 def seen_by(view: nn.Module, model: nn.Module) -> nn.Module:
     """`model` with the references and the mask that `view` binds."""
     if isinstance(view, BoundReferences):
-        return BoundReferences(seen_by(view.model, model), view.references, view.mask, view.slot)
+        return BoundReferences(seen_by(view.model, model), view.references, view.mask, view.slot, view.unlabelled)
     return seen_by(view.model, model) if isinstance(view, Recorded) else model

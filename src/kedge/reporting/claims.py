@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import METRICS, best_of, dig, estimate, number, printable, short
+from kedge.reporting.rows import METRICS, ahead_of, best_of, comparable, dig, estimate, number, printable, short
 from kedge.reporting.summary import (
     at_place,
     attack_names,
@@ -51,6 +51,21 @@ def compared(results: dict[str, Any]) -> list[Test]:
     return tests
 
 
+def agreeing(test: Test) -> bool:
+    """Whether a difference points the way of the reported numbers, which a difference without bias need not."""
+    return bool(test.get("reported", test["difference"]["value"]) * test["difference"]["value"] >= 0)
+
+
+def _unjudged(metric: str, tests: list[Test], cells: list[Any]) -> str:
+    """Why no difference is claimed, where results of an earlier version compare calibration errors with their bias."""
+    old = [t for t in tests if t["metric"] == metric and "reported" not in t]
+    if metric != "ece" or (not old and comparable(metric, cells)):
+        return ""
+    return (
+        "not judged: these results compare calibration errors with the bias that few images give them; evaluate again"
+    )
+
+
 def comparison(results: dict[str, Any]) -> list[tuple[str, str]]:
     """(question, what can be claimed between models); nothing for one model."""
     results = check_results(results)
@@ -71,6 +86,8 @@ def comparison(results: dict[str, Any]) -> list[tuple[str, str]]:
             clear = {i: e for i, e in known.items() if i not in doubtful}
             tested = _tested(tests, [list(results["models"])[i] for i in clear], metric, where)
             said = _claim(better, list(clear.values()), [names[i] for i in clear], tested) if len(clear) > 1 else ""
+            if old := _unjudged(metric, tests, cells):
+                said = f"{old}."
             if attack is not None and doubtful:
                 rest = said or "".join(f"{names[i]} {number(e['value'], '%')} %." for i, e in clear.items())
                 weakest = {names[i]: lowest(models[i], attack) for i in doubtful}
@@ -104,7 +121,8 @@ def _between_groups(results: dict[str, Any], tests: list[Test]) -> list[tuple[st
             over_seeds = [t for t in tests if "over seeds" in t["test"]]
             tested = _tested(over_seeds, list(table), metric, where)
             values = [{"value": c["mean"]} for c in cells]
-            found.append((words, _claim(better, values, [short(n) for n in table], tested)))
+            said = _claim(better, values, [short(n) for n in table], tested)
+            found.append((words, f"{old}." if (old := _unjudged(metric, over_seeds, [])) else said))
     return found
 
 
@@ -146,7 +164,8 @@ def _tested(tests: list[Test], names: list[str], metric: str, where: str) -> Cal
             if (test["a"], test["b"]) == (names[i], names[j]):
                 return test
             if (test["a"], test["b"]) == (names[j], names[i]):
-                return {**test, "difference": {"value": -test["difference"]["value"]}}
+                turned = {"difference": {"value": -test["difference"]["value"]}}
+                return {**test, **turned, **({"reported": -test["reported"]} if "reported" in test else {})}
         return None
 
     return find
@@ -166,20 +185,29 @@ def _claim(
         best = first if all(_won(t, better) for t in ahead) else None
         listed += f"; {_method(ahead, best is not None)}"
         worst = last if all(t is not None and _won(t, better) for t in behind) else None
+        pairs = [(i, j) for i, j in itertools.permutations(others, 2) if _won(tested(i, j), better)]
     elif any(c.get("low") is None for c in cells):
         return f"{listed}. No test and no intervals, so no difference is claimed."
     else:
         best = best_of(list(cells), better, "%")
         worst = best_of(list(cells), "lower" if better == "higher" else "higher", "%")
+        pairs = [(i, j) for i, worse in enumerate(ahead_of(cells, better, "%")) for j in worse]
+    further = _ahead([(i, j) for i, j in pairs if i != best and (best is not None or j != worst)], order, names)
     if best is not None:
-        return f"{names[best]} is best ({listed})."
+        return f"{names[best]} is best ({listed}){f'; {further}' if further else ''}."
     if worst is not None:
-        return f"{names[worst]} is behind ({listed}); the others are too close to call."
-    return f"too close to call ({listed})."
+        return f"{names[worst]} is behind ({listed}); {further or 'the others are too close to call'}."
+    return f"too close to call ({listed}){f', except that {further}' if further else ''}."
+
+
+def _ahead(pairs: list[tuple[int, int]], order: list[int], names: list[str]) -> str:
+    """Which models are ahead of which others, from the best down."""
+    behind = {i: [names[j] for j in order if (i, j) in pairs] for i in order}
+    return ", ".join(f"{names[i]} is ahead of {' and '.join(others)}" for i, others in behind.items() if others)
 
 
 def _won(test: Test | None, better: str) -> bool:
-    if test is None or test["adjusted"] >= LEVEL:
+    if test is None or test["adjusted"] >= LEVEL or not agreeing(test):
         return False
     return test["difference"]["value"] > 0 if better == "higher" else test["difference"]["value"] < 0
 

@@ -63,10 +63,12 @@ _MODEL: dict[str, Any] = {
     "attacks": {},
     "attack_curve": None,
     "sanity": [],
+    "trained_on": None,
     "unlabelled": None,
     "images": {},
     "timing": {},
     "errors": [],
+    "warnings": [],
 }
 _TIMING: dict[str, Any] = {"images_per_second": None, "device": None, "seconds": None}
 _DETECTION: dict[str, Any] = {
@@ -80,6 +82,7 @@ _DETECTION: dict[str, Any] = {
 _SELECTIVE: dict[str, Any] = {
     "score": "confidence",
     "threshold": None,
+    "log_odds": None,
     "wanted_coverage": None,
     "clean": None,
     "shift": None,
@@ -129,7 +132,7 @@ def _upgrade_model(model: dict[str, Any]) -> None:
             if isinstance(values["fpr95"], (int, float)):  # format 1 had no interval
                 values["fpr95"] = {"value": values["fpr95"], "low": None, "high": None}
     if model["unlabelled"] is not None:
-        _fill(model["unlabelled"], {"validation": None, "sets": {}})
+        _fill(model["unlabelled"], {"validation": None, "sets": {}, "warnings": []})
         for found in model["unlabelled"]["sets"].values():
             _fill(found, {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": []})
     if model["selective"] is not None:

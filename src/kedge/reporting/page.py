@@ -62,6 +62,14 @@ def templates() -> Any:
     )
 
 
+def _seen(models: dict[str, Any]) -> str:
+    """Whether validation images were trained on, as the beginning of a sentence."""
+    counts = [model["trained_on"] for model in models.values()]
+    if any(counts):
+        return "some were trained on (see below), and"
+    return "not trained on, but" if None not in counts else "whether any were trained on is not on record, and"
+
+
 def _page(results: dict[str, Any], level: int) -> str:
     environment = templates()
     models = results["models"]
@@ -81,6 +89,7 @@ def _page(results: dict[str, Any], level: int) -> str:
     return environment.get_template("report.html").render(
         results=results,
         subject=subject_line(results),
+        seen=_seen(models),
         left_out=f"{', '.join(left_out[:-1])} and {left_out[-1]}" if len(left_out) > 1 else "".join(left_out),
         warnings=warnings(results),
         sizes=sizes(results),

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kedge.rejection import in_words
+
 Estimate = dict[str, Any]  # value, low, high
 
 # key in the results: (label, unit, direction)
@@ -30,10 +32,10 @@ class Row:
     Attributes:
         group: what it was measured on.
         label: what was measured.
-        unit: "%", "%%" (two decimals), "", "/s" or "count".
+        unit: "%", "%%" (two decimals), "", "/s", "count" or "confidence" (a threshold, which does not read 1 below 1).
         better: "higher", "lower" or None.
         cells: per model, in order, an estimate (value, low, high) or None.
-        best: index of the model whose interval is apart from all others on the better side, or None.
+        ahead: per model the others whose intervals lie wholly on the worse side of its own; empty: nothing is claimed.
         marks: per model what stands where there is no number, such as "failed: out of memory".
         notes: per model a note that stands in the place of the interval.
     """
@@ -43,9 +45,19 @@ class Row:
     unit: str
     better: str | None
     cells: list[Estimate | None]
-    best: int | None = None
+    ahead: tuple[tuple[int, ...], ...] = ()
     marks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def best(self) -> int | None:
+        """The model that is ahead of every other one, or None."""
+        most = len(self.cells) - 1
+        return next((i for i, others in enumerate(self.ahead) if most and len(others) == most), None)
+
+    def beats(self, i: int) -> tuple[int, ...]:
+        """The models that model `i` is ahead of, where these are not all."""
+        return () if self.best == i or not self.ahead else self.ahead[i]
 
     @property
     def title(self) -> str:
@@ -74,6 +86,8 @@ def number(value: float | None, unit: str) -> str:
         return "–"
     if unit.startswith("%"):
         return f"{100 * value:.{len(unit)}f}"
+    if unit == "confidence":
+        return in_words({"threshold": value})
     if unit == "/s":
         return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
     return f"{value:,.0f}" if unit == "count" else f"{value:.3f}"
@@ -108,20 +122,36 @@ def estimate(value: Any) -> Estimate | None:
     return {"value": float(value), "low": None, "high": None}
 
 
-def best_of(cells: list[Estimate | None], better: str | None, unit: str) -> int | None:
-    """The model whose 95 % interval lies wholly on the better side of every other one's, or None.
+def ahead_of(cells: Sequence[Estimate | None], better: str | None, unit: str) -> tuple[tuple[int, ...], ...]:
+    """Per model the others that its 95 % interval lies wholly on the better side of; empty if neither is better.
 
     A difference that vanishes in the printed precision of `unit` is no difference.
     """
+    if better is None:
+        return ()
     bounds = [(c["low"], c["high"]) if c is not None and c.get("low") is not None else None for c in cells]
-    for i, own in enumerate(bounds):
-        others = [(cells[j], bounds[j]) for j in range(len(cells)) if j != i]
-        if better is None or own is None or not others:
-            continue
-        if all(b is not None and _apart(own, b, better) for _, b in others):
-            texts = [number(c["value"], unit) for c, _ in others if c is not None]
-            return None if number(cells[i]["value"], unit) in texts else i  # type: ignore[index]
-    return None
+    texts = [None if c is None else number(c["value"], unit) for c in cells]
+    return tuple(
+        tuple(
+            j
+            for j, other in enumerate(bounds)
+            if own is not None and other is not None and _apart(own, other, better) and texts[i] != texts[j]
+        )
+        for i, own in enumerate(bounds)
+    )
+
+
+def best_of(cells: Sequence[Estimate | None], better: str | None, unit: str) -> int | None:
+    """The model whose 95 % interval lies wholly on the better side of every other one's, or None."""
+    return Row("", "", unit, better, list(cells), ahead_of(cells, better, unit)).best
+
+
+def comparable(key: str, cells: Sequence[Any]) -> bool:
+    """Whether the intervals of a metric may be set against each other: those of a calibration error without its bias.
+
+    Earlier results do not have them.
+    """
+    return key not in ("ece", "smooth_ece") or all(estimate(c) is None or "corrected" in c for c in cells)
 
 
 def _apart(own: tuple[Any, Any], other: tuple[Any, Any], better: str) -> bool:

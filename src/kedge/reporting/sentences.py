@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kedge.rejection import in_words
 from kedge.reporting.claims import comparison
 from kedge.reporting.rows import dig, estimate, number, printable, short
 from kedge.reporting.summary import at_place, ood_places, score_titles, strength
@@ -155,7 +156,7 @@ def _selective(model: dict[str, Any]) -> list[str]:
         risk = f"{100 * at['risk']:g} %"
         said.append(
             f"To be wrong on at most {risk} of its answers to these images, it may answer "
-            f"{number(at['coverage'], '%')} % of them (above a confidence of {at['threshold']:.2f}; the threshold was "
+            f"{number(at['coverage'], '%')} % of them (above a confidence of {in_words(at, 2)}; the threshold was "
             "chosen on the same images)."
             if at["threshold"] is not None and at["coverage"]
             else f"No threshold keeps its errors on these images at {risk} or below."
@@ -163,7 +164,7 @@ def _selective(model: dict[str, Any]) -> list[str]:
     kept = found["clean"]
     if found["threshold"] is not None and kept is not None:
         said.append(
-            f"Answering only above its stored confidence threshold of {found['threshold']:.2f}, "
+            f"Answering only above its stored confidence threshold of {in_words(found, 2)}, "
             f"it answers {number(kept['coverage'], '%')} % of clean images"
             + (f" and is right on {number(kept['accuracy'], '%')} % of those." if kept["accuracy"] is not None else ".")
         )

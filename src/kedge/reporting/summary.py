@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kedge.reporting.rows import METRICS, Row, best_of, dig, estimate, failure, printable, short
+from kedge.epsilon import print_epsilon
+from kedge.rejection import resolved
+from kedge.reporting.rows import METRICS, Row, ahead_of, comparable, dig, estimate, failure, printable, short
 
 MANY_CLASSES = 20  # from here on top-5 says something
 FEW_SCORES = 3  # up to so many scores have lines of their own, more only the first and the best
@@ -36,8 +38,8 @@ class _Lines:
         if not first:  # the reason once is enough
             marks = tuple(mark.partition(":")[0] for mark in marks)
         if any(c is not None for c in cells) or (first and any(marks)):
-            best = None if any(notes) or not marked else best_of(cells, better, unit)
-            self.rows.append(Row(group, label, unit, better, cells, best, marks, notes))
+            ahead = () if any(notes) or not marked else ahead_of(cells, better, unit)
+            self.rows.append(Row(group, label, unit, better, cells, ahead, marks, notes))
 
     def marks(
         self, found: Sequence[Any], part: str, name: str | None = None, also: Sequence[str] = (), asked: bool = True
@@ -79,7 +81,8 @@ def _clean(lines: _Lines, results: dict[str, Any]) -> None:
     marks = lines.marks([m["clean"] for m in lines.models], "clean")
     keys = ["accuracy", *(["top5"] if len(results["data"]["class_names"]) >= MANY_CLASSES else []), *_ERRORS[1:]]
     for key in keys:
-        lines.add("Clean images", *METRICS[key], [clean_metric(m, key) for m in lines.models], marks)
+        values = [clean_metric(m, key) for m in lines.models]
+        lines.add("Clean images", *METRICS[key], values, marks, marked=comparable(key, values))
 
 
 def _shift(lines: _Lines, results: dict[str, Any]) -> None:
@@ -93,7 +96,8 @@ def _shift(lines: _Lines, results: dict[str, Any]) -> None:
             f"Corrupted ({count} kind{'s' if count > 1 else ''}, severity {severities[0]})"
         )  # fmt: skip
         for key in _ERRORS:
-            lines.add(group, *METRICS[key], [dig(m, "shift", "mean", key) for m in models], marks)
+            values = [dig(m, "shift", "mean", key) for m in models]
+            lines.add(group, *METRICS[key], values, marks, marked=comparable(key, values))
         for severity in severities if many else []:
             own = [next((r for r in dig(m, "shift", "by_severity") or [] if r["severity"] == severity), None)
                    for m in models]  # fmt: skip
@@ -104,7 +108,9 @@ def _shift(lines: _Lines, results: dict[str, Any]) -> None:
         found = [m["shift_sets"].get(name) for m in models]
         for key in ("accuracy", "ece"):
             values = [dig(f, key) for f in found]
-            lines.add(f"Published set: {printable(name)}", *METRICS[key], values, lines.marks(found, "shift_set", name))
+            marks = lines.marks(found, "shift_set", name)
+            group = f"Published set: {printable(name)}"
+            lines.add(group, *METRICS[key], values, marks, marked=comparable(key, values))
 
 
 def score_titles(results: dict[str, Any]) -> dict[str, str]:
@@ -191,7 +197,7 @@ def _selective(lines: _Lines, results: dict[str, Any]) -> None:
     if risk is not None:
         at = f"at {100 * risk:g} % risk"
         lines.add(group, f"answered {at}", "%", "higher", [dig(f, "at_risk", "coverage") for f in found], marks)
-        lines.add(group, f"threshold {at}", "", None, [dig(f, "at_risk", "threshold") for f in found], marks)
+        lines.add(group, f"threshold {at}", "confidence", None, [_threshold(dig(f, "at_risk")) for f in found], marks)
     places = [place for place in ood_places(results) if place[0] == "group" or not _many(results)]
     for kind, name, sets in places:
         areas = [[dig(f, "joint", s, "aurc") for s in sets] for f in found]
@@ -205,6 +211,10 @@ def _selective(lines: _Lines, results: dict[str, Any]) -> None:
         areas = [[dig(m, "ood", s, "accepted") for s in sets] for m in models]
         values = [None if None in a else sum(a) / len(a) for a in areas]
         lines.add(group, f"answered, {place_title(kind, name, sets)}", "%", "lower", values)
+
+
+def _threshold(rule: dict[str, Any] | None) -> float | None:
+    return None if dig(rule, "threshold") is None else resolved(rule)  # type: ignore[arg-type]
 
 
 def unlabelled(models: dict[str, dict[str, Any]]) -> dict[str, list[tuple[str, list[Any]]]]:
@@ -225,7 +235,7 @@ def strength(attack: dict[str, Any], said: str = "") -> str:
     """The norm, budget, steps and restarts of an attack in words; what `said` has already is not said again."""
     norm = {"linf": "ℓ∞", "l2": "ℓ2"}.get(attack["norm"], printable(attack["norm"] or "norm not stated"))
     eps = attack["eps"]
-    words = [norm if eps is None else f"{norm} {f'{255 * eps:.4g}/255' if norm == 'ℓ∞' else f'{eps:.4g}'}"]
+    words = [norm if eps is None else f"{norm} {print_epsilon(eps)}"]
     steps, restarts = attack.get("steps"), attack.get("restarts") or 1
     if steps and attack["kind"] != "autoattack" and not (f"-{steps}" in said or (steps == 1 and "FGSM" in said)):
         words.append(f"{steps} step{'s' if steps > 1 else ''}")

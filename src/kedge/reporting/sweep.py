@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from kedge.epsilon import print_epsilon
 from kedge.files import write_text
 from kedge.reporting.page import templates
 from kedge.reporting.rows import printable
@@ -48,6 +49,7 @@ def page(results: dict[str, Any]) -> str:
         .get_template("sweep.html")
         .render(
             results=results,
+            eps=print_epsilon(results["attack"]["eps"]) if results["attack"] else None,
             names={key: printable(results[key]) for key in ("a", "b")},
             columns=[(name, title(results, name)) for name in columns],
             plots=[(title(results, name), against(results, name)) for name in others],

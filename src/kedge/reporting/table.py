@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LEGEND = "↑ higher is better, ↓ lower is better; in brackets the 95 % interval."
-MARK = "✔"  # none of the markers of the plots
+MARK, SOME = "✔", "›"  # none of the markers of the plots
 BETTER = f"{MARK} better than every other model here: the intervals do not overlap."
+BETTER_THAN_SOME = f"{SOME} better in this way than the models whose numbers stand behind it."
 LEANING = (
-    "Resampling inflates a calibration error (ECE); its interval corrects for that and so lies mostly below the value."
+    "A calibration error (ECE) of a calibrated model is above 0 on few images; its interval is of the error without "
+    "that, and so lies mostly below the value."
 )
 OOD_LEGEND = "Out of distribution: in-distribution is the positive class, a higher score means more in-distribution."
 UNLABELLED = (
@@ -68,10 +70,12 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
     width = width or shutil.get_terminal_size((110, 24)).columns
     console = Console(file=stream, width=width, force_terminal=color, no_color=not color, highlight=False)
     console.print(Text(subject_line(results), style="bold"))
+    some = any(row.beats(i) for row in rows for i in range(len(names)))
+    heads = [f"{i} {printable(name)}" if some else printable(name) for i, name in enumerate(names, 1)]
     fit = max(1, (width - _LABEL) // _CELL)
     for start in range(0, len(names), fit):
-        console.print(_columns(rows, names, list(range(start, min(start + fit, len(names))))))
-    legends = [LEGEND, BETTER if len(names) > 1 else "", leaning(rows)]
+        console.print(_columns(rows, heads, list(range(start, min(start + fit, len(names))))))
+    legends = [LEGEND, BETTER if len(names) > 1 else "", BETTER_THAN_SOME if some else "", leaning(rows)]
     legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
     console.print(Text(" ".join(filter(None, legends)), style="dim"))
     for made in _over_seeds(results, fit):
@@ -105,9 +109,14 @@ def warnings(results: dict[str, Any]) -> list[str]:
     """What a reader must not miss: unfinished and failed parts, and robust accuracies that are not to be believed."""
     said = [] if results["complete"] else ["Some parts could not be measured: their cells say why."]
     for name, model in results["models"].items():
+        if model["trained_on"]:
+            count = f"{model['trained_on']:,} of these {results['data']['images']:,} images"
+            said.append(f"{printable(name)} was trained on {count}, bit for bit: its numbers on them are flattered.")
         errors = [f"{printable(e['part'])} failed: {printable(e['message'])}" for e in model["errors"]]
         more = [f"{len(errors) - _ERRORS} more parts failed; results.json has them all"]
         said += [f"{printable(name)}, {e}" for e in errors[:_ERRORS] + (more if len(errors) > _ERRORS else [])]
+        doubts = dict.fromkeys([*model["warnings"], *(dig(model, "unlabelled", "warnings") or [])])
+        said += [f"{printable(name)}: {printable(words)}." for words in doubts]
         for images, found in (dig(model, "unlabelled", "sets") or {}).items():
             said += [f"{printable(name)}, {printable(images)}: {printable(words)}" for words in found["warnings"]]
     for name, model in results["models"].items():
@@ -119,7 +128,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
     return said
 
 
-def _columns(rows: list[Row], names: list[str], models: list[int]) -> "Table":
+def _columns(rows: list[Row], heads: list[str], models: list[int]) -> "Table":
     """The table of some of the models."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -128,7 +137,7 @@ def _columns(rows: list[Row], names: list[str], models: list[int]) -> "Table":
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
     made.add_column("", overflow="fold")
     for i in models:
-        made.add_column(Text(printable(names[i])), justify="right", overflow="fold")
+        made.add_column(Text(heads[i]), justify="right", overflow="fold")
     group = None
     for row in rows:
         if row.group != group:
@@ -138,7 +147,8 @@ def _columns(rows: list[Row], names: list[str], models: list[int]) -> "Table":
         cells = []
         for i in models:
             spread = f" [{row.spread(i)}]" if row.spread(i) else ""
-            text = Text((f"{MARK} " if row.best == i else "") + row.text(i), style="bold" if row.best == i else "")
+            mark = f"{MARK} " if row.best == i else f"{SOME}{','.join(str(j + 1) for j in row.beats(i))} "
+            text = Text((mark if row.best == i or row.beats(i) else "") + row.text(i), "bold" if row.best == i else "")
             cells.append(text.append(spread, style="dim"))
         made.add_row(Text(printable(f"{arrow} {row.title}")), *cells)
     return made

@@ -87,9 +87,10 @@ def _selective(model: dict[str, Any], results: dict[str, Any]) -> Iterator[_Numb
         return
     for metric in ("aurc", "excess_aurc"):
         yield "selective", "clean", "", found["score"], metric, found[metric], n
-    for metric in ("risk", "coverage", "threshold"):
+    for metric in ("risk", "coverage", "threshold", "log_odds"):
         yield "selective", "at risk", "", found["score"], metric, dig(found, "at_risk", metric), n
-    yield "selective", "stored", "", found["score"], "threshold", found["threshold"], None
+    for metric in ("threshold", "log_odds"):
+        yield "selective", "stored", "", found["score"], metric, found[metric], None
     for place in ("clean", "shift"):
         for metric, value in (found[place] or {}).items():
             yield "selective", f"stored, {place}", "", found["score"], metric, value, n if place == "clean" else None

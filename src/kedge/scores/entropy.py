@@ -1,7 +1,9 @@
 """Negative entropy of the prediction."""
 
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
+from kedge.confidence import log_odds
 from kedge.scores.base import Score
 from kedge.scores.outputs import Outputs
 
@@ -19,5 +21,8 @@ class Entropy(Score):
     def score(self, outputs: Outputs) -> Tensor:
         """`[B]` in [-log C, 0]."""
         log_probs = outputs.logits.float().log_softmax(dim=1)
+        # Close to 1 the logarithm of a probability is lost in rounding, but not that of its odds.
+        top = log_probs.argmax(dim=1, keepdim=True)
+        log_probs = log_probs.scatter(1, top, logsigmoid(log_odds(outputs.logits).float())[:, None])
         # A probability of 0 adds 0: its logarithm may be -inf.
         return (log_probs.exp() * log_probs.clamp(min=-1e4)).sum(dim=1)

@@ -2,12 +2,16 @@
 
 from torch import Tensor
 
+from kedge.confidence import log_odds
 from kedge.scores.base import Score
 from kedge.scores.outputs import Outputs
 
 
 class MSP(Score):
-    """Confidence, max_c softmax(logits)_c, in [1/C, 1].
+    """Confidence p = max_c softmax(logits)_c, as its log odds log(p / (1 - p)).
+
+    These rank images as p does, and go on where p is 1 in float32, as it is for many images of a network that was
+    trained for long.
 
     Hendrycks & Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
     ICLR 2017, arXiv 1610.02136.
@@ -17,5 +21,5 @@ class MSP(Score):
     title = "confidence (MSP)"
 
     def score(self, outputs: Outputs) -> Tensor:
-        """`[B]` in [1/C, 1]."""
-        return outputs.logits.float().softmax(dim=1).amax(dim=1)
+        """`[B]`, at least -log(C - 1); 0 is a confidence of one half."""
+        return log_odds(outputs.logits)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.anchoring.passes import budget_of, references_at_a_time
 from kedge.anchoring.pixels import evaluating
+from kedge.checks import check_images
 from kedge.scores.last_layer import affine, inputs_of, last_layer
 
 
@@ -71,12 +72,13 @@ def outputs_of(
     *,
     features: bool = False,
     masked: bool = False,
+    check: bool = True,
 ) -> Outputs:
     """Run `model` on `images` `[B, C, H, W]` in [0, 1], without gradients and in eval mode.
 
     Its modes are left as they were. A kedge model is asked through `predict`, an anchored one with `references` (an
     int, a tensor, "blt", "adaptive", or None for the whole bank); any other callable must return logits `[B, C]`.
-    Raises ValueError when it returns something else.
+    Raises ValueError when it returns something else, and for images that cannot be in [0, 1].
 
     Args:
         model: what to run.
@@ -87,17 +89,20 @@ def outputs_of(
             different numbers of references.
         masked: also run the masked passes of an anchored model, one for each reference; "blt" and "adaptive" take
             the whole bank.
+        check: look at the images, for which the device is waited for.
     """
+    if check:
+        check_images(images)
     adaptive = isinstance(model, AnchoredModel) and isinstance(references, str) and references == "adaptive"
     layer = last_layer(model, images) if features and not adaptive and isinstance(model, nn.Module) else None
     with _collecting(layer) as seen:
         if isinstance(model, AnchoredModel):
             count = _count(model, references)
-            prediction = model.predict(images, references=references)
+            prediction = model.predict(images, references=references, check=False)
             outputs = Outputs(prediction.logits, prediction.uncertainty)
         elif isinstance(model, PixelModel):
             count = 1
-            outputs = Outputs(model.predict(images).logits)  # type: ignore[operator]
+            outputs = Outputs(model.predict(images, check=False).logits)  # type: ignore[operator]
         else:
             count = 1
             outputs = Outputs(_logits_of(model, images))

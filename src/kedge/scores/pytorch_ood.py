@@ -1,6 +1,5 @@
 """The detectors of pytorch-ood as scores of kedge."""
 
-import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.anchoring.pixels import independent
+from kedge.checks import check_images
 from kedge.scores.base import Score
 from kedge.scores.last_layer import last_layer
 from kedge.scores.outputs import Outputs, outputs_of
@@ -132,6 +133,7 @@ class PytorchOOD(Score):
             return images.new_zeros(0, dtype=torch.float32)
         if self.reads != "images":
             return self.score(outputs_of(model, images, references, features=bool(self.needs)))
+        check_images(images)
         detector = self._fitted(self._detector) if self.fits else self._build_on(model, images)
         with torch.enable_grad(), self._seeded():
             found = self._turned([detector.predict(part) for part in images.split(ROWS)], images)
@@ -227,7 +229,7 @@ def ordinary(model: Callable[[Tensor], Any], reference: int = 0) -> nn.Module:
     if isinstance(model, AnchoredModel):
         network = model.fold(reference)
     else:
-        network = model.fold() if isinstance(model, PixelModel) else copy.deepcopy(model).eval()  # type: ignore[operator]
+        network = model.fold() if isinstance(model, PixelModel) else independent(model).eval()  # type: ignore[operator]
     # Gradients with respect to activations need something that asks for them.
     return network.requires_grad_(True)
 

@@ -1,6 +1,5 @@
 """The model that a run trains: a network made by the recipe, or a model that was trained before."""
 
-import copy
 import logging
 from dataclasses import replace
 from typing import Any
@@ -9,6 +8,7 @@ from torch import nn
 
 from kedge import checkpoint
 from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references
+from kedge.anchoring.pixels import independent
 from kedge.data import ImageSet, derive_seed
 from kedge.networks import PretrainedUnavailable
 from kedge.training.build import make_model, make_network
@@ -33,16 +33,15 @@ def begin(
     count, shape = len(train), train.image_shape
     if given is not None:
         _check_given(given, train)
-        return copy.deepcopy(given).train(), resolve_data(recipe, count, shape)
+        return independent(given).train(), resolve_data(recipe, count, shape)
     stored = earlier is not None and (earlier.start / "config.json").is_file()
     if earlier is not None and stored:
         return checkpoint.load(earlier.start).train(), resolve_data(recipe, count, shape)
     start = load_start(recipe, train)
     if start is not None:
         return start, resolve_data(resolve_start(recipe, start), count, shape)
-    recipe = resolve_data(recipe, count, shape)
-    network, recipe = _network(recipe, train, has_checkpoint)
-    return make_model(recipe, network, train), recipe
+    network, resolved = _network(recipe, train, has_checkpoint)
+    return make_model(resolved, network, train), resolved
 
 
 def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
@@ -114,20 +113,23 @@ def resolve_start(recipe: Recipe, model: PixelModel) -> Recipe:
 
 
 def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.Module, Recipe]:
-    """The network; where published weights cannot be had that is said, and the recipe becomes one without them."""
+    """The network, and the recipe resolved; where published weights cannot be had that is said, and it has none."""
+    resolved = resolve_data(recipe, len(train), train.image_shape)
     if has_checkpoint:  # which holds the weights
-        return make_network(replace(recipe, pretrained=False), train), recipe
+        return make_network(replace(resolved, pretrained=False), train), resolved
     try:
-        return make_network(recipe, train), recipe
+        return make_network(resolved, train), resolved
     except PretrainedUnavailable as error:
         if recipe.init_from is not None:
             raise ValueError(f"init_from: {error}. There is nothing to start from") from error
         log.warning(
-            "\n  *** %s\n  *** TRAINING FROM RANDOM WEIGHTS instead: expect a much lower accuracy, and train longer.\n",
+            "\n  *** %s\n  *** TRAINING FROM RANDOM WEIGHTS instead: expect a much lower accuracy, and train longer. Have "
+            "the weights as a file? --model %s --weights FILE\n",
             error,
+            resolved.model,
         )
-        recipe = replace(recipe, pretrained=False)
-        return make_network(recipe, train), recipe
+        resolved = resolve_data(replace(recipe, pretrained=False), len(train), train.image_shape)
+        return make_network(resolved, train), resolved
 
 
 def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:

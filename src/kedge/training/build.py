@@ -1,9 +1,8 @@
 """From a resolved recipe to the objects of a run: data, model, objective, optimizer, schedule."""
 
-import inspect
 import logging
+import math
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -12,9 +11,13 @@ from torch import Tensor, nn
 from kedge import attacks, data, networks, objectives, optim
 from kedge.adaptation.heads import find_head
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
+from kedge.anchoring.pixels import published_normalisation
 from kedge.data import ImageSet, derive_seed
+from kedge.epsilon import parse_epsilon
 from kedge.pretrained import load_weights
-from kedge.training.recipe import Recipe, held_by, near
+from kedge.training.held import divide, record_of, unseen
+from kedge.training.recipe import Recipe, near
+from kedge.training.takers import arguments_of, entries, objective_class, takers
 
 __all__ = [
     "balanced_weights",
@@ -30,7 +33,10 @@ log = logging.getLogger("kedge")
 
 
 def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
-    """Load the training and the validation set; without a validation split one is held out, stratified."""
+    """Load the training and the validation images of a new run; without a part val some of each class are held out.
+
+    Of a part val those are left out that are also training images, of this run or of the model that it starts from.
+    """
     assert recipe.data is not None
     train = data.load(recipe.data, "train", recipe.image_size)
     if recipe.train_images is not None:
@@ -45,7 +51,8 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
                 f"{sorted(set(train.class_names) ^ set(val.class_names))[:10]}"
             )
     else:
-        train, val = data.split_validation(train, recipe.val_fraction, held_by(vars(recipe)))
+        train, val = divide(recipe, train)
+    val, _ = val.readable()
     if recipe.classes is not None:
         train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
     counts = torch.bincount(train.labels, minlength=len(train.class_names))
@@ -56,7 +63,12 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
         raise ValueError(
             f"{recipe.data}: no training images of class {', '.join(empty[:10])}; name the others in classes"
         )
-    return train, val
+    left = unseen(val, record_of(recipe, train, None), "this run")
+    if len(left) < len(val):
+        train.report.notes.append(
+            f"{len(val) - len(left)} of the {len(val)} images of the part val are training images too, and left out"
+        )
+    return train, left
 
 
 def make_network(recipe: Recipe, train: ImageSet) -> nn.Module:
@@ -89,32 +101,31 @@ def make_model(recipe: Recipe, network: nn.Module, train: ImageSet) -> PixelMode
 
 
 def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
-    """Nest the objectives that the recipe lists, the innermost last."""
+    """Nest the objectives that the recipe lists, the innermost last, with the recipe's values for those that take them.
+
+    Raises:
+        ValueError: as of `takers`; for an objective that cannot be made with its arguments.
+    """
     objective: nn.Module | None = None
-    for entry in reversed(recipe.objective or []):
-        name, arguments = (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
-        arguments = dict(arguments or {})
-        kind = objective_class(name)
+    taking = takers(recipe)
+    for place, (name, kind, arguments) in reversed(list(enumerate(entries(recipe)))):
         if "attack" in arguments:
             arguments["attack"] = make_attack(name, arguments["attack"], recipe.eps)
+        elif place in taking["eps"]:
+            arguments["eps"] = parse_epsilon(recipe.eps)
         if isinstance(arguments.get("reference_set"), Mapping):
             arguments["reference_set"] = _subset(train, arguments["reference_set"])
-        if name == "CrossEntropy" and recipe.class_weights == "balanced":
-            arguments.setdefault("class_weights", balanced_weights(train.labels, len(train.class_names)))
-        known = inspect.signature(kind).parameters
-        for key in arguments:
-            if key not in known:
-                raise ValueError(f"objective {name} has no argument {key!r}.{near(key, known)}")
+        if place in taking["class_weights"]:
+            arguments["class_weights"] = balanced_weights(train.labels, len(train.class_names))
+        elif issubclass(kind, objectives.CrossEntropy) and arguments.get("class_weights") is not None:
+            arguments["class_weights"] = average_one(arguments["class_weights"], train.labels)
         try:
             objective = kind(**arguments) if objective is None else kind(objective, **arguments)
         except TypeError as error:
-            what = "it wraps another objective: name one after it" if "inner" in known and objective is None else error
+            wraps = "inner" in arguments_of(kind) and objective is None
+            what = "it wraps another objective: name one after it" if wraps else error
             raise ValueError(f"objective {name} cannot be made with {arguments}: {what}") from error
     assert objective is not None
-    if recipe.eps is not None and not any(isinstance(m, objectives.Attacking) for m in objective.modules()):
-        raise ValueError(
-            f"eps {recipe.eps} is the radius of an attack, and the objective has none: --config robust-finetune has one"
-        )
     return objective
 
 
@@ -130,33 +141,50 @@ def make_attack(objective: str, given: Any, eps: str | None = None) -> Any:
             f"the attack of {objective} is written {{PGD: {{eps: 8/255, steps: 10}}}} or {{FGSM: {{eps: 8/255}}}}, "
             f"not {given!r}.{near(str(name), known)}"
         )
-    values = {key: _fraction(value) for key, value in {**(arguments or {}), **({"eps": eps} if eps else {})}.items()}
+    values = _numbers({} if arguments is None else arguments, f"attack {name} of {objective}: ")
+    if eps is not None:
+        number = parse_epsilon(eps)
+        if (written := values.get("eps")) and values.get("step_size") is not None:
+            # The step that was written for another radius, as large a share of this one.
+            values["step_size"] = values["step_size"] * number / written
+        values["eps"] = number
     if "eps" not in values:
         raise ValueError(f"attack {name} of {objective} needs eps, in pixel units, such as {{{name}: {{eps: 8/255}}}}")
-    if eps and "step_size" in values and isinstance(written := _fraction((arguments or {}).get("eps")), float | int):
-        # The step that was written for another radius, as large a share of this one.
-        values["step_size"] = values["step_size"] * _fraction(eps) / written if written else values["step_size"]
     try:
         return known[name](**values)
     except TypeError as error:
         raise ValueError(f"attack {name} of {objective} cannot be made with {values}: {error}") from error
 
 
-def _fraction(value: Any) -> Any:
-    """`8/255` and `1e-2`, which are text to YAML, as numbers; all else as it is."""
-    if not isinstance(value, str):
-        return value
-    try:
-        top, _, bottom = value.partition("/")
-        return float(top) / float(bottom or 1)
-    except (ValueError, ZeroDivisionError):
-        return value
+def _numbers(arguments: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The arguments of an attack with its lengths as numbers: `8/255` and `1e-2` are text to YAML."""
+    lengths = ("eps", "step_size", "start")
+    return {
+        key: parse_epsilon(value, f"{source}{key}") if key in lengths and value is not None else value
+        for key, value in arguments.items()
+    }
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
-    """Weights `[C]` by which every class counts the same: N / (C · n_c), as in scikit-learn's "balanced"."""
-    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
-    return len(labels) / (classes * counts.float())
+    """Weights `[C]` by which every class counts the same: N / (C · n_c), as in scikit-learn's "balanced".
+
+    C is the number of classes that have images: the mean weight of the N images is 1.
+    """
+    counts = torch.bincount(labels, minlength=classes)
+    return len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).float())
+
+
+def average_one(class_weights: Any, labels: Tensor) -> Tensor:
+    """Weights `[C]` scaled to a mean of 1 over images of these labels: only their ratios are a recipe's to say."""
+    weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    if weights.ndim != 1 or len(weights) <= int(labels.max()):
+        raise ValueError(
+            f"class_weights has {weights.numel()} values, and the training images have {int(labels.max()) + 1} classes"
+        )
+    mean = float(weights.double()[labels].mean())
+    if not 0 < mean < math.inf:
+        raise ValueError(f"class_weights are numbers, 0 or more, one for each class, not {class_weights}")
+    return weights / mean
 
 
 def make_optimizer(recipe: Recipe, model: PixelModel) -> torch.optim.Optimizer:
@@ -197,32 +225,6 @@ def make_schedule(
     return optim.cosine(optimizer, steps, warmup) if recipe.schedule == "cosine" else optim.constant(optimizer, warmup)
 
 
-def objective_class(name: str) -> type[nn.Module]:
-    """The class of an objective in a recipe, `module:Class` for one's own; ValueError for a name that is none."""
-    if ":" in name:  # foreign code, only in this explicit form
-        module, _, attribute = name.partition(":")
-        try:
-            found = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"objective {name}: {error}") from error
-    elif name in (known := _objective_names()):
-        found = getattr(objectives, name)
-    else:
-        raise ValueError(
-            f"no objective is named {name!r}; there are {', '.join(known)}, and module:Class for your own."
-            f"{near(name, known)}"
-        )
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise ValueError(f"objective {name} is not a class of nn.Module")
-    return found
-
-
-def _objective_names() -> list[str]:
-    bases = (objectives.Objective, objectives.Attacking)
-    kinds = [n for n in objectives.__all__ if isinstance(getattr(objectives, n), type)]
-    return [n for n in kinds if getattr(objectives, n) not in bases]
-
-
 def _reference_set(recipe: Recipe, train: ImageSet) -> ImageSet | None:
     for entry in recipe.objective or []:
         for arguments in entry.values() if isinstance(entry, dict) else []:
@@ -239,16 +241,10 @@ def _subset(train: ImageSet, wanted: Mapping[str, Any]) -> ImageSet:
 
 def _normalisation(recipe: Recipe, network: nn.Module, train: ImageSet) -> tuple[list[float], list[float]]:
     """Per channel: what the published weights were trained with, else mean and deviation of training images."""
-    channels = train.image_shape[0]
-    if recipe.pretrained:
-        config = getattr(network, "pretrained_cfg", None) or {}
-        mean = list(config.get("mean", (0.485, 0.456, 0.406)))  # torchvision's weights: ImageNet's
-        std = list(config.get("std", (0.229, 0.224, 0.225)))
-        if channels != len(mean):
-            mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
-        return mean, std
+    if recipe.pretrained and (published := published_normalisation(network, train.image_shape[0])) is not None:
+        return published
     step = -(-len(train) // 2048)  # evenly through the set: a folder lists one class after another
-    images, _ = next(train.subset(range(0, len(train), step)).batches(2048))
+    images, _ = next(train.subset(range(0, len(train), step)).readable()[0].batches(2048))
     pixels = images.double() / 255
     means, deviations = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=0.01)
     return [round(v, 4) for v in means.tolist()], [round(v, 4) for v in deviations.tolist()]

@@ -16,6 +16,7 @@ from kedge import checkpoint
 from kedge.files import whole
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run
+from kedge.training.opening import about_bank
 
 __all__ = ["AtomicCheckpoints", "Bar", "EpochRows", "LastCheckpoint", "Snapshots"]
 
@@ -62,10 +63,11 @@ class EpochRows(Callback):
             self._watch([r["val_pgd"] for r in earlier if "val_pgd" in r], row, module)
         if not self.lines:
             return
+        one = " (one reference)" if about_bank(module.recipe) else ""
         robust = f", under PGD {100 * row['val_pgd']:.1f} %" if "val_pgd" in row else ""
         module.print(
             f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  loss {loss:.3f}  "
-            f"val accuracy {100 * row['val_accuracy']:.1f} %{robust}, NLL {row['val_nll']:.3f}, "
+            f"val accuracy {100 * row['val_accuracy']:.1f} %{one}{robust}, NLL {row['val_nll']:.3f}, "
             f"ECE {100 * row['val_ece']:.1f} %  ({row['seconds']:.1f} s)"
         )
 

@@ -3,15 +3,22 @@
 import shlex
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kedge import metrics
 from kedge.anchoring import PixelModel
+from kedge.confidence import log_odds
 from kedge.data import ImageSet
+from kedge.data.report import listed
+from kedge.rejection import rule_from
+from kedge.training.record import ImageRecord
 
-__all__ = ["predict_logits", "predict_set", "reject_rule", "write_run_report"]
+if TYPE_CHECKING:
+    from kedge.training.module import Run
+
+__all__ = ["about_left_out", "left_out", "predict_logits", "predict_set", "reject_rule", "write_run_report"]
 
 REPORT_IMAGES = 1000  # the report of a run is a first look; `kedge evaluate` takes the whole set
 
@@ -39,46 +46,75 @@ def predict_set(
 
 
 def reject_rule(
-    probs: torch.Tensor, labels: torch.Tensor, coverage: float | None = None, risk: float | None = None
+    logits: torch.Tensor, labels: torch.Tensor, coverage: float | None = None, risk: float | None = None
 ) -> dict[str, Any]:
-    """The rule stored with a model: answer where the confidence is at least `threshold`.
+    """The rule stored with a model, from logits `[N, C]`: answer where the confidence is at least `threshold`.
 
     The threshold is the highest that keeps at least `coverage` of these (validation) images, or with `risk` the one
     that keeps the most of them with at most that share of wrong answers. Where none does, a warning says so, and the
-    threshold is above the confidence of all of them.
+    threshold is above the confidence of all of them. `log_odds` is the same threshold, on the scale that is compared:
+    it tells apart answers whose confidence is 1 in float32.
     """
-    confidence, label = probs.max(1)
-    correct = label == labels
+    odds, correct = log_odds(logits), logits.argmax(1) == labels
     if risk is None:
         assert coverage is not None
-        threshold = metrics.threshold_for_coverage(confidence, coverage)
+        least = metrics.threshold_for_coverage(odds, coverage)
     else:
-        found, _ = metrics.threshold_for_risk(confidence, correct, risk)
-        if found is None:
+        fitting, _ = metrics.threshold_for_risk(odds, correct, risk)
+        if fitting is None:
             warnings.warn(
                 f"no threshold brings the share of wrong answers among {len(labels)} validation images down to {risk}: "
                 "the model will reject whatever is not surer than all of them",
                 stacklevel=2,
             )
-        above = torch.nextafter(confidence.max(), confidence.new_tensor(2.0))
-        threshold = float(above) if found is None else found
-    kept, accuracy = metrics.selective_accuracy(confidence, correct, threshold)
+        above = torch.nextafter(odds.max(), odds.new_tensor(torch.inf))
+        least = float(above) if fitting is None else fitting
+    kept, accuracy = metrics.selective_accuracy(odds, correct, least)
     return {
         "score": "confidence",
-        "threshold": threshold,
+        **rule_from(least, met=kept > 0),
         **({"coverage": coverage} if risk is None else {"risk": risk}),
         "validation_coverage": kept,
         "validation_accuracy": accuracy,
     }
 
 
-def write_run_report(model: PixelModel, folder: Path, images: ImageSet, path: Path, seed: int) -> None:
+def left_out(run: "Run") -> dict[str, Any]:
+    """Which images of a run could not be read, for its record; empty if there were none.
+
+    `skipped` when the data was loaded, and `replaced` by another of their class while it trained: lists of
+    [path, reason].
+    """
+    skipped = {**dict(run.train_set.report.skipped), **dict(run.val_set.report.skipped)}
+    found = {
+        "skipped": [[path, reason] for path, reason in skipped.items() if path not in run.unreadable],
+        "replaced": [[path, reason] for path, reason in run.unreadable.items()],
+    }
+    return found if found["skipped"] or found["replaced"] else {}
+
+
+def about_left_out(record: dict[str, Any]) -> str:
+    """What `left_out` recorded, in words that name the first images."""
+    words = {"skipped": "left out", "replaced": "replaced by another of their class in training"}
+    counts = ", ".join(f"{len(record[key])} {what}" for key, what in words.items() if record[key])
+    return f"unreadable images: {counts}\n{listed([*record['skipped'], *record['replaced']])}"
+
+
+def write_run_report(
+    model: PixelModel, folder: Path, images: ImageSet, path: Path, seed: int, record: ImageRecord | None = None
+) -> None:
     """Evaluate the model on (at most a thousand of) the validation images and write the page."""
     from kedge import evaluation, reporting
 
     again = ["--split", "val", "--shift", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
     command = shlex.join(["kedge", "evaluate", str(folder), *again])
     results = evaluation.evaluate(
-        {folder.name: model}, images, shift=(), seed=seed, limit=REPORT_IMAGES, command=command
+        {folder.name: model},
+        images,
+        shift=(),
+        seed=seed,
+        limit=REPORT_IMAGES,
+        trained_on={} if record is None else {folder.name: record.count},
+        command=command,
     )
     reporting.write_report(results, path)

@@ -20,21 +20,26 @@ import kedge
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, with_label_noise
+from kedge.layout import as_stored, channels_last
 from kedge.training.begin import begin, started
 from kedge.training.build import load_sets, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint, Snapshots
 from kedge.training.cost import cost_of
-from kedge.training.finish import predict_logits, reject_rule, write_run_report
+from kedge.training.finish import about_left_out, left_out, predict_logits, reject_rule, write_run_report
 from kedge.training.floor import not_below_start
 from kedge.training.folder import RunFolder, surroundings
+from kedge.training.held import record_of, resumed
 from kedge.training.keep import kept_models
 from kedge.training.module import Run, ball
-from kedge.training.opening import opening, radius
+from kedge.training.opening import opening
 from kedge.training.probe import from_probe
 from kedge.training.recipe import Recipe, load_recipe
+from kedge.training.record import ImageRecord
+from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
-from kedge.training.start import earlier_passes, inherit
+from kedge.training.start import earlier_passes, in_norm, inherit
 from kedge.training.stops import explained
+from kedge.training.takers import takers
 from kedge.training.temperature import calibrate
 
 __all__ = ["RunResult", "fit"]
@@ -57,6 +62,7 @@ class RunResult:
         robust: of a run that attacks: {eps, norm, steps, images, kept, best and last: {epoch, accuracy, pgd}}, on the
             validation images; None of any other.
         beside: accuracy, nll and ece of the models in best/ and last/, where there are such, as `validation`.
+        images: how many validation images these numbers are of.
     """
 
     folder: Path
@@ -67,6 +73,7 @@ class RunResult:
     report: Path | None
     robust: dict[str, Any] | None = None
     beside: dict[str, dict[str, float]] = field(default_factory=dict)
+    images: int = 0
 
 
 def fit(
@@ -126,15 +133,18 @@ def _run(
     main: bool,
     given: Recipe | None = None,
 ) -> RunResult:
+    takers(chosen)  # a value that no objective takes is an error before the data is read
     recipe = resolve_device(chosen)
-    train, val = sets or load_sets(recipe)
+    train, val = resumed(earlier.path, sets) if earlier else sets or load_sets(recipe)
+    val, _ = val.readable()  # a training image is replaced when it is met, one of these would be missed
     checkpoint = earlier.checkpoint if earlier and earlier.checkpoint.is_file() else None
     model, recipe = begin(recipe, train, earlier, checkpoint is not None, start)
     recipe = resolve_network(recipe, model.network, len(train), train.image_shape)
     probe: dict[str, Any] | None = None
-    started = earlier is not None and (earlier.start / "config.json").is_file()
-    if recipe.head == "probe" and checkpoint is None and not started:
+    stored = earlier is not None and (earlier.start / "config.json").is_file()
+    if recipe.head == "probe" and checkpoint is None and not stored:
         recipe, probe = from_probe(recipe, model, train, val)
+    record = record_of(recipe, train, val, start is not None) if main and not earlier else None
     data = {"train": len(train), "val": len(val), "image_shape": list(train.image_shape), "classes": train.class_names}
     if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
         clean, train = train, with_label_noise(train, recipe.label_noise, recipe.seed)
@@ -153,16 +163,19 @@ def _run(
         cost = cost_of(objective, recipe.epochs, len(train), recipe.batch_size, spent)
         facts["cost"] = asdict(cost)
         if attack := ball(objective):
-            facts["attack"] = radius(attack.eps, attack.norm)
+            facts["attack"] = in_norm(attack.eps, attack.norm)
         if probe is not None:
             facts["probe"] = probe
         if main:
-            folder.create(recipe, facts)
+            folder.create(recipe, facts, record)
     if main:
         if progress:
             if (said := train.report).skipped or said.converted_grey or said.converted_colour or said.notes:
                 print(f"{train.name} ({train.split}): {said.summary()}")
             print(opening(recipe, folder, train, val, model, objective, facts), flush=True)
+            if record is not None:
+                for remark in remarks(recipe, train, val, record):
+                    print(remark, flush=True)
         folder.write_rows(folder.rows() if checkpoint else [])
     run = Run(recipe, model, objective, train, val)
     run.last_good = str(checkpoint) if checkpoint else None
@@ -187,7 +200,7 @@ def _train(run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool,
     recipe = run.recipe
     assert recipe.batch_size is not None
     if recipe.device != "mps":  # faster on GPUs with bf16 and on CPUs
-        run.to(memory_format=torch.channels_last)
+        channels_last(run, always=True)
     rows = EpochRows(folder, main, progress)
     callbacks: list[Callback] = [rows, LastCheckpoint(folder)]
     if recipe.snapshots:
@@ -226,7 +239,7 @@ def _train(run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool,
 def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, wanted: bool) -> RunResult:
     recipe = run.recipe
     last = run.evaluated
-    last.to(memory_format=torch.contiguous_format)
+    as_stored(last)
     last.requires_grad_(True).eval()
     models, robust = kept_models(run, last, folder)
     below: dict[str, Any] | None = None
@@ -239,8 +252,9 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, want
     beside = {name: found[name] for name in models if name != "model"}
     report: Path | None = folder.report if wanted else None
     if main:
-        if skipped := len(run.train_set.report.skipped):
-            log.warning("unreadable images of %s that were left out: %d", run.train_set.name, skipped)
+        if unread := left_out(run):
+            facts = {**facts, "unreadable": unread}
+            log.warning("%s", about_left_out(unread))
         for name in beside:
             kedge.save(models[name], folder.path / name)
         kedge.save(model, folder.model)
@@ -255,11 +269,13 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, want
         folder.clear_best()
         try:
             if wanted:
-                write_run_report(model, folder.path, run.val_set, folder.report, recipe.seed)
+                images = ImageRecord.read(folder.path)
+                write_run_report(model, folder.path, run.val_set, folder.report, recipe.seed, images)
         except Exception as error:  # the model is saved: a page that fails must not look like a run that failed
             log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
             report = None
-    return RunResult(folder.path, recipe, model, folder.rows() if main else [], validation, report, robust, beside)
+    rows = folder.rows() if main else []
+    return RunResult(folder.path, recipe, model, rows, validation, report, robust, beside, len(run.val_set))
 
 
 def _judged(model: PixelModel, run: Run, main: bool) -> dict[str, float]:
@@ -269,7 +285,7 @@ def _judged(model: PixelModel, run: Run, main: bool) -> dict[str, float]:
     rows, workers = max(64, recipe.batch_size), recipe.workers or 0
     logits, labels = predict_logits(model.to(torch.device(recipe.device)), run.val_set, rows, workers)
     model.cpu()
-    model.reject = reject_rule(logits.softmax(1), labels, recipe.coverage, recipe.risk)
+    model.reject = reject_rule(logits, labels, recipe.coverage, recipe.risk)
     if recipe.temperature:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -289,7 +305,8 @@ def _finished(folder: RunFolder, recipe: Recipe) -> RunResult:
     facts = folder.facts()
     validation, robust = facts.get("validation", {}), facts.get("robust")
     beside = {name: facts[key] for name in ("best", "last") if (key := f"validation_{name}") in facts}
-    return RunResult(folder.path, recipe, kedge.load(folder.model), folder.rows(), validation, report, robust, beside)
+    model, images = kedge.load(folder.model), facts["data"]["val"]
+    return RunResult(folder.path, recipe, model, folder.rows(), validation, report, robust, beside, images)
 
 
 @contextmanager

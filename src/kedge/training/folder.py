@@ -15,6 +15,7 @@ from typing import Any
 from kedge._version import __version__
 from kedge.files import write_text
 from kedge.training.recipe import Recipe, changed, load_recipe
+from kedge.training.record import ImageRecord
 
 __all__ = ["RunFolder"]
 
@@ -24,7 +25,7 @@ MAY_CHANGE = ("device", "devices", "nodes", "workers", "runs", "name")
 
 
 class RunFolder:
-    """`runs/NAME/` with recipe.yaml, run.json, metrics.csv, last.ckpt, model/ and report.html.
+    """`runs/NAME/` with recipe.yaml, run.json, images.safetensors, metrics.csv, last.ckpt, model/ and report.html.
 
     A run with init_from has the model it began from in start/; one that attacks its validation images keeps the best
     weights so far in best-EPOCH.safetensors, and in the end the model that is not model/ in last/, or best/. Copies of
@@ -92,14 +93,16 @@ class RunFolder:
             raise FileNotFoundError(f"{path} is not the folder of a run: it holds no recipe.yaml")
         return folder
 
-    def create(self, recipe: Recipe, facts: dict[str, Any]) -> None:
-        """Make the folder and write what is known at the start."""
+    def create(self, recipe: Recipe, facts: dict[str, Any], images: ImageRecord | None = None) -> None:
+        """Make the folder and write what is known at the start; the recipe last, which makes it the folder of a run."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.path.mkdir()
         except FileExistsError:
             raise FileExistsError(f"{self.path} was just made by another run: give this one another name") from None
         self.write_facts(facts)
+        if images is not None:
+            images.write(self.path)
         write_text(self.path / "recipe.yaml", recipe.to_yaml())
 
     def recipe(self, given: "Recipe | dict[str, Any] | None" = None) -> Recipe:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import kedge
 from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.checks import answers_right
 from kedge.data.statistics import NormBatches
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run, attacks
@@ -83,6 +84,6 @@ def _under_attack(run: Run, model: PixelModel) -> float:
     for images, labels in run.val_set.subset(places).batches(256):
         pixels, labels = images.to(device).float() / 255, labels.to(device)
         made = run.attack(model, pixels, labels, indices=places[done : done + len(labels)])
-        right += int((model(made).argmax(1) == labels).sum())
+        right += int(answers_right(model(made), labels).sum())
         done += len(labels)
     return right / done

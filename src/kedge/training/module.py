@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.attacks import PGD
+from kedge.checks import check_target_values
 from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
 from kedge.data.augment import CROP
-from kedge.objectives import Attacking, Objective, set_progress
+from kedge.objectives import Objective, attacks_images, set_looks, set_progress
 from kedge.training.build import make_optimizer, make_schedule
 from kedge.training.recipe import Recipe
 from kedge.training.stops import TrainingStopped
@@ -38,8 +39,11 @@ class Run(LightningModule):
         self.model = model
         self.objective = objective
         self._objectives = [each for each in objective.modules() if isinstance(each, Objective)]
+        for images in (train, val):
+            check_target_values(images.labels, model.num_outputs)
         for each in self._objectives:
             each.prepare(model)
+        set_looks(objective, 0)  # images that were uint8 are in [0, 1], and the labels have been looked at
         # Compiled for the training step alone, and out of the module tree: what is validated and saved stays as it is.
         self._step_model = (torch.compile(model) if recipe.compile else model,)
         self.train_set, self.val_set = train, val
@@ -59,6 +63,7 @@ class Run(LightningModule):
         self.results: dict[str, float] = {}
         self._logged: dict[str, Tensor] = {}
         self.last_good: str | None = None  # the checkpoint that a stopped run names
+        self.unreadable: dict[str, str] = {}  # path and reason of training images that others stood in for
 
     @property
     def evaluated(self) -> PixelModel:
@@ -88,6 +93,7 @@ class Run(LightningModule):
             recipe.workers,
             device=self.trainer.strategy.root_device,
             crop=CROP if recipe.crop is None else recipe.crop,
+            failed=self.unreadable,
         )
         return EpochBatches(self, batches)
 
@@ -103,6 +109,19 @@ class Run(LightningModule):
         schedule = make_schedule(self.recipe, optimizer, len(self.train_dataloader()))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep which training images could not be read; all ranks take part."""
+        if self.trainer.world_size > 1:  # each rank reads images of its own
+            of_ranks: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(of_ranks, self.unreadable)
+            for each in of_ranks:
+                self.unreadable.update(each)
+        checkpoint["unreadable"] = dict(self.unreadable)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Count on from the images that the run could not read before it was broken off."""
+        self.unreadable.update(checkpoint.get("unreadable", {}))
+
     # Training
 
     def on_train_epoch_start(self) -> None:
@@ -115,7 +134,9 @@ class Run(LightningModule):
         self._logged = {}
         if self.ema is not None:
             # Listed once: naming every tensor in each step took longer than moving the average of a small network.
-            pairs = list(zip(self.ema.module.state_dict().values(), self.model.state_dict().values(), strict=True))
+            ours, theirs = (m.state_dict(keep_vars=True).values() for m in (self.ema.module, self.model))
+            # A weight that several layers share has several names, and moves once.
+            pairs = {id(mine): (mine.detach(), own.detach()) for mine, own in zip(ours, theirs, strict=True)}.values()
             self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
             self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
@@ -230,6 +251,8 @@ class Run(LightningModule):
             raise TrainingStopped(f"the model's outputs became NaN in epoch {self.current_epoch + 1}. {self._good()}")
 
     def _pixels(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8:
+            raise TypeError(f"images of a set that is trained on must be uint8, 0 to 255, got {images.dtype}")
         images = images.float().div_(255)
         return images if self.device.type == "mps" else images.contiguous(memory_format=torch.channels_last)
 
@@ -247,7 +270,7 @@ def _seed_draws(seed: int, device: torch.device) -> None:
 
 def attacks(objective: nn.Module) -> list[Any]:
     """The attacks inside an objective."""
-    return [each.attack for each in objective.modules() if isinstance(each, Attacking)]
+    return [each.attack for each in objective.modules() if attacks_images(type(each))]
 
 
 def ball(objective: nn.Module) -> PGD | None:

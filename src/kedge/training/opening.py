@@ -9,9 +9,10 @@ from kedge.training.cost import Cost
 from kedge.training.folder import RunFolder
 from kedge.training.module import attacks, ball
 from kedge.training.recipe import Recipe
-from kedge.training.start import trained_eps
+from kedge.training.resolve import unused_weights
+from kedge.training.start import in_norm, trained_eps
 
-__all__ = ["opening", "radius"]
+__all__ = ["about_bank", "opening"]
 
 
 def opening(
@@ -28,6 +29,7 @@ def opening(
     size = sum(p.numel() for p in model.parameters()) / 1e6
     kind = "anchored " if recipe.anchored else ""
     start = "pretrained" if recipe.pretrained else "from random weights"
+    left = unused_weights(facts.get("given", {}), recipe, train)
     if recipe.init_from is not None:
         start = f"from {recipe.init_from}"
     return (
@@ -37,7 +39,9 @@ def opening(
         + f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
         f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}\n"
-        f"{_attack(recipe, objective)}{_probe(facts.get('probe'), len(val))}"
+        + (f"{left}\n" if left else "")
+        + (f"{about_bank(recipe)}\n" if about_bank(recipe) else "")
+        + f"{_attack(recipe, objective)}{_probe(facts.get('probe'), len(val))}"
         f"run folder: {folder.path}" + (f"\n{Cost(**cost)}" if cost and attacks(objective) else "")
     )
 
@@ -51,12 +55,14 @@ def _probe(record: dict[str, Any] | None, images: int) -> str:
     )
 
 
-def radius(eps: float, norm: str) -> str:
-    """Epsilon as people write it: 8/255 where it is so many levels, else a number."""
-    levels = 255 * eps
-    if norm == "linf" and abs(levels - round(levels)) < 1e-6:
-        return f"{round(levels)}/255"
-    return f"{eps:.3g}" + ("" if norm == "linf" else f" ({norm})")
+def about_bank(recipe: Recipe) -> str:
+    """Which accuracy the line of an epoch has and which the last one; nothing where they are the same."""
+    if not recipe.anchored or recipe.references == 1:
+        return ""
+    return (
+        "epochs are validated with the first reference of the bank alone, which is quick; the last line and the model "
+        f"have the mean over all {recipe.references}, which is often more accurate"
+    )
 
 
 def _attack(recipe: Recipe, objective: nn.Module) -> str:
@@ -64,7 +70,7 @@ def _attack(recipe: Recipe, objective: nn.Module) -> str:
     if attack is None:
         return ""
     name = "one step" if attack.steps == 1 else f"PGD of {attack.steps} steps"
-    eps, before = radius(attack.eps, attack.norm), trained_eps(recipe)
+    eps, before = in_norm(attack.eps, attack.norm), trained_eps(recipe)
     other = "" if before in (None, eps) else f"; what it starts from was trained at {before}"
     off = "" if recipe.val_pgd_steps else "; validation images are not attacked, so the last epoch is kept"
     return f"trained on images under {name}, eps {eps}{other}{off}\n"

@@ -12,6 +12,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from kedge.epsilon import parse_epsilon
+
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
 
@@ -48,7 +50,9 @@ class Recipe:
             null: anchored cross-entropy with a quarter of the references masked. An objective that attacks gets
             Anchored with alpha 0 round it where the model is anchored and the list does not say otherwise.
         eps: radius of the attack in the objective, in pixel units of [0, 1], such as 8/255; null: what stands there.
-        class_weights: `none`, or `balanced` to weigh rare classes up.
+            A class of your own that attacks in its own way gets it as its argument eps.
+        class_weights: `none`, or `balanced` to weigh rare classes up, so that every class counts the same; for
+            objectives with an argument class_weights: CrossEntropy, and classes of your own.
         head: `probe` sets the last layer to the best linear one on the frozen network before training starts, `leave`
             leaves it as it is, at random where it is new; `auto`: probe for published weights.
         batch_norm: `frozen` keeps the statistics of batch norm as they are, `train` follows the batches; `auto`: frozen
@@ -178,6 +182,9 @@ class Recipe:
             if value not in allowed:
                 listed = ", ".join(allowed)
                 raise ValueError(f"{source}{key} is one of {listed}, not {value!r}.{near(value, allowed)}")
+        for key, value in vars(self).items():
+            if isinstance(value, str) and not value.strip():
+                raise ValueError(f"{source}{key} is empty: say what is meant, or leave it out")
         for key, (low, high, open_low) in _RANGES.items():
             value = getattr(self, key)
             bad = value is not None and not (low < value <= high if open_low else low <= value <= high)
@@ -209,6 +216,8 @@ class Recipe:
             )
         if self.classes is not None and len(set(self.classes)) < 2:
             raise ValueError(f"{source}classes needs two different classes or more, not {self.classes}")
+        if self.eps is not None:
+            parse_epsilon(self.eps, f"{source}eps")
         self._check_objective(source)
 
     def _check_objective(self, source: str) -> None:

@@ -1,5 +1,6 @@
 """Fill in what a recipe leaves open, once the data and then the network are known."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -7,11 +8,13 @@ import torch
 from torch import nn
 
 from kedge import objectives
+from kedge.data import ImageSet
 from kedge.data.augment import CROP
 from kedge.data.batches import photo_workers
 from kedge.training.recipe import Recipe
+from kedge.training.takers import objective_class
 
-__all__ = ["has_weights", "resolve_data", "resolve_device", "resolve_network"]
+__all__ = ["has_weights", "resolve_data", "resolve_device", "resolve_network", "unused_weights"]
 
 STEPS = 100  # of fine-tuning from published weights, at least where that takes no more than 50 epochs
 SMALL = 64  # pixels of a side up to which a set is trained from scratch, in memory
@@ -39,7 +42,7 @@ def resolve_device(recipe: Recipe) -> Recipe:
 def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) -> Recipe:
     """Fill in model, size, augmentation and batch for `count` training images of `image_shape` `(C, H, W)`."""
     channels, height, width = image_shape
-    if not recipe.anchored and "Anchored" in _objective_names(recipe):
+    if not recipe.anchored and _anchors(_kinds(recipe.objective or [])):
         raise ValueError("objective Anchored needs an anchored model: set anchored, or leave Anchored out")
     small = max(height, width) <= SMALL
     if recipe.augment == "pixmix" and not small:
@@ -56,7 +59,8 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
     model = recipe.model
     if model == "auto":
         large = recipe.device != "cpu" and count >= 10_000
-        model = ("kedge_resnet18" if large else "kedge_resnet_small") if small else "resnet18"
+        own = "kedge_resnet18" if large else "kedge_resnet_small"  # without published weights
+        model = own if small and not recipe.pretrained else "resnet18"
     pretrained = recipe.pretrained
     if pretrained is None:
         pretrained = recipe.weights is not None or (has_weights(model) and not small)
@@ -129,24 +133,24 @@ def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape:
 
 def _anchored_attack(entries: list[Any]) -> list[Any]:
     """The objectives of an anchored model: an attack sees fixed references only if Anchored is outside of it."""
-    names = [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
-    inner = [i for i, name in enumerate(names) if _attacks(name)]
-    if not inner or "Anchored" in names:
+    kinds = _kinds(entries)
+    inner = [i for i, kind in enumerate(kinds) if objectives.attacks_images(kind)]
+    if not inner or _anchors(kinds):
         return entries
     return [*entries[: inner[0]], {"Anchored": {"alpha": 0.0}}, *entries[inner[0] :]]
 
 
 def _attacking(recipe: Recipe) -> bool:
-    return any(_attacks(name) for name in _objective_names(recipe))
+    return any(objectives.attacks_images(kind) for kind in _kinds(recipe.objective or []))
 
 
-def _attacks(name: str) -> bool:
-    kind = getattr(objectives, name, None)
-    return isinstance(kind, type) and issubclass(kind, objectives.Attacking)
+def _anchors(kinds: list[type[nn.Module]]) -> bool:
+    return any(issubclass(kind, objectives.Anchored) for kind in kinds)
 
 
-def _objective_names(recipe: Recipe) -> list[str]:
-    return [entry if isinstance(entry, str) else next(iter(entry)) for entry in recipe.objective or []]
+def _kinds(entries: list[Any]) -> list[type[nn.Module]]:
+    """The classes that the entries of an objective name: one's own subclass counts as what it is made of."""
+    return [objective_class(entry if isinstance(entry, str) else next(iter(entry))) for entry in entries]
 
 
 def _default_objective(anchored: bool, pretrained: bool) -> list[Any]:
@@ -154,6 +158,28 @@ def _default_objective(anchored: bool, pretrained: bool) -> list[Any]:
         loss: list[Any] = [{"CrossEntropy": {"label_smoothing": 0.1}}]
         return [{"Anchored": {"alpha": 0.0}}, *loss] if anchored else loss
     return [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"] if anchored else ["CrossEntropy"]
+
+
+def unused_weights(given: Mapping[str, Any], recipe: Recipe, train: ImageSet) -> str | None:
+    """What to say where published weights are left out because of the size of the images, and how to have them.
+
+    `given` is the recipe before it was resolved; None where none are left out, or that was asked for.
+    """
+    if recipe.pretrained or given.get("pretrained") is not None or recipe.init_from is not None:
+        return None
+    if max(train.image_shape[1:]) > SMALL:  # none could be had, which was said
+        return None
+    if has_weights(recipe.model):
+        return (
+            f"the published weights of {recipe.model} are not used, as they are of larger images than {SMALL} px: "
+            "--pretrained true starts from them at this size too"
+        )
+    if train.origin.sizes is None or max(train.origin.sizes[1]) <= SMALL:
+        return None
+    return (
+        f"at up to {SMALL} px a small network is trained from random weights: --pretrained true takes a resnet18 with "
+        "published weights, and so do larger images (--image_size 224)"
+    )
 
 
 def has_weights(name: str) -> bool:

@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 
+from kedge.epsilon import parse_epsilon, print_epsilon
 from kedge.hub import PREFIX, download, split_name
 from kedge.training.recipe import Recipe, held_by, near
 from kedge.training.resolve import has_weights
 
-__all__ = ["earlier_passes", "find_start", "inherit", "trained_eps"]
+__all__ = ["earlier_passes", "find_start", "in_norm", "inherit", "run_of", "same_place", "trained_eps"]
 
 OWN = ("model", "best", "last", "start")  # the model folders inside a run
 
@@ -38,7 +39,7 @@ def inherit(recipe: Recipe) -> Recipe:
     if config.get("kind") == "anchored" and recipe.anchored is False:
         raise ValueError(f"{recipe.init_from} is an anchored model: it goes on as one, leave out anchored: false")
     anchored = recipe.anchored if recipe.anchored is not None else config.get("kind") == "anchored"
-    run = _run_of(folder)
+    run = run_of(folder)
     trained = _recipe_of(run) if run else {}
     made = {**((config.get("architecture") or {}).get("arguments") or {}), **trained.get("arguments", {})}
     if not recipe.arguments.items() <= made.items():
@@ -55,7 +56,7 @@ def inherit(recipe: Recipe) -> Recipe:
     recipe = replace(recipe, anchored=anchored, pretrained=None)
     if recipe.data is None and "data" not in trained:
         raise ValueError(f"{recipe.init_from} belongs to no run that says what it was trained on: name the data")
-    same = recipe.data is None or _same_place(recipe.data, trained.get("data"))
+    same = recipe.data is None or same_place(recipe.data, trained.get("data"))
     side = config.get("input_shape", [0, 0, 0])[-1]
     filled: dict[str, Any] = {"data": recipe.data or trained.get("data")}
     if recipe.image_size is None:
@@ -127,7 +128,7 @@ def _published(recipe: Recipe) -> Recipe:
 def earlier_passes(recipe: Recipe) -> float | None:
     """Forward and backward passes that training the model in init_from took; None where that is not on record."""
     folder = find_start(recipe.init_from) if recipe.init_from is not None else None
-    run = _run_of(folder) if folder is not None else None
+    run = run_of(folder) if folder is not None else None
     if folder is None or run is None:
         return None
     try:
@@ -141,7 +142,7 @@ def earlier_passes(recipe: Recipe) -> float | None:
         return None
 
 
-def _same_place(data: str, other: str | None) -> bool:
+def same_place(data: str, other: str | None) -> bool:
     """Whether two recipes name the same data; a folder can be spelled in many ways."""
     if data == other or other is None:
         return data == other
@@ -152,14 +153,24 @@ def trained_eps(recipe: Recipe) -> str | None:
     """The epsilon that the run in init_from was trained against, as it is printed; None if it attacked nothing."""
     try:
         folder = find_start(recipe.init_from) if recipe.init_from is not None else None
-        run = _run_of(folder) if folder is not None else None
+        run = run_of(folder) if folder is not None else None
         facts = json.loads((run / "run.json").read_text(encoding="utf-8")) if run is not None else {}
-        return str(facts["attack"]) if "attack" in facts else None
+        if "attack" not in facts:
+            return None
+        # Read and printed again: earlier versions wrote some numbers otherwise.
+        number, _, norm = str(facts["attack"]).removesuffix(")").partition(" (")
+        return in_norm(parse_epsilon(number), norm or "linf")
     except (OSError, ValueError):
         return None
 
 
-def _run_of(folder: Path) -> Path | None:
+def in_norm(eps: float, norm: str) -> str:
+    """Epsilon as it is printed, and its norm where that is not the usual one."""
+    return print_epsilon(eps) + ("" if norm == "linf" else f" ({norm})")
+
+
+def run_of(folder: Path) -> Path | None:
+    """The run that a model folder belongs to; None if it belongs to none."""
     parent = folder.resolve().parent
     return parent if folder.resolve().name in OWN and (parent / "recipe.yaml").is_file() else None
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
+from kedge.rejection import by_confidence
 from kedge.training.finish import predict_logits, reject_rule
 
 __all__ = ["BOUNDS", "calibrate", "fit_temperature"]
@@ -157,8 +158,8 @@ def calibrate(
     }
     rule = model.reject
     wanted = {key: rule[key] for key in ("coverage", "risk") if rule and rule.get(key) is not None}
-    if rule is not None and rule.get("score", "confidence") == "confidence" and wanted:
+    if by_confidence(rule) is not None and wanted:
         record["reject_before"] = rule
-        model.reject = reject_rule(after, labels, **wanted)
+        model.reject = reject_rule(logits / value, labels, **wanted)
     model.set_temperature(value, **record)
     return model.steps["temperature"]

@@ -17,6 +17,8 @@ from kedge.data.corruptions.draws import integers, stream, uniform
 from kedge.data.corruptions.ice import COUNT, ice
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+DRAWN = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")  # of the published folder
+NOT_DRAWN = "frost6.jpg"  # lies beside them; the published code draws one of the first five
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,14 @@ def frost(
 
 
 def read_textures(folder: str | Path) -> Textures:
-    """Return the pictures in a folder, in the order of their names, at their own sizes.
+    """Return the pictures of `texture_files`, at their own sizes; ValueError as there."""
+    return _read(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in texture_files(folder)))
+
+
+def texture_files(folder: str | Path) -> list[Path]:
+    """The pictures in a folder that frost draws from, in the order of their names.
+
+    All of them; of the published folder frost1 to frost5, as the published code.
 
     Raises:
         ValueError: the folder is missing or has no picture.
@@ -74,7 +83,8 @@ def read_textures(folder: str | Path) -> Textures:
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"no frost texture in {folder}: it has no file ending in {', '.join(SUFFIXES)}")
-    return _read(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    published = set(DRAWN) <= {f.name for f in files}
+    return [f for f in files if not (published and f.name == NOT_DRAWN)]
 
 
 @lru_cache(maxsize=4)

@@ -4,7 +4,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kedge.reporting.rows import Row, best_of, dig, estimate
+from kedge.epsilon import print_epsilon
+from kedge.reporting.rows import Row, ahead_of, dig, estimate
 from kedge.reporting.summary import attack_names, attack_title, believed
 from kedge.reporting.svg import Plot, svg
 
@@ -27,7 +28,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
         for label, key in (("accuracy under attack", "accuracy"), ("the same images, clean", "clean_accuracy")):
             cells = [estimate(dig(f, key)) for f in found]
             fair = key == "clean_accuracy" or believed(models, cells)
-            rows.append(Row("", label, "%", "higher", cells, best_of(cells, "higher", "%") if fair else None))
+            rows.append(Row("", label, "%", "higher", cells, ahead_of(cells, "higher", "%") if fair else ()))
         seconds = [estimate(dig(f, "seconds")) for f in found]
         if any(s is not None for s in seconds):
             rows.append(Row("", "seconds", "count", None, seconds))
@@ -47,8 +48,9 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
 
 
 def _curve(curves: list[tuple[int, dict[str, Any]]]) -> Markup:
-    """Accuracy against ε; for ℓ∞ in 255ths, as budgets are usually given."""
-    scale = 255 if all(c["norm"] == "linf" for _, c in curves) else 1
+    """Accuracy against ε; in 255ths where all budgets are printed as such."""
+    budgets = [p["eps"] for _, c in curves for p in c["points"] if p["eps"]]
+    scale = 255 if all(print_epsilon(eps).endswith("/255") for eps in budgets) else 1
     most = max(scale * p["eps"] for _, c in curves for p in c["points"])
     step = next((s for s in (1, 2, 4, 8, 16) if most / s <= 5), 32)  # budgets are powers of two
     even = [float(e) for e in range(0, int(most) + 1, step)] if scale == 255 and most >= 1 else None

@@ -4,7 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kedge.reporting.rows import Row, best_of, dig, estimate, number, printable, short
+from kedge.reporting.rows import Row, ahead_of, comparable, dig, estimate, number, printable, short
 from kedge.reporting.summary import clean_metric
 from kedge.reporting.svg import Plot, svg
 
@@ -25,6 +25,8 @@ _FAMILY = (
     ("brier_resolution", "Brier score: resolution", ""),
     ("brier_uncertainty", "Brier score: uncertainty", ""),
 )
+# A calibrated model does not read 0 by these, but what its confidences make of it, and their intervals lean that way.
+_BIASED = ("ece_mass", "ece_classwise", "rmsce", "mce", "brier_reliability")
 _BETTER = {"brier_resolution": "higher", "brier_uncertainty": None}
 
 
@@ -58,7 +60,8 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
         cells = [estimate(clean_metric(m, key)) for m in models.values()]
         if any(c is not None for c in cells):
             better = _BETTER.get(key, "lower")
-            rows.append(Row("", label, unit, better, cells, best_of(cells, better, unit)))
+            judged = key not in _BIASED and comparable(key, cells)
+            rows.append(Row("", label, unit, better, cells, ahead_of(cells, better, unit) if judged else ()))
     return {"kinds": kinds, "rows": rows if len(rows) > 1 else [], "few": FEW} if kinds else None
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kedge.reporting.claims import LEVEL, compared, p_text
+from kedge.reporting.claims import LEVEL, agreeing, compared, p_text
 from kedge.reporting.rows import METRICS, dig, number, printable, short, spread
 from kedge.reporting.summary import attack_names, doubted
 
@@ -26,7 +26,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
             "spread": spread(t["difference"], _unit(t["metric"])),
             "p": p_text(t.get("p")),
             "adjusted": p_text(t["adjusted"]),
-            "marked": t["adjusted"] is not None and t["adjusted"] < LEVEL and believable(t),
+            "marked": t["adjusted"] is not None and t["adjusted"] < LEVEL and agreeing(t) and believable(t),
             "test": printable(t["test"]),
             "n": t["n"],
         }
@@ -42,7 +42,8 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     corrected = len(set(kinds)) < len(kinds)  # else each p-value is alone in its family
     unmarked = any(not believable(t) for t in results["comparisons"])
     return (
-        {"tests": tests, "count": len(tests), "corrected": corrected, "unmarked": unmarked, "groups": groups,
+        {"tests": tests, "count": len(tests), "corrected": corrected,
+         "cross_fitted": any("reported" in t for t in results["comparisons"]), "unmarked": unmarked, "groups": groups,
          "rows": rows}
         if tests or rows
         else None

@@ -4,7 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kedge.reporting.rows import DETECTION, Row, best_of, dig, estimate, number, printable, short
+from kedge.reporting.rows import DETECTION, Row, ahead_of, dig, estimate, number, printable, short
 from kedge.reporting.summary import at_place, ood_places, place_title, score_titles
 from kedge.reporting.svg import Plot, svg
 
@@ -52,7 +52,7 @@ def _table(found: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[str
             for key, (label, unit, better) in DETECTION.items():
                 if any(estimate(dig(f, s, key)) for f in found for s in titles):
                     cells = [estimate(dig(f, score, key)) for f in found]
-                    rows.append(Row(title, label, unit, better, cells, best_of(cells, better, unit)))
+                    rows.append(Row(title, label, unit, better, cells, ahead_of(cells, better, unit)))
             has = [i for i, f in enumerate(found) if score in f]
             made.append({"title": title, "mean": sum(areas) / len(areas), "rows": rows, "models": has})
     return sorted(made, key=lambda entry: -entry["mean"])

@@ -4,7 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kedge.reporting.rows import Row, best_of, dig, estimate, number, printable, short
+from kedge.reporting.rows import Row, ahead_of, dig, estimate, number, printable, short
 from kedge.reporting.sections.outside import thin
 from kedge.reporting.svg import Plot, svg
 
@@ -23,7 +23,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     for label, unit, better, values in areas:
         cells = [estimate(v) for v in values]
         if any(c is not None for c in cells):
-            rows.append(Row("", label, unit, better, cells, best_of(cells, better, unit)))
+            rows.append(Row("", label, unit, better, cells, ahead_of(cells, better, unit)))
     plots = [
         _card(models, title, [dig(f, "curve", place) for f in found])
         for place, title in (("clean", "Clean images"), ("shift", "Corrupted images, all together"))

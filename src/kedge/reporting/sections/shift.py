@@ -4,7 +4,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kedge.reporting.rows import METRICS, Row, best_of, dig, estimate, number, printable, spread
+from kedge.reporting.rows import METRICS, Row, ahead_of, comparable, dig, estimate, number, printable, spread
 from kedge.reporting.svg import Plot, svg
 
 _KEYS = ("accuracy", "ece", "smooth_ece", "nll", "brier")
@@ -106,7 +106,8 @@ def _sets(results: dict[str, Any], models: list[dict[str, Any]]) -> list[dict[st
             label, unit, better = METRICS[key]
             cells = [estimate(dig(m, "shift_sets", name, key)) for m in models]
             if any(c is not None for c in cells):
-                rows.append(Row(printable(name), label, unit, better, cells, best_of(cells, better, unit)))
+                ahead = ahead_of(cells, better, unit) if comparable(key, cells) else ()
+                rows.append(Row(printable(name), label, unit, better, cells, ahead))
         if rows:
             part = record["classes"] is not None and record["classes"] != record["of_classes"]
             made.append({"name": printable(name), "record": record, "rows": rows, "part": part})

@@ -1,0 +1,90 @@
+"""The rule for saying "I do not know": what is stored with a model, what meets it, and how it is written for people.
+
+A rule is a dictionary with `threshold`, the confidence from which an answer is given, and `log_odds`, the same place on
+a scale that tells apart answers whose confidence is 1 in float32 (see `kedge.confidence`). Rules of before have
+`threshold` alone, and are met by the confidence, as are rules whose threshold was changed afterwards.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["answered", "by_confidence", "in_words", "resolved", "rule_at", "rule_from"]
+
+# The log odds of an answer without an alternative (one class, or all others excluded) are infinite. A large number in
+# their place can be stored in JSON and shown in a histogram, and leaves room above for a threshold that nothing meets.
+CERTAIN = 1e38
+# How far a threshold that no answer met lies above the confidence of the surest: whoever compares confidences in
+# float32 rejects them all too.
+_ABOVE = 2.0**-23
+
+
+def rule_at(confidence: float) -> dict[str, float]:
+    """The rule that a confidence in [0, 1] stands for: 0.999999999 is another one than 1, and 1 asks for certainty."""
+    inside = 0 < confidence < 1
+    least = math.log(confidence) - math.log1p(-confidence) if inside else CERTAIN if confidence > 0 else -CERTAIN
+    return {"threshold": confidence, "log_odds": least}
+
+
+def rule_from(log_odds: float, met: bool = True) -> dict[str, float]:
+    """The rule that log odds stand for; `met`: whether an answer met it where it was chosen."""
+    return {"threshold": _confidence(log_odds) + (0.0 if met else _ABOVE), "log_odds": log_odds}
+
+
+def by_confidence(rule: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The rule, where there is one and it is about confidence."""
+    wanted = rule and rule.get("threshold") is not None and rule.get("score", "confidence") == "confidence"
+    return rule if wanted else None
+
+
+def answered(rule: Mapping[str, Any], confidence: "Tensor", log_odds: "Tensor") -> "Tensor":
+    """`[B]` bool: which answers of this confidence and these log odds `[B]` meet the rule. NaN meets none."""
+    least = _least(rule)
+    scores, least = (confidence, rule["threshold"]) if least is None else (log_odds, least)
+    # Compared in the dtype of the scores: stored as JSON a number has more digits than a float32.
+    return scores >= scores.new_tensor(least)
+
+
+def in_words(rule: Mapping[str, Any], digits: int = 3) -> str:
+    """The threshold of a rule as a confidence, with more digits than `digits` where it would read as 1.
+
+    From 1 - 1e-7 on as the distance from 1, such as "1 - 3e-9".
+    """
+    least, threshold = _least(rule), float(rule["threshold"])
+    usual = f"{threshold:.{digits}f}"
+    if float(usual) != 1 or (least is None and threshold >= 1):
+        return usual
+    # The logarithm of what is missing from 1.
+    gap = math.log10(1 - threshold) if least is None else -(least + math.log1p(math.exp(-least))) / math.log(10)
+    if gap >= -7:
+        return f"{1 - 10**gap:.{-math.floor(gap)}f}"
+    if gap < -1000:
+        return usual
+    places = math.floor(gap)
+    first = round(10 ** (gap - places))
+    return f"1 - 1e{places + 1}" if first == 10 else f"1 - {first}e{places}"
+
+
+def resolved(rule: Mapping[str, Any]) -> float:
+    """The threshold of a rule as a confidence in float64, which is still below 1 where a float32 is not."""
+    least = _least(rule)
+    return float(rule["threshold"]) if least is None else _confidence(least)
+
+
+def _least(rule: Mapping[str, Any]) -> float | None:
+    """The log odds that a rule asks for; None where it has none, or another threshold was set beside them."""
+    least = rule.get("log_odds")
+    if least is None:
+        return None
+    beyond = rule["threshold"] - _confidence(least)
+    return least if min(abs(beyond), abs(beyond - _ABOVE)) < 1e-12 else None
+
+
+def _confidence(log_odds: float) -> float:
+    if log_odds >= 0:
+        return 1 / (1 + math.exp(-log_odds))
+    odds = math.exp(log_odds)
+    return odds / (1 + odds)

@@ -1,0 +1,283 @@
+"""Which images a run trained on and which it held out, among those that its data holds now: the one answer to both."""
+
+import os
+from collections.abc import Callable, Collection
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kedge import data
+from kedge.data import DataError, ImageSet
+from kedge.data.splitting import split_by_position, split_validation
+from kedge.training.folder import RunFolder
+from kedge.training.recipe import Recipe, held_by, load_recipe
+from kedge.training.record import ImageRecord
+from kedge.training.start import find_start, run_of, same_place
+
+__all__ = ["RunImages", "changed_since", "divide", "record_of", "resumed", "unseen"]
+
+ENOUGH = 30  # held-out images of which more may be gone than half
+
+
+class RunImages:
+    """The images of a run, as its data holds them now.
+
+    What it trained on and held out is what its record says; names and places of files count for nothing. A run of an
+    earlier version has no record: its images were drawn by their positions, and are drawn so again where number,
+    classes and dates of the files say that nothing changed.
+
+    Args:
+        run: the run's folder.
+
+    Raises:
+        ValueError: if the folder does not say on what data it was trained.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.name = run.resolve().name
+        self.recipe = load_recipe(run / "recipe.yaml")
+        self.record = ImageRecord.read(run)
+        self._facts: dict[str, Any] = RunFolder(run).facts() if (run / "run.json").is_file() else {}
+        if self.recipe.data is None:
+            raise ValueError(f"{run} does not say what it was trained on: name the data")
+        self.data = self.recipe.data
+
+    @cached_property
+    def own_part(self) -> bool:
+        """Whether validation images are a part of the data, and not drawn from the training images."""
+        return "val" in data.splits(self.data)
+
+    @cached_property
+    def train(self) -> ImageSet:
+        """The images that the run trained on and that are still there.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.record is None:
+            return self._whole if self.own_part else self._by_position[0]
+        _check_comparable(self._whole, self.record.keys_of, self.name)
+        trained = set(self.record.trained)
+        return _part(self._whole, trained.__contains__, "train", self.name)
+
+    @cached_property
+    def val(self) -> ImageSet:
+        """The images that the run held out, that are still there and that the model never saw.
+
+        Of data with a part val that part, without what the model saw.
+
+        Raises:
+            ValueError: if too few are left, in words that count what became of the others.
+        """
+        return self._held().readable()[0]
+
+    def _held(self) -> ImageSet:
+        if self.record is None:
+            return self._own if self.own_part else self._by_position[1]
+        held = self.record.held_out
+        if self.own_part or not held:  # none was held out where a few were trained on and no other was looked at
+            return unseen(self._own if self.own_part else self._whole, self.record, self.name)
+        _check_comparable(self._whole, self.record.held_of, self.name)
+        left = len(held.intersection(self._whole.keys()))
+        if left < min(ENOUGH, (len(held) + 1) // 2):
+            raise ValueError(
+                f"of the {len(held):,} images that {self.name} held out of training {left:,} are left in {self.data} "
+                f"({self.left_out}): too few to measure on. Put them back, name other labelled images that it was not "
+                "trained on with --data, or train again"
+            )
+        return _part(self._whole, held.__contains__, "val", self.name)
+
+    @cached_property
+    def left_out(self) -> str:
+        """What became of the images held out and what is not used, in words; empty where nothing changed."""
+        if self.record is None:
+            return ""
+        if self.own_part or not self.record.held_out:
+            images = self._own if self.own_part else self._whole
+            count = self.record.count(images)
+            return f"{count:,} of {len(images):,} left out, as it was trained on them" if count else ""
+        held, keys = self.record.held_out, self._whole.keys()
+        new = sum(key not in held and key not in self.record.seen for key in keys)
+        counts = (
+            (len(held.difference(keys)), "of the held-out images gone or changed"),
+            (self._moved(held), "of them in another class now"),
+            (new, "neither trained on nor held out, and left out"),
+        )
+        return ", ".join(f"{count:,} {words}" for count, words in counts if count)
+
+    def _moved(self, held: Collection[bytes]) -> int:
+        """How many of the held-out images are of another class than they were."""
+        assert self.record is not None
+        now = self._whole.class_names
+        then = (self._facts.get("data") or {}).get("classes") or now
+        before = {
+            (k, then[y]) for k, y in zip(self.record.held, self.record.held_labels.tolist(), strict=True) if k in held
+        }
+        after = {(k, now[y]) for k, y in zip(self._whole.keys(), self._whole.labels.tolist(), strict=True) if k in held}
+        return len(after - before)
+
+    def _load(self, split: str, classes: bool = True) -> ImageSet:
+        """A part of the data in the shape that the run saw, of its classes."""
+        side, channels = self.recipe.image_size, None
+        if shape := (self._facts.get("data") or {}).get("image_shape"):
+            side, channels = shape[1] if shape[1] == shape[2] else side, shape[0]
+        images = data.load(self.data, split, side, channels)
+        if split == "train" and self.record is None and self.recipe.train_images is not None:
+            images = images.subset(range(min(self.recipe.train_images, len(images))))
+        return images.only_classes(self.recipe.classes) if classes and self.recipe.classes is not None else images
+
+    @cached_property
+    def _whole(self) -> ImageSet:
+        return self._load("train")
+
+    @cached_property
+    def _own(self) -> ImageSet:
+        return self._load("val")
+
+    @cached_property
+    def _by_position(self) -> tuple[ImageSet, ImageSet]:
+        """The draw of earlier versions.
+
+        Raises:
+            ValueError: where it is not sure that the images are those of then.
+        """
+        every = self._load("train", classes=False)
+        train, val = split_by_position(every, self.recipe.val_fraction, held_by(vars(self.recipe)))
+        if self.recipe.classes is not None:
+            train, val = train.only_classes(self.recipe.classes), val.only_classes(self.recipe.classes)
+        why = self._unlike(train, val)
+        if not why and (path := changed_since(self.data, self._facts.get("started"))) is not None:
+            why = f"{path} was changed after the run began"
+        if why:
+            raise ValueError(
+                f"{self.name} was made by a version that kept no record of the images it trained on, and drew those it "
+                f"held out by their positions; {why}, so it is not known which they are. Name other labelled images "
+                "that it was not trained on with --data, or train again"
+            )
+        return train, val
+
+    def _unlike(self, train: ImageSet, val: ImageSet) -> str:
+        """How the images differ from what run.json says of them; empty where they do not."""
+        then, adapted = self._facts.get("data") or {}, "adaptation" in self._facts
+        if not then:
+            return "nor how many there were"
+        if list(then["classes"]) != train.class_names:
+            return f"its classes were {', '.join(then['classes'])}, now they are {', '.join(train.class_names)}"
+        # An adaptation held out more than validation images, or trained on a few of the others.
+        counts = (("val", val),) if adapted else (("train", train), ("val", val))
+        if (adapted and then["val"] == 0) or all(then[key] == len(part) for key, part in counts):
+            return ""
+        return f"it had {then['train']} + {then['val']} images, now there are {len(train)} + {len(val)}"
+
+
+def unseen(images: ImageSet, record: ImageRecord, name: str) -> ImageSet:
+    """The images that the model of a run was not trained on; all where its record cannot be compared with them.
+
+    Raises:
+        ValueError: if it was trained on so many that too few are left.
+    """
+    if not (shared := record.count(images)):
+        return images
+    left = len(images) - shared
+    if left < min(ENOUGH, (len(images) + 1) // 2):
+        raise ValueError(
+            f"{shared:,} of the {len(images):,} images of {images.name} ({images.split}) are training images of "
+            f"{name}, bit for bit: the {left:,} others are too few to measure on"
+        )
+    return _part(images, lambda key: key not in record.seen, images.split, name)
+
+
+def divide(recipe: Recipe, images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images of a new run on a set without validation images.
+
+    What the model that it starts from was trained on is trained on again, what that held out is held out again.
+
+    Raises:
+        ValueError: where it starts from a run of an earlier version whose images are not known any more.
+    """
+    before, _ = _before(recipe)
+    record = ImageRecord.read(before)
+    if before is not None and record is None:
+        earlier = RunImages(before)
+        if same_place(str(recipe.data), earlier.data):
+            record = ImageRecord.of(earlier.train, earlier.val)
+    known: dict[str, Collection[bytes]] = {}
+    if record is not None and record.keys_of == images.keys_of:
+        known = {"trained": record.seen, "held": record.held_out}
+    return split_validation(images, recipe.val_fraction, held_by(vars(recipe)), **known)
+
+
+def record_of(recipe: Recipe, train: ImageSet, val: ImageSet | None, in_memory: bool = False) -> ImageRecord:
+    """The record of a new run on these images, with what the model was trained on that it starts from.
+
+    `in_memory`: whether it starts from a model that was handed over, and not from what the recipe says.
+    """
+    run, known = _before(recipe)
+    before = ImageRecord.read(run)
+    return ImageRecord.of(train, val, before, before is not None or (known and not in_memory))
+
+
+def resumed(run: Path, sets: tuple[ImageSet, ImageSet] | None) -> tuple[ImageSet, ImageSet]:
+    """The images that a run began with, in their order then, whatever they are called now; of `sets` if given.
+
+    Raises:
+        ValueError: if they are not those.
+    """
+    record = ImageRecord.read(run)
+    if sets is not None:
+        return sets if record is None else record.arranged(*sets)
+    images = RunImages(run)
+    if record is None:
+        return images.train, images.val
+    some = images.recipe.train_images is not None  # of more
+    return record.arranged(images._whole, images.val if images.own_part else None, some)
+
+
+def changed_since(place: str, when: Any) -> Path | None:
+    """A file or folder of local data that was changed after a time in ISO format; None if there is none."""
+    room = os.environ.get("KEDGE_DATA")
+    places = [Path(place).expanduser(), *([Path(room).expanduser() / place] if room else [])]
+    root = next((path for path in places if path.exists()), None)
+    try:
+        began = datetime.fromisoformat(str(when)).timestamp() + 1  # it is written in whole seconds
+    except ValueError:
+        return None
+    if root is None or root.is_file():
+        return root if root is not None and root.stat().st_mtime > began else None
+    for parent, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in [Path(parent), *(Path(parent) / name for name in files if not name.startswith("."))]:
+            if path.stat().st_mtime > began:
+                return path
+    return None
+
+
+def _before(recipe: Recipe) -> tuple[Path | None, bool]:
+    """The run whose model a recipe starts from, or None; and whether it starts from no model of kedge at all."""
+    if recipe.init_from is None:
+        return None, True
+    try:
+        folder = find_start(recipe.init_from)
+    except (OSError, ValueError):  # what a model that was handed over in memory is called
+        return None, False
+    return (None, True) if folder is None else (run_of(folder), False)
+
+
+def _part(images: ImageSet, keep: Callable[[bytes], bool], split: str, name: str) -> ImageSet:
+    chosen = torch.tensor([keep(key) for key in images.keys()], dtype=torch.bool)  # noqa: SIM118 - not a dict
+    if not chosen.any():
+        raise DataError(f"{images.name}: none of the {len(images):,} images here is one that {name} knows")
+    part = images.subset(chosen)
+    part.split = split
+    return part
+
+
+def _check_comparable(images: ImageSet, keys_of: str, name: str) -> None:
+    if images.keys_of != keys_of:
+        raise ValueError(
+            f"{name} knows its images by {keys_of}, and those of {images.name} are known by {images.keys_of}: it "
+            "cannot be told which of them it trained on"
+        )

@@ -1,0 +1,81 @@
+"""What is to be known about the images of a run before its first epoch: doubles, and too few to validate on."""
+
+from collections.abc import Iterator
+
+import torch
+
+from kedge import data, metrics
+from kedge.data import DataError, ImageSet
+from kedge.training.recipe import Recipe
+from kedge.training.record import ImageRecord
+
+__all__ = ["remarks"]
+
+FEW, FEW_OF_CLASS = 100, 5  # validation images below which it is said what they can tell
+_SHOWN = 3
+
+
+def remarks(recipe: Recipe, train: ImageSet, val: ImageSet, record: ImageRecord) -> list[str]:
+    """Sentences on the same image in two classes, on test images that are training images, on few validation images."""
+    said = [*_in_two_classes(train, val), *_in_the_test(recipe, train, record), *_too_few(val)]
+    if shared := record.count(val):  # of sets that were handed over: others have none
+        said.insert(0, f"careful: {shared:,} of the {len(val):,} validation images are training images, bit for bit")
+    return said
+
+
+def _in_two_classes(train: ImageSet, val: ImageSet) -> Iterator[str]:
+    classes: dict[bytes, dict[int, str | None]] = {}
+    for images in (train, val):
+        for i, (key, label) in enumerate(zip(images.keys(), images.labels.tolist(), strict=True)):
+            classes.setdefault(key, {}).setdefault(label, images.paths[i] if images.paths else None)
+    classes.pop(b"", None)
+    several = [found for found in classes.values() if len(found) > 1]
+    if several:
+        shown = [
+            " and ".join(name or f"in {train.class_names[label]}" for label, name in found.items())
+            for found in several[:_SHOWN]
+        ]
+        more = f"; and {len(several) - _SHOWN} more" if len(several) > _SHOWN else ""
+        count = "1 image is" if len(several) == 1 else f"{len(several)} images are"
+        yield (
+            f"careful: {count} in several classes, the same bit for bit ({'; '.join(shown)}{more}): no answer to them "
+            "is right, and each teaches the opposite of the other"
+        )
+
+
+def _in_the_test(recipe: Recipe, train: ImageSet, record: ImageRecord) -> Iterator[str]:
+    """Test images that are training images; a test part that cannot be read is better known before training, too."""
+    place = str(recipe.data)
+    try:
+        if "test" not in data.splits(place):
+            return
+        channels, height, width = train.image_shape
+        test = data.load(place, "test", height if height == width else None, channels)
+    except DataError as error:
+        yield f"careful: the test images of {place} cannot be read: {error}"
+        return
+    if shared := record.count(test):
+        which = "all" if shared == len(test) else f"{shared:,} of"
+        yield (
+            f"careful: {which} the {len(test):,} test images of {train.name} are training images, bit for bit: "
+            "accuracy on them will flatter the model. Take them out of one of the two parts"
+        )
+
+
+def _too_few(val: ImageSet) -> Iterator[str]:
+    count = len(val)
+    counts = torch.bincount(val.labels, minlength=len(val.class_names))
+    scarce = [f"{val.class_names[c]} {n}" for c, n in enumerate(counts.tolist()) if n < FEW_OF_CLASS]
+    said = []
+    if count < FEW:
+        right = round(0.8 * count)
+        low, high = metrics.accuracy_interval(right, count)
+        said.append(
+            f"{count} validation images tell little: where {right} of them are right, the accuracy may be anything "
+            f"from {100 * low:.0f} to {100 * high:.0f} %"
+        )
+    if scarce:
+        more = f", ... ({len(scarce)} classes)" if len(scarce) > 8 else ""
+        said.append(f"too few of single classes to judge these by ({', '.join(scarce[:8])}{more})")
+    if said:
+        yield f"careful: {'; '.join(said)}. A larger val_fraction, or a folder val, gives more"

@@ -1,0 +1,123 @@
+"""Runs on photos of which some cannot be decoded."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.data.conftest import picture
+
+from kedge import data
+from kedge.data import DataError
+from kedge.evaluation import evaluate
+from kedge.training import Recipe, fit
+from kedge.training.callbacks import LastCheckpoint
+
+SIZE = 68
+
+
+def damage(path: Path) -> None:
+    data = path.read_bytes()
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + random.Random(0).randbytes(400) + data[middle + 400 :])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """104 photos of two classes, one of them damaged in the middle: less than a hundredth."""
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(52):
+            picture(i, SIZE, SIZE).save(tmp_path / "photos" / name / f"{i:03d}.png")
+    damage(tmp_path / "photos" / "dog" / "031.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def recipe(folder, tmp_path):
+    def make(**fields):
+        settings = {"data": str(folder), "image_size": SIZE, "model": "test_convnext", "pretrained": False}
+        settings |= {"epochs": 1, "batch_size": 26, "references": 3, "device": "cpu", "workers": 0, "val_fraction": 0.5}
+        return Recipe(**{**settings, "runs": str(tmp_path / "runs"), "name": "run", **fields})
+
+    return make
+
+
+def test_a_run_skips_counts_and_goes_on(recipe, no_report, caplog):
+    result = fit(recipe(anchored=False), progress=False)
+    facts = json.loads((result.folder / "run.json").read_text())
+    assert facts["data"]["train"] + facts["data"]["val"] == 103
+    assert [Path(path).name for path, _ in facts["unreadable"]["skipped"]] == ["031.png"]
+    assert facts["unreadable"]["replaced"] == []
+    assert "unreadable images: 1 left out" in caplog.text
+    assert "dog/031.png" in caplog.text
+
+
+@pytest.fixture
+def too_many_to_check(monkeypatch):
+    """As if there were more photos than loading opens."""
+    monkeypatch.setattr("kedge.data.build._CHECKED", 50)
+    monkeypatch.setattr("kedge.data.build._SAMPLED", 2)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_what_loading_does_not_look_at_is_met_in_the_run(
+    recipe, no_report, too_many_to_check, caplog, folder, held_out
+):
+    """Validation leaves it out, in training another image of its class stands in."""
+    images = data.load(folder, image_size=SIZE)
+    with_it = torch.tensor([int(Path(path).stem) % 2 == 1 for path in images.paths])
+    parts = images.subset(~with_it if held_out else with_it), images.subset(with_it if held_out else ~with_it)
+    result = fit(recipe(), sets=parts, progress=False)
+    facts = json.loads((result.folder / "run.json").read_text())
+    which, other = ("skipped", "replaced") if held_out else ("replaced", "skipped")
+    assert [Path(path).name for path, _ in facts["unreadable"][which]] == ["031.png"]
+    assert facts["unreadable"][other] == []
+    assert facts["data"]["train"] + facts["data"]["val"] == 104 - held_out
+    assert f"1 {'left out' if held_out else 'replaced by another of their class'}" in caplog.text
+    assert result.model.references.shape == (3, 3, SIZE, SIZE)
+
+
+def test_a_run_that_was_broken_off_counts_on_and_ends_alike(recipe, no_report, too_many_to_check, monkeypatch):
+    settings = {"val_fraction": 0.1, "anchored": False, "epochs": 2}
+    whole = fit(recipe(**settings), progress=False)
+    saved = LastCheckpoint.on_train_epoch_end
+
+    def stop(self, trainer, module):
+        saved(self, trainer, module)
+        raise RuntimeError("broken off")
+
+    monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", stop)
+    with pytest.raises(RuntimeError, match="broken off"):
+        fit(recipe(**settings, name="other"), progress=False)
+    monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", saved)
+    monkeypatch.setattr("kedge.data.batches._PhotoLoader._note", lambda self, error: None)  # only what it knew
+    again = fit(resume=whole.folder.parent / "other", progress=False)
+    one, other = (load_file(each.folder / "model" / "model.safetensors") for each in (whole, again))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    records = [json.loads((each.folder / "run.json").read_text())["unreadable"] for each in (whole, again)]
+    assert records[0] == records[1]
+    assert [Path(path).name for path, _ in records[0]["replaced"]] == ["031.png"]
+
+
+def test_too_many_of_them_are_named(folder, too_many_to_check):
+    for i in range(10, 13):
+        damage(folder / "dog" / f"{i:03d}.png")
+    batches = data.training_batches(data.load(folder, image_size=SIZE), 26, seed=0, workers=0)
+    with pytest.raises(
+        DataError, match=r"2 of 104 images could not be read in training, more than the 1(?s:.*)dog/\d+"
+    ):
+        list(batches)
+
+
+def test_an_evaluation_leaves_it_out_and_says_so(folder):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    for decode in (True, False):
+        images = data.load(folder, image_size=SIZE, decode=decode)
+        found = evaluate(model, images, shift=["contrast"], severities=[1], resamples=0, examples=1)
+        assert found["data"]["images"] == 103
+        assert found["data"]["unreadable"] == 1
+        assert not found["data"]["limited"]
