@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["LEAST", "Fit", "load_weights", "read_weights"]
+__all__ = ["LEAST", "Fit", "load_weights", "outputs_of_head", "read_weights"]
 
 LEAST = 0.9  # share of the network's own tensors, the head left out, that a file must fill
 _INSIDE = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
@@ -118,6 +118,14 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
     else:
         words = "fresh"
     return Fit(len(used), len(counted), missing, unused, words)
+
+
+def outputs_of_head(path: str | os.PathLike[str], head: Sequence[str]) -> int:
+    """How many classes the head in a file gives; ValueError if it has none of these names."""
+    for name, value in read_weights(path).items():
+        if name.endswith(tuple(f"{each}.weight" for each in head)) and value.ndim >= 2:
+            return len(value)
+    raise ValueError(f"weights: {path} has no head ({', '.join(head)}), so it gives features and no classes")
 
 
 def _torch_file(path: Path) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.adaptation import HOWS
-from kedge.cli.models import MODEL_HELP, Source, find
+from kedge.cli.models import MODEL_HELP, Source, check_weights, find
 from kedge.cli.words import check_sets, check_words, separated, whole_numbers, with_examples
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def parser() -> "jsonargparse.ArgumentParser":
     add = made.add_argument
     several: dict[str, Any] = {"type": str, "nargs": "+", "metavar": "NAME"}
     add("model", metavar="MODEL", help=MODEL_HELP)
+    weights = "a file with the weights of the model timm/NAME, in place of those of the library"
+    add("--weights", type=str | None, default=None, metavar="FILE", help=weights)
     add("--data", type=str | None, default=None, help="the new images: a folder, parquet files, a name, a hub name")
     add("--how", **several, default=["linear-probe"], help=f"one or several of {', '.join(HOWS)}")
     add("--shots", type=str, nargs="+", default=["all"], metavar="N", help="images of each class, or all")
@@ -80,6 +82,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     if not 0 < config.val_fraction <= 0.5:
         raise ValueError(f"--val_fraction must be above 0, at most 0.5, got {config.val_fraction}")
     source = find(config.model)
+    check_weights([source], config.weights)
     if source.path is not None and source.path.is_file():
         raise ValueError(
             f"{config.model} is a file for inference, without weights to train; give the run or its model folder"
@@ -110,7 +113,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     from kedge.cli.sets import default_workers, load_outside, shifts_of
 
     shift = shifts_of(separated(config.shift))
-    model = source.load("cpu")
+    model = source.load("cpu", config.weights)
     train, val, test = _images(config, model, source.record())
     near = separated(config.near)
     outside = load_outside({source.name: model}, [*separated(config.ood), *near], config.data, test)

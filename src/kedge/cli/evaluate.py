@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.held_out import trained_attack
-from kedge.cli.models import MODELS_HELP, Source, find_groups
+from kedge.cli.models import MODELS_HELP, Source, check_weights, find_groups
 from kedge.cli.seen import counters
 from kedge.cli.sets import default_workers, load_data, load_outside, load_training, shifts_of
 from kedge.cli.unlabelled import add_flags, as_test_images, load_unlabelled, load_validation
@@ -55,6 +55,13 @@ def parser() -> "jsonargparse.ArgumentParser":
     add = made.add_argument
     several: dict[str, Any] = {"type": str, "nargs": "+", "metavar": "NAME"}
     add("models", metavar="MODEL", nargs="+", help=MODELS_HELP)
+    add(
+        "--weights",
+        type=str | None,
+        default=None,
+        metavar="FILE",
+        help="a file with the weights of the model timm/NAME (safetensors, or a torch file), in place of the library's",
+    )
     add(
         "--data",
         type=str | None,
@@ -177,6 +184,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     """Evaluate, print and write; 3 where some parts could not be measured."""
     started = time.perf_counter()
     sources, groups = find_groups(config.models)
+    check_weights(sources.values(), config.weights)
     chosen = choose_scores(separated(config.scores))
     attacks = separated(config.attack)
     eps = radius(config.eps, config.norm)
@@ -198,7 +206,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     from kedge import evaluation
     from kedge.reporting import render
 
-    models = {name: source.load(config.device) for name, source in sources.items()}
+    models = {name: source.load(config.device, config.weights) for name, source in sources.items()}
     if config.references == "blt":
         _check_residuals(models)
     every = config.limit is None  # else most images are not looked at

@@ -16,21 +16,24 @@ TIMM = "timm/"
 PYTHON = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)(?P<call>\(\))?")
 
 
-def load_timm(given: str) -> "PlainModel":
+def load_timm(given: str, weights: str | None = None) -> "PlainModel":
     """The published network that `timm/NAME` or `timm/NAME.TAG` names, behind its normalisation, in eval mode.
 
+    `weights`: a file that holds them, in place of the library's; its head says how many classes there are.
+
     Raises:
-        ValueError: timm has no such network or weights, or they have no classes.
+        FileNotFoundError: there is no such file.
+        ValueError: timm has no such network or weights, they have no classes, or the file is of another network.
         kedge.networks.PretrainedUnavailable: the weights exist but cannot be had here.
     """
     import timm
 
-    import kedge
-    from kedge.data.label_spaces import imagenet
     from kedge.networks import create
 
     name = given.removeprefix(TIMM)
     _check_name(name)
+    if weights is not None:
+        return _with_classes(_from_file(name, weights))
     published = timm.models.get_pretrained_cfg(name)
     if not timm.is_model_pretrained(name) or published is None:
         raise ValueError(
@@ -39,10 +42,29 @@ def load_timm(given: str) -> "PlainModel":
         )
     if not published.num_classes:
         raise ValueError(f"{given!r} gives features, not classes: choose weights with a classifier")
-    model = kedge.plain(create(given, published.num_classes, pretrained=True)).eval()
+    return _with_classes(create(given, published.num_classes, pretrained=True))
+
+
+def _with_classes(network: Any) -> "PlainModel":
+    """The network behind its normalisation, with the names of ImageNet's classes where it has as many."""
+    import kedge
+    from kedge.data.label_spaces import imagenet
+
+    model = kedge.plain(network).eval()
     if model.num_outputs == len(imagenet()):
         model.class_names = list(imagenet())
     return model
+
+
+def _from_file(name: str, weights: str) -> Any:
+    from kedge.networks import create, heads
+    from kedge.pretrained import load_weights, outputs_of_head
+
+    classes = outputs_of_head(weights, heads(create(f"{TIMM}{name.partition('.')[0]}", 2)))
+    network = create(f"{TIMM}{name.partition('.')[0]}", classes)
+    fit = load_weights(network, weights, heads(network), keep_head=True)
+    print(fit.line(Path(weights).name), file=sys.stderr)
+    return network
 
 
 def load_callable(given: str) -> Any:

@@ -1,6 +1,7 @@
 """What MODEL can be on the command line: a run, a model folder, an ONNX file, a network of timm, a Python callable."""
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,8 +61,10 @@ class Source:
 
         return ImageRecord.read(self.run)
 
-    def load(self, device: str = "auto") -> "AnchoredModel | PlainModel":
+    def load(self, device: str = "auto", weights: str | None = None) -> "AnchoredModel | PlainModel":
         """The model in eval mode, on `device` ("auto": a GPU if there is one).
+
+        `weights`: a file with the weights of a network of timm, in place of the library's (`check_weights`).
 
         A Python callable comes as it is, moved to the device if it is a module.
         """
@@ -74,7 +77,7 @@ class Source:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.path is None:
-            model = load_timm(self.given) if self.given.startswith(TIMM) else load_callable(self.given)
+            model = load_timm(self.given, weights) if self.given.startswith(TIMM) else load_callable(self.given)
             return model.to(device) if isinstance(model, torch.nn.Module) else model  # type: ignore[return-value]
         from kedge.checkpoint import load
         from kedge.layout import channels_last
@@ -138,6 +141,14 @@ def find(given: str, python: bool = False) -> Source:
             f"Go on with: kedge train --resume {given}"
         )
     raise FileNotFoundError(f"{given} is a folder without a model (no model/config.json and no config.json in it)")
+
+
+def check_weights(sources: Iterable[Source], weights: str | None) -> None:
+    """Raise ValueError unless the file of `--weights` can only be of one of the models."""
+    networks = [source.given for source in sources if source.given.startswith(TIMM)]
+    if weights is not None and len(networks) != 1:
+        what = f"{len(networks)} of them are: {', '.join(networks)}" if networks else "none of the models is"
+        raise ValueError(f"--weights {weights} is for one network written timm/NAME, and {what}")
 
 
 def find_groups(given: list[str]) -> tuple[dict[str, Source], dict[str, list[str]]]:

@@ -123,8 +123,8 @@ def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.
         if recipe.init_from is not None:
             raise ValueError(f"init_from: {error}. There is nothing to start from") from error
         log.warning(
-            "\n  *** %s\n  *** TRAINING FROM RANDOM WEIGHTS instead: expect a much lower accuracy, and train longer. Have "
-            "the weights as a file? --model %s --weights FILE\n",
+            "\n  *** %s\n  *** TRAINING FROM RANDOM WEIGHTS instead: expect a much lower accuracy, and train longer. "
+            "Have the weights as a file? --model %s --weights FILE\n",
             error,
             resolved.model,
         )

@@ -1,0 +1,111 @@
+"""Fine-tuning from published weights: from the linear probe, on frozen statistics, and never below its start."""
+
+import json
+
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+
+from kedge.training import fit
+from kedge.training.build import load_sets
+from kedge.training.module import Run
+
+pytestmark = pytest.mark.usefixtures("no_report")
+NEW = {"model": "kedge_resnet_small", "classes": ["4", "5", "6", "7", "8", "9"], "epochs": 2}
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A file with the weights of a network that knows four digits."""
+    folder = tmp_path_factory.mktemp("published")
+    recipe = {"data": "digits", "classes": ["0", "1", "2", "3"], "arguments": {"width": 8}, "epochs": 6, "name": "base"}
+    recipe |= {"anchored": False, "batch_size": 64, "references": 3, "device": "cpu", "runs": str(folder)}
+    with pytest.MonkeyPatch.context() as patch:
+        from kedge.training import fitting
+
+        patch.setattr(fitting, "write_run_report", lambda *arguments: None)
+        network = fit(recipe, progress=False).model.network
+    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+@pytest.fixture
+def recipe(tiny, published):
+    def make(**fields):
+        return tiny(**{**NEW, "arguments": {"width": 8}, "weights": str(published), **fields})
+
+    return make
+
+
+def statistics(state):
+    return {k: v for k, v in state.items() if "running_" in k}
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_it_starts_from_the_probe_and_the_statistics_stay(recipe, published, anchored):
+    result = fit(recipe(anchored=anchored))
+    facts = json.loads((result.folder / "run.json").read_text())
+    assert (result.recipe.head, result.recipe.batch_norm, result.recipe.pretrained) == ("probe", "frozen", True)
+    before = {k.removeprefix("module."): v for k, v in torch.load(published)["state_dict"].items()}
+    after = statistics(result.model.network.state_dict())
+    assert len(after) > 4
+    assert all(torch.equal(v, before[k]) for k, v in after.items())
+    # The probe is scikit-learn's logistic regression on the features of the published network.
+    train, val = load_sets(result.recipe)
+    assert facts["probe"]["images"] == len(train)
+    import kedge
+    from kedge.adaptation.features import features
+    from kedge.adaptation.heads import find_head
+
+    model = kedge.load(result.folder / "start")
+    rows = [features(model, find_head(model), s, references=1).double().numpy() for s in (train, val)]
+    mean, scale = rows[0].mean(0), ((rows[0] - rows[0].mean(0)) ** 2).mean() ** 0.5
+    c = 1 / (facts["probe"]["strength"] * len(train))
+    theirs = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit((rows[0] - mean) / scale, train.labels)
+    assert facts["probe"]["accuracy"] == pytest.approx(theirs.score((rows[1] - mean) / scale, val.labels), abs=0.02)
+
+
+def test_statistics_follow_the_batches_where_that_is_asked_for(recipe, published):
+    result = fit(recipe(batch_norm="train", epochs=1))
+    before = {k.removeprefix("module."): v for k, v in torch.load(published)["state_dict"].items()}
+    after = statistics(result.model.network.state_dict())
+    assert not any(torch.equal(v, before[k]) for k, v in after.items())
+
+
+def test_what_training_ruins_is_not_handed_over(recipe, caplog, capsys):
+    ruined = fit(recipe(optimizer="sgd", lr=0.5, clip=1.0, epochs=1))
+    facts = json.loads((ruined.folder / "run.json").read_text())
+    said = capsys.readouterr().out
+    assert f"linear probe of the frozen network: {100 * facts['probe']['accuracy']:.1f} %" in said
+    assert facts["start"]["trained"] < facts["start"]["start"]
+    assert facts["start"]["share"] < 1
+    assert facts["validation"]["accuracy"] >= facts["probe"]["accuracy"] - 1e-9
+    assert "training ended below its start" in caplog.text
+
+
+def test_a_run_killed_in_its_first_epoch_goes_on_from_the_same_probe(recipe, monkeypatch):
+    whole = fit(recipe(name="whole"))
+    original = Run.training_step
+
+    def step(run, batch, index):
+        if index == 2:
+            raise KeyboardInterrupt
+        return original(run, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "training_step", step)
+        with pytest.raises(KeyboardInterrupt):
+            fit(recipe(name="killed"))
+    folder = whole.folder.parent / "killed"
+    resumed = fit(resume=folder)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_weights_need_a_network_and_no_other_start(recipe):
+    with pytest.raises(ValueError, match="of which network"):
+        fit(recipe(model="auto"))
+    with pytest.raises(ValueError, match="contradict each other"):
+        fit(recipe(pretrained=False))
+    with pytest.raises(ValueError, match="of another network"):
+        fit(recipe(model="test_resnet", arguments={}))
