@@ -206,11 +206,11 @@ def test_what_cannot_be_calibrated_is_said(model, validation):
     broken = kedge.plain(Loud().eval(), example=(1, 4, 4))
     with torch.no_grad():
         broken.network.conv.bias.fill_(torch.nan)
-    with pytest.raises(ValueError, match="400 of 400 rows"):
+    with pytest.raises(ValueError, match="hold NaN"):
         calibrate(broken, validation)
     assert broken.steps == {}
     broken.set_temperature(2.0)
-    with pytest.raises(ValueError, match="400 of 400 rows"):
+    with pytest.raises(ValueError, match="hold NaN"):
         calibrate(broken, validation)
     assert broken.temperature == 2
 
