@@ -49,7 +49,7 @@ def photo_set(side, original):
 def test_published_weights_that_are_asked_for_are_had_at_any_size():
     recipe = resolve_data(started(device="cpu", pretrained=True), 2000, SMALL)
     assert (recipe.model, recipe.pretrained) == ("resnet18", True)
-    assert resolve_network(recipe, timm.create_model("resnet10t", num_classes=2), SMALL).epochs == 10
+    assert resolve_network(recipe, timm.create_model("resnet10t", num_classes=2), 2000, SMALL).epochs == 7
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_ones_own_subclass_counts_as_what_it_is_made_of(tmp_path, monkeypatch):
         # An attack sees the references of the step only inside of Anchored.
         assert recipe.objective == [{"Anchored": {"alpha": 0.0}}, {name: attack}, "CrossEntropy"]
         plain = started(device="cpu", anchored=False, pretrained=True, objective=recipe.objective[1:])
-        plain = resolve_network(resolve_data(plain, 50_000, SMALL), nn.Linear(1, 1), SMALL)
+        plain = resolve_network(resolve_data(plain, 50_000, SMALL), nn.Linear(1, 1), 50_000, SMALL)
         assert plain.lr == 0.1  # as from scratch: attacked images have as much to teach
     for name in ("Anchored", "own_objectives:Held"):
         around = [{name: {"alpha": 0.0}}, {"own_objectives:Mine": attack}, "CrossEntropy"]
