@@ -90,32 +90,33 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
 def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape: tuple[int, int, int]) -> Recipe:
     """Fill in optimizer, learning rate, weight decay and epochs by what the network is and starts from."""
     assert recipe.batch_size is not None
-    optimizer = recipe.optimizer
+    optimizer, attacking = recipe.optimizer, _attacking(recipe)
+    tuned = bool(recipe.pretrained) and not attacking  # measured on photos: docs/train-your-own.md
     if optimizer == "auto":  # transformers and their kin train badly with SGD
         transformer = any(isinstance(m, nn.LayerNorm) for m in network.modules())
-        optimizer = "adamw" if transformer or (recipe.pretrained and recipe.lr is None) else "sgd"
+        optimizer = "adamw" if transformer or (tuned and recipe.lr is None) else "sgd"
     lr, decay, epochs = recipe.lr, recipe.weight_decay, recipe.epochs
     started = recipe.pretrained or recipe.init_from is not None
     if lr is None and optimizer == "sgd":  # linear in the batch size (Goyal et al., 2017)
         # What is trained on attacked images has as much to learn as from scratch.
-        lr = (0.1 if _attacking(recipe) or not started else 0.02) * recipe.batch_size / 128
+        lr = (0.1 if attacking or not started else 0.02) * recipe.batch_size / 128
     elif lr is None:
-        lr = 3e-4 if recipe.pretrained else 1e-4 if started else 1e-3
+        lr = 3e-4 if tuned else 1e-4 if started else 1e-3
     if decay is None:
         decay = 5e-4 if optimizer == "sgd" else 0.05
     if epochs is None:
         steps = -(-count // recipe.batch_size)
         few = max(6, min(50, -(-STEPS // steps)))
-        epochs = few if recipe.pretrained else 10 if started else 30 if max(image_shape[1:]) <= SMALL else 40
+        epochs = few if tuned else 10 if started else 30 if max(image_shape[1:]) <= SMALL else 40
     warmup = recipe.warmup
     if warmup is None:
-        usual = 0.3 if recipe.pretrained else 0.05
+        usual = 0.3 if tuned else 0.05
         warmup = {"slow-start-fast-decay": 0.3, "slow-start-halving": 0.5}.get(recipe.schedule, usual)
-    head = ("probe" if recipe.pretrained else "leave") if recipe.head == "auto" else recipe.head
-    head_lr = (5.0 if recipe.pretrained else 1.0) if recipe.head_lr is None else recipe.head_lr
+    head = ("probe" if tuned else "leave") if recipe.head == "auto" else recipe.head
+    head_lr = (5.0 if tuned else 1.0) if recipe.head_lr is None else recipe.head_lr
     norm = recipe.batch_norm
     if norm == "auto":
-        norm = "frozen" if started and not _attacking(recipe) else "train"
+        norm = "frozen" if started and not attacking else "train"
     resolved = replace(
         recipe,
         optimizer=optimizer,
@@ -154,7 +155,7 @@ def _kinds(entries: list[Any]) -> list[type[nn.Module]]:
 
 
 def _default_objective(anchored: bool, pretrained: bool) -> list[Any]:
-    if pretrained:  # measured on photos: docs/results/photos.md
+    if pretrained:  # measured on photos: docs/train-your-own.md
         loss: list[Any] = [{"CrossEntropy": {"label_smoothing": 0.1}}]
         return [{"Anchored": {"alpha": 0.0}}, *loss] if anchored else loss
     return [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"] if anchored else ["CrossEntropy"]
