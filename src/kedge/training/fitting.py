@@ -32,6 +32,7 @@ from kedge.training.keep import kept_models
 from kedge.training.module import Run, ball
 from kedge.training.opening import opening
 from kedge.training.recipe import Recipe, load_recipe
+from kedge.training.record import FILE as IMAGES
 from kedge.training.record import ImageRecord
 from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
@@ -158,6 +159,7 @@ def _run(
         facts["cost"] = asdict(cost)
         if attack := ball(objective):
             facts["attack"] = in_norm(attack.eps, attack.norm)
+        facts["record"] = IMAGES
         if main:
             folder.create(recipe, facts, record)
     if main:
