@@ -72,9 +72,11 @@ def _check_told(own: "Source", sources: Mapping[str, "Source"], images: "ImageSe
 
     Photos that are read into memory are known by their pixels, and drawn by them: in another size they are others.
     """
-    name = own.recipe().get("data")
+    from kedge.training.start import same_place
+
+    place = str(own.recipe().get("data"))
     for source in sources.values():
-        record = source.record() if source.recipe().get("data") == name else None
+        record = source.record() if same_place(str(source.recipe().get("data")), place) else None
         if record is not None and record.keys_of != images.keys_of:
             raise ValueError(
                 f"{source.name} knows its images by {record.keys_of}, those that {own.name} held out are known by "
