@@ -153,6 +153,19 @@ def test_two_runs_share_the_validation_images_that_neither_trained_on(command, t
         command("interpolate", run, tmp_path / "tuned", "--out", tmp_path / "between")
 
 
+def test_runs_of_other_image_sizes_hold_out_other_images_and_are_not_measured_on_them_together(
+    command, trained, tmp_path
+):
+    photos, run, _ = trained
+    alias = photos / ".." / photos.name
+    command("train", "--data", alias, "--runs", tmp_path, *TRAIN, "--name", "large", "--image_size", 12)
+    asked = ["--data", photos, "--split", "val", "--shift", "none", "--format", "json", "--out", tmp_path / "out"]
+    for pair in ([run, tmp_path / "large"], [tmp_path / "large", run]):
+        with pytest.raises(ValueError, match=r"large knows its images by pixels .* which of them large was trained on"):
+            command("evaluate", *pair, *asked)
+    command("evaluate", tmp_path / "large", *asked[2:])
+
+
 def test_an_average_of_two_models_knows_what_either_was_trained_on(command, trained, tmp_path):
     photos, run, seen = trained
     CHANGES["deleted"](photos)

@@ -2,6 +2,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 import kedge.data as kd
 from kedge.data import DataError, TensorSet
@@ -58,6 +59,19 @@ def test_long_files_are_told_by_length_and_pieces(tmp_path):
         assert (key_of_bytes(bytes(changed)) == key_of_bytes(data)) == (change is None)
     assert key_of_bytes(data + b"x") != key_of_bytes(data)
     assert key_of_file(str(tmp_path / "gone")) == b""
+
+
+@pytest.mark.parametrize("kind", ["bmp", "tif", "ppm"])
+def test_pictures_without_compression_are_told_by_all_that_is_in_them(tmp_path, kind):
+    # 256x256x3 bytes; a dot in rows 60 to 80 is in none of the three pieces of 8 KiB at 0, 98304 and 188416.
+    paths = [tmp_path / f"{i}.{kind}" for i in range(2)]
+    for i, path in enumerate(paths):
+        white = Image.new("RGB", (256, 256), "white")
+        white.paste("black", (60 + 40 * i, 60, 80 + 40 * i, 80))
+        white.save(path)
+    first, second = (key_of_file(str(path)) for path in paths)
+    assert first != second
+    assert [first, second] == [key_of_bytes(path.read_bytes()) for path in paths]
 
 
 def test_parquet_and_folder_hold_the_same_files(tmp_path):

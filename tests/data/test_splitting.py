@@ -180,3 +180,10 @@ def test_tensor_set_checks_its_parts():
     with pytest.raises(ValueError, match="1 images but 2 labels"):
         TensorSet(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0]), ["a"])
     assert "1 images 1x2x2, 1 classes" in repr(numbered_set([0]))
+
+
+def test_copies_of_one_image_a_class_are_said_to_be_that():
+    images = torch.cat([torch.full((100, 1, 4, 4), value, dtype=torch.uint8) for value in (10, 200)])
+    copies = TensorSet(images, torch.tensor([0] * 100 + [1] * 100), ["a", "b"])
+    with pytest.raises(DataError, match="no class has two different images"):
+        split_validation(copies, 0.1, 0)

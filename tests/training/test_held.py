@@ -192,6 +192,7 @@ def old(home):
     (place / "run" / FILE).unlink()
     train, val = data.splitting.split_by_position(data.load(place / "photos", "train"), 0.1, 0)
     facts = json.loads((place / "run" / "run.json").read_text())
+    del facts["record"]
     facts["data"] |= {"train": len(train), "val": len(val)}
     facts["started"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     (place / "run" / "run.json").write_text(json.dumps(facts))
@@ -225,6 +226,16 @@ def test_an_old_run_whose_data_changed_holds_out_nothing_that_is_known(old, chan
         RunImages(place / "run").val  # noqa: B018
     with pytest.raises(ValueError, match="kept no record"):
         load_sets(Recipe(data=str(place / "photos"), init_from=str(place / "run")))
+
+
+def test_a_run_that_lost_its_record_is_no_old_run_even_where_the_counts_agree(old):
+    place, *_ = old
+    facts = json.loads((place / "run" / "run.json").read_text())
+    (place / "run" / "run.json").write_text(json.dumps({**facts, "record": FILE}))
+    with pytest.raises(ValueError, match=f"run has lost {FILE}.*Put it back"):
+        RunImages(place / "run").val  # noqa: B018
+    with pytest.raises(ValueError, match=f"run has lost {FILE}"):
+        RunImages(place / "run").train  # noqa: B018
 
 
 # Data with a part val, and what is said before the first epoch

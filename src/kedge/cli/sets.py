@@ -44,7 +44,9 @@ def load_data(
     recipe = next((r for r in recipes.values() if r.get("data") == name), None)
     if wanted == "val" and "val" not in offered and recipe is not None:
         # Not a split of the data: the images that this run held out of training.
-        images = images_of_run(next(s for n, s in sources.items() if recipes[n] is recipe)).val
+        own = next(s for n, s in sources.items() if recipes[n] is recipe)
+        images = images_of_run(own).val
+        _check_told(own, sources, images)
     elif wanted == "test" and "test" not in offered and recipe is not None:
         raise ValueError(
             f"{name} has no test images (it has: {', '.join(offered)}). --split val measures on the images that were "
@@ -63,6 +65,24 @@ def load_data(
             images = unseen_by(source, images)
     print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
     return with_classes(images, models), name
+
+
+def _check_told(own: "Source", sources: Mapping[str, "Source"], images: "ImageSet") -> None:
+    """Raise ValueError where a model may have been trained on images that the run `own` held out, and none can tell.
+
+    Photos that are read into memory are known by their pixels, and drawn by them: in another size they are others.
+    """
+    from kedge.training.start import same_place
+
+    place = str(own.recipe().get("data"))
+    for source in sources.values():
+        record = source.record() if same_place(str(source.recipe().get("data")), place) else None
+        if record is not None and record.keys_of != images.keys_of:
+            raise ValueError(
+                f"{source.name} knows its images by {record.keys_of}, those that {own.name} held out are known by "
+                f"{images.keys_of}: it cannot be told which of them {source.name} was trained on, most likely nine in "
+                "ten. Measure each model on its own, or on images of their own: a folder val before training, or --data"
+            )
 
 
 def common_shape(models: Mapping[str, Any]) -> tuple[int | None, int | None]:

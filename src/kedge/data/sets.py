@@ -119,8 +119,8 @@ class ImageSet(Dataset):
         """Return 64 hex digits (sha256) of what is in the set, whatever it is called and wherever it lies.
 
         They change with the image shape, the labels, the class names, and the pixels of a TensorSet or the encoded
-        bytes of a FileSet (of images longer than 32 KiB the length and three pieces; of more than 50,000 images
-        every second, third, ...).
+        bytes of a FileSet (of images longer than 32 KiB the length and three pieces, unless they are BMP, TIFF or PNM;
+        of more than 50,000 images every second, third, ...).
         """
         return digest(self, self.keys(sampled=True))
 

@@ -53,7 +53,7 @@ def split_validation(
     goes = torch.tensor([key in held for key in keys], dtype=torch.bool) & ~stays
     out = ((u < fraction) & ~stays) | goes
     free = ~(stays | goes)
-    if bool(free.all()) and not bool(out.any()) and len(keys) * math.log1p(-fraction) < math.log(_CHANCE):
+    if bool(free.all()) and not bool(out.any()) and len(set(keys)) * math.log1p(-fraction) < math.log(_CHANCE):
         raise DataError(
             f"{images.name}: none of {len(keys)} images falls to validation with seed {seed} and fraction {fraction}: "
             "they are a part of a set that was divided with this seed before. Take another seed"

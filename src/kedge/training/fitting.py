@@ -34,6 +34,7 @@ from kedge.training.module import Run, ball
 from kedge.training.opening import opening
 from kedge.training.probe import from_probe
 from kedge.training.recipe import Recipe, load_recipe
+from kedge.training.record import FILE as IMAGES
 from kedge.training.record import ImageRecord
 from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
@@ -166,6 +167,7 @@ def _run(
             facts["attack"] = in_norm(attack.eps, attack.norm)
         if probe is not None:
             facts["probe"] = probe
+        facts["record"] = IMAGES
         if main:
             folder.create(recipe, facts, record)
     if main:

@@ -144,6 +144,11 @@ class RunImages:
         Raises:
             ValueError: where it is not sure that the images are those of then.
         """
+        if lost := self._facts.get("record"):
+            raise ValueError(
+                f"{self.name} has lost {lost}, which says what it trained on and held out: without it no image can be "
+                "called held out. Put it back from a copy, name other labelled images with --data, or train again"
+            )
         every = self._load("train", classes=False)
         train, val = split_by_position(every, self.recipe.val_fraction, held_by(vars(self.recipe)))
         if self.recipe.classes is not None:
