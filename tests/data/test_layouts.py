@@ -34,6 +34,26 @@ def test_parts_without_classes_beside_a_class_are_refused_too(tmp_path):
         kd.load(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["test", "val", "Eval"])
+def test_a_lone_part_without_classes_beside_classes_is_no_class(make_folder, name):
+    root = make_folder({"cat": 2, "dog": 2})
+    flat(root, name)
+    with pytest.raises(DataError, match=rf"{name} holds 3 images but no class folders"):
+        kd.load(root)
+
+
+@pytest.mark.parametrize("name", ["test", "valid", "train"])
+def test_a_part_with_the_classes_that_lie_beside_it_is_no_class(make_folder, name):
+    root = make_folder({"cat": 2, "dog": 2, f"{name}/cat": 1, f"{name}/dog": 1})
+    if name == "train":  # the parts are then those of train, and the rest is said
+        assert "not read: cat, dog" in kd.load(root).report.summary()
+        return
+    with pytest.raises(
+        DataError, match=rf"{name} holds folders of classes that also lie beside it \(cat, dog\)(?s:.*)train"
+    ):
+        kd.load(root)
+
+
 def test_training_images_without_classes_beside_test_images_with(make_folder):
     root = make_folder({"test/cat": 2, "test/dog": 2})
     flat(root, "train")

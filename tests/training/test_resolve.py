@@ -59,6 +59,7 @@ def test_published_weights_that_are_asked_for_are_had_at_any_size():
         ({"model": "resnet18"}, 64, 300, r"the published weights of resnet18 are not used.*--pretrained true"),
         ({"model": "resnet18"}, 32, 32, r"the published weights of resnet18 are not used"),
         ({}, 32, 32, None),
+        ({"model": "kedge_resnet18"}, 32, 300, None),
         ({"pretrained": False}, 32, 300, None),
         ({"pretrained": True}, 32, 300, None),
         ({"pretrained": False, "model": "resnet18"}, 32, 300, None),

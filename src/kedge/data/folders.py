@@ -65,8 +65,18 @@ class ImageFolder:
                     f"{images} images in folders called neither train, val nor test are not read: {names}"
                 )
             self._beside += self.lacking.values()
-        elif self.lacking and (len(self.lacking) > 1 or len(named) == len(folders)):
+            return
+        # No training part: a lone `train` may be a class of vehicles, images of `val` or `test` belong to none here.
+        if self.lacking and (len(self.lacking) > 1 or set(self.lacking) != {"train"} or len(named) == len(folders)):
             raise DataError(next(iter(self.lacking.values())))
+        for split, f in splits.items():
+            beside = {other.name for other in folders if other != f}
+            if both := sorted(beside.intersection(inner.name for inner in _folders(f))):
+                raise DataError(
+                    f"{f} holds folders of classes that also lie beside it ({', '.join(both[:8])}): {f.name!r} names a "
+                    f"part of the data ({split}), not a class; {_LAYOUT}. "
+                    f"Move the folders beside it into {root / 'train'}"
+                )
 
     def find(self, split: str) -> Found:
         """List the images of a split.

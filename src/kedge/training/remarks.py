@@ -17,7 +17,7 @@ _SHOWN = 3
 
 def remarks(recipe: Recipe, train: ImageSet, val: ImageSet, record: ImageRecord) -> list[str]:
     """Sentences on the same image in two classes, on test images that are training images, on few validation images."""
-    said = [*_in_two_classes(train, val), *_in_the_test(recipe, train, record), *_too_few(val)]
+    said = [*_in_two_classes(train, val), *_in_the_test(recipe, train, record), *_too_few(val, _own_part(recipe))]
     if shared := record.count(val):  # of sets that were handed over: others have none
         said.insert(0, f"careful: {shared:,} of the {len(val):,} validation images are training images, bit for bit")
     return said
@@ -62,7 +62,15 @@ def _in_the_test(recipe: Recipe, train: ImageSet, record: ImageRecord) -> Iterat
         )
 
 
-def _too_few(val: ImageSet) -> Iterator[str]:
+def _own_part(recipe: Recipe) -> bool:
+    """Whether the validation images are a part of the data, and not drawn from the training images."""
+    try:
+        return "val" in data.splits(str(recipe.data))
+    except DataError:
+        return False
+
+
+def _too_few(val: ImageSet, own_part: bool) -> Iterator[str]:
     count = len(val)
     counts = torch.bincount(val.labels, minlength=len(val.class_names))
     scarce = [f"{val.class_names[c]} {n}" for c, n in enumerate(counts.tolist()) if n < FEW_OF_CLASS]
@@ -78,4 +86,9 @@ def _too_few(val: ImageSet) -> Iterator[str]:
         more = f", ... ({len(scarce)} classes)" if len(scarce) > 8 else ""
         said.append(f"too few of single classes to judge these by ({', '.join(scarce[:8])}{more})")
     if said:
-        yield f"careful: {'; '.join(said)}. A larger val_fraction, or a folder val, gives more"
+        more = (
+            "A larger val part of the data tells more"
+            if own_part
+            else "A larger val_fraction, or a folder val, gives more"
+        )
+        yield f"careful: {'; '.join(said)}. {more}"

@@ -175,6 +175,8 @@ def unused_weights(given: Mapping[str, Any], recipe: Recipe, train: ImageSet) ->
             f"the published weights of {recipe.model} are not used, as they are of larger images than {SMALL} px: "
             "--pretrained true starts from them at this size too"
         )
+    if given.get("model") is not None:  # one without published weights was asked for
+        return None
     if train.origin.sizes is None or max(train.origin.sizes[1]) <= SMALL:
         return None
     return (
