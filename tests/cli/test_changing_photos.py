@@ -192,3 +192,18 @@ def test_an_adaptation_is_measured_on_images_that_the_model_did_not_see(command,
         ValueError, match=r"none can be held out for validation\. Put images that .* was not trained on into"
     ):
         command("adapt", run, "--data", photos, "--out", tmp_path / "again", "--device", "cpu")
+
+
+def test_held_out_images_are_found_where_the_folder_was_moved_to(command, trained, looked_at, tmp_path):
+    photos, run, seen = trained
+    photos.rename(tmp_path / "moved")
+    fill(tmp_path / "moved")
+    for words in (["calibrate", run], ["evaluate", run, "--split", "val", "--shift", "none"]):
+        _, _, err = command(*words, "--data", tmp_path / "moved")
+        assert looked_at
+        assert not looked_at & seen
+        assert "30 neither trained on nor held out" in err
+        looked_at.clear()
+    write_photos(tmp_path / "others", each=40, seed=11)
+    with pytest.raises(ValueError, match="that mine held out of training 0 are left"):
+        command("evaluate", run, "--split", "val", "--data", tmp_path / "others")

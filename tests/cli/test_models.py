@@ -16,6 +16,8 @@ def test_a_run_is_found_by_folder_by_name_and_by_its_model(run_folder, monkeypat
     assert find(str(run_folder / "model" / "config.json")).name == "first"
     monkeypatch.chdir(run_folder.parent.parent)
     assert find("first").load("cpu").num_outputs == 10
+    (run_folder.parent.parent / "first" / "cat").mkdir(parents=True)  # photos that are called as the run
+    assert find("first").load("cpu").num_outputs == 10
 
 
 def test_a_model_folder_belongs_to_no_run(model_folder):

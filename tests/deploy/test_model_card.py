@@ -115,6 +115,23 @@ def test_the_newest_evaluation_is_taken_and_one_of_others_left_out(run):
     assert ", seed 7" in model_card(model, run)
 
 
+@pytest.mark.parametrize("where", ["limited", "references"])
+def test_a_quick_look_is_no_result_for_the_hub(run, where):
+    model = make()
+    results = evaluated(model, "mine")
+    assert "model-index" in _card_with(model, run, results)
+    if where == "limited":
+        results["data"]["limited"] = True
+    else:
+        results["settings"]["references"] = 1
+    assert "model-index" not in _card_with(model, run, results)
+
+
+def _card_with(model, run, results):
+    reporting.write_results({**results, "created": "2026-03-02"}, run / "evaluation" / "results.json")
+    return model_card(model, run)
+
+
 def test_validation_images_stand_in_for_test_images_and_are_called_that(run):
     model = make()
     test, val = evaluated(model, "mine"), evaluated(model, "mine", split="val")

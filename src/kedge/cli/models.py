@@ -87,7 +87,7 @@ class Source:
 
 
 def find(given: str, python: bool = False) -> Source:
-    """Find the model that `given` names; a path that exists comes before all else.
+    """Find the model that `given` names; a path that exists comes before all else, unless it is a folder without one.
 
     `python`: whether it may be a Python callable, which is imported only when it is loaded.
 
@@ -99,8 +99,10 @@ def find(given: str, python: bool = False) -> Source:
     path = Path(given)
     if not given.strip():
         raise ValueError("a model's name is empty")
+    inside = Path("runs") / given
+    if path.is_dir() and not _holds_run(path) and _holds_run(inside):
+        path = inside  # a run that is called as a folder of photos here
     if not path.exists():
-        inside = Path("runs") / given
         if inside.is_dir():
             path = inside
         elif given.startswith(HUB):
@@ -141,6 +143,10 @@ def find(given: str, python: bool = False) -> Source:
             f"Go on with: kedge train --resume {given}"
         )
     raise FileNotFoundError(f"{given} is a folder without a model (no model/config.json and no config.json in it)")
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("model/config.json", "config.json", "recipe.yaml"))
 
 
 def check_weights(sources: Iterable[Source], weights: str | None) -> None:

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from kedge.training.record import ImageRecord
 
 
-def images_of_run(source: Source) -> "RunImages":
+def images_of_run(source: Source, place: str | None = None) -> "RunImages":
     """What the run of a model trained on and held out, as its data is now; what is left out is said.
+
+    `place`: where that data is, if not where the run has it from.
 
     Raises:
         ValueError: if it is not known which images those are, or too few of the held-out ones are left.
@@ -21,7 +23,7 @@ def images_of_run(source: Source) -> "RunImages":
     from kedge.training.held import RunImages
 
     assert source.run is not None
-    images = RunImages(source.run)
+    images = RunImages(source.run, place)
     images.val  # noqa: B018 - first of all, whether there are enough
     if images.left_out:
         print(f"held out by {source.name}: {len(images.val)} images; {images.left_out}", file=sys.stderr)

@@ -42,10 +42,13 @@ def load_data(
         )
     wanted = canonical_split(split) or split
     recipe = next((r for r in recipes.values() if r.get("data") == name), None)
+    if wanted == "val" and "val" not in offered and recipe is None:
+        # The folder of a run under another name: images are known by what is in them.
+        recipe = next((recipes[n] for n, s in sources.items() if (r := s.record()) is not None and r.held_out), None)
     if wanted == "val" and "val" not in offered and recipe is not None:
         # Not a split of the data: the images that this run held out of training.
         own = next(s for n, s in sources.items() if recipes[n] is recipe)
-        images = images_of_run(own).val
+        images = images_of_run(own, name).val
         _check_told(own, sources, images)
     elif wanted == "test" and "test" not in offered and recipe is not None:
         raise ValueError(

@@ -127,6 +127,12 @@ def on_validation(results: dict[str, Any]) -> bool:
     return bool(results["data"]["split"] == "val")
 
 
+def quick_look(results: dict[str, Any], references: int) -> bool:
+    """Whether results are of some of the images alone, or of fewer references than the model answers with."""
+    asked = results["settings"].get("references")
+    return bool(results["data"].get("limited")) or (isinstance(asked, int) and asked < references)
+
+
 def evaluation(results: dict[str, Any] | None, why: str, changed: str) -> str:
     """The table of the evaluation, with what its numbers mean; or why there is none."""
     if results is None:

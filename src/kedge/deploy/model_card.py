@@ -163,7 +163,8 @@ def _metadata(
     made["tags"] = ["kedge", "calibration", *(["anchoring"] if isinstance(model, AnchoredModel) else [])]
     if hub_data is not None:
         made["datasets"] = [hub_data]
-    if results is not None and classifies and not text.on_validation(results):
+    bank = len(model.references) if isinstance(model, AnchoredModel) else 1
+    if results is not None and classifies and not (text.on_validation(results) or text.quick_look(results, bank)):
         made["metrics"] = ["accuracy"]
         index = text.model_index(results, name, hub_data)
         made |= {"model-index": index} if index else {}

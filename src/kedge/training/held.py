@@ -31,19 +31,20 @@ class RunImages:
 
     Args:
         run: the run's folder.
+        place: where the data is now, such as a folder that was moved; None: where the recipe says.
 
     Raises:
         ValueError: if the folder does not say on what data it was trained.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, place: str | None = None) -> None:
         self.name = run.resolve().name
         self.recipe = load_recipe(run / "recipe.yaml")
         self.record = ImageRecord.read(run)
         self._facts: dict[str, Any] = RunFolder(run).facts() if (run / "run.json").is_file() else {}
-        if self.recipe.data is None:
+        if place is None and self.recipe.data is None:
             raise ValueError(f"{run} does not say what it was trained on: name the data")
-        self.data = self.recipe.data
+        self.data: str = place or str(self.recipe.data)
 
     @cached_property
     def own_part(self) -> bool:
