@@ -12,6 +12,7 @@ from PIL import Image
 import kedge
 from kedge.data import TensorSet
 from kedge.training import fitting
+from kedge.training.record import ImageRecord
 from tests.photo_folder import CHANGES, write_photos
 
 TRAIN = ["--epochs", 1, "--device", "cpu", "--batch_size", 64, "--arguments", "{width: 4}", "--references", 3]
@@ -153,17 +154,21 @@ def test_two_runs_share_the_validation_images_that_neither_trained_on(command, t
         command("interpolate", run, tmp_path / "tuned", "--out", tmp_path / "between")
 
 
-def test_runs_of_other_image_sizes_hold_out_other_images_and_are_not_measured_on_them_together(
-    command, trained, tmp_path
-):
+def test_runs_of_other_image_sizes_hold_out_the_same_images(command, trained, tmp_path):
     photos, run, _ = trained
-    alias = photos / ".." / photos.name
-    command("train", "--data", alias, "--runs", tmp_path, *TRAIN, "--name", "large", "--image_size", 12)
-    asked = ["--data", photos, "--split", "val", "--shift", "none", "--format", "json", "--out", tmp_path / "out"]
+    command("train", "--data", photos, "--runs", tmp_path, *TRAIN, "--name", "large", "--image_size", 12)
+    records = [ImageRecord.read(each) for each in (run, tmp_path / "large")]
+    assert records[0].held == records[1].held
+    assert records[0].keys_of == records[1].keys_of == "encoded bytes"
+    asked = ["--split", "val", "--shift", "none", "--format", "json", "--out", tmp_path / "out"]
     for pair in ([run, tmp_path / "large"], [tmp_path / "large", run]):
-        with pytest.raises(ValueError, match=r"large knows its images by pixels .* which of them large was trained on"):
-            command("evaluate", *pair, *asked)
-    command("evaluate", tmp_path / "large", *asked[2:])
+        results = json.loads(command("evaluate", *pair, *asked)[1])
+        assert results["data"]["images"] == len(records[0].held)
+        assert [model["trained_on"] for model in results["models"].values()] == [0, 0]
+    # With a seed of its own the other run held out others, which are left out.
+    command("train", "--data", photos, "--runs", tmp_path, *TRAIN, "--name", "other", "--image_size", 12, "--seed", 1)
+    with pytest.raises(ValueError, match="too few to measure on"):
+        command("evaluate", run, tmp_path / "other", *asked)
 
 
 def test_an_average_of_two_models_knows_what_either_was_trained_on(command, trained, tmp_path):

@@ -73,7 +73,7 @@ def load_data(
 def _check_told(own: "Source", sources: Mapping[str, "Source"], images: "ImageSet") -> None:
     """Raise ValueError where a model may have been trained on images that the run `own` held out, and none can tell.
 
-    Photos that are read into memory are known by their pixels, and drawn by them: in another size they are others.
+    Images without files are known by their pixels, and drawn by them: in another size they are others.
     """
     from kedge.training.start import same_place
 

@@ -12,7 +12,7 @@ from kedge.data.items import Items
 from kedge.data.origin import of_items
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.sets import FileSet, ImageSet, TensorSet
-from kedge.data.undecoded import Undecoded, small_image
+from kedge.data.undecoded import Undecoded, encoded_keys, small_image
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +122,7 @@ def _tensor_set(found: Found, shape: tuple[int, int, int], report: LoadReport) -
     paths = _names(found, kept)
     made = TensorSet(images, labels, found.class_names, found.name, found.split, report, paths)
     made.origin = of_items(items, sorted(sizes))
+    made.source = encoded_keys(items, kept.nonzero().squeeze(1))
     return made
 
 

@@ -79,9 +79,10 @@ def shared_images(first: "ImageSet", second: "ImageSet") -> int:
         first, second = whole
     if first.image_shape != second.image_shape and not hasattr(first, "items"):
         return 0
-    known = set(first.keys())
+    keys = [each.pixel_keys() if hasattr(each, "pixel_keys") else each.keys() for each in (first, second)]
+    known = set(keys[0])
     known.discard(b"")
-    return sum(key in known for key in second.keys())  # noqa: SIM118 - not a dict
+    return sum(key in known for key in keys[1])
 
 
 def check_apart(inside: "ImageSet", outside: "ImageSet") -> str | None:

@@ -11,6 +11,8 @@ from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels
 from kedge.data.origin import of_encoded
 from kedge.data.report import DataError, UnreadableImage
 
+ENCODED = "encoded bytes"  # what keys are made from where images lie in files or tables
+
 
 class Items(Protocol):
     """Images by position. Every reader raises UnreadableImage with the image's name.
@@ -46,7 +48,7 @@ class Items(Protocol):
 
 
 class _EncodedItems:
-    keys_of = "encoded bytes"
+    keys_of = ENCODED
 
     def source(self, i: int) -> Encoded:
         raise NotImplementedError

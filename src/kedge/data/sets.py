@@ -141,7 +141,12 @@ class ImageSet(Dataset):
 
 
 class TensorSet(ImageSet):
-    """Images in memory: `images` uint8 [N, C, H, W]. For sets of up to 64 px."""
+    """Images in memory: `images` uint8 [N, C, H, W]. For sets of up to 64 px.
+
+    Attributes:
+        source: of images that were decoded (keys of what they were decoded from, what those are made from), else None.
+            The keys of an image are then the same whatever size it was brought to.
+    """
 
     def __init__(
         self,
@@ -161,15 +166,24 @@ class TensorSet(ImageSet):
         super().__init__(name, split, class_names, labels, (channels, height, width), report, paths)
         self.images = images
         self.origin = of_arrays(images)
+        self.source: tuple[list[bytes], str] | None = None
 
     def keys(self, sampled: bool = False) -> list[bytes]:
+        """Return one key for each image: of what it was decoded from, or of its pixels."""
+        return self.pixel_keys() if self.source is None else self.source[0]
+
+    def pixel_keys(self) -> list[bytes]:
         """Return one key for each image's pixels."""
         return [key_of_pixels(image) for image in self.images]
 
     @property
     def keys_of(self) -> str:
-        """Pixels of one shape."""
-        return f"pixels {'x'.join(map(str, self.image_shape))}"
+        """What they were decoded from, else pixels of one shape."""
+        return f"pixels {'x'.join(map(str, self.image_shape))}" if self.source is None else self.source[1]
+
+    def fingerprint(self) -> str:
+        """Return 64 hex digits of the pixels, the labels, the class names and the shape."""
+        return digest(self, self.pixel_keys())
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         return self.images[i], int(self.labels[i])
@@ -180,7 +194,7 @@ class TensorSet(ImageSet):
             yield self.images[start : start + batch_size], self.labels[start : start + batch_size]
 
     def _select(self, index: torch.Tensor) -> "TensorSet":
-        return TensorSet(
+        chosen = TensorSet(
             self.images[index],
             self.labels[index],
             self.class_names,
@@ -189,6 +203,9 @@ class TensorSet(ImageSet):
             self.report,
             self._paths_at(index),
         )
+        if self.source is not None:
+            chosen.source = [self.source[0][i] for i in index.tolist()], self.source[1]
+        return chosen
 
 
 class FileSet(ImageSet):

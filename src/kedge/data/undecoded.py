@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from kedge.data.decode import convert_channels, evaluation_view, to_tensor
-from kedge.data.items import Items
+from kedge.data.items import ENCODED, Items
 from kedge.data.reading import sound_places
 from kedge.data.report import LoadReport
 from kedge.data.sets import ImageSet, TensorSet
@@ -23,6 +23,11 @@ def small_image(items: Items, i: int, shape: tuple[int, int, int]) -> tuple[torc
     if image.shape[1:] != shape[1:]:
         image = _fit(image, (shape[1], shape[2]))
     return image, stored
+
+
+def encoded_keys(items: Items, rows: torch.Tensor) -> tuple[list[bytes], str] | None:
+    """Keys of the encoded images at `rows`, for `TensorSet.source`; None where reading them would decode them again."""
+    return ([items.key(row) for row in rows.tolist()], ENCODED) if items.keys_of == ENCODED else None
 
 
 def _fit(image: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
@@ -71,6 +76,7 @@ class Undecoded(ImageSet):
         images, labels, paths = images[: len(places)], self.labels[places], self._paths_at(places)
         made = TensorSet(images, labels, self.class_names, self.name, self.split, self.report, paths)
         made.mirror, made.origin = self.mirror, self.origin
+        made.source = encoded_keys(self.items, self.rows[places])
         return made, places
 
     def decoded(self) -> TensorSet:
