@@ -455,3 +455,17 @@ def test_a_saved_model_was_checked_and_is_not_run_again(tmp_path, monkeypatch, n
     assert (loaded.input_shape, loaded.num_outputs, loaded.task) == ((3, 32, 32), 4, "classification")
     assert not any(module.training for module in loaded.modules())
     assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+@pytest.mark.parametrize("name", ["kedge_resnet_small", "test_vit", "test_convnext"])
+def test_loading_draws_nothing(name, tmp_path):
+    model = kedge.plain(networks.create(name, 3, 3, 32 if name.startswith("kedge") else None), example=EXAMPLE[name])
+    folder = kedge.save(model.eval(), tmp_path / "model")
+    before = torch.get_rng_state()
+    loaded = kedge.load(folder)
+    assert torch.equal(before, torch.get_rng_state())
+    images = torch.rand(2, *EXAMPLE[name], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded(images), model(images))
+
+
+EXAMPLE = {"kedge_resnet_small": (3, 32, 32), "test_vit": (3, 160, 160), "test_convnext": (3, 160, 160)}

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
@@ -226,10 +227,27 @@ def _rebuilt(config: dict[str, Any], stored: int) -> nn.Module:
             f"pass it, kedge.load(folder, model={config['network']}(...))"
         )
     try:
-        with at_most(2 * stored + 1_000_000):
+        with at_most(2 * stored + 1_000_000), _WithoutDraws():
             return rebuild(config["architecture"])
     except MemoryError as error:
         raise ValueError(f"{CONFIG} describes {error}, but the weights hold {stored:,}: it was changed") from error
+
+
+# What fills fresh weights at random; those of torch.nn.init that a mode is asked about before they draw among them.
+_DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+
+
+class _WithoutDraws(TorchFunctionMode):
+    """Fresh weights are zeros: those of the file take their place, and drawing them takes longer than all else.
+
+    `save` compares the outputs of what is built like this with the model's, so a network that needs a draw is noticed.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func in _DRAWS:
+            return (args[0] if args else given["tensor"]).detach().zero_()
+        return func(*args, **given)
 
 
 def _model_folder(folder: Path) -> Path:
