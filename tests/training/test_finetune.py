@@ -109,3 +109,39 @@ def test_weights_need_a_network_and_no_other_start(recipe):
         fit(recipe(pretrained=False))
     with pytest.raises(ValueError, match="of another network"):
         fit(recipe(model="test_resnet", arguments={}))
+
+
+def test_what_fitted_of_the_file_is_said_before_the_first_epoch(recipe, published, capsys):
+    fit(recipe(epochs=1))
+    said = capsys.readouterr().out
+    assert f"weights of {published}: " in said
+    assert said.index("tensors of the body; head fresh") < said.index("epoch 1/1")
+
+
+def test_a_robust_model_is_not_taken_back_for_its_clean_accuracy(tiny, recipe):
+    start = fit(recipe(name="clean"))
+    attack = {"Adversarial": {"attack": {"PGD": {"eps": 0.3, "steps": 2}}}}
+    robust = fit(
+        tiny(
+            name="robust", init_from=str(start.folder), objective=[attack, "CrossEntropy"], val_pgd_steps=0, data=None,
+            classes=None, arguments={}, lr=0.5, optimizer="sgd", epochs=1,
+        )
+    )  # fmt: skip
+    assert "start" not in json.loads((robust.folder / "run.json").read_text())
+    before, after = start.model.state_dict(), robust.model.state_dict()
+    assert any(not torch.equal(before[k], after[k]) for k in before if k.endswith("weight"))
+
+
+def test_averages_are_shown_images_cropped_as_in_training(recipe, monkeypatch):
+    from kedge.training import keep
+
+    crops = []
+    whole = keep.NormBatches
+
+    def noted(*arguments, **settings):
+        crops.append(settings["crop"])
+        return whole(*arguments, **settings)
+
+    monkeypatch.setattr(keep, "NormBatches", noted)
+    fit(recipe(optimizer="sgd", lr=0.5, clip=1.0, epochs=1, batch_norm="train", crop=0.7))
+    assert set(crops) == {0.7}

@@ -83,13 +83,14 @@ def joint_record(a: Source, b: Source) -> "ImageRecord | None":
 
 
 def norm_batches(
-    model: Any, train: "ImageSet | None", augment: str, most: int, batch_size: int, workers: int, seed: int
+    model: Any, train: "ImageSet | None", recipe: dict[str, Any], most: int, batch_size: int, workers: int, seed: int
 ) -> "NormBatches | None":
-    """Training images for the statistics of batch norm; None for a network without it.
+    """Training images, augmented as the recipe says, for the statistics of batch norm; None for a network without it.
 
     Raises:
         ValueError: if there are no training images.
     """
+    from kedge.data.augment import CROP
     from kedge.data.statistics import NormBatches
     from kedge.weights.batch_norm import tracked
 
@@ -100,7 +101,8 @@ def norm_batches(
             "the network has batch norm, whose statistics have to be estimated anew on training images, and the data "
             "has no part train: name data that has, with --data"
         )
-    return NormBatches(train, batch_size, augment, most, workers, seed)
+    augment, crop = str(recipe.get("augment", "auto")), recipe.get("crop") or CROP
+    return NormBatches(train, batch_size, augment, most, workers, seed, crop)
 
 
 def about_norm(batches: "NormBatches | None", attack: "PGD | None") -> str:

@@ -112,9 +112,8 @@ def run(config: "jsonargparse.Namespace") -> int:
     train, val = held_out.training_and_validation(b, models[1], config.data, a)
     val, _ = limited(val, config.limit, config.seed)
     workers = default_workers(val) if config.workers is None else config.workers
-    augment = str(b.recipe().get("augment", "auto"))
     batches = held_out.norm_batches(
-        models[1], train, augment, config.bn_images, config.batch_size, workers, config.seed
+        models[1], train, b.recipe(), config.bn_images, config.batch_size, workers, config.seed
     )
     trained = held_out.training_attack(b.recipe())  # the end's own statistics are of images under this attack
     attacking = config.sweep and config.attack == "pgd"

@@ -1,6 +1,5 @@
 """From a resolved recipe to the objects of a run: data, model, objective, optimizer, schedule."""
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -28,8 +27,6 @@ __all__ = [
     "make_schedule",
     "objective_class",
 ]
-
-log = logging.getLogger("kedge")
 
 
 def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
@@ -79,7 +76,7 @@ def make_network(recipe: Recipe, train: ImageSet) -> nn.Module:
     network = networks.create(recipe.model, len(train.class_names), channels, height, from_library, recipe.arguments)
     if recipe.pretrained and recipe.weights is not None:
         fit = load_weights(network, recipe.weights, networks.heads(network), keep_head=False)
-        log.info(fit.line(recipe.weights))
+        network.kedge_weights = fit.line(recipe.weights)  # type: ignore[assignment]
     return network
 
 

@@ -245,7 +245,7 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, want
     last.requires_grad_(True).eval()
     models, robust = kept_models(run, last, folder)
     below: dict[str, Any] | None = None
-    if run.attack is None and recipe.average is None and (folder.start / "config.json").is_file():
+    if not run.attacking and recipe.average is None and (folder.start / "config.json").is_file():
         models["model"], below = not_below_start(run, last, folder)
     found: dict[str, dict[str, float]] = {}
     for name, model in models.items():

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 
 from kedge import metrics
 from kedge.anchoring import PixelModel
-from kedge.data.statistics import NormBatches
 from kedge.training.finish import predict_logits
 from kedge.training.folder import RunFolder
+from kedge.training.keep import norm_batches
 from kedge.training.module import Run
 from kedge.weights.wise_ft import between
 
@@ -34,8 +34,10 @@ def not_below_start(run: Run, trained: PixelModel, folder: RunFolder) -> tuple[P
     accuracies = {1.0: _accuracy(run, trained), 0.0: _accuracy(run, start)}
     models = {1.0: trained, 0.0: start}
     if accuracies[1.0] < accuracies[0.0]:
+        # Frozen statistics are the same at both ends.
+        batches = None if run.recipe.batch_norm == "frozen" else norm_batches(run)
         for share in SHARES:
-            models[share] = between(start, trained, share, _batches(run), run.recipe.seed)
+            models[share] = between(start, trained, share, batches, run.recipe.seed)
             accuracies[share] = _accuracy(run, models[share])
     share = max(accuracies, key=lambda s: (accuracies[s], s))
     if share < 1:
@@ -52,12 +54,3 @@ def _accuracy(run: Run, model: PixelModel) -> float:
     rows, workers = max(64, run.recipe.batch_size or 0), run.recipe.workers or 0
     logits, labels = predict_logits(model, run.val_set, rows, workers)
     return float(metrics.accuracy(logits.softmax(1), labels))
-
-
-def _batches(run: Run) -> NormBatches | None:
-    """Images for the statistics of an average; frozen statistics are the same at both ends."""
-    recipe = run.recipe
-    if recipe.batch_norm == "frozen":
-        return None
-    assert recipe.batch_size is not None
-    return NormBatches(run.train_set, recipe.batch_size, recipe.augment, workers=recipe.workers, seed=recipe.seed)

@@ -10,12 +10,13 @@ from safetensors.torch import load_file
 import kedge
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.checks import answers_right
+from kedge.data.augment import CROP
 from kedge.data.statistics import NormBatches
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run, attacks
 from kedge.weights.wise_ft import between
 
-__all__ = ["kept_models"]
+__all__ = ["kept_models", "norm_batches"]
 
 
 def kept_models(run: Run, last: PixelModel, folder: RunFolder) -> tuple[dict[str, PixelModel], dict[str, Any] | None]:
@@ -67,12 +68,20 @@ def _weights(folder: RunFolder, epoch: int) -> dict[str, torch.Tensor]:
 def _average(run: Run, trained: PixelModel, folder: RunFolder) -> PixelModel:
     recipe = run.recipe
     assert recipe.average is not None
-    assert recipe.batch_size is not None
     start = kedge.load(folder.start).to(trained.mean.device)
-    batches = NormBatches(run.train_set, recipe.batch_size, recipe.augment, workers=recipe.workers, seed=recipe.seed)
     attack = next(iter(attacks(run.objective)), None)  # what the trained end's own statistics are of
-    made: PixelModel = between(start, trained, recipe.average, batches, recipe.seed, attack)
+    made: PixelModel = between(start, trained, recipe.average, norm_batches(run), recipe.seed, attack)
     return made
+
+
+def norm_batches(run: Run) -> NormBatches:
+    """Training images, augmented as the run augments them, for the batch-norm statistics of averaged weights."""
+    recipe = run.recipe
+    assert recipe.batch_size is not None
+    crop = CROP if recipe.crop is None else recipe.crop
+    return NormBatches(
+        run.train_set, recipe.batch_size, recipe.augment, workers=recipe.workers, seed=recipe.seed, crop=crop
+    )
 
 
 @torch.no_grad()

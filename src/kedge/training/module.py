@@ -71,6 +71,11 @@ class Run(LightningModule):
         return self.model if self.ema is None else self.ema.module
 
     @property
+    def attacking(self) -> bool:
+        """Whether the objective trains on attacked images, also where validation images are not attacked."""
+        return any(attacks_images(type(each)) for each in self.objective.modules())
+
+    @property
     def epochs(self) -> int:
         """How many epochs the run has."""
         assert self.recipe.epochs is not None

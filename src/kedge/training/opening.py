@@ -39,6 +39,7 @@ def opening(
         + f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
         f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}\n"
+        + (f"{fitted}\n" if (fitted := getattr(getattr(model, "network", None), "kedge_weights", "")) else "")
         + (f"{left}\n" if left else "")
         + (f"{about_bank(recipe)}\n" if about_bank(recipe) else "")
         + f"{_attack(recipe, objective)}{_probe(facts.get('probe'), len(val))}"
