@@ -174,6 +174,17 @@ def finish(
     **more: Any,
 ) -> int:
     """Print the result as tables and write it where `--out` says; the exit status."""
+    print("\n".join(lines(write(args, rows, tables, **more))))
+    return 0
+
+
+def write(
+    args: argparse.Namespace,
+    rows: Sequence[Mapping[str, Any]] = (),
+    tables: Sequence[Mapping[str, Any]] = (),
+    **more: Any,
+) -> dict[str, Any]:
+    """The result with where it comes from, also written where `--out` says: what is there so far, if more follows."""
     given = sys.argv[1:]
     record = {
         "name": args.name,
@@ -187,11 +198,10 @@ def finish(
         "rows": list(rows),
         "tables": list(tables),
     }
-    print("\n".join(lines(record)))
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(args.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    return 0
+    return record
 
 
 def lines(record: Mapping[str, Any]) -> list[str]:

@@ -26,14 +26,17 @@ CASES = [("kedge_resnet18", 32, 64, 512), ("resnet18", 224, 16, 128), ("vit_tiny
 QUICK = [("test_resnet", 64, 4, 4), ("test_vit", 160, 4, 4)]
 
 
-def step(model: nn.Module, objective: Objective, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    """One whole step, each time it is called."""
+def step(
+    model: nn.Module, objective: Objective, images: Tensor, labels: Tensor, bf16: bool | None = None
+) -> Callable[[], None]:
+    """One whole step, each time it is called; in bf16 on a GPU, or as `bf16` says."""
+    half = images.is_cuda if bf16 is None else bf16
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     model.train().to(images.device, memory_format=torch.channels_last)
 
     def once() -> None:
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
             loss = objective(model, images, labels)
         loss.backward()
         optimizer.step()
