@@ -7,6 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+import kedge.data
 import kedge.networks  # registers the small networks with timm
 from kedge.pretrained import load_weights, read_weights
 
@@ -121,3 +122,59 @@ def test_bad_files(source, head, tmp_path):
     torch.save(broken, tmp_path / "nan.pth")
     with pytest.raises(ValueError, match="NaN or infinity"):
         load_weights(fresh(), tmp_path / "nan.pth", head, keep_head=True)
+
+
+def test_position_embeddings_of_another_image_size_are_those_that_timm_makes(tmp_path):
+    path = tmp_path / "vit.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_vit", img_size=96).state_dict(), path)
+    ours, theirs = (timm.create_model("test_vit", img_size=64) for _ in range(2))
+    fit = load_weights(ours, path, ("head",), keep_head=True)
+    assert fit.missing == ()
+    timm.models.load_checkpoint(theirs, str(path), filter_fn=timm.models.vision_transformer.checkpoint_filter_fn)
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+
+
+def test_position_embeddings_of_torchvision_too(tmp_path):
+    from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+    def vit(side):
+        return VisionTransformer(side, patch_size=16, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8)
+
+    path = tmp_path / "vit.pth"
+    source, network = vit(64), vit(32)
+    torch.nn.init.normal_(source.encoder.pos_embedding)
+    torch.save(source.state_dict(), path)
+    load_weights(network, path, ("heads.head",), keep_head=False)
+    wanted = interpolate_embeddings(32, 16, source.state_dict())["encoder.pos_embedding"]
+    assert torch.equal(network.encoder.pos_embedding, wanted)
+
+
+def test_a_network_of_torchvision_gets_the_normalisation_of_its_own_weights(tmp_path, monkeypatch):
+    """ImageNet's mean and deviation, which the library's weights say they were trained with."""
+    import torchvision
+
+    from kedge.training import Recipe
+    from kedge.training.build import make_model, make_network
+
+    name = "shufflenet_v2_x0_5"
+    torch.save(torchvision.models.get_model(name, weights=None).state_dict(), tmp_path / "w.pth")
+    images = kedge.data.TensorSet(torch.full((4, 3, 32, 32), 9, dtype=torch.uint8), torch.arange(4) % 2, ["a", "b"])
+    recipe = Recipe(model=f"torchvision/{name}", weights=str(tmp_path / "w.pth"), pretrained=True, anchored=False)
+    model = make_model(recipe, make_network(recipe, images), images)
+    assert model.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+    assert model.std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_the_same_shapes_under_other_names_are_pointed_out(source, head, tmp_path):
+    path = tmp_path / "others.pth"
+    torch.save({f"layer_{i}": v for i, v in enumerate(source.state_dict().values())}, path)
+    with pytest.raises(ValueError, match=r"of another network: 0 of .*remap=True"):
+        load_weights(fresh(), path, head, keep_head=False)
+    network = fresh()
+    timm.models.load_checkpoint(network, str(path), remap=True)  # as the message says
+    assert same(network, source) == set(source.state_dict())
+    torch.save(timm.create_model("resnet18").state_dict(), path)
+    with pytest.raises(ValueError, match="of another network") as refused:
+        load_weights(fresh(), path, head, keep_head=False)
+    assert "remap" not in str(refused.value)

@@ -203,6 +203,19 @@ def _load_torchvision(network: nn.Module, name: str, given: dict[str, Any]) -> N
     network.pretrained_cfg = published_images(name, published)  # type: ignore[assignment]
 
 
+def note_published_images(network: nn.Module) -> None:
+    """Let a network of torchvision whose weights are from a file carry what the library's own weights expect."""
+    import torchvision
+
+    architecture: Any = network.kedge_architecture
+    if architecture["library"] == "torchvision":
+        name = architecture["name"]
+        changing: dict[str, Any] = {"transform_input": True, "init_weights": False}
+        arguments = changing if name in ("googlenet", "inception_v3") else {}
+        published = torchvision.models.get_model(name, weights=None, **arguments) if arguments else network
+        network.pretrained_cfg = published_images(name, published)  # type: ignore[assignment]
+
+
 def published_images(name: str, published: nn.Module) -> dict[str, Any]:
     """What torchvision's weights of `name` expect of images in [0, 1], under the keys of timm's `pretrained_cfg`.
 

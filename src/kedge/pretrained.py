@@ -1,6 +1,7 @@
 """Published weights from a file on this machine: read without running code, fitted to a network by name and shape."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Fit:
         """One line of words: what matched and what did not."""
         filled = self.body - len(self.missing)
         words = [f"weights of {source}: {filled} of {self.body} tensors of the body", f"head {self.head}"]
-        for what, names in (("not in the file", self.missing), ("not used", self.unused)):
+        for what, names in (("not in the file, or in another shape", self.missing), ("not used", self.unused)):
             if names:
                 words.append(f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}")
         return "; ".join(words)
@@ -78,7 +79,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
 
     Args:
         network: of any architecture; its first layer may take other channels than the file's, whose kernel is then
-            adapted as timm does.
+            adapted as timm does. Names of the original releases and position embeddings of another image size are
+            brought to a network of timm by timm's own conversion, the latter to torchvision's too.
         path: as of `read_weights`.
         head: names of the last layers in the network, such as ("classifier",).
         keep_head: whether the classes are those of the file. False: the head stays fresh even where its shape fits, for
@@ -89,7 +91,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
             another network); with `keep_head` a head that does not fit; a tensor that is not finite.
     """
     own = network.state_dict()
-    state = _without_prefix(read_weights(path), own)
+    state = _converted(network, _without_prefix(read_weights(path), own))
     _adapt_first_layer(network, state, own)
     heads = {name for name in (*own, *state) if name.startswith(tuple(f"{each}." for each in head))}
     counted = {name for name in own if name not in heads and not name.endswith("num_batches_tracked")}
@@ -101,6 +103,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
         raise ValueError(
             f"weights: {path} is of another network: {filled} of {len(counted)} tensors of {type(network).__name__} "
             f"are in it by name and shape. The network has {_some(own)}; the file has {_some(state)}"
+            + _same_shapes([own[name] for name in own if name in counted], state)
         )
     head_fits = {name for name in own if name in heads} <= fitting
     if keep_head and not head_fits:
@@ -120,12 +123,12 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
     return Fit(len(used), len(counted), missing, unused, words)
 
 
-def outputs_of_head(path: str | os.PathLike[str], head: Sequence[str]) -> int:
-    """How many classes the head in a file gives; ValueError if it has none of these names."""
+def outputs_of_head(path: str | os.PathLike[str], head: Sequence[str]) -> int | None:
+    """How many classes the head in a file gives; None if it has none of these names."""
     for name, value in read_weights(path).items():
         if name.endswith(tuple(f"{each}.weight" for each in head)) and value.ndim >= 2:
             return len(value)
-    raise ValueError(f"weights: {path} has no head ({', '.join(head)}), so it gives features and no classes")
+    return None
 
 
 def _torch_file(path: Path) -> Any:
@@ -144,6 +147,35 @@ def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[st
     starts = {"".join(f"{part}." for part in name.split(".")[:n]) for name in state for n in range(3)}
     inside = {p: {k.removeprefix(p): v for k, v in state.items() if k.startswith(p)} for p in starts}
     return max((inside[p] for p in sorted(starts, key=len)), key=lambda named: len(named.keys() & own.keys()))
+
+
+def _converted(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as the network's library brings them to it where it reads published files itself."""
+    if "encoder.pos_embedding" in state and hasattr(network, "image_size"):  # torchvision's ViT
+        from torchvision.models.vision_transformer import interpolate_embeddings
+
+        try:
+            return interpolate_embeddings(network.image_size, network.patch_size, state)
+        except ValueError:
+            return state
+    convert = getattr(sys.modules.get(type(network).__module__), "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        return {k: v for k, v in convert(dict(state), network).items() if isinstance(v, Tensor)}
+    except Exception:  # weights of another network can break it in any way; they are refused for what they lack
+        return state
+
+
+def _same_shapes(body: Sequence[Tensor], state: dict[str, Tensor]) -> str:
+    """What to say where the file holds tensors of the body's shapes in its order; else nothing."""
+    ours, theirs = ([v.shape for v in values if v.is_floating_point()] for values in (body, state.values()))
+    if theirs[: len(ours)] != ours:
+        return ""
+    return (
+        ". All shapes are those of the network, in its order: it may be this network under other names. "
+        "timm.models.load_checkpoint(network, file, remap=True) reads it by order; save network.state_dict() of that"
+    )
 
 
 def _adapt_first_layer(network: nn.Module, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:

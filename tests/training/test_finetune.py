@@ -145,3 +145,69 @@ def test_averages_are_shown_images_cropped_as_in_training(recipe, monkeypatch):
     monkeypatch.setattr(keep, "NormBatches", noted)
     fit(recipe(optimizer="sgd", lr=0.5, clip=1.0, epochs=1, batch_norm="train", crop=0.7))
     assert set(crops) == {0.7}
+
+
+def few(sets, counts):
+    """The first so many images of each class."""
+    order = torch.cat([(sets.labels == label).nonzero().flatten()[:n] for label, n in enumerate(counts)])
+    return sets.subset(order)
+
+
+def test_twelve_photos_are_enough_and_the_probe_is_judged_by_folds(recipe, capsys):
+    """Three folds, each class spread over them: scikit-learn's logistic regression, three times."""
+    train, val = load_sets(recipe())
+    sets = few(train, [3, 3, 3, 0, 0, 0]).only_classes(["4", "5", "6"]), few(val, [1, 1, 1, 0, 0, 0])
+    sets = sets[0], sets[1].only_classes(["4", "5", "6"])
+    result = fit(recipe(anchored=True, references=10, classes=None, batch_size=None), sets=sets)
+    assert result.recipe.references == 9  # the default, where there are fewer images
+    facts = json.loads((result.folder / "run.json").read_text())["probe"]
+    model = kedge.load(result.folder / "start")
+    rows = features(model, find_head(model), sets[0], references=1).double().numpy()
+    labels, right = sets[0].labels.numpy(), 0
+    for fold in range(3):
+        held = [label * 3 + fold for label in range(3)]
+        kept = [i for i in range(9) if i not in held]
+        mean, scale = rows[kept].mean(0), ((rows[kept] - rows[kept].mean(0)) ** 2).mean() ** 0.5
+        theirs = LogisticRegression(C=1 / (facts["strength"] * 6), tol=1e-9, max_iter=9000)
+        theirs.fit((rows[kept] - mean) / scale, labels[kept])
+        right += (theirs.predict((rows[held] - mean) / scale) == labels[held]).sum()
+    assert facts["folds"] == 3
+    assert facts["fold_accuracy"] == pytest.approx(right / 9)
+    assert f"{100 * right / 9:.1f} % of those 9 in 3-fold cross-validation" in capsys.readouterr().out
+
+
+def test_more_references_than_images_are_refused_where_they_were_asked_for(recipe):
+    train, val = load_sets(recipe())
+    with pytest.raises(ValueError, match="references is 50, but there are only 12"):
+        fit(recipe(anchored=True, references=50, classes=None), sets=(few(train, [2] * 6), few(val, [1] * 6)))
+
+
+def test_a_class_with_one_photo_is_trained_on(recipe, capsys):
+    train, val = load_sets(recipe())
+    sets = few(train, [1, 4, 4, 4, 4, 4]), few(val, [0, 1, 1, 1, 1, 1])
+    result = fit(recipe(anchored=True, classes=None, epochs=1, batch_size=None), sets=sets)
+    facts = json.loads((result.folder / "run.json").read_text())["probe"]
+    assert "folds" not in facts  # there is no fold of one image
+    assert facts["strength"] == pytest.approx(1 / 21)
+    assert "(4 0, 5 1" in capsys.readouterr().out
+
+
+def test_a_network_without_a_linear_head_starts_from_a_fresh_one_and_says_so(recipe, tmp_path, caplog):
+    import torchvision
+
+    path = tmp_path / "squeezenet.pth"
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
+    train, val = load_sets(recipe(image_size=32))
+    sets = few(train, [4] * 6), few(val, [1] * 6)
+    chosen = recipe(
+        model="torchvision/squeezenet1_1",
+        weights=str(path),
+        arguments={},
+        classes=None,
+        anchored=False,
+        batch_size=None,
+    )
+    result = fit(chosen, sets=sets)
+    assert (result.recipe.head, result.recipe.head_lr) == ("leave", 1.0)
+    assert "no linear probe to start from, and so nothing that the run must not fall below" in caplog.text
+    assert "Name one with head" not in caplog.text  # --head of kedge train says another thing

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["STRENGTHS", "Probe", "ProbeData", "choose_strength", "fit_probe", "solve"]
+__all__ = ["STRENGTHS", "Probe", "ProbeData", "choose_strength", "fit_probe", "fold_accuracy", "solve"]
 
 STRENGTHS = tuple(10 ** (-n / 2) for n in range(11))  # 1 to 1e-5, strong first
 CONVERGED = 1e-5  # the largest entry of the gradient at which a solution counts as one
@@ -89,15 +89,13 @@ def fit_probe(
         raise ValueError(f"a probe tells classes apart, and there is {data.classes}")
     if not bool(data.seen.isfinite().all()):
         raise ValueError("the features hold NaN or infinity: the network's weights may be broken")
-    smallest = int(torch.bincount(data.labels, minlength=data.classes).min())
     found: dict[float, float] = {}
     if strength is not None:
         how = "given"
     elif validation is not None:
         how = f"by NLL on {len(validation[1])} validation images"
         found = choose_strength(data, [(None, *validation)], intercept)
-    elif smallest >= 2:
-        folds = min(5, smallest)
+    elif (folds := _fold_count(data)) >= 2:
         how = f"by NLL in {folds}-fold cross-validation of the {len(data.labels)} images"
         found = choose_strength(data, _folds(data, folds), intercept)
     else:
@@ -129,6 +127,19 @@ def choose_strength(
     total = sum(len(labels) for _, _, labels in parts)
     # A strength that some part did not come to is worse than others there.
     return {s: sum(values) / total for s, values in sums.items() if len(values) == len(parts)}
+
+
+def fold_accuracy(data: ProbeData, strength: float, intercept: bool = True) -> tuple[int, float] | None:
+    """(folds, share of right answers) of heads fitted on the other folds; None where a class has a single image."""
+    if (folds := _fold_count(data)) < 2:
+        return None
+    right = 0
+    for chosen, features, labels in _folds(data, folds):
+        x, targets, weights = data.rows(chosen)
+        scaled, mean, scale = _scaled(data, chosen, x, intercept)
+        weight, bias = _unscaled(solve(scaled, targets, weights, strength, intercept), mean, scale)
+        right += int(((features.double() @ weight.T + bias).argmax(1) == labels).sum())
+    return folds, right / len(data.labels)
 
 
 def _path(data: ProbeData, chosen: Tensor | None, intercept: bool) -> Iterator[tuple[Tensor, Tensor]]:
@@ -201,6 +212,11 @@ def solve(
         )
     state.grad = None
     return state
+
+
+def _fold_count(data: ProbeData) -> int:
+    """Into how many folds the images go: five, or as many as the smallest class has images."""
+    return min(5, int(torch.bincount(data.labels, minlength=data.classes).min()))
 
 
 def _folds(data: ProbeData, folds: int) -> list[tuple[Tensor, Tensor, Tensor]]:

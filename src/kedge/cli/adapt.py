@@ -113,7 +113,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     from kedge.cli.sets import default_workers, load_outside, shifts_of
 
     shift = shifts_of(separated(config.shift))
-    model = source.load("cpu", config.weights)
+    model = source.load("cpu", config.weights, headless=True)
     train, val, test = _images(config, model, source.record())
     near = separated(config.near)
     outside = load_outside({source.name: model}, [*separated(config.ood), *near], config.data, test)

@@ -16,10 +16,11 @@ TIMM = "timm/"
 PYTHON = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)(?P<call>\(\))?")
 
 
-def load_timm(given: str, weights: str | None = None) -> "PlainModel":
+def load_timm(given: str, weights: str | None = None, headless: bool = False) -> "PlainModel":
     """The published network that `timm/NAME` or `timm/NAME.TAG` names, behind its normalisation, in eval mode.
 
-    `weights`: a file that holds them, in place of the library's; its head says how many classes there are.
+    `weights`: a file that holds them, in place of the library's; its head says how many classes there are. `headless`:
+    whether a file without a head will do, as where the head is replaced anyway; the network then has a fresh one.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -33,7 +34,11 @@ def load_timm(given: str, weights: str | None = None) -> "PlainModel":
     name = given.removeprefix(TIMM)
     _check_name(name)
     if weights is not None:
-        return _with_classes(_from_file(name, weights))
+        model = _with_classes(_from_file(name, weights, headless))
+        if not headless:
+            named = "ImageNet's classes" if model.class_names else "the classes of the data, in its order"
+            print(f"its {model.num_outputs} outputs have no names in the file: taken for {named}", file=sys.stderr)
+        return model
     published = timm.models.get_pretrained_cfg(name)
     if not timm.is_model_pretrained(name) or published is None:
         raise ValueError(
@@ -56,13 +61,19 @@ def _with_classes(network: Any) -> "PlainModel":
     return model
 
 
-def _from_file(name: str, weights: str) -> Any:
+def _from_file(name: str, weights: str, headless: bool) -> Any:
     from kedge.networks import create, heads
     from kedge.pretrained import load_weights, outputs_of_head
 
-    classes = outputs_of_head(weights, heads(create(f"{TIMM}{name.partition('.')[0]}", 2)))
-    network = create(f"{TIMM}{name.partition('.')[0]}", classes)
-    fit = load_weights(network, weights, heads(network), keep_head=True)
+    given = f"{TIMM}{name.partition('.')[0]}"
+    classes = outputs_of_head(weights, heads(create(given, 2)))
+    if classes is None and not headless:
+        raise ValueError(
+            f"weights: {weights} has no head ({', '.join(heads(create(given, 2)))}), so it gives features and no "
+            "classes: kedge train and kedge adapt give it one for your classes"
+        )
+    network = create(given, classes or 2)
+    fit = load_weights(network, weights, heads(network), keep_head=classes is not None)
     print(fit.line(Path(weights).name), file=sys.stderr)
     return network
 

@@ -61,10 +61,13 @@ class Source:
 
         return ImageRecord.read(self.run)
 
-    def load(self, device: str = "auto", weights: str | None = None) -> "AnchoredModel | PlainModel":
+    def load(
+        self, device: str = "auto", weights: str | None = None, headless: bool = False
+    ) -> "AnchoredModel | PlainModel":
         """The model in eval mode, on `device` ("auto": a GPU if there is one).
 
-        `weights`: a file with the weights of a network of timm, in place of the library's (`check_weights`).
+        `weights`: a file with the weights of a network of timm, in place of the library's (`check_weights`), which
+        needs no head where it is `headless`.
 
         A Python callable comes as it is, moved to the device if it is a module.
         """
@@ -77,7 +80,9 @@ class Source:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.path is None:
-            model = load_timm(self.given, weights) if self.given.startswith(TIMM) else load_callable(self.given)
+            model = (
+                load_timm(self.given, weights, headless) if self.given.startswith(TIMM) else load_callable(self.given)
+            )
             return model.to(device) if isinstance(model, torch.nn.Module) else model  # type: ignore[return-value]
         from kedge.checkpoint import load
         from kedge.layout import channels_last

@@ -61,7 +61,7 @@ def split_validation(
     _mend(out, free, u, images.labels)
     if not out.any():
         why = "a model was trained on all of its images" if bool(stays.all()) else "no class has two different images"
-        raise DataError(f"{images.name}: {why}, so none can be held out for validation")
+        raise DataError(f"{images.name}: {why}, so none can be held out for validation: add images, or a part val")
     train, val = images.subset(~out), images.subset(out)
     train.split, val.split = "train", "val"
     return train, val

@@ -76,6 +76,7 @@ def make_network(recipe: Recipe, train: ImageSet) -> nn.Module:
     network = networks.create(recipe.model, len(train.class_names), channels, height, from_library, recipe.arguments)
     if recipe.pretrained and recipe.weights is not None:
         fit = load_weights(network, recipe.weights, networks.heads(network), keep_head=False)
+        networks.note_published_images(network)
         network.kedge_weights = fit.line(recipe.weights)  # type: ignore[assignment]
     return network
 

@@ -50,9 +50,16 @@ def opening(
 def _probe(record: dict[str, Any] | None, images: int) -> str:
     if record is None:
         return ""
+    few = ""
+    if "folds" in record:
+        few = (
+            f"; {100 * record['fold_accuracy']:.1f} % of those {record['images']} in {record['folds']}-fold "
+            "cross-validation, which tells more than so few validation images"
+        )
     return (
         f"linear probe of the frozen network: {100 * record['accuracy']:.1f} % of {images} validation images, fitted "
-        f"on {record['images']} in {record['seconds']:.0f} s; training starts from it, and nothing worse is kept\n"
+        f"on {record['images']} in {record['seconds']:.0f} s{few}; training starts from it, and nothing worse on the "
+        "validation images is kept\n"
     )
 
 

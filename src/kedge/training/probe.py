@@ -10,13 +10,14 @@ import torch
 from kedge import metrics
 from kedge.adaptation.features import features
 from kedge.adaptation.heads import find_head
-from kedge.adaptation.probe import ProbeData, fit_probe
+from kedge.adaptation.probe import ProbeData, fit_probe, fold_accuracy
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, generator
 from kedge.training.recipe import Recipe
 
 __all__ = ["from_probe", "set_probe"]
 
+FEW = 30  # validation images below which the strength is chosen, and the probe judged, by folds of the training images
 MOST = 20_000  # training images that the head is fitted on; more change little and take minutes
 
 log = logging.getLogger("kedge")
@@ -34,7 +35,8 @@ def from_probe(
     try:
         record = set_probe(model, train, val, recipe.seed, rows, workers)
     except ValueError as error:
-        log.warning("no linear probe to start from: %s", error)
+        said = str(error).partition(" Name one with head")[0]  # which is for kedge adapt
+        log.warning("no linear probe to start from, and so nothing that the run must not fall below: %s", said)
         return replace(recipe, head="leave", head_lr=1.0), None
     finally:
         model.cpu().train()
@@ -48,10 +50,12 @@ def set_probe(
     """Set the last layer of `model`, in place, to the linear probe of its frozen features; gives what it reaches.
 
     An anchored model that was just converted is the same function whatever its reference, so one is asked. The strength
-    of regularisation is the one with the lowest NLL on `val`.
+    of regularisation is the one with the lowest NLL on `val`, where that is fewer than 30 images in cross-validation
+    among the training images.
 
     Returns:
-        accuracy and nll on `val`, strength, images that the head was fitted on, seconds.
+        accuracy and nll on `val`, strength, images that the head was fitted on, seconds; with few validation images
+        also folds and fold_accuracy, of heads fitted on the other folds of the training images.
 
     Raises:
         ValueError: if the network has no linear last layer.
@@ -63,11 +67,9 @@ def set_probe(
         train = train.subset(order[:MOST].sort().values)
     fitted_on, judged_on = (features(model, head, s, batch_size, workers, references=1) for s in (train, val))
     layer: Any = model.network.get_submodule(head) if head else model.network
-    probe = fit_probe(
-        ProbeData(fitted_on[None], train.labels, model.num_outputs),
-        (judged_on, val.labels),
-        intercept=layer.bias is not None,
-    )
+    data, few = ProbeData(fitted_on[None], train.labels, model.num_outputs), len(val) < FEW
+    probe = fit_probe(data, None if few else (judged_on, val.labels), intercept=layer.bias is not None)
+    folds = fold_accuracy(data, probe.strength, layer.bias is not None) if few else None
     layer.weight.copy_(probe.weight.view_as(layer.weight))
     if probe.bias is not None:
         layer.bias.copy_(probe.bias)
@@ -78,4 +80,5 @@ def set_probe(
         "strength": probe.strength,
         "images": len(train),
         "seconds": time.perf_counter() - began,
+        **({} if folds is None else {"folds": folds[0], "fold_accuracy": folds[1]}),
     }

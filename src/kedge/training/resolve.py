@@ -52,7 +52,8 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         )
     if recipe.augment in ("trivial", "randaugment", "pixmix") and channels not in (1, 3):
         raise ValueError(f"augment {recipe.augment} is for grey or colour images, not for {channels} channels")
-    if recipe.references > count:
+    references = min(Recipe.references, count) if recipe.references == Recipe.references else recipe.references
+    if references > count:
         raise ValueError(f"references is {recipe.references}, but there are only {count} training images")
     if recipe.residuals > count:
         raise ValueError(f"residuals is {recipe.residuals}, but there are only {count} training images")
@@ -70,7 +71,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         least = 1 if pretrained else 20  # steps of an epoch; photos get more epochs instead
         while batch > 8 and count / batch < least:
             batch //= 2
-        batch = max(batch // recipe.world, 2) * recipe.world
+        batch = max(min(batch // recipe.world, count), 2) * recipe.world
     if batch // recipe.world > count:
         raise ValueError(f"batch_size is {batch}, but there are only {count} training images")
     objective = recipe.objective or _default_objective(bool(recipe.anchored), pretrained)
@@ -83,6 +84,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         pretrained=pretrained,
         crop=(0.4 if pretrained or recipe.init_from is not None else CROP) if recipe.crop is None else recipe.crop,
         batch_size=batch,
+        references=references,
         objective=_anchored_attack(objective) if recipe.anchored else objective,
     )
 
