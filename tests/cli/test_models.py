@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import kedge
+from kedge import networks
+from kedge.cli.foreign import load_timm
 from kedge.cli.models import find, find_groups
 from kedge.networks import PretrainedUnavailable
 
@@ -233,3 +235,19 @@ def test_weights_out_of_reach(monkeypatch):
         PretrainedUnavailable, match=r"the published weights of 'test_resnet.r160_in1k' could not be had"
     ):
         find("timm/test_resnet.r160_in1k").load("cpu")
+
+
+def test_a_file_of_weights_says_what_its_head_is_taken_for_and_none_will_do_where_it_is_replaced(tmp_path, capsys):
+    given = "timm/kedge_resnet_small"
+    state = networks.create(given, 6).state_dict()
+    torch.save(state, tmp_path / "six.pth")
+    assert load_timm(given, str(tmp_path / "six.pth")).num_outputs == 6
+    said = capsys.readouterr().err
+    assert "its 6 outputs have no names in the file: taken for the classes of the data, in its order" in said
+    torch.save({k: v for k, v in state.items() if not k.startswith("fc.")}, tmp_path / "body.pth")
+    with pytest.raises(ValueError, match=r"has no head .* kedge train and kedge adapt give it one"):
+        load_timm(given, str(tmp_path / "body.pth"))
+    capsys.readouterr()
+    model = load_timm(given, str(tmp_path / "body.pth"), headless=True)
+    assert "head fresh" in capsys.readouterr().err
+    assert torch.equal(model.network.stem.weight, state["stem.weight"])

@@ -176,6 +176,15 @@ def test_twelve_photos_are_enough_and_the_probe_is_judged_by_folds(recipe, capsy
     assert f"{100 * right / 9:.1f} % of those 9 in 3-fold cross-validation" in capsys.readouterr().out
 
 
+def test_three_photos_make_one_batch(recipe):
+    """A default batch is no larger than the set: two of each class leave three to train on."""
+    train, val = load_sets(recipe())
+    names = ["4", "5", "6"]
+    sets = [few(images, [1, 1, 1, 0, 0, 0]).only_classes(names) for images in (train, val)]
+    result = fit(recipe(anchored=True, classes=None, batch_size=None, references=10, epochs=1), sets=tuple(sets))
+    assert (result.recipe.batch_size, result.recipe.references) == (3, 3)
+
+
 def test_more_references_than_images_are_refused_where_they_were_asked_for(recipe):
     train, val = load_sets(recipe())
     with pytest.raises(ValueError, match="references is 50, but there are only 12"):
