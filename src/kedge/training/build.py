@@ -191,7 +191,7 @@ def make_optimizer(recipe: Recipe, model: PixelModel) -> torch.optim.Optimizer:
     groups = optim.parameter_groups(model, recipe.weight_decay)
     head_lr = recipe.head_lr or 1.0
     if (head_lr, recipe.layer_decay, recipe.unfreeze) != (1.0, 1.0, 0.0):
-        numbers = _numbers(model, by_layer=recipe.layer_decay != 1 or recipe.unfreeze > 0)
+        numbers = _layers(model, apart=recipe.layer_decay != 1 or recipe.unfreeze > 0)
         groups = optim.by_layer(groups, numbers, recipe.lr, recipe.layer_decay, head_lr)
     # A fused optimizer undoes the scaling of precision 16 itself, after the hooks that change gradients, and Lightning
     # refuses to clip for one in mixed precision.
@@ -203,11 +203,11 @@ def make_optimizer(recipe: Recipe, model: PixelModel) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
 
 
-def _numbers(model: PixelModel, by_layer: bool) -> dict[nn.Parameter, int]:
-    """The number of each parameter's layer, counted from the head, which is 0; all others 1 unless `by_layer`."""
+def _layers(model: PixelModel, apart: bool) -> dict[nn.Parameter, int]:
+    """The number of each parameter's layer, counted from the head, which is 0; all others 1 unless `apart`."""
     numbers = optim.layer_numbers(model.network, find_head(model))
     own = {parameter: numbers[name] for name, parameter in model.network.named_parameters()}
-    return {p: own.get(p, 1) if by_layer else min(1, own.get(p, 1)) for p in model.parameters()}
+    return {p: own.get(p, 1) if apart else min(1, own.get(p, 1)) for p in model.parameters()}
 
 
 def make_schedule(
