@@ -178,3 +178,26 @@ def test_the_same_shapes_under_other_names_are_pointed_out(source, head, tmp_pat
     with pytest.raises(ValueError, match="of another network") as refused:
         load_weights(fresh(), path, head, keep_head=False)
     assert "remap" not in str(refused.value)
+
+
+def test_a_name_is_looked_up_in_the_folder_of_weights(tmp_path, monkeypatch):
+    save_file({"conv.weight": torch.ones(1)}, tmp_path / "mine.safetensors")
+    monkeypatch.delenv("KEDGE_WEIGHTS", raising=False)
+    with pytest.raises(FileNotFoundError, match=r"no file 'mine.safetensors', and \$KEDGE_WEIGHTS.* is not set"):
+        read_weights("mine.safetensors")
+    monkeypatch.setenv("KEDGE_WEIGHTS", str(tmp_path))
+    assert set(read_weights("mine.safetensors")) == {"conv.weight"}
+    with pytest.raises(FileNotFoundError, match="has none of that name"):
+        read_weights("other.safetensors")
+
+
+@pytest.mark.parametrize(("name", "millions"), [("kedge_resnet20", 0.27), ("kedge_resnet56", 0.86)])
+def test_the_networks_for_cifar_have_the_published_sizes(name, millions, tmp_path):
+    network = timm.create_model(name, num_classes=10)
+    # Table 6 of He et al., arXiv 1512.03385.
+    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == pytest.approx(millions, abs=0.011)
+    assert network.forward_features(torch.zeros(2, 3, 32, 32)).shape == (2, 64, 8, 8)
+    assert network(torch.zeros(1, 3, 28, 28)).shape == (1, 10)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    fit = load_weights(timm.create_model(name, num_classes=4), tmp_path / "w.safetensors", ("linear",), False)
+    assert not fit.missing

@@ -13,13 +13,17 @@ import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
+from kedge.cifar_resnet import CifarResNet, kedge_resnet20, kedge_resnet56
 from kedge.residual import NORMS, ResidualNetwork, kedge_resnet18, kedge_resnet_small, kedge_wrn_40_2
 
 __all__ = [
+    "CifarResNet",
     "PretrainedUnavailable",
     "ResidualNetwork",
     "create",
     "kedge_resnet18",
+    "kedge_resnet20",
+    "kedge_resnet56",
     "kedge_resnet_small",
     "kedge_wrn_40_2",
     "names",

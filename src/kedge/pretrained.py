@@ -49,15 +49,14 @@ class Fit:
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file or a torch file, which is read by `weights_only`: no code is run.
 
-    A dict that holds the weights under state_dict, model, ... is opened.
+    A dict that holds the weights under state_dict, model, ... is opened. A name that is no path is looked up in the
+    folder $KEDGE_WEIGHTS.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: for a file that is neither, or that holds no tensors by name.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"weights: there is no file {str(path)!r}")
+    path = _located(Path(path))
     state: Any
     try:
         state = load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
@@ -129,6 +128,19 @@ def outputs_of_head(path: str | os.PathLike[str], head: Sequence[str]) -> int | 
         if name.endswith(tuple(f"{each}.weight" for each in head)) and value.ndim >= 2:
             return len(value)
     return None
+
+
+def _located(path: Path) -> Path:
+    """The file itself, or the one of that name in $KEDGE_WEIGHTS."""
+    room = os.environ.get("KEDGE_WEIGHTS")
+    places = [path] if room is None or path.is_absolute() else [path, Path(room) / path]
+    for place in places:
+        if place.is_file():
+            return place
+    beside = (
+        f"$KEDGE_WEIGHTS ({room}) has none of that name" if room else "$KEDGE_WEIGHTS, a folder of weights, is not set"
+    )
+    raise FileNotFoundError(f"weights: there is no file {str(path)!r}, and {beside}")
 
 
 def _torch_file(path: Path) -> Any:

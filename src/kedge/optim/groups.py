@@ -1,12 +1,13 @@
-"""Which weights decay."""
+"""Which weights decay, and at which rate each layer learns."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
-__all__ = ["parameter_groups", "with_own_rate"]
+__all__ = ["by_layer", "layer_numbers", "parameter_groups"]
 
+TWELVE = 12  # parameters of a layer, where a network does not say what its layers are
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -35,13 +36,40 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     return [group for group in groups if group["params"]]
 
 
-def with_own_rate(groups: list[dict[str, Any]], parameters: Iterable[nn.Parameter], lr: float) -> list[dict[str, Any]]:
-    """The groups with `parameters` in groups of their own, which have the learning rate `lr` and the same decay."""
-    own = {id(p) for p in parameters}
+def layer_numbers(network: nn.Module, head: str) -> dict[str, int]:
+    """Number the layers of `network` from its head, which is 0, to the one at the image, which has the largest.
+
+    A layer is what timm says for its own networks (a block, as a rule); of others it is twelve parameters in the order
+    in which they are listed, which is timm's way for networks that say nothing. Names are those of
+    `network.named_parameters()`; `head` is the name of the last layer.
+    """
+    import timm.models
+
+    names = [name for name, _ in network.named_parameters()]
+    last = {name for name in names if name.startswith(f"{head}.") or not head}
+    body = [name for name in names if name not in last]
+    matcher: Callable[..., Any] | None = getattr(network, "group_matcher", None)
+    if matcher is None:
+        places = {name: i // TWELVE for i, name in enumerate(body)}
+    else:
+        places = timm.models.group_parameters(network, matcher(coarse=False), reverse=True)
+    used = sorted({places[name] for name in body}, reverse=True)
+    number = {place: i for i, place in enumerate(used, 1)}
+    return {name: 0 if name in last else number[places[name]] for name in names}
+
+
+def by_layer(
+    groups: list[dict[str, Any]], numbers: Mapping[nn.Parameter, int], lr: float, decay: float, head: float
+) -> list[dict[str, Any]]:
+    """The groups split by layer, with the rate of each: lr·head of the head (layer 0), lr·decay^(n - 1) of layer n.
+
+    Each group has its number as `layer`. The head's come after the others, so that the first group has the rate `lr`.
+    Source: layer-wise decay, Clark et al., "ELECTRA" (arXiv 2003.10555), as in BEiT.
+    """
     split = []
     for group in groups:
-        rest = [p for p in group["params"] if id(p) not in own]
-        apart = [p for p in group["params"] if id(p) in own]
-        split += [{**group, "params": rest}] if rest else []
-        split += [{**group, "params": apart, "lr": lr}] if apart else []
+        for number in sorted({numbers[p] for p in group["params"]}, key=lambda n: (n == 0, n)):
+            rate = lr * (head if number == 0 else decay ** (number - 1))
+            members = [p for p in group["params"] if numbers[p] == number]
+            split.append({**group, "params": members, "lr": rate, "layer": number})
     return split

@@ -190,9 +190,10 @@ def make_optimizer(recipe: Recipe, model: PixelModel) -> torch.optim.Optimizer:
     assert recipe.lr is not None
     assert recipe.weight_decay is not None
     groups = optim.parameter_groups(model, recipe.weight_decay)
-    if recipe.head_lr not in (None, 1.0):
-        layer = model.network.get_submodule(find_head(model))
-        groups = optim.with_own_rate(groups, layer.parameters(), recipe.lr * recipe.head_lr)
+    head_lr = recipe.head_lr or 1.0
+    if (head_lr, recipe.layer_decay, recipe.unfreeze) != (1.0, 1.0, 0.0):
+        numbers = _layers(model, apart=recipe.layer_decay != 1 or recipe.unfreeze > 0)
+        groups = optim.by_layer(groups, numbers, recipe.lr, recipe.layer_decay, head_lr)
     # A fused optimizer undoes the scaling of precision 16 itself, after the hooks that change gradients, and Lightning
     # refuses to clip for one in mixed precision.
     may = recipe.precision != "16" and (recipe.clip is None or recipe.precision == "32")
@@ -203,10 +204,27 @@ def make_optimizer(recipe: Recipe, model: PixelModel) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
 
 
+def _layers(model: PixelModel, apart: bool) -> dict[nn.Parameter, int]:
+    """The number of each parameter's layer, counted from the head, which is 0; all others 1 unless `apart`."""
+    numbers = optim.layer_numbers(model.network, find_head(model))
+    own = {parameter: numbers[name] for name, parameter in model.network.named_parameters()}
+    return {p: own.get(p, 1) if apart else min(1, own.get(p, 1)) for p in model.parameters()}
+
+
 def make_schedule(
     recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     """The recipe's schedule, in optimizer steps."""
+    schedule = _schedule(recipe, optimizer, steps_per_epoch)
+    if recipe.unfreeze:
+        assert recipe.epochs is not None
+        optim.unfreezing(schedule, round(recipe.unfreeze * recipe.epochs * steps_per_epoch))
+    return schedule
+
+
+def _schedule(
+    recipe: Recipe, optimizer: torch.optim.Optimizer, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LambdaLR:
     assert recipe.epochs is not None
     assert recipe.warmup is not None
     steps = recipe.epochs * steps_per_epoch

@@ -60,6 +60,8 @@ class Recipe:
         optimizer: `sgd`, `adamw` or `auto`.
         lr: highest learning rate; null: by optimizer, batch and whether the run starts from trained weights or attacks.
         head_lr: factor on the learning rate of the last layer; null: 5 for published weights, else 1.
+        layer_decay: factor on the learning rate from each layer to the one before it, nearer to the image.
+        unfreeze: part of the run over which the layers begin to learn one after another, from the last to the first.
         momentum: of SGD.
         nesterov: Nesterov's form of it.
         weight_decay: on weights, not on biases and norms; null: by optimizer.
@@ -120,6 +122,8 @@ class Recipe:
     optimizer: str = "auto"
     lr: float | None = None
     head_lr: float | None = None
+    layer_decay: float = 1.0
+    unfreeze: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float | None = None
@@ -257,6 +261,8 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
     "crop": (0, 1, True),
     "lr": (0, math.inf, True),
     "head_lr": (0, 1000, True),
+    "layer_decay": (0, 1, True),
+    "unfreeze": (0, 1, False),
     "momentum": (0, 0.9999, False),
     "weight_decay": (0, math.inf, False),
     "clip": (0, math.inf, True),
