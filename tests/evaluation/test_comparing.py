@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from sklearn.metrics import roc_auc_score
 
 from kedge.evaluation import evaluate
 from kedge.evaluation.comparing import Measured, bootstrap_p, compare, group_table, mcnemar
+from kedge.evaluation.outside import compared_outside
 from kedge.evaluation.summaries import draw, estimates
+from kedge.rejection import rule_at
 
 
 def measured(correct: torch.Tensor, seed: int = 0, corruptions: int = 2) -> Measured:
@@ -155,3 +158,76 @@ def test_few_images_that_all_differ_are_no_proof(images):
     assert under["p"] == pytest.approx(min(1.0, 2 * 0.5**images))
     assert under["difference"]["low"] is None
     assert "sign test" in under["test"]
+
+
+def scores(seed: int, shift: float = 0.0, images: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log odds of 200 familiar and 60 unfamiliar images: each image its own, each seed a little noise on each."""
+    own = torch.Generator().manual_seed(images)
+    noise = torch.Generator().manual_seed(1000 + seed)
+    inside, outside = (torch.randn(n, generator=own) for n in (200, 60))
+    inside, outside = (x + 0.7 * torch.randn(len(x), generator=noise) for x in (inside, outside))
+    return inside + 1.0 + shift + 0.2 * float(torch.randn((), generator=noise)), outside
+
+
+def shares(inside: torch.Tensor, outside: torch.Tensor) -> dict:
+    """As `evaluate` makes them, from logits of two classes."""
+    familiar, away = (torch.stack([x, torch.zeros_like(x)], dim=1) for x in (inside, outside))
+    return compared_outside(familiar, {"far": away}, rule_at(0.7))
+
+
+def of_groups(first: list[int], second: list[int], shift: float = 0.0, images: int = 0) -> dict:
+    models = {f"a{i}": scores(i, 0.0, images) for i in first} | {f"b{i}": scores(i, shift, images) for i in second}
+    known = {
+        name: Measured(torch.empty(0, 5), None, {"clean": torch.ones(0)}, None, shares(*each))
+        for name, each in models.items()
+    }
+    groups = {g: [name for name in known if name[0] == g] for g in "ab"}
+    return {r["metric"]: r for r in compare(known, groups)}, group_table(known, groups), models
+
+
+def test_groups_are_compared_on_images_of_other_kinds():
+    found, table, models = of_groups([1, 2, 3], [4, 5, 6], shift=1.0)
+    probability = {n: [torch.sigmoid(side.abs()).numpy() for side in each] for n, each in models.items()}
+    area = {
+        n: roc_auc_score([1] * 200 + [0] * 60, np.concatenate([inside, outside]))
+        for n, (inside, outside) in probability.items()
+    }
+    assert table["a"]["auroc, far"]["mean"] == pytest.approx(np.mean([area[f"a{i}"] for i in (1, 2, 3)]))
+    taken = [float((probability[f"b{i}"][1] >= 0.7).mean()) for i in (4, 5, 6)]
+    assert table["b"]["answered, far"] == {
+        "mean": pytest.approx(np.mean(taken)), "sd": pytest.approx(np.std(taken, ddof=1)), "n": 3,
+    }  # fmt: skip
+    # The variance over images is that of resampled images, which all seeds share.
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(2000):
+        rows = rng.integers(200, size=200), rng.integers(60, size=60)
+        each = {n: fast_area(i[rows[0]], o[rows[1]]) for n, (i, o) in probability.items()}
+        drawn.append(np.mean([each[f"a{i}"] for i in (1, 2, 3)]) - np.mean([each[f"b{i}"] for i in (4, 5, 6)]))
+    values = [[area[n] for n in area if n[0] == g] for g in "ab"]
+    spread = [np.var(v, ddof=1) / 3 for v in values]
+    error = math.sqrt(sum(spread) + np.var(drawn))
+    freedom = error**4 / sum(s**2 / 2 for s in spread)
+    difference = np.mean(values[0]) - np.mean(values[1])
+    assert found["auroc"]["test"] == "Welch t over seeds and images"
+    assert found["auroc"]["difference"]["value"] == pytest.approx(difference)
+    assert found["auroc"]["p"] == pytest.approx(2 * scipy.stats.t.sf(abs(difference) / error, freedom), rel=0.1)
+
+
+def fast_area(inside: np.ndarray, outside: np.ndarray) -> float:
+    """The rank sum of Mann and Whitney, without ties."""
+    ranks = np.argsort(np.argsort(np.concatenate([inside, outside])))
+    return (ranks[: len(inside)].sum() - len(inside) * (len(inside) - 1) / 2) / (len(inside) * len(outside))
+
+
+def test_seeds_of_one_method_are_seldom_called_different():
+    """Two groups of four seeds of the same method, each time with other images: at most one in twenty."""
+    p = [of_groups([*range(8 * k, 8 * k + 4)], [*range(8 * k + 4, 8 * k + 8)], images=k)[0] for k in range(200)]
+    for metric in ("auroc", "answered"):
+        assert sum(each[metric]["p"] < 0.05 for each in p if metric in each) <= 18  # 0.99 of a binomial at 0.05
+
+
+def test_a_single_model_is_not_compared_over_seeds():
+    found, table, _ = of_groups([1], [2, 3])
+    assert found == {}
+    assert table["a"]["auroc, far"]["sd"] is None

@@ -117,6 +117,26 @@ def test_methods_with_seeds_are_compared_over_seeds():
     assert dict(comparison(results))["Accuracy, clean images, mean over seeds"].startswith("first is best")
 
 
+def test_methods_are_compared_on_images_of_other_kinds():
+    results = synthetic.results(("a1", "a2", "b1", "b2"), groups=True)
+    name = next(iter(results["ood_sets"]))
+    for group, (area, taken) in {"first": (0.97, 0.2), "second": (0.98, 0.1)}.items():
+        for metric, value in (("auroc", area), ("answered", taken)):
+            results["group_table"][group][f"{metric}, {name}"] = {"mean": value, "sd": 0.01, "n": 2}
+    results["comparisons"] = [
+        {"a": "first", "b": "second", "metric": metric, "where": name, "difference": estimate(value, value),
+         "p": p, "test": "Welch t over seeds and images", "n": 4}
+        for metric, value, p in (("auroc", -0.01, 0.2), ("answered", 0.1, 0.01))
+    ]  # fmt: skip
+    said = dict(comparison(results))
+    assert said[f"AUROC by confidence, {name}, mean over seeds"] == (
+        "too close to call (second 98.0 %, first 97.0 %; Welch t over seeds and images, p = 0.200)."
+    )
+    assert said[f"Answered above the stored threshold, {name}, mean over seeds"] == (  # of these fewer is better
+        "second is best (second 10.0 %, first 20.0 %; Welch t over seeds and images, p = 0.010)."
+    )
+
+
 def test_words_about_one_model(one, bare):
     assert comparison(one) == []
     said = " ".join(about("only", one["models"]["only"], one))

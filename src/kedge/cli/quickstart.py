@@ -1,12 +1,17 @@
-"""`kedge quickstart`: a standard and an anchored model on handwritten digits, compared on one page."""
+"""`kedge quickstart`: standard and anchored models of handwritten digits, several of each, compared on one page."""
 
 import contextlib
 import io
 import logging
-import time
-from collections.abc import Iterator
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from kedge.cli.reproduce import part_of
+from kedge.experiments.side_by_side import cores, shares, side_by_side
+from kedge.training.recipe import Recipe
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -15,15 +20,18 @@ if TYPE_CHECKING:
 
 SEEN = [str(digit) for digit in range(8)]
 UNSEEN = ["8", "9"]
+METHODS = ("anchored", "standard")  # the one that takes longer first: processes share the runs out in turn
+SEEDS = 4
 CORRUPTIONS = ("gaussian_noise", "gaussian_blur")
 DESCRIPTION = """\
-See what kedge does, in a minute or two on a laptop: train a standard and an anchored model on the handwritten digits
-0 to 7 with the same network and the same number of epochs, then compare them on clean, noisy and blurred digits, and
-on the digits 8 and 9 that neither has seen. Needs no download.
+See what kedge does, in a minute or two on a laptop: train standard and anchored models on the handwritten digits 0 to 7
+with the same network and the same number of epochs, several seeds of each, then compare the two groups on clean, noisy
+and blurred digits, and on the digits 8 and 9 that none has seen. Needs no download.
 """
 EPILOG = """\
-The digits are scikit-learn's, 8x8 pixels: too small and too easy for a verdict on the method. The comparison is
-whatever comes out; another --seed gives other numbers.
+One training is chance: another seed, or another machine, gives another winner. So the means of the groups are compared,
+and a difference is claimed only where the spread over seeds and test images leaves no room for none. The digits are
+scikit-learn's, 8x8 pixels: too small and too easy for a verdict on the method.
 """
 
 
@@ -32,66 +40,159 @@ def parser() -> "jsonargparse.ArgumentParser":
     import jsonargparse
 
     made = jsonargparse.ArgumentParser(prog="kedge quickstart", description=DESCRIPTION, epilog=EPILOG)
-    made.add_argument("--epochs", type=int | None, default=None, help="passes over the images; null: as kedge train")
-    made.add_argument("--seed", type=int, default=0, help="decides every random draw")
-    made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
-    made.add_argument(
-        "--out", type=str, default="runs/quickstart", help="folder for both runs and the page; numbered if it exists"
-    )
+    add = made.add_argument
+    add("--epochs", type=int | None, default=None, help="passes over the images; null: as kedge train")
+    add("--seeds", type=int, default=SEEDS, help="trainings of each method")
+    add("--seed", type=int, default=0, help="the first of them; decides every random draw")
+    add("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
+    add("--jobs", type=int | None, default=None, help="processes that train at once; null: one for each CPU core")
+    add("--part", type=str | None, default=None, help="K/N: only train each Nth run from the Kth on, in --out")
+    add(
+        "--out", type=str, default="runs/quickstart", help="folder for the runs and the page; numbered if it exists"
+    )  # fmt: skip
     return made
 
 
 def run(config: "jsonargparse.Namespace") -> int:
-    """Train both, compare, print, write the page."""
-    from kedge import data, evaluation
-    from kedge.cli.evaluate import command_line, free_folder, write
-    from kedge.reporting import table
-    from kedge.reporting.sentences import comparison
-    from kedge.training import Recipe, fit
+    """Train all, compare the groups, print, write the page."""
+    if config.seeds < 1:
+        raise ValueError(f"--seeds must be 1 or more, got {config.seeds}")
+    if config.jobs is not None and config.jobs < 1:
+        raise ValueError(f"--jobs must be 1 or more, got {config.jobs}")
+    part, parts = part_of(config.part)
+    if config.part is not None:
+        for recipe in recipes(config, Path(config.out))[part - 1 :: parts]:
+            train(recipe, config)
+        return 0
+    from kedge.cli.evaluate import free_folder
 
     out = free_folder(Path(config.out))
+    planned = recipes(config, out)
+    jobs = min(len(planned), config.jobs or cores())
     print(
-        f"Two models of the digits {SEEN[0]} to {SEEN[-1]}, trained alike; {' and '.join(UNSEEN)} are kept from them."
+        f"{len(planned)} models of the digits {SEEN[0]} to {SEEN[-1]}, trained alike but for anchoring and the seed, "
+        f"{f'{jobs} at a time' if jobs > 1 else 'one after another'}; {' and '.join(UNSEEN)} are kept from them.",
+        flush=True,
     )
-    models = {}
-    for name, anchored in (("standard", False), ("anchored", True)):
-        recipe = Recipe(
-            name=name,
+    if jobs == 1:
+        for recipe in planned:
+            train(recipe, config)
+            _say_done(recipe)
+    else:
+        _train_together(planned, jobs, out, config)
+    return _compare(planned, out, config)
+
+
+def recipes(config: "jsonargparse.Namespace", out: Path) -> list[Recipe]:
+    """What is trained: the defaults of `kedge train`, anchored and not, once for each seed."""
+    planned = [
+        Recipe(
+            name=method if seed == config.seed else f"{method}-{seed}",
             data="digits",
             classes=SEEN,
-            anchored=anchored,
+            anchored=method == "anchored",
             epochs=config.epochs,
-            seed=config.seed,
+            seed=seed,
             device=config.device,
             runs=str(out),
         )
-        recipe.check("quickstart")
-        start = time.perf_counter()
-        with quiet(), one_thread():
-            result = fit(recipe, progress=False)
-        models[name] = result.model
-        seconds = time.perf_counter() - start
-        print(
-            f"  {name}: {result.recipe.model}, {result.recipe.epochs} epochs in {seconds:.0f} s, "
-            f"validation accuracy {result.validation['accuracy']:.1%}"
-        )
+        for method in METHODS
+        for seed in range(config.seed, config.seed + config.seeds)
+    ]
+    for recipe in planned:
+        recipe.check("quickstart: ")
+    return planned
+
+
+def title(recipe: Recipe) -> str:
+    """`METHOD-SEED`."""
+    return f"{METHODS[0] if recipe.anchored else METHODS[1]}-{recipe.seed}"
+
+
+def train(recipe: Recipe, config: "jsonargparse.Namespace") -> None:
+    """One run, and what it answers to the test images, which is kept for the comparison."""
+    from kedge.training import fit
+
+    with quiet(), one_thread():
+        result = fit(recipe, progress=False, report=recipe.seed == config.seed)
+        measure({title(recipe): result.model}, config.seed, Path(recipe.runs), resamples=0, examples=0)
+
+
+def _train_together(planned: Sequence[Recipe], jobs: int, out: Path, config: "jsonargparse.Namespace") -> None:
+    from kedge.cli.evaluate import command_line
+
+    commands = []
+    for share in (mine := shares(jobs)):
+        child = config.clone()
+        child.part, child.jobs, child.out = share, None, str(out)
+        commands.append(shlex.split(command_line("kedge quickstart", parser(), child))[1:])
+    waiting = list(planned)
+
+    def tick() -> None:
+        for recipe in [r for r in waiting if (out / str(r.name) / "model" / "config.json").is_file()]:
+            waiting.remove(recipe)
+            _say_done(recipe)
+
+    logs = [out / f"job-{job}.log" for job in range(1, len(mine) + 1)]
+    if said := side_by_side(commands, logs, tick):
+        raise RuntimeError("; ".join(said))
+    for log in logs:
+        log.unlink()
+
+
+def _say_done(recipe: Recipe) -> None:
+    from kedge.training.folder import RunFolder
+
+    rows = RunFolder(Path(recipe.runs) / str(recipe.name)).rows()
+    seconds = sum(row["seconds"] for row in rows)
+    print(f"  {title(recipe)}: {len(rows)} epochs in {seconds:.0f} s", flush=True)
+
+
+def measure(models: dict[str, Any], seed: int, out: Path, **how: Any) -> dict[str, Any]:
+    """Evaluate on clean, noisy and blurred test images of the digits that were trained on, and on the others."""
+    from kedge import data, evaluation
+    from kedge.scores import MSP, Disagreement, Energy
+
     digits = data.load("digits", "test")
-    test, outside = digits.only_classes(SEEN), digits.only_classes(UNSEEN)
+    outside = {f"digits {' and '.join(UNSEEN)}": digits.only_classes(UNSEEN)}
+    return evaluation.evaluate(
+        models,
+        digits.only_classes(SEEN),
+        shift=CORRUPTIONS,
+        ood=outside,
+        scores=[MSP(), Energy(), Disagreement()],
+        seed=seed,
+        parts=out / "parts",
+        **how,
+    )
+
+
+def _compare(planned: Sequence[Recipe], out: Path, config: "jsonargparse.Namespace") -> int:
+    import kedge
+    from kedge import data
+    from kedge.cli.evaluate import command_line, write
+    from kedge.reporting import over_seeds
+    from kedge.reporting.sentences import comparison
+
+    models = {title(recipe): kedge.load(out / str(recipe.name) / "model") for recipe in planned}
+    groups = {method: [name for name in models if name.startswith(method)] for method in reversed(METHODS)}
     with one_thread():
-        results = evaluation.evaluate(
-            models,
-            test,
-            shift=CORRUPTIONS,
-            ood={f"digits {' and '.join(UNSEEN)}": outside},
-            seed=config.seed,
+        results = measure(
+            {name: models[name] for members in groups.values() for name in members},
+            config.seed,
+            out,
+            groups=groups,
             command=command_line("kedge quickstart", parser(), config),
         )
-    print()
-    print(table(results))
+    shutil.rmtree(out / "parts")
+    print(f"\n{over_seeds(results)}")
     for question, answer in comparison(results):
         print(f"{question}: {answer}")
-    print("One training each, on small and easy images: another --seed gives other numbers.")
-    save_samples(digits, out / "images")
+    print(
+        "A line names a winner only where chance, of seeds and of test images together, would name one in at most one "
+        "of twenty such comparisons. Too close to call: more seeds may tell (--seeds)."
+    )
+    save_samples(data.load("digits", "test"), out / "images")
     page = write(results, out)
     print(
         f"\nReport: {page.resolve()}\n\n"

@@ -2,9 +2,7 @@
 
 import gc
 import json
-import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -196,39 +194,25 @@ def _in_processes(config: "jsonargparse.Namespace", out: Path, part: int, parts:
     """Share the runs of this part out over processes of one CPU share (and GPU) each."""
     import torch
 
-    gpus = torch.cuda.device_count()
-    threads = max(1, (os.cpu_count() or 1) // config.jobs)
-    out.mkdir(parents=True, exist_ok=True)
-    children, said = [], []
-    for job in range(config.jobs):
-        # Part k of n is each nth run from the kth on; its job j of m each (n·m)th from the (k + j·n)th on.
-        share = f"{part + job * parts}/{parts * config.jobs}"
-        words = [sys.executable, "-m", "kedge", *_command(config, jobs=1, part=share, out=str(out))[1:]]
-        environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-        if gpus > 1:
-            environment["CUDA_VISIBLE_DEVICES"] = str(job % gpus)
-        log = out / f"job-{part + job * parts}.log"
-        with open(log, "a", encoding="utf-8") as file:
-            children.append((log, subprocess.Popen(words, env=environment, stdout=file, stderr=subprocess.STDOUT)))
+    from kedge.experiments.side_by_side import shares, side_by_side
+
+    mine = shares(config.jobs, part, parts)
+    commands = [_command(config, jobs=1, part=share, out=str(out))[1:] for share in mine]
+    logs = [out / f"job-{share.partition('/')[0]}.log" for share in mine]
     print(f"{config.jobs} processes; what they say is in {out}/job-*.log", flush=True)
+    seen = set((out / "measured").glob("*.json"))
+
+    def tick() -> None:
+        for path in sorted(set((out / "measured").glob("*.json")) - seen):
+            print(f"{path.stem}: measured", flush=True)
+            seen.add(path)
+
     try:
-        seen = set((out / "measured").glob("*.json"))
-        while any(child.poll() is None for _, child in children):
-            time.sleep(1)
-            for path in sorted(set((out / "measured").glob("*.json")) - seen):
-                print(f"{path.stem}: measured", flush=True)
-                seen.add(path)
-        for log, child in children:
-            if child.wait() not in (0, 3):
-                last = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")[-1]
-                said.append(f"a process stopped (see {log}): {last}")
-                print(said[-1], file=sys.stderr, flush=True)
+        said = side_by_side(commands, logs, tick, well=(0, 3), gpus=torch.cuda.device_count())
     except KeyboardInterrupt:
-        for _, child in children:
-            child.terminate()
-        for _, child in children:
-            child.wait()
         raise KeyboardInterrupt("interrupted: the same command goes on") from None
+    for words in said:
+        print(words, file=sys.stderr, flush=True)
     return said
 
 

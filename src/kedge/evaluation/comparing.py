@@ -3,7 +3,7 @@
 import itertools
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,6 +17,19 @@ PLACES = {"clean": ("accuracy", "nll", "ece", "smooth_ece"), "corrupted": ("accu
 
 
 @dataclass(frozen=True)
+class Share:
+    """A number that is a mean over images, or over pairs of them.
+
+    Attributes:
+        value: the number.
+        parts: `[N]` each, what every image of a sample brings: over images the number varies as their means together.
+    """
+
+    value: float
+    parts: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
 class Measured:
     """What comparisons need of one model.
 
@@ -25,12 +38,14 @@ class Measured:
         draws: `[n, J, 5]`, `corrected` on n resamples that all models share.
         correct: name of a set (clean, an attack) -> bool `[N]` for the same images of every model.
         corrected: `[J, 5]`, the metrics without the bias that a calibration error has; None: they have none.
+        outside: (metric, name of an out-of-distribution set) to its value, the same images for every model.
     """
 
     values: Tensor
     draws: Tensor | None
     correct: dict[str, Tensor]
     corrected: Tensor | None = None
+    outside: dict[tuple[str, str], Share] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +109,23 @@ def compare(models: dict[str, Measured], groups: dict[str, list[str]]) -> list[d
             sides = [[m.correct[name] for m in side] for side in members]
             if all(len(c) == len(sides[0][0]) for side in sides for c in side):
                 found.append(_of_correct(a, b, name, *sides))
+        if min(map(len, members)) >= 2:
+            found += _of_outside(a, b, *members)
+    return found
+
+
+def _of_outside(a: str, b: str, ours: list[Measured], theirs: list[Measured]) -> list[dict[str, Any]]:
+    """How groups of seeds tell out-of-distribution images."""
+    found = []
+    for metric, where in ours[0].outside:
+        sides = [[m.outside.get((metric, where)) for m in side] for side in (ours, theirs)]
+        known: list[list[Share]] = [[one for one in side if one is not None] for side in sides]
+        if list(map(len, known)) == [len(ours), len(theirs)]:
+            means = [[torch.stack(part).mean(dim=0) for part in zip(*(s.parts for s in side), strict=True)]
+                     for side in known]  # fmt: skip
+            images = sum(float((one - other).var() / len(one)) for one, other in zip(*means, strict=True))
+            over = welch([[one.value for one in side] for side in known], images)
+            found += [] if over is None else [{"a": a, "b": b, "metric": metric, "where": where, **over}]
     return found
 
 
@@ -199,6 +231,10 @@ def group_table(models: dict[str, Measured], groups: dict[str, list[str]]) -> di
                     rows[f"{metric}, {where}"] = _mean_sd(values)
         for name in sorted(set.intersection(*(set(models[m].correct) for m in members)) - {"clean"}):
             rows[f"accuracy, {name}"] = _mean_sd([float(models[m].correct[name].double().mean()) for m in members])
+        for metric, where in models[members[0]].outside:
+            shares = [models[m].outside.get((metric, where)) for m in members]
+            if all(share is not None for share in shares):
+                rows[f"{metric}, {where}"] = _mean_sd([share.value for share in shares if share is not None])
         table[group] = rows
     return table
 

@@ -10,7 +10,7 @@ from kedge.confidence import log_odds
 from kedge.evaluation.collecting import Collected
 from kedge.evaluation.comparing import Measured
 from kedge.evaluation.examples import example_images
-from kedge.evaluation.outside import averaged, outside_summary, ready
+from kedge.evaluation.outside import averaged, compared_outside, outside_summary, ready
 from kedge.evaluation.passes import measure, outputs_from
 from kedge.evaluation.selective import selective_summary
 from kedge.evaluation.subjects import Subject
@@ -113,4 +113,6 @@ def about(
     if found.attacked is not None:
         correct |= found.attacked.correct()
     compared = drawn.of([0]) if found.failed else drawn
-    return entry, Measured(compared.values, compared.draws, correct, compared.corrected)
+    away = {name: outputs.logits for name, outputs in outside.items()}
+    share = compared_outside(familiar.tensors["logits"], away, rule)
+    return entry, Measured(compared.values, compared.draws, correct, compared.corrected, share)

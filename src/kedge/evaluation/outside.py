@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from kedge.confidence import log_odds
+from kedge.evaluation.comparing import Share
 from kedge.evaluation.summaries import FEWEST, estimate
 from kedge.metrics import detection_summary, roc_curve
+from kedge.metrics.detection import placements
 from kedge.rejection import answered
 from kedge.scores import Outputs, Score
 
@@ -103,6 +105,26 @@ def outside_summary(
             confidence = outputs.logits.float().softmax(dim=1).amax(dim=1)
             ood[name]["accepted"] = float(answered(rule, confidence, log_odds(outputs.logits)).double().mean())
     return found, ood, failed
+
+
+def compared_outside(
+    familiar: Tensor, outside: Mapping[str, Tensor], rule: Mapping[str, Any] | None
+) -> dict[tuple[str, str], Share]:
+    """What groups of seeds are compared by: AUROC by confidence, and with a reject rule the share of each set answered.
+
+    `familiar`: logits `[N, C]`; `outside`: name of a set to logits `[M, C]`.
+    """
+    found, inside = {}, log_odds(familiar)
+    for name, logits in outside.items():
+        away = log_odds(logits)
+        if bool(inside.isfinite().all() and away.isfinite().all()):
+            one, other = (side.cpu().double() for side in (inside, away))
+            parts = placements(one, other), 1 - placements(other, one)
+            found["auroc", name] = Share(float(parts[0].mean()), parts)
+        if rule is not None:
+            taken = answered(rule, logits.float().softmax(dim=1).amax(dim=1), away).cpu().double()
+            found["answered", name] = Share(float(taken.mean()), (taken,))
+    return found
 
 
 def averaged(ood: Mapping[str, Any], groups: Mapping[str, str | None]) -> dict[str, Any]:

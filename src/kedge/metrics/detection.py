@@ -23,8 +23,11 @@ def _check(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     return inside.detach().cpu().double(), outside.detach().cpu().double()
 
 
-def _placements(scores: Tensor, others: Tensor) -> Tensor:
-    """`[N]` share of `others` below each of `scores`, ties counted as one half."""
+def placements(scores: Tensor, others: Tensor) -> Tensor:
+    """`[N]` float64 in [0, 1]: the share of `others` `[M]` below each of `scores` `[N]`, ties counted as one half.
+
+    Their mean is the AUROC; by their variances over both sides DeLong's method (Biometrics 1988) has its variance.
+    """
     ordered = others.sort().values
     below = torch.searchsorted(ordered, scores, right=False)
     upto = torch.searchsorted(ordered, scores, right=True)
@@ -39,7 +42,7 @@ def auroc(inside: Tensor, outside: Tensor) -> Tensor:
     Raises ValueError for NaN and for an empty set.
     """
     inside, outside = _check(inside, outside)
-    return _placements(inside, outside).mean()
+    return placements(inside, outside).mean()
 
 
 def auroc_interval(inside: Tensor, outside: Tensor, level: float = 0.95) -> tuple[float, float]:
@@ -56,7 +59,7 @@ def auroc_interval(inside: Tensor, outside: Tensor, level: float = 0.95) -> tupl
     inside, outside = _check(inside, outside)
     if min(inside.numel(), outside.numel()) < 2:
         return 0.0, 1.0
-    ins, outs = _placements(inside, outside), _placements(outside, inside)
+    ins, outs = placements(inside, outside), placements(outside, inside)
     value, z = float(ins.mean()), NormalDist().inv_cdf(0.5 + level / 2)
     error = math.sqrt(float(ins.var() / inside.numel() + outs.var() / outside.numel()))
     slack = 3 / min(inside.numel(), outside.numel())

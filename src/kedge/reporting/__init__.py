@@ -3,6 +3,16 @@
 from kedge.reporting.files import read_results, write_results
 from kedge.reporting.page import write_report
 from kedge.reporting.sentences import comparison
-from kedge.reporting.table import as_csv, as_json, render, table
+from kedge.reporting.table import as_csv, as_json, over_seeds, render, table
 
-__all__ = ["as_csv", "as_json", "comparison", "read_results", "render", "table", "write_report", "write_results"]
+__all__ = [
+    "as_csv",
+    "as_json",
+    "comparison",
+    "over_seeds",
+    "read_results",
+    "render",
+    "table",
+    "write_report",
+    "write_results",
+]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import METRICS, ahead_of, best_of, comparable, dig, estimate, number, printable, short
+from kedge.reporting.rows import METRICS, OUTSIDE, ahead_of, best_of, comparable, dig, estimate, number, printable, short
 from kedge.reporting.summary import (
     at_place,
     attack_names,
@@ -111,18 +111,24 @@ def _not_believable(weakest: dict[str, tuple[float, str] | None]) -> str:
 
 def _between_groups(results: dict[str, Any], tests: list[Test]) -> list[tuple[str, str]]:
     """What can be claimed between methods that were trained with several seeds each: seeds decide, not images alone."""
-    table, found = results["group_table"], []
-    for metric, where in itertools.product(("accuracy", "ece"), ("clean", "corrupted")):
+    table, over_seeds = results["group_table"], [t for t in tests if "over seeds" in t["test"]]
+    asked = [
+        (metric, where, f"{METRICS[metric][0]}, {where} images")
+        for metric, where in itertools.product(("accuracy", "ece"), ("clean", "corrupted"))
+    ] + [
+        (metric, name, f"{OUTSIDE[metric][0]}, {printable(name)}")
+        for name, metric in itertools.product(results["ood_sets"], OUTSIDE)
+    ]
+    found = []
+    for metric, where, label in asked:
         cells = [dig(metrics, f"{metric}, {where}") for metrics in table.values()]
         if cells and all(c is not None for c in cells):
-            better = METRICS[metric][2]
-            label = METRICS[metric][0]
-            words = f"{label[0].upper()}{label[1:]}, {where} images, mean over seeds"
-            over_seeds = [t for t in tests if "over seeds" in t["test"]]
             tested = _tested(over_seeds, list(table), metric, where)
             values = [{"value": c["mean"]} for c in cells]
+            better = {**METRICS, **OUTSIDE}[metric][2]
             said = _claim(better, values, [short(n) for n in table], tested)
-            found.append((words, f"{old}." if (old := _unjudged(metric, over_seeds, [])) else said))
+            old = _unjudged(metric, over_seeds, [])
+            found.append((f"{label[0].upper()}{label[1:]}, mean over seeds", f"{old}." if old else said))
     return found
 
 

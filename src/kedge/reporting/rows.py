@@ -23,6 +23,11 @@ DETECTION = {
     "aupr_out": ("AUPR-out", "%", "higher"),
     "fpr95": ("FPR95", "%", "lower"),
 }
+# What groups of seeds are compared by on images of other kinds.
+OUTSIDE = {
+    "auroc": ("AUROC by confidence", "%", "higher"),
+    "answered": ("answered above the stored threshold", "%", "lower"),
+}
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
     legends = [LEGEND, BETTER if len(names) > 1 else "", BETTER_THAN_SOME if some else "", leaning(rows)]
     legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
     console.print(Text(" ".join(filter(None, legends)), style="dim"))
-    for made in _over_seeds(results, fit):
+    for made in _over_seeds(results, width):
         console.print(made)
     for name, model in results["models"].items():
         for sentence in expected(name, model):
@@ -90,6 +90,23 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
             console.print(Text.assemble((f"{question}: ", "bold"), claim))
     for line in warnings(results):
         console.print(Text(line, style="bold"))
+    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n")) + "\n"
+
+
+def over_seeds(results: dict[str, Any], width: int | None = None) -> str:
+    """The groups alone, each with mean and spread over its models, `width` columns wide (default: the terminal's)."""
+    from rich.console import Console
+    from rich.text import Text
+
+    results = check_results(results)
+    stream = io.StringIO()
+    width = width or shutil.get_terminal_size((110, 24)).columns
+    console = Console(file=stream, width=width, highlight=False)
+    console.print(Text(subject_line(results)))
+    for made in _over_seeds(results, width):
+        console.print(made)
+    for line in warnings(results):
+        console.print(Text(line))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n")) + "\n"
 
 
@@ -154,8 +171,8 @@ def _columns(rows: list[Row], heads: list[str], models: list[int]) -> "Table":
     return made
 
 
-def _over_seeds(results: dict[str, Any], fit: int) -> list["Table"]:
-    """Mean ± standard deviation of each group, at most `fit` groups side by side."""
+def _over_seeds(results: dict[str, Any], width: int) -> list["Table"]:
+    """Mean ± standard deviation of each group, as many groups side by side as fit."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -163,6 +180,7 @@ def _over_seeds(results: dict[str, Any], fit: int) -> list["Table"]:
     found = comparing.section(results, 0)
     groups = found["groups"] if found is not None and found["rows"] else []
     tables = []
+    fit = max(1, (width - _LABEL) // _CELL)
     for start in range(0, len(groups), fit):
         made = Table(box=SIMPLE_HEAD, pad_edge=False)
         made.add_column("Over seeds, mean ± sd (n)", overflow="fold")

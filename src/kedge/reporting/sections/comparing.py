@@ -3,7 +3,7 @@
 from typing import Any
 
 from kedge.reporting.claims import LEVEL, agreeing, compared, p_text
-from kedge.reporting.rows import METRICS, dig, number, printable, short, spread
+from kedge.reporting.rows import METRICS, OUTSIDE, dig, number, printable, short, spread
 from kedge.reporting.summary import attack_names, doubted
 
 
@@ -36,7 +36,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     labels = list(dict.fromkeys(label for metrics in table.values() for label in metrics))
     groups = [{"name": short(g), "members": [short(n) for n in results["groups"].get(g, [])]} for g in table]
     rows = [
-        (printable(label), [_mean_sd(dig(metrics, label), label) for metrics in table.values()]) for label in labels
+        (_row_label(label), [_mean_sd(dig(metrics, label), label) for metrics in table.values()]) for label in labels
     ]
     kinds = [(t["metric"], t["where"], t["test"]) for t in results["comparisons"]]
     corrected = len(set(kinds)) < len(kinds)  # else each p-value is alone in its family
@@ -50,8 +50,15 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     )  # fmt: skip
 
 
+def _row_label(label: str) -> str:
+    """Of the table of groups: `METRIC, WHERE`."""
+    metric, _, where = label.partition(", ")
+    return f"{_label(metric)}, {printable(where)}{', %' if _unit(metric) else ''}"
+
+
 def _label(metric: str) -> str:
-    return METRICS[metric][0] if metric in METRICS else printable(metric)
+    known = {**METRICS, **OUTSIDE}
+    return known[metric][0] if metric in known else printable(metric)
 
 
 def _unit(metric: str) -> str:
