@@ -47,23 +47,18 @@ def test_quickstart_compares_groups_and_says_what_is_next(command, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_side_by_side_gives_the_same_and_a_process_that_stops_is_said(tmp_path):
-    words = [sys.executable, "-m", "kedge", "quickstart", "--epochs", "1", "--seeds", "1"]
-    alone, both = (
-        subprocess.run([*words, "--jobs", jobs, "--out", out], cwd=tmp_path, capture_output=True, text=True)
-        for jobs, out in (("1", "alone"), ("2", "both"))
-    )
-    assert (alone.returncode, both.returncode) == (0, 0), both.stderr
-    assert "No test and no intervals, so no difference is claimed" in both.stdout  # one training each
-    values = [json.loads((tmp_path / out / "results.json").read_text())["group_table"] for out in ("alone", "both")]
-    assert values[0] == values[1]
-    assert not list((tmp_path / "both").glob("job-*.log"))
-    (tmp_path / "taken" / "standard").mkdir(parents=True)
-    recipe = tmp_path / "taken" / "standard" / "recipe.yaml"
-    recipe.touch()
-    done = subprocess.run([*words, "--part", "1/1", "--out", "taken"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "standard" in done.stderr
+def test_in_processes_side_by_side(tmp_path):
+    words = [sys.executable, "-m", "kedge", "quickstart", "--epochs", "1", "--seeds", "1", "--jobs", "2", "--out", "q"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "standard-0: 1 epochs in" in done.stdout
+    assert "anchored-0: 1 epochs in" in done.stdout
+    assert "No test and no intervals, so no difference is claimed" in done.stdout  # one training each
+    assert not list((tmp_path / "q").glob("job-*.log"))
+    assert not (tmp_path / "q" / "parts").exists()
+    assert json.loads((tmp_path / "q" / "results.json").read_text())["groups"] == {
+        "standard": ["standard-0"], "anchored": ["anchored-0"],
+    }  # fmt: skip
 
 
 def test_a_process_that_stops_is_said_in_words(command, tmp_path, monkeypatch):

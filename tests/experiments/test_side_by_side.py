@@ -39,13 +39,15 @@ def gone(pid: int) -> bool:
 def test_shares_divide_a_part_without_rest(jobs, part, parts):
     runs = list(range(41))
     mine = [runs[int(k) - 1 :: int(n)] for k, _, n in (share.partition("/") for share in shares(jobs, part, parts))]
-    assert sorted(sum(mine, [])) == runs[part - 1 :: parts]
+    assert sorted(run for own in mine for run in own) == runs[part - 1 :: parts]
 
 
 def test_all_run_at_once_each_with_its_share_of_the_cpu(stand_in, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(module, "cores", lambda: 4)
-    code = "import os, pathlib, time\npathlib.Path('{}').touch()\nwhile not pathlib.Path('{}').exists(): time.sleep(.02)\n"
+    code = (
+        "import os, pathlib, time\npathlib.Path('{}').touch()\nwhile not pathlib.Path('{}').exists(): time.sleep(.02)\n"
+    )
     meeting = [[code.format(a, b) + "print(os.environ['OMP_NUM_THREADS'])"] for a, b in ("ab", "ba")]
     ticks = []
     assert side_by_side(meeting, logs(stand_in, 2), lambda: ticks.append(0)) == []

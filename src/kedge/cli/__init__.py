@@ -17,7 +17,7 @@ from typing import Any
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
-    "quickstart": "train and compare a standard and an anchored model on digits, in a minute or two",
+    "quickstart": "train and compare standard and anchored models on digits, in a minute or two",
     "train": "train a model on a folder of images, or by a recipe",
     "evaluate": "measure how far to trust one or several models; write the report",
     "reproduce": "run an experiment of a paper again, and set our numbers beside its figures",

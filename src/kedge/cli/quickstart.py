@@ -171,8 +171,8 @@ def _compare(planned: Sequence[Recipe], out: Path, config: "jsonargparse.Namespa
     import kedge
     from kedge import data
     from kedge.cli.evaluate import command_line, write
-    from kedge.reporting import over_seeds
-    from kedge.reporting.sentences import comparison
+    from kedge.reporting import comparison, over_seeds
+    from kedge.reporting.claims import SETTLED
 
     models = {title(recipe): kedge.load(out / str(recipe.name) / "model") for recipe in planned}
     groups = {method: [name for name in models if name.startswith(method)] for method in reversed(METHODS)}
@@ -188,10 +188,8 @@ def _compare(planned: Sequence[Recipe], out: Path, config: "jsonargparse.Namespa
     print(f"\n{over_seeds(results)}")
     for question, answer in comparison(results):
         print(f"{question}: {answer}")
-    print(
-        "A line names a winner only where chance, of seeds and of test images together, would name one in at most one "
-        "of twenty such comparisons. Too close to call: more seeds may tell (--seeds)."
-    )
+    if config.seeds > 1:
+        print(SETTLED)
     save_samples(data.load("digits", "test"), out / "images")
     page = write(results, out)
     print(

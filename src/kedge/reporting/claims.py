@@ -5,7 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import METRICS, OUTSIDE, ahead_of, best_of, comparable, dig, estimate, number, printable, short
+from kedge.reporting.rows import (
+    METRICS,
+    OUTSIDE,
+    ahead_of,
+    best_of,
+    comparable,
+    dig,
+    estimate,
+    number,
+    printable,
+    short,
+)
 from kedge.reporting.summary import (
     at_place,
     attack_names,
@@ -17,6 +28,11 @@ from kedge.reporting.summary import (
 )
 
 LEVEL = 0.05
+SETTLED = (
+    "Where a method is named best or behind, chance, of seeds and of test images together, would have named one in at "
+    "most one of twenty such comparisons of equally good methods; each line is a comparison of its own. Too close to "
+    "call: not settled, more seeds may tell."
+)
 Test = dict[str, Any]
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge.files import write_text
+from kedge.reporting.claims import SETTLED
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import printable, short
 from kedge.reporting.sections import attack, calibration, comparing, images, outside, run, selective, shift, unlabelled
@@ -96,6 +97,7 @@ def _page(results: dict[str, Any], level: int) -> str:
         leaning=leaning(rows),
         groups=[(g, [r for r in rows if r.group == g]) for g in dict.fromkeys(r.group for r in rows)],
         claims=comparison(results),
+        settled=SETTLED if len(results["groups"]) > 1 else "",
         stories=[about(name, model, results) for name, model in models.items()],
         shift=shift.section(results, level),
         heat_scale=shift.legend_of_heat(),

@@ -6,7 +6,7 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from kedge.reporting.claims import comparison
+from kedge.reporting.claims import SETTLED, comparison
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import METRICS, Row, dig, printable
 from kedge.reporting.sections import comparing
@@ -88,6 +88,7 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
     if len(results["groups"]) > 1:  # else the claims are between single models
         for question, claim in comparison(results):
             console.print(Text.assemble((f"{question}: ", "bold"), claim))
+        console.print(Text(SETTLED, style="dim"))
     for line in warnings(results):
         console.print(Text(line, style="bold"))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n")) + "\n"
