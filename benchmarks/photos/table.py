@@ -16,7 +16,8 @@ KIND = (
     "Difference: kedge minus the other method, paired by seed, in points; interval: Student's t over the seeds, 95 %, "
     "of the mean of these differences. A seed decides the training and, for the sets of 20, 50 and 200, which photos "
     "are drawn; the test photos are the same throughout, so the interval holds for them and not for other test photos. "
-    "Intervals are not corrected for their number. *ahead* and *behind*: kedge is better or worse, the interval "
+    "Corrupted: every third test photo in sixteen versions. Intervals are not corrected for their number. *ahead* and "
+    "*behind*: kedge is better or worse, the interval "
     "without zero; *within*: it holds zero."
 )
 

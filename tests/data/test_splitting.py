@@ -32,10 +32,20 @@ def test_each_class_gives_some_and_none_gives_all(labels, fraction, seed):
     assert sorted(positions(train) + positions(val)) == list(range(len(labels)))
     held = torch.bincount(val.labels, minlength=5)
     for n, k in zip(counts.tolist(), held.tolist(), strict=True):
-        assert 1 <= k < n if n > 1 else k == 0
+        assert (1 if n > 1 and n * fraction >= 0.5 else 0) <= k < max(n, 1)
+    assert len(val) > 0
     again = split_validation(images, fraction, seed)
     assert positions(again[1]) == positions(val)
     assert (train.split, val.split) == ("train", "val")
+
+
+def test_few_images_are_trained_on_and_not_held_out_by_the_class():
+    """Of twenty photos of six classes one of each would be three in ten."""
+    held = [split_validation(numbered_set([i % 6 for i in range(20)]), 0.1, s)[1] for s in range(200)]
+    counts = torch.tensor([len(val) for val in held])
+    assert counts.min() >= 1
+    # One in ten, and one where the draw gives none: 2 + 0.9 ** 20.
+    assert abs(float(counts.double().mean()) - 2.12) < 4 * (20 * 0.09 / 200) ** 0.5
 
 
 def test_the_fraction_of_a_class_is_met_as_closely_as_by_tossing_coins():
@@ -64,7 +74,7 @@ def test_no_image_moves_when_others_come_go_or_change_their_places(data):
         own = set(positions(part.subset(part.labels == c)))
         if 0 < len(own & held) < len(own):
             assert val & own == own & held
-        elif len(own) > 1:  # else it gives one, or keeps one
+        elif len(own) > 2:  # else it gives one, or keeps one
             assert len(val & own) == (1 if not own & held else len(own) - 1)
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from kedge.data import Origin, TensorSet
 from kedge.training import Recipe
-from kedge.training.resolve import resolve_data, resolve_device, resolve_network, unused_weights
+from kedge.training.resolve import reasons, resolve_data, resolve_device, resolve_network, unused_weights
 from kedge.training.start import inherit
 
 PHOTO, SMALL = (3, 224, 224), (3, 32, 32)
@@ -36,8 +36,15 @@ def test_photos_start_from_published_weights():
     recipe = resolve_network(recipe, timm.create_model("test_resnet"), 2000, PHOTO)
     assert (recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.epochs) == ("adamw", 3e-4, 0.05, 6)
     assert (recipe.head, recipe.head_lr, recipe.batch_norm, recipe.crop) == ("probe", 5.0, "frozen", 0.4)
+    assert reasons({}, recipe, 2000) == (
+        "chosen for 2000 images and published weights: 6 epochs (378 steps; 200 where 6 to 50 epochs give them), "
+        "lr 0.0003 (from 100 images), batch norm with its published statistics"
+    )
     few = resolve_network(resolve_data(started(device="cpu"), 60, PHOTO), nn.Linear(1, 1), 60, PHOTO)
-    assert (few.batch_size, few.epochs) == (32, 50)
+    assert (few.batch_size, few.epochs, few.optimizer) == (32, 50, "adamw")
+    assert few.lr == 1e-4
+    assert reasons({"epochs": 3, "lr": 0.1, "batch_norm": "train"}, few, 60) is None
+    assert reasons({}, resolve_data(started(device="cpu", pretrained=False), 60, PHOTO), 60) is None
 
 
 def photo_set(side, original):
@@ -49,7 +56,7 @@ def photo_set(side, original):
 def test_published_weights_that_are_asked_for_are_had_at_any_size():
     recipe = resolve_data(started(device="cpu", pretrained=True), 2000, SMALL)
     assert (recipe.model, recipe.pretrained) == ("resnet18", True)
-    assert resolve_network(recipe, timm.create_model("resnet10t", num_classes=2), 2000, SMALL).epochs == 7
+    assert resolve_network(recipe, timm.create_model("resnet10t", num_classes=2), 2000, SMALL).epochs == 13
 
 
 @pytest.mark.parametrize(

@@ -211,8 +211,8 @@ class TensorSet(ImageSet):
 class FileSet(ImageSet):
     """Images decoded each time they are read, for sets of larger images.
 
-    `set[i]` resizes the shorter side to image_size / `crop_share` (0.875) and crops the centre to a square of
-    image_size; images that were cropped already have the share 1.
+    `set[i]` resizes the shorter side to image_size / `crop_share` (0.875; 1 below 192 px) and crops the centre to a
+    square of image_size; images that were cropped already have the share 1.
 
     Attributes:
         checked: whether each image was looked through for damage; else `readable` does.

@@ -25,8 +25,10 @@ def split_validation(
     An image is held out where a hash of its content (its key, see `ImageSet.keys`) and the seed lies below `fraction`:
     its name and what lies beside it decide nothing, so images that are added, removed or renamed move no other across,
     and equal images fall on one side, also in different classes. Of n images of a class fraction·n are held out, give
-    or take sqrt(fraction·(1 - fraction)·n). A class that would have none gives the one with the lowest hash, and one
-    that would give all keeps the highest; a class with a single different image stays in training.
+    or take sqrt(fraction·(1 - fraction)·n). A class that would have none gives the one with the lowest hash where that
+    is no more than twice the fraction of it: of three images one is better trained on. If so no class gives any, one
+    that can does. A class that would give all keeps the image with the highest hash; a class with a single different
+    image stays in training.
 
     Another seed is another split. A part of a set that was divided needs another seed to be divided again.
 
@@ -58,7 +60,9 @@ def split_validation(
             f"{images.name}: none of {len(keys)} images falls to validation with seed {seed} and fraction {fraction}: "
             "they are a part of a set that was divided with this seed before. Take another seed"
         )
-    _mend(out, free, u, images.labels)
+    _mend(out, free, u, images.labels, least=math.ceil(0.5 / fraction))
+    if not out.any():
+        _mend(out, free, u, images.labels, least=2, one=True)
     if not out.any():
         why = "a model was trained on all of its images" if bool(stays.all()) else "no class has two different images"
         raise DataError(f"{images.name}: {why}, so none can be held out for validation: add images, or a part val")
@@ -89,8 +93,13 @@ def _uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
     return unit_interval(derive_keys(heads, seed, "held out"))
 
 
-def _mend(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor) -> None:
-    """Change `out` so that no class gives all its images and each gives one if it can; equal images go together."""
+def _mend(
+    out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor, least: int, one: bool = False
+) -> None:
+    """Change `out` so that no class gives all its images and each of `least` or more (or `one` of them) gives one.
+
+    Equal images go together, and what cannot be is left.
+    """
 
     def counts() -> tuple[torch.Tensor, torch.Tensor]:
         every = torch.bincount(labels)
@@ -102,7 +111,9 @@ def _mend(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.
         if own.any():
             out[(u == u[own].max()) & free] = False
     every, gone = counts()
-    for c in ((gone == 0) & (every > 1)).nonzero()[:, 0].tolist():
+    for c in ((gone == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist():
+        if one and out.any():
+            break
         for lowest in u[(labels == c) & free].unique().tolist():
             copies = (u == lowest) & free
             left = torch.bincount(labels[~out & ~copies], minlength=len(every))

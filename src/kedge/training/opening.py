@@ -9,7 +9,7 @@ from kedge.training.cost import Cost
 from kedge.training.folder import RunFolder
 from kedge.training.module import attacks, ball
 from kedge.training.recipe import Recipe
-from kedge.training.resolve import unused_weights
+from kedge.training.resolve import reasons, unused_weights
 from kedge.training.start import in_norm, trained_eps
 
 __all__ = ["about_bank", "opening"]
@@ -30,6 +30,7 @@ def opening(
     kind = "anchored " if recipe.anchored else ""
     start = "pretrained" if recipe.pretrained else "from random weights"
     left = unused_weights(facts.get("given", {}), recipe, train)
+    why = reasons(facts.get("given", {}), recipe, len(train))
     if recipe.init_from is not None:
         start = f"from {recipe.init_from}"
     return (
@@ -40,6 +41,7 @@ def opening(
         f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}\n"
         + (f"{fitted}\n" if (fitted := getattr(getattr(model, "network", None), "kedge_weights", "")) else "")
+        + (f"{why}\n" if why else "")
         + (f"{left}\n" if left else "")
         + (f"{about_bank(recipe)}\n" if about_bank(recipe) else "")
         + f"{_attack(recipe, objective)}{_probe(facts.get('probe'), len(val))}"

@@ -14,9 +14,10 @@ from kedge.data.batches import photo_workers
 from kedge.training.recipe import Recipe
 from kedge.training.takers import objective_class
 
-__all__ = ["has_weights", "resolve_data", "resolve_device", "resolve_network", "unused_weights"]
+__all__ = ["has_weights", "reasons", "resolve_data", "resolve_device", "resolve_network", "unused_weights"]
 
-STEPS = 100  # of fine-tuning from published weights, at least where that takes no more than 50 epochs
+STEPS = 200  # of fine-tuning from published weights, at least where that takes no more than 50 epochs
+FEW = 100  # images to train on, below which a lower rate moves a fitted probe to less harm
 SMALL = 64  # pixels of a side up to which a set is trained from scratch, in memory
 
 
@@ -103,7 +104,7 @@ def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape:
         # What is trained on attacked images has as much to learn as from scratch.
         lr = (0.1 if attacking or not started else 0.02) * recipe.batch_size / 128
     elif lr is None:
-        lr = 3e-4 if tuned else 1e-4 if started else 1e-3
+        lr = 3e-4 if tuned and count >= FEW else 1e-4 if started else 1e-3
     if decay is None:
         decay = 5e-4 if optimizer == "sgd" else 0.05
     if epochs is None:
@@ -161,6 +162,26 @@ def _default_objective(anchored: bool, pretrained: bool) -> list[Any]:
         loss: list[Any] = [{"CrossEntropy": {"label_smoothing": 0.1}}]
         return [{"Anchored": {"alpha": 0.0}}, *loss] if anchored else loss
     return [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"] if anchored else ["CrossEntropy"]
+
+
+def reasons(given: Mapping[str, Any], recipe: Recipe, count: int) -> str | None:
+    """Why `recipe` fine-tunes published weights on `count` images as it does: what was not set, and by what it goes.
+
+    `given` is the recipe before it was resolved; None where the run starts otherwise, or all of it was set.
+    """
+    if not recipe.pretrained or _attacking(recipe):
+        return None
+    assert recipe.batch_size is not None
+    assert recipe.epochs is not None
+    words = []
+    if given.get("epochs") is None:
+        steps = recipe.epochs * -(-count // recipe.batch_size)
+        words.append(f"{recipe.epochs} epochs ({steps} steps; {STEPS} where 6 to 50 epochs give them)")
+    if given.get("lr") is None and recipe.optimizer == "adamw":
+        words.append(f"lr {recipe.lr:g} ({'below' if count < FEW else 'from'} {FEW} images)")
+    if given.get("batch_norm", "auto") == "auto" and recipe.batch_norm == "frozen":
+        words.append("batch norm with its published statistics")
+    return f"chosen for {count} images and published weights: {', '.join(words)}" if words else None
 
 
 def unused_weights(given: Mapping[str, Any], recipe: Recipe, train: ImageSet) -> str | None:
