@@ -25,7 +25,7 @@ def test_small_images_start_from_scratch():
         128,
         32,
     )
-    assert recipe.objective == [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"]
+    assert recipe.objective == [{"Anchored": {"alpha": 0.25, "mask_target": "label"}}, "CrossEntropy"]
     assert resolve_data(started(device="cuda"), 50_000, SMALL).model == "kedge_resnet18"
 
 
