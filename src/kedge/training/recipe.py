@@ -39,7 +39,8 @@ class Recipe:
         model: a timm or torchvision name, or `auto`.
         arguments: further arguments of the network, such as {width: 16}.
         pretrained: start from published weights; null: for photos, if the model has any.
-        weights: a file with published weights of `model`, safetensors or a torch file; null: those of the library.
+        weights: a file with published weights of `model`, safetensors or a torch file, or its name in the folder
+            $KEDGE_WEIGHTS; null: those of the library.
         init_from: start from a trained model: a run folder, a model folder, or a name of timm with its published
             weights; the network, its normalisation and its bank are those of that model.
         anchored: anchor the network, or train it as it is; null: as the model in init_from is, else anchored.
@@ -47,8 +48,9 @@ class Recipe:
         choose: how the bank is chosen: `random`, `stratified`, `kcenter` or `mean`.
         residuals: training residuals kept with the bank, for the per-image reference search (`blt`).
         objective: names inside kedge.objectives, outermost first, each alone or as {name: {argument: value}};
-            null: anchored cross-entropy with a quarter of the references masked. An objective that attacks gets
-            Anchored with alpha 0 round it where the model is anchored and the list does not say otherwise.
+            null: from scratch cross-entropy, anchored with a quarter of the references masked and the label kept; from
+            published weights not masked, with label smoothing 0.1. An objective that attacks gets Anchored with alpha
+            0 round it where the model is anchored and the list does not say otherwise.
         eps: radius of the attack in the objective, in pixel units of [0, 1], such as 8/255; null: what stands there.
             A class of your own that attacks in its own way gets it as its argument eps.
         class_weights: `none`, or `balanced` to weigh rare classes up, so that every class counts the same; for
