@@ -80,9 +80,11 @@ def run(config: "jsonargparse.Namespace") -> int:
         print(_shown(plan(experiment, config.scale, seeds, out, " or ".join(places), variants, changes)), end="")
         return 0
     planned = plan(experiment, config.scale, seeds, out, first_here(places), variants, changes)
-    # By runs: what evaluates the run of another variant stays with it, or two processes would train it.
-    runs = list(dict.fromkeys(each.run for each in planned))
-    mine = [each for each in planned if runs.index(each.run) % parts == part - 1]
+    # By runs: what evaluates the run of another variant stays with it, or two processes would train it; so does what
+    # starts from it.
+    runs = {each.run for each in planned}
+    first = list(dict.fromkeys(each.start or each.run for each in planned))
+    mine = [each for each in planned if first.index(each.start or each.run) % parts == part - 1]
     print(
         f"{experiment.title}\n{len(runs)} runs, {len({each.run for each in mine})} of them here, in {out}", flush=True
     )
