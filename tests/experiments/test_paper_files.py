@@ -40,6 +40,7 @@ STARTED = {
     "cifar100-masking": "masked-uniform-batch",
     "cifar100-masking-wrn": "standard",
     "cifar100-reference-set": "anchored-5",
+    "digits-controls": "standard-residual",
     "digits-masking": "masked-uniform-batch-group",
     "imagenet": "swin-t-masked",
     "photos-anchored": "uniform-10",
