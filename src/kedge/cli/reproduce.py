@@ -105,6 +105,8 @@ def _shown(planned: "list[Planned]") -> str:
     shown: dict[str, Any] = {}
     for each in planned:
         own = {**each.variant.recipe, "data": each.recipe.data, "seed": each.seed}
+        if each.start is not None:
+            own["init_from"] = each.recipe.init_from
         trained = {"recipe": own} if each.run.name == each.name else {"evaluates": each.run.name}
         shown[each.name] = {**trained, "evaluation": each.variant.evaluation}
     plain = json.loads(json.dumps(shown))  # else YAML refers from one to the other
