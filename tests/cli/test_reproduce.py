@@ -136,6 +136,21 @@ def test_the_parts_share_out_runs_not_rows(command, small, monkeypatch, tmp_path
     assert not one & other
 
 
+def test_what_starts_from_a_run_is_trained_by_the_process_that_trains_it(command, small, monkeypatch, tmp_path):
+    from kedge.experiments import evaluating, running
+
+    several = {**SMALL, "variants": {"a": {}, "b": {}, "a-longer": {"after": "a"}, "b-longer": {"after": "b"}}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(several))
+    for part in ("1/2", "2/2"):
+        trained = []
+        monkeypatch.setattr(running, "train_one", lambda planned, progress=False, seen=trained: seen.append(planned))
+        monkeypatch.setattr(evaluating, "evaluate_one", lambda planned, **_: {"measures": {}})
+        with pytest.raises(ValueError, match="nothing of small has been measured"):
+            command("reproduce", "small.yaml", "--seeds", "1", "--part", part)
+        first, second = trained
+        assert second.start == first.run
+
+
 def test_seeds_and_parts():
     assert seeds_of(None, 2) == [0, 1]
     assert seeds_of("3", 2) == [0, 1, 2]

@@ -43,6 +43,17 @@ def test_the_same_runs_asked_in_another_way(experiment):
     assert (masked.evaluation["references"], four.evaluation["references"]) == (1, 4)
 
 
+def test_what_comes_after_another_brings_it_along(values):
+    values["variants"]["longer"] = {"after": "masked", "lr": 0.01, "average": 1.0}
+    values["variants"]["longer-4"] = {"same_as": "longer", "evaluation.references": 4}
+    made = Experiment.from_dict(values, "small")
+    assert [v.name for v in made.variants_at("laptop", ["longer"])] == ["masked", "longer"]
+    assert [(v.name, v.after, v.runs) for v in made.variants_at("laptop", ["longer-4"])] == [
+        ("masked", None, "masked"),
+        ("longer-4", "masked", "longer"),
+    ]
+
+
 def test_a_base_that_starts_from_a_shipped_recipe(values):
     values["base"] = {"recipe": "digits", "epochs": 2}
     values["variants"] = {"one": {}}
@@ -65,6 +76,12 @@ def test_a_base_that_starts_from_a_shipped_recipe(values):
         ({"variants": {"a": {"seed": 3}}}, "seed is not a variant's to say"),
         ({"variants": {"a": {"same_as": "b"}}}, "no variant is named 'b'"),
         ({"variants": {"a": {}, "b": {"same_as": "a", "epochs": 2}}}, "only evaluation.KEY may differ"),
+        ({"variants": {"a": {}, "b": {"after": "c"}}}, "no variant is named 'c'"),
+        ({"variants": {"b": {"after": "a"}, "a": {}}}, "write it below that"),
+        ({"variants": {"a": {}, "b": {"after": "a"}, "c": {"after": "b"}}}, "starts from no other"),
+        ({"variants": {"a": {}, "b": {"after": "a", "init_from": "x"}}}, "leave out init_from"),
+        ({"variants": {"a": {"evaluation.part": "rest"}}}, "say how many are trained on"),
+        ({"variants": {"a": {"evaluation.part": "tests"}}}, "Did you mean 'test'"),
         ({"variants": {}}, "one variant and one scale or more"),
         ({"expected": {"clean acuracy": {"standard": 1}}}, "Did you mean 'clean accuracy'"),
         ({"expected": {"clean accuracy": {"standrd": 1}}}, "Did you mean 'standard'"),

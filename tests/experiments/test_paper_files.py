@@ -25,6 +25,8 @@ LOADED = {name: load_experiment(name) for name in NAMES}
 STARTED = {
     "cifar10-alpha": "alpha-0.75",
     "cifar10-augmentation": "masked-pixmix",
+    "cifar10-better": "target-by-share",
+    "cifar10-controls": "standard-residual-outlier",
     "cifar10-converged": "masked-label-sample",
     "cifar10-inference": "masked-blt",
     "cifar10-label-noise": "masked-20",
@@ -38,6 +40,7 @@ STARTED = {
     "cifar100-masking": "masked-uniform-batch",
     "cifar100-masking-wrn": "standard",
     "cifar100-reference-set": "anchored-5",
+    "digits-controls": "standard-residual",
     "digits-masking": "masked-uniform-batch-group",
     "imagenet": "swin-t-masked",
     "photos-anchored": "uniform-10",
@@ -72,8 +75,9 @@ def test_every_variant_at_every_scale_is_a_recipe(name):
         for planned in plan(experiment, scale, [0], resources.files("kedge"), "somewhere"):
             recipe, variant = planned.recipe, planned.variant
             names = [entry if isinstance(entry, str) else next(iter(entry)) for entry in recipe.objective]
-            assert names[-1] == "CrossEntropy"
-            assert (recipe.anchored is False) == ("Anchored" not in names) == ("standard" in variant.name)
+            assert names[-1] in ("CrossEntropy", "ConfidencePenalty", "OneReference")
+            anchors = {"Anchored", "OneReference"} & set(names)  # OneReference draws none: it has its own
+            assert (recipe.anchored is False) == (not anchors) == ("standard" in variant.name)
             if variant.evaluation.get("references") == "blt":
                 assert recipe.residuals > 0
             assert recipe.references >= (variant.evaluation["references"] if variant.name.endswith("-10") else 1)

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from kedge import data
+from kedge import data, evaluation
 from kedge.data import DataError
-from kedge.experiments.evaluating import evaluate_one, kept_record
+from kedge.experiments.evaluating import _judging, evaluate_one, kept_record
+from kedge.experiments.experiment import Experiment
 from kedge.experiments.reproducing import gathered
 from kedge.experiments.running import first_here, plan, train_one
 
@@ -141,3 +142,48 @@ def test_a_run_broken_off_before_it_had_a_recipe(experiment, tmp_path):
     with pytest.raises(ValueError, match=r"holds thesis\.doc"):
         train_one(masked)
     assert (masked.run / "thesis.doc").read_text() == "precious"
+
+
+def test_a_run_that_starts_from_another_and_is_judged_on_what_is_left(values, tmp_path, monkeypatch):
+    monkeypatch.delenv("KEDGE_DATA", raising=False)
+    values["variants"] = {
+        "standard": {"anchored": False, "objective": ["CrossEntropy"]},
+        "converted": {"after": "standard", "anchored": True, "average": 1.0, "batch_norm": "train"},
+        "views": {"same_as": "standard", "evaluation.views": 3},
+    }
+    values["evaluation"] |= {"part": "rest"}
+    values["base"] |= {"train_images": 600}
+    values |= {"expected": {}, "contrasts": {}, "scales": {"laptop": {"evaluation.limit": 40}}}
+    experiment = Experiment.from_dict(values, "small")
+    standard, converted, views = plan(experiment, "laptop", [1], tmp_path, "digits")
+    assert converted.start == standard.run
+    with pytest.raises(ValueError, match="train that first"):
+        train_one(converted)
+    for each in (standard, converted):
+        train_one(each)
+    asked = []
+    evaluated = evaluation.evaluate
+
+    def seen(models, images, **keywords):
+        asked.append((models, images, keywords))
+        return evaluated(models, images, **keywords)
+
+    monkeypatch.setattr(evaluation, "evaluate", seen)
+    records = [evaluate_one(each) for each in (standard, converted, views)]
+    train = data.load("digits", "train")
+    left = train.subset(range(600, len(train))).only_classes([0, 1, 2])
+    assert all(images.fingerprint() == left.fingerprint() for _, images, _ in asked)
+    assert [record["trained_on"] for record in records] == [0, 0, 0]
+    assert "references" not in asked[2][2]
+    assert asked[2][0]["views-1"].count == 3
+    assert records[2]["measures"] != records[0]["measures"]
+    assert kept_record(views) == records[2]
+    assert kept_record(converted) == records[1]
+
+
+def test_the_rest_of_all_images_is_nothing(values, planned, tmp_path):
+    values["evaluation"] |= {"part": "rest"}
+    values["base"] |= {"train_images": 1400}
+    (standard,) = plan(Experiment.from_dict(values, "small"), "laptop", [0], tmp_path, "digits", ["standard"])
+    with pytest.raises(ValueError, match=r"beyond train_images \(1400\), and digits has"):
+        _judging(standard, 8, 1, True)

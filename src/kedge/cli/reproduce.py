@@ -80,9 +80,11 @@ def run(config: "jsonargparse.Namespace") -> int:
         print(_shown(plan(experiment, config.scale, seeds, out, " or ".join(places), variants, changes)), end="")
         return 0
     planned = plan(experiment, config.scale, seeds, out, first_here(places), variants, changes)
-    # By runs: what evaluates the run of another variant stays with it, or two processes would train it.
-    runs = list(dict.fromkeys(each.run for each in planned))
-    mine = [each for each in planned if runs.index(each.run) % parts == part - 1]
+    # By runs: what evaluates the run of another variant stays with it, or two processes would train it; so does what
+    # starts from it.
+    runs = {each.run for each in planned}
+    first = list(dict.fromkeys(each.start or each.run for each in planned))
+    mine = [each for each in planned if first.index(each.start or each.run) % parts == part - 1]
     print(
         f"{experiment.title}\n{len(runs)} runs, {len({each.run for each in mine})} of them here, in {out}", flush=True
     )
@@ -103,6 +105,8 @@ def _shown(planned: "list[Planned]") -> str:
     shown: dict[str, Any] = {}
     for each in planned:
         own = {**each.variant.recipe, "data": each.recipe.data, "seed": each.seed}
+        if each.start is not None:
+            own["init_from"] = each.recipe.init_from
         trained = {"recipe": own} if each.run.name == each.name else {"evaluates": each.run.name}
         shown[each.name] = {**trained, "evaluation": each.variant.evaluation}
     plain = json.loads(json.dumps(shown))  # else YAML refers from one to the other

@@ -46,21 +46,25 @@ def evaluate_one(
     import kedge
     from kedge import evaluation
     from kedge.evaluation.provenance import machine, now
+    from kedge.evaluation.views import Views
     from kedge.layout import channels_last
     from kedge.scores import MSP, Energy, Masked
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = channels_last(kedge.load(planned.run / "model").to(device))
-    keywords = {key: value for key, value in planned.variant.evaluation.items() if key not in ("near", "ood")}
+    ours = ("near", "ood", "part", "views")  # the rest are keywords of `evaluate`
+    keywords = {key: value for key, value in planned.variant.evaluation.items() if key not in ours}
     whole = keywords.get("limit") is None
     channels, height, width = model.input_shape
     side = height if height == width else None
-    test = data.load(str(planned.recipe.data), "test", side, channels, decode=whole)
+    test = _judging(planned, side, channels, whole)
     if planned.recipe.classes is not None:
         test = test.only_classes(planned.recipe.classes)
     near, missing = _outside(planned.variant.evaluation.get("near", []), side, channels, whole)
     far, more = _outside(planned.variant.evaluation.get("ood", []), side, channels, whole)
+    if (views := planned.variant.evaluation.get("views")) is not None:
+        model = Views(model, views)
     if not hasattr(model, "references"):
         keywords.pop("references", None)
     started = time.perf_counter()
@@ -129,6 +133,17 @@ def _is_here(name: str) -> bool:
 def _asked(planned: Planned) -> dict[str, Any]:
     # How images are ranked is part of it: records of another ranking do not stand beside those of this one.
     return {**planned.variant.evaluation, "data": planned.recipe.data, "ranked_by": "log odds"}
+
+
+def _judging(planned: Planned, side: int | None, channels: int, decode: bool) -> ImageSet:
+    """The images that a run is judged on: the test images, or with part rest those that train_images left."""
+    place, first = str(planned.recipe.data), planned.recipe.train_images
+    if planned.variant.evaluation.get("part", "test") == "test":
+        return data.load(place, "test", side, channels, decode=decode)
+    train = data.load(place, "train", side, channels, decode=decode)
+    if first is None or first >= len(train):
+        raise ValueError(f"part rest is of training images beyond train_images ({first}), and {place} has {len(train)}")
+    return train.subset(range(first, len(train)))
 
 
 def _outside(

@@ -18,7 +18,8 @@ __all__ = ["Experiment", "Variant", "experiment_names", "load_experiment"]
 
 FOLDER = "paper"  # inside kedge/recipes
 OURS = ("name", "runs", "seed", "data")  # keys of a recipe that the experiment decides, not its variants
-EVALUATION = frozenset({"shift", "severities", "near", "ood", "limit", "references", "equalise"})
+EVALUATION = frozenset({"shift", "severities", "near", "ood", "limit", "references", "equalise", "part", "views"})
+PARTS = ("test", "rest")
 # What the tables compare, in percent, in their order; True: higher is better.
 MEASURES = {
     "clean accuracy": True,
@@ -45,12 +46,14 @@ class Variant:
         recipe: the keys of its recipe, without data, seed, name and runs.
         evaluation: keywords of the evaluation.
         runs: the name of the variant whose runs it evaluates; its own unless it only asks them in another way.
+        after: the name of the variant whose runs, of the same seed, its training starts from; None: of none.
     """
 
     name: str
     recipe: dict[str, Any]
     evaluation: dict[str, Any]
     runs: str
+    after: str | None = None
 
 
 @dataclass
@@ -63,8 +66,11 @@ class Experiment:
         data: names of the data set, the first that is here is taken.
         base: a recipe without data and seed, or {recipe: NAME, ...} for a shipped one with changes.
         variants: name to changes of the base; `objective.Anchored.alpha` reaches into the list of objectives,
-            `evaluation.references` into the evaluation, `same_as` names a variant whose runs are evaluated again.
-        evaluation: keywords of `kedge.evaluation.evaluate`: shift, severities, near, ood, limit, references, equalise.
+            `evaluation.references` into the evaluation, `same_as` names a variant whose runs are evaluated again,
+            `after` one whose runs this one starts from.
+        evaluation: keywords of `kedge.evaluation.evaluate`: shift, severities, near, ood, limit, references, equalise;
+            `part`: judge on the `test` images, or on the `rest`, the training images beyond train_images; `views`:
+            so many views of an image, see `kedge.evaluation.views`.
         scales: name to changes of the base, and `variants`: those that this scale keeps.
         seeds: how many, from 0.
         expected: measure to variant to the percentage in the source, at its own scale.
@@ -123,7 +129,7 @@ class Experiment:
                 self._named(name, f"{source}contrasts: ")
 
     def variants_at(self, scale: str, only: list[str] | None = None, source: str = "") -> list[Variant]:
-        """The variants at `scale`, all or `only` some, in the order of the file.
+        """The variants at `scale`, all or `only` some and those that these come after, in the order of the file.
 
         Raises:
             ValueError: for a scale or variant that the experiment does not have, or changes that lead nowhere.
@@ -135,7 +141,10 @@ class Experiment:
         kept = changes.pop("variants", list(self.variants))
         for name in [*kept, *(only or [])]:
             self._named(name, source)
-        return [self._variant(name, changes, source) for name in self.variants if name in (only or kept)]
+        wanted = {name: self._variant(name, changes, source) for name in self.variants if name in (only or kept)}
+        before = {v.after for v in wanted.values()}
+        return [wanted.get(name) or self._variant(name, changes, source) for name in self.variants
+                if name in wanted or name in before]  # fmt: skip
 
     def _variant(self, name: str, scaled: Mapping[str, Any], source: str) -> Variant:
         own = dict(self.variants[name] or {})
@@ -148,6 +157,13 @@ class Experiment:
                     f"{where}same_as names a variant with runs of its own, and only evaluation.KEY may differ from it"
                 )
             own = {**(self.variants[same] or {}), **own}
+        after = own.pop("after", None)
+        if after is not None:
+            self._named(after, where)
+            if {"same_as", "after"} & set(self.variants[after] or {}):
+                raise ValueError(f"{where}after names a variant with runs of its own that starts from no other")
+            if list(self.variants).index(after) > list(self.variants).index(same or name):
+                raise ValueError(f"{where}it comes after {after}: write it below that")
         base = dict(self.base)
         if "recipe" in base:
             shipped = asdict(load_recipe(base.pop("recipe")))
@@ -162,7 +178,16 @@ class Experiment:
                 raise ValueError(f"{where}the evaluation has no {key!r}.{near(key, EVALUATION)}")
         if taken := [key for key in OURS if key in tree]:
             raise ValueError(f"{where}{taken[0]} is not a variant's to say: the experiment does")
-        return Variant(name, tree, evaluation, same or name)
+        part = evaluation.get("part", "test")
+        if part not in PARTS:
+            raise ValueError(f"{where}part is one of {', '.join(PARTS)}, not {part!r}.{near(str(part), PARTS)}")
+        if part == "rest" and tree.get("train_images") is None:
+            raise ValueError(f"{where}part rest is of training images beyond train_images: say how many are trained on")
+        if after is not None:
+            if "init_from" in tree:
+                raise ValueError(f"{where}it starts from a run of {after}: leave out init_from")
+            tree["init_from"] = after  # of which seed, the plan says
+        return Variant(name, tree, evaluation, same or name, after)
 
     def _named(self, name: str, source: str) -> None:
         if name not in self.variants:

@@ -43,6 +43,11 @@ class Planned:
         return self.out / "runs" / f"{self.variant.runs}-{self.seed}"
 
     @property
+    def start(self) -> Path | None:
+        """The folder of the training that this one starts from; None for one that starts anew."""
+        return None if self.variant.after is None else self.out / "runs" / f"{self.variant.after}-{self.seed}"
+
+    @property
     def record(self) -> Path:
         """The file of what was measured."""
         return self.out / "measured" / f"{self.name}.json"
@@ -86,6 +91,7 @@ def plan(
                 {
                     **variant.recipe,
                     **(changes or {}),
+                    **({} if variant.after is None else {"init_from": str(out / "runs" / f"{variant.after}-{seed}")}),
                     "data": place,
                     "seed": seed,
                     "name": f"{variant.runs}-{seed}",
@@ -119,6 +125,9 @@ def _check_names(variant: Variant) -> None:
     references = variant.evaluation.get("references")
     if not (references in (None, "blt", "adaptive") or (isinstance(references, int) and references >= 1)):
         raise ValueError(f"references is a number, blt or adaptive, not {references!r}")
+    views = variant.evaluation.get("views")
+    if not (views is None or (isinstance(views, int) and 1 <= views <= 10)):
+        raise ValueError(f"views is a number from 1 to 10, not {views!r}")
 
 
 def first_here(names: Iterable[str]) -> str:
@@ -142,9 +151,12 @@ def train_one(planned: Planned, progress: bool = False) -> None:
     """Train what is planned, or go on where it was broken off; nothing to do for a run that is over.
 
     Raises:
-        ValueError: if there is a run of that name with another recipe.
+        ValueError: if there is a run of that name with another recipe, or no trained one that it starts from.
     """
     from kedge.training import fit
+
+    if planned.start is not None and not (planned.start / "model" / "config.json").is_file():
+        raise ValueError(f"{planned.name} starts from {planned.start}, which has no model yet: train that first")
 
     begun = agreed(lambda: _begun(planned))
     fit(planned.recipe, resume=planned.run if begun else None, progress=progress)

@@ -8,8 +8,11 @@ from kedge.objectives.abnormal import AAER
 from kedge.objectives.adversarial import TRADES, Adversarial, Attacking, attacks_images
 from kedge.objectives.anchored import Anchored
 from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, image_weights, set_looks, set_progress
+from kedge.objectives.confidence_penalty import ConfidencePenalty
 from kedge.objectives.cure import CURE
 from kedge.objectives.mixing import CutMix, Mixup
+from kedge.objectives.one_reference import OneReference
+from kedge.objectives.replacing import Blend, Noise
 
 __all__ = [
     "AAER",
@@ -18,10 +21,14 @@ __all__ = [
     "Adversarial",
     "Anchored",
     "Attacking",
+    "Blend",
+    "ConfidencePenalty",
     "CrossEntropy",
     "CutMix",
     "Mixup",
+    "Noise",
     "Objective",
+    "OneReference",
     "SquaredError",
     "attacks_images",
     "image_weights",

@@ -5,15 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, derangement
 from kedge.anchoring.references import stack_images
 from kedge.checks import unit_images
 from kedge.objectives.basic import Objective, num_outputs, soft_targets, unwrapped
+from kedge.objectives.unlabelled import check_takes_uniform
 
 # Masking hurts with reference sets up to this size (arXiv 2406.00529, the authors' own curve).
 SMALL_REFERENCE_SET = 50
+MASK_TARGETS = ("uniform", "label", "share")
 
 
 class Anchored(Objective):
@@ -26,7 +29,9 @@ class Anchored(Objective):
     Args:
         inner: the objective that gets the model with references and mask bound, and the targets.
         alpha: the probability of masking; 0 is plain anchoring. The authors use 0.25 on CIFAR and 0.2 on ImageNet.
-        mask_target: "uniform" (the paper), or "label": keep the true target (the authors' released code).
+        mask_target: "uniform" (the paper), or "label": keep the true target (the authors' released code), or "share":
+            between them, s times the true target and 1 - s times the uniform one, where s = |x|² / (|x|² + |r|²) of
+            the normalised image and its reference is the share that the image has in what is left, x - r.
         mask_per: "sample" draws for each image; "batch" for the whole batch at once (the paper), which ruins the
             running statistics of batch normalisation with the uniform target.
         reference_set: where references come from: an indexable data set of (image, label), or a tensor
@@ -37,10 +42,17 @@ class Anchored(Objective):
             only, [T(r), x - r], for a random half of the images; sharpens the out-of-distribution score of AMP
             (arXiv 2207.04125).
         generator: for every draw, on the CPU; None: torch's global one.
+        ramp: share of training, by `progress`, in which alpha rises linearly from 0 to its value; 0: whole from the
+            start.
+        partners: "any" image of the batch is a reference, or only one of an "other-class" where the batch has one.
+        average: a reference is the mean of so many images.
+        blur: side in pixels of a box, odd, over which references are averaged; 0: none. `prepare` does both to the
+            bank of the model too.
 
     Raises:
         ValueError: for values out of range, images of the reference set outside [0, 1], or an inner objective that
-            cannot take a uniform target, such as an attack that climbs the margin.
+            cannot take a uniform target, such as an attack that climbs the margin; when called, with `blur` for
+            other than images `[B, C, H, W]`.
         TypeError: for a reference set of other integers than uint8; when called with a model that is not anchored.
     """
 
@@ -55,33 +67,33 @@ class Anchored(Objective):
         reference_set: Any = None,
         augment_reference: Callable[[Tensor, torch.Generator | None], Tensor] | None = None,
         generator: torch.Generator | None = None,
+        ramp: float = 0.0,
+        partners: str = "any",
+        average: int = 1,
+        blur: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha is a probability, got {alpha}")
-        if mask_target not in ("uniform", "label"):
-            raise ValueError(f'mask_target must be "uniform" or "label", got {mask_target!r}')
+        if mask_target not in MASK_TARGETS:
+            raise ValueError(f"mask_target must be one of {', '.join(MASK_TARGETS)}, got {mask_target!r}")
         if mask_per not in ("sample", "batch"):
             raise ValueError(f'mask_per must be "sample" or "batch", got {mask_per!r}')
         kind = getattr(inner, "targets_kind", "soft")
-        if alpha > 0 and mask_target == "uniform" and kind != "soft":
-            takes = "class indices" if kind == "indices" else "regression values"
-            raise ValueError(
-                f"{type(inner).__name__} takes {takes}, not the uniform distribution that masked images are trained "
-                'to; use alpha=0 (plain anchoring) or mask_target="label"'
-            )
-        mixing = [m for m in _nested(inner) if getattr(m, "mixes_targets", False)]
-        if alpha > 0 and mask_target == "uniform" and mixing:
-            name = type(mixing[0]).__name__
-            raise ValueError(
-                f"{name} inside Anchored would mix the uniform target of masked images into others; put it outside: "
-                f"{name}(Anchored(...)), which draws references from the mixed images"
-            )
-        if alpha > 0 and mask_target == "uniform" and any(_needs_labels(m) for m in _nested(inner)):
-            raise ValueError(
-                "an attack with loss='margin' inside Anchored leads away from the label, and masked images have none; "
-                "use loss='ce', alpha=0 (plain anchoring) or mask_target=\"label\""
-            )
+        if alpha > 0 and mask_target != "label":
+            check_takes_uniform(inner, "Anchored", "masked", 'alpha=0 (plain anchoring) or mask_target="label"')
+        if not 0 <= ramp <= 1:
+            raise ValueError(f"ramp is a share of training, got {ramp}")
+        if partners not in ("any", "other-class"):
+            raise ValueError(f'partners must be "any" or "other-class", got {partners!r}')
+        if partners == "other-class" and reference_set is not None:
+            raise ValueError('partners="other-class" is of the batch, and there is a reference_set: leave one out')
+        if partners == "other-class" and kind == "values":
+            raise ValueError('partners="other-class" needs classes, and the targets are regression values')
+        if average < 1:
+            raise ValueError(f"average is a number of images, 1 or more, got {average}")
+        if blur < 0 or (blur and blur % 2 == 0):
+            raise ValueError(f"blur is 0 or an odd number of pixels, got {blur}")
         if reference_set is not None and len(reference_set) == 0:
             raise ValueError("the reference set is empty")
         if reference_set is not None and alpha > 0 and len(reference_set) <= SMALL_REFERENCE_SET:
@@ -97,6 +109,10 @@ class Anchored(Objective):
         self.mask_per = mask_per
         self.augment_reference = augment_reference
         self.generator = generator
+        self.ramp = ramp
+        self.partners = partners
+        self.average = average
+        self.blur = blur
         images = reference_set if isinstance(reference_set, Tensor) else getattr(reference_set, "images", None)
         if isinstance(images, Tensor) and images.dtype != torch.uint8:
             images = unit_images(images, "the images of the reference set")
@@ -107,30 +123,55 @@ class Anchored(Objective):
         """What `repr` shows."""
         return f"alpha={self.alpha}, mask_target={self.mask_target!r}, mask_per={self.mask_per!r}"
 
+    @property
+    def share(self) -> float:
+        """The probability of masking in force, by `progress`."""
+        return self.alpha if self.ramp == 0 else self.alpha * min(1.0, self.progress / self.ramp)
+
+    def prepare(self, model: nn.Module) -> None:
+        """Average and blur the bank of the model as references are in training."""
+        core = unwrapped(model)
+        if isinstance(core, AnchoredModel) and (self.average > 1 or self.blur):
+            bank = core.references
+            core.references = self._blurred(torch.stack([bank.roll(-k, 0) for k in range(self.average)]).mean(0))
+
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss of the model with freshly drawn references and mask."""
         core = unwrapped(model)
         if not isinstance(core, AnchoredModel):
             raise TypeError(f"Anchored needs an anchored model, got {type(core).__name__}; make one with kedge.anchor")
-        references = self._draw_references(core, images)
+        references = self._blurred(self._draw_references(core, images, targets))
         mask = self._draw_mask(images)
         slot = self._draw_slot(references, images)
-        unlabelled = mask if self.mask_target == "uniform" else None
-        if unlabelled is not None:
+        if mask is not None and self.mask_target != "label":
             classes = num_outputs(core)
-            targets = torch.where(unlabelled[:, None], 1 / classes, soft_targets(targets, classes))
+            own = soft_targets(targets, classes)
+            kept = 0.0 if self.mask_target == "uniform" else _share(core, images, references)[:, None]
+            targets = torch.where(mask[:, None], kept * own + (1 - kept) / classes, own)
+        unlabelled = mask if self.mask_target == "uniform" else None
         return self.inner(BoundReferences(model, references, mask, slot, unlabelled), images, targets)
 
-    def _draw_references(self, model: AnchoredModel, images: Tensor) -> Tensor:
-        n = len(images)
+    def _draw_references(self, model: AnchoredModel, images: Tensor, targets: Tensor) -> Tensor:
+        n, m = len(images), self.average
         if self.reference_images is not None:
-            index = self._indices(len(self.reference_images), n).to(self.reference_images.device)
-            return as_images(self.reference_images[index], images)
+            index = self._indices(len(self.reference_images), m * n).to(self.reference_images.device)
+            return _mean(as_images(self.reference_images[index], images), m)
         if self.reference_set is not None:
-            return stack_images(self.reference_set, self._indices(len(self.reference_set), n)).to(images)
+            return _mean(stack_images(self.reference_set, self._indices(len(self.reference_set), m * n)).to(images), m)
         if n < 2:
             return model.references[:1].to(images)
-        return images.detach()[derangement(n, self.generator, images.device)]
+        if self.partners == "other-class":
+            drawn = torch.cat([_of_other_classes(targets, self.generator) for _ in range(m)])
+        else:
+            drawn = torch.cat([derangement(n, self.generator, images.device) for _ in range(m)])
+        return _mean(images.detach()[drawn], m)
+
+    def _blurred(self, references: Tensor) -> Tensor:
+        if not self.blur:
+            return references
+        if references.ndim != 4:
+            raise ValueError(f"blur is of images [B, C, H, W], got {list(references.shape)}")
+        return F.avg_pool2d(references, self.blur, 1, self.blur // 2, count_include_pad=False)
 
     def _indices(self, size: int, n: int) -> Tensor:
         return torch.randint(size, (n,), generator=self.generator)
@@ -139,7 +180,7 @@ class Anchored(Objective):
         if self.alpha == 0:
             return None
         draws = torch.rand(len(images) if self.mask_per == "sample" else 1, generator=self.generator)
-        return (draws < self.alpha).expand(len(images)).to(images.device)
+        return (draws < self.share).expand(len(images)).to(images.device)
 
     def _draw_slot(self, references: Tensor, images: Tensor) -> Tensor | None:
         if self.augment_reference is None:
@@ -184,14 +225,22 @@ class BoundReferences(nn.Module):
         return self.model(images, references=self.references, mask=self.mask, slot=self.slot)
 
 
-def _nested(inner: Any) -> list[Any]:
-    """The objectives inside `inner`, itself first; a plain function is an objective too."""
-    return list(inner.modules()) if isinstance(inner, nn.Module) else [inner]
+def _mean(drawn: Tensor, m: int) -> Tensor:
+    """Means of m images each, `[m * n, ...]` to `[n, ...]`."""
+    return drawn if m == 1 else drawn.unflatten(0, (m, -1)).mean(0)
 
 
-def _needs_labels(objective: Any) -> bool:
-    """Whether an attack inside climbs the margin of a label: of the uniform target it would be that of class 0."""
-    return getattr(getattr(objective, "attack", None), "loss", None) == "margin"
+def _of_other_classes(targets: Tensor, generator: torch.Generator | None) -> Tensor:
+    """For each of n images another one `[n]` of another class, of its own where the batch has no other; n >= 2."""
+    labels = targets.argmax(1) if targets.ndim == 2 else targets
+    draws = torch.rand(len(labels), len(labels), generator=generator).to(labels.device)
+    return (draws + (labels[:, None] != labels)).fill_diagonal_(-1).argmax(1)
+
+
+def _share(model: AnchoredModel, images: Tensor, references: Tensor) -> Tensor:
+    """The share `[B]` that images have in the energy of x - r, after normalisation."""
+    x, r = (model.normalise(each).flatten(1).float().square().sum(1) for each in (images, references))
+    return x / (x + r).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def as_images(drawn: Tensor, like: Tensor) -> Tensor:

@@ -119,16 +119,19 @@ class CrossEntropy(Objective):
 
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The mean cross-entropy."""
+        return self._logits_and_loss(model, images, targets)[1]
+
+    def _logits_and_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(images)
         targets = check_targets(targets, logits)
         if self.class_weights is None:
-            return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+            return logits, F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         if len(self.class_weights) != logits.shape[1]:
             c = len(self.class_weights)
             raise ValueError(f"class_weights has {c} values, but the model has {logits.shape[1]} outputs")
         weights = image_weights(model, targets, self.class_weights.to(logits.device))
         losses = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, reduction="none")
-        return (weights * losses).mean()
+        return logits, (weights * losses).mean()
 
 
 class SquaredError(Objective):

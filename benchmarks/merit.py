@@ -1,0 +1,80 @@
+"""The figure of merit by which the changes of cifar10-better are judged, from the results of `kedge reproduce`.
+
+    python -m benchmarks.merit reproduce/cifar10-better-quick/results.json
+
+Fixed before anything was run: the mean of corrupted accuracy and 100 - corrupted smooth ECE, in percent, for a variant
+whose mean clean accuracy is at most half a point below that of masked-label. Those that start from a run of another are
+set beside the ones that trained on for as long. Differences are taken seed by seed, with Student's 95 % interval where
+there are two seeds or more. Prints the table and writes merit.json beside the results.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from kedge.experiments.comparing import mean_interval
+
+BASE = "masked-label"
+LONGER = {"converted": "standard-longer", "distilled": "masked-label-longer", "masked-label-longer": "standard-longer"}
+SLACK = 0.5  # points of clean accuracy
+
+
+def merit(measures: dict[str, float]) -> float:
+    """The mean of corrupted accuracy and 100 - corrupted smooth ECE."""
+    return (measures["corrupted accuracy"] + 100 - measures["corrupted smooth ECE"]) / 2
+
+
+def judged(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each variant, the best first: merit, what it is made of, and its difference from what it changes."""
+    runs = {name: {run["seed"]: run["measures"] for run in each["runs"]} for name, each in results["variants"].items()}
+    clean = {
+        name: statistics.fmean(measures["clean accuracy"] for measures in each.values()) for name, each in runs.items()
+    }
+    rows = []
+    for name, each in runs.items():
+        base = LONGER.get(name, BASE)
+        shared = sorted(set(each) & set(runs.get(base, {})))
+        apart = [merit(each[seed]) - merit(runs[base][seed]) for seed in shared]
+        interval = mean_interval(apart)
+        rows.append(
+            {
+                "variant": name,
+                "seeds": sorted(each),
+                "merit": statistics.fmean(map(merit, each.values())),
+                **{key: statistics.fmean(measures[key] for measures in each.values())
+                   for key in ("clean accuracy", "corrupted accuracy", "corrupted smooth ECE")},
+                "over": base,
+                "difference": statistics.fmean(apart) if apart else None,
+                "interval": None if interval is None else list(interval),
+                "eligible": BASE not in clean or clean[name] >= clean[BASE] - SLACK,
+            }
+        )  # fmt: skip
+    return sorted(rows, key=lambda row: -row["merit"])
+
+
+def main() -> int:
+    """Print and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="results.json of kedge reproduce cifar10-better")
+    args = parser.parse_args()
+    results = json.loads(args.results.read_text(encoding="utf-8"))
+    rows = judged(results)
+    print("| variant | seeds | clean acc | corrupted acc | corrupted smooth ECE | merit | difference | eligible |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        numbers = [row[key] for key in ("clean accuracy", "corrupted accuracy", "corrupted smooth ECE", "merit")]
+        apart = "" if row["difference"] is None else f"{row['difference']:+.1f} over {row['over']}"
+        if row["interval"]:
+            apart += " [{:+.1f}, {:+.1f}]".format(*row["interval"])
+        shown = " | ".join(f"{number:.1f}" for number in numbers)
+        print(f"| {row['variant']} | {len(row['seeds'])} | {shown} | {apart} | {'yes' if row['eligible'] else 'no'} |")
+    out = {"experiment": results["experiment"], "scale": results["scale"], "rows": rows}
+    (args.results.parent / "merit.json").write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
