@@ -1,16 +1,20 @@
 """Fine-tuning from published weights: from the linear probe, on frozen statistics, and never below its start."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 import kedge
 from kedge.adaptation.features import features
 from kedge.adaptation.heads import find_head
-from kedge.training import fit
+from kedge.training import Recipe, fit, floor
 from kedge.training.build import load_sets
+from kedge.training.folder import RunFolder
 from kedge.training.module import Run
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -81,6 +85,34 @@ def test_what_training_ruins_is_not_handed_over(recipe, caplog, capsys):
     assert facts["start"]["share"] < 1
     assert facts["validation"]["accuracy"] >= facts["probe"]["accuracy"] - 1e-9
     assert "training ended below its start" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("of_trained", "share"),
+    # the start is right on half of the images
+    [
+        ({1.0: 0.5}, 1.0),
+        ({1.0: 0.4, 0.9: 0.4, 0.8: 0.5, 0.7: 0.9}, 0.8),
+        (dict.fromkeys((1.0, *floor.SHARES), 0.4), 0.0),
+    ],
+)
+def test_the_most_of_the_training_that_is_as_right_as_the_start_is_kept(of_trained, share, tmp_path, monkeypatch):
+    trained = kedge.plain(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)), example=(1, 1, 2), mean=[0.0], std=[1.0])
+    (tmp_path / "start").mkdir()
+    zeros = {k: torch.zeros_like(v) if "network" in k else v for k, v in trained.state_dict().items()}
+    save_file(zeros, tmp_path / "start/model.safetensors")
+    full = trained.network[1].weight.detach().clone()
+
+    def accuracy(run, model):
+        of = round(float((model.network[1].weight / full).mean().detach()), 3)
+        return {0.0: 0.5, **of_trained}[of]
+
+    monkeypatch.setattr(floor, "_accuracy", accuracy)
+    run = SimpleNamespace(recipe=Recipe(batch_norm="frozen"))
+    model, record = floor.not_below_start(run, trained, RunFolder(tmp_path))
+    torch.testing.assert_close(model.network[1].weight, share * full)
+    assert record["share"] == share
+    assert record["accuracy"] == max(0.5, of_trained.get(share, 0))
 
 
 def test_a_run_killed_in_its_first_epoch_goes_on_from_the_same_probe(recipe, monkeypatch):
