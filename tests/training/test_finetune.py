@@ -236,6 +236,7 @@ def test_a_class_with_one_photo_is_trained_on(recipe, capsys):
 def test_a_network_without_a_linear_head_starts_from_a_fresh_one_and_says_so(recipe, tmp_path, caplog):
     import torchvision
 
+    torch.manual_seed(0)
     path = tmp_path / "squeezenet.pth"
     torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
     train, val = load_sets(recipe(image_size=32))
