@@ -122,12 +122,10 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
     return Fit(len(used), len(counted), missing, unused, words)
 
 
-def outputs_of_head(path: str | os.PathLike[str], head: Sequence[str]) -> int | None:
-    """How many classes the head in a file gives; None if it has none of these names."""
-    for name, value in read_weights(path).items():
-        if name.endswith(tuple(f"{each}.weight" for each in head)) and value.ndim >= 2:
-            return len(value)
-    return None
+def outputs_of_head(path: str | os.PathLike[str], network: nn.Module, head: Sequence[str]) -> int | None:
+    """How many classes the head in a file for `network` gives, whatever those of `network`; None if it has none."""
+    state = _converted(network, _without_prefix(read_weights(path), network.state_dict()))
+    return next((len(value) for name, value in state.items() if name in {f"{each}.weight" for each in head}), None)
 
 
 def _located(path: Path) -> Path:

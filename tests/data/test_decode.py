@@ -74,6 +74,9 @@ def test_evaluation_view_is_centred_and_keeps_an_eighth_off_photos():
     image = torch.zeros(1, 256, 400, dtype=torch.uint8)
     image[:, 16:240, 88:312] = 255  # the central 224 x 224
     assert evaluation_view(image, 224).min() == 255
+    wide = torch.arange(300).remainder(251).to(torch.uint8).expand(1, 192, 300).contiguous()
+    assert torch.equal(evaluation_view(wide[:, :191], 191), wide[:, :191, 54:245])  # all of the shorter side, as it is
+    assert not torch.equal(evaluation_view(wide, 192), wide[:, :, 54:246])
     small = torch.arange(48, dtype=torch.uint8).expand(1, 32, 48).contiguous()
     assert torch.equal(evaluation_view(small, 32), small[:, :, 8:40])
 

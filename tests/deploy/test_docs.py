@@ -43,7 +43,12 @@ PHOTOS = {
 
 @pytest.mark.parametrize(
     ("channels", "side", "rule"),
-    [(3, 72, {"threshold": 0.3}), (1, 32, {"threshold": 0.3, "log_odds": -0.8472978603872037})],
+    [
+        (3, 72, {"threshold": 0.3}),
+        (3, 191, {"threshold": 0.3}),
+        (3, 192, {"threshold": 0.3}),
+        (1, 32, {"threshold": 0.3, "log_odds": -0.8472978603872037}),
+    ],
 )
 def test_the_snippet_prepares_photos_as_evaluation_does(channels, side, rule, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")

@@ -15,7 +15,7 @@ from kedge import data, networks
 from kedge.training import Recipe, fit, fitting
 from kedge.training.begin import load_start
 from kedge.training.build import load_sets
-from kedge.training.start import earlier_passes, inherit, trained_eps
+from kedge.training.start import earlier_passes, going_on, inherit, trained_eps
 
 pytestmark = pytest.mark.usefixtures("no_report")
 SIZE = {"arguments": {"width": 4}, "batch_size": 64, "device": "cpu", "references": 3}
@@ -126,6 +126,37 @@ def test_the_data_and_the_classes_are_those_of_the_run(home):
     assert (recipe.data, recipe.classes, recipe.image_size) == ("digits", ["0", "1", "2", "3"], 8)
     other = inherit(Recipe(init_from=str(home / "plain"), data=str(home / "photos")))
     assert (other.classes, other.split_seed, other.image_size) == (None, None, 8)
+
+
+@pytest.mark.parametrize(
+    ("before", "anchored", "after"),
+    [
+        (None, True, None),  # a model that belongs to no run: as anew
+        (["CrossEntropy"], False, ["CrossEntropy"]),
+        (["CrossEntropy"], True, [{"Anchored": {"alpha": 0.0}}, "CrossEntropy"]),
+        (
+            [{"Anchored": {"alpha": 0.0}}, {"CrossEntropy": {"label_smoothing": 0.1}}],
+            True,
+            [{"Anchored": {"alpha": 0.0}}, {"CrossEntropy": {"label_smoothing": 0.1}}],
+        ),
+        (
+            [{"Anchored": {"alpha": 0.2, "ramp": 0.5}}, "CrossEntropy"],
+            True,
+            [{"Anchored": {"alpha": 0.2}}, "CrossEntropy"],
+        ),
+        # an attack is asked for each time, and weights of classes are of those classes
+        ([{"TRADES": {"beta": 6}}, {"CrossEntropy": {"class_weights": [1, 2]}}], False, ["CrossEntropy"]),
+        (["Anchored", "CrossEntropy"], True, [{"Anchored": {}}, "CrossEntropy"]),
+    ],
+)
+def test_a_run_goes_on_masked_and_smoothed_as_the_one_before(before, anchored, after):
+    assert going_on(before, anchored) == after
+
+
+def test_what_is_asked_for_goes_before_what_the_run_did(home):
+    stored = yaml.safe_load((home / "anchored" / "recipe.yaml").read_text())["objective"]
+    assert inherit(Recipe(init_from=str(home / "anchored"))).objective == going_on(stored, True)
+    assert inherit(Recipe(init_from=str(home / "anchored"), objective=["CrossEntropy"])).objective == ["CrossEntropy"]
 
 
 def test_names_in_the_folder_of_runs(home, monkeypatch):

@@ -168,11 +168,11 @@ def _share(text: str) -> float | str:
 
 def _objective(source: Source) -> list[Any] | None:
     """How a run masked its references, for fine-tuning to go on so; None for any other model."""
-    for entry in source.recipe().get("objective") or []:
-        if isinstance(entry, dict) and "Anchored" in entry:
-            kept = {k: v for k, v in (entry["Anchored"] or {}).items() if k in ("alpha", "mask_target", "mask_per")}
-            return [{"Anchored": kept}, "CrossEntropy"]
-    return None
+    from kedge.training.start import going_on
+
+    before = source.recipe().get("objective")
+    anchored = any(isinstance(entry, dict) and "Anchored" in entry for entry in before or [])
+    return going_on(before, anchored=True) if anchored else None
 
 
 def _images(

@@ -102,7 +102,8 @@ def parser() -> "jsonargparse.ArgumentParser":
         "--scores",
         **several,
         default=["all"],
-        help=f"what to tell them by: all, or some of {', '.join(SCORES)}; pytorch-ood:NAME (needs kedge[ood])",
+        help="what to tell them by: all (masked only where a run was masked to uniform), or some of "
+        f"{', '.join(SCORES)}; pytorch-ood:NAME (needs kedge[ood])",
     )
     add(
         "--train",
@@ -185,7 +186,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     started = time.perf_counter()
     sources, groups = find_groups(config.models)
     check_weights(sources.values(), config.weights)
-    chosen = choose_scores(separated(config.scores))
+    chosen = choose_scores(separated(config.scores), [source.recipe() for source in sources.values()])
     attacks = separated(config.attack)
     eps = radius(config.eps, config.norm)
     if eps is None and attacks != ["none"]:

@@ -66,13 +66,14 @@ def _from_file(name: str, weights: str, headless: bool) -> Any:
     from kedge.pretrained import load_weights, outputs_of_head
 
     given = f"{TIMM}{name.partition('.')[0]}"
-    classes = outputs_of_head(weights, heads(create(given, 2)))
+    network = create(given, 2)
+    classes = outputs_of_head(weights, network, heads(network))
     if classes is None and not headless:
         raise ValueError(
-            f"weights: {weights} has no head ({', '.join(heads(create(given, 2)))}), so it gives features and no "
+            f"weights: {weights} has no head ({', '.join(heads(network))}), so it gives features and no "
             "classes: kedge train and kedge adapt give it one for your classes"
         )
-    network = create(given, classes or 2)
+    network = network if classes in (None, 2) else create(given, classes)
     fit = load_weights(network, weights, heads(network), keep_head=classes is not None)
     print(fit.line(Path(weights).name), file=sys.stderr)
     return network

@@ -1,5 +1,6 @@
 """What words on the command line of `kedge evaluate` stand for: shifts, scores, attacks."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,12 +58,18 @@ def radius(text: str | None, norm: str | None) -> float | None:
     return eps
 
 
-def choose_scores(words: list[str]) -> "list[Score] | None":
-    """The scores of these names; None for all of kedge's. Raises ValueError for an unknown one."""
-    if words == ["all"]:
-        return None
+def choose_scores(words: list[str], recipes: Iterable[Mapping[str, Any]] = ()) -> "list[Score] | None":
+    """The scores of these names; None for all of kedge's. Raises ValueError for an unknown one.
+
+    `recipes` are those of the models' runs. `all` leaves `masked` out where none says that masked images were trained
+    to be uniform: of other models nothing gives that score a sign. Models without a recipe may have been.
+    """
     from kedge import scores
 
+    if words == ["all"]:
+        if any(not recipe or _masked_to_uniform(recipe) for recipe in recipes):
+            return None
+        return [score() for name, score in scores.SCORES.items() if name != "masked"]
     found: list[Score] = []
     for word in words:
         library, _, detector = word.partition(":")
@@ -83,6 +90,15 @@ def choose_scores(words: list[str]) -> "list[Score] | None":
                 "pytorch-ood:NAME for a detector of that library"
             )
     return found
+
+
+def _masked_to_uniform(recipe: Mapping[str, Any]) -> bool:
+    for entry in recipe.get("objective") or []:
+        arguments = {} if entry == "Anchored" else (entry.get("Anchored") if isinstance(entry, dict) else None)
+        # What a recipe leaves out is the class's own default.
+        if arguments is not None and arguments.get("alpha", 0.25) > 0:
+            return bool(arguments.get("mask_target", "uniform") == "uniform")
+    return False
 
 
 def choose_attacks(

@@ -151,8 +151,8 @@ def evaluation_view(
     """Resize the shorter side (antialiased, bilinear) and crop the centre to size x size.
 
     From 192 px the shorter side becomes size / 0.875, as is usual for photographs; below it becomes `size`, so that
-    nothing but the ends of the longer side is lost: at 128 px a linear probe of photos is 1 to 8 points better so (the
-    fewer photos the more), and a fine-tuned network as good. `crop_share` 1 keeps that of larger ones too, for images
+    nothing but the ends of the longer side is lost: at 128 px linear probes of photos were up to 8 points better so,
+    and fine-tuned networks as good (docs/decisions/photos.md). `crop_share` 1 keeps that of larger ones too, for images
     that were cropped already.
     """
     from torchvision.transforms.v2 import functional as v2

@@ -111,7 +111,10 @@ def _mend(
         if own.any():
             out[(u == u[own].max()) & free] = False
     every, gone = counts()
-    for c in ((gone == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist():
+    wanting = ((gone == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist()
+    if one:  # the image with the lowest hash of all, whose class is not the first by name but by chance
+        wanting.sort(key=lambda c: float(u[(labels == c) & free].min()) if bool(((labels == c) & free).any()) else 2.0)
+    for c in wanting:
         if one and out.any():
             break
         for lowest in u[(labels == c) & free].unique().tolist():

@@ -63,7 +63,7 @@ def by_layer(
 ) -> list[dict[str, Any]]:
     """The groups split by layer, with the rate of each: lr·head of the head (layer 0), lr·decay^(n - 1) of layer n.
 
-    Each group has its number as `layer`. The head's come after the others, so that the first group has the rate `lr`.
+    Each group has its number as `layer`. The head's come after the others.
     Source: layer-wise decay, Clark et al., "ELECTRA" (arXiv 2003.10555), as in BEiT.
     """
     split = []

@@ -206,7 +206,13 @@ def make_optimizer(recipe: Recipe, model: PixelModel) -> torch.optim.Optimizer:
 
 def _layers(model: PixelModel, apart: bool) -> dict[nn.Parameter, int]:
     """The number of each parameter's layer, counted from the head, which is 0; all others 1 unless `apart`."""
-    numbers = optim.layer_numbers(model.network, find_head(model))
+    try:
+        head = find_head(model)
+    except ValueError:
+        raise ValueError(
+            "the network has no linear last layer to count layers from: leave head_lr, layer_decay and unfreeze out"
+        ) from None
+    numbers = optim.layer_numbers(model.network, head)
     own = {parameter: numbers[name] for name, parameter in model.network.named_parameters()}
     return {p: own.get(p, 1) if apart else min(1, own.get(p, 1)) for p in model.parameters()}
 

@@ -41,12 +41,25 @@ def opening(
         f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}\n"
         + (f"{fitted}\n" if (fitted := getattr(getattr(model, "network", None), "kedge_weights", "")) else "")
+        + _masking(recipe)
         + (f"{why}\n" if why else "")
         + (f"{left}\n" if left else "")
         + (f"{about_bank(recipe)}\n" if about_bank(recipe) else "")
         + f"{_attack(recipe, objective)}{_probe(facts.get('probe'), len(val))}"
         f"run folder: {folder.path}" + (f"\n{Cost(**cost)}" if cost and attacks(objective) else "")
     )
+
+
+def _masking(recipe: Recipe) -> str:
+    for entry in recipe.objective or []:
+        masking = (entry.get("Anchored") or {}) if isinstance(entry, dict) and "Anchored" in entry else None
+        if masking is not None or entry == "Anchored":
+            masking = masking or {}
+            share, target = masking.get("alpha", 0.25), masking.get("mask_target", "uniform")
+            return (
+                f"references masked: {100 * share:g} %, target {target}\n" if share else "references are not masked\n"
+            )
+    return ""
 
 
 def _probe(record: dict[str, Any] | None, images: int) -> str:

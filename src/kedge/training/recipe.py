@@ -70,8 +70,8 @@ class Recipe:
         clip: largest norm of the gradient; null: no limit.
         ema: decay of the moving average of the weights that is validated and saved, such as 0.999; null: off.
         schedule: `cosine`, `multistep`, `constant`, `slow-start-fast-decay` or `slow-start-halving`.
-        warmup: below 1 a fraction of the run, else epochs; null: 0.05, for a slow start 0.3, for the halving one half
-            of the epochs.
+        warmup: below 1 a fraction of the run, else epochs; null: 0.05, from published weights and for a slow start
+            0.3, for the halving one half of the epochs.
         milestones: epochs after which `multistep` multiplies the learning rate by gamma.
         gamma: the factor of `multistep`.
         start_factor: of `slow-start-fast-decay`: the share of lr that it starts from.
@@ -232,7 +232,7 @@ class Recipe:
             if not isinstance(entry, str) and not (pair and isinstance(next(iter(entry.values())), dict | None)):
                 raise ValueError(
                     f"{source}objective is a list of names or {{name: {{argument: value}}}}, outermost first, "
-                    f"such as [{{Anchored: {{alpha: 0.25}}}}, CrossEntropy]; {entry!r} is neither"
+                    f"such as [{{Anchored: {{alpha: 0.25, mask_target: label}}}}, CrossEntropy]; {entry!r} is neither"
                 )
         if self.objective is not None and not self.objective:
             raise ValueError(f"{source}objective is empty; leave it out for the default")

@@ -161,7 +161,7 @@ def _default_objective(anchored: bool, pretrained: bool) -> list[Any]:
     if pretrained:  # measured on photos: docs/train-your-own.md
         loss: list[Any] = [{"CrossEntropy": {"label_smoothing": 0.1}}]
         return [{"Anchored": {"alpha": 0.0}}, *loss] if anchored else loss
-    # Measured from scratch: docs/results/anchoring.md, docs/start.md.
+    # Measured from scratch: docs/decisions/masking.md.
     masked = {"Anchored": {"alpha": 0.25, "mask_target": "label"}}
     return [masked, "CrossEntropy"] if anchored else ["CrossEntropy"]
 

@@ -54,6 +54,8 @@ def inherit(recipe: Recipe) -> Recipe:
                 f"{recipe.init_from}; leave {key} out"
             )
     recipe = replace(recipe, anchored=anchored, pretrained=None)
+    if recipe.objective is None:
+        recipe = replace(recipe, objective=going_on(trained.get("objective"), anchored))
     if recipe.data is None and "data" not in trained:
         raise ValueError(f"{recipe.init_from} belongs to no run that says what it was trained on: name the data")
     same = recipe.data is None or same_place(recipe.data, trained.get("data"))
@@ -77,6 +79,24 @@ def inherit(recipe: Recipe) -> Recipe:
         if recipe.augment == "auto":
             filled["augment"] = trained.get("augment", "auto")
     return replace(recipe, **filled)
+
+
+def going_on(objective: list[Any] | None, anchored: bool) -> list[Any] | None:
+    """The objective of a run that goes on from one with `objective`: masked and smoothed as that was, or not at all.
+
+    An attack in it is not gone on with, as that is asked for. None where the other run says nothing.
+    """
+    if not objective:
+        return None
+    named: dict[str, Any] = {}
+    for entry in objective:
+        named |= {entry: {}} if isinstance(entry, str) else {k: v or {} for k, v in entry.items()}
+    masking = {
+        k: v for k, v in named.get("Anchored", {"alpha": 0.0}).items() if k in ("alpha", "mask_target", "mask_per")
+    }
+    smoothing = named.get("CrossEntropy", {}).get("label_smoothing")
+    loss: Any = {"CrossEntropy": {"label_smoothing": smoothing}} if smoothing else "CrossEntropy"
+    return [{"Anchored": masking}, loss] if anchored else [loss]
 
 
 def find_start(init_from: str) -> Path | None:
