@@ -93,8 +93,9 @@ def test_an_interruption_ends_all_even_those_that_will_not(stand_in):
     )
     script.write_text(
         textwrap.dedent(f"""
-        import sys
+        import signal, sys
         from pathlib import Path
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
         sys.path.insert(0, {str(source)!r})
         from kedge.experiments import side_by_side as module
         module.GRACE = 0.3

@@ -9,8 +9,6 @@ from kedge.training.build import make_optimizer
 from kedge.training.module import CHECK_EVERY, Run
 
 pytestmark = pytest.mark.usefixtures("no_report")
-# one_hot looks at the smallest and the largest label on a CPU, and on no GPU.
-ONE_HOT = ["aten._local_scalar_dense.default"] * 2
 
 
 @pytest.fixture
@@ -38,14 +36,13 @@ def watched(monkeypatch):
     return seen, runs
 
 
-@pytest.mark.parametrize(("anchored", "known"), [(False, []), (True, ONE_HOT)])
-def test_no_step_waits_and_each_runs_the_network_once(tiny, watched, anchored, known):
+@pytest.mark.parametrize("anchored", [False, True])
+def test_no_step_waits_and_each_runs_the_network_once(tiny, watched, anchored):
     waits, runs = watched
     fit(tiny(anchored=anchored, ema=0.9, clip=1.0, batch_size=32, epochs=1), progress=False)
     assert len(runs) == 16
     assert set(runs) == {1}
-    assert all(calls == known for calls in waits["training_step"])
-    assert not any(waits["on_before_optimizer_step"] + waits["on_train_batch_end"])
+    assert not any(waits["training_step"] + waits["on_before_optimizer_step"] + waits["on_train_batch_end"])
 
 
 def test_the_loss_is_looked_at_once_in_many_steps(tiny, watched):
