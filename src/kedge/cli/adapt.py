@@ -168,11 +168,11 @@ def _share(text: str) -> float | str:
 
 def _objective(source: Source) -> list[Any] | None:
     """How a run masked its references, for fine-tuning to go on so; None for any other model."""
+    from kedge.training.masking import anchored_arguments
     from kedge.training.start import going_on
 
     before = source.recipe().get("objective")
-    anchored = any(isinstance(entry, dict) and "Anchored" in entry for entry in before or [])
-    return going_on(before, anchored=True) if anchored else None
+    return None if anchored_arguments(before) is None else going_on(before, anchored=True)
 
 
 def _images(

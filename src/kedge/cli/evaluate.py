@@ -186,7 +186,6 @@ def run(config: "jsonargparse.Namespace") -> int:
     started = time.perf_counter()
     sources, groups = find_groups(config.models)
     check_weights(sources.values(), config.weights)
-    chosen = choose_scores(separated(config.scores), [source.recipe() for source in sources.values()])
     attacks = separated(config.attack)
     eps = radius(config.eps, config.norm)
     if eps is None and attacks != ["none"]:
@@ -194,6 +193,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     severities = whole_numbers(config.severities)
     check_words(attacks, severities)
     check_sets(separated(config.ood), separated(config.near))
+    chosen = choose_scores(separated(config.scores), [source.recipe() for source in sources.values()])
     if isinstance(config.references, int) and config.references < 1:
         raise ValueError(f"--references must be 1 or more, got {config.references}")
     if config.references == "adaptive" and (separated(config.ood) or separated(config.near)):

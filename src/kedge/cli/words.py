@@ -93,12 +93,10 @@ def choose_scores(words: list[str], recipes: Iterable[Mapping[str, Any]] = ()) -
 
 
 def _masked_to_uniform(recipe: Mapping[str, Any]) -> bool:
-    for entry in recipe.get("objective") or []:
-        arguments = {} if entry == "Anchored" else (entry.get("Anchored") if isinstance(entry, dict) else None)
-        # What a recipe leaves out is the class's own default.
-        if arguments is not None and arguments.get("alpha", 0.25) > 0:
-            return bool(arguments.get("mask_target", "uniform") == "uniform")
-    return False
+    from kedge.training.masking import masking
+
+    share, target = masking(recipe.get("objective"))
+    return share > 0 and target == "uniform"
 
 
 def choose_attacks(

@@ -26,9 +26,9 @@ def split_validation(
     its name and what lies beside it decide nothing, so images that are added, removed or renamed move no other across,
     and equal images fall on one side, also in different classes. Of n images of a class fraction·n are held out, give
     or take sqrt(fraction·(1 - fraction)·n). A class that would have none gives the one with the lowest hash where that
-    is no more than twice the fraction of it: of three images one is better trained on. If so no class gives any, one
-    that can does. A class that would give all keeps the image with the highest hash; a class with a single different
-    image stays in training.
+    is no more than twice the fraction of it: of three images one is better trained on. If so no class gives any, the
+    lowest hash of all decides. A class that would give all keeps the image with the highest hash; a class with a single
+    different image stays in training.
 
     Another seed is another split. A part of a set that was divided needs another seed to be divided again.
 
@@ -62,7 +62,7 @@ def split_validation(
         )
     _mend(out, free, u, images.labels, least=math.ceil(0.5 / fraction))
     if not out.any():
-        _mend(out, free, u, images.labels, least=2, one=True)
+        _give_lowest(out, free, u, images.labels)
     if not out.any():
         why = "a model was trained on all of its images" if bool(stays.all()) else "no class has two different images"
         raise DataError(f"{images.name}: {why}, so none can be held out for validation: add images, or a part val")
@@ -93,13 +93,8 @@ def _uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
     return unit_interval(derive_keys(heads, seed, "held out"))
 
 
-def _mend(
-    out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor, least: int, one: bool = False
-) -> None:
-    """Change `out` so that no class gives all its images and each of `least` or more (or `one` of them) gives one.
-
-    Equal images go together, and what cannot be is left.
-    """
+def _mend(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor, least: int) -> None:
+    """Change `out` so that no class gives all its images and each of `least` or more gives one if it can."""
 
     def counts() -> tuple[torch.Tensor, torch.Tensor]:
         every = torch.bincount(labels)
@@ -111,18 +106,23 @@ def _mend(
         if own.any():
             out[(u == u[own].max()) & free] = False
     every, gone = counts()
-    wanting = ((gone == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist()
-    if one:  # the image with the lowest hash of all, whose class is not the first by name but by chance
-        wanting.sort(key=lambda c: float(u[(labels == c) & free].min()) if bool(((labels == c) & free).any()) else 2.0)
-    for c in wanting:
-        if one and out.any():
-            break
-        for lowest in u[(labels == c) & free].unique().tolist():
-            copies = (u == lowest) & free
-            left = torch.bincount(labels[~out & ~copies], minlength=len(every))
-            if bool((left[labels[copies]] > 0).all()):
-                out[copies] = True
-                break
+    for c in ((gone == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist():
+        _give_lowest(out, free, u, labels, of=labels == c)
+
+
+def _give_lowest(
+    out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor, of: torch.Tensor | None = None
+) -> None:
+    """Put into `out` the image with the lowest hash, `of` some or of all, that leaves its class another.
+
+    Equal images go together.
+    """
+    for lowest in u[free if of is None else free & of].unique().tolist():
+        copies = (u == lowest) & free
+        left = torch.bincount(labels[~out & ~copies], minlength=int(labels.max()) + 1)
+        if bool((left[labels[copies]] > 0).all()):
+            out[copies] = True
+            return
 
 
 def reference_subset(

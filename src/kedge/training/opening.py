@@ -7,6 +7,7 @@ from torch import nn
 from kedge.data import ImageSet
 from kedge.training.cost import Cost
 from kedge.training.folder import RunFolder
+from kedge.training.masking import anchored_arguments, masking
 from kedge.training.module import attacks, ball
 from kedge.training.recipe import Recipe
 from kedge.training.resolve import reasons, unused_weights
@@ -51,15 +52,10 @@ def opening(
 
 
 def _masking(recipe: Recipe) -> str:
-    for entry in recipe.objective or []:
-        masking = (entry.get("Anchored") or {}) if isinstance(entry, dict) and "Anchored" in entry else None
-        if masking is not None or entry == "Anchored":
-            masking = masking or {}
-            share, target = masking.get("alpha", 0.25), masking.get("mask_target", "uniform")
-            return (
-                f"references masked: {100 * share:g} %, target {target}\n" if share else "references are not masked\n"
-            )
-    return ""
+    if anchored_arguments(recipe.objective) is None:
+        return ""
+    share, target = masking(recipe.objective)
+    return f"references masked: {100 * share:g} %, target {target}\n" if share else "references are not masked\n"
 
 
 def _probe(record: dict[str, Any] | None, images: int) -> str:

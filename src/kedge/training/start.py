@@ -9,6 +9,7 @@ import yaml
 
 from kedge.epsilon import parse_epsilon, print_epsilon
 from kedge.hub import PREFIX, download, split_name
+from kedge.training.masking import anchored_arguments
 from kedge.training.recipe import Recipe, held_by, near
 from kedge.training.resolve import has_weights
 
@@ -88,15 +89,13 @@ def going_on(objective: list[Any] | None, anchored: bool) -> list[Any] | None:
     """
     if not objective:
         return None
-    named: dict[str, Any] = {}
-    for entry in objective:
-        named |= {entry: {}} if isinstance(entry, str) else {k: v or {} for k, v in entry.items()}
-    masking = {
-        k: v for k, v in named.get("Anchored", {"alpha": 0.0}).items() if k in ("alpha", "mask_target", "mask_per")
-    }
-    smoothing = named.get("CrossEntropy", {}).get("label_smoothing")
+    written = anchored_arguments(objective)
+    masks = {"alpha": 0.0} if written is None else written
+    masked = {key: value for key, value in masks.items() if key in ("alpha", "mask_target", "mask_per")}
+    named = {name: value for entry in objective if isinstance(entry, dict) for name, value in entry.items()}
+    smoothing = (named.get("CrossEntropy") or {}).get("label_smoothing")
     loss: Any = {"CrossEntropy": {"label_smoothing": smoothing}} if smoothing else "CrossEntropy"
-    return [{"Anchored": masking}, loss] if anchored else [loss]
+    return [{"Anchored": masked}, loss] if anchored else [loss]
 
 
 def find_start(init_from: str) -> Path | None:
