@@ -42,6 +42,7 @@ _ROOMS = {
     "networks",
     "objectives",
     "optim",
+    "own_code",
     "recipes",
     "rejection",
     "reporting",

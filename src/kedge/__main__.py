@@ -2,6 +2,10 @@
 
 import sys
 
-from kedge.cli import main
+from kedge.own_code import keep_out_working_folder
+
+keep_out_working_folder()  # before anything else is imported: it might be found there
+
+from kedge.cli import main  # noqa: E402
 
 sys.exit(main())

@@ -27,7 +27,7 @@ from kedge.anchoring.convert import put_stem
 from kedge.anchoring.pixels import TASKS, evaluating, resolve_normalisation
 from kedge.anchoring.steps import check_steps
 from kedge.architectures import at_most, describe, rebuild
-from kedge.files import whole, write_text
+from kedge.files import sweep, whole, write_text
 
 # A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
 FORMAT_VERSION = 2
@@ -100,6 +100,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
     os.replace(waiting, folder / WEIGHTS)
     for stale in folder.glob(f"model-{'?' * 16}.safetensors"):  # of a save that was broken off
         stale.unlink()
+    sweep(folder)
     return folder
 
 

@@ -38,7 +38,7 @@ def test_the_run_folder(tiny, capsys):
     recipe = tiny()
     result = fit(recipe)
     folder = result.folder
-    files = ["images.safetensors", "last.ckpt", "metrics.csv", "model", "recipe.yaml", "run.json"]
+    files = ["images.safetensors", "last.ckpt", "last.ckpt.sha256", "metrics.csv", "model", "recipe.yaml", "run.json"]
     assert sorted(p.name for p in folder.iterdir()) == files
     assert load_recipe(folder / "recipe.yaml") == result.recipe
     assert result.recipe.model == "kedge_resnet_small"

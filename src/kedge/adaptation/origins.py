@@ -10,7 +10,7 @@ from torch import nn
 
 from kedge.adaptation.outcome import Settings, finished
 from kedge.data import ImageSet
-from kedge.files import write_text
+from kedge.files import sweep, write_text
 
 __all__ = ["check_origin", "note_origin", "origin_of", "rests_on"]
 
@@ -72,8 +72,8 @@ def check_origin(out: Path, how: str, origin: dict[str, Any], settings: Settings
 def note_origin(out: Path, how: str, origin: dict[str, Any], settings: Settings) -> None:
     """Remember what `how` in `out` is made from, before it is made."""
     known = _known(out)
+    sweep(out)
     if how not in known:
-        out.mkdir(parents=True, exist_ok=True)
         text = json.dumps({**known, how: _facts(how, origin, settings)}, indent=1, ensure_ascii=False)
         write_text(out / _FILE, text + "\n")
 

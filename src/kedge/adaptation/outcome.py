@@ -12,12 +12,13 @@ import torch
 from kedge import checkpoint, metrics
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.data import ImageSet
-from kedge.files import write_text
+from kedge.files import folder_in_place_of, write_text
 from kedge.training.begin import started
 from kedge.training.finish import predict_logits, reject_rule
 from kedge.training.folder import surroundings
 from kedge.training.held import record_of
 from kedge.training.recipe import Recipe
+from kedge.training.record import FILE
 
 __all__ = ["Settings", "finished", "load_outcome", "recipe_for", "write_outcome"]
 
@@ -134,16 +135,17 @@ def recipe_for(model: PixelModel, how: str, out: Path, train: ImageSet, settings
 def write_outcome(
     model: PixelModel, folder: Path, train: ImageSet, val: ImageSet | None, settings: Settings, record: dict[str, Any]
 ) -> None:
-    """Write the run folder of a model that no training loop made: model/, recipe.yaml, and last of all run.json."""
+    """Write the run folder of a model that no training loop made, whole or not at all."""
     facts = {**surroundings(), "seed": settings.seed, "data": data_record(train, val)}
     facts |= set_rule(model, val, settings)
     recipe = replace(recipe_for(model, folder.name, folder.parent, train, settings), objective=None)
-    checkpoint.save(model, folder / "model")
-    record_of(recipe, train, val, in_memory=True).write(folder)
     words = f"# Made by kedge adapt, {folder.name}: names the network and the images; what was done is in run.json.\n"
-    write_text(folder / "recipe.yaml", words + recipe.to_yaml())
     facts |= {"adaptation": record, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    write_text(folder / "run.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    with folder_in_place_of(folder, ("model", "recipe.yaml", "run.json", FILE)) as new:
+        checkpoint.save(model, new / "model")
+        record_of(recipe, train, val, in_memory=True).write(new)
+        write_text(new / "recipe.yaml", words + recipe.to_yaml())
+        write_text(new / "run.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
 
 
 def data_record(train: ImageSet, val: ImageSet | None) -> dict[str, Any]:

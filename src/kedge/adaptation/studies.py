@@ -18,7 +18,7 @@ from kedge.adaptation.shots import draw_shots
 from kedge.data import ImageSet
 from kedge.evaluation import evaluate
 from kedge.evaluation.checks import limited
-from kedge.files import write_text
+from kedge.files import sweep, write_together
 
 __all__ = ["study", "table"]
 
@@ -93,6 +93,7 @@ def study(
         "references": references,
         "ranked_by": "log odds" if ood else None,
     }
+    sweep(out)
     rows = _earlier(out, measure, set(product(hows, shots, range(draws))))
     results: dict[str, Any] = {}
     for count in shots:
@@ -116,8 +117,8 @@ def study(
                 "rows": rows,
                 "table": table(rows).splitlines(),
             }
-            write_text(out / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-            write_text(out / "table.md", table(rows) + "\n")
+            text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+            write_together({out / "table.md": table(rows) + "\n", out / "results.json": text})
     return results
 
 

@@ -10,6 +10,7 @@ from kedge.adaptation.outcome import Settings, load_outcome, recipe_for
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.evaluation.choosing import Measure, best
+from kedge.own_code import code_in, is_allowed
 from kedge.training.fitting import fit
 from kedge.training.folder import RunFolder
 from kedge.training.recipe import Recipe
@@ -43,7 +44,10 @@ def tune(
     sets = (train, train if val is None else val)
     given: dict[str, Any] = {"sets": sets, "start": start, "progress": False, "report": False}
     if (folder / "recipe.yaml").is_file():
-        result = None if "finished" in RunFolder(folder).facts() else fit(resume=folder, **given)
+        # Code that the caller names is the caller's; what the folder alone names is not.
+        own = set(code_in(RunFolder(folder).recipe().objective)) <= set(code_in(settings.objective))
+        over = "finished" in RunFolder(folder).facts()
+        result = None if over else fit(resume=folder, allow_code=own or is_allowed(), **given)
     else:
         result = fit(_plan(start, train, how, out, settings), **given)
     model = load_outcome(folder, start) if result is None else result.model

@@ -295,13 +295,19 @@ def free_folder(wanted: Path, holding: str = "") -> Path:
 
 
 def write(results: dict[str, Any], out: Path) -> Path:
-    """Write results.json, results.csv and report.html into `out`; the path of the page."""
-    from kedge.files import write_text
-    from kedge.reporting import as_csv, write_report, write_results
+    """Write results.json, results.csv and report.html into `out`; the path of the page.
 
-    write_results(results, out / "results.json")
-    write_text(out / "results.csv", as_csv(results))
-    return write_report(results, out / "report.html")
+    All are there before the first gets its name, and results.json, by which a folder counts as taken, gets it last.
+    """
+    from kedge.files import sweep, write_together
+    from kedge.reporting import as_csv
+    from kedge.reporting.files import results_text
+    from kedge.reporting.page import page
+
+    sweep(out)
+    texts = {"results.csv": as_csv(results), "report.html": page(results), "results.json": results_text(results)}
+    write_together({out / name: text for name, text in texts.items()})
+    return out / "report.html"
 
 
 def command_line(program: str, made: "jsonargparse.ArgumentParser", config: "jsonargparse.Namespace") -> str:

@@ -1,19 +1,17 @@
 """Models that kedge did not train: published ones of timm, and Python callables of the user's own."""
 
 import difflib
-import importlib
 import inspect
-import os
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from kedge.own_code import NAME, imported, working_folder_first
 
 if TYPE_CHECKING:
     from kedge.anchoring import PlainModel
 
 TIMM = "timm/"
-PYTHON = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)(?P<call>\(\))?")
 
 
 def load_timm(given: str, weights: str | None = None, headless: bool = False) -> "PlainModel":
@@ -93,10 +91,11 @@ def load_callable(given: str) -> Any:
     import kedge
     from kedge.anchoring import PixelModel
 
-    match = PYTHON.fullmatch(given)
+    match = NAME.fullmatch(given)
     if match is None:
         raise ValueError(f"{given!r} is not of the form package.module:attribute or package.module:make()")
-    made = _attribute(given, match["module"], match["attribute"])
+    working_folder_first()
+    made = imported(given)
     if match["call"]:
         made = _called(given, made)
     elif inspect.isclass(made):
@@ -110,27 +109,6 @@ def load_callable(given: str) -> Any:
             made = kedge.plain(made)  # as timm made it: it expects normalised images
         made.eval()
     return made
-
-
-def _attribute(given: str, module: str, attribute: str) -> Any:
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)  # and stays: what is imported may import more when it is called
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise ValueError(f"{given}: importing {module} failed: {error}") from error
-        files = [p.stem for p in Path(here).glob("*.py")]
-        raise ValueError(
-            f"{given}: there is no module {error.name!r} here or among the installed packages{_near(module, files)}"
-        ) from None
-    except Exception as error:  # the user's code can raise anything
-        raise ValueError(f"{given}: importing {module} failed: {type(error).__name__}: {error}") from error
-    if not hasattr(loaded, attribute):
-        names = [n for n in vars(loaded) if not n.startswith("_")]
-        raise ValueError(f"{given}: {module} has no {attribute!r}{_near(attribute, names)}")
-    return getattr(loaded, attribute)
 
 
 def _called(given: str, make: Any) -> Any:

@@ -2,9 +2,8 @@
 
 import json
 import math
-import os
-import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -267,12 +266,12 @@ def write(
     A new folder is there whole or not at all; of an earlier one each file is replaced whole, the model first.
     """
     import kedge
-    from kedge.files import write_text
+    from kedge.files import sweep, whole_folder, write_text
     from kedge.reporting.sweep import write_sweep
 
     results = {"kedge": kedge.__version__, **results}
-    folder = out if out.exists() else out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
+    sweep(out.parent, shared=True)
+    with nullcontext(out) if out.exists() else whole_folder(out) as folder:
         kedge.save(model, folder / "model")
         for stale in folder.glob("sweep.*"):
             stale.unlink()
@@ -285,8 +284,3 @@ def write(
             if images is not None:
                 images.write(folder)
         write_text(folder / RECORD, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
-        if folder != out:
-            os.rename(folder, out)
-    finally:
-        if folder != out:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.foreign import PYTHON, TIMM, load_callable, load_timm
+from kedge.cli.foreign import TIMM, load_callable, load_timm
+from kedge.own_code import NAME
 
 if TYPE_CHECKING:
     from kedge.anchoring import AnchoredModel, PlainModel
@@ -117,7 +118,7 @@ def find(given: str, python: bool = False) -> Source:
             return Source(download(repo, revision), None, repo.partition("/")[2], given)
         elif given.startswith(TIMM):
             return Source(None, None, given.removeprefix(TIMM), given)
-        elif match := PYTHON.fullmatch(given):
+        elif match := NAME.fullmatch(given):
             if not python:
                 raise ValueError(f"{given} is a Python callable, which only kedge evaluate takes; give a kedge model")
             return Source(None, None, match["attribute"], given)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.cli.words import with_examples
 from kedge.experiments.experiment import Experiment, experiment_names, load_experiment
+from kedge.own_code import ALLOW_CODE, allow_code, working_folder_first
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -51,12 +52,20 @@ def parser() -> "jsonargparse.ArgumentParser":
     add("--devices", type=int, default=1, help="devices that train one run together, on each node; started by torchrun")
     add("--nodes", type=int, default=1, help="nodes that train one run together")
     add("--batch_size", type=int, default=256, help="images that go through a network at a time, in the evaluation")
+    add("--allow_code", action="store_true", help=ALLOW_CODE)
     add("--print", action="store_true", dest="printing", help="list the runs and their recipes, and do nothing else")
     return made
 
 
 def run(config: "jsonargparse.Namespace") -> int:
     """Train, evaluate, compare; 3 where runs are missing."""
+    if config.allow_code:
+        working_folder_first()
+    with allow_code(config.allow_code):
+        return _run(config)
+
+
+def _run(config: "jsonargparse.Namespace") -> int:
     if config.name is None:
         print(listed())
         return 0

@@ -7,8 +7,9 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from kedge.own_code import ALLOW_CODE, allow_code, check_allowed, code_in, working_folder_first
 from kedge.rejection import in_words
-from kedge.training.recipe import Recipe, load_recipe, recipe_names
+from kedge.training.recipe import Recipe, read_recipe, recipe_names
 
 DESCRIPTION = """Train a classifier on images.
 
@@ -41,6 +42,7 @@ def parser() -> ArgumentParser:
     made.add_argument(
         "--resume", type=str, metavar="RUN", help="folder of a run that was broken off; goes on after its last epoch"
     )
+    made.add_argument("--allow_code", action="store_true", help=ALLOW_CODE)
     made.add_argument("--print_config", action="store_true", help="print the recipe as YAML and do nothing else")
     made.add_class_arguments(Recipe, None)
     return made
@@ -50,25 +52,31 @@ def run(config: Namespace) -> int:
     """Train, or resume, and say what came of it."""
     given = config.as_dict()
     name, resume, printing = given.pop("config", None), given.pop("resume", None), given.pop("print_config", False)
+    allowed = given.pop("allow_code", False)
     if resume is not None and name is not None:
         raise ValueError("--resume goes on with the run's own recipe: leave out --config")
     if resume is None:
-        base = asdict(load_recipe(name)) if name is not None else {}
+        base = asdict(read_recipe(name)) if name is not None else {}
         recipe = Recipe.from_dict({**base, **given})
         if printing:
             print(recipe.to_yaml(), end="")
             return 0
-        return _train(recipe, None)
-    return _train(given, resume)
+        with allow_code(allowed):  # before anything slow is imported
+            for code in code_in(recipe.objective):
+                check_allowed(code, "objective")
+        return _train(recipe, None, allowed)
+    return _train(given, resume, allowed)
 
 
-def _train(recipe: Recipe | dict[str, Any], resume: str | None) -> int:
+def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -> int:
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from kedge.training import fit
     from kedge.training.opening import about_bank
 
-    result = fit(recipe, resume=resume)
+    if allowed:
+        working_folder_first()
+    result = fit(recipe, resume=resume, allow_code=allowed)
     if getattr(rank_zero_only, "rank", 0) != 0:  # one of several processes: the first one speaks
         return 0
     found, rule = result.validation, result.model.reject or {}

@@ -1,7 +1,6 @@
 """Write a model as one file that needs no kedge, and leave it only if it computes the same function."""
 
 import os
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from kedge.anchoring.pixels import independent
 from kedge.checks import unit_images
 from kedge.deploy.card import KEY, write_card
 from kedge.deploy.onnx_file import OnnxModel, load_onnx
+from kedge.files import scratch_beside, sweep
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
@@ -104,10 +104,10 @@ def export(
     original = independent(model).cpu().float().eval()
     images = _checked_images(original, check_images)
     folded = original.fold()
-    final.parent.mkdir(parents=True, exist_ok=True)
+    sweep(final.parent, shared=True)
     # A folder beside the target: the file has its final name from the start, and the move stays on one disk.
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".kedge-export-") as folder:
-        written = Path(folder) / final.name
+    with scratch_beside(final) as folder:
+        written = folder / final.name
         try:
             write = _write_onnx if to == "onnx" else _write_torch
             write(folded, original.input_shape, write_card(model), written)
@@ -124,8 +124,9 @@ def export(
                 f"the exported {to} file disagrees with the model on {len(images)} images: the largest difference "
                 f"of a logit is {difference:.3g}, allowed is {allowed:.3g}; nothing was written to {final}"
             )
-        weights = final.with_name(f"{final.name}.data") if len(list(Path(folder).iterdir())) > 1 else None
+        weights = final.with_name(f"{final.name}.data") if len(list(folder.iterdir())) > 1 else None
         if weights is not None:
+            final.unlink(missing_ok=True)  # an earlier file would run on with the weights of this one
             os.replace(written.with_name(weights.name), weights)
         os.replace(written, final)
     return Exported(final, to, len(images), check_images is not None, difference, allowed, weights)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
-from kedge.files import whole
+from kedge.files import sweep, whole
 
 PROTOCOL = 3  # raised whenever the same settings would give other tensors
 FOLDER = "parts"
@@ -29,6 +29,8 @@ class Parts:
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
         self.found = 0
+        if folder is not None:
+            sweep(folder)
 
     def get(self, key: str | None) -> dict[str, Tensor] | None:
         """The tensors kept under `key`, or None. A file that cannot be read counts as missing, and is made again."""

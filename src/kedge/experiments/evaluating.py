@@ -12,7 +12,7 @@ from kedge.data import DataError, ImageSet
 from kedge.experiments.experiment import Experiment
 from kedge.experiments.measures import measured
 from kedge.experiments.running import Planned, first_here, plan
-from kedge.files import write_text
+from kedge.files import sweep, write_text
 from kedge.training.folder import RunFolder
 from kedge.training.record import ImageRecord
 
@@ -99,6 +99,7 @@ def evaluate_one(
         "errors": entry["errors"],
         **measured(entry),
     }
+    sweep(planned.record.parent)
     write_text(planned.record, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record
 

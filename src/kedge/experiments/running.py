@@ -1,6 +1,5 @@
 """Plan the runs of an experiment and train them, each once: what is there already is not done again."""
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,8 @@ from kedge import data
 from kedge.data import DataError
 from kedge.experiments.experiment import Experiment, Variant
 from kedge.experiments.together import agreed
+from kedge.own_code import is_allowed
 from kedge.training.recipe import Recipe
-from kedge.training.record import FILE
 
 __all__ = ["Planned", "first_here", "plan", "train_one"]
 
@@ -74,8 +73,8 @@ def plan(
     `place` may be a data set that is not here: nothing is read.
 
     Raises:
-        ValueError: for a scale, a variant or a change that cannot be, or names of a network, an objective or a
-            corruption that are none.
+        ValueError: for a scale, a variant or a change that cannot be, names of a network, an objective or a
+            corruption that are none, or an objective of one's own outside of `kedge.own_code.allow_code()`.
     """
     chosen = experiment.variants_at(scale, variants)
     for variant in chosen:
@@ -159,17 +158,17 @@ def train_one(planned: Planned, progress: bool = False) -> None:
         raise ValueError(f"{planned.name} starts from {planned.start}, which has no model yet: train that first")
 
     begun = agreed(lambda: _begun(planned))
-    fit(planned.recipe, resume=planned.run if begun else None, progress=progress)
+    # An experiment is a file: its recipes are not the calling program's own.
+    fit(planned.recipe, resume=planned.run if begun else None, progress=progress, allow_code=is_allowed())
 
 
 def _begun(planned: Planned) -> bool:
-    """Whether there is a run to go on with; what was broken off between its first files is cleared away."""
-    if not planned.run.is_dir():
+    """Whether there is a run to go on with."""
+    from kedge.training.folder import unbegun
+
+    if not planned.run.is_dir() or unbegun(planned.run):
         return False
     if (planned.run / "recipe.yaml").is_file():
         return True
-    left = [path.name for path in planned.run.iterdir()]
-    if not set(left) <= {"run.json", FILE}:
-        raise ValueError(f"{planned.run} is no run, and holds {', '.join(sorted(left)[:3])}: move it away")
-    shutil.rmtree(planned.run)
-    return False
+    left = sorted(path.name for path in planned.run.iterdir())
+    raise ValueError(f"{planned.run} is no run, and holds {', '.join(left[:3])}: move it away")

@@ -3,10 +3,11 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from kedge.own_code import command
 
 __all__ = ["cores", "shares", "side_by_side"]
 
@@ -56,7 +57,7 @@ def side_by_side(
                 environment["CUDA_VISIBLE_DEVICES"] = str(job % gpus)
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, "a", encoding="utf-8") as file:
-                call = [sys.executable, "-m", "kedge", *words]
+                call = [*command(), *words]
                 children.append(subprocess.Popen(call, env=environment, stdout=file, stderr=subprocess.STDOUT))
         while any(child.poll() is None for child in children):
             time.sleep(0.5)

@@ -17,8 +17,13 @@ _NUMBERS = re.compile(rf"\[\n\s*{_NUMBER}(?:,\n\s*{_NUMBER})*\n\s*\]")
 
 def write_results(results: dict[str, Any], path: str | os.PathLike[str]) -> Path:
     """Write the results of `kedge.evaluation.evaluate` as JSON, atomically, and return the path."""
+    return write_text(path, results_text(results))
+
+
+def results_text(results: dict[str, Any]) -> str:
+    """What `write_results` writes."""
     text = json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False)
-    return write_text(path, _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
+    return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:

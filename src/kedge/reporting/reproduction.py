@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kedge.files import write_text
+from kedge.files import sweep, write_together
 from kedge.reporting.page import templates
 from kedge.reporting.rows import printable
 from kedge.reporting.svg import COLORS, GLYPHS, Plot, svg
@@ -26,11 +26,13 @@ MINUS = "\N{MINUS SIGN}"
 def write_reproduction(results: dict[str, Any], folder: str | Path) -> list[Path]:
     """Write results.json, table.md and report.html, one page that opens without a network; their paths."""
     folder = Path(folder)
-    return [
-        write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"),
-        write_text(folder / "table.md", reproduction_markdown(results)),
-        write_text(folder / "report.html", page(results)),
-    ]
+    sweep(folder)
+    texts = {
+        "results.json": json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        "table.md": reproduction_markdown(results),
+        "report.html": page(results),
+    }
+    return write_together({folder / name: text for name, text in texts.items()})
 
 
 def reproduction_markdown(results: dict[str, Any]) -> str:

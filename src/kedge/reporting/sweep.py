@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from kedge.epsilon import print_epsilon
-from kedge.files import write_text
+from kedge.files import write_together
 from kedge.reporting.page import templates
 from kedge.reporting.rows import printable
 from kedge.reporting.svg import GLYPHS, Plot, svg
@@ -33,11 +33,9 @@ def write_sweep(results: dict[str, Any], folder: str | Path) -> list[Path]:
     """Write sweep.json, sweep.csv and sweep.html, one page that opens without a network; their paths."""
     folder = Path(folder)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    return [
-        write_text(folder / "sweep.json", text),
-        write_text(folder / "sweep.csv", _csv(results)),
-        write_text(folder / "sweep.html", page(results)),
-    ]
+    return write_together(
+        {folder / "sweep.json": text, folder / "sweep.csv": _csv(results), folder / "sweep.html": page(results)}
+    )
 
 
 def page(results: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from kedge import checkpoint
 from kedge.files import whole
+from kedge.training.digests import file_digest, vouch
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run
 from kedge.training.opening import about_bank
@@ -102,8 +103,18 @@ class Bar(RichProgressBar):
 class LastCheckpoint(Checkpoint):
     """Writes last.ckpt at each epoch's end, unless a weight in it is not finite."""
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder, self.path = folder, folder.checkpoint
+    def __init__(self, folder: RunFolder, digests: dict[str, Any]) -> None:
+        """`digests`: of the recipe and the images of the run, as in run.json."""
+        self.folder, self.path, self.digests = folder, folder.checkpoint, digests
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say in the checkpoint whose it is, and keep there the rows that are of it and what its best weights are."""
+        if trainer.is_global_zero:
+            top = self.folder.best_row()
+            best = (
+                None if top is None else {"epoch": top["epoch"], "sha256": file_digest(self.folder.best(top["epoch"]))}
+            )
+            checkpoint["kedge"] = {**self.digests, "rows": self.folder.rows(), "best": best}
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the checkpoint; all ranks take part."""
@@ -137,8 +148,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write under a temporary name, then move it into place; OSError leaves the earlier one intact."""
         # To an open file: a full disk is then an OSError, by name torch makes something else of it.
-        with whole(path) as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+        with whole(path) as temporary:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+            vouch(Path(path), temporary)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> dict[str, Any]:
         """Read a checkpoint of a run; ValueError if it is damaged, something else, or would run code."""

@@ -1,9 +1,11 @@
-"""The run's folder: its recipe, what it ran with, its metrics; every file is written whole or not at all."""
+"""The run's folder: its recipe, what it ran with, its metrics; it and each file in it are whole or not there."""
 
 import csv
 import io
 import json
+import logging
 import platform
+import shutil
 import sys
 import time
 from dataclasses import asdict, replace
@@ -12,16 +14,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kedge import checkpoint
 from kedge._version import __version__
-from kedge.files import write_text
-from kedge.training.recipe import Recipe, changed, load_recipe
-from kedge.training.record import ImageRecord
+from kedge.anchoring import PixelModel
+from kedge.files import is_temporary, sweep, whole_folder, write_text
+from kedge.training.digests import stamp
+from kedge.training.may_change import MAY_CHANGE, may_grow
+from kedge.training.recipe import Recipe, changed, read_recipe
+from kedge.training.record import FILE, ImageRecord
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "unbegun"]
+
+log = logging.getLogger("kedge")
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "val_accuracy", "val_nll", "val_ece", "seconds")
-# A resumed run may use another machine; what it learns may not change.
-MAY_CHANGE = ("device", "devices", "nodes", "workers", "runs", "name")
 
 
 class RunFolder:
@@ -72,7 +78,7 @@ class RunFolder:
             taken = (f"{name}-{number}" for number in range(2, 1000))
             return cls(next(path for n in chain([name], taken) if not (path := runs / n).exists()))
         path = runs / recipe.name
-        if path.exists():
+        if path.exists() and not unbegun(path):
             raise FileExistsError(
                 f"{path} is there already and is not overwritten: continue it with --resume {path}, "
                 f"or give the new run another name"
@@ -90,27 +96,55 @@ class RunFolder:
             have = f"; {folder.path.parent} holds {', '.join(others)}" if others else ""
             raise FileNotFoundError(f"no run folder at {path}{have}")
         if not (folder.path / "recipe.yaml").is_file():
-            raise FileNotFoundError(f"{path} is not the folder of a run: it holds no recipe.yaml")
+            again = ""
+            if unbegun(folder.path) and any(folder.path.iterdir()):
+                again = (
+                    ". A run was broken off here before it began, and nothing of it is lost: start it again as it was "
+                    f"started, with --name {folder.path.resolve().name}, and it takes the place of this folder"
+                )
+            raise FileNotFoundError(f"{path} is not the folder of a run: it holds no recipe.yaml{again}")
         return folder
 
-    def create(self, recipe: Recipe, facts: dict[str, Any], images: ImageRecord | None = None) -> None:
-        """Make the folder and write what is known at the start; the recipe last, which makes it the folder of a run."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.path.mkdir()
-        except FileExistsError:
-            raise FileExistsError(f"{self.path} was just made by another run: give this one another name") from None
-        self.write_facts(facts)
-        if images is not None:
-            images.write(self.path)
-        write_text(self.path / "recipe.yaml", recipe.to_yaml())
+    def create(
+        self,
+        recipe: Recipe,
+        facts: dict[str, Any],
+        images: ImageRecord | None = None,
+        start: PixelModel | None = None,
+    ) -> dict[str, Any]:
+        """Make the folder, whole or not at all, with what is known at the start; gives the facts with their digests.
+
+        `start`: the model that the run begins with, where it could not be made again from the recipe.
+        """
+        if unbegun(self.path):
+            if any(self.path.iterdir()):
+                log.warning("%s was broken off before it began: it is started again", self.path)
+            shutil.rmtree(self.path)
+        with whole_folder(self.path) as new:
+            begun = RunFolder(new)
+            if images is not None:
+                images.write(new)
+            if start is not None:
+                checkpoint.save(start, begun.start)
+            facts = {**facts, **stamp(recipe, new / FILE)}
+            begun.write_facts(facts)
+            write_text(new / "recipe.yaml", recipe.to_yaml())
+        return facts
+
+    def sweep(self) -> None:
+        """Delete what dead processes left unfinished in the folder and beside it."""
+        sweep(self.path.parent, shared=True)
+        for folder in (self.path, self.model, self.start, *(self.path / name for name in ("best", "last"))):
+            sweep(folder)
+        for folder in self.path.glob("snapshots/*"):
+            sweep(folder)
 
     def recipe(self, given: "Recipe | dict[str, Any] | None" = None) -> Recipe:
         """The recipe of the run, with the few fields taken from `given` that a resumed run may change.
 
         Raises ValueError naming the first other field in which `given` differs.
         """
-        stored = load_recipe(self.path / "recipe.yaml")
+        stored = read_recipe(self.path / "recipe.yaml")
         if given is None:
             return stored
         if isinstance(given, Recipe):
@@ -120,16 +154,20 @@ class RunFolder:
             wanted = Recipe.from_dict({**asdict(stored), **given})
             keys = [k for k in changed(stored, wanted) if k in given]
         for key in keys:
-            if key not in MAY_CHANGE:
+            if key not in MAY_CHANGE and not (key == "epochs" and may_grow(stored, wanted.epochs)):
                 raise ValueError(
                     f"a resumed run keeps its recipe: {key} is {getattr(stored, key)!r} there, not "
-                    f"{getattr(wanted, key)!r}. Only {', '.join(MAY_CHANGE[:4])} may change; for another "
-                    f"{key} start a new run"
+                    f"{getattr(wanted, key)!r}. Only {', '.join(MAY_CHANGE[:4])} may change{_about_epochs(key)}; for "
+                    f"another {key} start a new run"
                 )
         return replace(stored, **{k: getattr(wanted, k) for k in keys if k not in ("runs", "name")})
 
     def facts(self) -> dict[str, Any]:
-        """What run.json holds."""
+        """What run.json holds.
+
+        Raises:
+            ValueError: if it is not there, or damaged.
+        """
         try:
             facts = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -160,6 +198,15 @@ class RunFolder:
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
         write_text(self.path / "metrics.csv", text.getvalue())
+
+
+def unbegun(path: Path) -> bool:
+    """Whether a folder holds no more than what a run of an earlier version, broken off, wrote before its recipe."""
+    return path.is_dir() and all(e.name in ("run.json", FILE) or is_temporary(e.name) for e in path.iterdir())
+
+
+def _about_epochs(key: str) -> str:
+    return ", and more epochs where nothing in the recipe follows their number" if key == "epochs" else ""
 
 
 def surroundings() -> dict[str, Any]:

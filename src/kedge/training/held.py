@@ -13,7 +13,7 @@ from kedge import data
 from kedge.data import DataError, ImageSet
 from kedge.data.splitting import split_by_position, split_validation
 from kedge.training.folder import RunFolder
-from kedge.training.recipe import Recipe, held_by, load_recipe
+from kedge.training.recipe import Recipe, held_by, read_recipe
 from kedge.training.record import ImageRecord
 from kedge.training.start import find_start, run_of, same_place
 
@@ -39,7 +39,7 @@ class RunImages:
 
     def __init__(self, run: Path, place: str | None = None) -> None:
         self.name = run.resolve().name
-        self.recipe = load_recipe(run / "recipe.yaml")
+        self.recipe = read_recipe(run / "recipe.yaml")
         self.record = ImageRecord.read(run)
         self._facts: dict[str, Any] = RunFolder(run).facts() if (run / "run.json").is_file() else {}
         if place is None and self.recipe.data is None:

@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from kedge.epsilon import parse_epsilon
+from kedge.own_code import check_allowed, code_in
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -288,8 +289,23 @@ _RANGES: dict[str, tuple[float, float, bool]] = {
 }
 
 
-def load_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
-    """Return the recipe that `source` is, or names: a file of YAML, or a recipe shipped with kedge."""
+def load_recipe(source: "str | Path | dict[str, Any] | Recipe", allow_code: bool = False) -> Recipe:
+    """Return the recipe that `source` is, or names: a file of YAML, or a recipe shipped with kedge.
+
+    Raises:
+        FileNotFoundError: if there is none of that name.
+        ValueError: if it cannot work; for a file whose objective names code, `module:Class`, which training would
+            import and so run, unless `allow_code`, or `kedge.own_code.allow_code()` around the call, says that it may.
+    """
+    recipe = read_recipe(source)
+    if not isinstance(source, Recipe | dict) and not allow_code:
+        for name in code_in(recipe.objective):
+            check_allowed(name, f"{source}: objective")
+    return recipe
+
+
+def read_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
+    """As `load_recipe`, for those who only read what a recipe says, and build nothing by it."""
     if isinstance(source, Recipe):
         source.check()
         return source

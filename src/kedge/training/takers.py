@@ -1,12 +1,12 @@
 """Which objectives of a recipe take the values that the recipe holds for them: its eps and its class weights."""
 
 import inspect
-from importlib import import_module
 from typing import Any
 
 from torch import nn
 
 from kedge import objectives
+from kedge.own_code import check_allowed, imported
 from kedge.training.recipe import Recipe, near
 
 __all__ = ["Entry", "arguments_of", "entries", "objective_class", "takers"]
@@ -92,13 +92,14 @@ def takers(recipe: Recipe) -> dict[str, list[int]]:
 
 
 def objective_class(name: str) -> type[nn.Module]:
-    """The class of an objective in a recipe, `module:Class` for one's own; ValueError for a name that is none."""
-    if ":" in name:  # foreign code, only in this explicit form
-        module, _, attribute = name.partition(":")
-        try:
-            found = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"objective {name}: {error}") from error
+    """The class of an objective in a recipe, `module:Class` for one's own.
+
+    Raises:
+        ValueError: for a name that is none; for one's own where nothing allowed that (`kedge.own_code.allow_code`).
+    """
+    if ":" in name:
+        check_allowed(name, "objective")
+        found = imported(name, "objective")
     elif name in (known := _objective_names()):
         found = getattr(objectives, name)
     else:

@@ -1,0 +1,161 @@
+"""Python code that a name asks for, `module:Class`: looked for before it is run, and run only where that is allowed.
+
+Importing a module runs it. A recipe, a run folder or an experiment can come from anybody, so a name in one of them
+imports nothing by itself: the command line says `--allow-code`, a program says `with kedge.own_code.allow_code():`.
+"""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+from sysconfig import get_paths
+from typing import Any
+
+__all__ = [
+    "ALLOW_CODE",
+    "NAME",
+    "allow_code",
+    "check_allowed",
+    "code_in",
+    "command",
+    "imported",
+    "is_allowed",
+    "keep_out_working_folder",
+    "working_folder_first",
+]
+
+NAME = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)(?P<call>\(\))?")
+ALLOW_CODE = (  # what the command line says of its flag
+    "import classes that the objective names as module:Class, and so run their module, from the working folder too; "
+    "look at it first: no recipe, run or experiment says so itself"
+)
+_ALLOWED: ContextVar[bool] = ContextVar("kedge_allow_code", default=False)
+
+
+@contextmanager
+def allow_code(allowed: bool = True) -> Iterator[None]:
+    """Allow, or with `allowed` False forbid, that names of the form module:Class import modules and so run them."""
+    token = _ALLOWED.set(allowed)
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
+def is_allowed() -> bool:
+    """Whether names may import modules here and now; not unless something said so."""
+    return _ALLOWED.get()
+
+
+def code_in(objective: Iterable[Any] | None) -> list[str]:
+    """The names of an objective, as a recipe lists them, that ask for code which is not kedge's."""
+    named = [entry if isinstance(entry, str) else next(iter(entry), None) for entry in objective or []]
+    return [name for name in named if isinstance(name, str) and ":" in name]
+
+
+def check_allowed(name: str, what: str) -> None:
+    """Raise ValueError, in words that name the file, where nothing said that `name` may be imported."""
+    if not is_allowed():
+        module = name.partition(":")[0]
+        spec = _located(module, [os.getcwd(), *sys.path])
+        where = f" ({spec.origin})" if spec is not None and spec.has_location else ""
+        raise ValueError(
+            f"{what} {name} is Python code, the module {module}{where}, which runs when it is imported, and nothing "
+            "allowed that: look at it, then say --allow-code, from Python allow_code=True. A recipe, a run or an "
+            "experiment never says so itself"
+        )
+
+
+def imported(name: str, what: str = "") -> Any:
+    """What `module:attribute` names; its module is imported, that is, run, once it is there and not of Python itself.
+
+    `what` is what the name is of, in the messages.
+
+    Raises:
+        ValueError: another form, no such module or attribute, a module of Python's own, or one that fails.
+    """
+    said = f"{what} {name}".strip()
+    match = NAME.fullmatch(name)
+    if match is None or (match["call"] and what):
+        raise ValueError(f"{said} is not of the form package.module:attribute")
+    module, attribute = match["module"], match["attribute"]
+    spec = _located(module, sys.path) if module not in sys.modules else sys.modules[module].__spec__
+    if spec is not None and module.partition(".")[0] in sys.stdlib_module_names and _of_python(spec):
+        raise ValueError(f"{said}: {module} is a module of Python itself and none of yours; give yours another name")
+    if spec is None and module not in sys.modules:
+        files = [path.stem for path in Path().glob("*.py")]
+        raise ValueError(
+            f"{said}: there is no module {_missing(module)!r} here or among the installed packages"
+            f"{_near(module, files)}"
+        )
+    try:
+        loaded = import_module(module)
+    except Exception as error:  # the user's code can raise anything
+        why = str(error) if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{said}: importing {module} failed: {why}") from error
+    if not hasattr(loaded, attribute):
+        names = [n for n in vars(loaded) if not n.startswith("_")]
+        raise ValueError(f"{said}: {module} has no {attribute!r}{_near(attribute, names)}")
+    return getattr(loaded, attribute)
+
+
+def working_folder_first() -> None:
+    """Let imports look into the working folder before all else, from now on: what is imported may import more later."""
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+def keep_out_working_folder() -> None:
+    """Undo that `python -m` lets imports look into the working folder first: what lies there is data until it is asked
+    for by name, and `python -m kedge` does what `kedge` does."""
+    own = str(Path(__file__).resolve().parents[1])
+    if not sys.flags.safe_path and sys.path and sys.path[0] in ("", os.getcwd()) and os.getcwd() != own:
+        del sys.path[0]
+
+
+def command() -> list[str]:
+    """How a process of kedge starts another: its own Python, and no imports from the working folder."""
+    here = os.getcwd() == str(Path(__file__).resolve().parents[1])  # where kedge itself is not installed
+    return [sys.executable, *([] if here else ["-P"]), "-m", "kedge"]
+
+
+def _located(module: str, path: list[str]) -> ModuleSpec | None:
+    """Where a module is, with `path` for sys.path, found without importing it or the packages that it is in."""
+    parts = module.split(".")
+    places: list[str] | None = None
+    spec = None
+    for end in range(1, len(parts) + 1):
+        name = ".".join(parts[:end])
+        spec = PathFinder.find_spec(name, path if places is None else places)
+        if spec is None:  # of Python itself, or installed in a way of its own
+            finders = [finder for finder in sys.meta_path if finder is not PathFinder and hasattr(finder, "find_spec")]
+            spec = next((s for finder in finders if (s := finder.find_spec(name, places)) is not None), None)
+        if spec is None or (end < len(parts) and spec.submodule_search_locations is None):
+            return None
+        places = list(spec.submodule_search_locations or ())
+    return spec
+
+
+def _missing(module: str) -> str:
+    """The first part of a dotted name that is not there."""
+    parts = module.split(".")
+    names = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return next((name for name in names if _located(name, sys.path) is None), module)
+
+
+def _of_python(spec: ModuleSpec) -> bool:
+    """Whether a module is built in, frozen, or in the folder of the standard library."""
+    folder = Path(get_paths()["stdlib"])
+    return not spec.has_location or Path(str(spec.origin)).is_relative_to(folder)
+
+
+def _near(word: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

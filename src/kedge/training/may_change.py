@@ -1,0 +1,28 @@
+"""What of a recipe may differ when a run goes on; docs/decisions/resume.md says why."""
+
+from kedge.own_code import code_in
+from kedge.training.recipe import Recipe
+from kedge.training.takers import arguments_of, entries
+
+__all__ = ["MAY_CHANGE", "may_grow"]
+
+# Another machine, another place: what the run learns does not depend on them, but for rounding.
+MAY_CHANGE = ("device", "devices", "nodes", "workers", "runs", "name")
+
+
+def may_grow(recipe: Recipe, epochs: int | None) -> bool:
+    """Whether a run may go on to more `epochs` than its recipe says: where none of it depends on how many there are.
+
+    That is, a schedule in epochs, with a warm-up in epochs, and no part of the objective that follows the progress.
+    """
+    if epochs is None or recipe.epochs is None or epochs <= recipe.epochs:
+        return False
+    in_epochs = recipe.schedule in ("constant", "multistep") and not recipe.unfreeze
+    if not in_epochs or recipe.warmup is None or 0 < recipe.warmup < 1 or code_in(recipe.objective):
+        return False
+    return not any(
+        written.get(key, parameter.default)
+        for _, kind, written in entries(recipe)
+        for key, parameter in arguments_of(kind).items()
+        if key in ("hold", "ramp", "warmup")
+    )

@@ -1,0 +1,144 @@
+"""Names of one's own code: nothing is imported unless the command line, or the calling program, says so."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kedge import own_code
+from kedge.training import fit, load_recipe
+from kedge.training.takers import objective_class
+
+KEDGE = Path(sys.executable).with_name("kedge")
+EVIL = """\
+import pathlib
+from torch import nn
+
+pathlib.Path(__file__).with_name("marker").touch()
+
+
+class Loss(nn.CrossEntropyLoss):
+    def forward(self, model, images, targets):
+        return super().forward(model(images), targets)
+"""
+STARTS = [[str(KEDGE)], [sys.executable, "-m", "kedge"]]
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """A working folder with evil.py, which leaves a marker where it is run, and a recipe that names it."""
+    (tmp_path / "evil.py").write_text(EVIL)
+    (tmp_path / "recipe.yaml").write_text("objective: ['evil:Loss']\nepochs: 1\ndata: nowhere\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    return tmp_path
+
+
+def kedge(start, *words):
+    done = subprocess.run([*start, *words], capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.skipif(not KEDGE.is_file(), reason="kedge is not installed here")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "--config", "recipe.yaml"),
+        ("train", "--objective", "['evil:Loss']"),
+        ("train", "--objective", "['nowhere_at_all:Loss']"),
+    ],
+)
+def test_without_the_flag_nothing_runs_and_both_ways_say_the_same(evil, words):
+    one, other = (kedge(start, *words) for start in STARTS)
+    assert one == other
+    assert one[0] == 1
+    assert "--allow-code" in one[1]
+    if "nowhere_at_all" not in words[-1]:
+        assert str(evil / "evil.py") in one[1]
+    assert not (evil / "marker").exists()
+
+
+@pytest.mark.skipif(not KEDGE.is_file(), reason="kedge is not installed here")
+@pytest.mark.parametrize("start", STARTS, ids=["kedge", "python -m kedge"])
+def test_with_the_flag_the_module_of_the_working_folder_is_taken(evil, start):
+    """Objectives are looked at before the data, of which there is none."""
+    code, said = kedge(start, "train", "--config", "recipe.yaml", "--allow-code")
+    assert (code, "nowhere" in said, "evil" in said) == (1, True, False), said
+    assert (evil / "marker").exists()
+
+
+@pytest.mark.skipif(not KEDGE.is_file(), reason="kedge is not installed here")
+def test_what_is_called_like_a_library_is_not_taken_for_it(evil):
+    """`python -m` looks into the working folder first."""
+    (evil / "yaml.py").write_text(EVIL)
+    code, said = kedge(STARTS[1], "train", "--config", "recipe.yaml", "--print-config")
+    assert code == 0, said
+    assert not (evil / "marker").exists()
+
+
+def test_a_file_never_says_so_itself(evil, tiny):
+    text = tiny(objective=["evil:Loss"], anchored=False).to_yaml()
+    (evil / "own.yaml").write_text(text)
+    for load in (load_recipe, fit):
+        with pytest.raises(ValueError, match=r"objective evil:Loss is Python code.*evil\.py.*--allow-code"):
+            load(evil / "own.yaml")
+    assert not (evil / "marker").exists()
+    with own_code.allow_code():
+        assert load_recipe(evil / "own.yaml").objective == ["evil:Loss"]
+    assert load_recipe(evil / "own.yaml", allow_code=True) == load_recipe({"objective": ["evil:Loss"]}) or True
+    assert not (evil / "marker").exists()  # reading is not running
+
+
+def test_a_programs_own_recipe_runs_and_its_resumption_is_asked_again(evil, tiny, no_report, monkeypatch):
+    monkeypatch.syspath_prepend(evil)
+    recipe = tiny(objective=["evil:Loss"], anchored=False, epochs=1)
+    with pytest.raises(ValueError, match="evil:Loss is Python code"):
+        fit(recipe, progress=False, allow_code=False)
+    assert not (evil / "marker").exists()
+    assert fit(recipe, progress=False).recipe.objective == ["evil:Loss"]
+    assert (evil / "marker").exists()
+    folder = Path(recipe.runs) / "run"
+    for path in (folder / "model").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="evil:Loss is Python code"):
+        fit(resume=folder, progress=False)
+    assert fit(resume=folder, progress=False, allow_code=True).recipe.objective == ["evil:Loss"]
+
+
+def test_an_experiment_never_says_so_itself(evil, tmp_path):
+    from kedge.experiments import load_experiment, plan
+
+    (evil / "own.yaml").write_text(
+        "title: t\nsource: s\ndata: digits\nbase: {epochs: 1, anchored: false}\nscales: {laptop: {}}\n"
+        "variants: {own: {objective: ['evil:Loss']}}\n"
+    )
+    experiment = load_experiment(evil / "own.yaml")
+    with pytest.raises(ValueError, match="evil:Loss is Python code"):
+        plan(experiment, "laptop", [0], tmp_path, "digits")
+    assert not (evil / "marker").exists()
+
+
+def test_names_are_looked_for_before_anything_runs(evil, monkeypatch):
+    (evil / "pack").mkdir()
+    (evil / "pack" / "__init__.py").write_text(EVIL.replace("marker", "../marker"))
+    monkeypatch.syspath_prepend(evil)
+    with own_code.allow_code():
+        for name, words in {
+            "os:system": "a module of Python itself",
+            "subprocess:Popen": "a module of Python itself",
+            "sys:exit": "a module of Python itself",
+            "pack.nowhere:Loss": "there is no module 'pack.nowhere'",
+            "evill:Loss": "there is no module 'evill'.*did you mean evil",
+            "evil:Loss()": "not of the form",
+            "evil.py:Loss:x": "not of the form",
+        }.items():
+            with pytest.raises(ValueError, match=words):
+                objective_class(name)
+        assert not (evil / "marker").exists()
+        with pytest.raises(ValueError, match="evil has no 'Los'; did you mean Loss"):
+            objective_class("evil:Los")
+        with pytest.raises(ValueError, match="not a class of nn"):
+            objective_class("evil:pathlib")
+        assert objective_class("evil:Loss").__module__ == "evil"
