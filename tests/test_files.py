@@ -51,10 +51,11 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
         fill(True)
     assert os.listdir(tmp_path / "runs") == []
     fill(False)
-    with pytest.raises(FileExistsError, match="just made by another process"):
-        fill_over = whole_folder(tmp_path / "runs" / "new")
-        with fill_over as folder:
-            (folder / "file").write_text("other")
+    with (
+        pytest.raises(FileExistsError, match="just made by another process"),
+        whole_folder(tmp_path / "runs" / "new") as folder,
+    ):
+        (folder / "file").write_text("other")
     assert (tmp_path / "runs" / "new" / "file").read_text() == "whole"
     assert os.listdir(tmp_path / "runs") == ["new"]
 

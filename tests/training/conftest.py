@@ -1,5 +1,6 @@
 import pytest
 
+from kedge.own_code import allow_code
 from kedge.training import Recipe
 
 
@@ -21,3 +22,10 @@ def no_report(monkeypatch):
     from kedge.training import fitting
 
     monkeypatch.setattr(fitting, "write_run_report", lambda *arguments: None)
+
+
+@pytest.fixture
+def own_code_allowed():
+    """Objectives named module:Class are imported."""
+    with allow_code():
+        yield

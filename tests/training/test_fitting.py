@@ -445,7 +445,7 @@ def test_a_run_without_a_checkpoint_starts_over(tiny, tmp_path, broken_off):
 
 def test_a_finished_run_says_so(tiny, capsys):
     first = fit(tiny(epochs=1), progress=False)
-    again = fit(resume=first.folder)
+    again = fit(resume=first.folder, report=False)
     assert "nothing is left to do" in capsys.readouterr().out
     assert same(weights(first.model), weights(again.model))
     assert again.validation == first.validation

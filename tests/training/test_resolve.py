@@ -170,7 +170,7 @@ def test_devices(monkeypatch):
         resolve_device(Recipe(devices=2))
 
 
-def test_ones_own_subclass_counts_as_what_it_is_made_of(tmp_path, monkeypatch):
+def test_ones_own_subclass_counts_as_what_it_is_made_of(tmp_path, monkeypatch, own_code_allowed):
     (tmp_path / "own_objectives.py").write_text(
         "from kedge.objectives import Adversarial, Anchored\n"
         "class Mine(Adversarial):\n    pass\n"

@@ -116,6 +116,7 @@ class RunFolder:
 
         `start`: the model that the run begins with, where it could not be made again from the recipe.
         """
+        sweep(self.path.parent, shared=True)
         if unbegun(self.path):
             if any(self.path.iterdir()):
                 log.warning("%s was broken off before it began: it is started again", self.path)

@@ -1,0 +1,64 @@
+"""A run that is killed at any moment at which it touches a file goes on, or starts again, to the same bits."""
+
+import pytest
+import torch
+from tests.killing import EVENTS, afterwards, killed, places, tree, watched
+
+import kedge
+from kedge import files
+from kedge.training import fit, fitting
+
+
+@pytest.fixture(autouse=True)
+def quick_page(monkeypatch):
+    monkeypatch.setattr(fitting, "write_run_report", lambda model, run, images, path, *more: files.write_text(path, ""))
+
+
+def alike(one, other):
+    expected = other.state_dict()
+    return all(torch.equal(value, expected[key]) for key, value in one.state_dict().items())
+
+
+def rows(result):
+    return [{**row, "seconds": 0} for row in result.history]
+
+
+@pytest.mark.parametrize(
+    "kinds", [("os.rename",), pytest.param(EVENTS, marks=pytest.mark.slow)], ids=["renames", "all"]
+)
+def test_a_run_killed_at_any_file_ends_as_one_that_was_not(tiny, tmp_path, kinds):
+    def recipe(place):
+        return tiny(classes=["0", "1"], train_images=300, batch_size=20, runs=str(place))
+
+    with watched(tmp_path / "whole") as events:
+        whole = fit(recipe(tmp_path / "whole"), progress=False)
+    for at in places(events, kinds):
+        place = tmp_path / f"killed-{at}"
+        with killed(place, at):
+            fit(recipe(place), progress=False)
+        run = place / "run"
+        assert not run.exists() or (run / "recipe.yaml").is_file(), (at, tree(place))
+        with afterwards():
+            again = fit(resume=run, progress=False) if run.exists() else fit(recipe(place), progress=False)
+        assert alike(kedge.load(run), whole.model), at
+        assert rows(again) == rows(whole), at
+        assert again.validation == whole.validation, at
+        assert again.report is not None, at
+        assert tree(place) == tree(tmp_path / "whole"), at  # with nothing half-written
+
+
+def test_a_run_that_began_from_a_model_has_it_from_the_first_moment(tiny, tmp_path):
+    first = fit(tiny(epochs=1, classes=["0", "1"]), progress=False)
+    fields = {"init_from": str(first.folder), "classes": ["0", "1"], "epochs": 1, "arguments": {}, "references": 10}
+    with watched(tmp_path / "whole") as events:
+        whole = fit(tiny(**fields, runs=str(tmp_path / "whole")), progress=False)
+    run = tmp_path
+    for at in places(events):
+        if (run / "recipe.yaml").is_file():  # broken off right after its folder came to be
+            break
+        run = tmp_path / f"killed-{at}" / "run"
+        with killed(run.parent, at):
+            fit(tiny(**fields, runs=str(run.parent)), progress=False)
+        assert not run.exists() or (run / "start" / "config.json").is_file()
+    assert not (run / "last.ckpt").exists()
+    assert alike(fit(resume=run, progress=False).model, whole.model)
