@@ -5,6 +5,7 @@ imports nothing by itself: the command line says `--allow-code`, a program says 
 """
 
 import difflib
+import hashlib
 import os
 import re
 import sys
@@ -27,6 +28,7 @@ __all__ = [
     "imported",
     "is_allowed",
     "keep_out_working_folder",
+    "sources",
     "working_folder_first",
 ]
 
@@ -103,6 +105,13 @@ def imported(name: str, what: str = "") -> Any:
         names = [n for n in vars(loaded) if not n.startswith("_")]
         raise ValueError(f"{said}: {module} has no {attribute!r}{_near(attribute, names)}")
     return getattr(loaded, attribute)
+
+
+def sources(names: Iterable[str]) -> dict[str, str]:
+    """SHA-256, in hex digits, of the files of the modules of such names, which are not imported for that."""
+    specs = {module: _located(module, sys.path) for module in (name.partition(":")[0] for name in names)}
+    files = {module: Path(str(spec.origin)) for module, spec in specs.items() if spec is not None and spec.has_location}
+    return {m: hashlib.sha256(file.read_bytes()).hexdigest() for m, file in files.items() if file.is_file()}
 
 
 def working_folder_first() -> None:

@@ -111,9 +111,9 @@ class LastCheckpoint(Checkpoint):
         """Say in the checkpoint whose it is, and keep there the rows that are of it and what its best weights are."""
         if trainer.is_global_zero:
             top = self.folder.best_row()
-            best = (
-                None if top is None else {"epoch": top["epoch"], "sha256": file_digest(self.folder.best(top["epoch"]))}
-            )
+            best = None
+            if top is not None and (kept := self.folder.best(top["epoch"])).is_file():
+                best = {"epoch": top["epoch"], "sha256": file_digest(kept)}
             checkpoint["kedge"] = {**self.digests, "rows": self.folder.rows(), "best": best}
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

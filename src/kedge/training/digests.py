@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge.files import write_text
+from kedge.own_code import code_in, sources
 from kedge.training.may_change import MAY_CHANGE
 from kedge.training.recipe import Recipe
 
@@ -17,10 +18,11 @@ SIDECAR = ".sha256"  # last.ckpt.sha256: of last.ckpt, and of the one before it
 
 
 def stamp(recipe: Recipe, images: Path) -> dict[str, Any]:
-    """What run.json says for later: the whole recipe as it is run, and digests of it and of the record of images."""
+    """What run.json says for later: the recipe as it is run, and digests of it, of the images and of own code."""
     return {
         "run_format": RUN_FORMAT,
         "recipe": plain(asdict(recipe)),
+        "code": sources(code_in(recipe.objective)),
         "digests": {
             "recipe": recipe_digest(asdict(recipe)),
             "images": file_digest(images) if images.exists() else None,

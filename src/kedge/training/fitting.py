@@ -5,9 +5,6 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +30,12 @@ from kedge.training.keep import kept_models
 from kedge.training.module import Run
 from kedge.training.opening import opening
 from kedge.training.probe import from_probe
+from kedge.training.quiet import quiet
 from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.record import ImageRecord
 from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
+from kedge.training.result import RunResult
 from kedge.training.resuming import check_run, facts_of, go_on, grown, kept_rows, written_by_run
 from kedge.training.start import inherit
 from kedge.training.stops import explained
@@ -47,34 +46,6 @@ __all__ = ["RunResult", "fit"]
 
 log = logging.getLogger("kedge")
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-
-
-@dataclass
-class RunResult:
-    """What a run leaves.
-
-    Attributes:
-        folder: the run's folder.
-        recipe: as it was run, nothing left open.
-        model: the trained model in eval mode, on the CPU; the one in `folder/model`.
-        history: a row per epoch, as in metrics.csv.
-        validation: accuracy, nll and ece of the model with its whole bank on the validation images.
-        report: the page, or None if it could not be made.
-        robust: of a run that attacks: {eps, norm, steps, images, kept, best and last: {epoch, accuracy, pgd}}, on the
-            validation images; None of any other.
-        beside: accuracy, nll and ece of the models in best/ and last/, where there are such, as `validation`.
-        images: how many validation images these numbers are of.
-    """
-
-    folder: Path
-    recipe: Recipe
-    model: PixelModel
-    history: list[dict[str, Any]]
-    validation: dict[str, float]
-    report: Path | None
-    robust: dict[str, Any] | None = None
-    beside: dict[str, dict[str, float]] = field(default_factory=dict)
-    images: int = 0
 
 
 def fit(
@@ -116,7 +87,7 @@ def fit(
     if allow_code is None:
         written = resume is None and isinstance(recipe, Recipe | dict)
         allow_code = written or own_code.is_allowed()
-    with torch.random.fork_rng(), _quiet(), own_code.allow_code(allow_code):
+    with torch.random.fork_rng(), quiet(), own_code.allow_code(allow_code):
         if resume is None:
             given = load_recipe(recipe if recipe is not None else Recipe())
             chosen = inherit(given) if start is None else started(given, start, sets)
@@ -337,9 +308,13 @@ def _finished(
     if wanted and not folder.report.is_file() and "adaptation" not in facts:  # which has none
         if tell:
             print(f"{folder.path} finished on {facts['finished']}, and its page is missing: it is made now", flush=True)
-        val, _ = resumed(folder.path, sets)[1].readable()
-        if _page(model, folder, val, recipe.seed) is not None:
-            words.append("report.html was missing, and was made")
+        try:
+            val, _ = resumed(folder.path, sets)[1].readable()
+        except (OSError, ValueError) as error:  # the run is over all the same
+            log.warning("report.html is missing, and cannot be made without the images of the run: %s", error)
+        else:
+            if _page(model, folder, val, recipe.seed) is not None:
+                words.append("report.html was missing, and was made")
     if tell:
         print(f"{folder.path} finished on {facts['finished']}: {'; '.join(words) or 'nothing is left to do'}")
     report = folder.report if folder.report.is_file() else None
@@ -348,24 +323,3 @@ def _finished(
     return RunResult(
         folder.path, recipe, model, folder.rows(), validation, report, robust, beside, facts["data"]["val"]
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's hints and adverts, and warnings about what is meant to be so, off the user's screen."""
-    loggers = [
-        logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric", "lightning", "torch.distributed")
-    ]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
-            warnings.filterwarnings("ignore", module=r"torch\.optim\.lr_scheduler")
-            # A kernel over one channel has two layouts that are the same memory.
-            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

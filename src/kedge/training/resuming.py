@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge.files import write_text
+from kedge.own_code import code_in, sources
 from kedge.training.callbacks import AtomicCheckpoints
 from kedge.training.digests import RUN_FORMAT, checkpoint_digests, file_digest, plain, recipe_digest, settle, stamp
 from kedge.training.folder import RunFolder, surroundings
@@ -38,6 +39,10 @@ def check_run(folder: RunFolder, facts: dict[str, Any], within: dict[str, Any] |
     elif "digests" not in facts:
         lines.append("the run is of an earlier version, without digests: whether its recipe, its images and its "
                      "checkpoint are those it had cannot be checked; from now on they are")  # fmt: skip
+    now = sources(code_in((facts.get("recipe") or {}).get("objective")))
+    for module, before in (facts.get("code") or {}).items():
+        if now.get(module) not in (None, before):
+            lines.append(f"careful: the module {module} was changed since the run began: it goes on as it is now")
     if changed := _other_versions(facts):
         words = ", ".join(f"{name} {before}, now {now}" for name, (before, now) in changed.items())
         lines.append(f"begun with {words}: it goes on, and may end with other last digits than with one version alone")
