@@ -213,6 +213,15 @@ def test_the_run_comes_with_its_page(tmp_path):
     assert done.stderr == ""
     folder = tmp_path / "runs" / "x"
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["images.safetensors", "last.ckpt", "metrics.csv", "model", "recipe.yaml", "report.html", "run.json"]
+        [
+            "images.safetensors",
+            "last.ckpt",
+            "last.ckpt.sha256",
+            "metrics.csv",
+            "model",
+            "recipe.yaml",
+            "report.html",
+            "run.json",
+        ]
     )
     assert "</html>" in (folder / "report.html").read_text()

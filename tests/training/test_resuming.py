@@ -1,6 +1,8 @@
 """What may have changed when a run goes on, what is refused, in which words, and what is made where it is missing."""
 
+import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -239,6 +241,22 @@ def test_a_run_that_was_broken_off_before_its_recipe_starts_again(tmp_path, room
         fit(resume=tmp_path / "run")
     assert ends_alike(fit(recipe(tmp_path), progress=False), rooms)
     assert "was broken off before it began: it is started again" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["images.safetensors", "run.json", "recipe.yaml"])
+def test_a_full_disk_at_the_start_leaves_nothing_in_the_way(tmp_path, monkeypatch, name):
+    original = os.replace
+
+    def full(source, target):
+        if target.name == name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space left"):
+            fit(recipe(tmp_path / "runs"), progress=False)
+    assert os.listdir(tmp_path / "runs") == []
 
 
 def test_nothing_of_somebody_elses_is_taken_for_a_run_that_was_broken_off(tmp_path):

@@ -97,7 +97,17 @@ def test_a_run_by_hand(tuned, home, capsys):
     result = fit(tuned(seed=4))
     folder = result.folder
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["images.safetensors", "last", "last.ckpt", "metrics.csv", "model", "recipe.yaml", "run.json", "start"]
+        [
+            "images.safetensors",
+            "last",
+            "last.ckpt",
+            "last.ckpt.sha256",
+            "metrics.csv",
+            "model",
+            "recipe.yaml",
+            "run.json",
+            "start",
+        ]
     )
     assert same(state(kedge.load(folder / "start")), _stripped(home / "plain"))
     table, record = rows(folder), facts(folder)["robust"]

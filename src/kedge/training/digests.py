@@ -8,7 +8,7 @@ from typing import Any
 
 from kedge.files import write_text
 from kedge.own_code import code_in, sources
-from kedge.training.may_change import MAY_CHANGE
+from kedge.training.may_change import PLACES
 from kedge.training.recipe import Recipe
 
 __all__ = ["checkpoint_digests", "file_digest", "plain", "recipe_digest", "settle", "stamp", "vouch"]
@@ -33,7 +33,7 @@ def stamp(recipe: Recipe, images: Path) -> dict[str, Any]:
 def recipe_digest(recipe: dict[str, Any]) -> str:
     """Hex digits for a recipe, given as a mapping, without what may change and what is as usual."""
     usual = plain(asdict(Recipe()))
-    told = {k: v for k, v in plain(recipe).items() if k not in MAY_CHANGE and v != usual.get(k)}
+    told = {k: v for k, v in plain(recipe).items() if k not in PLACES and v != usual.get(k)}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,10 +4,12 @@ from kedge.own_code import code_in
 from kedge.training.recipe import Recipe
 from kedge.training.takers import arguments_of, entries
 
-__all__ = ["MAY_CHANGE", "may_grow"]
+__all__ = ["MAY_CHANGE", "PLACES", "may_grow"]
 
 # Another machine, another place: what the run learns does not depend on them, but for rounding.
 MAY_CHANGE = ("device", "devices", "nodes", "workers", "runs", "name")
+# In recipe.yaml also where the images are now: which they are is told by their content.
+PLACES = (*MAY_CHANGE, "data")
 
 
 def may_grow(recipe: Recipe, epochs: int | None) -> bool:

@@ -10,7 +10,7 @@ from kedge.own_code import code_in, sources
 from kedge.training.callbacks import AtomicCheckpoints
 from kedge.training.digests import RUN_FORMAT, checkpoint_digests, file_digest, plain, recipe_digest, settle, stamp
 from kedge.training.folder import RunFolder, surroundings
-from kedge.training.may_change import MAY_CHANGE, may_grow
+from kedge.training.may_change import MAY_CHANGE, PLACES, may_grow
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 
@@ -121,7 +121,7 @@ def _check_recipe(folder: RunFolder, facts: dict[str, Any]) -> None:
     edited = (facts.get("digests") or {}).get("recipe") != recipe_digest(now)
     for key, value in now.items():
         then = before.get(key, usual[key])
-        if value == then or key in MAY_CHANGE:
+        if value == then or key in PLACES:
             continue
         if key == "epochs" and may_grow(replace(stored, epochs=then), value):
             continue
