@@ -69,8 +69,8 @@ def check_allowed(name: str, what: str) -> None:
         where = f" ({spec.origin})" if spec is not None and spec.has_location else ""
         raise ValueError(
             f"{what} {name} is Python code, the module {module}{where}, which runs when it is imported, and nothing "
-            "allowed that: look at it, then say --allow-code, from Python allow_code=True. A recipe, a run or an "
-            "experiment never says so itself"
+            "allowed that: look at it, then say --allow-code, or from Python allow_code=True (or call inside of "
+            "`with kedge.own_code.allow_code():`). A recipe, a run or an experiment never says so itself"
         )
 
 

@@ -190,6 +190,7 @@ def test_train_and_resume(capsys, tmp_path):
     assert f"validation, mean over {count} references: accuracy" in out
     assert f"next:   kedge evaluate {tmp_path / 'one'}" in out
     assert load_recipe(tmp_path / "one" / "recipe.yaml").classes == ["0", "1"]
+    (tmp_path / "one" / "report.html").touch()  # of which the fixture makes none
     assert main(["train", "--resume", str(tmp_path / "one")]) == 0
     assert "nothing is left to do" in capsys.readouterr().out
     assert main(["train", "--resume", str(tmp_path / "one"), "--epochs", "2"]) == 1
