@@ -148,11 +148,10 @@ def is_temporary(name: str) -> bool:
 
 
 def _alive(entry: "os.DirEntry[str]") -> bool:
-    found = _TEMPORARY.fullmatch(entry.name)
-    if found is not None and found["host"] == _here():
-        return _runs(int(found["pid"]))
-    earlier = _EARLIER.fullmatch(entry.name)
-    if found is None and earlier is not None and earlier["pid"] and _runs(int(earlier["pid"])):
+    if match := _TEMPORARY.fullmatch(entry.name):
+        if match["host"] == _here():
+            return _runs(int(match["pid"]))
+    elif (match := _EARLIER.fullmatch(entry.name)) and match["pid"] and _runs(int(match["pid"])):
         return True
     try:
         return time.time() - _changed(entry.path) < FORGOTTEN

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from kedge import files
 from kedge.training import Recipe, fit, fitting
 from kedge.training.callbacks import LastCheckpoint
+from kedge.training.digests import file_digest, settle
 from kedge.training.record import ImageRecord
 
 STEADY = {"schedule": "constant", "warmup": 0.0}
@@ -134,6 +135,17 @@ def test_a_flipped_bit_is_refused(run, name):
     place = (run / name).read_bytes().find(b"\x00" * 8) if name == "last.ckpt" else -20
     flip(run / name, len((run / name).read_bytes()) // 3 if place < 0 and name == "last.ckpt" else place)
     with pytest.raises(ValueError, match=rf"{name}.*(is not the (checkpoint|file) that|is damaged)"):
+        fit(resume=run, progress=False)
+
+
+def test_a_flipped_bit_in_the_best_weights_so_far_is_refused(run):
+    checkpoint = torch.load(run / "last.ckpt", weights_only=True)
+    (run / "best-1.safetensors").write_bytes(b"weights")
+    checkpoint["kedge"]["best"] = {"epoch": 1, "sha256": file_digest(run / "best-1.safetensors")}
+    torch.save(checkpoint, run / "last.ckpt")
+    settle(run / "last.ckpt")
+    flip(run / "best-1.safetensors", 2)
+    with pytest.raises(ValueError, match=r"best-1\.safetensors is not the file that the run wrote"):
         fit(resume=run, progress=False)
 
 

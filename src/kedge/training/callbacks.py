@@ -112,8 +112,8 @@ class LastCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             top = self.folder.best_row()
             best = None
-            if top is not None and (kept := self.folder.best(top["epoch"])).is_file():
-                best = {"epoch": top["epoch"], "sha256": file_digest(kept)}
+            if top is not None and (weights := self.folder.best(top["epoch"])).is_file():
+                best = {"epoch": top["epoch"], "sha256": file_digest(weights)}
             checkpoint["kedge"] = {**self.digests, "rows": self.folder.rows(), "best": best}
 
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -36,7 +36,7 @@ from kedge.training.record import ImageRecord
 from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.result import RunResult
-from kedge.training.resuming import check_run, facts_of, go_on, grown, kept_rows, written_by_run
+from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
 from kedge.training.start import inherit
 from kedge.training.stops import explained
 from kedge.training.takers import takers
@@ -166,7 +166,7 @@ def _run(
             if record is not None:
                 for remark in remarks(recipe, train, val, record):
                     print(remark, flush=True)
-        folder.write_rows(kept_rows(folder, within))
+        folder.write_rows(rows_within(folder, within))
     run = Run(recipe, model, objective, train, val)
     run.last_good = str(checkpoint) if checkpoint else None
     try:
@@ -302,7 +302,7 @@ def _finished(
     model = kedge.load(folder.model)
     words = []
     if within is not None and not folder.rows():
-        folder.write_rows(kept_rows(folder, within))
+        folder.write_rows(rows_within(folder, within))
         words.append("metrics.csv was missing, and was written again")
     folder.clear_best()  # what was broken off just before that
     if wanted and not folder.report.is_file() and "adaptation" not in facts:  # which has none

@@ -14,7 +14,7 @@ from kedge.training.may_change import MAY_CHANGE, PLACES, may_grow
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 
-__all__ = ["check_run", "facts_of", "go_on", "grown", "kept_rows", "written_by_run"]
+__all__ = ["check_run", "facts_of", "go_on", "grown", "rows_within", "written_by_run"]
 
 VERSIONS = ("kedge", "python", "torch", "torchvision", "timm", "lightning", "numpy")
 _PUT_BACK = "Put it back from a copy, or start a new run"
@@ -83,12 +83,12 @@ def go_on(folder: RunFolder, facts: dict[str, Any], epochs: int | None) -> dict[
         write_text(folder.path / "recipe.yaml", recipe.to_yaml())
     changed = {name: now for name, (_, now) in _other_versions(facts).items()}
     again = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **changed}
-    kept = {key: value for key, value in facts.items() if key != "finished"}
+    known = {key: value for key, value in facts.items() if key != "finished"}
     stamped = stamp(recipe, folder.path / FILE)
     before = (facts.get("digests") or {}).get("recipe")
     if before not in (None, stamped["digests"]["recipe"]):  # more epochs: the checkpoint is still of fewer
-        kept["earlier_recipes"] = [*facts.get("earlier_recipes", []), before]
-    facts = {**kept, **stamped, "resumed": [*facts.get("resumed", []), again]}
+        known["earlier_recipes"] = [*facts.get("earlier_recipes", []), before]
+    facts = {**known, **stamped, "resumed": [*facts.get("resumed", []), again]}
     folder.write_facts(facts)
     if folder.checkpoint.is_file():
         settle(folder.checkpoint)
@@ -105,7 +105,7 @@ def written_by_run(checkpoint: Path) -> dict[str, Any]:
     return within
 
 
-def kept_rows(folder: RunFolder, within: dict[str, Any] | None) -> list[dict[str, Any]]:
+def rows_within(folder: RunFolder, within: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The rows of the epochs that the checkpoint holds, from there; of an earlier version as metrics.csv has them."""
     if within is None:
         return []
@@ -157,8 +157,12 @@ def _about_checkpoint(folder: RunFolder, facts: dict[str, Any], within: dict[str
         if key in within and digests.get(key) is not None and within[key] not in (digests[key], *_before(facts, key)):
             raise ValueError(f"{path} is the checkpoint of a run with {what}. {_PUT_BACK}")
     best = within.get("best")
-    if best is not None and (kept := folder.best(best["epoch"])).is_file() and file_digest(kept) != best["sha256"]:
-        raise ValueError(f"{kept} is not the file that the run wrote: it was changed or damaged. {_PUT_BACK}")
+    if (
+        best is not None
+        and (weights := folder.best(best["epoch"])).is_file()
+        and file_digest(weights) != best["sha256"]
+    ):
+        raise ValueError(f"{weights} is not the file that the run wrote: it was changed or damaged. {_PUT_BACK}")
     if digests and not vouched:
         return [f"nothing says whether {path.name} is the one that the run wrote: it cannot be checked"]
     return []
