@@ -1,6 +1,11 @@
+import os
+
 import pytest
 
 from tests.hub_stand_in import serving
+
+# Tests import onnxruntime by themselves, which else writes an identifier of the machine below the home folder.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 @pytest.fixture

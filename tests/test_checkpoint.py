@@ -216,6 +216,12 @@ def named(name, library="timm", **arguments):
         ({"format_version": 3}, "upgrade kedge"),
         ({"format_version": "1"}, "format_version cannot be"),
         ({"kind": "os.system"}, "kind cannot be"),
+        ({"kind": ["anchored"]}, "kind cannot be"),
+        ({"architecture": [1]}, "architecture cannot be"),
+        (named("test_resnet", num_classes=None), "None outputs|num_classes"),
+        ({"reject": {"threshold": -1.0}}, "reject cannot be"),
+        ({"num_outputs": 10**12, "class_names": None}, "num_outputs cannot be"),
+        ({"steps": {"temperature": {"value": 10**400}}}, "a number of 401 digits is too large"),
         ({"num_outputs": 5}, "class_names has 4 names, but num_outputs is 5"),
         ({"num_outputs": 5, "class_names": None}, "has 4 outputs, but the saved one has 5"),
         ({"class_names": ["a", "b", "c", 4]}, "class_names"),
@@ -226,7 +232,7 @@ def named(name, library="timm", **arguments):
         ({"reject": {"threshold": "high"}}, "reject cannot be"),
         ({"reject": {"threshold": True}}, "reject cannot be"),
         ({"reject": {"threshold": 0.5, "log_odds": "high"}}, "reject cannot be"),
-        ({"reject": {"threshold": float("nan")}}, "NaN is not a value"),
+        ({"reject": {"threshold": float("nan")}}, "NaN is no number"),
         ({"input_shape": [3, 200_000, 200_000]}, "input_shape cannot be"),
         ({"weights_sha256": "../../secret"}, "weights_sha256 cannot be"),
         (named("system", "os"), "architecture"),
@@ -290,6 +296,16 @@ def test_a_tampered_bank_is_refused(folder, tensors, match):
         kedge.load(folder)
 
 
+@pytest.mark.parametrize("name", ["class_names", "reject", "architecture", "first_layer"])
+def test_a_config_that_lacks_what_may_be_null_is_incomplete(folder, name):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config[name]
+    path.write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"does not say {name}"):
+        kedge.load(folder)
+
+
 def test_weights_with_nan_are_refused(folder):
     from safetensors.torch import load_file
 
@@ -302,7 +318,7 @@ def test_weights_with_nan_are_refused(folder):
 
 def test_a_config_nested_without_end_is_refused(folder):
     (folder / "config.json").write_text("[" * 200_000)
-    with pytest.raises(ValueError, match="not JSON"):
+    with pytest.raises(ValueError, match="nested deeper than 64"):
         kedge.load(folder)
 
 
@@ -353,7 +369,7 @@ def test_missing_and_wrong_places(folder, tmp_path):
     with pytest.raises(ValueError, match="not JSON"):
         kedge.load(folder)
     (folder / "config.json").write_text("[]")
-    with pytest.raises(ValueError, match="not a kedge config"):
+    with pytest.raises(ValueError, match="holds a list where a mapping"):
         kedge.load(folder)
 
 

@@ -100,8 +100,9 @@ def test_what_the_hub_refuses(published):
             r"no model.safetensors \(pytorch_model.bin is there",
         ),
         ({"config.json": b"{}", "model.safetensors": b"x"}, "has no format 'kedge'"),
-        ({"config.json": b"\xff", "model.safetensors": b"x"}, "is not JSON"),
-        ({"config.json": b"[1]", "model.safetensors": b"x"}, "has no format 'kedge'"),
+        ({"config.json": b"{", "model.safetensors": b"x"}, "its config.json is not JSON"),
+        ({"config.json": b"\xff", "model.safetensors": b"x"}, "its config.json is not text in UTF-8"),
+        ({"config.json": b"[1]", "model.safetensors": b"x"}, "its config.json holds a list"),
     ],
 )
 def test_repositories_that_are_not_ours_cost_no_download_of_weights(hub, files, match):

@@ -25,6 +25,8 @@ def train(variant: str, args: argparse.Namespace) -> dict[str, Any]:
     from torch.nn import functional as F
     from torchvision.transforms import v2
 
+    from kedge.data.formats import FORMATS
+
     seed_all(args.seed)
     files, labels, classes = files_of(args.photos / "train")
     network = create_network(args.network, args.weights, len(classes)).to(memory_format=torch.channels_last)
@@ -33,7 +35,7 @@ def train(variant: str, args: argparse.Namespace) -> dict[str, Any]:
     target, size = torch.tensor(labels), 4 if variant == "tutorial" else min(BATCH, max(8, len(files) // 5))
 
     def step(rows: list[int], network: torch.nn.Module) -> torch.Tensor:
-        images = stack([change(Image.open(files[row]).convert("RGB")) for row in rows])
+        images = stack([change(Image.open(files[row], formats=FORMATS).convert("RGB")) for row in rows])
         images = ((images.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         loss = F.cross_entropy(network(images), target[rows])
         loss.backward()
@@ -82,9 +84,11 @@ def centre_crop(folder: Path, size: int, share: float) -> tuple[Any, Any]:
     from PIL import Image
     from torchvision.transforms import InterpolationMode, v2
 
+    from kedge.data.formats import FORMATS
+
     shown = v2.Compose([v2.Resize(round(size / share), InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(size)])
     files, labels, _ = files_of(folder)
-    return stack([shown(Image.open(file).convert("RGB")) for file in files]), torch.tensor(labels)
+    return stack([shown(Image.open(file, formats=FORMATS).convert("RGB")) for file in files]), torch.tensor(labels)
 
 
 def _normalisation(network: Any) -> tuple[Any, Any]:

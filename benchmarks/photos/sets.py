@@ -1,6 +1,5 @@
 """Sets of photos as folders, so that every tool reads the same files: FOLDER/train/CLASS/*.jpg and FOLDER/test."""
 
-import io
 import json
 import os
 import random
@@ -8,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from PIL import Image
 
+from kedge.data.formats import opened
 from kedge.files import whole
 
 
@@ -58,7 +57,8 @@ def folder_of(photos: PhotoSet, seed: int, root: Path) -> Path:
             if split == "train" and photos.drawn is not None:
                 chosen = balanced(labels, chosen, photos.drawn, seed)
             for row in chosen:
-                suffix = (Image.open(io.BytesIO(images[row])).format or "jpg").lower()
+                with opened(images[row]) as image:
+                    suffix = (image.format or "jpg").lower()
                 name = f"{row:05d}.{'jpg' if suffix == 'jpeg' else suffix}"
                 with whole(folder / split / classes[labels[row]] / name) as temporary:
                     temporary.write_bytes(images[row])

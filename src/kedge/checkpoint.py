@@ -7,7 +7,6 @@ A folder never names code to import: the architecture is a registered name of ti
 import hashlib
 import json
 import logging
-import math
 import os
 import re
 import warnings
@@ -24,15 +23,15 @@ from torch.overrides import TorchFunctionMode
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
 from kedge.anchoring.convert import put_stem
-from kedge.anchoring.pixels import TASKS, evaluating, resolve_normalisation
+from kedge.anchoring.pixels import evaluating, resolve_normalisation
 from kedge.anchoring.steps import check_steps
 from kedge.architectures import at_most, describe, rebuild
 from kedge.files import sweep, whole, write_text
+from kedge.json_text import read_json
+from kedge.stated import LARGEST_TEXT, check_stated, check_there, refuse
 
 # A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
 FORMAT_VERSION = 2
-# Values of one input; a tampered shape must not allocate the machine away.
-LARGEST_INPUT = 2**24
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 log = logging.getLogger("kedge")
 _KINDS = {"anchored": AnchoredModel, "plain": PlainModel}
@@ -117,7 +116,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Pixe
         ValueError: if a file is not what it says, or `model` does not fit.
     """
     folder = _model_folder(Path(folder))
-    config = _read_config(folder)
+    config = read_config(folder)
     likely = folder / WEIGHTS
     # The digest takes a third as long as all else: it is computed beside it, and has the last word.
     with ThreadPoolExecutor(1) as pool:
@@ -189,6 +188,8 @@ def _assembled(config: dict[str, Any], network: nn.Module, mean: list[float], st
     """A model around `network`, which is not run: `save` compared what is rebuilt like this with what it wrote."""
     shape, anchored = config["input_shape"], config["kind"] == "anchored"
     outputs = config["architecture"]["arguments"].get("num_classes", config["num_outputs"])
+    if outputs != config["num_outputs"]:
+        raise ValueError(f"the model has {outputs!r:.20} outputs, but the saved one has {config['num_outputs']}")
     if anchored:
         try:
             known = put_stem(network, config["first_layer"])
@@ -266,68 +267,39 @@ def _model_folder(folder: Path) -> Path:
     raise FileNotFoundError(f"{str(folder)!r} holds no {CONFIG}, so it is not a model that kedge.save wrote")
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if path.stat().st_size > 10_000_000:
-        raise ValueError(f"{path} is larger than 10 MB, which no kedge config is")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    return _checked(config, path)
+def read_config(folder: Path) -> dict[str, Any]:
+    """What the config of a model folder says; ValueError, in words, unless every field is as `save` writes it."""
+    return _checked(read_json(folder / CONFIG, LARGEST_TEXT), folder / CONFIG)
 
 
-def _checked(config: Any, where: Path) -> dict[str, Any]:
+def _checked(config: dict[str, Any], where: Path) -> dict[str, Any]:
     """Insist on every field of a config; says which one is wrong and what it holds."""
-    if not isinstance(config, dict) or config.get("format") != "kedge":
+    if config.get("format") != "kedge":
         raise ValueError(f"{where} is not a kedge config: it has no format 'kedge'")
     version = config.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise ValueError(f"{where} has format {version}, this kedge reads up to {FORMAT_VERSION}: upgrade kedge")
 
-    def count(value: Any) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31
-
-    def number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-    outputs, names, reject = config.get("num_outputs"), config.get("class_names"), config.get("reject")
-    shape, first = config.get("input_shape"), config.get("first_layer")
+    check_stated(config, str(where))
+    check_there(config, ("architecture", "first_layer"), str(where))
+    first = config.get("first_layer")
     rules = {
-        "format_version": version in (1, 2),
-        "kind": config.get("kind") in _KINDS,
-        "network": isinstance(config.get("network"), str),
-        "architecture": config.get("architecture") is None or isinstance(config["architecture"], dict),
-        "first_layer": isinstance(first, str) if config.get("kind") == "anchored" else first is None,
-        "input_shape": isinstance(shape, list)
-        and 1 <= len(shape) <= 4
-        and all(count(n) for n in shape)
-        and math.prod(shape) <= LARGEST_INPUT,
-        "num_outputs": count(outputs),
-        "task": config.get("task") in TASKS,
-        "dtype": config.get("dtype") in ("float32", "float64", "float16", "bfloat16"),
-        "class_names": names is None
-        or (isinstance(names, list) and len(names) == outputs and all(isinstance(name, str) for name in names)),
-        "reject": reject is None
-        or (isinstance(reject, dict) and number(reject.get("threshold")) and number(reject.get("log_odds", 0))),
-        "steps": not config.get("steps") or (version == 2 and _applicable(config["steps"], config.get("task"))),
-        "weights_sha256": bool(re.fullmatch("[0-9a-f]{64}", str(config.get("weights_sha256")))),
+        "format_version": (version in (1, 2), "1 or 2"),
+        "kind": (config.get("kind") in list(_KINDS), " or ".join(_KINDS)),
+        "network": (isinstance(config.get("network"), str), "a name"),
+        "architecture": (isinstance(config.get("architecture"), dict | None), "null, or how to build the network"),
+        "first_layer": (
+            isinstance(first, str) if config.get("kind") == "anchored" else first is None,
+            "the name of a layer of an anchored model, else null",
+        ),
+        "dtype": (config.get("dtype") in ("float32", "float64", "float16", "bfloat16"), "a type of weights"),
+        "steps": (not config.get("steps") or version == 2, "nothing in format 1"),
+        "weights_sha256": (bool(re.fullmatch("[0-9a-f]{64}", str(config.get("weights_sha256")))), "64 digits"),
     }
-    wrong = [name for name, right in rules.items() if not right]
-    if wrong == ["class_names"] and isinstance(names, list):
-        raise ValueError(f"{where}: class_names has {len(names)} names, but num_outputs is {outputs}")
-    if wrong:
-        seen = json.dumps(config.get(wrong[0]), default=str)[:80]
-        raise ValueError(f"{where}: {wrong[0]} cannot be {seen}; the file was changed or is incomplete")
+    for name, (right, wanted) in rules.items():
+        if not right:
+            refuse(config, name, str(where), wanted)
     return config
-
-
-def _applicable(steps: Any, task: Any) -> bool:
-    try:
-        check_steps(steps, task)
-    except ValueError:
-        return False
-    return True
 
 
 def _finite(values: torch.Tensor) -> bool:
@@ -338,10 +310,6 @@ def _finite(values: torch.Tensor) -> bool:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a value of a config")
 
 
 def _short(error: RuntimeError) -> str:

@@ -111,7 +111,7 @@ def _number(value: Any, place: int, what: str) -> int:
     """A label as int, if it is a whole number of whatever type, or written as one."""
     try:
         number = int(value)
-        if isinstance(value, str) or number == value:
+        if (isinstance(value, str) or number == value) and -(2**63) <= number < 2**63:
             return number
     except (TypeError, ValueError, OverflowError):  # no number, NaN, infinity
         pass

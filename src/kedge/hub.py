@@ -1,12 +1,13 @@
 """Models from the Hugging Face hub: two files of a repository, `config.json` and `model.safetensors`, and no other."""
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.checkpoint import CONFIG, WEIGHTS, load
+from kedge.json_text import read_json
+from kedge.stated import LARGEST_TEXT
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,7 +18,7 @@ __all__ = ["HubError", "download", "from_pretrained", "split_name"]
 
 PREFIX = "hf-hub:"
 # What is fetched unasked. A config of kedge takes kilobytes; the largest networks of timm take 6 GB.
-LARGEST = {CONFIG: 10_000_000, WEIGHTS: 20 * 2**30}
+LARGEST = {CONFIG: LARGEST_TEXT, WEIGHTS: 20 * 2**30}
 _NAME = re.compile(r"(?P<repo>[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})(@(?P<revision>[^\s@]+))?", re.ASCII)
 
 
@@ -102,12 +103,13 @@ def _sizes(repo: str, revision: str | None, token: str | bool | None) -> dict[st
 
 def _check_config(path: Path, at: str) -> None:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise HubError(f"{at} is not a model of kedge: its {CONFIG} is not JSON ({error})") from None
-    if isinstance(config, dict) and config.get("format") == "kedge":
+        config = read_json(path, LARGEST[CONFIG])
+    except ValueError as error:
+        why = str(error).replace(str(path), f"its {CONFIG}")  # a place in the cache tells nobody anything
+        raise HubError(f"{at} is not a model of kedge: {why}") from None
+    if config.get("format") == "kedge":
         return
-    name = config.get("architecture") if isinstance(config, dict) else None
+    name = config.get("architecture")
     if isinstance(name, str) and "num_classes" in config:
         owner, _, rest = at.partition("/")
         said = f"kedge knows it as timm/{rest}" if owner == "timm" else "timm.create_model('hf-hub:...') loads it"

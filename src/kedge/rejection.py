@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["answered", "by_confidence", "in_words", "resolved", "rule_at", "rule_from"]
+__all__ = ["answered", "by_confidence", "in_words", "is_rule", "resolved", "rule_at", "rule_from"]
 
 # The log odds of an answer without an alternative (one class, or all others excluded) are infinite. A large number in
 # their place can be stored in JSON and shown in a histogram, and leaves room above for a threshold that nothing meets.
@@ -20,6 +20,24 @@ CERTAIN = 1e38
 # How far a threshold that no answer met lies above the confidence of the surest: whoever compares confidences in
 # float32 rejects them all too.
 _ABOVE = 2.0**-23
+
+
+def is_rule(stated: Any) -> bool:
+    """Whether what a file holds can be a rule: a threshold, and log odds if any, that are finite numbers.
+
+    Of a confidence the threshold is one too, or just above: NaN, or one below 0, would never reject anything.
+    """
+    if not isinstance(stated, Mapping) or not isinstance(stated.get("score", "confidence"), str):
+        return False
+    numbers = [stated.get("threshold"), stated.get("log_odds", 0)]
+    numbers += [stated[key] for key in ("coverage", "risk") if stated.get(key) is not None]
+    if not all(map(_is_finite, numbers)):
+        return False
+    return by_confidence(stated) is None or 0 <= stated["threshold"] <= 1 + 2 * _ABOVE
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def rule_at(confidence: float) -> dict[str, float]:

@@ -35,6 +35,23 @@ def test_json_is_the_models_own_answer(command, digit_model, model_folder, photo
     assert "confidence below 0.150, set to keep 90% of the validation images" in err
 
 
+def test_what_is_no_image_of_a_kind_that_is_read_is_answered_by_what_it_is(command, model_folder, photos):
+    import os
+
+    (photos / "ps.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n{} loop\n")
+    os.mkfifo(photos / "pipe.png")
+    asked = photos / "d1.png", photos / "ps.jpg", photos / "pipe.png", "/dev/zero"
+    code, out, _ = command("predict", model_folder, *asked, "--format", "json")
+    good, page, pipe, device = json.loads(out)
+    assert code == 3
+    assert good["error"] is None
+    assert page["error"].startswith("it holds PostScript, which is not read under any name")
+    assert pipe["error"] == "a named pipe, not a file"
+    assert device["error"] == "a device, not a file"
+    # In a folder a pipe is passed over, as it is no file.
+    assert "pipe.png" not in command("predict", model_folder, photos, "--format", "json")[1]
+
+
 def test_csv_and_table(command, model_folder, photos):
     _, out, _ = command("predict", model_folder, photos / "d1.png", photos / "broken.jpg", "--format", "csv")
     first, second = csv.DictReader(io.StringIO(out))

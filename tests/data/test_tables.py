@@ -139,3 +139,69 @@ def test_real_packs(packs):
     assert isinstance(trash, FileSet)
     assert torch.bincount(trash.labels).tolist() == [302, 374, 307, 446, 360, 103]
     assert next(trash.batches(4))[0].shape == (4, 3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        (b"not json", "is not JSON"),
+        (b"\xff\xfe", "is not text in UTF-8"),
+        (b'{"info": ' + b"[" * 100_000, "nested deeper than 64"),
+        (b"[]", "a list where a mapping"),
+        (b'{"info": [1]}', "info is no mapping"),
+        (b'{"info": {"features": "x"}}', "features is no mapping"),
+        (b'{"info": {"features": {"label": [1]}}}', "label is no mapping"),
+        (b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": 7}}}}', "no list of texts"),
+        (b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": [1, 2]}}}}', "no list of texts"),
+        (b'{"info": {"features": {"label": 1, "label": 2}}}', "there twice"),
+    ],
+)
+def test_metadata_that_describes_nothing_names_the_file(tmp_path, metadata, words):
+    table = pa.table({"image": rows(2), "label": [0, 1]}).replace_schema_metadata({"huggingface": metadata})
+    pq.write_table(table, tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=rf"train\.parquet.*{words}"):
+        kd.load(tmp_path / "train.parquet")
+
+
+def test_labels_without_names_are_numbers_of_classes(tmp_path):
+    """A label of 10^12 must not become 10^12 classes, as names or as a range."""
+    for name in ("alone", "both"):
+        write(tmp_path / name / "train.parquet", rows(2), [0, 10**12])
+    write(tmp_path / "both" / "test.parquet", rows(2), [0, 1])
+    for name in ("alone", "both"):
+        with pytest.raises(DataError, match="a label is 1000000000000, and nothing names the classes"):
+            kd.load(tmp_path / name)
+    pictures = [(torch.zeros(3, 8, 8, dtype=torch.uint8), label) for label in (0, 10**12)]
+    with pytest.raises(DataError, match="a label is 1000000000000"):
+        kd.from_dataset(pictures, name="own")
+    with pytest.raises(DataError, match="a label is 1" + "0" * 30):  # more than 64 bits hold
+        kd.from_dataset([(pictures[0][0], 10**30)], name="own")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [([b"a", b"b"], "labels are numbers or text, got bytes"), ([[1], [2]], "labels are numbers or text, got list")],
+)
+def test_labels_of_other_kinds(tmp_path, labels, words):
+    write(tmp_path / "train.parquet", rows(2), labels)
+    with pytest.raises(DataError, match=words):
+        kd.load(tmp_path / "train.parquet")
+
+
+@pytest.mark.parametrize("column", [["a.png", "b.png"], [1, 2], [{"bytes": "x", "path": 3}, {"bytes": "y", "path": 4}]])
+def test_rows_that_hold_no_image(tmp_path, column):
+    write(tmp_path / "train.parquet", column, [0, 1])
+    with pytest.raises(DataError, match="the row holds no image"):
+        kd.load(tmp_path / "train.parquet")
+
+
+def test_parquet_files_that_are_none(tmp_path):
+    import os
+
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(DataError, match=r"cannot read .*train\.parquet as parquet"):
+        kd.load(tmp_path / "train.parquet")
+    (tmp_path / "train.parquet").unlink()
+    os.mkfifo(tmp_path / "train.parquet")
+    with pytest.raises(DataError, match="a named pipe, not a file"):
+        kd.load(tmp_path)

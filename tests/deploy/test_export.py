@@ -216,9 +216,17 @@ GOOD = {
         ({"input_shape": [3, -1, 2]}, "input_shape"),
         ({"num_outputs": True}, "num_outputs"),
         ({"task": "magic"}, "task"),
-        ({"class_names": ["a"]}, "class_names must be 2 strings"),
+        ({"class_names": ["a"]}, "class_names has 1 names, but num_outputs is 2"),
         ({"reject": {"threshold": "0.5"}}, "threshold"),
         ({"reject": {"threshold": 0.5, "log_odds": "0"}}, "log_odds"),
+        ({"reject": {"threshold": float("nan")}}, "NaN is no number"),
+        ({"reject": {"threshold": -1}}, "a confidence between 0 and 1"),
+        ({"reject": {"threshold": 1e308, "log_odds": -1e308}}, "a confidence between 0 and 1"),
+        ({"input_shape": [3, 200_000, 200_000]}, "input_shape"),
+        ({"input_shape": [3, 9, 10**12]}, "input_shape"),
+        ({"num_outputs": 10**12, "class_names": None}, "num_outputs"),
+        ({"steps": {"temperature": {"value": float("inf")}}}, "Infinity is no number"),
+        ({"steps": [1]}, "steps"),
     ],
 )
 def test_a_tampered_card_is_refused(change, message):
@@ -263,3 +271,36 @@ def test_an_onnx_file_above_torchs_threshold_keeps_its_weights(model, images, tm
     moved.with_name("m.onnx.data").unlink()
     with pytest.raises(FileNotFoundError, match=r"keeps its weights in m\.onnx\.data, which is not beside it"):
         load_onnx(moved)
+
+
+LIES = (
+    (lambda card: {**card, "num_outputs": 3, "class_names": ["a", "b", "c"]}, r"returns .* but says of itself \[3\]"),
+    (lambda card: {**card, "input_shape": [3, 90, 110]}, r"takes .* but says of itself \[3, 90, 110\]"),
+    (lambda card: {**card, "input_shape": [9, 11]}, "takes"),
+    (lambda card: {**card, "reject": {"threshold": float("nan")}}, "NaN is no number"),
+    (lambda card: {**card, "reject": {"threshold": -0.5}}, "reject cannot be"),
+    (lambda card: "[" * 100_000, "nested deeper than 64"),
+    (lambda card: "[]", "a list where a mapping"),
+)
+
+
+def test_a_card_that_lies_about_its_network_is_refused(model, images, tmp_path):
+    path = export(model, tmp_path / "m.onnx", check_images=images).path
+    proto = onnx.load(path)
+    (entry,) = (each for each in proto.metadata_props if each.key == "kedge")
+    right = entry.value
+    for change, message in LIES:
+        changed = change(json.loads(right))
+        entry.value = changed if isinstance(changed, str) else json.dumps(changed)
+        onnx.save(proto, path)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_onnx(path)
+        assert str(path) in str(caught.value)
+    entry.value = right
+    onnx.save(proto, path)
+    loaded = load_onnx(path)
+    assert loaded(images).shape == (7, 4)
+    # A graph may leave the number of its outputs open: then only its answers tell.
+    loaded.network.num_outputs = 9
+    with pytest.raises(ValueError, match="says of itself that it has 9 outputs"):
+        loaded(images)

@@ -115,7 +115,7 @@ def test_files_and_names(values, tmp_path):
     with pytest.raises(ValueError, match="is not YAML"):
         load_experiment(path)
     path.write_text("!!python/object/apply:os.system [echo no]")
-    with pytest.raises(ValueError, match="is not YAML"):
+    with pytest.raises(ValueError, match="of the kind !!python"):
         load_experiment(path)
     with pytest.raises(FileNotFoundError, match="Did you mean 'cifar10-masking'"):
         load_experiment("cifar10-maskin")

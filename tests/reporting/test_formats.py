@@ -69,10 +69,15 @@ def test_an_almost_empty_file_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("not json", "does not hold JSON"),
-        ("[]", "not the results"),
+        ("not json", "is not JSON"),
+        ("[]", "a list where a mapping"),
+        ('{"models": 1}', "not the results"),
         ('{"format_version": 1, "models": {}}', "not the results"),
         ('{"format_version": 99, "models": {"a": {}}}', "format 99 is newer"),
+        ('{"format_version": 2, "models": {"a": 7}}', "not the results"),
+        ('{"format_version": 2, "models": {"a": {"ood": [1]}}}', "ood is a list, not a dict"),
+        ('{"format_version": 2, "models": {"a": {}}, "ood_sets": {"x": 1}}', "not the results"),
+        ('{"format_version": 2, "models": {"a": {"clean": {"ece": NaN}}}}', "NaN is no number"),
     ],
 )
 def test_files_that_are_something_else(tmp_path, text, words):

@@ -335,7 +335,9 @@ def test_what_contradicts_published_weights(tmp_path):
     refused(tmp_path, ValueError, "belong to no data here: name the data", init_from="resnet18", data=None)
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "is not JSON"), ("[]", "not a kedge config")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("{", "is not JSON"), ("[]", "holds a list where a mapping"), ("{}", "not a kedge config")]
+)
 def test_a_config_that_is_none(tmp_path, text, words):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text(text)

@@ -2,7 +2,6 @@
 
 import copy
 import difflib
-import json
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from kedge.adaptation.probe import ProbeData, fit_probe
 from kedge.adaptation.tuning import average, tune
 from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references, plain
 from kedge.data import ImageSet, derive_seed
+from kedge.training.recorded import recorded_facts
 
 __all__ = ["Adapted", "adapt"]
 
@@ -116,7 +116,7 @@ def _adapt(
     folder = out / how
     head = find_head(model, settings.head)
     if finished(folder):
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        facts = recorded_facts(folder)
         loaded = load_outcome(folder, with_head(model, head, train.class_names))
         return Adapted(how, loaded, facts["adaptation"], folder)
     began = time.perf_counter()

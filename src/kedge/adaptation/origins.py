@@ -11,6 +11,7 @@ from torch import nn
 from kedge.adaptation.outcome import Settings, finished
 from kedge.data import ImageSet
 from kedge.files import sweep, write_text
+from kedge.json_text import read_json
 
 __all__ = ["check_origin", "note_origin", "origin_of", "rests_on"]
 
@@ -85,7 +86,10 @@ def _facts(how: str, origin: dict[str, Any], settings: Settings) -> dict[str, An
 
 def _known(out: Path) -> dict[str, Any]:
     path = out / _FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_json(path) if path.is_file() else {}
+    if not all(isinstance(facts, dict) for facts in known.values()):
+        raise ValueError(f"{path} does not say what each way was adapted from: it was changed")
+    return known
 
 
 def _word(value: Any) -> str:

@@ -19,6 +19,7 @@ from kedge.training.folder import surroundings
 from kedge.training.held import record_of
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
+from kedge.training.recorded import recorded_facts
 
 __all__ = ["Settings", "finished", "load_outcome", "recipe_for", "write_outcome"]
 
@@ -95,7 +96,7 @@ class Settings:
 def finished(folder: Path) -> bool:
     """Whether a run folder holds a finished adaptation."""
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        facts = recorded_facts(folder)
     except (OSError, ValueError):
         return False
     return "finished" in facts and "adaptation" in facts
@@ -103,8 +104,7 @@ def finished(folder: Path) -> bool:
 
 def load_outcome(folder: Path, like: PixelModel) -> PixelModel:
     """The model of a run; `like` has the network for one that has no name to be made again by."""
-    config = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))
-    unnamed = config.get("architecture") is None and not isinstance(like, AnchoredModel)
+    unnamed = checkpoint.read_config(folder / "model")["architecture"] is None and not isinstance(like, AnchoredModel)
     return checkpoint.load(folder / "model", model=like.network if unnamed else None)
 
 

@@ -19,6 +19,7 @@ from kedge.data import ImageSet
 from kedge.evaluation import evaluate
 from kedge.evaluation.checks import limited
 from kedge.files import sweep, write_together
+from kedge.json_text import read_json
 
 __all__ = ["study", "table"]
 
@@ -209,14 +210,21 @@ def _split(settings: Settings) -> int:
     return settings.seed if settings.split_seed is None else settings.split_seed
 
 
+def _is_row(row: Any) -> bool:
+    ints = isinstance(row, dict) and all(isinstance(row.get(key, ""), int | None) for key in ("shots", "draw"))
+    return ints and isinstance(row.get("how"), str)
+
+
 def _earlier(out: Path, measure: Mapping[str, Any], asked: set[tuple[Any, ...]]) -> list[dict[str, Any]]:
     """Rows of results.json that are not asked for again; ValueError if they were measured otherwise."""
     path = out / "results.json"
     if not path.is_file():
         return []
-    before = json.loads(path.read_text(encoding="utf-8"))
-    kept = [row for row in before["rows"] if (row["how"], row["shots"], row["draw"]) not in asked]
-    then = before.get("measured", {})
+    before = read_json(path, nan=True)
+    rows, then = before.get("rows"), before.get("measured", {})
+    if not (isinstance(rows, list) and isinstance(then, dict) and all(map(_is_row, rows))):
+        raise ValueError(f"{path} does not hold the rows of kedge adapt: name another folder (--out)")
+    kept = [row for row in rows if (row["how"], row["shots"], row["draw"]) not in asked]
     differing = [
         "the test images differ" if key == "test" else f"{key} is {then.get(key)} there, {measure[key]} here"
         for key in measure

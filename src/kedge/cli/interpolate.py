@@ -267,6 +267,7 @@ def write(
     """
     import kedge
     from kedge.files import sweep, whole_folder, write_text
+    from kedge.regular import read_text
     from kedge.reporting.sweep import write_sweep
 
     results = {"kedge": kedge.__version__, **results}
@@ -279,7 +280,7 @@ def write(
             write_sweep(results, folder)
         if source.run is not None and (source.run / "recipe.yaml").is_file():
             words = f"# Of {source.name}, whose images chose this average of weights; it is not what made it.\n"
-            recipe = (source.run / "recipe.yaml").read_text(encoding="utf-8")
+            recipe = read_text(source.run / "recipe.yaml", 1_000_000)
             write_text(folder / "recipe.yaml", words + recipe)
             if images is not None:
                 images.write(folder)

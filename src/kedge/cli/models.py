@@ -49,12 +49,9 @@ class Source:
 
     def recipe(self) -> dict[str, Any]:
         """The recipe of the run as it was resolved; empty if the model belongs to no run."""
-        import yaml
+        from kedge.training.recorded import recorded
 
-        if self.run is None or not (self.run / "recipe.yaml").is_file():
-            return {}
-        loaded = yaml.safe_load((self.run / "recipe.yaml").read_text(encoding="utf-8"))
-        return loaded if isinstance(loaded, dict) else {}
+        return recorded(self.run)
 
     def record(self) -> "ImageRecord | None":
         """Which images the run trained on; None if the model belongs to no run, or to one of an earlier version."""

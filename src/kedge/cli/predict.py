@@ -102,7 +102,7 @@ def find_images(given: list[str]) -> list[Path]:
     Raises:
         FileNotFoundError: if a folder holds no image or a pattern matches nothing.
     """
-    from kedge.data.folders import EXTENSIONS, is_unread
+    from kedge.data.formats import EXTENSIONS, is_unread
 
     found: dict[Path, None] = {}
     for each in given:
@@ -197,7 +197,7 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
         DataError: if it cannot be read.
     """
     from kedge.data import UnreadableImage, read_image
-    from kedge.data.folders import CONVERT, is_unread
+    from kedge.data.formats import CONVERT, is_unread
 
     channels, height, width = shape
     try:

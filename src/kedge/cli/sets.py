@@ -158,7 +158,7 @@ def say_what_is_missing(images: "ImageSet") -> None:
 
 def _is_flat(folder: Path) -> bool:
     """Whether a folder holds images and no folders: what out-of-distribution images need no classes for."""
-    from kedge.data.folders import EXTENSIONS
+    from kedge.data.formats import EXTENSIONS
 
     if not folder.is_dir():
         return False

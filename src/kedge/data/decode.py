@@ -1,6 +1,5 @@
 """From an encoded image to a uint8 tensor [C, H, W], C = 1 (grey) or 3 (RGB)."""
 
-import io
 import re
 import struct
 import zlib
@@ -10,9 +9,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from kedge.data.formats import Encoded, opened
 from kedge.data.report import UnreadableImage
+from kedge.regular import open_file
 
-Encoded = str | Path | bytes
 # What PIL raises for damaged files, as far as it cannot mean anything else.
 DAMAGED = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 SMALL = 64  # largest side, in pixels, of the sets that are decoded once and kept in memory
@@ -46,13 +46,13 @@ def header(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
         UnreadableImage: not an image, of a kind that is not read, or a JPEG or PNG whose end is missing.
     """
     try:
-        with _opened(source) as image:
+        with opened(source) as image:
             described = _described(image)
             if _end_is_missing(source, image.format):
                 image.load()  # some cameras append data behind a whole image: only decoding tells
             return described
     except Exception as error:  # a damaged file can raise nearly anything in a decoder
-        raise UnreadableImage(_name(source, name), _reason(error)) from None
+        raise UnreadableImage(_name(source, name), _reason(error, source)) from None
 
 
 def check(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
@@ -65,14 +65,14 @@ def check(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
         UnreadableImage: it cannot be decoded.
     """
     try:
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        with _opened(data) as image:
+        data = source if isinstance(source, bytes) else _bytes_of(source)
+        with opened(data) as image:
             described = _described(image)
             if not _SOUND.get(image.format or "", _never)(data):
                 image.load()
             return described
     except Exception as error:
-        raise UnreadableImage(_name(source, name), _reason(error)) from None
+        raise UnreadableImage(_name(source, name), _reason(error, source)) from None
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -96,7 +96,7 @@ def open_image(source: Encoded, name: str = "image", least: int | None = None) -
         UnreadableImage: not an image, damaged, or not there.
     """
     try:
-        with _opened(source) as image:
+        with opened(source) as image:
             if least is not None and image.format == "JPEG":
                 image.draft(None, (least, least))
             image.load()
@@ -104,7 +104,7 @@ def open_image(source: Encoded, name: str = "image", least: int | None = None) -
             upright = ImageOps.exif_transpose(image) if "exif" in image.info or image.format == "TIFF" else image
             return _plain_mode(upright)
     except Exception as error:
-        raise UnreadableImage(_name(source, name), _reason(error)) from None
+        raise UnreadableImage(_name(source, name), _reason(error, source)) from None
 
 
 def to_tensor(image: Image.Image | torch.Tensor | np.ndarray, channels: int | None = None) -> torch.Tensor:
@@ -165,13 +165,6 @@ def _described(image: Image.Image) -> tuple[tuple[int, int], int]:
     """((height, width), channels) of an opened image; ValueError for one of a kind that is not read."""
     _check_mode(image)
     return upright_size(image), 1 if image.mode in _GREY_MODES else 3
-
-
-def _opened(source: Encoded) -> Image.Image:
-    if isinstance(source, bytes):
-        webp = source[:4] == b"RIFF" and source[8:12] == b"WEBP"  # PIL tries every other format before this one
-        return Image.open(io.BytesIO(source), formats=("WEBP",) if webp else None)
-    return Image.open(source)
 
 
 def _plain_mode(image: Image.Image) -> Image.Image:
@@ -242,19 +235,25 @@ def _end_is_missing(source: Encoded, kind: str | None) -> bool:
     if isinstance(source, bytes):
         tail = source[-64:]
     else:
-        with open(source, "rb") as file:
-            file.seek(max(0, Path(source).stat().st_size - 64))
+        with open_file(source) as file:
+            file.seek(max(0, file.seek(0, 2) - 64))
             tail = file.read()
     return ends[kind] not in tail
+
+
+def _bytes_of(path: str | Path) -> bytes:
+    with open_file(path) as file:
+        return file.read()
 
 
 def _name(source: Encoded, name: str) -> str:
     return name if isinstance(source, bytes) else str(source)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, source: Encoded) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image, or empty"
-    return str(error) or type(error).__name__
+    said = str(error) or type(error).__name__
+    return said if isinstance(source, bytes) else said.removeprefix(f"{source} is ")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from kedge.data.report import DataError
+from kedge.regular import open_file
 
 if TYPE_CHECKING:
     from kedge.data.sets import ImageSet
@@ -30,7 +31,7 @@ def key_of_bytes(data: bytes) -> bytes:
 def key_of_file(path: str) -> bytes:
     """A 16-byte key of a file's content, the same as `key_of_bytes` of it; b"" if it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             length = file.seek(0, 2)
             file.seek(0)
             if length <= _WHOLE or file.read(4).startswith(_RAW):
@@ -41,7 +42,7 @@ def key_of_file(path: str) -> bytes:
                 file.seek(at)
                 pieces.append(file.read(_PIECE))
             return _key_of_pieces(length, *pieces)
-    except OSError:
+    except (OSError, ValueError):
         return b""
 
 

@@ -6,22 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kedge.data.build import Found
+from kedge.data.formats import CONVERT, EXTENSIONS, is_unread
 from kedge.data.items import FileItems
 from kedge.data.report import DataError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".jfif")
-# Files of images that people have and that are not read: they are counted and named, never dropped without a word.
-UNREAD = (
-    ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".jxr", ".jpe", ".tga", ".psd", ".svg",
-    ".exr", ".hdr", ".ico", ".apng", ".dib", ".raw", ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw",
-    ".srf", ".sr2", ".orf", ".rw2", ".raf", ".pef", ".srw", ".x3f", ".3fr", ".iiq", ".kdc", ".dcm",
-)  # fmt: skip
 _ALIASES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
     "test": ("test", "testing"),
 }
-CONVERT = "Convert them to JPEG or PNG to have them read"
 _LAYOUT = "expected FOLDER/class/images, or FOLDER/train/class/images with FOLDER/val or FOLDER/test beside it"
 
 
@@ -170,11 +163,6 @@ def about_unread(paths: Sequence[str]) -> list[str]:
     return [
         f"{len(paths)} image {are} of a kind that is not read and left out: {counted}, such as {paths[0]}. {CONVERT}"
     ]
-
-
-def is_unread(name: str) -> bool:
-    """Whether a file is called like an image of a kind that is not read."""
-    return name.lower().endswith(UNREAD) and not name.startswith(".")
 
 
 def _images_in(folder: Path) -> list[str]:

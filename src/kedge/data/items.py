@@ -6,8 +6,9 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from kedge.data.decode import DAMAGED, Encoded, check, header, open_image, to_tensor
+from kedge.data.decode import DAMAGED, check, header, open_image, to_tensor
 from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels
+from kedge.data.formats import Encoded
 from kedge.data.origin import of_encoded
 from kedge.data.report import DataError, UnreadableImage
 
@@ -110,7 +111,7 @@ class RowItems(_EncodedItems):
     def _row(self, i: int) -> dict[str, Any]:
         row = self._rows[i]
         row = row.as_py() if hasattr(row, "as_py") else row
-        return {"bytes": row} if isinstance(row, bytes) else row or {}
+        return {"bytes": row} if isinstance(row, bytes) else row if isinstance(row, dict) else {}
 
     def name(self, i: int) -> str:
         """Return the set's name with the row's path, or with its number where it has none."""
@@ -119,10 +120,12 @@ class RowItems(_EncodedItems):
     def source(self, i: int) -> Encoded:
         """Return the row's bytes, or the path it refers to."""
         row = self._row(i)
-        source = row.get("bytes") or row.get("path")
-        if source is None:
-            raise UnreadableImage(self.name(i), "the row holds no image")
-        return source
+        data, path = row.get("bytes"), row.get("path")
+        if isinstance(data, bytes) and data:
+            return data
+        if isinstance(path, str) and path:
+            return path
+        raise UnreadableImage(self.name(i), "the row holds no image")
 
     def small(self, i: int) -> torch.Tensor:
         """Return image i as uint8 [C, H, W]; its name is looked up only if it cannot be read."""

@@ -12,13 +12,14 @@ import torch
 from kedge.checks import whole_labels
 from kedge.data.build import Found, build
 from kedge.data.decode import DAMAGED, convert_channels
-from kedge.data.folders import EXTENSIONS, ImageFolder, about_unread, canonical_split, files_under
+from kedge.data.folders import ImageFolder, about_unread, canonical_split, files_under
+from kedge.data.formats import EXTENSIONS
 from kedge.data.items import DatasetItems, FileItems
 from kedge.data.published import looks_corrupted
 from kedge.data.report import DataError, LoadReport
 from kedge.data.sets import ImageSet, TensorSet
 from kedge.data.splitting import digits_split
-from kedge.data.tables import Hub, Parquet, found_in_dataset, parquet_files
+from kedge.data.tables import Hub, Parquet, check_most, found_in_dataset, parquet_files
 
 _COMPARED = 64  # items whose labels are compared with what the data set states
 
@@ -142,7 +143,8 @@ def from_dataset(
         return build(found_in_dataset(dataset, name, "all", class_names), image_size, channels)
     labels = _labels_of(dataset, name)
     if class_names is None:
-        class_names = [str(c) for c in getattr(dataset, "classes", None) or range(int(labels.max()) + 1)]
+        stated = getattr(dataset, "classes", None)
+        class_names = [str(c) for c in stated or range(check_most(int(labels.max()), name) + 1)]
     if int(labels.min()) < 0 or int(labels.max()) >= len(class_names):
         raise DataError(
             f"{name}: labels run from {int(labels.min())} to {int(labels.max())}, "

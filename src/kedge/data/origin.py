@@ -11,12 +11,14 @@ from typing import Protocol
 import torch
 from PIL import Image
 
-from kedge.data.decode import Encoded, upright_size
+from kedge.data.decode import upright_size
+from kedge.data.formats import Encoded, opened
 from kedge.data.report import UnreadableImage
 from kedge.data.seeds import generator
+from kedge.regular import open_file
 
 _LOOKED_AT = 200
-_LOSSY = ("JPEG", "WEBP lossy", "JPEG2000", "AVIF")
+_LOSSY = ("JPEG", "WEBP lossy")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def of_encoded(source: Encoded, name: str = "image") -> tuple[str, tuple[int, in
         UnreadableImage: not an image.
     """
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+        with opened(source) as image:
             kind = image.format or "array"
             if kind == "WEBP":
                 kind = f"WEBP {_webp_kind(source)}"
@@ -123,7 +125,7 @@ def _webp_kind(source: Encoded) -> str:
     if isinstance(source, bytes):
         data = source
     else:
-        with open(source, "rb") as file:
+        with open_file(source) as file:
             data = file.read()
     at = 12
     while at + 8 <= len(data):
@@ -146,6 +148,6 @@ def _table_sums() -> tuple[int, ...]:
     for quality in range(1, 101):
         file = io.BytesIO()
         Image.new("L", (8, 8)).save(file, "JPEG", quality=quality)
-        with Image.open(file) as image:
+        with opened(file.getvalue()) as image:
             sums.append(sum(image.quantization[0]))  # type: ignore[attr-defined]
     return tuple(sums)

@@ -14,7 +14,8 @@ import torch
 
 from kedge.data.build import Found, build
 from kedge.data.decode import CROP_SHARE
-from kedge.data.folders import EXTENSIONS, about_unread, files_under
+from kedge.data.folders import about_unread, files_under
+from kedge.data.formats import EXTENSIONS
 from kedge.data.items import FileItems, Items
 from kedge.data.label_spaces import CIFAR10, WNID, class_mask, imagenet, published_wnids
 from kedge.data.published_arrays import ArrayItems, Rows, read_cifar_10_1, read_cifar_c

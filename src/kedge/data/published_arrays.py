@@ -12,6 +12,7 @@ from kedge.data.decode import to_tensor
 from kedge.data.fingerprints import key_of_pixels
 from kedge.data.label_spaces import CIFAR10, CIFAR100
 from kedge.data.report import DataError
+from kedge.regular import check_file
 
 SEVERITIES = 5
 _TEN_POINT_ONE = re.compile(r"cifar10\.1_(v\d+)_data\.npy")
@@ -161,6 +162,7 @@ def _labels(path: Path) -> torch.Tensor:
 
 def _array(path: Path) -> np.ndarray:
     try:
+        check_file(path)
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise DataError(

@@ -1,18 +1,20 @@
 """Parquet files in the Hugging Face image layout, and data sets of the Hugging Face hub."""
 
-import json
 import logging
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
 from kedge.checks import whole_labels
 from kedge.data.build import Found
+from kedge.data.declared import hf_features
 from kedge.data.folders import canonical_split
 from kedge.data.items import RowItems
 from kedge.data.report import DataError
+from kedge.regular import check_file
 
 log = logging.getLogger(__name__)
 _IN_MEMORY = 1 << 30  # bytes of parquet beyond which rows stay on disk (memory-mapped Arrow)
@@ -20,6 +22,7 @@ _IMAGE_NAMES = ("image", "img", "pixels", "picture")
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
 
 
+LARGEST_LABEL = 1_000_000
 _SHARD = re.compile(r"(.*?)-?(\d+)-of-(\d+)")
 
 
@@ -66,9 +69,10 @@ class Parquet:
 
         files = self.splits[split]
         try:
-            features = [hf_features(pq.read_schema(file)) for file in files]
-            self._check_classes({str(file): pq.read_schema(file) for group in self.splits.values() for file in group})
-            image, label = choose_columns(features[0], pq.read_schema(files[0]).names, self.name)
+            schemas = {file: self._schema(file) for group in self.splits.values() for file in group}
+            self._check_classes(schemas)
+            features, columns = schemas[files[0]]
+            image, label = choose_columns(features, columns, self.name)
             if sum(file.stat().st_size for file in files) > _IN_MEMORY:
                 from datasets import Dataset, Image
 
@@ -78,20 +82,30 @@ class Parquet:
             else:
                 table = pq.read_table(files, columns=[image, label])
                 images, labels = table[image], table[label].to_pylist()
-        except ArrowException as error:
+        except (ArrowException, OSError) as error:
             raise DataError(f"{self.name}: cannot read {files[0]} as parquet: {error}") from None
-        names = class_names_of(features[0], label)
+        names = class_names_of(features, label)
         if names is None:
             names = common_classes({part: pq.read_table(self.splits[part], columns=[label])[label].to_pylist()
                                     for part in self.splits}, self.name)  # fmt: skip
         numbers, class_names = numbered(labels, names, self.name)
         return Found(RowItems(images, self.name), numbers, class_names, self.name, split)
 
-    def _check_classes(self, schemas: Mapping[str, Any]) -> None:
-        first: tuple[str, list[str]] | None = None
-        for file, schema in schemas.items():
-            features = hf_features(schema)
-            _, label = choose_columns(features, schema.names, self.name)
+    def _schema(self, file: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+        """The Hugging Face features of a file, and the names of its columns."""
+        import pyarrow.parquet as pq
+
+        try:
+            check_file(file)
+            schema = pq.read_schema(file)
+            return hf_features(schema), schema.names
+        except (ValueError, OSError) as error:  # what pyarrow raises of files are these
+            raise DataError(f"{self.name}: cannot read {file} as parquet: {error}") from None
+
+    def _check_classes(self, schemas: Mapping[Path, tuple[dict[str, dict[str, Any]], list[str]]]) -> None:
+        first: tuple[Path, list[str]] | None = None
+        for file, (features, columns) in schemas.items():
+            _, label = choose_columns(features, columns, self.name)
             names = class_names_of(features, label)
             if names is None:
                 continue
@@ -100,7 +114,7 @@ class Parquet:
             elif names != first[1]:
                 differ = sorted(set(names) ^ set(first[1])) or ["their order"]
                 raise DataError(
-                    f"{self.name}: the classes of {Path(file).name} differ from those of {Path(first[0]).name}: "
+                    f"{self.name}: the classes of {file.name} differ from those of {first[0].name}: "
                     f"{', '.join(differ[:8])}"
                 )
 
@@ -188,12 +202,6 @@ def parquet_files(root: Path) -> list[Path]:
     return sorted(f for e in below if canonical_split(e.name) and e.is_dir() for f in Path(e.path).glob("*.parquet"))
 
 
-def hf_features(schema: Any) -> dict[str, dict[str, Any]]:
-    """Return the Hugging Face features in a parquet schema's metadata, {} where there are none."""
-    text = (schema.metadata or {}).get(b"huggingface")
-    return {} if text is None else json.loads(text).get("info", {}).get("features", {}) or {}
-
-
 def choose_columns(features: Mapping[str, Any], columns: Sequence[str], name: str) -> tuple[str, str]:
     """Return the names of the image column and of the label column: by declared type, else by usual name."""
     features = {name: feature for name, feature in features.items() if name in columns}  # others were taken out
@@ -218,6 +226,10 @@ def common_classes(labels: Mapping[str, Iterable[Any]], name: str) -> list[str]:
     Raises:
         DataError: a split with classes that "train" lacks.
     """
+    kinds = {type(v) for values in labels.values() for v in values if v is not None}
+    mixed = len({issubclass(kind, str) for kind in kinds}) > 1
+    if mixed or not all(issubclass(kind, str | Number) for kind in kinds):
+        raise DataError(f"{name}: labels are numbers or text, got {', '.join(sorted(k.__name__ for k in kinds))}")
     # Numbers that are not whole, and NaN, name no class: `numbered` refuses them, and says where they are.
     seen = {
         split: {v for v in values if isinstance(v, str) or (v is not None and v != -1 and v == v // 1)}
@@ -225,11 +237,21 @@ def common_classes(labels: Mapping[str, Iterable[Any]], name: str) -> list[str]:
     }
     known = seen.get("train") or set().union(*seen.values())
     if not known or not all(isinstance(v, str) for v in known):
-        known = set(range(int(max(known, default=0)) + 1))
+        known = set(range(check_most(int(max(known, default=0)), name) + 1))
     for split, theirs in seen.items():
         if extra := sorted(map(str, theirs - known)):
             raise DataError(f"{name}: the split {split!r} has classes that 'train' lacks: {', '.join(extra[:8])}")
     return [str(v) for v in sorted(known)]
+
+
+def check_most(largest: int, name: str) -> int:
+    """The largest of labels that nothing names; DataError where a class for each number up to it cannot be meant."""
+    if largest >= LARGEST_LABEL:
+        raise DataError(
+            f"{name}: a label is {largest}, and nothing names the classes: numbers without names are those of classes, "
+            f"from 0 on, and below {LARGEST_LABEL:,}. Number the classes, or store their names as text"
+        )
+    return largest
 
 
 def numbered(labels: Iterable[Any], names: list[str] | None, name: str) -> tuple[list[int], list[str]]:
@@ -253,7 +275,7 @@ def numbered(labels: Iterable[Any], names: list[str] | None, name: str) -> tuple
     except ValueError as error:
         raise DataError(str(error)) from None
     if names is None:
-        names = [str(i) for i in range(max(numbers, default=0) + 1)]
+        names = [str(i) for i in range(check_most(max(numbers, default=0), name) + 1)]
     wrong = next((v for v in numbers if not 0 <= v < len(names)), None)
     if wrong is not None:
         raise DataError(f"{name}: label {wrong} lies outside its {len(names)} classes")

@@ -5,7 +5,8 @@ from typing import Any
 
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
-from kedge.anchoring.steps import check_steps
+from kedge.json_text import parse_json
+from kedge.stated import LARGEST_TEXT, check_stated
 
 KEY = "kedge"  # the name of the entry, in ONNX metadata_props and among the extra files of a .pt2
 FORMAT_VERSION = 1
@@ -40,41 +41,16 @@ def read_card(text: str, where: str) -> dict[str, Any]:
     Raises:
         ValueError: if it is not such a card, or was written by a later format.
     """
-    try:
-        card = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: the kedge entry is not JSON ({error})") from error
-    if not isinstance(card, dict) or not isinstance(card.get("format_version"), int):
+    if len(text) > LARGEST_TEXT:
+        raise ValueError(f"{where}: the kedge entry is larger than {LARGEST_TEXT:,} characters, which none is")
+    card = parse_json(text, f"{where}: the kedge entry")
+    version = card.get("format_version")
+    if not isinstance(version, int) or isinstance(version, bool):
         raise ValueError(f"{where}: the kedge entry has no format_version")
-    if card["format_version"] > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise ValueError(
-            f"{where} was written by kedge {card.get('kedge_version')} in format {card['format_version']}; "
+            f"{where} was written by kedge {str(card.get('kedge_version'))[:40]} in format {version}; "
             f"this kedge reads up to {FORMAT_VERSION}: upgrade kedge, or export again"
         )
-    shape, outputs, names = card.get("input_shape"), card.get("num_outputs"), card.get("class_names")
-    if not (isinstance(shape, list) and shape and all(_is_count(n) for n in shape)):
-        raise ValueError(f"{where}: input_shape must be a list of positive integers, got {shape!r}")
-    if not _is_count(outputs):
-        raise ValueError(f"{where}: num_outputs must be a positive integer, got {outputs!r}")
-    if card.get("task") not in ("classification", "regression"):
-        raise ValueError(f"{where}: task must be classification or regression, got {card.get('task')!r}")
-    if names is not None and not (
-        isinstance(names, list) and len(names) == outputs and all(isinstance(n, str) for n in names)
-    ):
-        raise ValueError(f"{where}: class_names must be {outputs} strings, got {names!r}")
-    reject = card.get("reject")
-    if reject is not None and not (
-        isinstance(reject, dict)
-        and isinstance(reject.get("threshold"), (int, float))
-        and isinstance(reject.get("log_odds", 0), (int, float))
-    ):
-        raise ValueError(f"{where}: reject must hold a threshold, and numbers for it and its log_odds, got {reject!r}")
-    try:
-        check_steps(card.get("steps") or {}, card["task"])
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    check_stated(card, where)
     return card
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

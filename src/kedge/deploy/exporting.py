@@ -15,7 +15,7 @@ from kedge.anchoring import AnchoredModel, PixelModel, PlainModel
 from kedge.anchoring.pixels import independent
 from kedge.checks import unit_images
 from kedge.deploy.card import KEY, write_card
-from kedge.deploy.onnx_file import OnnxModel, load_onnx
+from kedge.deploy.onnx_file import OnnxModel, load_onnx, silence
 from kedge.files import scratch_beside, sweep
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -179,6 +179,7 @@ def _example(shape: tuple[int, ...]) -> tuple[tuple[Tensor], tuple[Any]]:
 
 
 def _write_onnx(folded: nn.Module, shape: tuple[int, ...], card: str, path: Path) -> None:
+    silence()
     example, dynamic = _example(shape)
     program = torch.onnx.export(
         folded,

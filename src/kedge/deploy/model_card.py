@@ -1,6 +1,5 @@
 """The model card: a README.md for people and for the hub. (What travels inside exported files is `deploy.card`.)"""
 
-import json
 import re
 from datetime import datetime
 from pathlib import Path
@@ -10,22 +9,26 @@ from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.deploy import card_text as text
 from kedge.deploy.photos import ENOUGH, photos_in
+from kedge.regular import read_text
 from kedge.rejection import in_words
+from kedge.training.recorded import recorded, recorded_facts
+from kedge.yaml_text import parse_yaml
 
 MARKER = "<!-- Written by kedge card, which writes it anew: delete this line to keep your own changes. -->"
 FILE = "README.md"
+LARGEST_CARD = 10_000_000  # bytes
 
 
 def stated_license(path: Path) -> str | None:
     """The licence in the metadata of the card at `path`; None if there is none."""
-    import yaml
-
-    match = re.match(r"---\n(.*?)\n---", path.read_text(encoding="utf-8"), re.DOTALL) if path.is_file() else None
-    try:
-        found = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+    if not path.is_file():
         return None
-    return str(found["license"]) if isinstance(found, dict) and found.get("license") else None
+    try:
+        match = re.match(r"---\n(.*?)\n---", read_text(path, LARGEST_CARD), re.DOTALL)
+        stated = parse_yaml(match[1], str(path)).get("license") if match else None
+    except ValueError:
+        return None
+    return str(stated) if stated else None
 
 
 def is_ours(path: Path) -> bool:
@@ -82,15 +85,8 @@ def model_card(
 
 def read_run(run: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """(recipe, run.json) of a run folder; empty where there is none."""
-    import yaml
-
-    recipe: Any = {}
-    facts: Any = {}
-    if run is not None and (run / "recipe.yaml").is_file():
-        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    if run is not None and (run / "run.json").is_file():
-        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    return (recipe if isinstance(recipe, dict) else {}), (facts if isinstance(facts, dict) else {})
+    there = run is not None and (run / "run.json").is_file()
+    return recorded(run), recorded_facts(run) if run is not None and there else {}
 
 
 def means_of(recipe: dict[str, Any], facts: dict[str, Any]) -> int | None:

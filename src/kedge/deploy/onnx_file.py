@@ -15,14 +15,20 @@ from kedge.deploy.card import KEY, read_card
 class OnnxSession(nn.Module):
     """Runs an onnxruntime session on the CPU; the inputs' device gets the outputs back."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, num_outputs: int) -> None:
         super().__init__()
         self.session = session
         self.input_name = session.get_inputs()[0].name
+        self.num_outputs = num_outputs
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, C]` of images `[B, C, H, W]` in [0, 1]; without gradients."""
         (logits,) = self.session.run(None, {self.input_name: images.detach().float().cpu().numpy()})
+        if logits.shape != (len(images), self.num_outputs):
+            raise ValueError(
+                f"the file gives {list(logits.shape)} for {len(images)} images, and says of itself that it has "
+                f"{self.num_outputs} outputs: it was changed; export the model again"
+            )
         return torch.from_numpy(logits).to(images.device)
 
 
@@ -34,7 +40,7 @@ class OnnxModel(PlainModel):
 
     def __init__(self, session: Any, card: dict[str, Any]) -> None:
         super().__init__(
-            OnnxSession(session),
+            OnnxSession(session, card["num_outputs"]),
             mean=torch.zeros(1),  # the file normalises inside
             std=torch.ones(1),
             input_shape=card["input_shape"],
@@ -66,12 +72,11 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        import onnxruntime
+        onnxruntime = _import_onnxruntime()
     except ImportError as error:
         raise ImportError(
             "running an ONNX file needs onnxruntime, not installed here: pip install 'kedge[export]'"
         ) from error
-    onnxruntime.set_default_logger_severity(3)  # errors only: its warnings are about the machine
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own classes, which share no base
@@ -85,4 +90,41 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
             f"{path} does not say what it takes and returns: it was not written by kedge export. "
             "Run it with onnxruntime itself"
         )
-    return OnnxModel(session, read_card(card, str(path)))
+    stated = read_card(card, str(path))
+    _check_graph(session, stated, path)
+    return OnnxModel(session, stated)
+
+
+def _import_onnxruntime() -> Any:
+    """The library, which else writes an identifier of this machine below the home folder as soon as it is imported."""
+    silence()
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()  # where somebody else imported it before
+    onnxruntime.set_default_logger_severity(3)  # errors only: its warnings are about the machine
+    return onnxruntime
+
+
+def silence() -> None:
+    """Keep onnxruntime, if it is imported from now on, from reporting to its makers and from taking notes for that."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+def _check_graph(session: Any, stated: dict[str, Any], path: Path) -> None:
+    """Raise ValueError unless the network in the file takes and returns what the card says, as far as it tells."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, not one of each: it was changed")
+    for what, node, wanted in (
+        ("takes", inputs[0], stated["input_shape"]),
+        ("returns", outputs[0], [stated["num_outputs"]]),
+    ):
+        shape = node.shape[1:]
+        same = len(shape) == len(wanted) and all(
+            n == m for n, m in zip(shape, wanted, strict=True) if isinstance(n, int)
+        )
+        if node.type != "tensor(float)" or not same:
+            raise ValueError(
+                f"{path} {what} {node.type} {node.shape}, but says of itself {wanted} for each image: it was changed; "
+                "export the model again"
+            )

@@ -11,11 +11,12 @@ from torch import Tensor
 from kedge import checkpoint
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.checkpoint import CONFIG, WEIGHTS
-from kedge.deploy.model_card import FILE, MARKER, is_ours, means_of, model_card, read_run, stated_license
+from kedge.deploy.model_card import FILE, LARGEST_CARD, MARKER, is_ours, means_of, model_card, read_run, stated_license
 from kedge.deploy.photos import FEWEST, photos_in, with_mean_reference
 from kedge.deploy.photos import folded as fold
 from kedge.files import write_text
 from kedge.hub import HubError, explained, split_name
+from kedge.regular import read_text
 
 MEAN = "The bank was replaced by one mean image, with which predictions differ from those that were measured."
 FOLDED = "One reference was folded into the first layer, with which predictions differ from those of a whole bank."
@@ -140,7 +141,7 @@ def write_files(
     """
     checkpoint.save(model, folder)
     if own is not None and not is_ours(own / FILE):
-        text = (own / FILE).read_text(encoding="utf-8")
+        text = read_text(own / FILE, LARGEST_CARD)
     else:
         by_name = '"architecture": null' not in (folder / CONFIG).read_text(encoding="utf-8")
         license = license or (stated_license(own / FILE) if own is not None else None)

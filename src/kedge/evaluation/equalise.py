@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from kedge.data import ImageSet
+from kedge.data.formats import opened
 from kedge.evaluation.inputs import convert
 
 _SHRUNK = 2.0  # from this factor on, shrinking averages the traces of JPEG away
@@ -167,5 +168,6 @@ def _through_jpeg(images: Tensor, quality: int) -> Tensor:
         Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(
             file, "JPEG", quality=quality, subsampling="4:2:0"
         )
-        decoded[i] = np.asarray(Image.open(file)).reshape(image.shape)
+        with opened(file.getvalue()) as encoded:
+            decoded[i] = np.asarray(encoded).reshape(image.shape)
     return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(images.device).float() / 255

@@ -13,6 +13,7 @@ from kedge.experiments.experiment import Experiment
 from kedge.experiments.measures import measured
 from kedge.experiments.running import Planned, first_here, plan
 from kedge.files import sweep, write_text
+from kedge.json_text import read_json
 from kedge.training.folder import RunFolder
 from kedge.training.record import ImageRecord
 
@@ -108,12 +109,12 @@ def kept_record(planned: Planned) -> dict[str, Any] | None:
     """What was measured of a run; None if nothing was, or of another training, in another way, or on fewer sets."""
     folder = RunFolder(planned.run)
     try:
-        found = json.loads(planned.record.read_text(encoding="utf-8"))
+        found = read_json(planned.record, nan=True)
         trained = folder.facts()
         folder.recipe(planned.recipe)  # an error for another one than that of the run
     except (OSError, ValueError):
         return None
-    if not isinstance(found, dict) or "measures" not in found:
+    if not isinstance(found.get("measures"), dict) or not isinstance(found.get("missing"), list):
         return None
     same = found.get("asked") == _asked(planned) and found.get("finished") == trained.get("finished")
     if not same or any(_is_here(name) for name in found["missing"]):

@@ -10,9 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kedge.training.recipe import Recipe, load_recipe, near
+from kedge.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["Experiment", "Variant", "experiment_names", "load_experiment"]
 
@@ -206,19 +205,16 @@ def load_experiment(name_or_file: "str | Path") -> Experiment:
     """
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        text, name = path.read_text(encoding="utf-8"), path.stem
+        values, name = read_yaml(path), path.stem
     elif str(name_or_file) in experiment_names():
-        text, name = _folder().joinpath(f"{name_or_file}.yaml").read_text(encoding="utf-8"), str(name_or_file)
+        name = str(name_or_file)
+        values = parse_yaml(_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8"), name)
     else:
         known = experiment_names()
         raise FileNotFoundError(
             f"no experiment and no .yaml file is named {str(name_or_file)!r}; the experiments are {', '.join(known)}."
             f"{near(str(name_or_file), known)}"
         )
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name_or_file} is not YAML: {error}") from error
     return Experiment.from_dict(values, name, f"{name_or_file}: ")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge.files import write_text
+from kedge.json_text import read_json
 from kedge.reporting.formats import NEWEST, upgrade
 
 # A list of numbers over several lines: curves and histograms, which a line holds as well. JSON has no line break inside
@@ -31,11 +32,13 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises ValueError for another kind of file or a newer format.
     """
+    results = read_json(path)
     try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} does not hold JSON: {error}") from error
-    return check_results(results, str(path))
+        return check_results(results, str(path))
+    except (AttributeError, KeyError, TypeError) as error:  # of what stands where another kind of value belongs
+        raise ValueError(
+            f"{path}: these are not the results of kedge evaluate, or they were changed ({error})"
+        ) from error
 
 
 def check_results(results: Any, where: str = "results") -> dict[str, Any]:

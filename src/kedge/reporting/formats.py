@@ -144,3 +144,5 @@ def _fill(record: dict[str, Any], defaults: dict[str, Any]) -> None:
     for key, value in defaults.items():
         if key not in record:
             record[key] = copy.deepcopy(value)
+        elif isinstance(value, dict | list) and not isinstance(record[key], type(value) | None):
+            raise TypeError(f"{key} is a {type(record[key]).__name__}, not a {type(value).__name__}")

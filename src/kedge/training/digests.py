@@ -8,6 +8,7 @@ from typing import Any
 
 from kedge.files import write_text
 from kedge.own_code import code_in, sources
+from kedge.regular import read_text
 from kedge.training.may_change import PLACES
 from kedge.training.recipe import Recipe
 
@@ -66,8 +67,8 @@ def settle(checkpoint: Path) -> None:
 def checkpoint_digests(checkpoint: Path) -> list[str]:
     """The digests that a checkpoint may have; none where nothing says."""
     try:
-        return _sidecar(checkpoint).read_text(encoding="ascii").split()
-    except (OSError, UnicodeDecodeError):
+        return read_text(_sidecar(checkpoint), 10_000).split()
+    except (OSError, ValueError):
         return []
 
 

@@ -4,10 +4,9 @@ import copy
 import logging
 from typing import Any
 
-from safetensors.torch import load_file
-
 from kedge import metrics
 from kedge.anchoring import PixelModel
+from kedge.pretrained import read_weights
 from kedge.training.finish import predict_logits
 from kedge.training.folder import RunFolder
 from kedge.training.keep import norm_batches
@@ -31,7 +30,7 @@ def not_below_start(run: Run, trained: PixelModel, folder: RunFolder) -> tuple[P
         The model, and the record: accuracy of start and trained, which share of the trained weights was kept.
     """
     start = copy.deepcopy(trained)
-    start.load_state_dict(load_file(folder.start / "model.safetensors"))
+    start.load_state_dict(read_weights(folder.start / "model.safetensors"))
     accuracies = {1.0: _accuracy(run, trained), 0.0: _accuracy(run, start)}
     model, share = trained, 1.0
     if accuracies[1.0] < accuracies[0.0]:

@@ -18,16 +18,19 @@ from kedge import checkpoint
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
 from kedge.files import is_temporary, sweep, whole_folder, write_text
+from kedge.regular import read_text
 from kedge.training.digests import stamp
 from kedge.training.may_change import MAY_CHANGE, may_grow
 from kedge.training.recipe import Recipe, changed, read_recipe
 from kedge.training.record import FILE, ImageRecord
+from kedge.training.recorded import recorded, recorded_facts
 
 __all__ = ["RunFolder", "unbegun"]
 
 log = logging.getLogger("kedge")
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "val_accuracy", "val_nll", "val_ece", "seconds")
+_LARGEST = 100_000_000  # bytes of metrics.csv: a million epochs
 
 
 class RunFolder:
@@ -146,6 +149,8 @@ class RunFolder:
         Raises ValueError naming the first other field in which `given` differs.
         """
         stored = read_recipe(self.path / "recipe.yaml")
+        if not recorded(self.path):
+            raise ValueError(f"{self.path / 'recipe.yaml'} is empty: it was cut off. Put it back, or start a new run")
         if given is None:
             return stored
         if isinstance(given, Recipe):
@@ -170,12 +175,9 @@ class RunFolder:
             ValueError: if it is not there, or damaged.
         """
         try:
-            facts = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            return recorded_facts(self.path)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path / 'run.json'} cannot be read: {error}") from error
-        if not isinstance(facts, dict):
-            raise ValueError(f"{self.path / 'run.json'} holds no record of a run")
-        return facts
 
     def write_facts(self, facts: dict[str, Any]) -> None:
         """Write run.json."""
@@ -186,9 +188,10 @@ class RunFolder:
         path = self.path / "metrics.csv"
         if not path.is_file():
             return []
-        with open(path, encoding="utf-8", newline="") as file:
-            read = list(csv.DictReader(file))
-        rows = [{k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items() if v} for row in read]
+        try:
+            rows = [_numbers(row) for row in csv.DictReader(io.StringIO(read_text(path, _LARGEST), newline=""))]
+        except (csv.Error, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not the table of a run's epochs: {error}") from error
         return rows if before is None else [row for row in rows if row["epoch"] <= before]
 
     def write_rows(self, rows: list[dict[str, Any]]) -> None:
@@ -208,6 +211,14 @@ def unbegun(path: Path) -> bool:
 
 def _about_epochs(key: str) -> str:
     return ", and more epochs where nothing in the recipe follows their number" if key == "epochs" else ""
+
+
+def _numbers(row: dict[str, str]) -> dict[str, Any]:
+    """A row of metrics.csv; TypeError or ValueError for one that is none."""
+    made: dict[str, Any] = {k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items() if v}
+    if "epoch" not in made:
+        raise ValueError(f"a row says of no epoch: {', '.join(map(str, row.values()))[:80]!r}")
+    return made
 
 
 def surroundings() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import yaml
 
 from kedge.epsilon import parse_epsilon
 from kedge.own_code import check_allowed, code_in
+from kedge.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -169,9 +170,15 @@ class Recipe:
         for key in values:
             if key not in hints:
                 raise ValueError(f"{source}no recipe key is named {key!r}.{near(str(key), hints)}")
-        recipe = cls(**{key: _typed(source, key, value, hints[key]) for key, value in values.items()})
+        recipe = cls(**cls.typed(values, source))
         recipe.check(source)
         return recipe
+
+    @classmethod
+    def typed(cls, values: dict[str, Any], source: str = "") -> dict[str, Any]:
+        """`values` in the types of their fields, keys that are none as they are; ValueError for another type."""
+        hints = get_type_hints(cls)
+        return {k: _typed(source, k, value, hints[k]) if k in hints else value for k, value in values.items()}
 
     @property
     def world(self) -> int:
@@ -225,9 +232,10 @@ class Recipe:
             raise ValueError(f"{source}classes needs two different classes or more, not {self.classes}")
         if self.eps is not None:
             parse_epsilon(self.eps, f"{source}eps")
-        self._check_objective(source)
+        self.check_objective(source)
 
-    def _check_objective(self, source: str) -> None:
+    def check_objective(self, source: str = "") -> None:
+        """Raise ValueError for a list of objectives that is none."""
         for entry in self.objective or []:
             pair = isinstance(entry, dict) and len(entry) == 1
             if not isinstance(entry, str) and not (pair and isinstance(next(iter(entry.values())), dict | None)):
@@ -313,20 +321,17 @@ def read_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
         return Recipe.from_dict(source)
     path = Path(source)
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        values = read_yaml(path)
     elif str(source) in recipe_names():
-        text = resources.files("kedge").joinpath("recipes", f"{source}.yaml").read_text(encoding="utf-8")
+        shipped = resources.files("kedge").joinpath("recipes", f"{source}.yaml")
+        values = parse_yaml(shipped.read_text(encoding="utf-8"), str(source))
     else:
         names = recipe_names()
         raise FileNotFoundError(
             f"no file and no recipe is named {str(source)!r}; the recipes are {', '.join(names)}."
             f"{near(str(source), names)}"
         )
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{source} is not YAML: {error}") from error
-    return Recipe.from_dict({} if values is None else values, f"{source}: ")
+    return Recipe.from_dict(values, f"{source}: ")
 
 
 def recipe_names() -> list[str]:

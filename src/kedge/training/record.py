@@ -80,8 +80,10 @@ class ImageRecord:
                 keys = [_parted(file.get_tensor(name)) for name in ("trained", "held", "earlier")]
                 labels = [file.get_tensor(name).long() for name in ("labels", "held_labels")]
             known = about["known"] == "yes"
+            if any(len(each) != len(of) for each, of in zip(keys, labels, strict=False)):
+                raise ValueError("it has more keys than labels, or fewer")
             return cls(about["keys_of"], keys[0], labels[0], about["held_of"], keys[1], labels[1], keys[2], known)
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{path}, which says what the run trained on and held out, cannot be read ({error}): without it no "
                 "image can be called held out. Put it back from a copy"

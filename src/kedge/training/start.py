@@ -1,16 +1,15 @@
 """Where a run starts from: published weights, or a model that was trained before."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kedge.checkpoint import read_config
 from kedge.epsilon import parse_epsilon, print_epsilon
 from kedge.hub import PREFIX, download, split_name
 from kedge.training.masking import anchored_arguments
 from kedge.training.recipe import Recipe, held_by, near
+from kedge.training.recorded import recorded, recorded_facts
 from kedge.training.resolve import has_weights
 
 __all__ = ["earlier_passes", "find_start", "in_norm", "inherit", "run_of", "same_place", "trained_eps"]
@@ -41,7 +40,7 @@ def inherit(recipe: Recipe) -> Recipe:
         raise ValueError(f"{recipe.init_from} is an anchored model: it goes on as one, leave out anchored: false")
     anchored = recipe.anchored if recipe.anchored is not None else config.get("kind") == "anchored"
     run = run_of(folder)
-    trained = _recipe_of(run) if run else {}
+    trained = recorded(run)
     made = {**((config.get("architecture") or {}).get("arguments") or {}), **trained.get("arguments", {})}
     if not recipe.arguments.items() <= made.items():
         raise ValueError(
@@ -151,12 +150,12 @@ def earlier_passes(recipe: Recipe) -> float | None:
     if folder is None or run is None:
         return None
     try:
-        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        facts = recorded_facts(run)
         if "cost" in facts:
             before = facts["cost"]["earlier"]
             own = 0.0 if folder.name == "start" else float(facts["cost"]["passes"])
             return None if before is None else own + float(before)
-        return float(_recipe_of(run)["epochs"]) * float(facts["data"]["train"])
+        return float(recorded(run)["epochs"]) * float(facts["data"]["train"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -173,7 +172,7 @@ def trained_eps(recipe: Recipe) -> str | None:
     try:
         folder = find_start(recipe.init_from) if recipe.init_from is not None else None
         run = run_of(folder) if folder is not None else None
-        facts = json.loads((run / "run.json").read_text(encoding="utf-8")) if run is not None else {}
+        facts = recorded_facts(run) if run is not None else {}
         if "attack" not in facts:
             return None
         # Read and printed again: earlier versions wrote some numbers otherwise.
@@ -196,14 +195,6 @@ def run_of(folder: Path) -> Path | None:
 
 def _config_of(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return read_config(folder)
     except ValueError as error:
-        raise ValueError(f"init_from: {folder / 'config.json'} is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != "kedge":
-        raise ValueError(f"init_from: {folder / 'config.json'} is not a kedge config: it has no format 'kedge'")
-    return config
-
-
-def _recipe_of(run: Path) -> dict[str, Any]:
-    loaded = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    return loaded if isinstance(loaded, dict) else {}
+        raise ValueError(f"init_from: {error}") from error

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from kedge.data.corruptions import pixels
+from kedge.data.formats import opened
 
 
 def contrast(images: torch.Tensor, level: float, keys: torch.Tensor) -> torch.Tensor:
@@ -79,5 +80,6 @@ def _jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     grey = image.shape[2] == 1
     file = io.BytesIO()
     Image.fromarray(image[:, :, 0] if grey else image).save(file, "JPEG", quality=quality)
-    decoded = np.asarray(Image.open(file))
+    with opened(file.getvalue()) as encoded:
+        decoded = np.asarray(encoded)
     return decoded[:, :, None] if grey else decoded

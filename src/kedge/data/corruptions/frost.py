@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from kedge.data.corruptions import pixels
 from kedge.data.corruptions.draws import integers, stream, uniform
 from kedge.data.corruptions.ice import COUNT, ice
+from kedge.data.formats import opened
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 DRAWN = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")  # of the published folder
@@ -92,7 +92,7 @@ def _read(files: tuple[tuple[str, int, int], ...]) -> Textures:
     """The pictures; sizes and times of the files are there so that changed ones are read again."""
     textures = []
     for file, *_ in files:
-        with Image.open(file) as image:
+        with opened(file) as image:
             textures.append(np.asarray(image.convert("RGB")))
     return Textures(tuple(textures))
 

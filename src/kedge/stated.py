@@ -1,0 +1,58 @@
+"""What the file of a model says of it: the fields that a config and the card of an exported file both hold, checked."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from kedge.anchoring.pixels import TASKS
+from kedge.anchoring.steps import check_steps
+from kedge.rejection import is_rule
+
+LARGEST_TEXT = 10_000_000  # bytes of such a config or card
+# Values of one input, and outputs; a tampered shape must not allocate the machine away.
+LARGEST = 2**24
+
+
+def check_stated(stated: Mapping[str, Any], where: str) -> None:
+    """Raise ValueError unless input shape, outputs, task, names, reject rule and steps can be those of a model.
+
+    `where` names the file; the message says which field is wrong, what it holds, and what it would hold.
+    """
+    check_there(stated, ("class_names", "reject"), where)
+    shape, outputs, names = stated.get("input_shape"), stated.get("num_outputs"), stated.get("class_names")
+    listed = isinstance(shape, list) and 1 <= len(shape) <= 4 and all(map(_is_count, shape))
+    if not listed or math.prod(shape or []) > LARGEST:
+        refuse(stated, "input_shape", where, f"one to four positive whole numbers, of a product up to {LARGEST:,}")
+    if not (_is_count(outputs) and outputs <= LARGEST):  # type: ignore[operator]
+        refuse(stated, "num_outputs", where, f"a positive whole number up to {LARGEST:,}")
+    if stated.get("task") not in TASKS:
+        refuse(stated, "task", where, " or ".join(TASKS))
+    if names is not None:
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            refuse(stated, "class_names", where, f"null, or {outputs} texts")
+        if len(names) != outputs:
+            raise ValueError(f"{where}: class_names has {len(names)} names, but num_outputs is {outputs}")
+    if stated.get("reject") is not None and not is_rule(stated["reject"]):
+        refuse(stated, "reject", where, "null, or a finite threshold, a confidence between 0 and 1, with its log_odds")
+    try:
+        check_steps(stated.get("steps") or {}, str(stated.get("task")))
+    except ValueError as error:
+        raise ValueError(f"{where}: steps cannot be so: {error}") from error
+
+
+def check_there(stated: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Raise ValueError unless fields that may be null are there."""
+    if missing := [name for name in names if name not in stated]:
+        raise ValueError(f"{where} does not say {missing[0]}: the file was changed or is incomplete")
+
+
+def refuse(stated: Mapping[str, Any], name: str, where: str, wanted: str) -> None:
+    """Raise the ValueError for a field that holds something else than what is wanted."""
+    seen = json.dumps(stated.get(name), default=str)
+    seen = f"{seen[:80]}..." if len(seen) > 80 else seen
+    raise ValueError(f"{where}: {name} cannot be {seen}, it is {wanted}; the file was changed or is incomplete")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,40 @@
+"""What a run folder says of its run: its recipe and its facts, as mappings, whichever version of kedge wrote them."""
+
+from pathlib import Path
+from typing import Any
+
+from kedge.json_text import read_json
+from kedge.training.recipe import Recipe
+from kedge.yaml_text import read_yaml
+
+__all__ = ["recorded", "recorded_facts"]
+
+# What run.json holds under these names are records of their own.
+_RECORDS = (
+    "given", "recipe", "digests", "data", "cost", "validation", "reject", "steps", "adaptation", "robust", "probe",
+    "unreadable",
+)  # fmt: skip
+
+
+def recorded(run: Path | None) -> dict[str, Any]:
+    """What the recipe in a run folder holds; empty if there is none.
+
+    Keys of other versions are left as they are. Raises ValueError, in words, for what is no recipe.
+    """
+    if run is None or not (path := run / "recipe.yaml").is_file():
+        return {}
+    values = Recipe.typed(read_yaml(path), f"{path}: ")
+    Recipe(objective=values.get("objective")).check_objective(f"{path}: ")
+    return values
+
+
+def recorded_facts(run: Path) -> dict[str, Any]:
+    """What run.json in a run folder holds, NaN where an earlier version wrote that.
+
+    Raises ValueError, in words, for what is no such record, OSError if there is none.
+    """
+    facts = read_json(run / "run.json", nan=True)
+    for key in _RECORDS:
+        if not isinstance(facts.get(key), dict | None):
+            raise ValueError(f"{run / 'run.json'}: {key} is a mapping, not {str(facts[key])[:80]!r}: it was changed")
+    return facts
