@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel
 from kedge.anchoring.pixels import independent
-from kedge.checks import unit_images
+from kedge.checks import check_tensor, unit_images
 from kedge.deploy.card import KEY, write_card
 from kedge.deploy.onnx_file import OnnxModel, load_onnx
 from kedge.files import scratch_beside, sweep
@@ -142,6 +142,7 @@ def need_onnx() -> None:
 def _checked_images(model: PixelModel, images: Tensor | None) -> Tensor:
     if images is None:
         return torch.rand(8, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    check_tensor(images, "check_images")
     if len(images) == 0:
         raise ValueError("check_images is empty; pass at least one image")
     if tuple(images.shape[1:]) != model.input_shape:

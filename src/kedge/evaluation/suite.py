@@ -107,6 +107,8 @@ def evaluate(
     check_request(data, batch_size, limit, severities, risk)
     found_shifts = shifts(shift, severities)
     _check_scores(scores)
+    if attacks is not None and not isinstance(attacks, Attacks):
+        raise TypeError(f"attacks are kedge.evaluation.Attacks of named attacks, got {attacks!r}")
     sets, warned = named_sets(ood, near, data)
     say = notice or (lambda words: None)
     subjects = gather_subjects(models, data, references, batch_size, say)
@@ -210,6 +212,8 @@ def evaluate(
 
 
 def _check_scores(scores: Sequence[Score] | None) -> None:
+    if isinstance(scores, str) or any(not hasattr(score, "needs") for score in scores or ()):
+        raise TypeError(f"scores are a list of scores such as [kedge.scores.MSP()], got {scores!r}")
     names = [score.name for score in scores or ()]
     if again := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two scores are called {again[0]!r}: give one of them another name (its .name)")

@@ -17,6 +17,7 @@ import kedge
 from kedge import metrics, own_code
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, with_label_noise
+from kedge.data.sets import check_set
 from kedge.layout import as_stored, channels_last
 from kedge.training.begin import begin, started
 from kedge.training.build import load_sets, make_objective
@@ -84,6 +85,10 @@ def fit(
         KeyboardInterrupt: with a message that says how to go on.
     """
     main = getattr(rank_zero_only, "rank", 0) == 0  # false in the other processes of torchrun or Lightning
+    for images, what in zip(sets or (), ("training images", "validation images"), strict=False):
+        check_set(images, what)
+    if start is not None and not isinstance(start, PixelModel):
+        raise TypeError(f"start is a model of kedge, got {type(start).__name__}; init_from in the recipe names one")
     if allow_code is None:
         written = resume is None and isinstance(recipe, Recipe | dict)
         allow_code = written or own_code.is_allowed()
@@ -192,7 +197,7 @@ def _train(
         callbacks.append(Snapshots(folder, recipe.snapshots))
     bar = progress and sys.stdout.isatty()
     if bar:
-        callbacks.append(Bar(leave=False))
+        callbacks.append(Bar(leave=False, console_kwargs={"file": getattr(sys.stdout, "raw", sys.stdout)}))
     trainer = Trainer(
         accelerator="gpu" if recipe.device == "cuda" else recipe.device,
         devices=recipe.devices,
