@@ -5,9 +5,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["about_full_disk", "check_space", "in_bytes", "is_full_disk"]
+__all__ = ["FullDisk", "about_full_disk", "check_space", "in_bytes", "is_full_disk", "naming"]
 
 # EFBIG: a limit on the size of files (ulimit -f, or a disk in an old format) is as good as a full disk.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -18,25 +19,46 @@ _WORDS = re.compile(
 )
 
 
+class FullDisk(OSError):
+    """There is no room for a file, of which so many bytes were written; whatever library's error that was."""
+
+    def __init__(self, code: int, words: str, path: str, written: int = 0, free: int | None = None) -> None:
+        super().__init__(code, words, path)
+        self.written, self.free = written, free
+
+
+@contextmanager
+def naming(path: Path, written: Path) -> Iterator[None]:
+    """Make any error of a full disk within one `FullDisk` that names `path`, whose content goes to `written` first."""
+    try:
+        yield
+    except Exception as error:
+        if not is_full_disk(error):
+            raise
+        code = errno.EFBIG if _of_limit(error) else errno.ENOSPC
+        size = written.stat().st_size if written.exists() else 0
+        raise FullDisk(code, os.strerror(code), str(path), size, _free(path)) from error
+
+
 def is_full_disk(error: BaseException) -> bool:
     """Whether the error, or one that led to it, says that there is no room on the disk (or a quota or limit is met)."""
     return any(_says_full(each) for each in _chain(error))
 
 
-def about_full_disk(error: BaseException, then: str = "") -> str | None:
+def about_full_disk(error: BaseException, then: str = "free some space, then run it again") -> str | None:
     """What to say of an error that a full disk caused, which ends in `then`: how to go on; None of any other error."""
     if not is_full_disk(error):
         return None
     chain = list(_chain(error))
+    full = next((each for each in chain if isinstance(each, FullDisk)), None)
     named = (each.filename for each in chain if isinstance(each, OSError) and isinstance(each.filename, str | bytes))
     place = next((os.fsdecode(name) for name in named), None)
-    limited = any(isinstance(each, OSError) and each.errno == errno.EFBIG for each in chain)
-    limited = limited or any(os.strerror(errno.EFBIG).lower() in str(each).lower() for each in chain)
-    what = "a file met the limit on the size of files here (ulimit -f)" if limited else "the disk is full"
-    free = None if place is None or limited else _free(Path(place))
-    at = "" if place is None else f" at {place}"
-    room = "" if free is None else f", where {in_bytes(free)} are free"
-    return f"{what}{at}{room}. What was written before is intact; {then or 'free some space, then run it again'}"
+    what = "a file met the limit on the size of files (ulimit -f)" if _of_limit(error) else "the disk is full"
+    at = "" if place is None else f": {place} could not be written"
+    if full is not None and full.written:
+        at += f", it takes more than {in_bytes(full.written)}"
+        at += "" if full.free is None or _of_limit(error) else f" and {in_bytes(full.free)} more were free"
+    return f"{what}{at}. What was written before is intact; {then}"
 
 
 def check_space(folder: str | os.PathLike[str], needed: int, what: str) -> None:
@@ -73,6 +95,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield each
         waiting += [each.__cause__, each.__context__]
         waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else []
+
+
+def _of_limit(error: BaseException) -> bool:
+    words = os.strerror(errno.EFBIG).lower()
+    return any(getattr(each, "errno", None) == errno.EFBIG or words in str(each).lower() for each in _chain(error))
 
 
 def _says_full(error: BaseException) -> bool:

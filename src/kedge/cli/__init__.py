@@ -99,6 +99,13 @@ def _parse(parser: Any, arguments: list[str]) -> Any:
 
     if (where := _empty(arguments)) is not None:
         return _wrong(parser.prog, f"{where} is empty: is a shell variable unset? Say what is meant, or leave it out")
+    from jsonargparse import set_loader
+    from yaml import YAMLError
+
+    from kedge.training.as_written import value_as_written
+
+    set_loader("kedge", value_as_written, (YAMLError,))
+    parser.parser_mode = "kedge"
     parser.exit_on_error = False  # else jsonargparse prints the whole usage above each error
     parser.allow_abbrev = False
     try:

@@ -12,15 +12,15 @@ MOST = 2000  # characters of a message of a library
 
 def in_words(error: Exception) -> str:
     """What went wrong; of what nobody foresaw also the place, and how to see the way there."""
+    if not isinstance(error, OSError) and _is_for_people(error):
+        return str(error)
     if (full := about_full_disk(error)) is not None:
         return full
-    if _is_for_people(error):
-        return str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         named = [os.fsdecode(each) for each in (error.filename, error.filename2) if isinstance(each, str | bytes)]
         return f"{_short(' and '.join(named))}: {error.strerror.lower()}"
     if isinstance(error, OSError):
-        return str(error)
+        return _short(str(error))
     if isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error):
         return f"out of memory: a smaller --batch_size, smaller images or a smaller model may fit ({_first(error)})"
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -33,8 +33,6 @@ def in_words(error: Exception) -> str:
 
 def _is_for_people(error: Exception) -> bool:
     """Whether the message says all that a user needs: raised on purpose, not a fault deep in a library."""
-    if isinstance(error, OSError):
-        return error.errno is None or not error.strerror
     if type(error).__module__.startswith("kedge."):
         return True
     trace = error.__traceback__

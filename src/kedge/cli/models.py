@@ -51,9 +51,14 @@ class Source:
         """The recipe of the run as it was resolved; empty if the model belongs to no run."""
         import yaml
 
+        from kedge.training.recipe import values_of
+
         if self.run is None or not (self.run / "recipe.yaml").is_file():
             return {}
-        loaded = yaml.safe_load((self.run / "recipe.yaml").read_text(encoding="utf-8"))
+        try:
+            loaded = values_of((self.run / "recipe.yaml").read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"{self.run / 'recipe.yaml'} is not YAML: {error}") from error
         return loaded if isinstance(loaded, dict) else {}
 
     def record(self) -> "ImageRecord | None":

@@ -11,6 +11,7 @@ from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.deploy import card_text as text
 from kedge.deploy.photos import ENOUGH, photos_in
 from kedge.rejection import in_words
+from kedge.training.recipe import values_of
 
 MARKER = "<!-- Written by kedge card, which writes it anew: delete this line to keep your own changes. -->"
 FILE = "README.md"
@@ -82,12 +83,11 @@ def model_card(
 
 def read_run(run: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """(recipe, run.json) of a run folder; empty where there is none."""
-    import yaml
 
     recipe: Any = {}
     facts: Any = {}
     if run is not None and (run / "recipe.yaml").is_file():
-        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+        recipe = values_of((run / "recipe.yaml").read_text(encoding="utf-8"))
     if run is not None and (run / "run.json").is_file():
         facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
     return (recipe if isinstance(recipe, dict) else {}), (facts if isinstance(facts, dict) else {})

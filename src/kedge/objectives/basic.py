@@ -50,10 +50,10 @@ class Objective(nn.Module):
         if not (readable(images) and readable(targets)):
             return self._loss(model, images, targets)
         core, classes = unwrapped(model), stated_outputs(model)
-        if self.targets_kind != "values" and (targets.ndim == 0 or len(images) != len(targets)):
-            b, c = len(images), "C" if classes is None else classes
-            seen = f"{targets.dtype} {list(targets.shape)}"
-            raise ValueError(f"targets must be class indices [{b}] or probabilities [{b}, {c}], got {seen}")
+        few = targets.ndim == 0 or len(images) != len(targets)
+        if few and classes is not None and self.targets_kind != "values":  # else the loss says so, which sees logits
+            b, seen = len(images), f"{targets.dtype} {list(targets.shape)}"
+            raise ValueError(f"targets must be class indices [{b}] or probabilities [{b}, {classes}], got {seen}")
         check_images(images, ranged=isinstance(core, PixelModel))  # others may take normalised images
         if self.targets_kind == "values":
             check_images(targets, "targets", ranged=False)

@@ -38,6 +38,7 @@ from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.result import RunResult
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
+from kedge.training.space import check_room
 from kedge.training.start import inherit
 from kedge.training.stops import explained
 from kedge.training.takers import takers
@@ -155,6 +156,8 @@ def _run(
     # What a resumed run is made from, and what the trained weights can be averaged with.
     begun_with = model if recipe.init_from is not None or start is not None or probe is not None else None
     folder = earlier or (RunFolder.plan(recipe) if main else RunFolder(Path()))
+    if main:
+        check_room(recipe, model, folder, checkpoint is not None, ball(objective) is not None)
     if main and earlier is None:
         facts = folder.create(recipe, facts, record, begun_with)
     elif main:
@@ -178,7 +181,7 @@ def _run(
         folder = _train(run, folder, checkpoint, progress, main, facts.get("digests", {}))
         return _finish(run, folder, facts, main, report)
     except Exception as error:
-        words = explained(error, recipe.batch_size or 1, recipe.world)
+        words = explained(error, recipe.batch_size or 1, recipe.world, folder.path)
         if words is None:
             raise
         raise words from error

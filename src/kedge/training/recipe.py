@@ -14,6 +14,7 @@ import yaml
 
 from kedge.epsilon import parse_epsilon
 from kedge.own_code import check_allowed, code_in
+from kedge.training.as_written import mapping_as_written
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
 
@@ -102,7 +103,7 @@ class Recipe:
     image_size: int | None = None
     val_fraction: float = 0.1
     split_seed: int | None = None
-    classes: list[Any] | None = None
+    classes: list[str] | None = None
     train_images: int | None = None
     augment: str = "auto"
     crop: float | None = None
@@ -313,7 +314,10 @@ def read_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
         return Recipe.from_dict(source)
     path = Path(source)
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{source} is not YAML: it is no text ({error})") from error
     elif str(source) in recipe_names():
         text = resources.files("kedge").joinpath("recipes", f"{source}.yaml").read_text(encoding="utf-8")
     else:
@@ -323,10 +327,16 @@ def read_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
             f"{near(str(source), names)}"
         )
     try:
-        values = yaml.safe_load(text)
+        values = values_of(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{source} is not YAML: {error}") from error
     return Recipe.from_dict({} if values is None else values, f"{source}: ")
+
+
+def values_of(text: str) -> Any:
+    """What a recipe in YAML says, key by key: names and classes as they are written. Raises yaml.YAMLError."""
+    hints = get_type_hints(Recipe)
+    return mapping_as_written(text, [key for key, hint in hints.items() if hint in (str, str | None)], ["classes"])
 
 
 def recipe_names() -> list[str]:
@@ -372,7 +382,8 @@ def _typed(source: str, key: str, value: Any, hint: Any) -> Any:
     if not good or (isinstance(value, bool) and kind is not bool):
         wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         names = {list: "a list", dict: "a mapping"} | wanted
-        raise ValueError(f"{source}{key} is {names[outer]}, not {value!r}")
+        quote = f"; write it in quotes, {str(value)!r}, if that is its name" if key.startswith("an entry of") else ""
+        raise ValueError(f"{source}{key} is {names[outer]}, not {value!r}{quote}")
     if outer is list and (key == "classes" or get_args(kind)[0] is float):
         # Classes are names; typed as anything, because names such as 7 are numbers to YAML and the command line.
         return [_typed(source, f"an entry of {key}", entry, str if key == "classes" else float) for entry in value]

@@ -5,12 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kedge.epsilon import parse_epsilon, print_epsilon
 from kedge.hub import PREFIX, download, split_name
 from kedge.training.masking import anchored_arguments
-from kedge.training.recipe import Recipe, held_by, near
+from kedge.training.recipe import Recipe, held_by, near, values_of
 from kedge.training.resolve import has_weights
 
 __all__ = ["earlier_passes", "find_start", "in_norm", "inherit", "run_of", "same_place", "trained_eps"]
@@ -205,5 +203,5 @@ def _config_of(folder: Path) -> dict[str, Any]:
 
 
 def _recipe_of(run: Path) -> dict[str, Any]:
-    loaded = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    loaded = values_of((run / "recipe.yaml").read_text(encoding="utf-8"))
     return loaded if isinstance(loaded, dict) else {}
