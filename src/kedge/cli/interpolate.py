@@ -184,6 +184,10 @@ def run(config: "jsonargparse.Namespace") -> int:
 def check(config: "jsonargparse.Namespace") -> list[float]:
     """The alphas that are asked for. Raises ValueError for flags that cannot be, before anything slow starts."""
     check_values(config)
+    if (shifted := separated(config.shift)) != ["none"]:
+        from kedge.data.corruptions import expand
+
+        expand(shifted)  # a wrong name is an error whether they are measured or not
     radius(config.eps, config.norm)
     words = separated(config.alphas)
     if config.sweep and config.alpha is not None:

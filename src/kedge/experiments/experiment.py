@@ -210,7 +210,10 @@ def load_experiment(name_or_file: "str | Path") -> Experiment:
     """
     path = Path(name_or_file)
     if path.suffix in (".yaml", ".yml") and path.is_file():
-        text, name = path.read_text(encoding="utf-8"), path.stem
+        try:
+            text, name = path.read_text(encoding="utf-8"), path.stem
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not YAML: it is no text ({error})") from error
     elif str(name_or_file) in experiment_names():
         text, name = _folder().joinpath(f"{name_or_file}.yaml").read_text(encoding="utf-8"), str(name_or_file)
     else:
