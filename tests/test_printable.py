@@ -15,7 +15,9 @@ from kedge.printable import cell, printable, printable_lines
 EVIL = "\x1b[2J\x1b]0;owned\x07\r\nkedge: all is well\u202e\x9b1A"
 
 
-@pytest.mark.parametrize("name", ["Zürich", "猫 犬", "a\u00a0b\u3000c", "नमस्ते\u200d", "می\u200cخواهم", "👩\u200d👩\u200d👧", "", "a b-c_d.1"])
+@pytest.mark.parametrize(
+    "name", ["Zürich", "猫 犬", "a\u00a0b\u3000c", "नमस्ते\u200d", "می\u200cخواهم", "👩\u200d👩\u200d👧", "", "a b-c_d.1"]
+)
 def test_names_of_any_language_stay(name):
     assert printable(name) == name
 

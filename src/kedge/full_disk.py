@@ -17,6 +17,9 @@ _WORDS = re.compile(
     "|".join([*(re.escape(os.strerror(code)) for code in FULL), *(rf"os error {code}\b" for code in FULL)]),
     re.IGNORECASE,
 )
+# torch's own writer does not say why it failed: it is asked of the disk.
+_TORCH = re.compile("iostream error|unexpected pos|PytorchStreamWriter failed")
+_NOTHING = 2**16
 
 
 class FullDisk(OSError):
@@ -33,11 +36,12 @@ def naming(path: Path, written: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not is_full_disk(error):
+        left = _free(path)
+        if not (is_full_disk(error) or (_TORCH.search(str(error)) and left is not None and left < _NOTHING)):
             raise
         code = errno.EFBIG if _of_limit(error) else errno.ENOSPC
         size = written.stat().st_size if written.exists() else 0
-        raise FullDisk(code, os.strerror(code), str(path), size, _free(path)) from error
+        raise FullDisk(code, os.strerror(code), str(path), size, left) from error
 
 
 def is_full_disk(error: BaseException) -> bool:

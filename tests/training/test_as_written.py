@@ -21,7 +21,9 @@ def test_a_recipe_comes_back_from_its_file(tmp_path):
         assert load_recipe(tmp_path / "recipe.yaml") == recipe
 
 
-@pytest.mark.parametrize("name", ["yes", "1e3", "1_000", "007", "0x10", "010", "1.10", "2020-01-01", "12:30:00", "True"])
+@pytest.mark.parametrize(
+    "name", ["yes", "1e3", "1_000", "007", "0x10", "010", "1.10", "2020-01-01", "12:30:00", "True"]
+)
 def test_what_is_written_without_quotes_is_the_name(tmp_path, name):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"name: {name}\ndata: {name}\nclasses: [{name}, null, ~]\nepochs: 10\nlr: 0.5\nclip: null\n")

@@ -266,11 +266,13 @@ def run(config: "jsonargparse.Namespace") -> int:
     except KeyboardInterrupt:
         where = f"; what was measured is kept in {kept_in}, the same command goes on" if kept_in else ""
         raise KeyboardInterrupt(f"interrupted{where}") from None
+    # The files first: where whoever reads the table goes away, as `head` does, they are there.
+    page = write(results, base if config.out else free_folder(base, "results.json"))
     print(render(results, config.format), end="")
     kept = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
     memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
     print(f"{time.perf_counter() - started:.0f} s{memory}{kept}", file=sys.stderr)
-    print(f"report: {write(results, base if config.out else free_folder(base, 'results.json'))}", file=sys.stderr)
+    print(f"report: {page}", file=sys.stderr)
     for name, model in results["models"].items():
         for error in model["errors"]:
             print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)
