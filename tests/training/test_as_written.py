@@ -10,8 +10,8 @@ from kedge.training.as_written import mapping_as_written
 from kedge.training.recipe import load_recipe
 
 # Each is no text to YAML 1.1 or 1.2, or another text.
-HOSTILE = ["null", "~", "yes", "no", "on", "True", "1e3", "1_000", "007", "0x10", "010", "1.10", "2020-01-01", "12:30:00",
-           "=", "-1", "#1", "a: b", "[x]", "{y}", "!!int", "&a", "*a", "'q'", "é", "a #b"]  # fmt: skip
+HOSTILE = ["null", "~", "yes", "no", "on", "True", "1e3", "1_000", "007", "0x10", "010", "1.10", "2020-01-01",
+           "12:30:00", "=", "-1", "#1", "a: b", "[x]", "{y}", "!!int", "&a", "*a", "'q'", "é", "a #b"]  # fmt: skip
 
 
 def test_a_recipe_comes_back_from_its_file(tmp_path):

@@ -109,7 +109,7 @@ def evaluate(
     found_shifts = shifts(shift, severities)
     _check_scores(scores)
     if frost_textures is not None:
-        texture_files(frost_textures)  # a wrong folder is an error before anything is measured
+        texture_files(Path(frost_textures))  # a wrong folder is an error before anything is measured
     if attacks is not None and not isinstance(attacks, Attacks):
         raise TypeError(f"attacks are kedge.evaluation.Attacks of named attacks, got {attacks!r}")
     sets, warned = named_sets(ood, near, data)
