@@ -28,7 +28,7 @@ from kedge.training.floor import not_below_start
 from kedge.training.folder import RunFolder
 from kedge.training.held import record_of, resumed
 from kedge.training.keep import kept_models
-from kedge.training.module import Run
+from kedge.training.module import Run, ball
 from kedge.training.opening import opening
 from kedge.training.probe import from_probe
 from kedge.training.quiet import quiet
