@@ -35,6 +35,8 @@ def naming(path: Path, written: Path) -> Iterator[None]:
     """Make any error of a full disk within one `FullDisk` that names `path`, whose content goes to `written` first."""
     try:
         yield
+    except FullDisk:
+        raise  # of a file within
     except Exception as error:
         left = _free(path)
         if not (is_full_disk(error) or (_TORCH.search(str(error)) and left is not None and left < _NOTHING)):
