@@ -23,6 +23,23 @@ def readable(values: Tensor) -> bool:
     return not traced and values.device.type != "meta"
 
 
+def check_tensor(value: Any, what: str = "images", like: str = "[B, C, H, W]") -> None:
+    """Raise TypeError, with the way to one, for what is no tensor: an array, a list, an opened picture, a loader."""
+    if isinstance(value, Tensor) or hasattr(value, "is_floating_point"):  # what stands for one where a graph is traced
+        return
+    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__name__}".removeprefix("builtins.")
+    ways = {
+        "numpy.ndarray": "torch.from_numpy(array) makes one, of images with the channels first",
+        "list": "torch.stack(list) makes one of tensors, torch.tensor(list) of numbers",
+        "tuple": "torch.stack makes one of tensors; of a pair (images, labels) pass the two",
+        "torch.DataLoader": "pass its batches, one at a time",
+        "str": "kedge.data.read_image reads a file",
+        "PIL.Image": "kedge.data.read_image reads a file, torchvision's pil_to_tensor turns a picture into one",
+    }
+    advice = f"; {ways[kind]}" if kind in ways else ""
+    raise TypeError(f"{what} must be a torch tensor {like}, got {kind}{advice}")
+
+
 def check_images(images: Tensor, what: str = "images", ranged: bool = True) -> None:
     """Raise ValueError, in words, unless `images` `[B, C, H, W]` can be images in [0, 1].
 
@@ -30,6 +47,7 @@ def check_images(images: Tensor, what: str = "images", ranged: bool = True) -> N
     range, and without `ranged`, only NaN and infinity are refused. Other dtypes than floating point are left to the
     model.
     """
+    check_tensor(images, what)
     if not images.is_floating_point() or images.numel() == 0 or not readable(images):
         return
     low, high = torch.stack(torch.aminmax(images.detach())).tolist()
@@ -68,6 +86,7 @@ def unit_images(images: Tensor, what: str = "images") -> Tensor:
 
     Raises TypeError for any other dtype, whose range is not known, and ValueError as `check_images` does.
     """
+    check_tensor(images, what)
     if images.dtype == torch.uint8:
         return images.float() / 255
     if images.dtype == torch.bool:
@@ -83,6 +102,7 @@ def unit_images(images: Tensor, what: str = "images") -> Tensor:
 
 def class_indices(labels: Tensor, what: str = "labels") -> Tensor:
     """Labels as int64. Raises TypeError for floating point, of which 1.7 would become 1."""
+    check_tensor(labels, what, "[B]")
     if labels.is_floating_point() or labels.is_complex():
         raise TypeError(f"{what} must be whole numbers (class indices), got {labels.dtype} {list(labels.shape)}")
     return labels.long()
@@ -130,7 +150,8 @@ def check_target_values(targets: Tensor, classes: int | None) -> None:
         low, high = (int(n) for n in torch.stack(torch.aminmax(targets.long())).tolist())
         if low < 0 or (classes is not None and high >= classes):
             last = "C - 1" if classes is None else classes - 1
-            raise ValueError(f"targets must be classes 0 to {last} of the model, got {low if low < 0 else high}")
+            first = "; where yours begin with 1, subtract 1" if low >= 1 and high == classes else ""
+            raise ValueError(f"targets must be classes 0 to {last} of the model, got {low if low < 0 else high}{first}")
         return
     slack = 0.02 if targets.dtype in (torch.bfloat16, torch.float16) else 1e-3
     values = targets.float()

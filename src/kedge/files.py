@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from kedge.full_disk import naming
+
 __all__ = [
     "folder_in_place_of",
     "is_temporary",
@@ -46,7 +48,8 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        yield temporary
+        with naming(path, temporary):
+            yield temporary
         _settle(temporary)
         os.replace(temporary, path)
     finally:
@@ -86,7 +89,8 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write UTF-8 `text` to `path`, whole or not at all, making its folder, and return the path."""
     with whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="")
+        # A file's name need not be text: its strange bytes are escaped, and JSON and YAML read them back.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     return Path(path)
 
 
@@ -97,7 +101,7 @@ def write_together(texts: Mapping[Path, str]) -> list[Path]:
     """
     with ExitStack() as stack:
         for path, text in reversed(list(texts.items())):  # left in the order of the mapping
-            stack.enter_context(whole(path)).write_text(text, encoding="utf-8", newline="")
+            stack.enter_context(whole(path)).write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
     return list(texts)
 
 

@@ -36,6 +36,7 @@ _ARGUMENTS = frozenset(
     """num_classes in_chans img_size drop_rate drop_path_rate global_pool width depth patch_size embed_dim
     num_heads window_size dynamic_img_size dynamic_img_pad output_stride norm""".split()  # noqa: SIM905
 )
+_COUNTS = _ARGUMENTS - {"drop_rate", "drop_path_rate", "global_pool", "dynamic_img_size", "dynamic_img_pad", "norm"}
 _LARGEST = 100_000
 
 
@@ -64,6 +65,9 @@ def create(
     name (with near ones) or argument, and `PretrainedUnavailable` if weights are asked for and cannot be had.
     """
     library, name = locate(name)
+    for key, value in (("num_classes", num_outputs), ("in_chans", in_channels)):
+        if (arguments or {}).get(key, value) != value:
+            raise ValueError(f"network argument {key} is {value}, as the images are, not {(arguments or {})[key]!r}")
     given = {"num_classes": num_outputs, "in_chans": in_channels, **(arguments or {})}
     if image_size is not None and _has_fixed_size(library, name):
         given.setdefault("img_size", image_size)
@@ -105,7 +109,7 @@ def rebuild(architecture: dict[str, Any]) -> nn.Module:
             network = timm.create_model(name, pretrained=False, **given)
         else:
             network = _make_torchvision(name, given)
-    except (TypeError, RuntimeError, AssertionError, KeyError, IndexError, ZeroDivisionError) as error:
+    except (TypeError, RuntimeError, AssertionError, ValueError, LookupError, ArithmeticError) as error:
         raise ValueError(f"{library} cannot make {name!r} with {given}: {error}") from error
     network.kedge_architecture = {"library": library, "name": name, "arguments": dict(given)}  # type: ignore
     return network
@@ -149,6 +153,8 @@ def _check_arguments(given: dict[str, Any]) -> None:
                 raise ValueError(f"network argument norm is {' or '.join(NORMS)}, not {value!r}")
             continue
         parts = value if isinstance(value, list | tuple) else [value]
+        if key in _COUNTS and (wrong := [part for part in parts if isinstance(part, float)]):
+            raise ValueError(f"network argument {key} is a whole number, not {wrong[0]!r}")
         for part in parts:
             text = isinstance(part, str) and key == "global_pool" and len(part) < 32
             number = isinstance(part, int | float) and 0 <= part <= (1000 if key == "depth" else _LARGEST)

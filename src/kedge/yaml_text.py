@@ -1,6 +1,7 @@
 """YAML that anybody may have written: read within bounds, and refused in words."""
 
 import os
+from collections.abc import Collection
 from typing import Any
 
 import yaml
@@ -14,23 +15,26 @@ LARGEST = 1_000_000  # bytes
 _MOST = 50_000  # entries, which take seconds to read
 _REPEATED = 10_000  # entries that aliases may add by repeating others
 _DIGITS = 300  # of a number
+_TEXT, _NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 
 
-def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_yaml(path: str | os.PathLike[str], names: Collection[str] = (), lists: Collection[str] = ()) -> dict[str, Any]:
     """The mapping that a YAML file holds, empty where it holds nothing; see `parse_yaml`.
 
     Raises:
         ValueError: it cannot be read as that, and why; the path is named.
         OSError: there is no such file.
     """
-    return parse_yaml(read_text(path, LARGEST), str(path))
+    return parse_yaml(read_text(path, LARGEST), str(path), names, lists)
 
 
-def parse_yaml(text: str, where: str) -> dict[str, Any]:
+def parse_yaml(text: str, where: str, names: Collection[str] = (), lists: Collection[str] = ()) -> dict[str, Any]:
     """The mapping that YAML `text` holds, empty where it holds nothing; `where` names it in errors.
 
-    Values are text, numbers, true or false, null, lists and mappings; dates are text.
+    Values are text, numbers, true or false, null, lists and mappings; dates are text. The values of the keys `names`,
+    and the entries of the lists under the keys `lists`, are names, taken as they are written: there `007` is `"007"`,
+    not 7, and `yes` is `"yes"`. A value of `names` that is null stays None; in `lists` it is the text.
 
     Raises:
         ValueError: it is no YAML, no mapping, larger than a million characters or 50,000 entries, nested deeper than
@@ -47,6 +51,7 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
         sizes: dict[int, int | None] = {}
         if _entries(node, sizes) > len(sizes) + _REPEATED:
             raise ValueError(f"its aliases repeat more than {_REPEATED:,} entries")
+        _keep_names(node, names, lists)
         value = _constructed(loader, node)
     except yaml.YAMLError as error:
         raise ValueError(f"{where} is not YAML: {error}") from error
@@ -84,6 +89,20 @@ _Loader.yaml_implicit_resolvers = {
     sign: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for sign, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def _keep_names(root: yaml.Node, names: Collection[str], lists: Collection[str]) -> None:
+    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        if key.value in names and value.tag != _NULL:
+            _as_text(value)
+        if key.value in lists and isinstance(value, yaml.SequenceNode):
+            for entry in value.value:
+                _as_text(entry)
+
+
+def _as_text(node: yaml.Node) -> None:
+    if isinstance(node, yaml.ScalarNode):
+        node.tag = _TEXT
 
 
 def _constructed(loader: _Loader, node: yaml.Node) -> Any:

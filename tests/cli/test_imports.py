@@ -32,7 +32,13 @@ def test_the_core_costs_torch_and_nothing_more():
 def test_help_needs_no_parser():
     found = loaded("from kedge.cli import main\nassert main(['--help']) == 0")
     assert not (HEAVY | {"jsonargparse", "yaml", "argparse", "ctypes"}) & found
-    assert {name for name in found if name.startswith("kedge")} == {"kedge", "kedge._version", "kedge.cli"}
+    assert {name for name in found if name.startswith("kedge")} == {
+        "kedge",
+        "kedge._version",
+        "kedge.cli",
+        "kedge.cli.output",
+        "kedge.printable",
+    }
 
 
 def test_the_number_of_the_version_is_there_at_once():

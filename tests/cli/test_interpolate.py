@@ -257,7 +257,7 @@ def test_a_failure_leaves_no_folder(command, tuned, monkeypatch):
         (["--alphas", "0.5"], "say --sweep too"),
         (["--sweep", "--attack", "none", "--pick", "pgd"], "--pick pgd, but what is measured is clean, shifted, mean"),
         (["--sweep", "--shift", "rain"], "no corruption called 'rain'"),
-        (["--sweep", "--severity", "7"], "severities are 1 to 5, got 7"),
+        (["--sweep", "--severity", "7"], "--severity must be 1 to 5, got 7"),
         (["--sweep", "--eps", "much"], "--eps must be a number"),
         (["--limit", "0"], "--limit must be 1 or more, got 0"),
         (["--steps", "0"], "--steps must be 1 or more, got 0"),

@@ -81,11 +81,16 @@ def test_errors_for_people_have_no_traceback_unless_asked_for(capsys, monkeypatc
 
 
 @pytest.mark.parametrize("fault", ["int('x')", "{}['key']", "None.attribute"])
-def test_faults_of_ours_keep_their_traceback(monkeypatch, fault):
+def test_faults_of_ours_say_where_and_how_to_see_more(capsys, monkeypatch, fault):
     # int() raises ValueError here, outside kedge: not a message written for people.
     monkeypatch.setattr(train, "run", lambda config: eval(fault))
+    assert main(["train"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("kedge train: not foreseen: ")
+    assert "raised in <string>, line 1; --debug shows" in said
+    assert "Traceback" not in said
     with pytest.raises((ValueError, KeyError, AttributeError)):
-        main(["train"])
+        main(["--debug", "train"])
 
 
 def test_interrupted(capsys, monkeypatch):

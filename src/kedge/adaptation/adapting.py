@@ -21,6 +21,7 @@ from kedge.adaptation.probe import ProbeData, fit_probe
 from kedge.adaptation.tuning import average, tune
 from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references, plain
 from kedge.data import ImageSet, derive_seed
+from kedge.data.sets import check_set
 from kedge.training.recorded import recorded_facts
 
 __all__ = ["Adapted", "adapt"]
@@ -206,7 +207,10 @@ def pixel_model(model: nn.Module, train: ImageSet) -> PixelModel:
 
 
 def check_images(train: ImageSet, val: ImageSet | None) -> None:
-    """Raise ValueError for images that no classifier can be made from."""
+    """Raise TypeError for what is no image set, ValueError for images that no classifier can be made from."""
+    check_set(train, "training images")
+    if val is not None:
+        check_set(val, "validation images")
     if len(train) == 0:
         raise ValueError(f"{train.name} holds no training images")
     counts = torch.bincount(train.labels, minlength=len(train.class_names))

@@ -12,6 +12,7 @@ import torch
 from kedge import checkpoint, metrics
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.data import ImageSet
+from kedge.devices import chosen_device
 from kedge.files import folder_in_place_of, write_text
 from kedge.training.begin import started
 from kedge.training.finish import predict_logits, reject_rule
@@ -85,12 +86,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not (0 < value < math.inf):
                 raise ValueError(f"{name} must be a positive number, got {value}")
+        chosen_device(self.device)
 
     def torch_device(self) -> torch.device:
         """The device, found where it is left open."""
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(chosen_device(self.device))
 
 
 def finished(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from kedge.anchoring.fold import tolerance
 from kedge.anchoring.model import AnchoredModel
 from kedge.anchoring.pixels import (
     PlainModel,
+    check_module,
     evaluating,
     independent,
     resolve_normalisation,
@@ -59,6 +60,7 @@ def anchor(
         std = model.std.flatten().tolist() if std is None else std
         example = model.input_shape if example is None and references is None else example
         model = model.network
+    check_module(model, "kedge.anchor")
     model = getattr(model, "_orig_mod", model)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ValueError("the model's weights are on the meta device: give them values first, with model.to_empty")

@@ -13,7 +13,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from kedge.anchoring.prediction import Prediction, summarise, vetted
 from kedge.anchoring.steps import check_steps, describe_steps
-from kedge.checks import PROBABILITIES, check_images, looks_like_probabilities
+from kedge.checks import PROBABILITIES, check_images, check_tensor, looks_like_probabilities
 
 TASKS = ("classification", "regression")
 
@@ -100,16 +100,25 @@ class PixelModel(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Check `images` and return `(images - mean) / std` in the model's dtype."""
+        check_tensor(images)
         if images.ndim != len(self.input_shape) + 1 or images.shape[1] != self.input_shape[0]:
             expected = ", ".join(str(n) for n in self.input_shape)
             raise ValueError(
                 f"the model takes a batch of shape [B, {expected}], got {list(images.shape)}"
                 + ("; add a batch axis with images[None]" if images.ndim == len(self.input_shape) else "")
+                + _channels_last(images.shape, self.input_shape)
             )
         if not images.is_floating_point():
             raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}; for uint8 pass images / 255")
         # In place in what the subtraction has just made: at 224 px memory costs more than arithmetic.
         return (images.to(self.mean.dtype) - self.mean).div_(self.std)
+
+
+def _channels_last(shape: Sequence[int], wanted: Sequence[int]) -> str:
+    """How to turn images around whose channels come last; nothing where that is not what is wrong."""
+    if len(wanted) != 3 or len(shape) not in (3, 4) or shape[-1] != wanted[0] or shape[-3] == wanted[0]:
+        return ""
+    return f"; the channels come first: images.permute({'0, 3, 1, 2' if len(shape) == 4 else '2, 0, 1'})"
 
 
 class PlainModel(PixelModel):
@@ -145,6 +154,7 @@ def plain(
     task: str = "classification",
 ) -> PlainModel:
     """Put a copy of `model` behind its normalisation: images in [0, 1] to logits. Arguments as in `kedge.anchor`."""
+    check_module(model, "kedge.plain")
     network = independent(model)
     shape = resolve_shape(model, example, None)
     mean_, std_ = resolve_normalisation(model, shape, mean, std)
@@ -154,6 +164,16 @@ def plain(
     warn_of_probabilities(outputs, task)
     made = PlainModel(network, mean=mean_, std=std_, input_shape=shape, num_outputs=outputs.shape[1], task=task)
     return made.train(model.training)
+
+
+def check_module(model: Any, who: str) -> None:
+    """Raise TypeError unless `model` is a network."""
+    if not isinstance(model, nn.Module):
+        seen = f"the text {model!r}" if isinstance(model, str) else f"{type(model).__name__}"
+        raise TypeError(
+            f"{who} takes a network (torch.nn.Module), got {seen}; timm.create_model or kedge.networks.create makes "
+            "one of its name"
+        )
 
 
 def warn_of_probabilities(outputs: Tensor, task: str) -> None:

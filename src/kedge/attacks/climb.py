@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring.pixels import evaluating
 from kedge.attacks.ball import NORMS
-from kedge.checks import check_target_values
+from kedge.checks import check_target_values, check_tensor
 from kedge.epsilon import check_epsilon, levels_meant
 
 
@@ -87,9 +87,10 @@ def check_range(low: float, high: float) -> None:
 
 def check_batch(images: Tensor, targets: Tensor) -> None:
     """Raise TypeError or ValueError unless `images` are floating point and `targets` fit them."""
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(f"images must be floating point in [0, 1], got {kind}; for uint8 pass images / 255")
+    check_tensor(images)
+    check_tensor(targets, "targets", "[B] or [B, C]")
+    if not images.is_floating_point():
+        raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}; for uint8 pass images / 255")
     if images.ndim < 2:
         raise ValueError(f"images must be a batch [B, C, H, W], got {list(images.shape)}")
     whole = targets.ndim == 1 and not targets.is_floating_point() and targets.dtype != torch.bool

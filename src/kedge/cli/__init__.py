@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from importlib import import_module
 from typing import Any
 
+from kedge.cli.output import gone, plain_output
+
 __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
@@ -31,6 +33,7 @@ COMMANDS = {
     "version": "versions of kedge and of the libraries it runs on",
 }
 KINDS = {"NoneType": "null", "list": "a list such as [a, b]", "int": "a whole number", "float": "a number"}
+KINDS |= {"dict": "a mapping such as {width: 16}", "bool": "true or false", "str": "text"}
 USAGE = """usage: kedge [--debug] COMMAND ...
 
 Image classifiers that generalise under shift, are calibrated, and know what they do not know.
@@ -46,36 +49,48 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("KEDGE_DEBUG", "") not in ("", "0") or "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    command = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    with plain_output():
+        try:
+            try:
+                return _run(command, arguments[1:]) if command else _about(arguments)
+            finally:
+                sys.stdout.flush()  # what comes of it, such as a full disk, is to be said here
+        except KeyboardInterrupt as stop:
+            print(f"\nkedge {command}: {str(stop) or 'interrupted'}", file=sys.stderr)
+            return 130
+        except Exception as error:
+            if isinstance(error, OSError) and gone():  # whoever read our output, as `head` does: nobody is to be told
+                return 1
+            if debug:
+                raise
+            from kedge.cli.failing import in_words
+
+            print(f"{f'kedge {command}'.strip()}: {in_words(error)}", file=sys.stderr)
+            return 1
+
+
+def _about(arguments: list[str]) -> int:
+    """What there is to say without a command."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
         print(USAGE.format(commands="\n".join(f"  {name:<{width}}  {what}" for name, what in COMMANDS.items())))
         return 0 if arguments else 2
-    command, rest = arguments[0], arguments[1:]
-    if command == "--version":
+    if arguments[0] == "--version":
         from kedge._version import __version__
 
         print(__version__)
         return 0
-    if command not in COMMANDS:
-        return _wrong("kedge", f"there is no command {command!r}.{_near(command, COMMANDS)} See kedge --help")
+    return _wrong("kedge", f"there is no command {arguments[0]!r}.{_near(arguments[0], COMMANDS)} See kedge --help")
+
+
+def _run(command: str, rest: list[str]) -> int:
     from kedge.memory import keep_freed_memory
 
     keep_freed_memory()  # before torch makes a tensor; the process is ours
-    try:
-        module = import_module(f"kedge.cli.{command}")
-        config = _parse(module.parser(), rest)
-        return config if isinstance(config, int) else int(module.run(config))
-    except KeyboardInterrupt as stop:
-        print(f"\nkedge {command}: {str(stop) or 'interrupted'}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if debug or not _is_for_people(error):
-            raise
-        print(f"kedge {command}: {error}", file=sys.stderr)
-        return 1
+    module = import_module(f"kedge.cli.{command}")
+    config = _parse(module.parser(), rest)
+    return config if isinstance(config, int) else int(module.run(config))
 
 
 def _parse(parser: Any, arguments: list[str]) -> Any:
@@ -84,6 +99,13 @@ def _parse(parser: Any, arguments: list[str]) -> Any:
 
     if (where := _empty(arguments)) is not None:
         return _wrong(parser.prog, f"{where} is empty: is a shell variable unset? Say what is meant, or leave it out")
+    from jsonargparse import set_loader
+    from yaml import YAMLError
+
+    from kedge.cli.as_written import value_as_written
+
+    set_loader("kedge", value_as_written, (YAMLError,))
+    parser.parser_mode = "kedge"
     parser.exit_on_error = False  # else jsonargparse prints the whole usage above each error
     parser.allow_abbrev = False
     try:
@@ -120,8 +142,12 @@ def _readable(message: str, options: list[str]) -> str:
         return f"unknown argument: {found[1]}.{hint}"
     if found := re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL):
         seen = re.search(r"Given value: (.*)", found[2], re.DOTALL)
-        kinds = [re.sub(r"^<class '(\w+)'>.*$", r"\1", k) for k in re.findall(r"- Expected (?:a )?(.+)", found[2])]
-        kinds = [re.sub(r"^typing\.Literal\['(\w+)'\].*$", r"\1", kind) for kind in kinds]
+        alone = re.search(r"Expected a (<class '\w+'>)\. Got value: (.*)", found[2], re.DOTALL)
+        if alone and not seen:  # of an option with a single type
+            seen = re.search(r"Got value: (.*)", found[2], re.DOTALL)
+        kinds = [alone[1]] if alone else re.findall(r"- Expected (?:a )?(.+)", found[2])
+        kinds = [re.sub(r"^<class '(\w+)'>.*$", r"\1", kind) for kind in kinds]
+        kinds = [" or ".join(re.findall(r"'([^']*)'", kind)) if "Literal[" in kind else kind for kind in kinds]
         if seen and kinds:
             wanted = " or ".join(dict.fromkeys(KINDS.get(kind, kind) for kind in kinds))
             return f"--{found[1]} cannot be {seen[1].strip()!r}: expected {wanted}"
@@ -139,14 +165,3 @@ def _wrong(program: str, message: str) -> int:
     if program != "kedge":
         print(f"{program} --help lists the options", file=sys.stderr)
     return 2
-
-
-def _is_for_people(error: Exception) -> bool:
-    """Whether the message says all that a user needs: raised on purpose, not a fault found deep in a library."""
-    if isinstance(error, OSError) or type(error).__module__.startswith("kedge."):
-        return True
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
-    return raised_in.startswith("kedge.") and isinstance(error, ValueError | RuntimeError | ImportError)

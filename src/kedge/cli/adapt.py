@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.adaptation import HOWS
 from kedge.cli.models import MODEL_HELP, Source, check_weights, find
+from kedge.cli.ranges import check_values
 from kedge.cli.words import check_sets, check_words, separated, whole_numbers, with_examples
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     from kedge.adaptation.outcome import Settings
     from kedge.adaptation.shots import parse_shots
 
+    check_values(config, seed=(0, 2**32 - 1))
     hows = _hows(separated(config.how))
     shots = parse_shots(separated(config.shots))
     severities = whole_numbers(config.severities)

@@ -5,6 +5,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import Source, find
+from kedge.cli.ranges import check_values
 from kedge.rejection import in_words
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ def parser() -> "jsonargparse.ArgumentParser":
 
 def run(config: "jsonargparse.Namespace") -> int:
     """Fit or remove, save, and say what changed."""
-    if config.batch_size < 1:
-        raise ValueError(f"--batch_size must be 1 or more, got {config.batch_size}")
+    check_values(config)
     source = find(config.model)
     if source.path is None or not source.path.is_dir():
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.held_out import trained_attack
 from kedge.cli.models import MODELS_HELP, Source, check_weights, find_groups
+from kedge.cli.ranges import check_values
 from kedge.cli.seen import counters
 from kedge.cli.sets import default_workers, load_data, load_outside, load_training, shifts_of
 from kedge.cli.unlabelled import add_flags, as_test_images, load_unlabelled, load_validation
@@ -184,6 +185,9 @@ def _trained_eps(sources: Mapping[str, Source], norm: str) -> float | None:
 def run(config: "jsonargparse.Namespace") -> int:
     """Evaluate, print and write; 3 where some parts could not be measured."""
     started = time.perf_counter()
+    check_values(config)
+    if not 0 < config.risk < 1:
+        raise ValueError(f"--risk must be between 0 and 1, got {config.risk:g}: 0.05 asks how many can be 95 % right")
     sources, groups = find_groups(config.models)
     check_weights(sources.values(), config.weights)
     attacks = separated(config.attack)
@@ -194,8 +198,6 @@ def run(config: "jsonargparse.Namespace") -> int:
     check_words(attacks, severities)
     check_sets(separated(config.ood), separated(config.near))
     chosen = choose_scores(separated(config.scores), [source.recipe() for source in sources.values()])
-    if isinstance(config.references, int) and config.references < 1:
-        raise ValueError(f"--references must be 1 or more, got {config.references}")
     if config.references == "adaptive" and (separated(config.ood) or separated(config.near)):
         print(
             "--references adaptive makes the score disagreement noisier: trust the others, or ask all", file=sys.stderr
@@ -264,11 +266,13 @@ def run(config: "jsonargparse.Namespace") -> int:
     except KeyboardInterrupt:
         where = f"; what was measured is kept in {kept_in}, the same command goes on" if kept_in else ""
         raise KeyboardInterrupt(f"interrupted{where}") from None
+    # The files first: where whoever reads the table goes away, as `head` does, they are there.
+    page = write(results, base if config.out else free_folder(base, "results.json"))
     print(render(results, config.format), end="")
     kept = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
     memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
     print(f"{time.perf_counter() - started:.0f} s{memory}{kept}", file=sys.stderr)
-    print(f"report: {write(results, base if config.out else free_folder(base, 'results.json'))}", file=sys.stderr)
+    print(f"report: {page}", file=sys.stderr)
     for name, model in results["models"].items():
         for error in model["errors"]:
             print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)
@@ -335,7 +339,7 @@ def progress_bar() -> Iterator[tuple[Callable[[int, int], None] | None, Callable
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    with Progress(console=Console(file=getattr(sys.stderr, "raw", sys.stderr)), transient=True) as bar:
         task = bar.add_task("evaluating")
         yield (
             lambda done, total: bar.update(task, completed=done, total=total),

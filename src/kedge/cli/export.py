@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kedge.cli.models import Source, find
+from kedge.cli.ranges import check_values
 from kedge.rejection import in_words
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ def parser() -> "jsonargparse.ArgumentParser":
 
 def run(config: "jsonargparse.Namespace") -> int:
     """Export, and say what was checked and what the file is worth."""
-    if config.images < 1:
-        raise ValueError(f"--images must be 1 or more, got {config.images}")
+    check_values(config)
     if config.to == "onnx":
         from kedge.deploy.exporting import need_onnx
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.models import Source, find
+from kedge.cli.ranges import check_values
 from kedge.cli.words import radius, separated, with_examples
 
 if TYPE_CHECKING:
@@ -182,11 +183,11 @@ def run(config: "jsonargparse.Namespace") -> int:
 
 def check(config: "jsonargparse.Namespace") -> list[float]:
     """The alphas that are asked for. Raises ValueError for flags that cannot be, before anything slow starts."""
-    for flag, least in (("batch_size", 1), ("limit", 1), ("attack_images", 1), ("bn_images", 2), ("steps", 1)):
-        if (value := getattr(config, flag)) is not None and value < least:
-            raise ValueError(f"--{flag} must be {least} or more, got {value}")
-    if config.references is not None and config.references < 1:
-        raise ValueError(f"--references must be 1 or more, got {config.references}")
+    check_values(config)
+    if (shifted := separated(config.shift)) != ["none"]:
+        from kedge.data.corruptions import expand
+
+        expand(shifted)  # a wrong name is an error whether they are measured or not
     radius(config.eps, config.norm)
     words = separated(config.alphas)
     if config.sweep and config.alpha is not None:

@@ -71,12 +71,13 @@ class Source:
         """
         import torch
 
+        from kedge.devices import chosen_device
+
         if self.path is not None and self.path.suffix == ".onnx":
             from kedge.deploy import load_onnx
 
             return load_onnx(self.path)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = chosen_device(device)
         if self.path is None:
             model = (
                 load_timm(self.given, weights, headless) if self.given.startswith(TIMM) else load_callable(self.given)

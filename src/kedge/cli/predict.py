@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.models import MODEL_HELP, find
+from kedge.cli.ranges import check_values
 from kedge.rejection import answered, in_words, rule_at
 
 if TYPE_CHECKING:
@@ -72,8 +73,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     """Predict and print."""
     if config.threshold is not None and not 0 <= config.threshold <= 1:
         raise ValueError(f"--threshold is a probability, 0 to 1, got {config.threshold}")
-    if config.batch_size < 1:
-        raise ValueError(f"--batch_size must be 1 or more, got {config.batch_size}")
+    check_values(config)
     source = find(config.model)
     paths = find_images(config.images)
     model = source.load(config.device)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kedge.cli.ranges import check_values
 from kedge.cli.reproduce import part_of
 from kedge.experiments.side_by_side import cores, shares, side_by_side
 from kedge.training.recipe import Recipe
@@ -55,10 +56,7 @@ def parser() -> "jsonargparse.ArgumentParser":
 
 def run(config: "jsonargparse.Namespace") -> int:
     """Train all, compare the groups, print, write the page."""
-    if config.seeds < 1:
-        raise ValueError(f"--seeds must be 1 or more, got {config.seeds}")
-    if config.jobs is not None and config.jobs < 1:
-        raise ValueError(f"--jobs must be 1 or more, got {config.jobs}")
+    check_values(config, seed=(0, 2**32 - 1 - config.seeds))
     part, parts = part_of(config.part)
     if config.part is not None:
         for recipe in recipes(config, Path(config.out))[part - 1 :: parts]:

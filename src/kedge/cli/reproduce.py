@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kedge.cli.ranges import check_values
 from kedge.cli.words import with_examples
 from kedge.experiments.experiment import Experiment, experiment_names, load_experiment
 from kedge.own_code import ALLOW_CODE, allow_code, working_folder_first
@@ -69,13 +70,12 @@ def _run(config: "jsonargparse.Namespace") -> int:
     if config.name is None:
         print(listed())
         return 0
+    check_values(config)
     experiment = load_experiment(config.name)
     seeds = seeds_of(config.seeds, experiment.seeds)
     variants = None if config.variants is None else [v.strip() for v in config.variants.split(",") if v.strip()]
     experiment.variants_at(config.scale, variants)  # a wrong name is an error before anything slow is imported
     part, parts = part_of(config.part)
-    if config.jobs < 1:
-        raise ValueError(f"--jobs must be 1 or more, got {config.jobs}")
     if config.jobs > 1 and config.devices * config.nodes > 1:
         raise ValueError(
             "--jobs trains several runs at once, --devices and --nodes one run on several: take one of them"

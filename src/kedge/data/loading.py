@@ -223,6 +223,8 @@ def _digits(split: str, image_size: int | None, channels: int | None) -> TensorS
 
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> _Source:
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise TypeError(f"data is named by a text or a path, got {type(name_or_path).__name__}")
     name = os.fspath(name_or_path)
     path = Path(name).expanduser()
     if not name.strip():

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from kedge.printable import printable, printable_lines
+
 UNREADABLE_LIMIT = 0.01  # more unreadable images than this share of a set is an error
 _SHOWN = 5  # of those that are left out
 _NAMED = 20  # of those that must be mended before anything works
@@ -16,7 +18,7 @@ class UnreadableImage(DataError):
     """One image could not be decoded. `path` names it, `reason` says why."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"cannot read image {path}: {reason}")
+        super().__init__(f"cannot read image {printable(path)}: {printable_lines(reason)}")
         self.path = path
         self.reason = reason
 
@@ -56,7 +58,7 @@ class LoadReport:
         if self.resized:
             parts.append(f"{self.resized} resized")
         lines = [", ".join(parts), *self.notes]
-        lines += [f"skipped {path}: {reason}" for path, reason in self.skipped[:_SHOWN]]
+        lines += [f"skipped {printable(path)}: {printable(reason)}" for path, reason in self.skipped[:_SHOWN]]
         if len(self.skipped) > _SHOWN:
             lines.append(f"... and {len(self.skipped) - _SHOWN} more")
         return "\n".join(lines)
@@ -83,5 +85,5 @@ def tolerated(count: int) -> int:
 
 def listed(skipped: Sequence[Sequence[str]]) -> str:
     """Return the first of these (path, reason), a line for each, and how many more there are."""
-    shown = [f"  {path}: {reason}" for path, reason in skipped[:_NAMED]]
+    shown = [f"  {printable(path)}: {printable(reason)}" for path, reason in skipped[:_NAMED]]
     return "\n".join(shown + ([f"  ... and {len(skipped) - _NAMED} more"] if len(skipped) > _NAMED else []))

@@ -1,11 +1,12 @@
 """Image sets: uint8 images with labels and class names, in memory or decoded as they are read."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kedge.checks import whole_labels
+from kedge.checks import check_tensor, whole_labels
 from kedge.data.decode import CROP_SHARE, evaluation_view, to_tensor
 from kedge.data.fingerprints import digest, key_of_pixels, sampled_rows
 from kedge.data.items import Items
@@ -158,6 +159,7 @@ class TensorSet(ImageSet):
         report: LoadReport | None = None,
         paths: list[str] | None = None,
     ) -> None:
+        check_tensor(images, like="[N, C, H, W] of uint8")
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise TypeError(f"images must be uint8 [N, C, H, W], got {images.dtype} {list(images.shape)}")
         if len(images) != len(labels):
@@ -307,6 +309,17 @@ class FileSet(ImageSet):
         chosen.checked = self.checked
         chosen._keys = None if self._keys is None else [self._keys[i] for i in index.tolist()]
         return chosen
+
+
+def check_set(images: Any, what: str) -> None:
+    """Raise TypeError, with the way to one, for what is no image set: a loader, a torch data set, arrays, a name."""
+    if all(hasattr(images, name) for name in ("name", "class_names", "labels", "image_shape", "subset")):
+        return
+    raise TypeError(
+        f"{what} must be an image set of kedge.data, got {type(images).__name__}: kedge.data.load reads one by its "
+        "name or from a folder, kedge.data.from_dataset makes one of a torch data set (such as that of a loader), "
+        "kedge.data.TensorSet one of uint8 images [N, C, H, W], labels and class names"
+    )
 
 
 def class_numbers(images: ImageSet, classes: Sequence[str | int]) -> list[int]:

@@ -1,5 +1,6 @@
 """Write a model as one file that needs no kedge, and leave it only if it computes the same function."""
 
+import io
 import os
 import warnings
 from collections.abc import Callable
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel
 from kedge.anchoring.pixels import independent
-from kedge.checks import unit_images
+from kedge.checks import check_tensor, unit_images
 from kedge.deploy.card import KEY, write_card
 from kedge.deploy.onnx_file import OnnxModel, load_onnx, silence
 from kedge.files import scratch_beside, sweep
+from kedge.full_disk import check_space, is_full_disk, naming
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 TOLERANCE = 1e-4
@@ -105,13 +107,18 @@ def export(
     images = _checked_images(original, check_images)
     folded = original.fold()
     sweep(final.parent, shared=True)
+    weights_of = sum(each.numel() * each.element_size() for each in folded.state_dict().values())
+    check_space(final.parent, weights_of, final.name)
     # A folder beside the target: the file has its final name from the start, and the move stays on one disk.
     with scratch_beside(final) as folder:
         written = folder / final.name
         try:
             write = _write_onnx if to == "onnx" else _write_torch
-            write(folded, original.input_shape, write_card(model), written)
+            with naming(final, written):
+                write(folded, original.input_shape, write_card(model), written)
         except Exception as error:
+            if is_full_disk(error):
+                raise
             raise RuntimeError(
                 f"{type(getattr(folded, 'network', folded)).__name__} could not be exported to {to}: "
                 f"{type(error).__name__}: {error}"
@@ -142,6 +149,7 @@ def need_onnx() -> None:
 def _checked_images(model: PixelModel, images: Tensor | None) -> Tensor:
     if images is None:
         return torch.rand(8, *model.input_shape, generator=torch.Generator().manual_seed(0))
+    check_tensor(images, "check_images")
     if len(images) == 0:
         raise ValueError("check_images is empty; pass at least one image")
     if tuple(images.shape[1:]) != model.input_shape:
@@ -211,7 +219,10 @@ def _write_torch(folded: nn.Module, shape: tuple[int, ...], card: str, path: Pat
     with warnings.catch_warnings():
         # It is about tensors that share memory (a BatchNorm's step counts); the check that follows sees the weights.
         warnings.filterwarnings("ignore", message="No complete tensor found", category=UserWarning)
-        torch.export.save(program, path, extra_files={f"{KEY}.json": card})
+        # Into memory first: where the disk is full, torch's own writer ends the whole process.
+        held = io.BytesIO()
+        torch.export.save(program, held, extra_files={f"{KEY}.json": card})
+    path.write_bytes(held.getbuffer())
 
 
 def _run_torch(path: Path) -> Callable[[Tensor], Tensor]:

@@ -1,34 +1,37 @@
 """What can be wrong with a request, said before any work is done."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kedge.data.fingerprints import check_apart
+from kedge.data.sets import check_set
 
 
 def check_request(data: Any, batch_size: int, limit: int | None, severities: Sequence[int], risk: float) -> None:
     """Raise ValueError for settings and test data that cannot be measured on."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be 1 or more, got {limit}")
+    for name, value in (("batch_size", batch_size), ("limit", 1 if limit is None else limit)):
+        if not isinstance(value, int) or value < 1:
+            whole = "" if isinstance(value, int) else "a whole number, "
+            raise ValueError(f"{name} must be {whole}1 or more, got {value!r}")
     check_severities(severities)
-    if not 0 < risk < 1:
+    if not isinstance(risk, int | float) or not 0 < risk < 1:
         raise ValueError(f"risk must be between 0 and 1, got {risk}: 0.05 asks how many answers can be 95 % right")
     check_images(data)
     low, high, classes = int(data.labels.min()), int(data.labels.max()), len(data.class_names)
     if low < 0 or high >= classes:
         raise ValueError(
             f"the set {data.name!r} has {classes} classes, but its labels go from {low} to {high}; "
-            "evaluation needs a label for every image"
+            + ("classes count from 0: subtract 1" if low == 1 else "evaluation needs a label for every image")
         )
 
 
 def check_severities(severities: Sequence[int]) -> None:
     """Raise ValueError unless there are severities, each 1 to 5."""
+    if not isinstance(severities, Iterable):
+        raise ValueError(f"severities is a list of 1 to 5, got {severities!r}")
     for severity in severities:
         if severity not in (1, 2, 3, 4, 5):
             raise ValueError(f"severities are 1 to 5, got {severity}")
@@ -37,7 +40,8 @@ def check_severities(severities: Sequence[int]) -> None:
 
 
 def check_images(data: Any) -> None:
-    """Raise ValueError for a set without images."""
+    """Raise TypeError for what is no image set, ValueError for one without images."""
+    check_set(data, "images to evaluate on")
     if len(data) == 0:
         raise ValueError(f"the set {data.name!r} is empty: there is nothing to evaluate")
 
@@ -55,10 +59,13 @@ def named_sets(ood: Any, near: Sequence[str], data: Any) -> tuple[dict[str, Any]
     else:
         sets = {}
         for images in ood if isinstance(ood, (list, tuple)) else [ood]:
+            check_images(images)
             name = images.name if images.name != data.name else f"{images.name} (other classes)"
             if name in sets:
                 raise ValueError(f"two out-of-distribution sets are called {name!r}: pass a dict of name to set")
             sets[name] = images
+    for images in sets.values():
+        check_images(images)
     warned = {name: check_apart(data, images) for name, images in sets.items()}
     if unknown := [name for name in near if name not in sets]:
         raise ValueError(f"near: there is no out-of-distribution set {unknown[0]!r}; there are: {', '.join(sets)}")

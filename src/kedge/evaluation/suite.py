@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kedge.data.corruptions.frost import texture_files
 from kedge.data.fingerprints import shared_images
 from kedge.evaluation.asked import Attacks
 from kedge.evaluation.checks import check_images, check_request, limited, named_groups, named_sets, seen
@@ -107,6 +108,10 @@ def evaluate(
     check_request(data, batch_size, limit, severities, risk)
     found_shifts = shifts(shift, severities)
     _check_scores(scores)
+    if frost_textures is not None:
+        texture_files(Path(frost_textures))  # a wrong folder is an error before anything is measured
+    if attacks is not None and not isinstance(attacks, Attacks):
+        raise TypeError(f"attacks are kedge.evaluation.Attacks of named attacks, got {attacks!r}")
     sets, warned = named_sets(ood, near, data)
     say = notice or (lambda words: None)
     subjects = gather_subjects(models, data, references, batch_size, say)
@@ -210,6 +215,8 @@ def evaluate(
 
 
 def _check_scores(scores: Sequence[Score] | None) -> None:
+    if isinstance(scores, str) or any(not hasattr(score, "needs") for score in scores or ()):
+        raise TypeError(f"scores are a list of scores such as [kedge.scores.MSP()], got {scores!r}")
     names = [score.name for score in scores or ()]
     if again := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two scores are called {again[0]!r}: give one of them another name (its .name)")

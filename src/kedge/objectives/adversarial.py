@@ -15,7 +15,7 @@ from kedge.attacks.ball import random_start
 from kedge.attacks.climb import check_batch, check_labels, check_range, evaluated, image_gradient, judge
 from kedge.attacks.draws import Draws
 from kedge.objectives.anchored import Anchored
-from kedge.objectives.basic import Objective, num_outputs, unwrapped
+from kedge.objectives.basic import Objective, check_inner, num_outputs, unwrapped
 
 # Share of images without any gradient from which on an attack is suspected to see nothing.
 VANISHED = 0.5
@@ -79,7 +79,7 @@ class Attacking(Objective):
             raise ValueError(f"{name} has the true targets, which a targeted attack would make easier: leave it out")
         if (hold or ramp) and not isinstance(attack, PGD):
             raise ValueError(f"hold and ramp change the eps of a PGD or FGSM; {attack!r} is none")
-        self.inner = inner
+        self.inner = check_inner(inner, self)
         self.attack = attack.training() if isinstance(attack, PGD) else attack
         self.hold = hold
         self.ramp = ramp

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kedge.anchoring import AnchoredModel, derangement
 from kedge.anchoring.references import stack_images
 from kedge.checks import unit_images
-from kedge.objectives.basic import Objective, num_outputs, soft_targets, unwrapped
+from kedge.objectives.basic import Objective, check_inner, num_outputs, soft_targets, unwrapped
 from kedge.objectives.unlabelled import check_takes_uniform
 
 # Masking hurts with reference sets up to this size (arXiv 2406.00529, the authors' own curve).
@@ -102,7 +102,7 @@ class Anchored(Objective):
                 f"hurts with {SMALL_REFERENCE_SET} or fewer; use more references or alpha=0",
                 stacklevel=2,
             )
-        self.inner = inner
+        self.inner = check_inner(inner, self)
         self.targets_kind = kind
         self.alpha = alpha
         self.mask_target = mask_target

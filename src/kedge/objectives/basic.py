@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.anchoring import PixelModel
-from kedge.checks import check_images, check_target_values, class_indices, readable
+from kedge.checks import check_images, check_target_values, check_tensor, class_indices, readable
 
 
 class Objective(nn.Module):
@@ -43,9 +43,17 @@ class Objective(nn.Module):
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The loss, with a look at the batch while `looks` says so."""
-        if self.looks < 1 or not (readable(images) and readable(targets)):
+        if self.looks < 1:
+            return self._loss(model, images, targets)
+        check_tensor(images)
+        check_tensor(targets, "targets", "[B] or [B, C]")
+        if not (readable(images) and readable(targets)):
             return self._loss(model, images, targets)
         core, classes = unwrapped(model), stated_outputs(model)
+        few = targets.ndim == 0 or len(images) != len(targets)
+        if few and classes is not None and self.targets_kind != "values":  # else the loss says so, which sees logits
+            b, seen = len(images), f"{targets.dtype} {list(targets.shape)}"
+            raise ValueError(f"targets must be class indices [{b}] or probabilities [{b}, {classes}], got {seen}")
         check_images(images, ranged=isinstance(core, PixelModel))  # others may take normalised images
         if self.targets_kind == "values":
             check_images(targets, "targets", ranged=False)
@@ -78,6 +86,14 @@ class Objective(nn.Module):
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of `model` on a batch."""
         raise NotImplementedError
+
+
+def check_inner(inner: Any, outer: Objective) -> Any:
+    """`inner` itself. Raises TypeError where it is no objective: a name, or a class that is not called yet."""
+    if not callable(inner) or isinstance(inner, type):
+        seen = f"the class {inner.__name__}: {inner.__name__}() makes one" if isinstance(inner, type) else repr(inner)
+        raise TypeError(f"{type(outer).__name__} takes an objective, got {seen}")
+    return inner
 
 
 class CrossEntropy(Objective):

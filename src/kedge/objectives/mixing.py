@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from kedge.objectives.basic import Objective, num_outputs, soft_targets
+from kedge.objectives.basic import Objective, check_inner, num_outputs, soft_targets
 
 
 class _Mixing(Objective):
@@ -15,7 +15,7 @@ class _Mixing(Objective):
             raise ValueError(f"alpha, the parameter of the Beta distribution, must be positive, got {alpha}")
         if getattr(inner, "targets_kind", "soft") != "soft":
             raise ValueError(f"{type(inner).__name__} cannot take the mixed targets of {type(self).__name__}")
-        self.inner = inner
+        self.inner = check_inner(inner, self)
         self.alpha = alpha
         self.generator = generator
 

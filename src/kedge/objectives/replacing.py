@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import PixelModel, derangement
-from kedge.objectives.basic import Objective, num_outputs, set_looks, soft_targets, unwrapped
+from kedge.objectives.basic import Objective, check_inner, num_outputs, set_looks, soft_targets, unwrapped
 from kedge.objectives.unlabelled import Unlabelled, check_takes_uniform
 
 
@@ -19,7 +19,7 @@ class _Replacing(Objective):
             raise ValueError(f'target must be "label" or "uniform", got {target!r}')
         if alpha > 0 and target == "uniform":
             check_takes_uniform(inner, type(self).__name__, "replaced", 'target="label"')
-        self.inner = inner
+        self.inner = check_inner(inner, self)
         self.targets_kind = getattr(inner, "targets_kind", "soft")
         self.alpha = alpha
         self.target = target

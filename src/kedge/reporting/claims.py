@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from kedge.printable import printable
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import (
     METRICS,
@@ -14,7 +15,6 @@ from kedge.reporting.rows import (
     dig,
     estimate,
     number,
-    printable,
     short,
 )
 from kedge.reporting.summary import (

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from kedge.files import write_text
+from kedge.printable import printable
 from kedge.reporting.claims import SETTLED
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import printable, short
+from kedge.reporting.rows import short
 from kedge.reporting.sections import attack, calibration, comparing, images, outside, run, selective, shift, unlabelled
 from kedge.reporting.sentences import about, comparison
 from kedge.reporting.summary import summary_rows

@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from kedge.files import sweep, write_together
+from kedge.printable import printable
 from kedge.reporting.page import templates
-from kedge.reporting.rows import printable
 from kedge.reporting.svg import COLORS, GLYPHS, Plot, svg
 
 __all__ = ["reproduction_markdown", "write_reproduction"]

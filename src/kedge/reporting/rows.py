@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kedge.printable import printable
 from kedge.rejection import in_words
 
 Estimate = dict[str, Any]  # value, low, high
@@ -105,11 +106,6 @@ def spread(cell: Estimate | None, unit: str) -> str:
     low, high = number(cell["low"], unit), number(cell["high"], unit)
     # An en dash between negative numbers cannot be read.
     return f"{low} to {high}".replace("-", "−") if "-" in low + high else f"{low}–{high}"
-
-
-def printable(text: Any) -> str:
-    """Text without control characters, which could write anywhere on a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def short(name: Any, most: int = 36) -> str:

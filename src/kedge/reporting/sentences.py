@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from kedge.printable import printable
 from kedge.rejection import in_words
 from kedge.reporting.claims import comparison
-from kedge.reporting.rows import dig, estimate, number, printable, short
+from kedge.reporting.rows import dig, estimate, number, short
 from kedge.reporting.summary import at_place, ood_places, score_titles, strength
 
 __all__ = ["about", "comparison", "expected", "overconfidence"]

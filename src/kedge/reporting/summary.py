@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from kedge.epsilon import print_epsilon
+from kedge.printable import printable
 from kedge.rejection import resolved
-from kedge.reporting.rows import METRICS, Row, ahead_of, comparable, dig, estimate, failure, printable, short
+from kedge.reporting.rows import METRICS, Row, ahead_of, comparable, dig, estimate, failure, short
 
 MANY_CLASSES = 20  # from here on top-5 says something
 FEW_SCORES = 3  # up to so many scores have lines of their own, more only the first and the best

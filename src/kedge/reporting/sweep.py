@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 from kedge.epsilon import print_epsilon
 from kedge.files import write_together
+from kedge.printable import printable
 from kedge.reporting.page import templates
-from kedge.reporting.rows import printable
 from kedge.reporting.svg import GLYPHS, Plot, svg
 
 COLUMNS = ("clean", "shifted", "pgd", "mean")  # in this order, as far as they were measured

@@ -6,9 +6,10 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from kedge.printable import printable
 from kedge.reporting.claims import SETTLED, comparison
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import METRICS, Row, dig, printable
+from kedge.reporting.rows import METRICS, Row, dig
 from kedge.reporting.sections import comparing
 from kedge.reporting.sentences import expected
 from kedge.reporting.summary import summary_rows

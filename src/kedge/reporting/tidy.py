@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from kedge.printable import cell
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import DETECTION, dig, estimate
 
@@ -18,7 +19,8 @@ def as_csv(results: dict[str, Any]) -> str:
     """One line per number, with a header: model, part, where, severity, score, metric, value, low, high, n.
 
     Shares are fractions; `n` is the number of images that the number rests on (out of distribution: those of the
-    set, next to the clean ones), for seeds that of the models.
+    set, next to the clean ones), for seeds that of the models. A name that a spreadsheet would take for a formula has
+    an apostrophe before it.
     """
     results = check_results(results)
     stream = io.StringIO()
@@ -27,9 +29,10 @@ def as_csv(results: dict[str, Any]) -> str:
 
     def write(model: str, numbers: Iterator[_Number]) -> None:
         for *place, value, n in numbers:
-            cell = estimate(value)
-            if cell is not None:
-                writer.writerow([model, *place, cell["value"], cell.get("low"), cell.get("high"), n])
+            known = estimate(value)
+            if known is not None:
+                names = [cell(each) if isinstance(each, str) else each for each in (model, *place)]
+                writer.writerow([*names, known["value"], known.get("low"), known.get("high"), n])
 
     for name, model in results["models"].items():
         write(name, _labelled(model, results))

@@ -17,6 +17,7 @@ import kedge
 from kedge import metrics, own_code
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, with_label_noise
+from kedge.data.sets import check_set
 from kedge.layout import as_stored, channels_last
 from kedge.training.begin import begin, started
 from kedge.training.build import load_sets, make_objective
@@ -27,7 +28,7 @@ from kedge.training.floor import not_below_start
 from kedge.training.folder import RunFolder
 from kedge.training.held import record_of, resumed
 from kedge.training.keep import kept_models
-from kedge.training.module import Run
+from kedge.training.module import Run, ball
 from kedge.training.opening import opening
 from kedge.training.probe import from_probe
 from kedge.training.quiet import quiet
@@ -37,6 +38,7 @@ from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.result import RunResult
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
+from kedge.training.space import check_room
 from kedge.training.start import inherit
 from kedge.training.stops import explained
 from kedge.training.takers import takers
@@ -84,6 +86,10 @@ def fit(
         KeyboardInterrupt: with a message that says how to go on.
     """
     main = getattr(rank_zero_only, "rank", 0) == 0  # false in the other processes of torchrun or Lightning
+    for images, what in zip(sets or (), ("training images", "validation images"), strict=False):
+        check_set(images, what)
+    if start is not None and not isinstance(start, PixelModel):
+        raise TypeError(f"start is a model of kedge, got {type(start).__name__}; init_from in the recipe names one")
     if allow_code is None:
         written = resume is None and isinstance(recipe, Recipe | dict)
         allow_code = written or own_code.is_allowed()
@@ -150,6 +156,8 @@ def _run(
     # What a resumed run is made from, and what the trained weights can be averaged with.
     begun_with = model if recipe.init_from is not None or start is not None or probe is not None else None
     folder = earlier or (RunFolder.plan(recipe) if main else RunFolder(Path()))
+    if main:
+        check_room(recipe, model, folder, checkpoint is not None, ball(objective) is not None)
     if main and earlier is None:
         facts = folder.create(recipe, facts, record, begun_with)
     elif main:
@@ -173,7 +181,7 @@ def _run(
         folder = _train(run, folder, checkpoint, progress, main, facts.get("digests", {}))
         return _finish(run, folder, facts, main, report)
     except Exception as error:
-        words = explained(error, recipe.batch_size or 1, recipe.world)
+        words = explained(error, recipe.batch_size or 1, recipe.world, folder.path)
         if words is None:
             raise
         raise words from error
@@ -192,7 +200,7 @@ def _train(
         callbacks.append(Snapshots(folder, recipe.snapshots))
     bar = progress and sys.stdout.isatty()
     if bar:
-        callbacks.append(Bar(leave=False))
+        callbacks.append(Bar(leave=False, console_kwargs={"file": getattr(sys.stdout, "raw", sys.stdout)}))
     trainer = Trainer(
         accelerator="gpu" if recipe.device == "cuda" else recipe.device,
         devices=recipe.devices,

@@ -103,7 +103,7 @@ class Recipe:
     image_size: int | None = None
     val_fraction: float = 0.1
     split_seed: int | None = None
-    classes: list[Any] | None = None
+    classes: list[str] | None = None
     train_images: int | None = None
     augment: str = "auto"
     crop: float | None = None
@@ -321,7 +321,7 @@ def read_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
         return Recipe.from_dict(source)
     path = Path(source)
     if path.is_file():
-        values = read_yaml(path)
+        values = values_of(path)
     elif str(source) in recipe_names():
         shipped = resources.files("kedge").joinpath("recipes", f"{source}.yaml")
         values = parse_yaml(shipped.read_text(encoding="utf-8"), str(source))
@@ -332,6 +332,12 @@ def read_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
             f"{near(str(source), names)}"
         )
     return Recipe.from_dict(values, f"{source}: ")
+
+
+def values_of(path: Path) -> dict[str, Any]:
+    """What a recipe in YAML says, key by key: names and classes as they are written. Raises ValueError, in words."""
+    hints = get_type_hints(Recipe)
+    return read_yaml(path, [key for key, hint in hints.items() if hint in (str, str | None)], ["classes"])
 
 
 def recipe_names() -> list[str]:
@@ -377,7 +383,8 @@ def _typed(source: str, key: str, value: Any, hint: Any) -> Any:
     if not good or (isinstance(value, bool) and kind is not bool):
         wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
         names = {list: "a list", dict: "a mapping"} | wanted
-        raise ValueError(f"{source}{key} is {names[outer]}, not {value!r}")
+        quote = f"; write it in quotes, {str(value)!r}, if that is its name" if key.startswith("an entry of") else ""
+        raise ValueError(f"{source}{key} is {names[outer]}, not {value!r}{quote}")
     if outer is list and (key == "classes" or get_args(kind)[0] is float):
         # Classes are names; typed as anything, because names such as 7 are numbers to YAML and the command line.
         return [_typed(source, f"an entry of {key}", entry, str if key == "classes" else float) for entry in value]

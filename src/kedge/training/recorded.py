@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge.json_text import read_json
-from kedge.training.recipe import Recipe
-from kedge.yaml_text import read_yaml
+from kedge.training.recipe import Recipe, values_of
 
 __all__ = ["recorded", "recorded_facts"]
 
@@ -23,7 +22,7 @@ def recorded(run: Path | None) -> dict[str, Any]:
     """
     if run is None or not (path := run / "recipe.yaml").is_file():
         return {}
-    values = Recipe.typed(read_yaml(path), f"{path}: ")
+    values = Recipe.typed(values_of(path), f"{path}: ")
     Recipe(objective=values.get("objective")).check_objective(f"{path}: ")
     return values
 

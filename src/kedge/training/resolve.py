@@ -11,6 +11,7 @@ from kedge import objectives
 from kedge.data import ImageSet
 from kedge.data.augment import CROP
 from kedge.data.batches import photo_workers
+from kedge.devices import chosen_device
 from kedge.training.recipe import Recipe
 from kedge.training.takers import objective_class
 
@@ -23,13 +24,7 @@ SMALL = 64  # pixels of a side up to which a set is trained from scratch, in mem
 
 def resolve_device(recipe: Recipe) -> Recipe:
     """Fill in device and precision; ValueError if the device that is asked for is not here."""
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    device = recipe.device
-    if device == "auto":
-        device = "cuda" if cuda else "mps" if mps else "cpu"
-    if (device == "cuda" and not cuda) or (device == "mps" and not mps):
-        have = [name for name, there in (("cuda", cuda), ("mps", mps), ("cpu", True)) if there]
-        raise ValueError(f"device {device} is not available here; there is {', '.join(have)}")
+    device = chosen_device(recipe.device, ("cuda", "mps"))
     if device == "cuda" and recipe.devices > torch.cuda.device_count():
         raise ValueError(f"devices is {recipe.devices}, but there are {torch.cuda.device_count()} GPUs here")
     precision = recipe.precision

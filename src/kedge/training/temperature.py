@@ -10,6 +10,7 @@ from torch import Tensor
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
+from kedge.data.sets import check_set
 from kedge.rejection import by_confidence
 from kedge.training.finish import predict_logits, reject_rule
 
@@ -130,6 +131,7 @@ def calibrate(
     """
     if model.task != "classification":
         raise ValueError(f"a temperature is for classification, and the task of this model is {model.task}")
+    check_set(validation, "validation images")
     if len(validation) == 0:
         raise ValueError(f"{validation.name} ({validation.split}) holds no images to fit a temperature on")
     names = list(validation.class_names)

@@ -4,7 +4,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kedge.reporting.rows import Row, ahead_of, comparable, dig, estimate, number, printable, short
+from kedge.printable import printable
+from kedge.reporting.rows import Row, ahead_of, comparable, dig, estimate, number, short
 from kedge.reporting.summary import clean_metric
 from kedge.reporting.svg import Plot, svg
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from kedge.printable import printable
 from kedge.reporting.claims import LEVEL, agreeing, compared, p_text
-from kedge.reporting.rows import METRICS, OUTSIDE, dig, number, printable, short, spread
+from kedge.reporting.rows import METRICS, OUTSIDE, dig, number, short, spread
 from kedge.reporting.summary import attack_names, doubted
 
 

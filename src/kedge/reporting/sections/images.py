@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kedge.reporting.rows import printable
+from kedge.printable import printable
 
 _TITLES = {
     "least_certain": "Least certain",

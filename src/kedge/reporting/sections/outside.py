@@ -4,7 +4,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kedge.reporting.rows import DETECTION, Row, ahead_of, dig, estimate, number, printable, short
+from kedge.printable import printable
+from kedge.reporting.rows import DETECTION, Row, ahead_of, dig, estimate, number, short
 from kedge.reporting.summary import at_place, ood_places, place_title, score_titles
 from kedge.reporting.svg import Plot, svg
 

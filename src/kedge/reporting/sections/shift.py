@@ -4,7 +4,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kedge.reporting.rows import METRICS, Row, ahead_of, comparable, dig, estimate, number, printable, spread
+from kedge.printable import printable
+from kedge.reporting.rows import METRICS, Row, ahead_of, comparable, dig, estimate, number, spread
 from kedge.reporting.svg import Plot, svg
 
 _KEYS = ("accuracy", "ece", "smooth_ece", "nll", "brier")

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from kedge.reporting.rows import Row, dig, estimate, printable
+from kedge.printable import printable
+from kedge.reporting.rows import Row, dig, estimate
 from kedge.reporting.sentences import expected
 from kedge.reporting.summary import unlabelled
 

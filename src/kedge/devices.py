@@ -1,0 +1,42 @@
+"""Which device a name stands for, and whether it is here."""
+
+import difflib
+
+import torch
+
+__all__ = ["chosen_device", "devices_here"]
+
+KNOWN = ("auto", "cpu", "cuda", "mps")
+
+
+def devices_here() -> list[str]:
+    """The kinds of devices that can be computed on here, the fastest first."""
+    there = (
+        ("cuda", torch.cuda.is_available()),
+        ("mps", torch.backends.mps.is_available()),
+        ("cpu", True),
+    )
+    return [name for name, here in there if here]
+
+
+def chosen_device(name: str, automatic: tuple[str, ...] = ("cuda",)) -> str:
+    """The device of this name, such as `cpu`, `cuda` or `cuda:1`; of `auto` the first of `automatic` here, else cpu.
+
+    Raises:
+        ValueError: for a name that is none, and for a device that is not here.
+    """
+    here = devices_here()
+    if name == "auto":
+        return next((kind for kind in automatic if kind in here), "cpu")
+    kind, colon, number = name.partition(":")
+    if kind not in KNOWN[1:] or (colon and not number.isdecimal()):
+        near = difflib.get_close_matches(kind, KNOWN, n=1)
+        hint = f". Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"there is no device {name!r}; there is auto, {', '.join(here)}{hint}")
+    if kind not in here:
+        raise ValueError(f"device {name} is not available here; there is {', '.join(here)}")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if number and int(number) >= count:
+        numbers = f"{kind}:0" + (f" to {kind}:{count - 1}" if count > 1 else "")
+        raise ValueError(f"device {name} is not available here; there is {numbers}")
+    return name

@@ -1,0 +1,39 @@
+"""How much room on the disk a run needs at least, asked before it starts."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from kedge.full_disk import check_space
+from kedge.training.folder import RunFolder
+from kedge.training.recipe import Recipe
+
+__all__ = ["check_room", "least_room"]
+
+
+def check_room(recipe: Recipe, model: nn.Module, folder: RunFolder, resumed: bool, attacking: bool) -> None:
+    """Raise ValueError, in words, where the disk has less room than the run is certain to need."""
+    check_space(folder.path, least_room(recipe, model, resumed, attacking), "this run, its checkpoints and models,")
+
+
+def least_room(recipe: Recipe, model: nn.Module, resumed: bool, attacking: bool) -> int:
+    """Bytes of the files that are there at once: a checkpoint and the one that replaces it, and models kept beside it.
+
+    `resumed`: what is there already is not counted. `attacking`: whether the best weights so far are kept.
+    """
+    assert recipe.epochs is not None
+    weights = _bytes(model.state_dict().values())
+    trained = _bytes(p for p in model.parameters() if p.requires_grad)
+    moments = 2 if recipe.optimizer == "adamw" else 1 if recipe.momentum else 0
+    checkpoint = weights + moments * trained + (weights if recipe.ema is not None else 0)
+    if resumed:
+        return checkpoint
+    checkpoints = checkpoint * min(2, recipe.epochs)
+    kept = recipe.epochs // recipe.snapshots if recipe.snapshots else 0
+    kept += 1 if recipe.init_from is not None else 0
+    kept += 1 if attacking else 0
+    return max(checkpoints, checkpoint + weights) + kept * weights
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
