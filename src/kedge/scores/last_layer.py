@@ -7,7 +7,7 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import evaluating
 
 # The layer that was found for a model, and the layers it was chosen among: another head is searched for again.
 _found: WeakKeyDictionary[nn.Module, tuple[list[int], ReferenceType[nn.Module] | None]] = WeakKeyDictionary()

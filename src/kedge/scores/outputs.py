@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.anchoring.passes import budget_of, references_at_a_time
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import evaluating
 from kedge.checks import check_images
 from kedge.scores.last_layer import affine, inputs_of, last_layer
 
