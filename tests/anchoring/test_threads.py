@@ -152,3 +152,22 @@ def test_the_modes_come_back_after_an_error_and_hooks_are_asked():
     with pytest.raises(ValueError, match="shape"):
         model.predict(torch.rand(2, 1, 8, 8))
     assert all(module.training for module in model.modules())
+
+
+def test_threads_collect_the_features_of_their_own_images():
+    from kedge.scores import outputs_of
+
+    model = made("anchored").train()
+    alone, batches = copy.deepcopy(model).eval(), torch.rand(6, 4, 3, 8, 8)
+    expected = [outputs_of(alone, images, 5, features=True).features for images in batches]
+    values, modes = state(model)
+
+    def right(thread):
+        found = [outputs_of(model, batches[i % 6], 5, features=True).features for i in range(thread, thread + 20)]
+        return all(torch.equal(one, expected[(thread + i) % 6]) for i, one in enumerate(found))
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(right, range(3)))
+    after, modes_after = state(model)
+    assert all(torch.equal(after[name], value) for name, value in values.items())
+    assert modes_after == modes
