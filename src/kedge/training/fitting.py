@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 
 import kedge
 from kedge import metrics, own_code
@@ -197,7 +198,8 @@ def _train(
         accelerator="gpu" if recipe.device == "cuda" else recipe.device,
         devices=recipe.devices,
         num_nodes=recipe.nodes,
-        strategy="ddp" if recipe.world > 1 else "auto",
+        # Buffers are the same in all processes, or each process's own until validation.
+        strategy=DDPStrategy(broadcast_buffers=False) if recipe.world > 1 else "auto",
         precision=PRECISIONS[recipe.precision],
         max_epochs=recipe.epochs,
         gradient_clip_val=recipe.clip,

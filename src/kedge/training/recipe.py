@@ -85,6 +85,8 @@ class Recipe:
         device: `auto`, `cpu`, `cuda` or `mps`.
         devices: how many of them, on each node.
         nodes: machines that train together, under torchrun or srun.
+        sync: several devices compute what one would: the statistics of batch norm, references and all other draws are
+            those of the whole batch; false: of each device's share, without waiting for the others.
         compile: compile the network with torch.compile.
         seed: decides every random draw of the run.
         coverage: part of the validation images that the stored reject threshold keeps.
@@ -146,6 +148,7 @@ class Recipe:
     device: str = "auto"
     devices: int = 1
     nodes: int = 1
+    sync: bool = True
     compile: bool = False
     seed: int = 0
     coverage: float = 0.95
