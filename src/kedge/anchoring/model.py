@@ -117,12 +117,13 @@ class AnchoredModel(PixelModel):
                 augmented reference this is the anchor augmentation of AMP (arXiv 2207.04125).
         """
         x = self.normalise(images)
+        # Terms from outside the layer are for inference: checkpointed activations could not recompute them.
+        outside = mask is None and slot is None and not torch.is_grad_enabled() and self.stem.at_hand
         if references is None:
             if self.training and len(images) > 1:
                 references = images[derangement(len(images), device=images.device)]
             else:
-                # Terms from outside the layer are for inference: checkpointed activations could not recompute them.
-                if mask is None and slot is None and not torch.is_grad_enabled():
+                if outside:
                     return self._stepped(self._through(x, self._bank_terms(1, x)))
                 references = self.references[:1]
         if references.ndim != images.ndim or len(references) not in (1, len(images)):
@@ -130,7 +131,7 @@ class AnchoredModel(PixelModel):
                 f"references must be one for each of the {len(images)} images or a single one, [1, ...], "
                 f"got {list(references.shape)}"
             )
-        if len(references) == 1 and mask is None and slot is None and not torch.is_grad_enabled():
+        if len(references) == 1 and outside:
             return self._stepped(self._through(x, self._terms(references, x)))
         r = self._fitted(references, x).expand_as(x)
         s = r if slot is None else self._fitted(slot, x).expand_as(x)

@@ -38,6 +38,7 @@ from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.result import RunResult
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
+from kedge.training.sharding import Sharded, check_shardable, put_together
 from kedge.training.start import inherit
 from kedge.training.stops import explained
 from kedge.training.takers import takers
@@ -141,6 +142,8 @@ def _run(
         clean, train = train, with_label_noise(train, recipe.label_noise, recipe.seed)
         data["wrong_labels"] = int((train.labels != clean.labels).sum())
     objective = make_objective(recipe, train)
+    if recipe.shard:
+        check_shardable(recipe, objective)
     if before.get("data") not in (None, data):
         raise ValueError(f"the data changed since the run began: {before.get('data')} then, {data} now")
     facts = dict(before)
@@ -185,7 +188,7 @@ def _train(
 ) -> RunFolder:
     recipe = run.recipe
     assert recipe.batch_size is not None
-    if recipe.device != "mps":  # faster on GPUs with bf16 and on CPUs
+    if recipe.device != "mps" and not recipe.shard:  # faster on GPUs with bf16 and on CPUs
         channels_last(run, always=True)
     rows = EpochRows(folder, main, progress)
     callbacks: list[Callback] = [rows, LastCheckpoint(folder, digests)]
@@ -198,8 +201,7 @@ def _train(
         accelerator="gpu" if recipe.device == "cuda" else recipe.device,
         devices=recipe.devices,
         num_nodes=recipe.nodes,
-        # Buffers are the same in all processes, or each process's own until validation.
-        strategy=DDPStrategy(broadcast_buffers=False) if recipe.world > 1 else "auto",
+        strategy=_strategy(recipe),
         precision=PRECISIONS[recipe.precision],
         max_epochs=recipe.epochs,
         gradient_clip_val=recipe.clip,
@@ -214,6 +216,8 @@ def _train(
     )
     try:
         trainer.fit(run, ckpt_path=checkpoint, weights_only=True)
+        if run.whole is not None:
+            run.model = put_together(run.model, run.whole[0])
         return rows.folder
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         if not trainer.interrupted:
@@ -221,6 +225,14 @@ def _train(
         where = f"after epoch {trainer.current_epoch}" if run.last_good else "before the first epoch was over"
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
         raise KeyboardInterrupt(f"interrupted {where}; go on with --resume {folder.path}") from error
+
+
+def _strategy(recipe: Recipe) -> Any:
+    """How several devices train together."""
+    if recipe.shard:
+        return Sharded(recipe.world)
+    # Buffers are the same in all processes, or each process's own until validation.
+    return DDPStrategy(broadcast_buffers=False) if recipe.world > 1 else "auto"
 
 
 def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, wanted: bool) -> RunResult:

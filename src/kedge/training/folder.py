@@ -163,7 +163,7 @@ class RunFolder:
             if key not in MAY_CHANGE and not (key == "epochs" and may_grow(stored, wanted.epochs)):
                 raise ValueError(
                     f"a resumed run keeps its recipe: {key} is {getattr(stored, key)!r} there, not "
-                    f"{getattr(wanted, key)!r}. Only {', '.join(MAY_CHANGE[:4])} may change{_about_epochs(key)}; for "
+                    f"{getattr(wanted, key)!r}. Only {', '.join(MAY_CHANGE[:5])} may change{_about_epochs(key)}; for "
                     f"another {key} start a new run"
                 )
         return replace(stored, **{k: getattr(wanted, k) for k in keys if k not in ("runs", "name")})

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from kedge import metrics
 from kedge.anchoring import PixelModel
+from kedge.anchoring.pixels import independent
 from kedge.attacks import PGD
 from kedge.checks import check_target_values
 from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
@@ -18,6 +19,7 @@ from kedge.objectives import Objective, attacks_images, set_looks, set_progress
 from kedge.objectives.whole_batch import WholeBatch, gathered
 from kedge.training.build import make_optimizer, make_schedule
 from kedge.training.recipe import Recipe
+from kedge.training.sharding import here, shard
 from kedge.training.stops import TrainingStopped
 from kedge.weights.batch_norm import freeze_statistics
 
@@ -66,6 +68,7 @@ class Run(LightningModule):
         self.results: dict[str, float] = {}
         self._logged: dict[str, Tensor] = {}
         self.last_good: str | None = None  # the checkpoint that a stopped run names
+        self.whole: tuple[PixelModel] | None = None  # with `shard` the model as it will be saved; no part of this module
         self.unreadable: dict[str, str] = {}  # path and reason of training images that others stood in for
 
     @property
@@ -121,6 +124,12 @@ class Run(LightningModule):
         rows = max(64, self.recipe.batch_size)
         count = -(-len(self.val_set) // (rows * world))
         return ValidationBatches(self.val_set.subset(share), rows, self.recipe.workers, count)
+
+    def configure_model(self) -> None:
+        """Share out the weights, if they are to be; a copy of the model stays to be saved by."""
+        if self.recipe.shard and self.whole is None:
+            self.whole = (independent(self.model).cpu(),)
+            shard(self.model, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """Optimizer, and the schedule that steps with it."""
@@ -218,8 +227,9 @@ class Run(LightningModule):
 
     def check_weights(self) -> None:
         """Stop the run if a weight or a statistic is not finite, so that no checkpoint holds one."""
-        values = [t for t in self.state_dict().values() if t.is_floating_point()]
-        if not bool(torch.stack([t.isfinite().all() for t in values]).all()):
+        values = [here(t) for t in self.state_dict().values() if t.is_floating_point()]
+        finite = torch.stack([t.isfinite().all() for t in values]).all()
+        if not bool(self.trainer.strategy.reduce(finite.float(), reduce_op="min")):
             raise TrainingStopped(
                 f"a weight became NaN or infinite in epoch {self.current_epoch + 1}, at learning rate "
                 f"{self.optimizers().param_groups[0]['lr']:.3g}. {self._good()} Start a new run with a lower lr, "  # type: ignore[union-attr]
@@ -252,12 +262,12 @@ class Run(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
         """Add a batch to the pooled metrics."""
         images, labels = batch
-        if len(labels) == 0:
+        if len(labels) == 0 and not self.recipe.shard:  # whose blocks all processes put together
             return
         pixels = self._pixels(images)
         probs = self.evaluated(pixels).float().softmax(1)
         for name, metric in self.validation.items():
-            if name != "pgd":
+            if name != "pgd" and len(labels):
                 metric.update(probs, labels)  # type: ignore[operator]
         if self.attack is None:
             return
