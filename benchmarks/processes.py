@@ -2,9 +2,11 @@
 
     python -m benchmarks.processes
 
-Each case is trained by one process and by two (gloo, on the CPU), with `sync` and without it. All have a last batch
-that does not divide. Nothing is timed. Rounding is all that may be left with `sync`: an attack that follows the sign of
-a gradient turns that of a value near zero into a step, so those cases climb in l2, whose steps are continuous.
+Each case is trained by one process and by two (gloo, on the CPU), with `sync` and without it, and once more by one
+process with torch's own kernels in place of oneDNN's: what rounding alone does. All have a last batch that does not
+divide. Nothing is timed. Two processes may differ from one by 1e-5, or by twice what rounding does: an attack that
+follows the sign of a gradient would turn that of a value near zero into a step, so attacks climb in l2 here, whose
+steps are continuous; `tests/objectives/test_whole_batch.py` has all of them in float64.
 """
 
 import argparse
@@ -140,8 +142,10 @@ def compared(folder: Path, cases: Sequence[str], syncs: Sequence[bool] = (True, 
     rows = []
     for case in cases:
         alone = train(case, folder, f"{case} alone")
+        with torch.backends.mkldnn.flags(enabled=False):  # type: ignore[no-untyped-call]
+            rounded = train(case, folder, f"{case} rounded")
         row = {("sync" if sync else "own"): difference(alone, two[case, sync]) for sync in syncs}
-        rows.append({"case": case, **row})
+        rows.append({"case": case, **row, "rounding": difference(alone, rounded)})
     return rows
 
 
@@ -162,12 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         rows = compared(Path(folder), args.only)
-    print(f"\n| {'two processes against one':<30} | largest difference | `sync` off |\n| --- | ---: | ---: |")
+    print("\n| two processes against one | difference | rounding | `sync` off |\n| --- | ---: | ---: | ---: |")
     for row in rows:
-        print(f"| {row['case']:<30} | {row['sync']:18.1e} | {row['own']:10.1e} |")
+        print(f"| {row['case']} | {row['sync']:.1e} | {row['rounding']:.1e} | {row['own']:.1e} |")
     if len(args.only) == len(CASES):
         RESULT.write_text(json.dumps({"limit": LIMIT, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
-    return int(any(row["sync"] > LIMIT for row in rows))
+    return int(any(row["sync"] > max(LIMIT, 2 * row["rounding"]) for row in rows))
 
 
 if __name__ == "__main__":
