@@ -13,6 +13,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 RESULT = Path(__file__).parent / "results" / "processes.json"
+PAGE = Path(__file__).parents[1] / "docs" / "processes.md"
 LIMIT = 1e-5
 PGD = {"PGD": {"eps": 0.5, "steps": 3, "norm": "l2"}}
 PLAIN: dict[str, Any] = {"objective": ["CrossEntropy"]}
@@ -103,8 +105,8 @@ def train(case: str, folder: Path, name: str, **changes: Any) -> dict[str, Tenso
     if anchored:
         start.references = torch.rand(4, *shape, generator=torch.Generator().manual_seed(1))
     batch = 16 if case == "photos" else 32
-    recipe = dict(epochs=2, batch_size=batch, optimizer="sgd", lr=0.05, device="cpu", workers=0, val_pgd_steps=0)
-    fields = {**recipe, **keys, **changes, "name": name, "runs": str(folder / "runs")}
+    recipe = {"epochs": 2, "batch_size": batch, "optimizer": "sgd", "lr": 0.05, "device": "cpu", "workers": 0}
+    fields = {**recipe, "val_pgd_steps": 0, **keys, **changes, "name": name, "runs": str(folder / "runs")}
     result = fit(Recipe.from_dict(fields), sets=sets, start=start, progress=False, report=False)
     if os.environ.get("RANK", "0") != "0":
         return {}
@@ -149,6 +151,13 @@ def compared(folder: Path, cases: Sequence[str], syncs: Sequence[bool] = (True, 
     return rows
 
 
+def as_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The table in Markdown."""
+    lines = ["| two processes against one | difference | rounding | `sync` off |", "| --- | ---: | ---: | ---: |"]
+    lines += [f"| {row['case']} | {row['sync']:.1e} | {row['rounding']:.1e} | {row['own']:.1e} |" for row in rows]
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train, compare, print, write the JSON; the exit status says whether two were one."""
     parser = argparse.ArgumentParser(
@@ -166,11 +175,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     with tempfile.TemporaryDirectory() as folder:
         rows = compared(Path(folder), args.only)
-    print("\n| two processes against one | difference | rounding | `sync` off |\n| --- | ---: | ---: | ---: |")
-    for row in rows:
-        print(f"| {row['case']} | {row['sync']:.1e} | {row['rounding']:.1e} | {row['own']:.1e} |")
+    shown = as_table(rows)
+    print(f"\n{shown}")
     if len(args.only) == len(CASES):
-        RESULT.write_text(json.dumps({"limit": LIMIT, "torch": torch.__version__, "rows": rows}, indent=1) + "\n")
+        RESULT.write_text(
+            json.dumps({"limit": LIMIT, "torch": torch.__version__, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
+        page = PAGE.read_text(encoding="utf-8")
+        marks = r"(<!-- processes: begin[^\n]*-->\n).*?(<!-- processes: end -->)"
+        changed, count = re.subn(marks, lambda m: f"{m[1]}\n{shown}\n\n{m[2]}", page, flags=re.DOTALL)
+        if count != 1:
+            raise LookupError(f"{PAGE} has no marks <!-- processes: begin --> and <!-- processes: end -->")
+        PAGE.write_text(changed, encoding="utf-8")
     return int(any(row["sync"] > max(LIMIT, 2 * row["rounding"]) for row in rows))
 
 

@@ -17,7 +17,8 @@ def network():
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5),
-        nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+        nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
     )  # fmt: skip
 
 
@@ -57,7 +58,9 @@ def test_threads_get_the_answers_of_one_eval_model_and_change_nothing(kind, how,
 
     def answers(thread):
         start.wait()
-        return [torch.equal(asked(model, how)(batches[i % 6]).probs, expected[i % 6]) for i in range(thread, thread + 50)]
+        return [
+            torch.equal(asked(model, how)(batches[i % 6]).probs, expected[i % 6]) for i in range(thread, thread + 50)
+        ]
 
     with ThreadPoolExecutor(3) as pool:
         assert all(all(right) for right in pool.map(answers, range(3)))

@@ -1,8 +1,5 @@
 """Several processes that share a batch compute what one does: parameters and statistics after steps of training."""
 
-import copy
-from contextlib import nullcontext
-
 import pytest
 import torch
 from torch import nn
@@ -24,9 +21,10 @@ class Fancy(nn.BatchNorm2d):
 def network(norm):
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
-        {"batch": nn.BatchNorm2d(8), "own": Fancy(8), "mean": nn.BatchNorm2d(8, momentum=None), "group": nn.GroupNorm(2, 8),
-         "fleeting": nn.BatchNorm2d(8, track_running_stats=False), "plain": nn.BatchNorm2d(8, affine=False)}[norm],
-        nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1), nn.GroupNorm(2, 8) if norm == "group" else nn.BatchNorm2d(8),
+        {"batch": nn.BatchNorm2d(8), "own": Fancy(8), "mean": nn.BatchNorm2d(8, momentum=None),
+         "group": nn.GroupNorm(2, 8), "fleeting": nn.BatchNorm2d(8, track_running_stats=False), "plain": nn.BatchNorm2d(8, affine=False)}[norm],
+        nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1),
+        nn.GroupNorm(2, 8) if norm == "group" else nn.BatchNorm2d(8),
         nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
     )  # fmt: skip
 
@@ -50,12 +48,15 @@ CASES = {
     "blend": ("batch", False, lambda: objectives.Blend(weighted(), 0.5, target="uniform")),
     "anchored by itself": ("batch", True, objectives.CrossEntropy),
     "anchored": ("batch", True, lambda: objectives.Anchored(weighted(), alpha=0.5)),
-    "masked per batch": ("batch", True, lambda: objectives.Anchored(objectives.CrossEntropy(), alpha=0.5, mask_per="batch")),
+    "masked per batch": (
+        "batch", True, lambda: objectives.Anchored(objectives.CrossEntropy(), alpha=0.5, mask_per="batch")
+    ),
     "masked, share": ("group", True, lambda: objectives.Anchored(objectives.CrossEntropy(), 0.5, mask_target="share")),
     "other classes": ("batch", True, lambda: objectives.Anchored(weighted(), 0.5, partners="other-class", average=2)),
     "reference set": (
         "batch", True, lambda: objectives.Anchored(
-            objectives.CrossEntropy(), 0.5, reference_set=torch.rand(60, 3, 8, 8, generator=torch.Generator().manual_seed(3)))
+            objectives.CrossEntropy(), 0.5,
+            reference_set=torch.rand(60, 3, 8, 8, generator=torch.Generator().manual_seed(3)))
     ),
     "one reference": ("batch", True, objectives.OneReference),
     "adversarial": ("batch", False, lambda: objectives.Adversarial(objectives.CrossEntropy(), PGD)),
@@ -127,4 +128,6 @@ def test_several_processes_train_as_one(case, together):
         found = states[case]
         assert found.keys() == alone.keys()
         for name, value in alone.items():
-            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
+            torch.testing.assert_close(
+                found[name], value, rtol=1e-9, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}"
+            )

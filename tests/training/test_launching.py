@@ -13,8 +13,8 @@ import pytest
 import torch
 
 PAGE = Path(__file__).parents[2] / "docs" / "processes.md"
-SMALL = "--device cpu --workers 0 --image_size 16 --batch_size 8 --epochs 1 --name run --model kedge_resnet_small --pretrained false"
-SMALL += " --arguments.width 4"
+SMALL = "--device cpu --workers 0 --image_size 16 --batch_size 8 --epochs 1 --name run"
+SMALL += " --model kedge_resnet_small --pretrained false --arguments.width 4"
 
 
 def lines():
@@ -32,10 +32,8 @@ def free_port():
 def slurm(rank, tasks, nodes):
     """What srun tells a task, where all nodes are this machine."""
     each = tasks // nodes
-    told = dict(
-        JOB_ID=str(free_port() % 1000 + 54000), JOB_NAME="kedge", NTASKS=tasks, NTASKS_PER_NODE=each, NNODES=nodes,
-        NODELIST="localhost", PROCID=rank, LOCALID=rank % each, NODEID=rank // each, STEP_NUM_TASKS=tasks,
-    )  # fmt: skip
+    told = {"JOB_NAME": "kedge", "NODELIST": "localhost", "NNODES": nodes, "NTASKS": tasks, "NTASKS_PER_NODE": each}
+    told |= {"PROCID": rank, "LOCALID": rank % each, "NODEID": rank // each}
     return {f"SLURM_{key}": str(value) for key, value in told.items()}
 
 
@@ -52,8 +50,8 @@ def started(line):
     kedge = [sys.executable, "-m", "kedge"]
     if words[0] == "srun":
         at = words.index("kedge")
-        own = slurm(0, 2, nodes)["SLURM_JOB_ID"]
-        return [([*kedge, *words[at + 1 :]], {**slurm(rank, 2, nodes), "SLURM_JOB_ID": own}) for rank in range(2)]
+        job = {"SLURM_JOB_ID": str(free_port())}  # decides the port at which they meet
+        return [([*kedge, *words[at + 1 :]], {**slurm(rank, 2, nodes), **job}) for rank in range(2)]
     if words[0] == "torchrun":
         words[:1] = [sys.executable, "-m", "torch.distributed.run"]
         if nodes == 1:
@@ -122,6 +120,6 @@ def test_another_number_of_processes_than_devices_is_refused(monkeypatch):
 
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="started 2 processes.*take 1.*--devices"):
+    with pytest.raises(ValueError, match=r"started 2 processes.*take 1.*--devices"):
         resolve_device(Recipe(device="cpu"))
     resolve_device(Recipe(device="cpu", devices=2))

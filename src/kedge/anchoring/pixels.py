@@ -123,7 +123,8 @@ class PlainModel(PixelModel):
     def predict(self, images: Tensor, *, check: bool = True) -> Prediction:
         """Predict as in eval mode without gradients; a plain model has no reference, so `uncertainty` is None.
 
-        The model is only read, whatever mode it is in: threads may predict with it at once. `check` looks at the images and at the outputs, see `AnchoredModel.predict`.
+        The model is only read, whatever mode it is in: threads may predict with it at once. `check` looks at the images
+        and at the outputs, see `AnchoredModel.predict`.
         """
         if check:
             check_images(images)

@@ -85,7 +85,7 @@ class AnchoredStem(InPlaceOf):
 
     @property
     def at_hand(self) -> bool:
-        """Whether the weights can be read at any time; sharded ones (FSDP) are whole in the network's forward pass only."""
+        """Whether the weights can be read at any time; sharded ones (FSDP) are whole while the network runs."""
         return not any(hasattr(parameter, "full_tensor") for parameter in self.parameters())
 
     def difference(self) -> Tensor:

@@ -86,7 +86,8 @@ def _followed(value: Any, twins: dict[int, Any]) -> Any:
     elif isinstance(value, FunctionType):
         inside = [_content(cell) for cell in value.__closure__ or ()]
     else:
-        inside = list(value.values()) if isinstance(value, dict) else list(value)
+        held: Any = value.values() if isinstance(value, dict) else value
+        inside = list(held)
     followed = [_followed(each, twins) for each in inside]
     if all(old is new for old, new in zip(inside, followed, strict=True)):
         return value

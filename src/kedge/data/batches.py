@@ -36,8 +36,9 @@ def training_batches(
 
     Call `set_epoch(epoch)`, then iterate: the batches of an epoch are bitwise the same whatever came before and
     however many workers there are. All ranks together get each image once, in the batches of one process with
-    `batch_size * world`; of the last, smaller one some may get an image more than others, or none. A FileSet's images are augmented per image here; a TensorSet's are not: they are
-    augmented on the batch, on the model's device, by `BatchAugmentation`.
+    `batch_size * world`; of the last, smaller one some may get an image more than others, or none. A FileSet's images
+    are augmented per image here; a TensorSet's are not: they are augmented on the batch, on the model's device, by
+    `BatchAugmentation`.
 
     Args:
         images: the set.
@@ -147,7 +148,6 @@ class TrainingBatches:
                 continue
             batch = torch.stack([self.images[i][0] for i in index.tolist()]), self.images.labels[index]
             yield _pinned(*batch) if pin else batch
-
 
     def _none(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch without images, of a rank that gets none of the last one's."""

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 __all__ = ["batch_norm_of_all", "synchronised_batch_norm"]
 
 
-class synchronised_batch_norm(TorchFunctionMode):  # noqa: N801
+class synchronised_batch_norm(TorchFunctionMode):
     """Within, `torch.nn.functional.batch_norm` normalises by, and records, the statistics of all processes' rows.
 
     The layers stay what they are, whatever class of batch norm they have (timm's holds its activation), so that a
@@ -28,7 +28,7 @@ class synchronised_batch_norm(TorchFunctionMode):  # noqa: N801
         if func is not F.batch_norm:
             return func(*args, **given)
         names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
-        values = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
+        values: dict[str, Any] = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
         values |= {**dict(zip(names, args, strict=False)), **given}
         if not values.pop("training"):
             return func(*args, **given)
@@ -98,7 +98,7 @@ class _BatchNormOfAll(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         normal, scale, weight, total = ctx.saved_tensors
         over = [d for d in range(normal.ndim) if d != 1]
         wide = gradient.to(normal.dtype)

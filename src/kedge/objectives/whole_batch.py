@@ -50,7 +50,7 @@ class _Share(torch.autograd.Function):
         return whole[share_of(len(whole))]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return gathered(gradient.contiguous(), ctx.count) / dist.get_world_size()
 
 
@@ -62,7 +62,7 @@ class _Whole(torch.autograd.Function):
         return gathered(rows.contiguous(), count)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient[share_of(len(gradient))] * dist.get_world_size(), None
 
 
@@ -109,7 +109,8 @@ class WholeBatch(nn.Module):
         self.calls += 1
         with own_draws(derive_seed(self.seed, dist.get_rank(), self.calls), images.device), statistics(core):
             logits = self.module(own, **mine)
-        return _Whole.apply(logits, count)  # type: ignore[no-any-return]
+        whole: Tensor = _Whole.apply(logits, count)
+        return whole
 
 
 def by_rows(view: nn.Module, compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -130,7 +131,9 @@ def own_draws(seed: int, device: torch.device) -> Iterator[None]:
     """Draws of this process alone from torch's global generators, which are as before afterwards."""
     generators = [torch.default_generator]
     if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index])
+        generators.append(
+            torch.cuda.default_generators[torch.cuda.current_device() if device.index is None else device.index]
+        )
     states = [generator.get_state() for generator in generators]
     for generator in generators:
         generator.manual_seed(seed)

@@ -33,8 +33,8 @@ class Run(LightningModule):
     """One training run of `model` by `recipe`.
 
     Every random draw of a step comes from generators seeded with (seed, epoch, step), torch's global one among them, so
-    a replayed epoch is the same epoch and no generator state needs saving. With `sync` several processes draw alike, for
-    the whole batch; without it the rank is in the seed too.
+    a replayed epoch is the same epoch and no generator state needs saving. With `sync` several processes draw alike,
+    for the whole batch; without it the rank is in the seed too.
     """
 
     def __init__(self, recipe: Recipe, model: PixelModel, objective: nn.Module, train: ImageSet, val: ImageSet) -> None:
@@ -68,7 +68,9 @@ class Run(LightningModule):
         self.results: dict[str, float] = {}
         self._logged: dict[str, Tensor] = {}
         self.last_good: str | None = None  # the checkpoint that a stopped run names
-        self.whole: tuple[PixelModel] | None = None  # with `shard` the model as it will be saved; no part of this module
+        self.whole: tuple[PixelModel] | None = (
+            None  # with `shard` the model as it will be saved; no part of this module
+        )
         self.unreadable: dict[str, str] = {}  # path and reason of training images that others stood in for
 
     @property
@@ -129,7 +131,9 @@ class Run(LightningModule):
         """Share out the weights, if they are to be; a copy of the model stays to be saved by."""
         if self.recipe.shard and self.whole is None:
             self.whole = (independent(self.model).cpu(),)
-            shard(self.model, self.device_mesh["data_parallel"])
+            mesh = self.device_mesh
+            assert mesh is not None
+            shard(self.model, mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """Optimizer, and the schedule that steps with it."""
@@ -171,7 +175,8 @@ class Run(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         """The loss of one batch: uint8 images `[B, C, H, W]` and labels `[B]`."""
         images, targets = batch
-        model, share = self._step_model[0], 1.0
+        model: Any = self._step_model[0]
+        share = 1.0
         keys = (self.current_epoch, step, 0 if self.together else self.global_rank)
         if self.together:
             model = WholeBatch(model, derive_seed(self.recipe.seed, "inside", *keys))
