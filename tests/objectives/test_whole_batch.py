@@ -18,14 +18,22 @@ class Fancy(nn.BatchNorm2d):
         return super().forward(x).relu()
 
 
+NORMS = {
+    "batch": lambda: nn.BatchNorm2d(8),
+    "own": lambda: Fancy(8),
+    "mean": lambda: nn.BatchNorm2d(8, momentum=None),
+    "group": lambda: nn.GroupNorm(2, 8),
+    "fleeting": lambda: nn.BatchNorm2d(8, track_running_stats=False),
+    "plain": lambda: nn.BatchNorm2d(8, affine=False),
+}
+
+
 def network(norm):
+    last = NORMS["group" if norm == "group" else "batch"]()
     return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1),
-        {"batch": nn.BatchNorm2d(8), "own": Fancy(8), "mean": nn.BatchNorm2d(8, momentum=None),
-         "group": nn.GroupNorm(2, 8), "fleeting": nn.BatchNorm2d(8, track_running_stats=False), "plain": nn.BatchNorm2d(8, affine=False)}[norm],
-        nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1),
-        nn.GroupNorm(2, 8) if norm == "group" else nn.BatchNorm2d(8),
-        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+        nn.Conv2d(3, 8, 3, padding=1), NORMS[norm](), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, stride=2, padding=1), last, nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
     )  # fmt: skip
 
 
@@ -104,11 +112,18 @@ def trained(norm, anchored, make, together):
     return {**model.state_dict(), "loss": loss.detach()}
 
 
+def inside(rank, world):
+    """What dropout in the network draws for a batch, twice, and what is drawn after it."""
+    torch.manual_seed(0)
+    ones, view = torch.ones(world * 50, 4), WholeBatch(nn.Dropout(0.5), seed=1)
+    return torch.stack([view(ones), view(ones)]), torch.rand(3)
+
+
 def one_of(rank, world, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     states = {name: trained(*case, together=True) for name, case in CASES.items()}
-    torch.save(states, folder / f"{rank}.pt")
+    torch.save({**states, "inside": inside(rank, world)}, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -131,3 +146,14 @@ def test_several_processes_train_as_one(case, together):
             torch.testing.assert_close(
                 found[name], value, rtol=1e-9, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}"
             )
+
+
+def test_dropout_draws_in_each_process_for_its_own_rows_and_moves_no_generator(together):
+    drawn, after = together[0]["inside"]
+    torch.manual_seed(0)
+    assert torch.equal(after, torch.rand(3))
+    for states in together:  # all see the same answers of all
+        assert torch.equal(states["inside"][0], drawn)
+    shares = [drawn[:, rank :: len(together)] for rank in range(len(together))]
+    assert not torch.equal(shares[0], shares[1])
+    assert not torch.equal(drawn[0], drawn[1])

@@ -77,9 +77,9 @@ def outputs_of(
 ) -> Outputs:
     """Run `model` on `images` `[B, C, H, W]` in [0, 1], without gradients and in eval mode.
 
-    The model is only read, so that threads may ask it at once. A kedge model is asked through `predict`, an anchored one
-    with `references` (an int, a tensor, "blt", "adaptive", or None for the whole bank); any other callable must return
-    logits `[B, C]`. Raises ValueError when it returns something else, and for images that cannot be in [0, 1].
+    The model is only read, so that threads may ask it at once. A kedge model is asked through `predict`, an anchored
+    one with `references` (an int, a tensor, "blt", "adaptive", or None for the whole bank); any other callable must
+    return logits `[B, C]`. Raises ValueError when it returns something else, and for images that cannot be in [0, 1].
 
     Args:
         model: what to run.
