@@ -50,7 +50,8 @@ def training_batches(
             RandAugment); for a FileSet.
         workers: decoding processes of a FileSet; None takes up to 16, or none on two cores without CUDA.
         drop_last_single: leave out a last batch of one image, which batch statistics and references cannot use; of
-            several ranks that each keep to their own images (not `together`) one that has not two for each.
+            several ranks that each keep to their own images (not `together`) one that has not two for each (one where a
+            batch is one image).
         device: where the model is. A TensorSet of up to 1 GiB that takes at most a tenth of the free memory there is
             copied to it when the first epoch begins, and its batches come from there; all other batches are on the
             CPU, pinned where there is CUDA.
@@ -104,9 +105,10 @@ class TrainingBatches:
         self.rank, self.world = rank, world
         self.epoch = 0
         self.failed: dict[str, str] = {} if failed is None else failed
+        shares = 1 if together else world  # that have to do without the images of others
         last = len(images) % (batch_size * world)
         self._length = -(-len(images) // (batch_size * world))
-        if drop_last_single and batch_size > 1 and 0 < last < (2 if together else 2 * world):
+        if drop_last_single and 0 < last < shares * min(2, batch_size * world // shares):
             self._length -= 1
         if self._length == 0:
             raise DataError(f"{images.name}: {len(images)} training images on {world} processes make no batch")
@@ -137,7 +139,8 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if self._loader is not None:
             batches = self.indices()
-            yield from self._loader.epoch(self.epoch, [index for index in batches if len(index)])
+            if some := [index for index in batches if len(index)]:
+                yield from self._loader.epoch(self.epoch, some)
             if len(batches[-1]) == 0:
                 yield self._none()
             return

@@ -63,8 +63,8 @@ def fit(
     """Train by a recipe: a Recipe, a file, the name of a shipped one, or a mapping; None is the default one.
 
     Args:
-        recipe: what to run. With `resume` only device, devices, nodes and workers may differ from the run's own, and
-            epochs may be more where nothing else in it depends on how many there are.
+        recipe: what to run. With `resume` only device, devices, nodes, workers and shard may differ from the run's own,
+            and epochs may be more where nothing else in it depends on how many there are.
         resume: the folder of a run that was broken off; it goes on after its last whole epoch and ends with the
             weights that it would have had, on the same machine and library versions. Of a run that is over it makes
             what is missing: the model, metrics.csv, and with `report` the page.
@@ -147,6 +147,12 @@ def _run(
     if before.get("data") not in (None, data):
         raise ValueError(f"the data changed since the run began: {before.get('data')} then, {data} now")
     facts = dict(before)
+    if main and recipe.world > 1 and before.get("data") and "sync" not in before.get("given", {}):
+        log.warning(
+            "%s began when each device had batches and statistics of its own; from here on all train as one (sync), so "
+            "it does not end with the weights that it would have had",
+            earlier.path if earlier else "the run",
+        )
     if not before.get("data"):
         facts |= first_facts(recipe, given or chosen, data, objective, probe, start is not None)
     elif grown(earlier, before, recipe):
