@@ -96,3 +96,14 @@ def test_a_sharded_run_ends_as_one_process_does(runs, name):
 def test_what_does_not_go_with_sharding_is_said(keys, objective, word):
     with pytest.raises(ValueError, match=word):
         check_shardable(Recipe(**{"devices": 2, "shard": True, **keys}), objective)
+
+
+def test_without_sync_a_run_goes_on_with_as_many_devices_as_it_began_with(tmp_path):
+    from kedge.training.folder import RunFolder
+
+    (tmp_path / "recipe.yaml").write_text(Recipe(devices=2, batch_size=4, sync=False).to_yaml())
+    (tmp_path / "run.json").write_text("{}")
+    folder = RunFolder(tmp_path)
+    assert folder.recipe({"workers": 1}).devices == 2
+    with pytest.raises(ValueError, match="the run has 2, not 1"):
+        folder.recipe({"devices": 1})
