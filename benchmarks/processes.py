@@ -124,13 +124,13 @@ def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 def part(folder: Path, cases: Sequence[str], syncs: Sequence[bool]) -> None:
     """What each of two processes does: train all cases, and leave what the first one got."""
-    made = {}
+    states = {}
     for case in cases:
         for sync in syncs:
             state = train(case, folder, f"{case} {sync}", devices=2, sync=sync)
-            made[case, sync] = state
+            states[case, sync] = state
     if os.environ["RANK"] == "0":
-        torch.save(made, folder / "two.pt")
+        torch.save(states, folder / "two.pt")
 
 
 def compared(folder: Path, cases: Sequence[str], syncs: Sequence[bool] = (True, False)) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ def network():
     )  # fmt: skip
 
 
-def made(kind):
+def model_of(kind):
     model = kedge.plain(network(), example=(3, 8, 8)) if kind == "plain" else kedge.anchor(network(), example=(3, 8, 8))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -49,7 +49,7 @@ KINDS = [("plain", None), ("anchored", 1), ("anchored", 5), ("anchored", "blt"),
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize(("kind", "how"), KINDS)
 def test_threads_get_the_answers_of_one_eval_model_and_change_nothing(kind, how, training):
-    model = made(kind).train(training)
+    model = model_of(kind).train(training)
     alone = copy.deepcopy(model).eval()
     batches = torch.rand(6, 4, 3, 8, 8)
     expected = [asked(alone, how)(images).probs for images in batches]
@@ -70,7 +70,7 @@ def test_threads_get_the_answers_of_one_eval_model_and_change_nothing(kind, how,
 
 
 def test_predictions_leave_a_training_in_another_thread_alone():
-    model, images, labels = made("anchored").train(), torch.rand(16, 3, 8, 8), torch.arange(16) % 4
+    model, images, labels = model_of("anchored").train(), torch.rand(16, 3, 8, 8), torch.arange(16) % 4
     for dropout in model.modules():
         if isinstance(dropout, nn.Dropout):
             dropout.p = 0.0
@@ -148,7 +148,7 @@ def test_a_network_that_holds_its_layers_otherwise_is_in_eval_mode_too(how):
 
 
 def test_the_modes_come_back_after_an_error_and_hooks_are_asked():
-    model, seen = made("plain").train(), []
+    model, seen = model_of("plain").train(), []
     model.network[4].register_forward_hook(lambda module, *_: seen.append(module.training))
     model.predict(torch.rand(2, 3, 8, 8))
     assert seen == [False]
@@ -160,14 +160,14 @@ def test_the_modes_come_back_after_an_error_and_hooks_are_asked():
 def test_threads_collect_the_features_of_their_own_images():
     from kedge.scores import outputs_of
 
-    model = made("anchored").train()
+    model = model_of("anchored").train()
     alone, batches = copy.deepcopy(model).eval(), torch.rand(6, 4, 3, 8, 8)
     expected = [outputs_of(alone, images, 5, features=True).features for images in batches]
     values, modes = state(model)
 
     def right(thread):
-        found = [outputs_of(model, batches[i % 6], 5, features=True).features for i in range(thread, thread + 20)]
-        return all(torch.equal(one, expected[(thread + i) % 6]) for i, one in enumerate(found))
+        collected = [outputs_of(model, batches[i % 6], 5, features=True).features for i in range(thread, thread + 20)]
+        return all(torch.equal(one, expected[(thread + i) % 6]) for i, one in enumerate(collected))
 
     with ThreadPoolExecutor(3) as pool:
         assert all(pool.map(right, range(3)))

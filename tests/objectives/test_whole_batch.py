@@ -140,11 +140,11 @@ def together(request, tmp_path_factory):
 def test_several_processes_train_as_one(case, together):
     alone = trained(*CASES[case], together=False)
     for states in together:
-        found = states[case]
-        assert found.keys() == alone.keys()
+        theirs = states[case]
+        assert theirs.keys() == alone.keys()
         for name, value in alone.items():
             torch.testing.assert_close(
-                found[name], value, rtol=1e-9, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}"
+                theirs[name], value, rtol=1e-9, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}"
             )
 
 

@@ -70,9 +70,9 @@ def run(programs, folder):
         )
         for words, own in programs
     ]  # fmt: skip
-    said = [each.communicate(timeout=300)[0] for each in running]
-    assert [each.returncode for each in running] == [0] * len(running), said
-    return "\n".join(said)
+    output = [each.communicate(timeout=300)[0] for each in running]
+    assert [each.returncode for each in running] == [0] * len(running), output
+    return "\n".join(output)
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +103,11 @@ def test_the_page_has_a_line_for_each_launcher():
 @pytest.mark.parametrize("line", lines())
 def test_the_line_trains_one_run_with_two_processes(line, photos, alone, tmp_path):
     (tmp_path / "photos").symlink_to(photos / "photos")
-    said = run(started(line), tmp_path)
+    output = run(started(line), tmp_path)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
     folder = tmp_path / "runs" / "run"
     assert "finished" in json.loads((folder / "run.json").read_text())
-    assert said.count("run folder:") == said.count("next:") == 1  # one process speaks
+    assert output.count("run folder:") == output.count("next:") == 1  # one process speaks
     state = torch.load(folder / "last.ckpt", weights_only=True)["state_dict"]
     assert state.keys() == alone.keys()
     for key, value in alone.items():

@@ -24,14 +24,14 @@ class synchronised_batch_norm(TorchFunctionMode):
         self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Stand in for batch norm in training."""
-        given: Mapping[str, Any] = kwargs or {}
+        keywords: Mapping[str, Any] = kwargs or {}
         if func is not F.batch_norm:
-            return func(*args, **given)
+            return func(*args, **keywords)
         names = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
         values: dict[str, Any] = {"weight": None, "bias": None, "training": False, "momentum": 0.1, "eps": 1e-5}
-        values |= {**dict(zip(names, args, strict=False)), **given}
+        values |= {**dict(zip(names, args, strict=False)), **keywords}
         if not values.pop("training"):
-            return func(*args, **given)
+            return func(*args, **keywords)
         return batch_norm_of_all(**values)
 
 
@@ -53,10 +53,10 @@ def batch_norm_of_all(
         from torch.nn.modules._functions import SyncBatchNorm
 
         group, world = dist.group.WORLD, dist.get_world_size()
-        made: Tensor = SyncBatchNorm.apply(input, weight, bias, running_mean, running_var, eps, momentum, group, world)
-        return made
-    made = _BatchNormOfAll.apply(input, running_mean, running_var, weight, bias, momentum, eps)
-    return made
+        out: Tensor = SyncBatchNorm.apply(input, weight, bias, running_mean, running_var, eps, momentum, group, world)
+        return out
+    out = _BatchNormOfAll.apply(input, running_mean, running_var, weight, bias, momentum, eps)
+    return out
 
 
 class _BatchNormOfAll(torch.autograd.Function):
