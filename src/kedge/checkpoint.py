@@ -23,8 +23,9 @@ from torch.overrides import TorchFunctionMode
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
 from kedge.anchoring.convert import put_stem
-from kedge.anchoring.pixels import evaluating, resolve_normalisation
+from kedge.anchoring.pixels import resolve_normalisation
 from kedge.anchoring.steps import check_steps
+from kedge.anchoring.twin import evaluating
 from kedge.architectures import at_most, describe, rebuild
 from kedge.files import sweep, whole, write_text
 from kedge.json_text import read_json

@@ -25,21 +25,36 @@ def test_ranks_share_the_epoch_evenly(count, batch_size, world, epoch):
     try:
         ranks = [training_batches(images, batch_size, 1, rank, world) for rank in range(world)]
     except DataError:
-        assert -(-count // world) == 1 < batch_size  # one image for each process
+        assert count < min(2, batch_size) * world  # not enough for each process
         return
-    lengths, everything = set(), []
+    got = []
     for batches in ranks:
         batches.set_epoch(epoch)
-        got = seen(batches)
-        assert len(got) == len(batches)
-        sizes = [len(b) for b in got]
-        assert all(s == batch_size for s in sizes[:-1])
-        assert batch_size == 1 or 1 not in sizes
-        lengths.add(tuple(sizes))
-        everything += [i for batch in got for i in batch]
-    assert len(lengths) == 1
-    assert len(everything) - len(set(everything)) < world  # repeated only to make the ranks even
-    assert len(set(everything)) >= count - world - 1  # left out only for a last batch of one per rank
+        got.append(seen(batches))
+        assert len(got[-1]) == len(batches) == len(got[0])
+    everything = [i for batches in got for batch in batches for i in batch]
+    assert len(everything) == len(set(everything))  # none twice
+    left_out = count % (batch_size * world)
+    assert len(everything) in (count, count - left_out)
+    assert len(everything) == count or left_out < min(2, batch_size) * world
+    for step, shares in enumerate(zip(*got, strict=True)):
+        sizes = [len(share) for share in shares]
+        assert max(sizes) - min(sizes) <= 1
+        assert sum(sizes) == ranks[0].size(step)
+        assert min(sizes) >= min(2, batch_size)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 60), st.integers(2, 16), st.integers(1, 5))
+def test_ranks_together_have_the_batches_of_one(count, batch_size, world):
+    images = numbered_set([0] * count)
+    try:
+        alone = seen(training_batches(images, batch_size * world, 1))
+    except DataError:
+        return
+    ranks = [seen(training_batches(images, batch_size, 1, rank, world, together=True)) for rank in range(world)]
+    for step, batch in enumerate(alone):
+        assert [ranks[i % world][step][i // world] for i in range(len(batch))] == batch
 
 
 def test_labels_belong_to_their_images():

@@ -120,3 +120,10 @@ def test_two_processes_train_one_model(train, tmp_path):
     )
     expected = torch.nn.functional.cross_entropy(logits, val.labels)
     assert float(rows[-1]["val_nll"]) == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_two_processes_train_as_one_with_an_uneven_last_batch_and_one_validation_image(tmp_path):
+    from benchmarks.processes import compared
+
+    for row in compared(tmp_path, ["moving average of the weights", "one validation image"], syncs=(True,)):
+        assert row["sync"] < 1e-5, row

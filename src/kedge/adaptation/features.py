@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel, derangement
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import evaluating
 from kedge.data import ImageSet, generator
 from kedge.scores.last_layer import inputs_of
 

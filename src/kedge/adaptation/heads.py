@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import PixelModel
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import evaluating
 from kedge.data import generator
 from kedge.scores.last_layer import last_layer
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from kedge.anchoring.adaptive import predict_adaptively
 from kedge.anchoring.fold import fold_network
 from kedge.anchoring.passes import per_reference
-from kedge.anchoring.pixels import PixelModel, evaluating
+from kedge.anchoring.pixels import PixelModel
 from kedge.anchoring.prediction import Prediction, conclude, summarise, vetted
 from kedge.anchoring.references import derangement, resized
 from kedge.anchoring.stem import AnchoredStem
 from kedge.anchoring.transduction import BestReferences
+from kedge.anchoring.twin import in_eval
 from kedge.checks import check_images
 
 # Reference terms of more values than this (256 MB in float32) are computed as needed instead of being kept.
@@ -40,7 +41,7 @@ class AnchoredModel(PixelModel):
     def __init__(self, network: nn.Module, first_layer: str, references: Tensor, **settings: Any) -> None:
         super().__init__(network, **settings)
         self.first_layer = first_layer
-        self._cached: tuple[Any, list[Tensor], Tensor] | None = None
+        self._kept = _Kept()
         self._search = BestReferences()
         self.register_buffer("references", self._checked_bank("references", references).clone())
         self.register_buffer("residuals", None)
@@ -116,12 +117,13 @@ class AnchoredModel(PixelModel):
                 augmented reference this is the anchor augmentation of AMP (arXiv 2207.04125).
         """
         x = self.normalise(images)
+        # Terms from outside the layer are for inference: checkpointed activations could not recompute them.
+        outside = mask is None and slot is None and not torch.is_grad_enabled() and self.stem.at_hand
         if references is None:
             if self.training and len(images) > 1:
                 references = images[derangement(len(images), device=images.device)]
             else:
-                # Terms from outside the layer are for inference: checkpointed activations could not recompute them.
-                if mask is None and slot is None and not torch.is_grad_enabled():
+                if outside:
                     return self._stepped(self._through(x, self._bank_terms(1, x)))
                 references = self.references[:1]
         if references.ndim != images.ndim or len(references) not in (1, len(images)):
@@ -129,7 +131,7 @@ class AnchoredModel(PixelModel):
                 f"references must be one for each of the {len(images)} images or a single one, [1, ...], "
                 f"got {list(references.shape)}"
             )
-        if len(references) == 1 and mask is None and slot is None and not torch.is_grad_enabled():
+        if len(references) == 1 and outside:
             return self._stepped(self._through(x, self._terms(references, x)))
         r = self._fitted(references, x).expand_as(x)
         s = r if slot is None else self._fitted(slot, x).expand_as(x)
@@ -160,7 +162,10 @@ class AnchoredModel(PixelModel):
         tolerance: float | None = None,
         check: bool = True,
     ) -> Prediction:
-        """Predict with fixed references, in eval mode and without gradients.
+        """Predict with fixed references, as in eval mode and without gradients.
+
+        The model is only read, whatever mode it is in: threads may predict with it at once, and while one trains it;
+        what they answer is then of weights that are on the move.
 
         Args:
             images: `[B, C, H, W]` in [0, 1], which they may overstep by 0.3, as after bicubic resizing.
@@ -204,16 +209,16 @@ class AnchoredModel(PixelModel):
             )
         if check:
             check_images(images)
-        with evaluating(self):
+        with in_eval(self) as model:
             chunks: Iterable[Tensor]
             if adaptive:
-                logits, spread, used = predict_adaptively(self, images, tolerance, max_rows)
+                logits, spread, used = predict_adaptively(model, images, tolerance, max_rows)
                 found = conclude(logits, spread, self.task, recalibrate, self.temperature, references_used=used)
             else:
                 if not isinstance(references, str):
-                    chunks = per_reference(self, images, references, max_rows)
+                    chunks = per_reference(model, images, references, max_rows)
                 elif references == "blt":
-                    chunks = [self._transduced(images, max_rows)[None]]
+                    chunks = [model._transduced(images, max_rows)[None]]
                 else:
                     raise ValueError(f'references must be a number, a tensor, "blt" or "adaptive", got {references!r}')
                 found = summarise(chunks, self.task, recalibrate, keep_per_reference, self.temperature)
@@ -278,17 +283,16 @@ class AnchoredModel(PixelModel):
         sources = [*stem.parameters(), *stem.buffers(), references, self.mean, self.std]
         keep = x.device.type == "cpu" and not torch.compiler.is_compiling()
         key = (k, x.shape[2:], x.dtype)
-        kept = self._cached
+        kept = self._kept.bank
         if keep and kept is not None and kept[0] == key and all(map(_same, kept[1], sources)):
             return kept[2]
         with torch.inference_mode(False) if keep else nullcontext(), torch.no_grad():
+            # Copied first: where another thread trains meanwhile, the terms are at worst newer than what they go by.
+            copies = [source.detach().clone() for source in sources] if keep else []
             terms = self._terms(references, x)
             if keep and terms.numel() <= CACHED_VALUES:
-                self._cached = (key, [source.detach().clone() for source in sources], terms)
+                self._kept.bank = (key, copies, terms)
         return terms
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cached": None}
 
     def _transduced(self, images: Tensor, max_rows: int | None) -> Tensor:
         if self.residuals is None:
@@ -304,6 +308,15 @@ class AnchoredModel(PixelModel):
             for part, index in zip(x.split(rows), chosen.split(rows), strict=True)
         ]
         return torch.cat(logits) if logits else x.new_zeros(0, self.num_outputs)
+
+
+class _Kept:
+    """Terms of the bank, and what they were computed from; no part of the model: a copy begins with none."""
+
+    bank: tuple[Any, list[Tensor], Tensor] | None = None
+
+    def __reduce__(self) -> tuple[type["_Kept"], tuple[()]]:
+        return _Kept, ()
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

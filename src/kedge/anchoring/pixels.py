@@ -2,8 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from kedge.anchoring.prediction import Prediction, summarise, vetted
 from kedge.anchoring.steps import check_steps, describe_steps
+from kedge.anchoring.twin import evaluating, in_eval
 from kedge.checks import PROBABILITIES, check_images, check_tensor, looks_like_probabilities
 
 TASKS = ("classification", "regression")
@@ -130,14 +130,15 @@ class PlainModel(PixelModel):
 
     @torch.no_grad()
     def predict(self, images: Tensor, *, check: bool = True) -> Prediction:
-        """Predict in eval mode without gradients; a plain model has no reference, so `uncertainty` is None.
+        """Predict as in eval mode without gradients; a plain model has no reference, so `uncertainty` is None.
 
-        `check` looks at the images and at the outputs, see `AnchoredModel.predict`.
+        The model is only read, whatever mode it is in: threads may predict with it at once. `check` looks at the images
+        and at the outputs, see `AnchoredModel.predict`.
         """
         if check:
             check_images(images)
-        with evaluating(self):
-            found = summarise([self.network(self.normalise(images))[None]], self.task, temperature=self.temperature)
+        with in_eval(self.network) as network:
+            found = summarise([network(self.normalise(images))[None]], self.task, temperature=self.temperature)
         return vetted(found, self.temperature) if check else found
 
     def fold(self) -> nn.Module:
@@ -180,18 +181,6 @@ def warn_of_probabilities(outputs: Tensor, task: str) -> None:
     """Warn where what a classifier returns `[B, C]` looks like probabilities and not like logits."""
     if task == "classification" and looks_like_probabilities(outputs):
         warnings.warn(f"careful: {PROBABILITIES}", stacklevel=3)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put `model` in eval mode, and every submodule back as it was afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def run(network: nn.Module, inputs: Tensor, what: str) -> Tensor:

@@ -83,6 +83,11 @@ class AnchoredStem(InPlaceOf):
             self.reference.bias = None
         self._bound = _Bound()
 
+    @property
+    def at_hand(self) -> bool:
+        """Whether the weights can be read at any time; sharded ones (FSDP) are whole while the network runs."""
+        return not any(hasattr(parameter, "full_tensor") for parameter in self.parameters())
+
     def difference(self) -> Tensor:
         """W_r - W_d of a plain layer, in float32 or better."""
         dtype = at_least_float32(self.residual.weight)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import evaluating
 from kedge.attacks.ball import project, rounded
 from kedge.attacks.bank import Bank
 from kedge.attacks.climb import check_ball, check_batch, check_range

@@ -30,35 +30,41 @@ def training_batches(
     device: torch.device | str = "cpu",
     crop: float = CROP,
     failed: dict[str, str] | None = None,
+    together: bool = False,
 ) -> "TrainingBatches":
     """Return the shuffled batches of a training set.
 
     Call `set_epoch(epoch)`, then iterate: the batches of an epoch are bitwise the same whatever came before and
-    however many workers there are. A FileSet's images are augmented per image here; a TensorSet's are not: they are
-    augmented on the batch, on the model's device, by `BatchAugmentation`.
+    however many workers there are. All ranks together get each image once, in the batches of one process with
+    `batch_size * world`; of the last, smaller one some may get an image more than others, or none. A FileSet's images
+    are augmented per image here; a TensorSet's are not: they are augmented on the batch, on the model's device, by
+    `BatchAugmentation`.
 
     Args:
         images: the set.
         batch_size: images per batch and rank.
         seed: of shuffling and augmentation.
         rank: of this process, 0 to world - 1.
-        world: number of processes. Each gets the same number of images, some twice if they do not divide evenly.
+        world: number of processes.
         augment: "auto" (crop-flip), "none", "crop-flip", "trivial" (adds TrivialAugment) or "randaugment" (adds
             RandAugment); for a FileSet.
         workers: decoding processes of a FileSet; None takes up to 16, or none on two cores without CUDA.
-        drop_last_single: leave out a last batch of one image, which batch statistics and references cannot use.
+        drop_last_single: leave out a last batch of one image, which batch statistics and references cannot use; of
+            several ranks that each keep to their own images (not `together`) one that has not two for each (one where a
+            batch is one image).
         device: where the model is. A TensorSet of up to 1 GiB that takes at most a tenth of the free memory there is
             copied to it when the first epoch begins, and its batches come from there; all other batches are on the
             CPU, pinned where there is CUDA.
         crop: smallest share of the area that a random crop of a FileSet's image keeps.
         failed: where to note images that cannot be read, path to reason; None makes a new dict.
+        together: the ranks make one batch of their shares, see `kedge.objectives.whole_batch`.
 
     Raises:
         ValueError: a bad batch size, rank or augmentation.
         DataError: no batch would be left.
     """
     return TrainingBatches(
-        images, batch_size, seed, rank, world, augment, workers, drop_last_single, device, crop, failed
+        images, batch_size, seed, rank, world, augment, workers, drop_last_single, device, crop, failed, together
     )
 
 
@@ -85,6 +91,7 @@ class TrainingBatches:
         device: torch.device | str = "cpu",
         crop: float = CROP,
         failed: dict[str, str] | None = None,
+        together: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -98,9 +105,10 @@ class TrainingBatches:
         self.rank, self.world = rank, world
         self.epoch = 0
         self.failed: dict[str, str] = {} if failed is None else failed
-        self._share = -(-len(images) // world)  # images per rank, rounded up
-        self._length = -(-self._share // batch_size)
-        if drop_last_single and batch_size > 1 and self._share % batch_size == 1:
+        shares = 1 if together else world  # that have to do without the images of others
+        last = len(images) % (batch_size * world)
+        self._length = -(-len(images) // (batch_size * world))
+        if drop_last_single and 0 < last < shares * min(2, batch_size * world // shares):
             self._length -= 1
         if self._length == 0:
             raise DataError(f"{images.name}: {len(images)} training images on {world} processes make no batch")
@@ -120,18 +128,33 @@ class TrainingBatches:
     def indices(self) -> list[torch.Tensor]:
         """Return this rank's batches of the epoch as indices into the set, each long [B]."""
         order = torch.randperm(len(self.images), generator=generator(self.seed, "order", self.epoch))
-        # wrapped round so that every rank gets the same number of images
-        order = order.repeat(-(-self._share * self.world // len(order)))[: self._share * self.world]
-        return list(order[self.rank :: self.world].split(self.batch_size))[: self._length]
+        batches = order.split(self.batch_size * self.world)[: self._length]
+        return [batch[self.rank :: self.world] for batch in batches]
+
+    def size(self, step: int) -> int:
+        """How many images all ranks together have in batch `step` of an epoch."""
+        whole = self.batch_size * self.world
+        return min(whole, len(self.images) - step * whole)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         if self._loader is not None:
-            yield from self._loader.epoch(self.epoch, self.indices())
+            batches = self.indices()
+            if some := [index for index in batches if len(index)]:
+                yield from self._loader.epoch(self.epoch, some)
+            if len(batches[-1]) == 0:
+                yield self._none()
             return
         pin = torch.cuda.is_available()
         for index in self.indices():
+            if len(index) == 0:
+                yield self._none()
+                continue
             batch = torch.stack([self.images[i][0] for i in index.tolist()]), self.images.labels[index]
             yield _pinned(*batch) if pin else batch
+
+    def _none(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch without images, of a rank that gets none of the last one's."""
+        return torch.zeros(0, *self.images.image_shape, dtype=torch.uint8), self.images.labels[:0]
 
 
 class _TensorLoader:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import evaluating
 from kedge.attacks import PGD, AutoAttack, Bank, distance
 from kedge.checks import answers_right, class_indices
 from kedge.evaluation.inputs import convert, to_unit

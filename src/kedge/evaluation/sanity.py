@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import evaluating
 from kedge.attacks import FGSM, PGD
 from kedge.attacks.climb import image_gradient, judge
 from kedge.epsilon import print_epsilon

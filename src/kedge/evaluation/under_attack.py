@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import evaluating
 from kedge.attacks import PGD, AutoAttack
 from kedge.evaluation.asked import Attacks
 from kedge.evaluation.attacked import (

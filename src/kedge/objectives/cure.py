@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kedge.objectives.adversarial import TRADES, Recorded, divergence
 from kedge.objectives.anchored import BoundReferences
 from kedge.objectives.basic import Objective, unwrapped
+from kedge.objectives.whole_batch import WholeBatch
 
 MASKS = ("prominence", "random", "none")
 # Only the order of the gradients counts, so they may have any scale; this one is above what float16 rounds to zero.
@@ -233,7 +234,9 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def seen_by(view: nn.Module, model: nn.Module) -> nn.Module:
-    """`model` with the references and the mask that `view` binds."""
+    """`model` with the references and the mask that `view` binds, and its share of the batch."""
     if isinstance(view, BoundReferences):
         return BoundReferences(seen_by(view.model, model), view.references, view.mask, view.slot, view.unlabelled)
-    return seen_by(view.model, model) if isinstance(view, Recorded) else model
+    if isinstance(view, Recorded):
+        return seen_by(view.model, model)
+    return view.around(model) if isinstance(view, WholeBatch) else model

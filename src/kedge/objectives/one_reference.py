@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
 from kedge.objectives.basic import Objective, check_targets, soft_targets, unwrapped
+from kedge.objectives.whole_batch import by_rows
 
 
 class OneReference(Objective):
@@ -55,10 +56,16 @@ class OneReference(Objective):
         logits = model(images, references=core.references[:1])
         targets = soft_targets(check_targets(targets, logits), core.num_outputs)
         with torch.no_grad():
-            wanted = self.teacher.predict(images, check=False).probs
-        assert wanted is not None
+            wanted = by_rows(model, self._taught, images)
         # KL is this cross-entropy up to the teacher's entropy, which has no gradient.
         return F.cross_entropy(logits, self.weight * wanted.to(targets) + (1 - self.weight) * targets)
+
+    def _taught(self, images: Tensor) -> Tensor:
+        """The teacher's probabilities `[B, C]`."""
+        assert self.teacher is not None
+        probs = self.teacher.predict(images, check=False).probs
+        assert probs is not None
+        return probs
 
 
 def _anchored(model: nn.Module) -> AnchoredModel:

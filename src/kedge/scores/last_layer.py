@@ -1,13 +1,15 @@
 """The last layer of a network: what it reads are the features, and logits = W·features + b."""
 
+import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import in_eval
 
 # The layer that was found for a model, and the layers it was chosen among: another head is searched for again.
 _found: WeakKeyDictionary[nn.Module, tuple[list[int], ReferenceType[nn.Module] | None]] = WeakKeyDictionary()
@@ -60,13 +62,16 @@ def _is_pointwise(module: nn.Module) -> bool:
 
 def _search(model: nn.Module, candidates: list[nn.Module], example: Tensor) -> nn.Module | None:
     calls: list[tuple[nn.Module, Tensor]] = []
-    handles = [
-        m.register_forward_pre_hook(lambda m, inputs: calls.append((m, inputs[0].detach())) if inputs else None)
-        for m in candidates
-    ]
+    thread = threading.get_ident()
+
+    def read(_: nn.Module, inputs: tuple[Tensor, ...], place: int) -> None:
+        if inputs and threading.get_ident() == thread:
+            calls.append((candidates[place], inputs[0].detach()))
+
+    handles = [m.register_forward_pre_hook(partial(read, place=i)) for i, m in enumerate(candidates)]
     try:
-        with evaluating(model):
-            logits = model(example)
+        with in_eval(model) as quiet:
+            logits = quiet(example)
     finally:
         for handle in handles:
             handle.remove()

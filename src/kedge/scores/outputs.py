@@ -1,6 +1,7 @@
 """What a model says about a batch, computed once and shared by all scores."""
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.anchoring.passes import budget_of, references_at_a_time
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import in_eval
 from kedge.checks import check_images
 from kedge.scores.last_layer import affine, inputs_of, last_layer
 
@@ -76,9 +77,9 @@ def outputs_of(
 ) -> Outputs:
     """Run `model` on `images` `[B, C, H, W]` in [0, 1], without gradients and in eval mode.
 
-    Its modes are left as they were. A kedge model is asked through `predict`, an anchored one with `references` (an
-    int, a tensor, "blt", "adaptive", or None for the whole bank); any other callable must return logits `[B, C]`.
-    Raises ValueError when it returns something else, and for images that cannot be in [0, 1].
+    The model is only read, so that threads may ask it at once. A kedge model is asked through `predict`, an anchored
+    one with `references` (an int, a tensor, "blt", "adaptive", or None for the whole bank); any other callable must
+    return logits `[B, C]`. Raises ValueError when it returns something else, and for images that cannot be in [0, 1].
 
     Args:
         model: what to run.
@@ -133,8 +134,8 @@ def _mean_of_passes(passes: list[Tensor], count: int, batch: int) -> Tensor:
 
 def _logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
     if isinstance(model, nn.Module):
-        with evaluating(model):
-            logits = model(images)
+        with in_eval(model) as quiet:
+            logits = quiet(images)
     else:
         logits = model(images)
     if not isinstance(logits, Tensor):
@@ -153,12 +154,18 @@ def _logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
 
 @contextmanager
 def _collecting(layer: nn.Module | None) -> Iterator[list[Tensor]]:
-    """What `layer` reads within, call by call."""
+    """What `layer` reads within, call by call of this thread."""
     seen: list[Tensor] = []
     if layer is None:
         yield seen
         return
-    handle = layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    thread = threading.get_ident()
+
+    def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == thread:
+            seen.append(inputs[0].detach())
+
+    handle = layer.register_forward_pre_hook(read)
     try:
         yield seen
     finally:
@@ -181,7 +188,7 @@ def _masked_logits(model: AnchoredModel, images: Tensor, references: Any) -> Ten
     else:
         bank = model.references if references is None or isinstance(references, str) else model.references[:references]
     hidden = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    with evaluating(model):
-        total = sum(model(images, references=r, mask=hidden).float() for r in bank.split(1))
+    with in_eval(model) as quiet:
+        total = sum(quiet(images, references=r, mask=hidden).float() for r in bank.split(1))
     assert isinstance(total, Tensor)
     return total / len(bank)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.pixels import evaluating
+from kedge.anchoring.twin import evaluating
 from kedge.scores.last_layer import inputs_of, last_layer
 
 

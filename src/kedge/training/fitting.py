@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 
 import kedge
 from kedge import metrics, own_code
@@ -38,6 +39,7 @@ from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.result import RunResult
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
+from kedge.training.sharding import Sharded, check_shardable, put_together
 from kedge.training.space import check_room
 from kedge.training.start import inherit
 from kedge.training.stops import explained
@@ -63,8 +65,8 @@ def fit(
     """Train by a recipe: a Recipe, a file, the name of a shipped one, or a mapping; None is the default one.
 
     Args:
-        recipe: what to run. With `resume` only device, devices, nodes and workers may differ from the run's own, and
-            epochs may be more where nothing else in it depends on how many there are.
+        recipe: what to run. With `resume` only device, devices, nodes, workers and shard may differ from the run's own,
+            and epochs may be more where nothing else in it depends on how many there are.
         resume: the folder of a run that was broken off; it goes on after its last whole epoch and ends with the
             weights that it would have had, on the same machine and library versions. Of a run that is over it makes
             what is missing: the model, metrics.csv, and with `report` the page.
@@ -146,9 +148,17 @@ def _run(
         clean, train = train, with_label_noise(train, recipe.label_noise, recipe.seed)
         data["wrong_labels"] = int((train.labels != clean.labels).sum())
     objective = make_objective(recipe, train)
+    if recipe.shard:
+        check_shardable(recipe, objective)
     if before.get("data") not in (None, data):
         raise ValueError(f"the data changed since the run began: {before.get('data')} then, {data} now")
     facts = dict(before)
+    if main and recipe.world > 1 and before.get("data") and "sync" not in before.get("given", {}):
+        log.warning(
+            "%s began when each device had batches and statistics of its own; from here on all train as one (sync), so "
+            "it does not end with the weights that it would have had",
+            earlier.path if earlier else "the run",
+        )
     if not before.get("data"):
         facts |= first_facts(recipe, given or chosen, data, objective, probe, start is not None)
     elif grown(earlier, before, recipe):
@@ -192,7 +202,7 @@ def _train(
 ) -> RunFolder:
     recipe = run.recipe
     assert recipe.batch_size is not None
-    if recipe.device != "mps":  # faster on GPUs with bf16 and on CPUs
+    if recipe.device != "mps" and not recipe.shard:  # faster on GPUs with bf16 and on CPUs
         channels_last(run, always=True)
     rows = EpochRows(folder, main, progress)
     callbacks: list[Callback] = [rows, LastCheckpoint(folder, digests)]
@@ -205,7 +215,7 @@ def _train(
         accelerator="gpu" if recipe.device == "cuda" else recipe.device,
         devices=recipe.devices,
         num_nodes=recipe.nodes,
-        strategy="ddp" if recipe.world > 1 else "auto",
+        strategy=_strategy(recipe),
         precision=PRECISIONS[recipe.precision],
         max_epochs=recipe.epochs,
         gradient_clip_val=recipe.clip,
@@ -220,6 +230,8 @@ def _train(
     )
     try:
         trainer.fit(run, ckpt_path=checkpoint, weights_only=True)
+        if run.whole is not None:
+            run.model = put_together(run.model, run.whole[0])
         return rows.folder
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         if not trainer.interrupted:
@@ -227,6 +239,14 @@ def _train(
         where = f"after epoch {trainer.current_epoch}" if run.last_good else "before the first epoch was over"
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
         raise KeyboardInterrupt(f"interrupted {where}; go on with --resume {folder.path}") from error
+
+
+def _strategy(recipe: Recipe) -> Any:
+    """How several devices train together."""
+    if recipe.shard:
+        return Sharded(recipe.world)
+    # Buffers are the same in all processes, or each process's own until validation.
+    return DDPStrategy(broadcast_buffers=False) if recipe.world > 1 else "auto"
 
 
 def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, wanted: bool) -> RunResult:

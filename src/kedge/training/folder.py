@@ -163,10 +163,16 @@ class RunFolder:
             if key not in MAY_CHANGE and not (key == "epochs" and may_grow(stored, wanted.epochs)):
                 raise ValueError(
                     f"a resumed run keeps its recipe: {key} is {getattr(stored, key)!r} there, not "
-                    f"{getattr(wanted, key)!r}. Only {', '.join(MAY_CHANGE[:4])} may change{_about_epochs(key)}; for "
+                    f"{getattr(wanted, key)!r}. Only {', '.join(MAY_CHANGE[:5])} may change{_about_epochs(key)}; for "
                     f"another {key} start a new run"
                 )
-        return replace(stored, **{k: getattr(wanted, k) for k in keys if k not in ("runs", "name")})
+        goes_on = replace(stored, **{k: getattr(wanted, k) for k in keys if k not in ("runs", "name")})
+        if not stored.sync and goes_on.world != stored.world:
+            raise ValueError(
+                f"without sync what each device draws depends on how many there are: the run has {stored.world}, not "
+                f"{goes_on.world}; resume it on as many"
+            )
+        return goes_on
 
     def facts(self) -> dict[str, Any]:
         """What run.json holds.

@@ -7,7 +7,7 @@ from kedge.training.takers import arguments_of, entries
 __all__ = ["MAY_CHANGE", "PLACES", "may_grow"]
 
 # Another machine, another place: what the run learns does not depend on them, but for rounding.
-MAY_CHANGE = ("device", "devices", "nodes", "workers", "runs", "name")
+MAY_CHANGE = ("device", "devices", "nodes", "workers", "shard", "runs", "name")
 # In recipe.yaml also where the images are now: which they are is told by their content.
 PLACES = (*MAY_CHANGE, "data")
 

@@ -9,13 +9,17 @@ from torch import Tensor, nn
 
 from kedge import metrics
 from kedge.anchoring import PixelModel
+from kedge.anchoring.pixels import independent
 from kedge.attacks import PGD
 from kedge.checks import check_target_values
 from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
 from kedge.data.augment import CROP
+from kedge.data.sets import TensorSet
 from kedge.objectives import Objective, attacks_images, set_looks, set_progress
+from kedge.objectives.whole_batch import WholeBatch, gathered
 from kedge.training.build import make_optimizer, make_schedule
 from kedge.training.recipe import Recipe
+from kedge.training.sharding import here, shard
 from kedge.training.stops import TrainingStopped
 from kedge.weights.batch_norm import freeze_statistics
 
@@ -28,8 +32,9 @@ NEVER = 2**31 - 1
 class Run(LightningModule):
     """One training run of `model` by `recipe`.
 
-    Every random draw of a step comes from generators seeded with (seed, epoch, step, rank), torch's global one
-    among them, so a replayed epoch is the same epoch and no generator state needs saving.
+    Every random draw of a step comes from generators seeded with (seed, epoch, step), torch's global one among them, so
+    a replayed epoch is the same epoch and no generator state needs saving. With `sync` several processes draw alike,
+    for the whole batch; without it the rank is in the seed too.
     """
 
     def __init__(self, recipe: Recipe, model: PixelModel, objective: nn.Module, train: ImageSet, val: ImageSet) -> None:
@@ -63,6 +68,9 @@ class Run(LightningModule):
         self.results: dict[str, float] = {}
         self._logged: dict[str, Tensor] = {}
         self.last_good: str | None = None  # the checkpoint that a stopped run names
+        self.whole: tuple[PixelModel] | None = (
+            None  # with `shard` the model as it will be saved; no part of this module
+        )
         self.unreadable: dict[str, str] = {}  # path and reason of training images that others stood in for
 
     @property
@@ -81,32 +89,51 @@ class Run(LightningModule):
         assert self.recipe.epochs is not None
         return self.recipe.epochs
 
+    @property
+    def together(self) -> bool:
+        """Whether several processes train as one would."""
+        return self.recipe.sync and self.trainer.world_size > 1
+
     # Data
 
     def train_dataloader(self) -> "EpochBatches":
-        """This rank's share of the training batches."""
+        """This rank's share of the training batches, or all of each."""
         recipe = self.recipe
         assert recipe.batch_size is not None
-        world = self.trainer.world_size
-        batches = training_batches(
+        world, rank = self.trainer.world_size, self.global_rank
+        if self.together and isinstance(self.train_set, TensorSet):
+            world, rank = 1, 0  # each process has the whole set: nothing need be sent
+        self._batches = training_batches(
             self.train_set,
             recipe.batch_size // world,
             recipe.seed,
-            self.global_rank,
+            rank,
             world,
             recipe.augment,
             recipe.workers,
             device=self.trainer.strategy.root_device,
             crop=CROP if recipe.crop is None else recipe.crop,
             failed=self.unreadable,
+            together=self.together,
         )
-        return EpochBatches(self, batches)
+        return EpochBatches(self, self._batches)
 
     def val_dataloader(self) -> "ValidationBatches":
         """This rank's share of the validation images."""
-        share = range(self.global_rank, len(self.val_set), self.trainer.world_size)
+        world = self.trainer.world_size
+        share = range(self.global_rank, len(self.val_set), world)
         assert self.recipe.batch_size is not None
-        return ValidationBatches(self.val_set.subset(share), max(64, self.recipe.batch_size), self.recipe.workers)
+        rows = max(64, self.recipe.batch_size)
+        count = -(-len(self.val_set) // (rows * world))
+        return ValidationBatches(self.val_set.subset(share), rows, self.recipe.workers, count)
+
+    def configure_model(self) -> None:
+        """Share out the weights, if they are to be; a copy of the model stays to be saved by."""
+        if self.recipe.shard and self.whole is None:
+            self.whole = (independent(self.model).cpu(),)
+            mesh = self.device_mesh
+            assert mesh is not None
+            shard(self.model, mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """Optimizer, and the schedule that steps with it."""
@@ -148,12 +175,21 @@ class Run(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
         """The loss of one batch: uint8 images `[B, C, H, W]` and labels `[B]`."""
         images, targets = batch
-        keys = (self.current_epoch, step, self.global_rank)
+        model: Any = self._step_model[0]
+        share = 1.0
+        keys = (self.current_epoch, step, 0 if self.together else self.global_rank)
+        if self.together:
+            model = WholeBatch(model, derive_seed(self.recipe.seed, "inside", *keys))
+            if self._batches.world > 1:
+                count = self._batches.size(step)
+                images, targets = gathered(images, count), gathered(targets, count)
+        elif self._batches.world > 1:  # the mean over processes is to be the mean over images
+            share = len(images) * self._batches.world / self._batches.size(step)
         _seed_draws(derive_seed(self.recipe.seed, "step", *keys), images.device)
         draws = generator(self.recipe.seed, "augment", *keys, device=images.device)
         images = self._augmentation(images, draws)
         set_progress(self.objective, (self.current_epoch + step / self.trainer.num_training_batches) / self.epochs)
-        loss = self.objective(self._step_model[0], self._pixels(images), targets)
+        loss = self.objective(model, self._pixels(images), targets)
         for each in self._objectives:
             for name, value in each.logged.items():
                 self._logged[name] = self._logged.get(name, 0) + value.detach().double()
@@ -164,7 +200,7 @@ class Run(LightningModule):
         self._steps += 1
         if self._steps % CHECK_EVERY == 0:
             self.check_loss()
-        return loss
+        return loss if share == 1 else loss * share
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the objectives change the gradients."""
@@ -196,8 +232,9 @@ class Run(LightningModule):
 
     def check_weights(self) -> None:
         """Stop the run if a weight or a statistic is not finite, so that no checkpoint holds one."""
-        values = [t for t in self.state_dict().values() if t.is_floating_point()]
-        if not bool(torch.stack([t.isfinite().all() for t in values]).all()):
+        values = [here(t) for t in self.state_dict().values() if t.is_floating_point()]
+        finite = torch.stack([t.isfinite().all() for t in values]).all()
+        if not bool(self.trainer.strategy.reduce(finite.float(), reduce_op="min")):
             raise TrainingStopped(
                 f"a weight became NaN or infinite in epoch {self.current_epoch + 1}, at learning rate "
                 f"{self.optimizers().param_groups[0]['lr']:.3g}. {self._good()} Start a new run with a lower lr, "  # type: ignore[union-attr]
@@ -223,17 +260,19 @@ class Run(LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Look at the loss before time is spent on validating a broken model."""
         self.check_loss()
-        if self.trainer.world_size > 1:  # each rank has its own running statistics; the first one's are saved
+        if self.trainer.world_size > 1 and not self.together:  # each has its own statistics; the first one's are saved
             for buffer in self.evaluated.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], step: int) -> None:
         """Add a batch to the pooled metrics."""
         images, labels = batch
+        if len(labels) == 0 and not self.recipe.shard:  # whose blocks all processes put together
+            return
         pixels = self._pixels(images)
         probs = self.evaluated(pixels).float().softmax(1)
         for name, metric in self.validation.items():
-            if name != "pgd":
+            if name != "pgd" and len(labels):
                 metric.update(probs, labels)  # type: ignore[operator]
         if self.attack is None:
             return
@@ -316,13 +355,15 @@ class EpochBatches:
 
 
 class ValidationBatches:
-    """The validation images in order."""
+    """The validation images in order, `count` batches of them: a process that has fewer gets empty ones."""
 
-    def __init__(self, images: ImageSet, batch_size: int, workers: int | None) -> None:
-        self.images, self.batch_size, self.workers = images, batch_size, workers or 0
+    def __init__(self, images: ImageSet, batch_size: int, workers: int | None, count: int) -> None:
+        self.images, self.batch_size, self.workers, self.count = images, batch_size, workers or 0, count
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return self.count
 
     def __iter__(self) -> Any:
-        return self.images.batches(self.batch_size, self.workers)
+        yield from self.images.batches(self.batch_size, self.workers) if len(self.images) else ()
+        for _ in range(self.count - -(-len(self.images) // self.batch_size)):
+            yield torch.zeros(0, *self.images.image_shape, dtype=torch.uint8), self.images.labels[:0]

@@ -1,5 +1,6 @@
 """Fill in what a recipe leaves open, once the data and then the network are known."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -23,7 +24,16 @@ SMALL = 64  # pixels of a side up to which a set is trained from scratch, in mem
 
 
 def resolve_device(recipe: Recipe) -> Recipe:
-    """Fill in device and precision; ValueError if the device that is asked for is not here."""
+    """Fill in device and precision; ValueError if the device that is asked for is not here.
+
+    Or if torchrun started another number of processes than there are devices to train on.
+    """
+    started = int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else recipe.world
+    if started != recipe.world:
+        raise ValueError(
+            f"torchrun started {started} processes, and devices {recipe.devices} on nodes {recipe.nodes} take "
+            f"{recipe.world}: say --devices with what --nproc-per-node is, and --nodes with what --nnodes is"
+        )
     device = chosen_device(recipe.device, ("cuda", "mps"))
     if device == "cuda" and recipe.devices > torch.cuda.device_count():
         raise ValueError(f"devices is {recipe.devices}, but there are {torch.cuda.device_count()} GPUs here")
