@@ -1,7 +1,9 @@
 """The campaign of faults notices what it is there to notice: shown with commands that do wrong on purpose."""
 
+import json
 import os
 import signal
+import struct
 import sys
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 from benchmarks.faults import crafted_data, crafted_models, crafted_texts
 from benchmarks.faults.events import Fault
 from benchmarks.faults.forks import Place, call
-from benchmarks.faults.tries import Asked, Expected, spoiled
+from benchmarks.faults.report import Record
+from benchmarks.faults.tries import Asked, Expected, bits, spoiled
 
 import kedge.cli
 
@@ -96,8 +99,8 @@ def test_what_no_command_may_do_is_noticed(monkeypatch, place, does, wrong):
 
 
 def test_memory_beyond_the_limit_is_noticed(monkeypatch, place):
-    command(monkeypatch, lambda: len(bytearray(5 << 28)) and None)
-    assert call(["x"], place).memory > 1200
+    command(monkeypatch, lambda: len(bytearray(1 << 29)) and None)
+    assert call(["x"], place).memory > 500
     command(monkeypatch, lambda: bytearray(8 << 30))
     assert "MemoryError" in spoiled(call(["x"], place), place)
 
@@ -127,6 +130,21 @@ def test_what_is_expected_is_what_two_runs_agree_on(tmp_path):
     assert expected.differs(trees[2]) == "missing: page.html"
 
 
+def test_bits_of_weights_do_not_depend_on_the_order_of_a_header(tmp_path):
+    def written(name, value, *keys):
+        header = {"__metadata__": {key: key.upper() for key in keys}}
+        header["w"] = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+        text = json.dumps(header).encode()
+        path = tmp_path / name
+        path.write_bytes(struct.pack("<Q", len(text)) + text + struct.pack("<f", value))
+        return bits(path)
+
+    one = written("a.safetensors", 1.0, "x", "y")
+    assert one == written("b.safetensors", 1.0, "y", "x")
+    assert one != written("c.safetensors", 1.5, "x", "y")
+    assert one != written("d.safetensors", 1.0, "x", "z")
+
+
 def test_a_seed_draws_the_same_tries_whatever_else_is_wanted():
     one, again, other = (
         Asked(seed, False, False, pattern) for seed, pattern in ((0, "*"), (0, "kills/train"), (1, "*"))
@@ -134,6 +152,7 @@ def test_a_seed_draws_the_same_tries_whatever_else_is_wanted():
     drawn = [asked.some("kills/train", range(100), 3, 10) for asked in (one, again, other)]
     assert drawn[0] == drawn[1] == sorted(drawn[0])
     assert drawn[0] != drawn[2]
+    assert Asked(0, True, False, "kills/train/kill-77").some("kills/train", range(100), 3, 10) == list(range(100))
     assert again.wants("kills/train")
     assert again.wants("kills")
     assert not again.wants("kills/adapt")
@@ -142,3 +161,23 @@ def test_a_seed_draws_the_same_tries_whatever_else_is_wanted():
 def test_crafted_files_have_names_of_their_own():
     names = [each[0] for part in (crafted_texts, crafted_models, crafted_data) for each in part.crafts()]
     assert len(names) == len(set(names)) > 250
+
+
+def test_a_part_that_is_tried_again_takes_the_place_of_the_earlier_one(tmp_path):
+    def tried(name, wrong, earlier=None):
+        record = Record("command", 0, False)
+        record.count(name, 1, int(wrong is None))
+        if wrong is not None:
+            record.fell(name, wrong, "again")
+        made = record.end(1.0, earlier)
+        (tmp_path / "faults.json").write_text(json.dumps(made))
+        return made
+
+    file = tmp_path / "faults.json"
+    tried("kills/train/kill-1", "left behind: .x.tmp")
+    both = tried("fuzz/recipe", "RecursionError in reading.py, read: deep", file)
+    assert both["classes"] == {"kills": {"tried": 1, "held": 0}, "fuzz": {"tried": 1, "held": 0}}
+    assert both["tables"][1]["rows"] == [["fuzz", "traceback", 1], ["kills", "left behind", 1]]
+    after = tried("kills/train/kill-1", None, file)
+    assert after["classes"] == {"kills": {"tried": 1, "held": 1}, "fuzz": {"tried": 1, "held": 0}}
+    assert [each["try"] for each in after["failures"]] == ["fuzz/recipe"]

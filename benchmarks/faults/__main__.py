@@ -27,7 +27,10 @@ import time  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from importlib import import_module  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
+
+if TYPE_CHECKING:
+    from benchmarks.faults.report import Record
 
 CLASSES = ("kills", "disk", "crafted", "lines", "together")
 # Imported once, before the forks; onnxruntime is not, as what it does when it is imported is watched.
@@ -55,18 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import torch
 
     torch.set_num_threads(1)
+    from benchmarks.faults.report import Record, text
+    from kedge.files import write_text
+
+    record = Record(shlex.join(["python", "-m", "benchmarks.faults", *sys.argv[1:]]), args.seed, args.quick)
     try:
-        record = _campaign(args, root)
+        _campaign(args, root, record)
+    except KeyboardInterrupt:
+        print("interrupted: what was tried so far follows")
     finally:
         shutil.rmtree(root, ignore_errors=True)
-    record["seconds"] = round(time.monotonic() - began)
-    if args.add and args.out is not None and args.out.exists():
-        record = _added(json.loads(args.out.read_text()), record)
-    print(_table(record), flush=True)
+    made = record.end(time.monotonic() - began, args.out if args.add else None)
+    print(text(made), flush=True)
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return int(args.strict and any(each["tried"] > each["held"] for each in record["classes"].values()))
+        write_text(args.out, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    return int(args.strict and bool(record.failures))
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -78,7 +84,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", metavar="PATTERN", default=["*"], help="names of tries, * for any text")
     parser.add_argument("--minutes", type=float, default=None, help="of fuzzing; default 2, with --quick a tenth")
     parser.add_argument("--every", action="store_true", help="every file event and value, not some drawn; hours")
-    parser.add_argument("--add", action="store_true", help="keep in --out what other classes came to in other calls")
+    parser.add_argument("--add", action="store_true", help="keep in --out what other parts came to in other calls")
     parser.add_argument("--strict", action="store_true", help="exit status 1 if one did not hold")
     parser.add_argument("--show", action="store_true", help="each try as it ends")
     parser.add_argument("--folder", default=None, help="where to work; default: a temporary folder")
@@ -92,100 +98,38 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _campaign(args: argparse.Namespace, root: Path) -> dict[str, Any]:
+def _campaign(args: argparse.Namespace, root: Path, record: "Record") -> None:
+    from benchmarks.faults.fuzz import fuzzed
     from benchmarks.faults.tries import Asked, Base
-    from kedge.evaluation.provenance import machine, now
 
     base = Base(root)
-    counts: dict[str, dict[str, int]] = {}
-    failures: list[dict[str, str]] = []
-    most = 0.0
-    started = {
-        "name": "faults",
-        "command": shlex.join(["python", "-m", "benchmarks.faults", *sys.argv[1:]]),
-        "created": now(),
-    }
     for class_, wanted in ((c, w) for c in CLASSES for w in args.only):
         if not fnmatch.fnmatch(class_, wanted.split("/")[0]):
             continue
         module = import_module(f"benchmarks.faults.{class_}")
-        asked = Asked(args.seed, args.quick, args.every, wanted)
-        for each in module.tries(base, asked):
+        for each in module.tries(base, Asked(args.seed, args.quick, args.every, wanted)):
             if not any(fnmatch.fnmatch(each.name, pattern) for pattern in (wanted, f"{wanted}/*")):
                 continue
-            place = base.place(each.start)
-            began = time.monotonic()
+            place, began = base.place(each.start), time.monotonic()
             wrong = each.run(place)
-            _count(counts, each.name, 1, int(wrong is None))
-            most = max(most, place.most)
+            record.count(each.name, 1, int(wrong is None))
+            record.memory = max(record.memory, place.most)
             if wrong is not None:
-                failures.append(
-                    {"try": each.name, "wrong": wrong, "again": _again(args, each.name), "commands": place.commands}
-                )
+                record.fell(each.name, wrong, _again(args, each.name), commands=place.commands)
             if args.show or wrong is not None:
                 taken = f"{each.name} {time.monotonic() - began:.1f} s"
                 print(f"held {taken}" if wrong is None else f"FELL {taken}: {wrong}", flush=True)
             place.gone()
-    if any(fnmatch.fnmatch("fuzz", wanted.split("/")[0]) for wanted in args.only):
-        from benchmarks.faults.fuzz import fuzzed
-
-        for name, tried, fell, wrong in fuzzed(base, args.seed, args.minutes, args.quick):
-            _count(counts, f"fuzz/{name}", tried, tried - fell)
-            for where, file in wrong.items():
-                failures.append({"try": f"fuzz/{name}", "wrong": where, "again": _again(args, "fuzz"), "file": file})
-                print(f"FELL fuzz/{name}: {where}\n     {file[:300]}", flush=True)
-    classes = {c: {k: sum(v[k] for n, v in counts.items() if n.split("/")[0] == c) for k in ("tried", "held")}
-               for c in dict.fromkeys(n.split("/")[0] for n in counts)}  # fmt: skip
-    return {**started, "machine": machine(), "seed": args.seed, "quick": args.quick, "most_memory_mb": round(most),
-            "classes": classes, "parts": counts, "failures": failures}  # fmt: skip
-
-
-def _added(before: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """The record with the classes of an earlier one that it does not have."""
-    kept = set(before["classes"]) - set(record["classes"])
-    for key in ("classes", "parts"):
-        record[key] = {**{n: v for n, v in before[key].items() if n.split("/")[0] in kept}, **record[key]}
-    record["failures"] = [f for f in before["failures"] if f["try"].split("/")[0] in kept] + record["failures"]
-    record["command"] = f"{before['command']}; {record['command']}"
-    record["seconds"] += before["seconds"]
-    record["most_memory_mb"] = max(before["most_memory_mb"], record["most_memory_mb"])
-    return record
+    for asked in (Asked(args.seed, args.quick, args.every, wanted) for wanted in args.only):
+        for name, tried, fell, wrongs in fuzzed(base, asked, args.minutes):
+            record.count(f"fuzz/{name}", tried, tried - fell)
+            for where, change in wrongs.items():
+                record.fell(f"fuzz/{name}", where, _again(args, f"fuzz/{name}"), change=change)
+                print(f"FELL fuzz/{name}: {where}\n     {change[:300]}", flush=True)
 
 
 def _again(args: argparse.Namespace, name: str) -> str:
-    words = [
-        "python",
-        "-m",
-        "benchmarks.faults",
-        "--only",
-        name,
-        "--seed",
-        str(args.seed),
-        *["--quick"] * args.quick,
-        *["--every"] * args.every,
-    ]
-    return shlex.join(words)
-
-
-def _count(counts: dict[str, dict[str, int]], name: str, tried: int, held: int) -> None:
-    part = counts.setdefault("/".join(name.split("/")[:2]), {"tried": 0, "held": 0})
-    part["tried"] += tried
-    part["held"] += held
-
-
-def _table(record: dict[str, Any]) -> str:
-    of = record["machine"]
-    lines = [
-        f"`{record['command']}`, {record['created'][:10]}: {of['system']}, torch {of['torch']}, Python {of['python']}, "
-        f"kedge {of['kedge']}, {record['seconds']} s, {record['most_memory_mb']} MB more than at the start at most",
-        "",
-        "| class | tried | held |",
-        "| --- | ---: | ---: |",
-    ]
-    lines += [f"| {name} | {each['tried']} | {each['held']} |" for name, each in record["classes"].items()]
-    for failure in record["failures"]:
-        lines += [f"\n{failure['try']}: {failure['wrong']}", f"    {failure['again']}"]
-    return "\n".join(lines)
+    return shlex.join(["python", "-m", "benchmarks.faults", "--only", name, "--seed", str(args.seed)])
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Strangers' files of every kind that kedge reads: an error in words or a right answer, nothing run."""
 
+import csv
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +32,9 @@ class Craft:
 def tries(base: Base, asked: Asked) -> Iterator[Try]:
     """Every crafted file; with `quick` a few of them, drawn."""
     crafts = [Craft(*each) for part in (crafted_texts, crafted_models, crafted_data) for each in part.crafts()]
-    if asked.quick:
-        crafts = asked.some("crafted", [craft for craft in crafts if craft.start != "files"], QUICK, QUICK)
-    for craft in crafts:
+    if asked.quick:  # without an export, which takes long
+        crafts = [craft for craft in crafts if craft.start != "files"]
+    for craft in asked.some("crafted", crafts, QUICK, len(crafts)):
         if asked.wants(f"crafted/{craft.name}"):
             yield Try(f"crafted/{craft.name}", getattr(base, craft.start), _read(craft))
 
@@ -47,8 +49,10 @@ def _read(craft: Craft) -> Callable[[Place], str | None]:
         done = call(craft.command, place, LIMIT, module=craft.module)
         if wrong := spoiled(done, place, craft.must_fail):
             return wrong
-        if "\x1b[31m" in done.out + done.err:
+        if "\x1b[31m" in done.err + ("" if "csv" in craft.command else done.out):
             return "an escape sequence of a stranger reached the terminal"
+        if "csv" in craft.command and (cells := [c for c in _cells(done.out) if c[:1] in "=+@" and c]):
+            return f"a cell that a spreadsheet computes: {cells[0]!r}"
         outside = {p for p in place.root.rglob("*") if place.work not in p.parents} - before
         strange = [p for p in outside if p.parent == place.root and not p.name.startswith(("out-", "err-", "0-"))]
         if strange:
@@ -58,3 +62,7 @@ def _read(craft: Craft) -> Callable[[Place], str | None]:
         return None
 
     return run
+
+
+def _cells(text: str) -> list[str]:
+    return [cell for row in csv.reader(io.StringIO(text)) for cell in row]

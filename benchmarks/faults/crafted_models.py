@@ -98,7 +98,7 @@ def rejects(threshold: float) -> Callable[[str], str]:
 
     def change(text: str) -> str:
         values = json.loads(text)
-        values["reject"] = {**(values.get("reject") or {}), "threshold": threshold}
+        values["reject"] = {**(values.get("reject") or {}), "threshold": threshold, "log_odds": threshold}
         return json.dumps(values)
 
     return change
@@ -178,7 +178,7 @@ def crafts() -> Iterator[tuple[Any, ...]]:
     }
     for name, prepare in odd.items():
         yield f"config/{name}", "run", prepare, predict
-    escape = set_json(CONFIG, class_names=["\x1b[31mred\n"] * 5 + [f"=cmd|{n}" for n in range(5)])
+    escape = set_json(CONFIG, class_names=[f"=cmd|{n}\x1b[31m\n" for n in range(10)])
     for shape in ("table", "csv", "json"):
         yield f"config/names-escape-{shape}", "run", escape, [*predict, "--format", shape], False
     exported = ["predict", "runs/base/base.onnx", "images"]

@@ -180,8 +180,9 @@ def bounded() -> None:
 
 
 def _resident() -> float:
-    """MiB that this process holds, which a fork begins with."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+    """MiB of its own that this process holds, which a fork begins with; what lies in files comes back as it is used."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
 def _child(

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from benchmarks.faults.forks import Place, bounded
-from benchmarks.faults.tries import Base, files_of
+from benchmarks.faults.tries import Asked, Base, files_of
 
 HANGS = 20  # seconds of one example
 EXAMPLES = 200  # in a row, before the next reader has its turn
@@ -96,14 +96,13 @@ def evaluated(base: Base) -> Path:
     return base._ran("evaluated", base.run, _EVALUATE)
 
 
-def fuzzed(base: Base, seed: int, minutes: float, quick: bool) -> Iterator[tuple[str, int, int, dict[str, str]]]:
-    """Per reader: its name, how many files were tried, how many fell,
-    and what went wrong by the place that it came from."""
-    readers = READERS[:2] if quick else READERS
+def fuzzed(base: Base, asked: Asked, minutes: float) -> Iterator[tuple[str, int, int, dict[str, str]]]:
+    """Per reader: its name, how many files were tried, how many fell, and what went wrong by where it came from."""
+    readers = [reader for reader in READERS[: 2 if asked.quick else None] if asked.wants(f"fuzz/{reader.name}")]
     for reader in readers:
         start = evaluated(base) if reader.start == "evaluated" else getattr(base, reader.start)
         place = base.place(start)
-        yield reader.name, *_in_a_fork(reader, place, seed, 60 * minutes / len(readers))
+        yield reader.name, *_in_a_fork(reader, place, asked.seed, 60 * minutes / len(readers))
         place.gone()
 
 
