@@ -1,5 +1,6 @@
 """A full disk: no space from the k-th file event on, and a real small disk (tmpfs) where this process may make one."""
 
+import re
 from collections.abc import Callable, Iterator
 
 from benchmarks.faults.events import Fault
@@ -20,7 +21,7 @@ def tries(base: Base, asked: Asked) -> Iterator[Try]:
         if (asked.quick and scene.name not in QUICK) or scene.name == "predict" or not asked.wants(name):
             continue
         it = known(scene, base)
-        points = [k for k, event in enumerate(it.events, 1) if event.startswith(("open", "mkdir", "sync"))]
+        points = [k for k, event in enumerate(it.events, 1) if re.match("(open|mkdir|sync) .work/", event)]
         few, sizes = QUICK.get(scene.name, (0, 0)) if asked.quick else (0, SIZES)
         for event in asked.some(name, points, few, EVENTS):
             yield Try(f"{name}/event-{event}", scene.start(base), _at_event(it, Fault("full", event)))

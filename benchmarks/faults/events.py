@@ -14,7 +14,7 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 @dataclass(frozen=True)
 class Fault:
-    """`kill` before the k-th event, `torn`: with half of what is being synced; `full`: no space from there on."""
+    """`kill` before the k-th event; `torn`, with half of what is being synced; `full`, no space in `work` from there."""
 
     kind: str
     event: int
@@ -87,7 +87,7 @@ class Watch:
         if self.fault is None or self.count < self.fault.event:
             return
         if self.fault.kind == "full":
-            if what in ("open", "mkdir", "link", "symlink", "sync"):
+            if what in ("open", "mkdir", "link", "symlink", "sync") and path.startswith(f"{self.place}/work/"):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
             return
         if self.fault.kind == "torn" and what == "sync":
