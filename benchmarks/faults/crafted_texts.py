@@ -206,7 +206,7 @@ def crafts() -> Iterator[tuple[Any, ...]]:
     yield "resume/checkpoint-list", "half", lambda work, marker: _saved(work / last, [1, 2]), resume
     yield "resume/checkpoint-wrong", "half", lambda work, marker: _saved(work / last, {"state_dict": 3}), resume
     yield "resume/checkpoint-bomb", "half", lambda work, marker: _zip_bomb(work / last), resume
-    yield "resume/checkpoint-fifo", "half", fifo(last), resume
+    yield "resume/checkpoint-fifo", "half", fifo(last), resume, False  # it begins anew
     yield "resume/checkpoint-bit", "half", changed(last, _flipped), resume
     yield "resume/checkpoint-folder", "half", folder(last), resume
     evaluate = ["evaluate", "base", "--shift", "none", "--limit", "20"]

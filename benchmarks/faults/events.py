@@ -14,7 +14,7 @@ WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 @dataclass(frozen=True)
 class Fault:
-    """`kill` before the k-th event; `torn`, with half of what is being synced; `full`, no space in `work` from there."""
+    """`kill` before the k-th event; `torn`, with half of what is synced; `full`, no space in `work` from there on."""
 
     kind: str
     event: int

@@ -32,6 +32,7 @@ class Place:
 
     root: Path
     commands: list[str] = field(default_factory=list)  # as they were given, for whoever looks
+    killed: bool = False  # whether a command here could not clear up behind itself
     most: float = 0.0  # MiB that a command of this try held beyond what its parent had
 
     def __post_init__(self) -> None:
@@ -93,7 +94,7 @@ class Outcome:
             return f"ended by signal {signal.Signals(-self.status).name}: {self.last}"
         if self.traced:
             return f"traceback: {self.last}"
-        if self.status and not self.err.strip():
+        if self.status and not (self.err + self.out).strip():
             return f"status {self.status} without a word"
         if self.status not in (0, 1, 2, 3):
             return f"status {self.status}: {self.last}"
@@ -161,6 +162,7 @@ def wait(running: Running, limit: float = 60, kill_after: float | None = None) -
     seconds = time.perf_counter() - running.began
     lines = running.notes.read_text(errors="replace").splitlines() if running.notes.exists() else []
     held = max(0.0, used.ru_maxrss / 1024 - _resident())
+    running.place.killed |= late or os.waitstatus_to_exitcode(code) == -signal.SIGKILL
     running.place.most = max(running.place.most, held)
     return Outcome(
         status=None if late and kill_after is None else os.waitstatus_to_exitcode(code),

@@ -18,7 +18,7 @@ def tries(base: Base, asked: Asked) -> Iterator[Try]:
         if (asked.quick and scene.name not in QUICK) or not asked.wants(name):
             continue
         it = known(scene, base)
-        points = [(kind, k) for k, event in enumerate(it.events, 1) for kind in kinds(event)]
+        points = [(kind, k) for k, event in enumerate(it.events, 1) if " 'work/" in event for kind in kinds(event)]
         few, moments = QUICK.get(scene.name, (0, 0)) if asked.quick else (0, MOMENTS)
         for kind, event in asked.some(name, points, few, EVENTS):
             yield Try(f"{name}/{kind}-{event}", scene.start(base), _at_event(it, Fault(kind, event)))

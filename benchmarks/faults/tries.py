@@ -247,7 +247,7 @@ def spoiled(outcome: Outcome, place: Place, must_fail: bool = False) -> str | No
         return "CODE WAS EXECUTED"
     if wrong := outcome.fault():
         return wrong
-    for folder in (place.home, place.temporary):
+    for folder in (place.home,) if place.killed else (place.home, place.temporary):
         if written := [p for p in folder.rglob("*") if p.is_file()]:
             return f"wrote outside its folder: {written[0].relative_to(place.root)}"
     return "accepted without a word" if must_fail and outcome.status == 0 else None
