@@ -46,6 +46,8 @@ RESULTS = Path(__file__).parents[1] / "results"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the campaign; the exit status says whether it ran, not whether all held."""
     args = _options(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # names that are no UTF-8
     began = time.monotonic()
     root = Path(tempfile.mkdtemp(prefix="faults-", dir=args.folder))
     # Of the command's surroundings, not of ours; read when the libraries are imported.

@@ -170,7 +170,7 @@ def crafts() -> Iterator[tuple[Any, ...]]:
         yield f"image/{name}", "run", prepare, found, False, False, "3.png"
         if name != "loop-folder":
             named = ["predict", "base", f"images/{name}", "images/3.png", "--format", "csv"]
-            yield f"image/{name}-named", "run", prepare, named, True, False, "3.png"
+            yield f"image/{name}-named", "run", prepare, named, True, False, None if name == "folder.jpg" else "3.png"
     for shape in ("table", "csv", "json"):
         command = ["predict", "base", "images", "--format", shape]
         yield f"image/names-{shape}", "run", raw_name, command, False, False, "3.png"

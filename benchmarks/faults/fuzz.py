@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+import kedge
 from benchmarks.faults.forks import Place, bounded
 from benchmarks.faults.tries import Asked, Base, files_of
 
@@ -239,9 +240,9 @@ def _load(path: Path) -> None:
 
 def _place(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "/kedge/" in frame.filename and "/faults/" not in frame.filename]
+    ours = [frame for frame in frames if Path(kedge.__file__).parent in Path(frame.filename).parents]
     at = ours[-1] if ours else frames[-1]
-    return f"{type(error).__name__} in {Path(at.filename).name}, {at.name}: {str(error)[:120]}"
+    return f"{type(error).__name__} in {Path(at.filename).name}, {at.name}"
 
 
 def _values(st: Any) -> Any:

@@ -38,7 +38,7 @@ class Record:
 
     def fell(self, name: str, wrong: str, again: str, **more: Any) -> None:
         """Note one that did not hold, and what does it again."""
-        self.failures.append({"try": name, "wrong": wrong, "again": again, **more})
+        self.failures.append(_written({"try": name, "wrong": wrong, "again": again, **more}))
 
     def end(self, seconds: float, earlier: Path | None = None) -> dict[str, Any]:
         """The record as it is written, with the parts that only an `earlier` file has."""
@@ -57,6 +57,15 @@ class Record:
         made["classes"] = _classes(made["parts"])
         made["rows"], made["tables"] = [], _tables(made)
         return made
+
+
+def _written(value: Any) -> Any:
+    """Texts that can be written: what is no UTF-8 in them is escaped."""
+    if isinstance(value, dict):
+        return {key: _written(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_written(each) for each in value]
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _add(made: dict[str, Any], before: Mapping[str, Any]) -> None:

@@ -245,9 +245,10 @@ def spoiled(outcome: Outcome, place: Place, must_fail: bool = False) -> str | No
     """What is wrong with how a command took a stranger's file; None if nothing is."""
     if place.marker.exists():
         return "CODE WAS EXECUTED"
-    if wrong := outcome.fault():
-        return wrong
+    reasons = [outcome.fault()]
     for folder in (place.home,) if place.killed else (place.home, place.temporary):
         if written := [p for p in folder.rglob("*") if p.is_file()]:
-            return f"wrote outside its folder: {written[0].relative_to(place.root)}"
-    return "accepted without a word" if must_fail and outcome.status == 0 else None
+            reasons.append(f"wrote outside its folder: {written[0].relative_to(place.root)}")
+    if must_fail and outcome.status == 0:
+        reasons.append("accepted without a word")
+    return "; ".join(reason for reason in reasons if reason) or None
