@@ -91,7 +91,8 @@ class Outcome:
         if self.status is None:
             return f"went past {self.seconds:.0f} s"
         if self.status < 0:
-            return f"ended by signal {signal.Signals(-self.status).name}: {self.last}"
+            first = next((line.strip() for line in self.err.splitlines() if line.strip()), "")
+            return f"ended by signal {signal.Signals(-self.status).name}: {first[:240]}"
         if self.traced:
             return f"traceback: {self.last}"
         if self.status and not (self.err + self.out).strip():

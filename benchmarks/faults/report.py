@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +39,9 @@ class Record:
 
     def fell(self, name: str, wrong: str, again: str, **more: Any) -> None:
         """Note one that did not hold, and what does it again."""
-        self.failures.append(_written({"try": name, "wrong": wrong, "again": again, **more}))
+        self.failures.append(
+            _written({"try": name, "wrong": re.sub(r"\.\d+\.tmp", ".PID.tmp", wrong), "again": again, **more})
+        )
 
     def end(self, seconds: float, earlier: Path | None = None) -> dict[str, Any]:
         """The record as it is written, with the parts that only an `earlier` file has."""
