@@ -109,15 +109,23 @@ def fuzzed(base: Base, asked: Asked, minutes: float) -> Iterator[tuple[str, int,
 
 def _in_a_fork(reader: Reader, place: Place, seed: int, seconds: float) -> tuple[int, int, dict[str, str]]:
     """Fuzz one reader in a fork; a fork that dies tells of its last file."""
-    notes = place.root / "fuzz.jsonl"
+    notes, path = place.root / "fuzz.jsonl", place.work / reader.file
+    if reader.name == "parquet":
+        _write_parquet(path, _features(path))
+    data = path.read_bytes()
     until, round_, tried, fell = time.monotonic() + seconds, 0, 0, 0
     wrong: dict[str, str] = {}
     while time.monotonic() < until or not round_:
+        path.write_bytes(data)  # the last of the round before is there
         if not (process := os.fork()):
+            status = 1
             try:
                 _fork(reader, place, seed + 1000 * round_, until, notes)
+                status = 0
+            except BaseException:
+                (place.root / "why.txt").write_text(traceback.format_exc())
             finally:
-                os._exit(0)
+                os._exit(status)
         _, status = os.waitpid(process, 0)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process, signal.SIGKILL)
@@ -128,6 +136,8 @@ def _in_a_fork(reader: Reader, place: Place, seed: int, seconds: float) -> tuple
             fell += 1
             if entry["wrong"] not in wrong or len(entry["file"]) < len(wrong[entry["wrong"]]):
                 wrong[entry["wrong"]] = entry["file"]
+        if (why := place.root / "why.txt").exists():
+            raise RuntimeError(why.read_text())
         if status:
             fell += 1
             wrong[f"the process ended with status {status}"] = next(
@@ -151,8 +161,6 @@ def _fork(reader: Reader, place: Place, seed: int, until: float, notes: Path) ->
         os.dup2(null, stream)
     bounded()
     path = place.work / reader.file
-    if reader.name == "parquet":
-        _write_parquet(path, _features(path))
     tree, data = reader.tree(path), path.read_bytes()
     untouched = {name: file.read_bytes() for name, file in files_of(place.work).items() if file != path}
     example = _example(reader, path)
@@ -177,7 +185,9 @@ def _fork(reader: Reader, place: Place, seed: int, until: float, notes: Path) ->
             tried += 1
             raw = isinstance(made, bytes)
             try:
-                path.write_bytes(made) if raw else reader.write(path, made)
+                path.write_bytes(made if raw else data)
+                if not raw:
+                    reader.write(path, made)
             except (ValueError, TypeError, OverflowError, RecursionError, yaml.YAMLError, UnicodeError):
                 return
             note(began=shown)
