@@ -211,7 +211,7 @@ class _PhotoLoader:
         )
 
     def epoch(self, epoch: int, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        self._order.batches = [[(epoch, i) for i in batch.tolist()] for batch in batches]
+        self._order.epoch, self._order.batches = epoch, batches
         for images, labels, failed in self._loader:
             for error in failed:
                 self._note(error)
@@ -236,10 +236,12 @@ class _EpochOrder:
     """A batch sampler that is told its batches; each entry is (epoch, index), as workers outlive an epoch."""
 
     def __init__(self) -> None:
-        self.batches: list[list[tuple[int, int]]] = []
+        self.epoch = 0
+        self.batches: list[torch.Tensor] = []
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
+        # One batch at a time: the pairs of an epoch of a million images take 200 MB.
+        return ([(self.epoch, i) for i in batch.tolist()] for batch in self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)

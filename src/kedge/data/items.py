@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from kedge.data.decode import DAMAGED, check, header, open_image, to_tensor
-from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels
+from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels, keys_of_files
 from kedge.data.formats import Encoded
 from kedge.data.origin import of_encoded
+from kedge.data.paths import Paths
 from kedge.data.report import DataError, UnreadableImage
 
 ENCODED = "encoded bytes"  # what keys are made from where images lie in files or tables
@@ -29,6 +30,9 @@ class Items(Protocol):
     def name(self, i: int) -> str:
         """Return the path or another name of image i."""
 
+    def names(self, index: torch.Tensor) -> Sequence[str]:
+        """Return the names of the images at `index`, long [M]."""
+
     def header(self, i: int) -> tuple[tuple[int, int], int]:
         """Return ((height, width), channels) of image i."""
 
@@ -41,6 +45,9 @@ class Items(Protocol):
     def key(self, i: int) -> bytes:
         """Return a short key of what image i holds; equal images have equal keys. b"" if it cannot be read."""
 
+    def keys(self, index: torch.Tensor) -> list[bytes]:
+        """Return the keys of the images at `index`, long [M]."""
+
     def small(self, i: int) -> torch.Tensor:
         """Return image i as uint8 [C, H, W]."""
 
@@ -48,13 +55,28 @@ class Items(Protocol):
         """Return image i, decoded no smaller than `least` on its shorter side where it is larger."""
 
 
-class _EncodedItems:
+class OneByOne:
+    """Names and keys of several images, of a source that gives them one by one."""
+
+    def name(self, i: int) -> str:
+        raise NotImplementedError
+
+    def key(self, i: int) -> bytes:
+        raise NotImplementedError
+
+    def names(self, index: torch.Tensor) -> Sequence[str]:
+        """Return the names of the images at `index`, long [M]."""
+        return Paths.of(map(self.name, index.tolist()))
+
+    def keys(self, index: torch.Tensor) -> list[bytes]:
+        """Return the keys of the images at `index`, long [M]."""
+        return [self.key(i) for i in index.tolist()]
+
+
+class _EncodedItems(OneByOne):
     keys_of = ENCODED
 
     def source(self, i: int) -> Encoded:
-        raise NotImplementedError
-
-    def name(self, i: int) -> str:
         raise NotImplementedError
 
     def header(self, i: int) -> tuple[tuple[int, int], int]:
@@ -84,7 +106,7 @@ class FileItems(_EncodedItems):
     """Image files by path."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = list(paths)
+        self._paths = Paths.of(paths)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -92,6 +114,14 @@ class FileItems(_EncodedItems):
     def name(self, i: int) -> str:
         """Return the file's path."""
         return self._paths[i]
+
+    def names(self, index: torch.Tensor) -> Sequence[str]:
+        """Return the files' paths."""
+        return self._paths.at(index)
+
+    def keys(self, index: torch.Tensor) -> list[bytes]:
+        """Return the keys of the files' content, read by several threads."""
+        return keys_of_files(self._paths.at(index))
 
     def source(self, i: int) -> Encoded:
         """Return the file's path."""
@@ -135,7 +165,7 @@ class RowItems(_EncodedItems):
             raise UnreadableImage(self.name(i), error.reason) from None
 
 
-class DatasetItems:
+class DatasetItems(OneByOne):
     """The images of any map-style data set of (image, label), whose labels are compared with `labels` when read."""
 
     keys_of = "pixels as stored"

@@ -11,6 +11,7 @@ from kedge.data.decode import CROP_SHARE, evaluation_view, to_tensor
 from kedge.data.fingerprints import digest, key_of_pixels, sampled_rows
 from kedge.data.items import Items
 from kedge.data.origin import Origin, of_arrays
+from kedge.data.paths import Paths
 from kedge.data.reading import Caught, collate_caught, first_readable, sound_places
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.seeds import generator
@@ -44,7 +45,7 @@ class ImageSet(Dataset):
         labels: torch.Tensor,
         image_shape: tuple[int, int, int],
         report: LoadReport | None = None,
-        paths: list[str] | None = None,
+        paths: Sequence[str] | None = None,
     ) -> None:
         self.name = name
         self.split = split
@@ -52,7 +53,7 @@ class ImageSet(Dataset):
         self.labels = whole_labels(labels, name)
         self.image_shape = image_shape
         self.report = LoadReport(total=len(self.labels)) if report is None else report
-        self.paths = paths
+        self.paths = None if paths is None else Paths.of(paths)
         self.origin = Origin({})
         self.mirror = not all(len(c) == 1 for c in self.class_names)
 
@@ -137,8 +138,8 @@ class ImageSet(Dataset):
     def _select(self, index: torch.Tensor) -> "ImageSet":
         raise NotImplementedError
 
-    def _paths_at(self, index: torch.Tensor) -> list[str] | None:
-        return None if self.paths is None else [self.paths[i] for i in index.tolist()]
+    def _paths_at(self, index: torch.Tensor) -> Sequence[str] | None:
+        return None if self.paths is None else Paths.of(self.paths).at(index)
 
 
 class TensorSet(ImageSet):
@@ -157,7 +158,7 @@ class TensorSet(ImageSet):
         name: str = "custom",
         split: str = "all",
         report: LoadReport | None = None,
-        paths: list[str] | None = None,
+        paths: Sequence[str] | None = None,
     ) -> None:
         check_tensor(images, like="[N, C, H, W] of uint8")
         if images.dtype != torch.uint8 or images.ndim != 4:
@@ -231,7 +232,7 @@ class FileSet(ImageSet):
         name: str = "custom",
         split: str = "all",
         report: LoadReport | None = None,
-        paths: list[str] | None = None,
+        paths: Sequence[str] | None = None,
         crop_share: float = CROP_SHARE,
     ) -> None:
         shape = (channels, image_size, image_size)
@@ -245,9 +246,9 @@ class FileSet(ImageSet):
     def keys(self, sampled: bool = False) -> list[bytes]:
         """Return one key for each image's encoded bytes, b"" for one that cannot be read."""
         if sampled and self._keys is None:
-            return [self.items.key(int(self.rows[i])) for i in sampled_rows(len(self))]
+            return self.items.keys(self.rows[list(sampled_rows(len(self)))])
         if self._keys is None:
-            self._keys = [self.items.key(row) for row in self.rows.tolist()]
+            self._keys = self.items.keys(self.rows)
         return [self._keys[i] for i in sampled_rows(len(self))] if sampled else self._keys
 
     @property

@@ -62,7 +62,8 @@ def split_validation(
         )
     _mend(out, free, u, images.labels, least=math.ceil(0.5 / fraction))
     if not out.any():
-        _give_lowest(out, free, u, images.labels)
+        left = torch.bincount(images.labels)
+        _give_lowest(out, free.nonzero()[:, 0], _Copies(free, u), u, images.labels, left)
     if not out.any():
         why = "a model was trained on all of its images" if bool(stays.all()) else "no class has two different images"
         raise DataError(f"{images.name}: {why}, so none can be held out for validation: add images, or a part val")
@@ -95,34 +96,57 @@ def _uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
 
 def _mend(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor, least: int) -> None:
     """Change `out` so that no class gives all its images and each of `least` or more gives one if it can."""
+    every = torch.bincount(labels)
+    members = labels.argsort(stable=True).split(every.tolist())  # looked up, as classes may be as many as images
+    copies = _Copies(free, u)
 
-    def counts() -> tuple[torch.Tensor, torch.Tensor]:
-        every = torch.bincount(labels)
-        return every, torch.bincount(labels[out], minlength=len(every))
+    def gone() -> torch.Tensor:
+        return torch.bincount(labels[out], minlength=len(every))
 
-    every, gone = counts()
-    for c in ((gone == every) & (every > 0)).nonzero()[:, 0].tolist():
-        own = (labels == c) & free & out
-        if own.any():
-            out[(u == u[own].max()) & free] = False
-    every, gone = counts()
-    for c in ((gone == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist():
-        _give_lowest(out, free, u, labels, of=labels == c)
+    for c in ((gone() == every) & (every > 0)).nonzero()[:, 0].tolist():
+        own = members[c]
+        own = own[free[own] & out[own]]
+        if len(own):
+            out[copies.of(u[own].max())] = False
+    left = every - gone()
+    for c in ((gone() == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist():
+        _give_lowest(out, members[c][free[members[c]]], copies, u, labels, left)
 
 
 def _give_lowest(
-    out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor, of: torch.Tensor | None = None
+    out: torch.Tensor,
+    candidates: torch.Tensor,
+    copies: "_Copies",
+    u: torch.Tensor,
+    labels: torch.Tensor,
+    left: torch.Tensor,
 ) -> None:
-    """Put into `out` the image with the lowest hash, `of` some or of all, that leaves its class another.
+    """Put into `out` the candidate with the lowest hash that leaves its class another.
 
-    Equal images go together.
+    Equal images go together. `left`, long [C], is how many stay of each class.
     """
-    for lowest in u[free if of is None else free & of].unique().tolist():
-        copies = (u == lowest) & free
-        left = torch.bincount(labels[~out & ~copies], minlength=int(labels.max()) + 1)
-        if bool((left[labels[copies]] > 0).all()):
-            out[copies] = True
+    for lowest in u[candidates].unique():
+        going = copies.of(lowest)
+        going = going[~out[going]]
+        classes, counts = labels[going].unique(return_counts=True)
+        if bool((left[classes] > counts).all()) and bool((left[labels[copies.of(lowest)]] > 0).all()):
+            out[going] = True
+            left[classes] -= counts
             return
+
+
+class _Copies:
+    """Where the free images of one hash are, looked up in their order."""
+
+    def __init__(self, free: torch.Tensor, u: torch.Tensor) -> None:
+        places = free.nonzero()[:, 0]
+        self._u, order = u[places].sort(stable=True)
+        self._places = places[order]
+
+    def of(self, value: torch.Tensor) -> torch.Tensor:
+        """The places, long [K], of the hash `value`."""
+        low, high = (int(torch.searchsorted(self._u, value, right=right)) for right in (False, True))
+        return self._places[low:high]
 
 
 def reference_subset(

@@ -195,11 +195,19 @@ def parquet_files(root: Path) -> list[Path]:
 
     If those have none either: in folders called like splits below them, CONFIGURATION/train/0000.parquet.
     """
-    found = sorted(root.glob("*.parquet")) or sorted(root.glob("*/*.parquet"))
-    if found or not root.is_dir():
+    if not root.is_dir():
+        return []
+    if found := _parquet_in([root]):
         return found
-    below = [entry for folder in root.iterdir() if folder.is_dir() for entry in os.scandir(folder)]
-    return sorted(f for e in below if canonical_split(e.name) and e.is_dir() for f in Path(e.path).glob("*.parquet"))
+    folders = [entry.path for entry in os.scandir(root) if entry.is_dir()]
+    if found := _parquet_in(folders):
+        return found
+    return _parquet_in(e.path for f in folders for e in os.scandir(f) if canonical_split(e.name) and e.is_dir())
+
+
+def _parquet_in(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    # Names alone tell: a folder of photos has a million of them, and a Path or a stat for each takes seconds.
+    return sorted(Path(e.path) for folder in folders for e in os.scandir(folder) if e.name.endswith(".parquet"))
 
 
 def choose_columns(features: Mapping[str, Any], columns: Sequence[str], name: str) -> tuple[str, str]:

@@ -266,7 +266,13 @@ def _normalisation(recipe: Recipe, network: nn.Module, train: ImageSet) -> tuple
     if recipe.pretrained and (published := published_normalisation(network, train.image_shape[0])) is not None:
         return published
     step = -(-len(train) // 2048)  # evenly through the set: a folder lists one class after another
-    images, _ = next(train.subset(range(0, len(train), step)).readable()[0].batches(2048))
-    pixels = images.double() / 255
-    means, deviations = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=0.01)
+    some = train.subset(range(0, len(train), step)).readable()[0]
+    count, total, squares = 0, torch.zeros(()).long(), torch.zeros(()).long()
+    for images, _ in some.batches(64):  # whole numbers: the sums are exact, and few images are held at a time
+        pixels = images.long()
+        count += pixels[:, 0].numel()
+        total, squares = total + pixels.sum((0, 2, 3)), squares + (pixels * pixels).sum((0, 2, 3))
+    means = total.double() / count / 255
+    variance = (squares.double() - total.double() ** 2 / count) / (count - 1) / 255**2
+    deviations = variance.clamp(min=0).sqrt().clamp(min=0.01)
     return [round(v, 4) for v in means.tolist()], [round(v, 4) for v in deviations.tolist()]

@@ -255,9 +255,9 @@ def changed_since(place: str, when: Any) -> Path | None:
         return root if root is not None and root.stat().st_mtime > began else None
     for parent, folders, files in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in [Path(parent), *(Path(parent) / name for name in files if not name.startswith("."))]:
-            if path.stat().st_mtime > began:
-                return path
+        for path in [parent, *(os.path.join(parent, name) for name in files if not name.startswith("."))]:
+            if os.stat(path).st_mtime > began:
+                return Path(path)
     return None
 
 
