@@ -171,6 +171,40 @@ def _cannot_list(error: OSError) -> None:
     ) from error
 
 
+def everything_under(folder: Path) -> Paths:
+    """Return the files in and below a folder that are called like images, of kinds that are read or not, sorted.
+
+    Hidden ones are left out.
+
+    Raises:
+        DataError: a folder in it that cannot be listed.
+    """
+    paths = PathsBuilder()
+
+    def add(place: str) -> None:
+        try:
+            entries = [e for e in os.scandir(place) if not e.name.startswith(".")]
+        except OSError as error:
+            _cannot_list(error)
+        folders = {e.name for e in entries if e.is_dir() and not is_loop(place, e.name)}
+        called = (e for e in entries if e.name.lower().endswith((*EXTENSIONS, *UNREAD)))
+        files = {e.name for e in called if e.is_file() or (e.is_symlink() and not os.path.exists(e.path))}
+        del entries
+        # Where a folder stands among files decides the order; runs of files are added at once.
+        run: list[str] = []
+        for name in sorted(folders | files):
+            if name in folders:
+                paths.add(place, run)
+                run = []
+                add(os.path.join(place, name))
+            else:
+                run.append(name)
+        paths.add(place, run)
+
+    add(str(folder))
+    return paths.paths()
+
+
 def images_under(folder: Path) -> Paths:
     """Return the image files in a folder and in those below it, in order; hidden ones are left out."""
     return files_under(folder)[0]

@@ -59,9 +59,11 @@ class OneByOne:
     """Names and keys of several images, of a source that gives them one by one."""
 
     def name(self, i: int) -> str:
+        """Return the path or another name of image i."""
         raise NotImplementedError
 
     def key(self, i: int) -> bytes:
+        """Return a short key of what image i holds; b"" if it cannot be read."""
         raise NotImplementedError
 
     def names(self, index: torch.Tensor) -> Sequence[str]:
