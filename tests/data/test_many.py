@@ -11,7 +11,7 @@ from kedge.data.fingerprints import key_of_bytes, key_of_file, keys_of_files
 from kedge.data.folders import files_under
 from kedge.data.paths import Paths
 from kedge.data.sets import TensorSet
-from kedge.data.splitting import _uniform, split_validation
+from kedge.data.splitting import split_validation, uniform
 
 
 def test_paths_are_what_they_were_made_from():
@@ -67,7 +67,7 @@ def test_the_split_is_that_of_comparing_all_with_all(seed):
     images = pixels[torch.randint(45, (count,), generator=draws)]  # a quarter of them twice, also in two classes
     whole = TensorSet(images, labels, [f"c{i}" for i in range(classes)])
     _, val = split_validation(whole, fraction, seed)
-    wanted = _by_comparing_all(labels, _uniform(whole.keys(), seed), fraction)
+    wanted = _by_comparing_all(labels, uniform(whole.keys(), seed), fraction)
     assert torch.equal(val.images, images[wanted])
     assert torch.equal(val.labels, labels[wanted])
 

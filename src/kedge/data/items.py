@@ -75,22 +75,29 @@ class OneByOne:
         return [self.key(i) for i in index.tolist()]
 
 
-class _EncodedItems(OneByOne):
+class EncodedItems(OneByOne):
+    """Encoded images: files, or bytes."""
+
     keys_of = ENCODED
 
     def source(self, i: int) -> Encoded:
+        """Return the path of image i, or its bytes."""
         raise NotImplementedError
 
     def header(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return ((height, width), channels) of image i."""
         return header(self.source(i), self.name(i))
 
     def check(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return the same, of an image that was looked through for damage."""
         return check(self.source(i), self.name(i))
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
+        """Return (format, (height, width), JPEG quality or None) of image i."""
         return of_encoded(self.source(i), self.name(i))
 
     def key(self, i: int) -> bytes:
+        """Return a key of the encoded bytes; b"" if they cannot be read."""
         try:
             source = self.source(i)
         except UnreadableImage:
@@ -98,13 +105,15 @@ class _EncodedItems(OneByOne):
         return key_of_bytes(source) if isinstance(source, bytes) else key_of_file(str(source))
 
     def small(self, i: int) -> torch.Tensor:
+        """Return image i as uint8 [C, H, W]."""
         return to_tensor(open_image(self.source(i), self.name(i)))
 
     def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
+        """Return image i, a JPEG decoded no smaller than `least`."""
         return open_image(self.source(i), self.name(i), least)
 
 
-class FileItems(_EncodedItems):
+class FileItems(EncodedItems):
     """Image files by path."""
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -130,7 +139,7 @@ class FileItems(_EncodedItems):
         return self._paths[i]
 
 
-class RowItems(_EncodedItems):
+class RowItems(EncodedItems):
     """Rows of {"bytes": ..., "path": ...}, from a pyarrow column or a column of a Hugging Face data set."""
 
     def __init__(self, rows: Any, origin: str) -> None:

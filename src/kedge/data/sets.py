@@ -1,5 +1,6 @@
 """Image sets: uint8 images with labels and class names, in memory or decoded as they are read."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -84,6 +85,17 @@ class ImageSet(Dataset):
         chosen = self._select(index)
         chosen.mirror, chosen.origin = self.mirror, self.origin
         return chosen
+
+    @property
+    def sample(self) -> "ImageSet":
+        """What references, statistics and a probe are taken from: the set; of one that is read in turn a part of it."""
+        return self
+
+    def relabelled(self, labels: torch.Tensor) -> "ImageSet":
+        """Return the same images with other labels, long [N]."""
+        made = copy.copy(self)  # the images themselves are shared
+        made.labels = labels
+        return made
 
     def readable(self) -> tuple["ImageSet", torch.Tensor]:
         """Return (the images that can be read, their places in this set, long [M]), checked unless loading did.

@@ -49,7 +49,7 @@ def split_validation(
     if not 0.0 < fraction < 1.0:
         raise DataError(f"the validation fraction must lie between 0 and 1, got {fraction}")
     keys = images.keys()
-    u = _uniform(keys, seed)
+    u = uniform(keys, seed)
     # What cannot be read now is no image to measure on.
     stays = torch.tensor([not key or key in trained for key in keys], dtype=torch.bool)
     goes = torch.tensor([key in held for key in keys], dtype=torch.bool) & ~stays
@@ -87,7 +87,7 @@ def split_by_position(images: ImageSet, fraction: float, seed: int) -> tuple[Ima
     return train, val
 
 
-def _uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
+def uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
     """A number in [0, 1) for each key, the same for equal keys."""
     words = b"".join(key[:8].ljust(8, b"\0") for key in keys)
     heads = torch.frombuffer(bytearray(words), dtype=torch.int64) if words else torch.zeros(0, dtype=torch.int64)

@@ -102,6 +102,16 @@ class Parquet:
         except (ValueError, OSError) as error:  # what pyarrow raises of files are these
             raise DataError(f"{self.name}: cannot read {file} as parquet: {error}") from None
 
+    def streamed(self, split: str) -> tuple[Any, list[str] | None]:
+        """(the split as a Hugging Face `IterableDataset`, the class names that its files declare or None)."""
+        from datasets import load_dataset
+
+        files = self.splits[split]
+        features, columns = self._schema(files[0])
+        _, label = choose_columns(features, columns, self.name)
+        rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
+        return rows, class_names_of(features, label)
+
     def _check_classes(self, schemas: Mapping[Path, tuple[dict[str, dict[str, Any]], list[str]]]) -> None:
         first: tuple[Path, list[str]] | None = None
         for file, (features, columns) in schemas.items():
@@ -154,6 +164,13 @@ class Hub:
                         parts[part] = datasets.load_dataset(self.repository, self.config, split=theirs)
                 names = common_classes({part: dataset[label] for part, dataset in parts.items()}, self.name)
         return found_in_dataset(parts[split], self.name, split, names)
+
+    def streamed(self, split: str) -> tuple[Any, list[str] | None]:
+        """(the split as a Hugging Face `IterableDataset`, None: it says itself what its classes are)."""
+        import datasets
+
+        with _HubErrors(self.repository):
+            return datasets.load_dataset(self.repository, self.config, split=self.splits[split], streaming=True), None
 
 
 def found_in_dataset(dataset: Any, name: str, split: str, class_names: Sequence[str] | None = None) -> Found:

@@ -236,6 +236,11 @@ def resumed(run: Path, sets: tuple[ImageSet, ImageSet] | None) -> tuple[ImageSet
     if sets is not None:
         return sets if record is None else record.arranged(*sets)
     images = RunImages(run)
+    if data.is_stream(images.data):
+        from kedge.training.build import load_sets
+
+        train, val = load_sets(images.recipe)
+        return (train, val) if record is None else record.arranged(train, val)
     if record is None:
         return images.train, images.val
     some = images.recipe.train_images is not None  # of more
