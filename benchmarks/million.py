@@ -106,7 +106,7 @@ def predicting(place: Path, count: int) -> None:
 
 
 def evaluating(place: Path, count: int) -> None:
-    """`evaluate` on a folder at 224 pixels, clean and a corruption of two severities, with pictures of single photos."""
+    """`evaluate` on a folder at 224 pixels, clean and a corruption of two severities."""
     import kedge
     from kedge import data
     from kedge.evaluation import evaluate

@@ -78,6 +78,15 @@ def test_what_a_stream_holds_out_is_what_a_listed_set_would(shards):
     assert torch.equal(val.images, held.images)
 
 
+def test_a_class_of_a_stream_keeps_an_image_to_train_on(shards):
+    folder = shards(4, 10, label=lambda i: f"c{i // 2:02d}")  # two images each: with half held out many would give both
+    train, val = data.stream(folder, None, 0.5, 0)
+    listed, held = split_validation(data.load(folder), 0.5, 0)
+    assert torch.bincount(train.labels, minlength=20).min() == 1
+    assert set(train.keys()) >= set(listed.keys())
+    assert set(val.keys()) <= set(held.keys())
+
+
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (3, 0), (2, 2)])
 def test_an_epoch_has_each_image_once_in_all_processes(shards, world, workers):
     train, _ = data.stream(shards(), None, 0.2, 0)

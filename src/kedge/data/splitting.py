@@ -99,18 +99,34 @@ def _mend(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.
     every = torch.bincount(labels)
     members = labels.argsort(stable=True).split(every.tolist())  # looked up, as classes may be as many as images
     copies = _Copies(free, u)
+    _spare(out, free, u, labels, members, copies)
+    gone = torch.bincount(labels[out], minlength=len(every))
+    left = every - gone
+    for c in ((gone == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist():
+        _give_lowest(out, members[c][free[members[c]]], copies, u, labels, left)
 
-    def gone() -> torch.Tensor:
-        return torch.bincount(labels[out], minlength=len(every))
 
-    for c in ((gone() == every) & (every > 0)).nonzero()[:, 0].tolist():
+def spare(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor) -> None:
+    """Change `out`, bool [N], so that a class that would give all its images keeps the one with the highest hash."""
+    every = torch.bincount(labels)
+    _spare(out, free, u, labels, labels.argsort(stable=True).split(every.tolist()), _Copies(free, u))
+
+
+def _spare(
+    out: torch.Tensor,
+    free: torch.Tensor,
+    u: torch.Tensor,
+    labels: torch.Tensor,
+    members: Sequence[torch.Tensor],
+    copies: "_Copies",
+) -> None:
+    gone = torch.bincount(labels[out], minlength=len(members))
+    every = torch.tensor([len(each) for each in members])
+    for c in ((gone == every) & (every > 0)).nonzero()[:, 0].tolist():
         own = members[c]
         own = own[free[own] & out[own]]
         if len(own):
             out[copies.of(u[own].max())] = False
-    left = every - gone()
-    for c in ((gone() == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist():
-        _give_lowest(out, members[c][free[members[c]]], copies, u, labels, left)
 
 
 def _give_lowest(

@@ -17,7 +17,7 @@ from kedge.data.report import DataError
 from kedge.data.samples import Label, Pieces, Sample, named
 from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import ImageSet, Indices
-from kedge.data.splitting import uniform
+from kedge.data.splitting import spare, uniform
 from kedge.data.tables import choose_columns, class_names_of, features_of
 
 SAMPLED = 2048  # training images that are held, encoded: for references, normalisation and a probe
@@ -228,12 +228,15 @@ def divided(
         lengths.append(len(labels) - before)
     numbers, names, notes = named(labels, class_names, name, naming)
     limit = min(val_fraction, -held[0][0] + 2**-53) if len(held) == HELD else val_fraction
-    stays = torch.tensor([not key for key in keys]) | (uniform(keys, seed) >= limit)
+    unread, u_of = torch.tensor([not key for key in keys]), uniform(keys, seed)
+    out = ~unread & (u_of < limit)
+    spare(out, ~unread, u_of, numbers)
+    stays = ~out
     if not bool(stays.any()) or (val_fraction and bool(stays.all())):
         raise DataError(f"{name}: of {len(keys)} images none is left to {'validate' if stays.all() else 'train'} on")
 
     def in_memory(chosen: list[tuple[float, int, Sample]], split: str, size: int | None, depth: int | None) -> ImageSet:
-        chosen = sorted(chosen, key=lambda each: -each[1])
+        chosen = sorted((each for each in chosen if bool(stays[-each[1]]) is (split == "train")), key=lambda x: -x[1])
         rows = [
             {"bytes": s.source, "path": s.name} if isinstance(s.source, bytes) else {"path": str(s.source)}
             for _, _, s in chosen

@@ -40,7 +40,10 @@ def _in_two_classes(train: ImageSet, val: ImageSet) -> Iterator[str]:
     several = list(classes.values())
     if several:
         shown = [
-            " and ".join(name or f"in {train.class_names[label]}" for label, name in found.items())
+            " and ".join(
+                [name or f"in {train.class_names[label]}" for label, name in list(found.items())[:_SHOWN]]
+                + [f"in {len(found) - _SHOWN} classes more"] * (len(found) > _SHOWN)
+            )
             for found in several[:_SHOWN]
         ]
         more = f"; and {len(several) - _SHOWN} more" if len(several) > _SHOWN else ""
