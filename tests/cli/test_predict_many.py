@@ -90,6 +90,14 @@ def test_a_call_that_was_broken_off_goes_on(command, digit_model, model_folder, 
         command("predict", model_folder, photos, "--out", out)
 
 
+def test_a_call_that_failed_before_its_first_answer_is_mended(command, model_folder, photos, tmp_path):
+    out = tmp_path / "answers.csv"
+    with pytest.raises(ValueError, match="--references must be 1 or more"):
+        command("predict", model_folder, photos, "--out", out, "--references", 0)
+    assert command("predict", model_folder, photos, "--out", out)[0] == 3
+    assert len(_read(out)) == 12
+
+
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "{}", "WORLD_SIZE": "{w}", "LOCAL_RANK": "{}"}
 SLURM = {"SLURM_NTASKS": "{w}", "SLURM_PROCID": "{}", "SLURM_LOCALID": "{}", "SLURM_NTASKS_PER_NODE": "{w}"}
 

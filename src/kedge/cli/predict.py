@@ -104,7 +104,6 @@ def run(config: "jsonargparse.Namespace") -> int:
     source = find(config.model)
     paths = find_images(config.images)
     columns = (*FIELDS, "references_used") if config.references == "adaptive" else FIELDS
-    share = None if out is None else Share(out, _call(config, source, paths, world), rank, world)
     model = source.load(_device(config.device, local, world))
     if model.task != "classification" or len(model.input_shape) != 3:
         raise ValueError(
@@ -112,6 +111,7 @@ def run(config: "jsonargparse.Namespace") -> int:
             f"shape {model.input_shape}; use model.predict in Python"
         )
     rule = model.reject if config.threshold is None else rule_at(config.threshold)
+    share = None if out is None else Share(out, _call(config, source, paths, world), rank, world)
     mine = paths[rank::world]
     left = mine[share.done :] if share else mine
     tally = Tally()

@@ -58,7 +58,10 @@ class Share:
         if not about.is_file():
             write_text(about, json.dumps(dict(call), indent=1))
         before = json.loads(about.read_text(encoding="utf-8"))
-        if differing := [key for key in {**before, **call} if before.get(key) != call.get(key)]:
+        differing = [key for key in {**before, **call} if before.get(key) != call.get(key)]
+        if differing and not any(path.stat().st_size for path in self.folder.glob("*.jsonl")):
+            write_text(about, json.dumps(dict(call), indent=1))  # a call that failed before its first answer
+        elif differing:
             shown = "; ".join(f"{key}: {before.get(key)} then, {call.get(key)} now" for key in differing[:4])
             raise ValueError(
                 f"{self.folder} holds answers of another call ({shown}): go on as it began, or delete it to begin again"
