@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from kedge.data.augment import AUGMENTATIONS, CROP, WHOLE, photo_transform
-from kedge.data.decode import Encoded, evaluation_view, open_image, to_tensor
+from kedge.data.decode import evaluation_view, open_image, to_tensor
+from kedge.data.formats import Encoded
 from kedge.data.report import DataError, UnreadableImage, listed, tolerated
 from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import FileSet, ImageSet, TensorSet

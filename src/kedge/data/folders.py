@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kedge.data.build import Found
-from kedge.data.formats import CONVERT, EXTENSIONS, is_unread
+from kedge.data.formats import CONVERT, EXTENSIONS, UNREAD, is_unread
 from kedge.data.items import FileItems
 from kedge.data.paths import Paths, PathsBuilder
 from kedge.data.report import DataError

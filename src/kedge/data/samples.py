@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
-from kedge.data.decode import Encoded
+from kedge.data.formats import Encoded
 from kedge.data.report import DataError
 
 Label = int | str

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from kedge.data.build import Found
-from kedge.data.decode import Encoded
-from kedge.data.folders import EXTENSIONS, canonical_split
+from kedge.data.folders import canonical_split
+from kedge.data.formats import EXTENSIONS, Encoded
 from kedge.data.items import EncodedItems
 from kedge.data.paths import Paths
 from kedge.data.report import DataError, UnreadableImage

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from kedge.data.build import Found, build
-from kedge.data.decode import Encoded
 from kedge.data.fingerprints import key_of_bytes, key_of_file
+from kedge.data.formats import Encoded
 from kedge.data.items import ENCODED, RowItems
 from kedge.data.report import DataError
 from kedge.data.samples import Label, Pieces, Sample, named
