@@ -341,9 +341,11 @@ def progress_bar(
     from rich.console import Console
     from rich.progress import Progress
 
+    from kedge.printable import printable_lines
+
     with Progress(console=Console(file=getattr(sys.stderr, "raw", sys.stderr)), transient=True) as bar:
         task = bar.add_task(what)
         yield (
             lambda done, total: bar.update(task, completed=done, total=total),
-            lambda words: bar.console.print(words, highlight=False, markup=False),
+            lambda words: bar.console.print(printable_lines(words), highlight=False, markup=False),
         )
