@@ -331,7 +331,9 @@ def command_line(program: str, made: "jsonargparse.ArgumentParser", config: "jso
 
 
 @contextmanager
-def progress_bar() -> Iterator[tuple[Callable[[int, int], None] | None, Callable[[str], None]]]:
+def progress_bar(
+    what: str = "evaluating",
+) -> Iterator[tuple[Callable[[int, int], None] | None, Callable[[str], None]]]:
     """A bar on standard error if that is a terminal: gives the callback (done, total), and one for sentences."""
     if not sys.stderr.isatty():
         yield None, lambda words: print(words, file=sys.stderr, flush=True)
@@ -339,9 +341,11 @@ def progress_bar() -> Iterator[tuple[Callable[[int, int], None] | None, Callable
     from rich.console import Console
     from rich.progress import Progress
 
+    from kedge.printable import printable_lines
+
     with Progress(console=Console(file=getattr(sys.stderr, "raw", sys.stderr)), transient=True) as bar:
-        task = bar.add_task("evaluating")
+        task = bar.add_task(what)
         yield (
             lambda done, total: bar.update(task, completed=done, total=total),
-            lambda words: bar.console.print(words, highlight=False, markup=False),
+            lambda words: bar.console.print(printable_lines(words), highlight=False, markup=False),
         )

@@ -1,13 +1,20 @@
 """`kedge predict`: label, confidence, uncertainty and rejection of image files."""
 
+import hashlib
+import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kedge.cli.models import MODEL_HELP, find
+from kedge.cli.answers import FIELDS, Encoded, Tally, encodable, writer_of, writes
+from kedge.cli.evaluate import progress_bar
+from kedge.cli.models import MODEL_HELP, Source, find
 from kedge.cli.ranges import check_values
+from kedge.cli.shares import Share, place_among_processes
 from kedge.rejection import answered, in_words, rule_at
 
 if TYPE_CHECKING:
@@ -15,9 +22,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kedge.anchoring import AnchoredModel, PlainModel
+    from kedge.data.paths import Paths
 
 NO_ANSWER = "the model's output is NaN: no answer"
-FIELDS = ("path", "label", "confidence", "uncertainty", "reject", "error", "log_odds")
 DESCRIPTION = """\
 Say what is on images, and how sure the model is.
 
@@ -25,11 +32,16 @@ For each image: the label, the confidence (its probability), the uncertainty (di
 an anchored model; higher is less sure; none for a plain model or an exported file), and whether to reject the answer:
 its confidence is below the threshold that was set on validation images when the model was trained. JSON and CSV also
 hold the log odds of the confidence, log(p / (1 - p)): to rank by, since they differ where confidences read 1.
+
+Answers are written as they come. With --out FILE they are kept beside it, in FILE.parts, until all are there: the same
+command goes on after an interruption, and under torchrun or srun each process answers its share of the images.
 """
 EPILOG = """\
 Exit status: 0 if every image was answered, 3 if some could not be read or the model's output for them is NaN (they are
 listed with their error, also those of kinds that are not read, such as .heic; the others are answered), 1 if nothing
 could be answered, 2 for a wrong command line. Results go to standard output, remarks to standard error.
+A text in CSV that a spreadsheet would compute, as it begins with =, +, - or @, has an apostrophe before it; bytes of a
+file name that are no UTF-8 are written as \\xe9.
 """
 
 
@@ -50,7 +62,16 @@ def parser() -> "jsonargparse.ArgumentParser":
         nargs="+",
         help="image files, folders (searched through and through) or quoted patterns such as 'photos/**/*.jpg'",
     )
-    made.add_argument("--format", choices=["table", "json", "csv"], default="table", help="how to print the answers")
+    made.add_argument(
+        "--format", choices=["table", "json", "csv", "jsonl"], default="table", help="how to print the answers"
+    )
+    made.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        metavar="FILE",
+        help="write the answers to a file whose ending says how: .csv, .jsonl, .json, .parquet; null: print them",
+    )
     made.add_argument(
         "--references",
         type=int | Literal["adaptive"] | None,
@@ -70,31 +91,89 @@ def parser() -> "jsonargparse.ArgumentParser":
 
 
 def run(config: "jsonargparse.Namespace") -> int:
-    """Predict and print."""
+    """Predict, and print or write as the answers come."""
     if config.threshold is not None and not 0 <= config.threshold <= 1:
         raise ValueError(f"--threshold is a probability, 0 to 1, got {config.threshold}")
     check_values(config)
+    rank, world, local = place_among_processes()
+    out = None if config.out is None else Path(config.out).expanduser()
+    if out is not None:
+        writes(out)
+    elif world > 1:
+        raise ValueError(f"{world} processes share the images: name one file for their answers, with --out answers.csv")
     source = find(config.model)
     paths = find_images(config.images)
-    model = source.load(config.device)
+    columns = (*FIELDS, "references_used") if config.references == "adaptive" else FIELDS
+    model = source.load(_device(config.device, local, world))
     if model.task != "classification" or len(model.input_shape) != 3:
         raise ValueError(
             f"kedge predict answers with classes of images, and {config.model} is a {model.task} model for inputs of "
             f"shape {model.input_shape}; use model.predict in Python"
         )
     rule = model.reject if config.threshold is None else rule_at(config.threshold)
-    rows = list(predict_files(model, paths, rule, config.references, config.batch_size))
-    _print(rows, config.format)
-    failed = [row for row in rows if row["error"] is not None]
-    for row in failed:
-        print(f"kedge predict: {row['path']}: {row['error']}", file=sys.stderr)
-    _remark(rows, model, rule)
-    if len(failed) == len(rows):
-        return 1
-    return 3 if failed else 0
+    share = None if out is None else Share(out, _call(config, source, paths, world), rank, world)
+    mine = paths[rank::world]
+    left = mine[share.done :] if share else mine
+    tally = Tally()
+    with progress_bar("predicting") as (progress, say):
+        if share and share.done:
+            say(f"{share.done} of {len(mine)} images were answered before: the others follow")
+        rows = predict_files(model, left, rule, config.references, config.batch_size)
+
+        def seen(row: Mapping[str, Any]) -> None:
+            tally.add(row)
+            if row["error"] is not None:
+                say(f"kedge predict: {row['path']}: {row['error']}")
+            if progress is not None:
+                progress(tally.images, len(mine))
+
+        if share is None:
+            writer = writer_of(config.format, Encoded(), columns)  # type: ignore[arg-type]
+            for row in rows:
+                writer.write(row)
+                seen(row)
+            writer.close()
+        else:
+            share.take(rows, seen)
+            if rank == 0:
+                tally = Tally()
+                share.join(columns, tally.add, say)
+    if rank == 0:
+        _remark(tally, paths, model, rule)
+        if out is not None:
+            print(f"kedge predict: written to {out}", file=sys.stderr)
+    return tally.status
 
 
-def find_images(given: list[str]) -> list[Path]:
+def _device(asked: str, local: int, world: int) -> str:
+    """The device of this process: each takes a GPU of its own where several share a machine."""
+    import torch
+
+    if world > 1 and asked in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{local % torch.cuda.device_count()}"
+    return asked
+
+
+def _call(config: "jsonargparse.Namespace", source: Source, paths: "Paths", world: int) -> dict[str, Any]:
+    """What answers depend on, for a call that goes on with those of another."""
+    from kedge.data.fingerprints import key_of_file
+
+    files = [] if source.path is None else [source.path]
+    if source.path is not None and source.path.is_dir():
+        files = [path for path in sorted(source.path.iterdir()) if path.suffix in (".json", ".safetensors")]
+    names = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        names.update(os.fsencode(path) + b"\0")
+    return {
+        "model": [source.given or source.name, *(key_of_file(str(path)).hex() for path in files)],
+        "images": f"{len(paths)} ({names.hexdigest()})",
+        "references": config.references,
+        "threshold": config.threshold,
+        "processes": world,
+    }
+
+
+def find_images(given: list[str]) -> "Paths":
     """Files, the images in folders and what patterns match, each once, in order.
 
     Images of kinds that are not read are among them: each is answered by why it is not.
@@ -102,42 +181,39 @@ def find_images(given: list[str]) -> list[Path]:
     Raises:
         FileNotFoundError: if a folder holds no image or a pattern matches nothing.
     """
-    from kedge.data.formats import EXTENSIONS, is_unread
+    from kedge.data.folders import everything_under
+    from kedge.data.formats import EXTENSIONS
+    from kedge.data.paths import Paths
 
-    found: dict[Path, None] = {}
+    parts: list[Sequence[str]] = []
     for each in given:
         path = Path(each)
         if path.is_dir():
-            inside = [
-                p
-                for p in sorted(path.rglob("*"))
-                if (p.suffix.lower() in EXTENSIONS or is_unread(p.name))
-                and p.is_file()
-                and not any(part.startswith(".") for part in p.relative_to(path).parts)
-            ]
+            inside: Sequence[str] = everything_under(path)
             if not inside:
                 raise FileNotFoundError(f"no images in the folder {each} (looked for {' '.join(EXTENSIONS)})")
         elif not path.exists() and any(c in each for c in "*?["):
             import glob
 
-            matches = map(Path, sorted(glob.glob(each, recursive=True)))
-            inside = [p for p in matches if p.is_file()]
+            inside = [str(Path(p)) for p in sorted(glob.glob(each, recursive=True)) if os.path.isfile(p)]
             if not inside:
                 raise FileNotFoundError(f"no file matches {each!r}")
         else:
-            inside = [path]  # one that does not exist is reported with the unreadable ones
-        found.update(dict.fromkeys(inside))
-    return list(found)
+            inside = [str(path)]  # one that does not exist is reported with the unreadable ones
+        parts.append(inside)
+    return Paths.of(parts[0] if len(parts) == 1 else dict.fromkeys(path for part in parts for path in part))
 
 
 def predict_files(
     model: "AnchoredModel | PlainModel",
-    paths: list[Path],
+    paths: Sequence[str] | Sequence[Path],
     rule: Mapping[str, Any] | None = None,
     references: int | Literal["adaptive"] | None = None,
     batch_size: int = 32,
 ) -> Iterator[dict[str, Any]]:
     """One row for each path, in order: path, label, confidence, uncertainty, reject, error, log_odds.
+
+    Images are decoded while those before them go through the model; a few batches of them are held at a time.
 
     `rule` is a reject rule (see `kedge.rejection`), or None: then nothing is said of rejecting. With
     `references="adaptive"` also references_used: how many references the image got.
@@ -146,7 +222,6 @@ def predict_files(
 
     from kedge.anchoring import AnchoredModel
     from kedge.checks import PROBABILITIES, looks_like_probabilities
-    from kedge.data import DataError
 
     anchored = isinstance(model, AnchoredModel)
     if isinstance(references, int) and references < 1:
@@ -154,16 +229,17 @@ def predict_files(
     if references is not None and not anchored:
         raise ValueError("--references is for anchored models: a plain model and an exported file have none")
     names = model.class_names or [str(i) for i in range(model.num_outputs)]
-    for start in range(0, len(paths), batch_size):
+    columns = [*FIELDS, "references_used"] if references == "adaptive" else FIELDS
+    for names_of, decoded in _decoded(paths, model.input_shape, batch_size):
         rows, images = [], []
-        for path in paths[start : start + batch_size]:
-            row: dict[str, Any] = dict.fromkeys([*FIELDS, "references_used"] if references == "adaptive" else FIELDS)
-            row["path"] = str(path)
+        for path, image in zip(names_of, decoded, strict=True):
+            row: dict[str, Any] = dict.fromkeys(columns)
+            row["path"] = encodable(str(path))
             rows.append(row)
-            try:
-                images.append(read(path, model.input_shape))
-            except DataError as error:
-                row["error"] = getattr(error, "reason", str(error))
+            if isinstance(image, str):
+                row["error"] = encodable(image)
+            else:
+                images.append(image)
         if not images:
             yield from rows
             continue
@@ -190,6 +266,32 @@ def predict_files(
         yield from rows
 
 
+def _decoded(
+    paths: Sequence[str] | Sequence[Path], shape: tuple[int, ...], batch_size: int
+) -> "Iterator[tuple[Sequence[Any], list[Tensor | str]]]":
+    """(paths, their images or why there is none) of each batch, decoded by threads a batch ahead."""
+    from kedge.data import DataError
+
+    def one(path: str | Path) -> "Tensor | str":
+        try:
+            return read(Path(path), shape)
+        except DataError as error:
+            return getattr(error, "reason", str(error))
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(min(8, cores)) as pool:
+        parts = (paths[start : start + batch_size] for start in range(0, len(paths), batch_size))
+
+        def begun(part: Sequence[Any]) -> "tuple[Sequence[Any], list[Future[Tensor | str]]]":
+            return part, [pool.submit(one, path) for path in part]
+
+        ahead = [begun(part) for part in islice(parts, 2)]
+        while ahead:
+            part, futures = ahead.pop(0)
+            yield part, [future.result() for future in futures]
+            ahead += [begun(after) for after in islice(parts, 1)]
+
+
 def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
     """Decode an image as evaluation does: uint8 `[C, H, W]`, resized to cover the shape, centre cropped.
 
@@ -213,54 +315,22 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
     return (convert(to_unit(image[None]), shape)[0] * 255).round().byte()
 
 
-def _print(rows: list[dict[str, Any]], form: str) -> None:
-    if form == "json":
-        import json
-
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-    elif form == "csv":
-        import csv
-
-        writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    else:
-        lines = [("image", "label", "confidence", "uncertainty", "reject")]
-        for row in rows:
-            if row["error"] is not None:
-                lines.append((row["path"], "(no answer)" if row["reject"] else "(unreadable)", "", "", ""))
-                continue
-            uncertainty = "" if row["uncertainty"] is None else f"{row['uncertainty']:.4f}"
-            reject = {None: "", True: "reject", False: ""}[row["reject"]]
-            lines.append((row["path"], row["label"], f"{row['confidence']:.1%}", uncertainty, reject))
-        widths = [max(len(line[i]) for line in lines) for i in range(5)]
-        for path, label, confidence, uncertainty, reject in lines:
-            cells = (
-                path.ljust(widths[0]),
-                label.ljust(widths[1]),
-                confidence.rjust(widths[2]),
-                uncertainty.rjust(widths[3]),
-                reject,
-            )
-            print("  ".join(cells).rstrip())
-
-
-def _remark(rows: list[dict[str, Any]], model: "AnchoredModel | PlainModel", rule: Mapping[str, Any] | None) -> None:
-    failed = sum(row["error"] is not None for row in rows)
-    said = f"{len(rows) - failed} of {len(rows)} images answered"
+def _remark(tally: Tally, paths: "Paths", model: "AnchoredModel | PlainModel", rule: Mapping[str, Any] | None) -> None:
+    said = f"{tally.images - tally.failed} of {tally.images} images answered"
     if rule is None:
         said += "; none rejected: the model has no stored threshold (--threshold sets one)"
     else:
-        rejected = sum(bool(row["reject"]) for row in rows if row["error"] is None)
-        said += f", {rejected} rejected (confidence below {in_words(rule)}"
+        said += f", {tally.rejected} rejected (confidence below {in_words(rule)}"
         if rule.get("coverage") is not None:
             said += f", set to keep {rule['coverage']:.0%} of the validation images"
         elif rule.get("risk") is not None:
             said += f", set for at most {rule['risk']:.1%} wrong answers on the validation images"
         said += ")"
-    used = [row["references_used"] for row in rows if row.get("references_used") is not None]
-    if used:
-        said += f"; {sum(used) / len(used):.1f} references used for an image, on average"
+    if tally.with_used:
+        said += f"; {tally.used / tally.with_used:.1f} references used for an image, on average"
     if model.class_names is None:
         said += "; the model has no class names, labels are numbers"
+    if escaped := sum(path != encodable(path) for path in paths):
+        are = "1 file name is" if escaped == 1 else f"{escaped} file names are"
+        said += f"; {are} not UTF-8: \\x and two hex digits stand for each byte that is not"
     print(f"kedge predict: {said}", file=sys.stderr)

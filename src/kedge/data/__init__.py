@@ -6,13 +6,14 @@ from kedge.data.batches import TrainingBatches, training_batches
 from kedge.data.decode import read_image
 from kedge.data.fingerprints import check_apart, shared_images
 from kedge.data.label_noise import with_label_noise
-from kedge.data.loading import from_dataset, load, load_unlabelled, splits
+from kedge.data.loading import from_dataset, is_stream, load, load_unlabelled, splits, stream
 from kedge.data.origin import Origin
 from kedge.data.published import PublishedSet, is_published, published
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import FileSet, ImageSet, TensorSet
 from kedge.data.splitting import reference_subset, split_validation
+from kedge.data.streams import StreamSet, from_stream
 
 __all__ = [
     "BatchAugmentation",
@@ -22,6 +23,7 @@ __all__ = [
     "LoadReport",
     "Origin",
     "PublishedSet",
+    "StreamSet",
     "TensorSet",
     "TrainingBatches",
     "UnreadableImage",
@@ -30,8 +32,10 @@ __all__ = [
     "corruptions",
     "derive_seed",
     "from_dataset",
+    "from_stream",
     "generator",
     "is_published",
+    "is_stream",
     "load",
     "load_unlabelled",
     "published",
@@ -40,6 +44,7 @@ __all__ = [
     "shared_images",
     "split_validation",
     "splits",
+    "stream",
     "training_batches",
     "with_label_noise",
 ]

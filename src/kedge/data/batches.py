@@ -2,16 +2,20 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kedge.data.augment import AUGMENTATIONS, CROP, photo_transform
-from kedge.data.decode import to_tensor
+from kedge.data.augment import AUGMENTATIONS, CROP, WHOLE, photo_transform
+from kedge.data.decode import evaluation_view, open_image, to_tensor
+from kedge.data.formats import Encoded
 from kedge.data.report import DataError, UnreadableImage, listed, tolerated
 from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import FileSet, ImageSet, TensorSet
+from kedge.data.streams import StreamSet
 
 log = logging.getLogger(__name__)
 SMALL = 2**30  # bytes of pixels: up to this a set in memory is copied to where the model is (CIFAR-10: 0.14 of it)
@@ -63,7 +67,8 @@ def training_batches(
         ValueError: a bad batch size, rank or augmentation.
         DataError: no batch would be left.
     """
-    return TrainingBatches(
+    kind = StreamBatches if isinstance(images, StreamSet) else TrainingBatches
+    return kind(
         images, batch_size, seed, rank, world, augment, workers, drop_last_single, device, crop, failed, together
     )
 
@@ -106,17 +111,24 @@ class TrainingBatches:
         self.epoch = 0
         self.failed: dict[str, str] = {} if failed is None else failed
         shares = 1 if together else world  # that have to do without the images of others
-        last = len(images) % (batch_size * world)
-        self._length = -(-len(images) // (batch_size * world))
+        self._count = self._used(len(images), world)
+        last = self._count % (batch_size * world)
+        self._length = -(-self._count // (batch_size * world))
         if drop_last_single and 0 < last < shares * min(2, batch_size * world // shares):
             self._length -= 1
         if self._length == 0:
             raise DataError(f"{images.name}: {len(images)} training images on {world} processes make no batch")
-        if isinstance(images, FileSet):
+        self._loader = None
+        if isinstance(images, FileSet | StreamSet):
             workers = photo_workers(on_cpu=not torch.cuda.is_available()) if workers is None else workers
-            self._loader = _PhotoLoader(images, seed, augment, workers, crop, self.failed)
-        else:
-            self._loader = _TensorLoader(images, torch.device(device)) if isinstance(images, TensorSet) else None
+            self._loader = _PhotoLoader(images, _views(images, seed, augment, crop), seed, workers, self.failed)
+        elif isinstance(images, TensorSet):
+            self._loader = _TensorLoader(images, torch.device(device))
+
+    @staticmethod
+    def _used(count: int, world: int) -> int:
+        """How many images of a set of `count` an epoch has."""
+        return count
 
     def __len__(self) -> int:
         return self._length
@@ -134,9 +146,14 @@ class TrainingBatches:
     def size(self, step: int) -> int:
         """How many images all ranks together have in batch `step` of an epoch."""
         whole = self.batch_size * self.world
-        return min(whole, len(self.images) - step * whole)
+        return min(whole, self._count - step * whole)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if isinstance(self._loader, _PhotoLoader):
+            yield from self._loader.epoch(self._entries)
+            if self._count - (self._length - 1) * self.batch_size * self.world <= self.rank:
+                yield self._none()
+            return
         if self._loader is not None:
             batches = self.indices()
             if some := [index for index in batches if len(index)]:
@@ -155,6 +172,33 @@ class TrainingBatches:
     def _none(self) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch without images, of a rank that gets none of the last one's."""
         return torch.zeros(0, *self.images.image_shape, dtype=torch.uint8), self.images.labels[:0]
+
+    def _entries(self) -> Iterator[list[Any]]:
+        """What the workers are told of each batch of the epoch."""
+        # One batch at a time: the pairs of an epoch of a million images take 200 MB.
+        return ([(self.epoch, i) for i in batch.tolist()] for batch in self.indices() if len(batch))
+
+
+class StreamBatches(TrainingBatches):
+    """The batches of a set that is read in turn: this process reads, its workers decode and augment.
+
+    They are bitwise the same however many workers there are. Each rank gets N // world images, none of them twice.
+    """
+
+    @staticmethod
+    def _used(count: int, world: int) -> int:
+        return count // world * world
+
+    def indices(self) -> list[torch.Tensor]:
+        """Raise DataError: there are no positions in a set that is read in turn."""
+        raise DataError(f"{self.images.name} is read in turn, and its images have no positions")
+
+    def _entries(self) -> Iterator[list[Any]]:
+        assert isinstance(self.images, StreamSet)
+        samples = self.images.epoch(self.seed, self.epoch, self.rank, self.world)
+        for _ in range(self._length):
+            some = islice(samples, self.batch_size)
+            yield [(self.epoch, number, sample.name, sample.source, label) for number, sample, label in some]
 
 
 class _TensorLoader:
@@ -195,13 +239,13 @@ class _PhotoLoader:
     """Feeds an epoch's batches through a DataLoader whose workers live as long as the run."""
 
     def __init__(
-        self, images: FileSet, seed: int, augment: str, workers: int, crop: float, failed: dict[str, str]
+        self, images: FileSet | StreamSet, views: Dataset, seed: int, workers: int, failed: dict[str, str]
     ) -> None:
         self._images = images
         self._order = _EpochOrder()
         self.failed = failed
         self._loader = DataLoader(
-            _AugmentedPhotos(images, seed, augment, crop),
+            views,
             batch_sampler=self._order,
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -210,8 +254,8 @@ class _PhotoLoader:
             generator=generator(seed),  # else the loader draws from torch's global generator
         )
 
-    def epoch(self, epoch: int, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        self._order.batches = [[(epoch, i) for i in batch.tolist()] for batch in batches]
+    def epoch(self, entries: Callable[[], Iterator[list[Any]]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self._order.entries = entries
         for images, labels, failed in self._loader:
             for error in failed:
                 self._note(error)
@@ -233,16 +277,19 @@ class _PhotoLoader:
 
 
 class _EpochOrder:
-    """A batch sampler that is told its batches; each entry is (epoch, index), as workers outlive an epoch."""
+    """A batch sampler that is told what its batches are; entries name their epoch, as workers outlive one."""
 
     def __init__(self) -> None:
-        self.batches: list[list[tuple[int, int]]] = []
+        self.entries: Callable[[], Iterator[list[Any]]] = lambda: iter(())
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return iter(self.batches)
+    def __iter__(self) -> Iterator[list[Any]]:
+        return self.entries()
 
-    def __len__(self) -> int:
-        return len(self.batches)
+
+def _views(images: FileSet | StreamSet, seed: int, augment: str, crop: float) -> Dataset:
+    """What the workers make of an entry."""
+    kind = _AugmentedSamples if isinstance(images, StreamSet) else _AugmentedPhotos
+    return kind(images, seed, augment, crop)  # type: ignore[arg-type]
 
 
 class _AugmentedPhotos(Dataset):
@@ -276,9 +323,40 @@ class _AugmentedPhotos(Dataset):
             return self._images[index][0]
         channels, size, _ = self._images.image_shape
         image = self._images.items.image(int(self._images.rows[index]), least=2 * size)
-        with torch.random.fork_rng(devices=[]):  # v2 transforms know no generator of their own
-            torch.default_generator.manual_seed(derive_seed(self._seed, "augment", epoch, index))
-            return to_tensor(self._transform(image), channels)
+        return _augmented(image, self._transform, derive_seed(self._seed, "augment", epoch, index), channels)
+
+
+class _AugmentedSamples(Dataset):
+    """Training views of images that are handed over, each drawn with a generator seeded by (seed, epoch, number)."""
+
+    def __init__(self, images: StreamSet, seed: int, augment: str, crop: float) -> None:
+        self._shape, self._seed = images.image_shape, seed
+        self._sample = images.sample
+        size = max(images.image_shape[1:])
+        # Smaller images are augmented on the batch, on the model's device.
+        self._transform = photo_transform(augment, size, images.mirror, crop) if size > WHOLE else None
+
+    def __getitem__(self, key: tuple[int, int, str, Encoded, int]) -> tuple[torch.Tensor, int, UnreadableImage | None]:
+        epoch, number, name, source, label = key
+        channels, size, _ = self._shape
+        try:
+            image = open_image(source, name, least=2 * size)
+        except UnreadableImage as error:
+            wrong = UnreadableImage(name, error.reason)
+            members = (self._sample.labels == label).nonzero()[:, 0]
+            if not len(members):
+                raise DataError(f"{wrong}; nor is there another image of its class that could stand in") from None
+            return self._sample[int(members[number % len(members)])][0], label, wrong
+        if self._transform is None:
+            return to_tensor(evaluation_view(image, size), channels), label, None
+        seed = derive_seed(self._seed, "augment", epoch, number)
+        return _augmented(image, self._transform, seed, channels), label, None
+
+
+def _augmented(image: Any, transform: Callable[[Any], Any], seed: int, channels: int) -> torch.Tensor:
+    with torch.random.fork_rng(devices=[]):  # v2 transforms know no generator of their own
+        torch.default_generator.manual_seed(seed)
+        return to_tensor(transform(image), channels)
 
 
 def _collate(

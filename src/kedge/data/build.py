@@ -28,7 +28,7 @@ class Found:
     """What a source found: encoded images with labels, before any is decoded."""
 
     items: Items
-    labels: Sequence[int]
+    labels: Sequence[int] | torch.Tensor
     class_names: list[str]
     name: str
     split: str
@@ -188,10 +188,8 @@ def _count_conversion(report: LoadReport, channels: int) -> None:
         report.converted_grey += 1
 
 
-def _names(found: Found, kept: torch.Tensor) -> list[str] | None:
-    if not found.has_paths:
-        return None
-    return [found.items.name(i) for i in kept.nonzero().squeeze(1).tolist()]
+def _names(found: Found, kept: torch.Tensor) -> Sequence[str] | None:
+    return found.items.names(kept.nonzero().squeeze(1)) if found.has_paths else None
 
 
 def _class_counts(images: ImageSet) -> list[int]:

@@ -5,9 +5,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from kedge.data.build import Found
-from kedge.data.formats import CONVERT, EXTENSIONS, is_unread
+from kedge.data.formats import CONVERT, EXTENSIONS, UNREAD, is_unread
 from kedge.data.items import FileItems
+from kedge.data.paths import Paths, PathsBuilder
 from kedge.data.report import DataError
 
 _ALIASES = {
@@ -88,18 +91,15 @@ class ImageFolder:
                 for other in self.splits:
                     self._train_classes(other, [f.name for f in _folders(self.splits[other])], [])
             class_names = self._train_classes(split, class_names, notes)
-        paths: list[str] = []
-        labels: list[int] = []
+        paths = PathsBuilder()
+        counts: list[int] = []
         unread = [str(root / name) for name in sorted(os.listdir(root)) if is_unread(name)]
         empty = []
-        for label, class_name in enumerate(class_names):
-            files, others = files_under(root / class_name)
-            paths += files
-            unread += others
-            labels += [label] * len(files)
-            if not files and (root / class_name).is_dir():
+        for class_name in class_names:
+            counts.append(_add_files(paths, unread, root / class_name))
+            if not counts[-1] and (root / class_name).is_dir():
                 empty.append(class_name)
-        if not paths:
+        if not any(counts):
             raise DataError(f"no images under {root}: {_what_is_in(root)}; {_LAYOUT}")
         if empty:
             folder = root / empty[0]
@@ -110,7 +110,8 @@ class ImageFolder:
         if loose := _images_in(root):
             notes.append(f"{len(loose)} images in {root} lie in no class folder and are not used, such as {loose[0]}")
         notes += about_unread(unread)
-        return Found(FileItems(paths), labels, class_names, self.name, split, notes)
+        labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        return Found(FileItems(paths.paths()), labels, class_names, self.name, split, notes)
 
     def _train_classes(self, split: str, here: list[str], notes: list[str]) -> list[str]:
         train = [f.name for f in _folders(self.splits["train"])]
@@ -132,23 +133,79 @@ def _folders(root: Path) -> list[Path]:
     )
 
 
-def files_under(folder: Path) -> tuple[list[str], list[str]]:
-    """Return (image files, images of kinds that are not read) in and below a folder, hidden ones left out."""
-    images: list[str] = []
-    unread: list[str] = []
+def files_under(folder: Path) -> tuple[Paths, list[str]]:
+    """Return (image files, images of kinds that are not read) in and below a folder, hidden ones left out.
+
+    Raises:
+        DataError: a folder in it that cannot be listed.
+    """
+    images, unread = PathsBuilder(), list[str]()
+    _add_files(images, unread, folder)
+    return images.paths(), unread
+
+
+def _add_files(images: PathsBuilder, unread: list[str], folder: Path) -> int:
+    """Add what is in and below a folder to `images` and `unread`; gives how many images."""
+    count = 0
     if not folder.is_dir():
-        return images, unread
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                images.append(os.path.join(parent, name))
-            elif is_unread(name):
-                unread.append(os.path.join(parent, name))
-    return images, unread
+        return count
+    for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and not is_loop(parent, f))
+        shown = [name for name in files if not name.startswith(".")]
+        count += images.add(parent, sorted(name for name in shown if name.lower().endswith(EXTENSIONS)))
+        unread += [os.path.join(parent, name) for name in sorted(shown) if name.lower().endswith(UNREAD)]
+    return count
 
 
-def images_under(folder: Path) -> list[str]:
+def is_loop(parent: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in: followed, all images there would be listed again and again."""
+    path = os.path.join(parent, name)
+    if not os.path.islink(path):
+        return False
+    return os.path.join(os.path.realpath(parent), "").startswith(os.path.join(os.path.realpath(path), ""))
+
+
+def _cannot_list(error: OSError) -> None:
+    raise DataError(
+        f"the folder {error.filename} cannot be listed ({error.strerror}): its images would be missing without a word"
+    ) from error
+
+
+def everything_under(folder: Path) -> Paths:
+    """Return the files in and below a folder that are called like images, of kinds that are read or not, sorted.
+
+    Hidden ones are left out.
+
+    Raises:
+        DataError: a folder in it that cannot be listed.
+    """
+    paths = PathsBuilder()
+
+    def add(place: str) -> None:
+        try:
+            entries = [e for e in os.scandir(place) if not e.name.startswith(".")]
+        except OSError as error:
+            _cannot_list(error)
+        folders = {e.name for e in entries if e.is_dir() and not is_loop(place, e.name)}
+        called = (e for e in entries if e.name.lower().endswith((*EXTENSIONS, *UNREAD)))
+        files = {e.name for e in called if e.is_file() or (e.is_symlink() and not os.path.exists(e.path))}
+        del entries
+        # Where a folder stands among files decides the order; runs of files are added at once.
+        run: list[str] = []
+        for name in sorted(folders | files):
+            if name in folders:
+                paths.add(place, run)
+                run = []
+                add(os.path.join(place, name))
+            else:
+                run.append(name)
+        paths.add(place, run)
+
+    add(str(folder))
+    return paths.paths()
+
+
+def images_under(folder: Path) -> Paths:
     """Return the image files in a folder and in those below it, in order; hidden ones are left out."""
     return files_under(folder)[0]
 

@@ -7,9 +7,10 @@ import torch
 from PIL import Image
 
 from kedge.data.decode import DAMAGED, check, header, open_image, to_tensor
-from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels
+from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels, keys_of_files
 from kedge.data.formats import Encoded
 from kedge.data.origin import of_encoded
+from kedge.data.paths import Paths
 from kedge.data.report import DataError, UnreadableImage
 
 ENCODED = "encoded bytes"  # what keys are made from where images lie in files or tables
@@ -29,6 +30,9 @@ class Items(Protocol):
     def name(self, i: int) -> str:
         """Return the path or another name of image i."""
 
+    def names(self, index: torch.Tensor) -> Sequence[str]:
+        """Return the names of the images at `index`, long [M]."""
+
     def header(self, i: int) -> tuple[tuple[int, int], int]:
         """Return ((height, width), channels) of image i."""
 
@@ -41,6 +45,9 @@ class Items(Protocol):
     def key(self, i: int) -> bytes:
         """Return a short key of what image i holds; equal images have equal keys. b"" if it cannot be read."""
 
+    def keys(self, index: torch.Tensor) -> list[bytes]:
+        """Return the keys of the images at `index`, long [M]."""
+
     def small(self, i: int) -> torch.Tensor:
         """Return image i as uint8 [C, H, W]."""
 
@@ -48,25 +55,49 @@ class Items(Protocol):
         """Return image i, decoded no smaller than `least` on its shorter side where it is larger."""
 
 
-class _EncodedItems:
+class OneByOne:
+    """Names and keys of several images, of a source that gives them one by one."""
+
+    def name(self, i: int) -> str:
+        """Return the path or another name of image i."""
+        raise NotImplementedError
+
+    def key(self, i: int) -> bytes:
+        """Return a short key of what image i holds; b"" if it cannot be read."""
+        raise NotImplementedError
+
+    def names(self, index: torch.Tensor) -> Sequence[str]:
+        """Return the names of the images at `index`, long [M]."""
+        return Paths.of(map(self.name, index.tolist()))
+
+    def keys(self, index: torch.Tensor) -> list[bytes]:
+        """Return the keys of the images at `index`, long [M]."""
+        return [self.key(i) for i in index.tolist()]
+
+
+class EncodedItems(OneByOne):
+    """Encoded images: files, or bytes."""
+
     keys_of = ENCODED
 
     def source(self, i: int) -> Encoded:
-        raise NotImplementedError
-
-    def name(self, i: int) -> str:
+        """Return the path of image i, or its bytes."""
         raise NotImplementedError
 
     def header(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return ((height, width), channels) of image i."""
         return header(self.source(i), self.name(i))
 
     def check(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return the same, of an image that was looked through for damage."""
         return check(self.source(i), self.name(i))
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
+        """Return (format, (height, width), JPEG quality or None) of image i."""
         return of_encoded(self.source(i), self.name(i))
 
     def key(self, i: int) -> bytes:
+        """Return a key of the encoded bytes; b"" if they cannot be read."""
         try:
             source = self.source(i)
         except UnreadableImage:
@@ -74,17 +105,19 @@ class _EncodedItems:
         return key_of_bytes(source) if isinstance(source, bytes) else key_of_file(str(source))
 
     def small(self, i: int) -> torch.Tensor:
+        """Return image i as uint8 [C, H, W]."""
         return to_tensor(open_image(self.source(i), self.name(i)))
 
     def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
+        """Return image i, a JPEG decoded no smaller than `least`."""
         return open_image(self.source(i), self.name(i), least)
 
 
-class FileItems(_EncodedItems):
+class FileItems(EncodedItems):
     """Image files by path."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = list(paths)
+        self._paths = Paths.of(paths)
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -93,12 +126,20 @@ class FileItems(_EncodedItems):
         """Return the file's path."""
         return self._paths[i]
 
+    def names(self, index: torch.Tensor) -> Sequence[str]:
+        """Return the files' paths."""
+        return self._paths.at(index)
+
+    def keys(self, index: torch.Tensor) -> list[bytes]:
+        """Return the keys of the files' content, read by several threads."""
+        return keys_of_files(self._paths.at(index))
+
     def source(self, i: int) -> Encoded:
         """Return the file's path."""
         return self._paths[i]
 
 
-class RowItems(_EncodedItems):
+class RowItems(EncodedItems):
     """Rows of {"bytes": ..., "path": ...}, from a pyarrow column or a column of a Hugging Face data set."""
 
     def __init__(self, rows: Any, origin: str) -> None:
@@ -135,7 +176,7 @@ class RowItems(_EncodedItems):
             raise UnreadableImage(self.name(i), error.reason) from None
 
 
-class DatasetItems:
+class DatasetItems(OneByOne):
     """The images of any map-style data set of (image, label), whose labels are compared with `labels` when read."""
 
     keys_of = "pixels as stored"

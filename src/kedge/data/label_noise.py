@@ -1,7 +1,5 @@
 """Wrong labels on purpose: how well a way of training bears them."""
 
-import copy
-
 import torch
 
 from kedge.data.seeds import generator
@@ -30,7 +28,6 @@ def with_label_noise(images: ImageSet, share: float, seed: int) -> ImageSet:
     draws = generator(seed, "label noise")
     chosen = torch.randperm(len(images), generator=draws)[: round(share * len(images))]
     step = torch.randint(1, classes, (len(chosen),), generator=draws)
-    noisy = copy.copy(images)  # the images themselves are shared
-    noisy.labels = images.labels.clone()
-    noisy.labels[chosen] = (noisy.labels[chosen] + step) % classes
-    return noisy
+    labels = images.labels.clone()
+    labels[chosen] = (labels[chosen] + step) % classes
+    return images.relabelled(labels)

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -18,9 +18,14 @@ from kedge.data.items import DatasetItems, FileItems
 from kedge.data.published import looks_corrupted
 from kedge.data.report import DataError, LoadReport
 from kedge.data.sets import ImageSet, TensorSet
+from kedge.data.shards import Shards, is_shards
 from kedge.data.splitting import digits_split
 from kedge.data.tables import Hub, Parquet, check_most, found_in_dataset, parquet_files
 
+if TYPE_CHECKING:
+    from kedge.data.streams import StreamSet
+
+STREAM = "stream:"
 _COMPARED = 64  # items whose labels are compared with what the data set states
 
 
@@ -110,6 +115,41 @@ def splits(name_or_path: str | os.PathLike[str]) -> list[str]:
     return list(_resolve(name_or_path).splits)
 
 
+def is_stream(name_or_path: str | os.PathLike[str]) -> bool:
+    """Whether training reads this data in turn: tar shards, and what has `stream:` before its name."""
+    name = os.fspath(name_or_path)
+    return name.startswith(STREAM) or is_shards(name) or (bool(inside := _in_room(name)) and is_shards(str(inside)))
+
+
+def stream(
+    name_or_path: str | os.PathLike[str], image_size: int | None = None, val_fraction: float = 0.1, seed: int = 0
+) -> "tuple[StreamSet, ImageSet | None] | None":
+    """(training images that are read in turn, those held out, or None where the data has a part val); None of others.
+
+    Args:
+        name_or_path: tar shards as `load` takes them, or `stream:` and parquet files or a hub name.
+        image_size: as for `load`.
+        val_fraction: of the images that are held out where there is no part val.
+        seed: which images those are.
+
+    Raises:
+        DataError: as of `from_stream`.
+    """
+    from kedge.data.streams import from_stream, tar_stream
+
+    if not is_stream(name_or_path):
+        return None
+    source = _resolve(name_or_path)
+    if isinstance(source, Shards):
+        return tar_stream(source, image_size, None, val_fraction, seed)
+    if not isinstance(source, Parquet | Hub):
+        raise DataError(f"{os.fspath(name_or_path)}: a folder of images is listed, not streamed: leave out {STREAM!r}")
+    split = "train" if "train" in source.splits else next(iter(source.splits))
+    dataset, names = source.streamed(split)
+    fraction = 0.0 if "val" in source.splits else val_fraction
+    return from_stream(dataset, names, source.name, image_size, None, fraction, seed)
+
+
 def from_dataset(
     dataset: Any,
     class_names: list[str] | None = None,
@@ -162,7 +202,8 @@ def _check_map_style(dataset: Any, name: str) -> None:
     if isinstance(dataset, torch.utils.data.IterableDataset) or not hasattr(dataset, "__len__"):
         raise DataError(
             f"{name}: a {type(dataset).__name__} gives its items in turn, and cannot be counted, divided or shuffled: "
-            "load it without streaming=True, or take a part of it, such as "
+            "kedge.data.from_stream makes training images of one of Hugging Face; else load it without streaming=True, "
+            "or take a part of it, such as "
             "datasets.Dataset.from_list(list(stream.take(10000)), features=stream.features)"
         )
 
@@ -225,28 +266,39 @@ def _digits(split: str, image_size: int | None, channels: int | None) -> TensorS
 def _resolve(name_or_path: str | os.PathLike[str]) -> _Source:
     if not isinstance(name_or_path, str | os.PathLike):
         raise TypeError(f"data is named by a text or a path, got {type(name_or_path).__name__}")
-    name = os.fspath(name_or_path)
+    name = os.fspath(name_or_path).removeprefix(STREAM)
     path = Path(name).expanduser()
     if not name.strip():
         raise DataError("the data's name is empty: give a folder, a name, or 'digits'")
     if path.exists():
         return _from_path(path)
+    if name.endswith(".tar") and any(c in name for c in "{*?["):
+        return Shards(name)
     room = os.environ.get("KEDGE_DATA")
-    if room and (Path(room).expanduser() / name).is_dir():
-        return _from_path(Path(room).expanduser() / name)
+    if inside := _in_room(name):
+        return _from_path(inside)
     is_path = isinstance(name_or_path, os.PathLike) or path.is_absolute() or name.startswith((".", "~"))
     if not is_path and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not path.parent.exists():
         return Hub(name)
     raise DataError(_not_found(name, path, room))
 
 
+def _in_room(name: str) -> Path | None:
+    """The folder of $KEDGE_DATA of this name, or None."""
+    room = os.environ.get("KEDGE_DATA")
+    inside = Path(room).expanduser() / name if room and name.strip() else None
+    return inside if inside is not None and inside.is_dir() else None
+
+
 def _from_path(path: Path) -> _Source:
+    if is_shards(str(path)):
+        return Shards(str(path))
     if path.is_file():
         if path.suffix == ".parquet":
             return Parquet(path)
         if path.suffix.lower() in EXTENSIONS:
             raise DataError(f"{path} is one image: give the folder that holds a folder per class")
-        if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z"):
+        if path.suffix.lower() in (".zip", ".gz", ".tgz", ".7z"):
             raise DataError(f"{path} is an archive: unpack it and give the folder")
         raise DataError(f"{path} is a file, not an image folder or a .parquet file")
     if parquet_files(path):

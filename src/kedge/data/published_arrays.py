@@ -10,6 +10,7 @@ import torch
 
 from kedge.data.decode import to_tensor
 from kedge.data.fingerprints import key_of_pixels
+from kedge.data.items import OneByOne
 from kedge.data.label_spaces import CIFAR10, CIFAR100
 from kedge.data.report import DataError
 from kedge.regular import check_file
@@ -91,7 +92,7 @@ def read_cifar_10_1(root: Path) -> dict[tuple[str, int | None], Rows]:
     return conditions
 
 
-class ArrayItems:
+class ArrayItems(OneByOne):
     """Rows of an image file, read as they are asked for; the file is opened in each process that reads it."""
 
     keys_of = "pixels as stored"

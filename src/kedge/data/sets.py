@@ -1,5 +1,6 @@
 """Image sets: uint8 images with labels and class names, in memory or decoded as they are read."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from kedge.data.decode import CROP_SHARE, evaluation_view, to_tensor
 from kedge.data.fingerprints import digest, key_of_pixels, sampled_rows
 from kedge.data.items import Items
 from kedge.data.origin import Origin, of_arrays
+from kedge.data.paths import Paths
 from kedge.data.reading import Caught, collate_caught, first_readable, sound_places
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.seeds import generator
@@ -44,7 +46,7 @@ class ImageSet(Dataset):
         labels: torch.Tensor,
         image_shape: tuple[int, int, int],
         report: LoadReport | None = None,
-        paths: list[str] | None = None,
+        paths: Sequence[str] | None = None,
     ) -> None:
         self.name = name
         self.split = split
@@ -52,7 +54,7 @@ class ImageSet(Dataset):
         self.labels = whole_labels(labels, name)
         self.image_shape = image_shape
         self.report = LoadReport(total=len(self.labels)) if report is None else report
-        self.paths = paths
+        self.paths = None if paths is None else Paths.of(paths)
         self.origin = Origin({})
         self.mirror = not all(len(c) == 1 for c in self.class_names)
 
@@ -83,6 +85,17 @@ class ImageSet(Dataset):
         chosen = self._select(index)
         chosen.mirror, chosen.origin = self.mirror, self.origin
         return chosen
+
+    @property
+    def sample(self) -> "ImageSet":
+        """What references, statistics and a probe are taken from: the set; of one that is read in turn a part of it."""
+        return self
+
+    def relabelled(self, labels: torch.Tensor) -> "ImageSet":
+        """Return the same images with other labels, long [N]."""
+        made = copy.copy(self)  # the images themselves are shared
+        made.labels = labels
+        return made
 
     def readable(self) -> tuple["ImageSet", torch.Tensor]:
         """Return (the images that can be read, their places in this set, long [M]), checked unless loading did.
@@ -137,8 +150,8 @@ class ImageSet(Dataset):
     def _select(self, index: torch.Tensor) -> "ImageSet":
         raise NotImplementedError
 
-    def _paths_at(self, index: torch.Tensor) -> list[str] | None:
-        return None if self.paths is None else [self.paths[i] for i in index.tolist()]
+    def _paths_at(self, index: torch.Tensor) -> Sequence[str] | None:
+        return None if self.paths is None else Paths.of(self.paths).at(index)
 
 
 class TensorSet(ImageSet):
@@ -157,7 +170,7 @@ class TensorSet(ImageSet):
         name: str = "custom",
         split: str = "all",
         report: LoadReport | None = None,
-        paths: list[str] | None = None,
+        paths: Sequence[str] | None = None,
     ) -> None:
         check_tensor(images, like="[N, C, H, W] of uint8")
         if images.dtype != torch.uint8 or images.ndim != 4:
@@ -231,7 +244,7 @@ class FileSet(ImageSet):
         name: str = "custom",
         split: str = "all",
         report: LoadReport | None = None,
-        paths: list[str] | None = None,
+        paths: Sequence[str] | None = None,
         crop_share: float = CROP_SHARE,
     ) -> None:
         shape = (channels, image_size, image_size)
@@ -245,9 +258,9 @@ class FileSet(ImageSet):
     def keys(self, sampled: bool = False) -> list[bytes]:
         """Return one key for each image's encoded bytes, b"" for one that cannot be read."""
         if sampled and self._keys is None:
-            return [self.items.key(int(self.rows[i])) for i in sampled_rows(len(self))]
+            return self.items.keys(self.rows[list(sampled_rows(len(self)))])
         if self._keys is None:
-            self._keys = [self.items.key(row) for row in self.rows.tolist()]
+            self._keys = self.items.keys(self.rows)
         return [self._keys[i] for i in sampled_rows(len(self))] if sampled else self._keys
 
     @property

@@ -49,7 +49,7 @@ def split_validation(
     if not 0.0 < fraction < 1.0:
         raise DataError(f"the validation fraction must lie between 0 and 1, got {fraction}")
     keys = images.keys()
-    u = _uniform(keys, seed)
+    u = uniform(keys, seed)
     # What cannot be read now is no image to measure on.
     stays = torch.tensor([not key or key in trained for key in keys], dtype=torch.bool)
     goes = torch.tensor([key in held for key in keys], dtype=torch.bool) & ~stays
@@ -62,7 +62,8 @@ def split_validation(
         )
     _mend(out, free, u, images.labels, least=math.ceil(0.5 / fraction))
     if not out.any():
-        _give_lowest(out, free, u, images.labels)
+        left = torch.bincount(images.labels)
+        _give_lowest(out, free.nonzero()[:, 0], _Copies(free, u), u, images.labels, left)
     if not out.any():
         why = "a model was trained on all of its images" if bool(stays.all()) else "no class has two different images"
         raise DataError(f"{images.name}: {why}, so none can be held out for validation: add images, or a part val")
@@ -86,7 +87,7 @@ def split_by_position(images: ImageSet, fraction: float, seed: int) -> tuple[Ima
     return train, val
 
 
-def _uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
+def uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
     """A number in [0, 1) for each key, the same for equal keys."""
     words = b"".join(key[:8].ljust(8, b"\0") for key in keys)
     heads = torch.frombuffer(bytearray(words), dtype=torch.int64) if words else torch.zeros(0, dtype=torch.int64)
@@ -95,34 +96,73 @@ def _uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
 
 def _mend(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor, least: int) -> None:
     """Change `out` so that no class gives all its images and each of `least` or more gives one if it can."""
-
-    def counts() -> tuple[torch.Tensor, torch.Tensor]:
-        every = torch.bincount(labels)
-        return every, torch.bincount(labels[out], minlength=len(every))
-
-    every, gone = counts()
-    for c in ((gone == every) & (every > 0)).nonzero()[:, 0].tolist():
-        own = (labels == c) & free & out
-        if own.any():
-            out[(u == u[own].max()) & free] = False
-    every, gone = counts()
+    every = torch.bincount(labels)
+    members = labels.argsort(stable=True).split(every.tolist())  # looked up, as classes may be as many as images
+    copies = _Copies(free, u)
+    _spare(out, free, u, labels, members, copies)
+    gone = torch.bincount(labels[out], minlength=len(every))
+    left = every - gone
     for c in ((gone == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist():
-        _give_lowest(out, free, u, labels, of=labels == c)
+        _give_lowest(out, members[c][free[members[c]]], copies, u, labels, left)
+
+
+def spare(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor) -> None:
+    """Change `out`, bool [N], so that a class that would give all its images keeps the one with the highest hash."""
+    every = torch.bincount(labels)
+    _spare(out, free, u, labels, labels.argsort(stable=True).split(every.tolist()), _Copies(free, u))
+
+
+def _spare(
+    out: torch.Tensor,
+    free: torch.Tensor,
+    u: torch.Tensor,
+    labels: torch.Tensor,
+    members: Sequence[torch.Tensor],
+    copies: "_Copies",
+) -> None:
+    gone = torch.bincount(labels[out], minlength=len(members))
+    every = torch.tensor([len(each) for each in members])
+    for c in ((gone == every) & (every > 0)).nonzero()[:, 0].tolist():
+        own = members[c]
+        own = own[free[own] & out[own]]
+        if len(own):
+            out[copies.of(u[own].max())] = False
 
 
 def _give_lowest(
-    out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor, of: torch.Tensor | None = None
+    out: torch.Tensor,
+    candidates: torch.Tensor,
+    copies: "_Copies",
+    u: torch.Tensor,
+    labels: torch.Tensor,
+    left: torch.Tensor,
 ) -> None:
-    """Put into `out` the image with the lowest hash, `of` some or of all, that leaves its class another.
+    """Put into `out` the candidate with the lowest hash that leaves its class another.
 
-    Equal images go together.
+    Equal images go together. `left`, long [C], is how many stay of each class.
     """
-    for lowest in u[free if of is None else free & of].unique().tolist():
-        copies = (u == lowest) & free
-        left = torch.bincount(labels[~out & ~copies], minlength=int(labels.max()) + 1)
-        if bool((left[labels[copies]] > 0).all()):
-            out[copies] = True
+    for lowest in u[candidates].unique():
+        going = copies.of(lowest)
+        going = going[~out[going]]
+        classes, counts = labels[going].unique(return_counts=True)
+        if bool((left[classes] > counts).all()) and bool((left[labels[copies.of(lowest)]] > 0).all()):
+            out[going] = True
+            left[classes] -= counts
             return
+
+
+class _Copies:
+    """Where the free images of one hash are, looked up in their order."""
+
+    def __init__(self, free: torch.Tensor, u: torch.Tensor) -> None:
+        places = free.nonzero()[:, 0]
+        self._u, order = u[places].sort(stable=True)
+        self._places = places[order]
+
+    def of(self, value: torch.Tensor) -> torch.Tensor:
+        """The places, long [K], of the hash `value`."""
+        low, high = (int(torch.searchsorted(self._u, value, right=right)) for right in (False, True))
+        return self._places[low:high]
 
 
 def reference_subset(

@@ -102,6 +102,16 @@ class Parquet:
         except (ValueError, OSError) as error:  # what pyarrow raises of files are these
             raise DataError(f"{self.name}: cannot read {file} as parquet: {error}") from None
 
+    def streamed(self, split: str) -> tuple[Any, list[str] | None]:
+        """(the split as a Hugging Face `IterableDataset`, the class names that its files declare or None)."""
+        from datasets import load_dataset
+
+        files = self.splits[split]
+        features, columns = self._schema(files[0])
+        _, label = choose_columns(features, columns, self.name)
+        rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
+        return rows, class_names_of(features, label)
+
     def _check_classes(self, schemas: Mapping[Path, tuple[dict[str, dict[str, Any]], list[str]]]) -> None:
         first: tuple[Path, list[str]] | None = None
         for file, (features, columns) in schemas.items():
@@ -155,6 +165,13 @@ class Hub:
                 names = common_classes({part: dataset[label] for part, dataset in parts.items()}, self.name)
         return found_in_dataset(parts[split], self.name, split, names)
 
+    def streamed(self, split: str) -> tuple[Any, list[str] | None]:
+        """(the split as a Hugging Face `IterableDataset`, None: it says itself what its classes are)."""
+        import datasets
+
+        with _HubErrors(self.repository):
+            return datasets.load_dataset(self.repository, self.config, split=self.splits[split], streaming=True), None
+
 
 def found_in_dataset(dataset: Any, name: str, split: str, class_names: Sequence[str] | None = None) -> Found:
     """List the images of a Hugging Face `Dataset` with an image and a label column.
@@ -195,11 +212,19 @@ def parquet_files(root: Path) -> list[Path]:
 
     If those have none either: in folders called like splits below them, CONFIGURATION/train/0000.parquet.
     """
-    found = sorted(root.glob("*.parquet")) or sorted(root.glob("*/*.parquet"))
-    if found or not root.is_dir():
+    if not root.is_dir():
+        return []
+    if found := _parquet_in([root]):
         return found
-    below = [entry for folder in root.iterdir() if folder.is_dir() for entry in os.scandir(folder)]
-    return sorted(f for e in below if canonical_split(e.name) and e.is_dir() for f in Path(e.path).glob("*.parquet"))
+    folders = [entry.path for entry in os.scandir(root) if entry.is_dir()]
+    if found := _parquet_in(folders):
+        return found
+    return _parquet_in(e.path for f in folders for e in os.scandir(f) if canonical_split(e.name) and e.is_dir())
+
+
+def _parquet_in(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    # Names alone tell: a folder of photos has a million of them, and a Path or a stat for each takes seconds.
+    return sorted(Path(e.path) for folder in folders for e in os.scandir(folder) if e.name.endswith(".parquet"))
 
 
 def choose_columns(features: Mapping[str, Any], columns: Sequence[str], name: str) -> tuple[str, str]:

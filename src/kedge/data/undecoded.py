@@ -1,6 +1,6 @@
 """Sets of small images that are decoded when it is known which of them are wanted."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -27,7 +27,7 @@ def small_image(items: Items, i: int, shape: tuple[int, int, int]) -> tuple[torc
 
 def encoded_keys(items: Items, rows: torch.Tensor) -> tuple[list[bytes], str] | None:
     """Keys of the encoded images at `rows`, for `TensorSet.source`; None where reading them would decode them again."""
-    return ([items.key(row) for row in rows.tolist()], ENCODED) if items.keys_of == ENCODED else None
+    return (items.keys(rows), ENCODED) if items.keys_of == ENCODED else None
 
 
 def _fit(image: torch.Tensor, target: tuple[int, int]) -> torch.Tensor:
@@ -58,7 +58,7 @@ class Undecoded(ImageSet):
         name: str,
         split: str,
         report: LoadReport,
-        paths: list[str] | None = None,
+        paths: Sequence[str] | None = None,
     ) -> None:
         super().__init__(name, split, class_names, labels, image_shape, report, paths)
         self.items, self.rows = items, rows
@@ -85,7 +85,7 @@ class Undecoded(ImageSet):
 
     def keys(self, sampled: bool = False) -> list[bytes]:
         """Return one key for each image's encoded bytes, b"" for one that cannot be read."""
-        return [self.items.key(row) for row in self.rows.tolist()]
+        return self.items.keys(self.rows)
 
     @property
     def keys_of(self) -> str:

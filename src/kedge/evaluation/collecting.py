@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -96,16 +97,20 @@ def collect(
 
     shifted = list(generated(found, data, who, positions, seed, frost_textures))
     _announce(say, f"{len(shifted)} kinds of corrupted images", runner.expect([part for _, part in shifted]))
-    source = None
-    for condition, part in shifted:
-        if source is None and runner.missing(part):
-            source = held(data, len(shifted), runner.workers, runner.batch_size)
-        _keep(collected, condition, part if source is None else part.of(source), runner)
+    source = data
+    if any(runner.missing(part) for _, part in shifted):
+        source = held(data, len(shifted), runner.workers, runner.batch_size)
+    # Where decoded images are not held, all severities of a corruption share one pass over the files.
+    for _, same in groupby(shifted, key=lambda each: each[0][0] if source is data else each[0]):
+        group = list(same)
+        together = runner.run_together([part.of(source) for _, part in group])
+        for (condition, part), kept_ in zip(group, together, strict=True):
+            _keep(collected, condition, part, kept_)
     shape = tuple(data.image_shape)  # read like the test images, whatever the models take
     for sets in (found.published, found.renditions):
         for condition_, part in published(sets, masks, severities, shape, limit, seed):
             _announce(say, part.name, runner.expect([part]))
-            _keep(collected, condition_ if condition_[1] is not None else part.name, part, runner)
+            _keep(collected, condition_ if condition_[1] is not None else part.name, part, runner.run(part))
     if attacks is not None:
         run_attacks(runner, collected, attacks, data, positions, seed, say)
     return collected
@@ -120,8 +125,8 @@ def _sound(part: Part, runner: Runner, collected: Mapping[str, Collected]) -> It
             yield name, kept
 
 
-def _keep(collected: Mapping[str, Collected], condition: Any, part: Part, runner: Runner) -> None:
-    for name, kept in runner.run(part).items():
+def _keep(collected: Mapping[str, Collected], condition: Any, part: Part, gave: Mapping[str, Kept]) -> None:
+    for name, kept in gave.items():
         one = collected[name]
         bad = int(kept.tensors["bad"].sum())
         if bad:

@@ -19,7 +19,7 @@ from kedge.scores import Outputs
 
 Columns = dict[str, Tensor]
 FIELDS = ("logits", "uncertainty", "features", "masked")  # of `Outputs`, one row for each image
-HELD = 2 << 30  # bytes of decoded images that are kept for all conditions; above, files are decoded again for each
+HELD = 256 << 20  # bytes of decoded images that are held for all conditions; of more, files are decoded again
 
 
 @dataclass(frozen=True)
@@ -187,19 +187,29 @@ class Runner:
             self.progress(min(self._done, self._total), self._total)
 
     def run(self, part: Part) -> dict[str, Kept]:
-        """What every model gave under `part`: from the disk where it is kept, else run; by name.
+        """What every model gave under `part`: from the disk where it is kept, else run; by name."""
+        return self.run_together([part])[0]
 
-        Each batch is decoded once for all models, and changed once per device.
-        """
-        found: dict[str, Kept] = {}
-        for subject in self.subjects:
-            tensors = self.parts.get(part.key(subject, self.wants))
-            if tensors is not None:
-                seconds, images = tensors.pop("_laps").tolist()
-                found[subject.name] = Kept(tensors, seconds, int(images))
-        absent = [s for s in self.subjects if s.name not in found]
-        if absent:
-            found.update(self._run(part, absent))
+    def run_together(self, parts: Sequence[Part]) -> list[dict[str, Kept]]:
+        """`run` of parts of the same images: a batch is decoded once for all, and changed once per part and device."""
+        found: list[dict[str, Kept]] = [{} for _ in parts]
+        for gave, part in zip(found, parts, strict=True):
+            for subject in self.subjects:
+                tensors = self.parts.get(part.key(subject, self.wants))
+                if tensors is not None:
+                    seconds, images = tensors.pop("_laps").tolist()
+                    gave[subject.name] = Kept(tensors, seconds, int(images))
+        passes = [
+            _Pass(part, absent)
+            for gave, part in zip(found, parts, strict=True)
+            if (absent := [s for s in self.subjects if s.name not in gave])
+        ]
+        if passes:
+            self._run(passes)
+        after = {id(each.part): each for each in passes}
+        for gave, part in zip(found, parts, strict=True):
+            if (done := after.get(id(part))) is not None:
+                gave.update(self._kept(done))
         return found
 
     def learn_pace(self, part: Part, found: dict[str, Kept]) -> None:
@@ -212,39 +222,55 @@ class Runner:
         """How often a part asks a model: twice where it also has masked passes to make."""
         return 2 if part.asked(self.wants).get("masked") and "masked" in subject.fields else 1
 
-    def _run(self, part: Part, subjects: Sequence[Subject]) -> dict[str, Kept]:
-        collected: dict[str, list[Columns]] = {s.name: [] for s in subjects}
-        watches = {s.name: Stopwatch(s.device) for s in subjects}
-        asked = part.asked(self.wants)
+    def _run(self, passes: "Sequence[_Pass]") -> None:
+        first = passes[0].part
         start = 0
-        for images, labels in batches(part.images, self.batch_size, self.workers):
-            positions = part.positions[start : start + len(images)]
+        for images, labels in batches(first.images, self.batch_size, self.workers):
+            positions = first.positions[start : start + len(images)]
             start += len(images)
-            for device in dict.fromkeys(s.device for s in subjects):
-                shown = to_unit(images.to(device, non_blocking=True))
+            for device in dict.fromkeys(s.device for each in passes for s in each.subjects):
+                unchanged = to_unit(images.to(device, non_blocking=True))
                 truth = class_indices(labels).to(device, non_blocking=True)
-                if part.change is not None:
-                    shown = part.change(shown, positions.to(device, non_blocking=True))
-                for subject in (s for s in subjects if s.device == device):
-                    outputs = watches[subject.name].measure(
-                        len(shown),
-                        lambda s=subject, x=shown: s.outputs(x, **asked),  # type: ignore[misc]
-                    )
-                    if part.outputs:
-                        columns = tensors_of(outputs)
-                    else:
-                        logits = outputs.logits if part.classes is None else outputs.logits[:, part.classes.to(device)]
-                        columns = measure(logits, truth)
-                    collected[subject.name].append(columns)
-                    self.count(done=len(shown))
+                where = positions.to(device, non_blocking=True)
+                for each in passes:
+                    if own := [s for s in each.subjects if s.device == device]:
+                        change = each.part.change
+                        shown = unchanged if change is None else change(unchanged, where)
+                        each.add(own, shown, truth, each.part.asked(self.wants))
+                        self.count(done=len(shown) * len(own))
+
+    def _kept(self, each: "_Pass") -> dict[str, Kept]:
         found = {}
-        for subject in subjects:
-            tensors = _joined(collected[subject.name])
-            kept = Kept(tensors, watches[subject.name].seconds(), start)
+        for subject in each.subjects:
+            tensors = _joined(each.columns.pop(subject.name))
+            kept = Kept(tensors, each.watches[subject.name].seconds(), len(each.part.images))
             laps = torch.tensor([kept.seconds, float(kept.images)], dtype=torch.float64)
-            self.parts.put(part.key(subject, self.wants), {**tensors, "_laps": laps})
+            self.parts.put(each.part.key(subject, self.wants), {**tensors, "_laps": laps})
             found[subject.name] = kept
         return found
+
+
+class _Pass:
+    """What models that have to be run give under a part, batch by batch."""
+
+    def __init__(self, part: Part, subjects: Sequence[Subject]) -> None:
+        self.part, self.subjects = part, subjects
+        self.columns: dict[str, list[Columns]] = {s.name: [] for s in subjects}
+        self.watches = {s.name: Stopwatch(s.device) for s in subjects}
+
+    def add(self, subjects: Sequence[Subject], shown: Tensor, truth: Tensor, asked: dict[str, bool]) -> None:
+        for subject in subjects:
+            outputs = self.watches[subject.name].measure(
+                len(shown),
+                lambda s=subject: s.outputs(shown, **asked),  # type: ignore[misc]
+            )
+            if self.part.outputs:
+                columns = tensors_of(outputs)
+            else:
+                classes = self.part.classes
+                logits = outputs.logits if classes is None else outputs.logits[:, classes.to(shown.device)]
+                columns = measure(logits, truth)
+            self.columns[subject.name].append(columns)
 
 
 def _joined(batches: Sequence[Columns]) -> Columns:
@@ -258,7 +284,11 @@ def held(images: Any, conditions: int, workers: int, batch_size: int) -> Any:
 
     if conditions < 2 or isinstance(images, TensorSet) or len(images) * math.prod(images.image_shape) > HELD:
         return images
-    decoded = torch.cat([batch for batch, _ in batches(images, batch_size, workers)])
+    decoded = torch.empty((len(images), *images.image_shape), dtype=torch.uint8)
+    start = 0
+    for batch, _ in batches(images, batch_size, workers):
+        decoded[start : start + len(batch)] = batch
+        start += len(batch)
     kept = TensorSet(decoded, images.labels, images.class_names, images.name, images.split, images.report, images.paths)
     kept.mirror, kept.origin = images.mirror, images.origin
     return kept

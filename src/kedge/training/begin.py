@@ -74,7 +74,7 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
     if recipe.anchored and not isinstance(model, AnchoredModel):
         wide = anchor(model.network, mean=_flat(model.mean), std=_flat(model.std), example=model.input_shape)
         seed = derive_seed(recipe.seed, "references") % 2**31
-        wide.references = choose_references(train, recipe.references, recipe.choose, seed)
+        wide.references = choose_references(train.sample, recipe.references, recipe.choose, seed)
         model = wide
     model.class_names = list(train.class_names)
     return model.train()

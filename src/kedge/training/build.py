@@ -15,7 +15,7 @@ from kedge.data import ImageSet, derive_seed
 from kedge.epsilon import parse_epsilon
 from kedge.pretrained import load_weights
 from kedge.training.held import divide, record_of, unseen
-from kedge.training.recipe import Recipe, near
+from kedge.training.recipe import Recipe, held_by, near
 from kedge.training.takers import arguments_of, entries, objective_class, takers
 
 __all__ = [
@@ -35,7 +35,14 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
     Of a part val those are left out that are also training images, of this run or of the model that it starts from.
     """
     assert recipe.data is not None
-    train = data.load(recipe.data, "train", recipe.image_size)
+    train: ImageSet
+    out: ImageSet | None = None
+    if (stream := data.stream(recipe.data, recipe.image_size, recipe.val_fraction, held_by(vars(recipe)))) is not None:
+        train, out = stream
+        if recipe.train_images is not None or recipe.classes is not None:
+            train.subset(())  # which says that nothing can be picked out of it
+    else:
+        train = data.load(recipe.data, "train", recipe.image_size)
     if recipe.train_images is not None:
         if recipe.train_images > len(train):
             raise ValueError(f"train_images is {recipe.train_images}, and {recipe.data} has {len(train)}: leave it out")
@@ -47,6 +54,8 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
                 f"{recipe.data}: the classes of train and val differ: "
                 f"{sorted(set(train.class_names) ^ set(val.class_names))[:10]}"
             )
+    elif out is not None:
+        val = out
     else:
         train, val = divide(recipe, train)
     val, _ = val.readable()
@@ -88,9 +97,9 @@ def make_model(recipe: Recipe, network: nn.Module, train: ImageSet) -> PixelMode
         model = anchor(network, mean=mean, std=std, example=train.image_shape)
         bank_set = _reference_set(recipe, train) or train
         seed = derive_seed(recipe.seed, "references") % 2**31
-        model.references = choose_references(bank_set, recipe.references, recipe.choose, seed)
+        model.references = choose_references(bank_set.sample, recipe.references, recipe.choose, seed)
         if recipe.residuals:
-            model.residuals = choose_residuals(train, model.references, recipe.residuals, seed)
+            model.residuals = choose_residuals(train.sample, model.references, recipe.residuals, seed)
         made: PixelModel = model
     else:
         made = plain(network, mean=mean, std=std, example=train.image_shape)
@@ -258,15 +267,22 @@ def _reference_set(recipe: Recipe, train: ImageSet) -> ImageSet | None:
 def _subset(train: ImageSet, wanted: Mapping[str, Any]) -> ImageSet:
     if set(wanted) - {"classes", "n", "seed"}:
         raise ValueError(f"reference_set takes classes, n and seed, not {sorted(wanted)}")
-    return data.reference_subset(train, **wanted)
+    return data.reference_subset(train.sample, **wanted)
 
 
 def _normalisation(recipe: Recipe, network: nn.Module, train: ImageSet) -> tuple[list[float], list[float]]:
     """Per channel: what the published weights were trained with, else mean and deviation of training images."""
     if recipe.pretrained and (published := published_normalisation(network, train.image_shape[0])) is not None:
         return published
+    train = train.sample
     step = -(-len(train) // 2048)  # evenly through the set: a folder lists one class after another
-    images, _ = next(train.subset(range(0, len(train), step)).readable()[0].batches(2048))
-    pixels = images.double() / 255
-    means, deviations = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=0.01)
+    some = train.subset(range(0, len(train), step)).readable()[0]
+    count, total, squares = 0, torch.zeros(()).long(), torch.zeros(()).long()
+    for images, _ in some.batches(64):  # whole numbers: the sums are exact, and few images are held at a time
+        pixels = images.long()
+        count += pixels[:, 0].numel()
+        total, squares = total + pixels.sum((0, 2, 3)), squares + (pixels * pixels).sum((0, 2, 3))
+    means = total.double() / count / 255
+    variance = (squares.double() - total.double() ** 2 / count) / (count - 1) / 255**2
+    deviations = variance.clamp(min=0).sqrt().clamp(min=0.01)
     return [round(v, 4) for v in means.tolist()], [round(v, 4) for v in deviations.tolist()]

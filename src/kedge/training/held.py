@@ -236,6 +236,11 @@ def resumed(run: Path, sets: tuple[ImageSet, ImageSet] | None) -> tuple[ImageSet
     if sets is not None:
         return sets if record is None else record.arranged(*sets)
     images = RunImages(run)
+    if data.is_stream(images.data):
+        from kedge.training.build import load_sets
+
+        train, val = load_sets(images.recipe)
+        return (train, val) if record is None else record.arranged(train, val)
     if record is None:
         return images.train, images.val
     some = images.recipe.train_images is not None  # of more
@@ -255,9 +260,9 @@ def changed_since(place: str, when: Any) -> Path | None:
         return root if root is not None and root.stat().st_mtime > began else None
     for parent, folders, files in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in [Path(parent), *(Path(parent) / name for name in files if not name.startswith("."))]:
-            if path.stat().st_mtime > began:
-                return path
+        for path in [parent, *(os.path.join(parent, name) for name in files if not name.startswith("."))]:
+            if os.stat(path).st_mtime > began:
+                return Path(path)
     return None
 
 

@@ -80,7 +80,7 @@ def norm_batches(run: Run) -> NormBatches:
     assert recipe.batch_size is not None
     crop = CROP if recipe.crop is None else recipe.crop
     return NormBatches(
-        run.train_set, recipe.batch_size, recipe.augment, workers=recipe.workers, seed=recipe.seed, crop=crop
+        run.train_set.sample, recipe.batch_size, recipe.augment, workers=recipe.workers, seed=recipe.seed, crop=crop
     )
 
 

@@ -61,7 +61,7 @@ def set_probe(
         ValueError: if the network has no linear last layer.
     """
     began = time.perf_counter()
-    head = find_head(model)
+    head, train = find_head(model), train.sample
     if len(train) > MOST:
         order = torch.randperm(len(train), generator=generator(seed, "probe"))
         train = train.subset(order[:MOST].sort().values)

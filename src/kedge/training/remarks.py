@@ -24,15 +24,26 @@ def remarks(recipe: Recipe, train: ImageSet, val: ImageSet, record: ImageRecord)
 
 
 def _in_two_classes(train: ImageSet, val: ImageSet) -> Iterator[str]:
+    first: dict[bytes, int] = {}
+    unlike: set[bytes] = set()
+    sets = [(images, images.keys(), images.labels.tolist()) for images in (train, val)]
+    for _, keys, labels in sets:
+        for key, label in zip(keys, labels, strict=True):
+            if first.setdefault(key, label) != label:
+                unlike.add(key)
+    unlike.discard(b"")
     classes: dict[bytes, dict[int, str | None]] = {}
-    for images in (train, val):
-        for i, (key, label) in enumerate(zip(images.keys(), images.labels.tolist(), strict=True)):
-            classes.setdefault(key, {}).setdefault(label, images.paths[i] if images.paths else None)
-    classes.pop(b"", None)
-    several = [found for found in classes.values() if len(found) > 1]
+    for images, keys, labels in sets if unlike else ():
+        for i, (key, label) in enumerate(zip(keys, labels, strict=True)):
+            if key in unlike:
+                classes.setdefault(key, {}).setdefault(label, images.paths[i] if images.paths else None)
+    several = list(classes.values())
     if several:
         shown = [
-            " and ".join(name or f"in {train.class_names[label]}" for label, name in found.items())
+            " and ".join(
+                [name or f"in {train.class_names[label]}" for label, name in list(found.items())[:_SHOWN]]
+                + [f"in {len(found) - _SHOWN} classes more"] * (len(found) > _SHOWN)
+            )
             for found in several[:_SHOWN]
         ]
         more = f"; and {len(several) - _SHOWN} more" if len(several) > _SHOWN else ""

@@ -1,0 +1,144 @@
+"""Answers of several processes to one file: each writes its share as it comes, and goes on where it was killed."""
+
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kedge.cli.answers import Row, write_all
+from kedge.files import whole, write_text
+
+__all__ = ["Share", "place_among_processes"]
+
+_PATIENCE = 600.0  # seconds without a new answer after which another process counts as gone
+_LOOK = 0.2  # seconds between looks
+
+
+def place_among_processes() -> tuple[int, int, int]:
+    """(rank, processes, rank on this machine) under torchrun or Slurm's srun, as for training; (0, 1, 0) alone."""
+    if not {"TORCHELASTIC_RUN_ID", "SLURM_NTASKS"}.intersection(os.environ):
+        return 0, 1, 0
+    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    for kind in (TorchElasticEnvironment, SLURMEnvironment):
+        if kind.detect():
+            there = kind()
+            return there.global_rank(), there.world_size(), there.local_rank()
+    return 0, 1, 0
+
+
+class Share:
+    """The answers of one of `world` processes to images rank, rank + world, rank + 2 world, ... of a call.
+
+    They lie in `OUT.parts/` as JSON lines until the last is there; then process 0 writes OUT under another name, gives
+    it its own, and the parts go.
+
+    Args:
+        out: the file that is wanted in the end.
+        call: what the answers depend on, which a call that goes on must agree with.
+        rank: of this process.
+        world: how many there are.
+
+    Raises:
+        FileExistsError: `out` is there already.
+        ValueError: answers of another call lie there.
+    """
+
+    def __init__(self, out: Path, call: Mapping[str, Any], rank: int, world: int) -> None:
+        if out.exists():
+            raise FileExistsError(f"{out} is there already and is not overwritten: delete it, or name another file")
+        self.out, self.rank, self.world = out, rank, world
+        self.folder = out.with_name(f"{out.name}.parts")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        about = self.folder / "call.json"
+        if not about.is_file():
+            write_text(about, json.dumps(dict(call), indent=1))
+        before = json.loads(about.read_text(encoding="utf-8"))
+        differing = [key for key in {**before, **call} if before.get(key) != call.get(key)]
+        if differing and not any(path.stat().st_size for path in self.folder.glob("*.jsonl")):
+            write_text(about, json.dumps(dict(call), indent=1))  # a call that failed before its first answer
+        elif differing:
+            shown = "; ".join(f"{key}: {before.get(key)} then, {call.get(key)} now" for key in differing[:4])
+            raise ValueError(
+                f"{self.folder} holds answers of another call ({shown}): go on as it began, or delete it to begin again"
+            )
+        self._path = self._part(rank)
+        self.done = _whole_lines(self._path)
+
+    def _part(self, rank: int) -> Path:
+        return self.folder / f"{rank:05d}-of-{self.world:05d}.jsonl"
+
+    def _end(self, rank: int) -> Path:
+        return self._part(rank).with_suffix(".done")
+
+    def take(self, rows: Iterator[Row], seen: Callable[[Row], None]) -> None:
+        """Write this process's answers after those that are there, each as it comes; `seen` is told of all."""
+        if self.done:
+            for before in _rows(self._path):
+                seen(before)
+        with self._path.open("a", encoding="utf-8", newline="") as stream:
+            for row in rows:
+                stream.write(json.dumps(row) + "\n")
+                stream.flush()
+                seen(row)
+            os.fsync(stream.fileno())
+        self._end(self.rank).touch()
+
+    def join(self, columns: Sequence[str], seen: Callable[[Row], None], say: Callable[[str], None]) -> None:
+        """Process 0: wait for the others, then write the file, in the order of the images; `seen` is told of each.
+
+        Raises:
+            RuntimeError: another process has written nothing for ten minutes.
+        """
+        self._wait(say)
+
+        def rows() -> Iterator[Row]:
+            parts = [_rows(self._part(rank)) for rank in range(self.world)]
+            for row in (row for turn in itertools.zip_longest(*parts) for row in turn if row is not None):
+                seen(row)
+                yield row
+
+        with whole(self.out) as temporary:
+            write_all(temporary, self.out.suffix.lower(), columns, rows())
+        shutil.rmtree(self.folder)
+
+    def _wait(self, say: Callable[[str], None]) -> None:
+        sizes, since, told = list[int](), time.monotonic(), False
+        while missing := [rank for rank in range(self.world) if not self._end(rank).exists()]:
+            now = [path.stat().st_size if (path := self._part(rank)).exists() else 0 for rank in missing]
+            if now != sizes:
+                sizes, since = now, time.monotonic()
+            if time.monotonic() - since > _PATIENCE:
+                raise RuntimeError(
+                    f"process {missing[0]} of {self.world} has written no answer for {_PATIENCE / 60:.0f} minutes: "
+                    "start all of them again with the same command, which goes on where each was"
+                )
+            if not told and time.monotonic() - since > 10:
+                say(f"waiting for the answers of process {', '.join(map(str, missing[:8]))} of {self.world}")
+                told = True
+            time.sleep(_LOOK)
+
+
+def _whole_lines(path: Path) -> int:
+    """How many whole lines a file has; a part of a line at its end, of a process that was killed, is cut off."""
+    if not path.is_file():
+        return 0
+    count = end = at = 0
+    with path.open("r+b") as file:
+        while block := file.read(1 << 20):
+            count += block.count(b"\n")
+            if (last := block.rfind(b"\n")) >= 0:
+                end = at + last + 1
+            at += len(block)
+        file.truncate(end)
+    return count
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in file:
+            yield json.loads(line)
