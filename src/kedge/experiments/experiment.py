@@ -105,9 +105,9 @@ class Experiment:
             if not isinstance(values.get(key, {}), dict):
                 raise ValueError(f"{source}{key} is a mapping, not {values[key]!r}")
         for key in ("variants", "scales"):
-            for name in values[key]:
-                if not isinstance(name, str):
-                    raise ValueError(f"{source}{key}: a name is {name!r} to YAML, not text: write it in quotes")
+            for word in values[key]:
+                if not isinstance(word, str):
+                    raise ValueError(f"{source}{key}: a name is {word!r} to YAML, not text: write it in quotes")
         data = [values["data"]] if isinstance(values["data"], str) else list(values["data"])
         made = cls(**{**values, "data": data, "name": name})
         made.check(source)
