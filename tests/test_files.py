@@ -78,7 +78,7 @@ def test_of_several_files_none_is_there_unless_all_could_be_written(tmp_path, mo
     original = type(tmp_path).write_text
 
     def write(path, text, **how):
-        if path.name.startswith(".b"):
+        if path.name == "b":
             raise OSError(errno.ENOSPC, "full")
         return original(path, text, **how)
 
@@ -139,3 +139,26 @@ def test_a_folder_of_another_machine_is_as_young_as_the_youngest_file_in_it(tmp_
     assert sweep(tmp_path) == 0
     os.utime(folder / "model" / "weights", (week, week))
     assert sweep(tmp_path) == 1
+
+
+def test_what_a_writer_leaves_of_its_own_is_swept(tmp_path):
+    """As safetensors does, which is killed while it writes under a name of its own."""
+    with pytest.raises(SystemExit), whole(tmp_path / "file") as temporary:
+        (temporary.parent / ".tmpHLz8LB").write_text("half")
+        raise SystemExit
+    assert list(tmp_path.iterdir()) == []
+    dead = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "file")], check=False)
+    assert dead.returncode == 9
+    left = [str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*") if each.is_file()]
+    assert len(left) == 1 and left[0].endswith(".tmpHLz8LB"), left
+    assert sweep(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, sys
+from kedge.files import whole
+with whole(sys.argv[1]) as temporary:
+    (temporary.parent / ".tmpHLz8LB").write_text("half")
+    os._exit(9)
+"""

@@ -40,20 +40,18 @@ def temporary_beside(path: Path) -> Path:
 
 @contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it becomes `path` if nothing was raised, and goes if it was.
+    """Give a temporary path, on the disk of `path`, to write to; it becomes `path` if nothing was raised, and goes if it was.
 
     The content reaches the disk before the name does. Readable by others as the umask says, whatever wrote it.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    try:
+    # In a folder of its own: safetensors writes by way of a file of its own, under a name that nobody could sweep.
+    with scratch_beside(path) as scratch:
+        temporary = scratch / path.name
         with naming(path, temporary):
             yield temporary
         _settle(temporary)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -62,7 +60,8 @@ def scratch_beside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        temporary.mkdir()
+        with naming(path, temporary):
+            temporary.mkdir()
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
