@@ -2,6 +2,7 @@
 
 import copy
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -102,6 +103,14 @@ def test_predictions_leave_a_training_in_another_thread_alone():
     assert torch.equal(model.predict(images).probs, alone.predict(images).probs)
 
 
+class Caller:
+    def __init__(self, module):
+        self.module = module
+
+    def __call__(self, x):
+        return self.module(x)
+
+
 class Tied(nn.Module):
     """Reaches its layers by ways other than `self._modules`."""
 
@@ -109,7 +118,7 @@ class Tied(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm1d(3)
         if how == "list":
-            self.steps = [self.norm]
+            self.steps = self.same = [self.norm]
         elif how == "method":
             self.step = self.apply_norm
         elif how == "partial":
@@ -118,6 +127,14 @@ class Tied(nn.Module):
             self.step = lambda x: self.apply_norm(x)
         elif how == "dict":
             self.table = {"a": (self.norm,)}
+        elif how == "object":
+            self.step = Caller(self.norm)
+        elif how == "weak":
+            self.step = weakref.ref(self.norm)
+        elif how == "hook":
+            norm = self.norm
+            self.idle = nn.Identity()
+            self.idle.register_forward_hook(lambda module, inputs, output: norm(output))
         self.how = how
 
     def apply_norm(self, x):
@@ -125,11 +142,18 @@ class Tied(nn.Module):
 
     def forward(self, x):
         if self.how == "list":
-            return self.steps[0](x)
+            return (self.steps if self.steps[0] is self.same[0] else [])[0](x)
+        if self.how == "hook":
+            return self.idle(x)
+        if self.how == "weak":
+            return self.step()(x)
         return self.table["a"][0](x) if self.how == "dict" else self.step(x)
 
 
-@pytest.mark.parametrize("how", ["list", "dict", "method", "partial", "closure", "script", "compiled"])
+WAYS = ["list", "dict", "method", "partial", "closure", "object", "weak", "hook", "script", "compiled"]
+
+
+@pytest.mark.parametrize("how", WAYS)
 def test_a_network_that_holds_its_layers_otherwise_is_in_eval_mode_too(how):
     x = torch.rand(4, 3)
     if how == "script":
@@ -174,3 +198,56 @@ def test_threads_collect_the_features_of_their_own_images():
     after, modes_after = state(model)
     assert all(torch.equal(after[name], value) for name, value in values.items())
     assert modes_after == modes
+
+
+class Kept(nn.Module):
+    """Its head reads what a hook, a method of it, saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Sequential(nn.Flatten(), nn.Linear(48, 8), nn.BatchNorm1d(8)), nn.Linear(8, 3)
+        self.body.register_forward_hook(self.keep)
+        self.features = torch.zeros(2, 8)
+
+    def keep(self, module, inputs, output):
+        self.features = output.detach()
+
+    def forward(self, x):
+        self.body(x)
+        return self.head(self.features)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_what_a_hook_hands_on_is_of_the_same_images(training):
+    torch.manual_seed(0)
+    net, images = Kept(), torch.rand(6, 2, 3, 4, 4)
+    expected = [copy.deepcopy(net).eval().body(x) @ net.head.weight.T + net.head.bias for x in images]
+    net.train(training)
+
+    def right(thread):
+        for i in range(30):
+            with torch.no_grad(), in_eval(net) as quiet:
+                torch.testing.assert_close(quiet(images[(i + thread) % 6]), expected[(i + thread) % 6])
+        return True
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(right, range(3)))
+    assert net.training is training
+
+
+class Switched(nn.Module):
+    """Has another scale in eval mode, as networks that merge weights in `train` have other weights."""
+
+    scale = 1.0
+
+    def train(self, mode=True):
+        self.scale = 1.0 if mode else 3.0
+        return super().train(mode)
+
+    def forward(self, x):
+        return self.scale * x
+
+
+def test_a_network_that_changes_when_its_mode_does_is_as_in_eval_mode():
+    with in_eval(Switched().train()) as quiet:
+        assert quiet(torch.ones(1)) == 3

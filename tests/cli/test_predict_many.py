@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 import kedge
 from kedge.cli import predict, shares
 from kedge.cli.answers import encodable
+from kedge.data.paths import Paths
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -96,6 +98,73 @@ def test_a_call_that_failed_before_its_first_answer_is_mended(command, model_fol
         command("predict", model_folder, photos, "--out", out, "--references", 0)
     assert command("predict", model_folder, photos, "--out", out)[0] == 3
     assert len(_read(out)) == 12
+
+
+def _row(i):
+    return {"path": str(i), "label": "a", "confidence": 0.5, "uncertainty": None, "reject": None, "error": None}
+
+
+def _ignore(*_):
+    pass
+
+
+def test_two_calls_at_once_do_not_mix_their_answers(tmp_path):
+    out = tmp_path / "answers.jsonl"
+    with shares.Share(out, {}, 4, 0, 1) as share:
+        with pytest.raises(ValueError, match="is being written by another process"):
+            shares.Share(out, {}, 4, 0, 1)
+        share.take(map(_row, range(4)), _ignore)
+        part = out.with_name("answers.jsonl.parts") / "00000-of-00001.jsonl"
+        part.write_text(part.read_text() * 2)  # where there are no locks
+        with pytest.raises(RuntimeError, match="holds 8 answers to 4 images"):
+            share.join(list(_row(0)), _ignore, _ignore)
+    assert not out.exists()
+
+
+def test_the_end_of_a_share_of_an_earlier_call_is_none_of_this_one(tmp_path, monkeypatch):
+    out = tmp_path / "answers.jsonl"
+    with shares.Share(out, {"images": 1}, 1, 1, 2) as share:
+        share.take(iter(()), _ignore)  # one image for two processes; the first one fails
+    monkeypatch.setattr(shares, "_PATIENCE", 0.0)
+    with shares.Share(out, {"images": 4}, 4, 0, 2) as share:
+        share.take(map(_row, (0, 2)), _ignore)
+        with pytest.raises(RuntimeError, match="process 1 of 2 has written no answer"):
+            share.join(list(_row(0)), _ignore, _ignore)
+    with shares.Share(out, {"images": 4}, 4, 1, 2) as share:
+        share.take(map(_row, (1, 3)), _ignore)
+    with shares.Share(out, {"images": 4}, 4, 0, 2) as share:
+        share.take(iter(()), _ignore)
+        share.join(list(_row(0)), _ignore, _ignore)
+    assert [row["path"] for row in _read(out)] == ["0", "1", "2", "3"]
+
+
+def test_a_process_that_begins_when_all_is_written_has_nothing_to_do(
+    command, model_folder, photos, tmp_path, monkeypatch
+):
+    out = tmp_path / "answers.csv"
+    command("predict", model_folder, photos, "--out", out)
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value.format(1, w=2))
+    assert command("predict", model_folder, photos, "--out", out)[0] == 0
+    assert not out.with_name("answers.csv.parts").exists()
+
+
+def test_another_file_of_a_model_is_another_call(tmp_path):
+    config, file = SimpleNamespace(references=None, threshold=None), tmp_path / "model.onnx"
+    data = bytearray(2_000_000)
+    file.write_bytes(data)
+    source = SimpleNamespace(path=file, given=None, name="model")
+    before = predict._call(config, source, Paths.of(["a.jpg"]), 1)
+    assert predict._call(config, source, Paths.of(["a.jpg"]), 1) == before
+    data[len(data) // 3] ^= 1  # one bit of a weight
+    file.write_bytes(data)
+    assert predict._call(config, source, Paths.of(["a.jpg"]), 1)["model"] != before["model"]
+
+
+def test_images_that_a_pattern_matches_in_two_ways_are_answered_once(tmp_path):
+    (tmp_path / "x" / "y").mkdir(parents=True)
+    (tmp_path / "x" / "y" / "a.jpg").touch()
+    assert predict.find_images([f"{tmp_path}/**/**/*.jpg"]) == [str(tmp_path / "x" / "y" / "a.jpg")]
 
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "RANK": "{}", "WORLD_SIZE": "{w}", "LOCAL_RANK": "{}"}

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -111,11 +112,13 @@ def run(config: "jsonargparse.Namespace") -> int:
             f"shape {model.input_shape}; use model.predict in Python"
         )
     rule = model.reject if config.threshold is None else rule_at(config.threshold)
-    share = None if out is None else Share(out, _call(config, source, paths, world), rank, world)
+    if out is not None and rank and out.exists():
+        return 0  # process 0 had all answers when it began, and is done
+    share = None if out is None else Share(out, _call(config, source, paths, world), len(paths), rank, world)
     mine = paths[rank::world]
     left = mine[share.done :] if share else mine
     tally = Tally()
-    with progress_bar("predicting") as (progress, say):
+    with share or nullcontext(), progress_bar("predicting") as (progress, say):
         if share and share.done:
             say(f"{share.done} of {len(mine)} images were answered before: the others follow")
         rows = predict_files(model, left, rule, config.references, config.batch_size)
@@ -156,8 +159,6 @@ def _device(asked: str, local: int, world: int) -> str:
 
 def _call(config: "jsonargparse.Namespace", source: Source, paths: "Paths", world: int) -> dict[str, Any]:
     """What answers depend on, for a call that goes on with those of another."""
-    from kedge.data.fingerprints import key_of_file
-
     files = [] if source.path is None else [source.path]
     if source.path is not None and source.path.is_dir():
         files = [path for path in sorted(source.path.iterdir()) if path.suffix in (".json", ".safetensors")]
@@ -165,12 +166,17 @@ def _call(config: "jsonargparse.Namespace", source: Source, paths: "Paths", worl
     for path in paths:
         names.update(os.fsencode(path) + b"\0")
     return {
-        "model": [source.given or source.name, *(key_of_file(str(path)).hex() for path in files)],
+        "model": [source.given or source.name, *map(_digest, files)],
         "images": f"{len(paths)} ({names.hexdigest()})",
         "references": config.references,
         "threshold": config.threshold,
         "processes": world,
     }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_images(given: list[str]) -> "Paths":
@@ -195,7 +201,7 @@ def find_images(given: list[str]) -> "Paths":
         elif not path.exists() and any(c in each for c in "*?["):
             import glob
 
-            inside = [str(Path(p)) for p in sorted(glob.glob(each, recursive=True)) if os.path.isfile(p)]
+            inside = [str(Path(p)) for p in sorted(set(glob.glob(each, recursive=True))) if os.path.isfile(p)]
             if not inside:
                 raise FileNotFoundError(f"no file matches {each!r}")
         else:

@@ -1,5 +1,6 @@
 """Answers of several processes to one file: each writes its share as it comes, and goes on where it was killed."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -7,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from kedge.cli.answers import Row, write_all
 from kedge.files import whole, write_text
@@ -37,21 +38,25 @@ class Share:
     They lie in `OUT.parts/` as JSON lines until the last is there; then process 0 writes OUT under another name, gives
     it its own, and the parts go.
 
+    Within it (`with`) no other process writes the same share.
+
     Args:
         out: the file that is wanted in the end.
         call: what the answers depend on, which a call that goes on must agree with.
+        count: how many images the call has.
         rank: of this process.
         world: how many there are.
 
     Raises:
         FileExistsError: `out` is there already.
-        ValueError: answers of another call lie there.
+        ValueError: answers of another call lie there, or another process is writing them.
     """
 
-    def __init__(self, out: Path, call: Mapping[str, Any], rank: int, world: int) -> None:
+    def __init__(self, out: Path, call: Mapping[str, Any], count: int, rank: int, world: int) -> None:
         if out.exists():
             raise FileExistsError(f"{out} is there already and is not overwritten: delete it, or name another file")
-        self.out, self.rank, self.world = out, rank, world
+        self.out, self.count, self.rank, self.world = out, count, rank, world
+        self._sign = hashlib.sha256(json.dumps(dict(call), sort_keys=True).encode()).hexdigest()
         self.folder = out.with_name(f"{out.name}.parts")
         self.folder.mkdir(parents=True, exist_ok=True)
         about = self.folder / "call.json"
@@ -67,7 +72,17 @@ class Share:
                 f"{self.folder} holds answers of another call ({shown}): go on as it began, or delete it to begin again"
             )
         self._path = self._part(rank)
+        self._stream = self._path.open("a", encoding="utf-8", newline="")
+        if not _locked(self._stream):
+            self._stream.close()
+            raise ValueError(f"{self._path} is being written by another process: the same command is running already")
         self.done = _whole_lines(self._path)
+
+    def __enter__(self) -> "Share":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
 
     def _part(self, rank: int) -> Path:
         return self.folder / f"{rank:05d}-of-{self.world:05d}.jsonl"
@@ -75,26 +90,40 @@ class Share:
     def _end(self, rank: int) -> Path:
         return self._part(rank).with_suffix(".done")
 
+    def _ended(self, rank: int) -> bool:
+        """Whether a process has answered all its images of this call, not of one before it."""
+        try:
+            return self._end(rank).read_text(encoding="utf-8") == self._sign
+        except OSError:
+            return False
+
     def take(self, rows: Iterator[Row], seen: Callable[[Row], None]) -> None:
         """Write this process's answers after those that are there, each as it comes; `seen` is told of all."""
         if self.done:
             for before in _rows(self._path):
                 seen(before)
-        with self._path.open("a", encoding="utf-8", newline="") as stream:
-            for row in rows:
-                stream.write(json.dumps(row) + "\n")
-                stream.flush()
-                seen(row)
-            os.fsync(stream.fileno())
-        self._end(self.rank).touch()
+        for row in rows:
+            self._stream.write(json.dumps(row) + "\n")
+            self._stream.flush()
+            seen(row)
+        os.fsync(self._stream.fileno())
+        if not self._ended(self.rank):  # else process 0 may be done with the folder by now
+            write_text(self._end(self.rank), self._sign)
 
     def join(self, columns: Sequence[str], seen: Callable[[Row], None], say: Callable[[str], None]) -> None:
         """Process 0: wait for the others, then write the file, in the order of the images; `seen` is told of each.
 
         Raises:
-            RuntimeError: another process has written nothing for ten minutes.
+            RuntimeError: another process has written nothing for ten minutes, or not what it should have.
         """
         self._wait(say)
+        for rank in range(self.world):
+            images, answers = len(range(rank, self.count, self.world)), _lines(self._part(rank))[0]
+            if answers != images:
+                raise RuntimeError(
+                    f"{self._part(rank)} holds {answers} answers to {images} images: it is damaged, or was written by "
+                    f"two processes. Delete {self.folder} to begin again"
+                )
 
         def rows() -> Iterator[Row]:
             parts = [_rows(self._part(rank)) for rank in range(self.world)]
@@ -108,7 +137,7 @@ class Share:
 
     def _wait(self, say: Callable[[str], None]) -> None:
         sizes, since, told = list[int](), time.monotonic(), False
-        while missing := [rank for rank in range(self.world) if not self._end(rank).exists()]:
+        while missing := [rank for rank in range(self.world) if not self._ended(rank)]:
             now = [path.stat().st_size if (path := self._part(rank)).exists() else 0 for rank in missing]
             if now != sizes:
                 sizes, since = now, time.monotonic()
@@ -123,19 +152,36 @@ class Share:
             time.sleep(_LOOK)
 
 
+def _locked(stream: IO[str]) -> bool:
+    """Lock a file until it is closed; whether nobody else has. Where the file system knows no locks it is not asked."""
+    try:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
+
+
 def _whole_lines(path: Path) -> int:
     """How many whole lines a file has; a part of a line at its end, of a process that was killed, is cut off."""
-    if not path.is_file():
-        return 0
+    count, end = _lines(path)
+    os.truncate(path, end)
+    return count
+
+
+def _lines(path: Path) -> tuple[int, int]:
+    """(how many whole lines a file has, where the last of them ends)."""
     count = end = at = 0
-    with path.open("r+b") as file:
+    with path.open("rb") as file:
         while block := file.read(1 << 20):
             count += block.count(b"\n")
             if (last := block.rfind(b"\n")) >= 0:
                 end = at + last + 1
             at += len(block)
-        file.truncate(end)
-    return count
+    return count, end
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -61,12 +61,12 @@ def _is_pointwise(module: nn.Module) -> bool:
 
 
 def _search(model: nn.Module, candidates: list[nn.Module], example: Tensor) -> nn.Module | None:
-    calls: list[tuple[nn.Module, Tensor]] = []
+    calls: list[tuple[int, Tensor]] = []  # no module within a hook's reach: see `in_eval`
     thread = threading.get_ident()
 
     def read(_: nn.Module, inputs: tuple[Tensor, ...], place: int) -> None:
         if inputs and threading.get_ident() == thread:
-            calls.append((candidates[place], inputs[0].detach()))
+            calls.append((place, inputs[0].detach()))
 
     handles = [m.register_forward_pre_hook(partial(read, place=i)) for i, m in enumerate(candidates)]
     try:
@@ -77,8 +77,9 @@ def _search(model: nn.Module, candidates: list[nn.Module], example: Tensor) -> n
             handle.remove()
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         return None
-    for layer, inputs in reversed(calls):
-        once = sum(m is layer for m, _ in calls) == 1
+    for place, inputs in reversed(calls):
+        layer = candidates[place]
+        once = sum(other == place for other, _ in calls) == 1
         if once and _explains(layer, inputs, logits):
             return layer
     return None
