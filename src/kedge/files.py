@@ -40,7 +40,7 @@ def temporary_beside(path: Path) -> Path:
 
 @contextmanager
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path, on the disk of `path`, to write to; it becomes `path` if nothing was raised, and goes if it was.
+    """Give a temporary path to write to, on the same disk; it becomes `path` if nothing was raised, else it goes.
 
     The content reaches the disk before the name does. Readable by others as the umask says, whatever wrote it.
     """

@@ -45,7 +45,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     from kedge.deploy.card_text import on_validation
     from kedge.deploy.model_card import FILE, evaluation_of, is_ours, model_card, read_run, stated_license
     from kedge.deploy.pushing import check_name
-    from kedge.files import write_text
+    from kedge.files import sweep, write_text
 
     if config.repo is not None:
         check_name(config.repo)
@@ -57,6 +57,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     model = source.load("cpu")
     license = config.license or stated_license(out)
     text = model_card(model, source.run, config.repo, license)
+    sweep(out.parent, shared=True)
     write_text(out, text)
     results, _ = evaluation_of(model, source.run, read_run(source.run)[1])
     print(f"card: {out}")
