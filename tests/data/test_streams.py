@@ -53,6 +53,12 @@ def _hashes(images):
     return sorted(hash(image.numpy().tobytes()) for image in images)
 
 
+@pytest.mark.parametrize("wrong", [None, [1], "rows.jsonl"])
+def test_what_is_no_stream_is_named(wrong):
+    with pytest.raises(TypeError, match="from_stream takes a Hugging Face IterableDataset, got"):
+        data.from_stream(wrong)
+
+
 def _lying(size=None, kind=tarfile.REGTYPE, **headers):
     """A member that says of itself what is not so."""
     about = tarfile.TarInfo("z.png")
