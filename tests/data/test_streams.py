@@ -59,6 +59,16 @@ def test_what_is_no_stream_is_named(wrong):
         data.from_stream(wrong)
 
 
+@pytest.mark.parametrize("wrong", [[0], float("nan"), float("inf"), 0.5, None])
+def test_a_label_of_a_stream_that_is_no_label_is_named(wrong):
+    import datasets
+
+    rows = {"image": [{"bytes": _encoded(i), "path": None} for i in range(4)], "label": [wrong] * 4}
+    stream = datasets.Dataset.from_dict(rows).to_iterable_dataset()
+    with pytest.raises(DataError, match="a whole number or a name is needed"):
+        data.from_stream(stream)
+
+
 def _lying(size=None, kind=tarfile.REGTYPE, **headers):
     """A member that says of itself what is not so."""
     about = tarfile.TarInfo("z.png")

@@ -153,7 +153,7 @@ class DatasetPieces:
             image, label = row[self._image] or {}, row[self._label]
             source = image.get("bytes") or image.get("path") or b""
             name = f"{self._name}:{image.get('path') or f'shard {piece}, row {place}'}"
-            if label is None or (not isinstance(label, str) and label != int(label)):
+            if not (isinstance(label, str | int) or (isinstance(label, float) and label.is_integer())):
                 raise DataError(f"{name} has the label {label!r}: a whole number or a name is needed")
             yield Sample(place, name, source, label if isinstance(label, str) else int(label))
 
