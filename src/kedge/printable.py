@@ -7,7 +7,7 @@ of output, bytes that are no text. What is stored keeps the name as it is; only 
 import unicodedata
 from typing import Any
 
-__all__ = ["cell", "printable", "printable_lines"]
+__all__ = ["cell", "is_computed", "printable", "printable_lines"]
 
 # Control characters, halves of characters (bytes of a file name that are not UTF-8), separators of lines, and what
 # turns the direction of writing; not the joiners, which Persian, Indic scripts and emoji need.
@@ -35,7 +35,12 @@ def cell(text: Any) -> str:
     A cell that begins with `=`, `+`, `-` or `@` is a formula to a spreadsheet. Numbers are not for this function.
     """
     shown = printable(text)
-    return f"'{shown}" if str(text).lstrip(" ").startswith(_FORMULA) else shown
+    return f"'{shown}" if is_computed(str(text)) else shown
+
+
+def is_computed(text: str) -> bool:
+    """Whether a spreadsheet would take `text` for a formula."""
+    return text.lstrip(" ").startswith(_FORMULA)
 
 
 def _escaped(character: str) -> str:

@@ -200,6 +200,31 @@ def test_a_process_that_is_gone_is_named(command, model_folder, photos, tmp_path
         command("predict", model_folder, photos, "--out", tmp_path / "answers.csv")
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("call.json", b"[" * 100_000, "call.json is nested deeper"),
+        ("call.json", b"\xff\x00", "call.json is not text in UTF-8"),
+        ("00000-of-00001.jsonl", b"\xff\n", "line 1, is not JSON"),
+        ("00000-of-00001.jsonl", b"[]\n", "line 1, holds a list"),
+        ("00000-of-00001.jsonl", b"{}\n", "line 1, has no path"),
+    ],
+)
+def test_answers_that_were_changed_are_refused(command, model_folder, photos, tmp_path, monkeypatch, file, text, words):
+    def broken_off(*settings):
+        yield from ()
+        raise KeyboardInterrupt
+
+    out = tmp_path / "answers.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(predict, "predict_files", broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            command("predict", model_folder, photos, "--out", out)
+    (tmp_path / "answers.csv.parts" / file).write_bytes(text)
+    with pytest.raises(ValueError, match=words):
+        command("predict", model_folder, photos, "--out", out)
+
+
 @pytest.mark.parametrize("form", ["table", "csv", "json", "jsonl"])
 def test_a_name_that_is_not_utf_8_loses_nothing(command, model_folder, photos, tmp_path, form):
     odd = os.path.join(os.fsencode(photos), b"caf\xe9 \xc3\xbc.png")
@@ -213,6 +238,14 @@ def test_a_name_that_is_not_utf_8_loses_nothing(command, model_folder, photos, t
         path = tmp_path / f"answers.{form}"
         assert command("predict", model_folder, photos, "--out", path)[0] == 3
         assert [row["path"] for row in _read(path)].count(f"{photos}/caf\\xe9 ü.png") == 1
+
+
+def test_a_name_makes_no_lines_of_its_own(command, model_folder, photos):
+    shutil.copy(photos / "d1.png", photos / "x\nall is well\x1b[2J.png")
+    (photos / "y\nall is well.png").write_bytes(b"")
+    _, out, err = command("predict", model_folder, photos)
+    assert "x\\nall is well\\x1b[2J.png" in out
+    assert not [line for line in (out + err).splitlines() if line.startswith("all is well")]
 
 
 def test_what_the_output_has_no_sign_for_is_escaped():

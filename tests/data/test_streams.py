@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import pytest
@@ -50,6 +51,69 @@ def shards(tmp_path):
 
 def _hashes(images):
     return sorted(hash(image.numpy().tobytes()) for image in images)
+
+
+@pytest.mark.parametrize("wrong", [None, [1], "rows.jsonl"])
+def test_what_is_no_stream_is_named(wrong):
+    with pytest.raises(TypeError, match="from_stream takes a Hugging Face IterableDataset, got"):
+        data.from_stream(wrong)
+
+
+@pytest.mark.parametrize("wrong", [[0], float("nan"), float("inf"), 0.5, None])
+def test_a_label_of_a_stream_that_is_no_label_is_named(wrong):
+    import datasets
+
+    rows = {"image": [{"bytes": _encoded(i), "path": None} for i in range(4)], "label": [wrong] * 4}
+    stream = datasets.Dataset.from_dict(rows).to_iterable_dataset()
+    with pytest.raises(DataError, match="a whole number or a name is needed"):
+        data.from_stream(stream)
+
+
+def _lying(size=None, kind=tarfile.REGTYPE, **headers):
+    """A member that says of itself what is not so."""
+    about = tarfile.TarInfo("z.png")
+    about.size, about.type, about.pax_headers = 4 if size is None else size, kind, headers
+    return about.tobuf(tarfile.PAX_FORMAT if headers else tarfile.GNU_FORMAT) + b"\0" * 512
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        _lying(2**43),
+        _lying(2**20),
+        _lying(**{"GNU.sparse.map": "0,4", "GNU.sparse.size": str(2**43), "GNU.sparse.name": "z.png"}),
+        _lying(2**43, tarfile.XHDTYPE),
+        _lying(0, tarfile.XHDTYPE) * 3000,
+    ],
+    ids=["large", "cut off", "holes", "a large header", "headers"],
+)
+def test_a_shard_that_lies_is_refused(shards, tail):
+    (path,) = shards(count=1).iterdir()
+    with tarfile.open(path) as tar:
+        end = tar.getmembers()[-1].offset_data + 512  # of a .cls
+    path.write_bytes(path.read_bytes()[:end] + tail)
+    with pytest.raises(DataError, match=r"train-000000\.tar"):
+        data.load(path.parent, "train")
+    with pytest.raises(DataError, match=r"train-000000\.tar"):
+        list(Shards(str(path.parent)).pieces("train").read(0))
+
+
+def test_nothing_waits_for_a_pipe_that_is_called_like_a_shard(shards):
+    folder = shards(count=1)
+    os.mkfifo(folder / "train-000001.tar")
+    with pytest.raises(DataError, match="is a named pipe, not a file"):
+        data.load(folder, "train")
+
+
+def test_names_and_numbers_of_shards_are_within_bounds(shards):
+    folder = shards(count=1, label=lambda i: 999_999_999)
+    with pytest.raises(DataError, match="a label is 999999999, and nothing names the classes"):
+        data.load(folder, "train")
+    with pytest.raises(DataError, match="names 1,000,000,000,000 shards"):
+        Shards(str(folder / "train-{000000..999999}{000000..999999}.tar"))
+    (folder / "classes.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match=r"classes\.txt is not text in UTF-8"):
+        data.load(folder, "train")
 
 
 def test_shards_are_listed_where_images_are_asked_for_by_position(shards):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from kedge.printable import is_computed, printable
+
 __all__ = ["FIELDS", "KINDS", "Tally", "encodable", "writer_of", "writes"]
 
 FIELDS = ("path", "label", "confidence", "uncertainty", "reject", "error", "log_odds")
@@ -14,7 +16,6 @@ TEXTS = ("path", "label", "error")
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
 _LOOKED_AT = 1000  # answers by which the columns of a table are made as wide as they need to be
 _GROUP = 10_000  # rows of a group in a parquet file
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 Row = Mapping[str, Any]
 
@@ -102,7 +103,7 @@ class _Csv:
 
 def _cell(text: str | None) -> str | None:
     """A text for a spreadsheet, which would compute one that begins so: an apostrophe before it makes it text."""
-    return f"'{text}" if text is not None and text.lstrip(" ").startswith(_FORMULA) else text
+    return f"'{text}" if text is not None and is_computed(text) else text
 
 
 class _JsonLines:
@@ -141,11 +142,11 @@ class _Table:
 
     def write(self, row: Row) -> None:
         if row["error"] is not None:
-            self._line((row["path"], "(no answer)" if row["reject"] else "(unreadable)", "", "", ""))
+            self._line((printable(row["path"]), "(no answer)" if row["reject"] else "(unreadable)", "", "", ""))
             return
         uncertainty = "" if row["uncertainty"] is None else f"{row['uncertainty']:.4f}"
         reject = "reject" if row["reject"] else ""
-        self._line((row["path"], row["label"], f"{row['confidence']:.1%}", uncertainty, reject))
+        self._line((printable(row["path"]), printable(row["label"]), f"{row['confidence']:.1%}", uncertainty, reject))
 
     def _line(self, line: tuple[str, str, str, str, str]) -> None:
         if not self._widths:

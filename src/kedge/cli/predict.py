@@ -16,6 +16,7 @@ from kedge.cli.evaluate import progress_bar
 from kedge.cli.models import MODEL_HELP, Source, find
 from kedge.cli.ranges import check_values
 from kedge.cli.shares import Share, place_among_processes
+from kedge.printable import printable
 from kedge.rejection import answered, in_words, rule_at
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         def seen(row: Mapping[str, Any]) -> None:
             tally.add(row)
             if row["error"] is not None:
-                say(f"kedge predict: {row['path']}: {row['error']}")
+                say(f"kedge predict: {printable(row['path'])}: {printable(row['error'])}")
             if progress is not None:
                 progress(tally.images, len(mine))
 

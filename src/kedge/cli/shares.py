@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from kedge.cli.answers import Row, write_all
+from kedge.cli.answers import FIELDS, Row, write_all
 from kedge.files import whole, write_text
+from kedge.json_text import parse_json, read_json
 
 __all__ = ["Share", "place_among_processes"]
 
@@ -62,7 +63,7 @@ class Share:
         about = self.folder / "call.json"
         if not about.is_file():
             write_text(about, json.dumps(dict(call), indent=1))
-        before = json.loads(about.read_text(encoding="utf-8"))
+        before = read_json(about)
         differing = [key for key in {**before, **call} if before.get(key) != call.get(key)]
         if differing and not any(path.stat().st_size for path in self.folder.glob("*.jsonl")):
             write_text(about, json.dumps(dict(call), indent=1))  # a call that failed before its first answer
@@ -185,6 +186,9 @@ def _lines(path: Path) -> tuple[int, int]:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        for line in file:
-            yield json.loads(line)
+    with path.open(encoding="utf-8", errors="backslashreplace", newline="") as file:
+        for number, line in enumerate(file, 1):
+            row = parse_json(line, f"{path}, line {number},", nan=True)
+            if missing := [name for name in FIELDS if name not in row]:
+                raise ValueError(f"{path}, line {number}, has no {missing[0]}: delete {path.parent} to begin again")
+            yield row

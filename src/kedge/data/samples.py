@@ -7,6 +7,7 @@ import torch
 
 from kedge.data.formats import Encoded
 from kedge.data.report import DataError
+from kedge.data.tables import check_most
 
 Label = int | str
 
@@ -59,7 +60,7 @@ def named(
     numbers = torch.tensor(labels, dtype=torch.long)
     low, high = int(numbers.min()), int(numbers.max())
     if class_names is None:
-        names = [str(i) for i in range(high + 1)]
+        names = [str(i) for i in range(check_most(high, where) + 1)]
         notes.append(
             f"labels are numbers and nothing names them: classes are called 0 to {high} ({file} would name them)"
         )

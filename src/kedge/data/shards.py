@@ -1,6 +1,7 @@
 """Tar shards in the layout of WebDataset, name.jpg beside name.cls: read in turn, or by the place of each image."""
 
 import glob
+import math
 import os
 import re
 import tarfile
@@ -17,10 +18,14 @@ from kedge.data.items import EncodedItems
 from kedge.data.paths import Paths
 from kedge.data.report import DataError, UnreadableImage
 from kedge.data.samples import Label, Sample, named
+from kedge.regular import open_file, read_text
 
 CLASSES = "classes.txt"
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_RANGE = re.compile(r"\{(\d{1,18})\.\.(\d{1,18})\}")  # more digits than int() takes are no range
 _LARGEST = 1 << 20  # bytes of a .cls, which holds a number or a name
+_LARGEST_NAMES = 100_000_000  # bytes of classes.txt
+_LARGEST_IMAGE = 1 << 30  # bytes, encoded
+_MOST = 1_000_000  # shards that a pattern names
 
 
 class Shards:
@@ -64,9 +69,12 @@ class Shards:
     @property
     def class_names(self) -> list[str] | None:
         """The names in classes.txt beside the shards; None without it."""
-        if not self._classes.is_file():
+        if not self._classes.exists():
             return None
-        lines = self._classes.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = read_text(self._classes, _LARGEST_NAMES).splitlines()
+        except ValueError as error:
+            raise DataError(str(error)) from None
         return [line.strip() for line in lines if line.strip()]
 
     def pieces(self, split: str) -> "TarPieces":
@@ -105,7 +113,7 @@ class TarPieces:
     def read(self, piece: int, wanted: torch.Tensor | None = None) -> Iterator[Sample]:
         """The samples of a shard in order; of those that are not `wanted`, bool [n], no image is read."""
         path = self._shards[piece]
-        with path.open("rb") as file:
+        with open_file(path) as file:
             for place, (key, offset, size, label) in enumerate(_members(path)):
                 if wanted is None or (place < len(wanted) and bool(wanted[place])):
                     file.seek(offset)
@@ -133,11 +141,11 @@ class TarItems(EncodedItems):
         """Return the image's bytes."""
         shard, offset, size = self._places[i].tolist()
         try:
-            with self._shards[shard].open("rb") as file:
+            with open_file(self._shards[shard]) as file:
                 file.seek(offset)
                 return file.read(size)
-        except OSError as error:
-            raise UnreadableImage(self.name(i), error.strerror or str(error)) from None
+        except (OSError, ValueError) as error:
+            raise UnreadableImage(self.name(i), getattr(error, "strerror", None) or str(error)) from None
 
 
 def is_shards(name: str) -> bool:
@@ -162,7 +170,8 @@ def _members(path: Path) -> Iterator[tuple[str, int, int, Label]]:
         )
 
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_file(path) as shard, tarfile.open(fileobj=shard, mode="r:") as tar:
+            length = os.fstat(shard.fileno()).st_size
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # else it remembers all that it saw
                 base = os.path.basename(member.name)
@@ -175,6 +184,11 @@ def _members(path: Path) -> Iterator[tuple[str, int, int, Label]]:
                         raise DataError(lacking())
                     stem, has_image, has_label = key, False, False
                 if f".{kind}" in EXTENSIONS:
+                    if member.issparse() or member.size > _LARGEST_IMAGE or member.offset_data + member.size > length:
+                        raise DataError(
+                            f"{path}: {member.name} cannot be an image of the {member.size:,} bytes that are said of "
+                            f"it: the file has {length:,}, or it was changed or is cut off"
+                        )
                     name, offset, size, has_image = member.name, member.offset_data, member.size, True
                 elif kind == "cls":
                     file = tar.extractfile(member)
@@ -187,8 +201,10 @@ def _members(path: Path) -> Iterator[tuple[str, int, int, Label]]:
                     yield name, offset, size, label
             if stem and has_image != has_label:
                 raise DataError(lacking())
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a tar file: {error}") from None
+    except DataError:
+        raise
+    except (tarfile.TarError, EOFError, OSError, ValueError, MemoryError, OverflowError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read as a tar file: {str(error) or type(error).__name__}") from None
 
 
 def _split(path: Path) -> str:
@@ -201,7 +217,10 @@ def _expanded(pattern: str) -> list[Path]:
     if found is None:
         return [Path(p) for p in sorted(glob.glob(pattern))] if any(c in pattern for c in "*?[") else [Path(pattern)]
     low, high = int(found[1]), int(found[2])
-    if not low <= high <= low + 1_000_000:
+    counts = [int(last) - int(first) + 1 for first, last in _RANGE.findall(pattern)]
+    if math.prod(counts) > _MOST:
+        raise DataError(f"{pattern} names {math.prod(counts):,} shards, and more than {_MOST:,} cannot be meant")
+    if low > high:
         raise DataError(f"{pattern}: {found[0]} is no range from a smaller number to a larger one")
     parts = [f"{pattern[: found.start()]}{n:0{len(found[1])}d}{pattern[found.end() :]}" for n in range(low, high + 1)]
     return [path for part in parts for path in _expanded(part)]

@@ -153,7 +153,7 @@ class DatasetPieces:
             image, label = row[self._image] or {}, row[self._label]
             source = image.get("bytes") or image.get("path") or b""
             name = f"{self._name}:{image.get('path') or f'shard {piece}, row {place}'}"
-            if label is None or (not isinstance(label, str) and label != int(label)):
+            if not (isinstance(label, str | int) or (isinstance(label, float) and label.is_integer())):
                 raise DataError(f"{name} has the label {label!r}: a whole number or a name is needed")
             yield Sample(place, name, source, label if isinstance(label, str) else int(label))
 
@@ -184,7 +184,13 @@ def from_stream(
 
     Raises:
         DataError: no such columns, labels that are not among the classes, more than 1 % unreadable images.
+        TypeError: no such data set.
     """
+    if not all(hasattr(dataset, name) for name in ("features", "column_names", "num_shards", "select_columns")):
+        raise TypeError(
+            f"from_stream takes a Hugging Face IterableDataset, got {type(dataset).__name__}: "
+            "datasets.load_dataset(..., streaming=True) makes one, and dataset.to_iterable_dataset()"
+        )
     features = features_of(dataset) if dataset.features else {}
     columns = dataset.column_names or list(next(iter(dataset)))
     image, label = choose_columns(features, columns, name)

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,8 @@ class AtomicCheckpoints(TorchCheckpointIO):
             read = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a broken file can raise nearly anything in a reader
             first = str(error).strip().split("\n")[0][:200]
+            if isinstance(error, pickle.UnpicklingError):  # whose words advise to run what is in the file
+                first = "more than tensors and plain values, or cut off"
             raise ValueError(
                 f"{path} is damaged, or not a checkpoint of a run ({type(error).__name__}: {first}). "
                 f"Delete it to begin the run again from the start with the same --resume"

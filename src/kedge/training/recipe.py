@@ -25,8 +25,8 @@ class Recipe:
 
     Args:
         name: folder of the run inside `runs`; null: made from data, model and the time.
-        data: a data set's name, an image folder, parquet files or a hub name; null: that of the run in init_from, else
-            digits.
+        data: a data set's name, an image folder, parquet files, tar shards or a hub name, `stream:` before it to
+            read that or parquet in turn; null: that of the run in init_from, else digits.
         image_size: pixels of a side; null: as it is up to 64 px, else 224.
         val_fraction: part of the training images held out for validation, if the data has no such split.
         split_seed: which images those are; null: the seed, and with a run in init_from the images that it held out.
