@@ -205,3 +205,27 @@ def test_parquet_files_that_are_none(tmp_path):
     os.mkfifo(tmp_path / "train.parquet")
     with pytest.raises(DataError, match="a named pipe, not a file"):
         kd.load(tmp_path)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_row_names_no_image_outside_of_its_folder(tmp_path, stream):
+    """Of a stranger's file, which else would bring any photo of this machine into a report."""
+    picture(7, 24, 24).save(tmp_path / "private.png")
+    (tmp_path / "set").mkdir()
+    picture(8, 24, 24).save(tmp_path / "set" / "own.png")
+    images = rows(300)
+    images[3] = {"bytes": None, "path": str(tmp_path / "private.png")}
+    images[4] = {"bytes": None, "path": "../private.png"}
+    images[5] = {"bytes": None, "path": "own.png"}
+    write(tmp_path / "set" / "train.parquet", images, [0, 1] * 150, ["a", "b"])
+    if stream:
+        from kedge.data.loading import stream as in_turn
+
+        train, _ = in_turn(f"stream:{tmp_path / 'set'}", None, 0.1, 0)
+        paths = [sample.source for sample in train.pieces.read(0) if isinstance(sample.source, str)]
+        assert paths == [str(tmp_path / "set" / "own.png")]
+        return
+    loaded = kd.load(tmp_path / "set")
+    assert len(loaded) == 298
+    assert torch.equal(loaded.images[3], pixels(picture(8, 24, 24)))
+    assert any("not below" in reason for _, reason in loaded.report.skipped)

@@ -1,6 +1,7 @@
 """Where encoded images are: files, rows of a table, or another data set. Each is read one image at a time."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -139,12 +140,24 @@ class FileItems(EncodedItems):
         return self._paths[i]
 
 
-class RowItems(EncodedItems):
-    """Rows of {"bytes": ..., "path": ...}, from a pyarrow column or a column of a Hugging Face data set."""
+def below(folder: Path, path: str) -> str:
+    """The place of the file that a row of a file in `folder` names; UnreadableImage if it is not below the folder."""
+    place = (folder / path).resolve()
+    if not place.is_relative_to(folder.resolve()):
+        raise UnreadableImage(path, f"the row holds no image but names a file that is not below {folder}")
+    return str(place)
 
-    def __init__(self, rows: Any, origin: str) -> None:
+
+class RowItems(EncodedItems):
+    """Rows of {"bytes": ..., "path": ...}, from a pyarrow column or a column of a Hugging Face data set.
+
+    With `folder`, a path without bytes is one below it: a stranger's file names no other image of this machine.
+    """
+
+    def __init__(self, rows: Any, origin: str, folder: Path | None = None) -> None:
         self._rows = rows
         self._origin = origin
+        self._folder = folder
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -165,7 +178,7 @@ class RowItems(EncodedItems):
         if isinstance(data, bytes) and data:
             return data
         if isinstance(path, str) and path:
-            return path
+            return path if self._folder is None else below(self._folder, path)
         raise UnreadableImage(self.name(i), "the row holds no image")
 
     def small(self, i: int) -> torch.Tensor:

@@ -147,7 +147,8 @@ def stream(
     split = "train" if "train" in source.splits else next(iter(source.splits))
     dataset, names = source.streamed(split)
     fraction = 0.0 if "val" in source.splits else val_fraction
-    return from_stream(dataset, names, source.name, image_size, None, fraction, seed)
+    folder = source.folder if isinstance(source, Parquet) else None
+    return from_stream(dataset, names, source.name, image_size, None, fraction, seed, folder)
 
 
 def from_dataset(

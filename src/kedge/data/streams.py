@@ -12,8 +12,8 @@ import torch
 from kedge.data.build import Found, build
 from kedge.data.fingerprints import key_of_bytes, key_of_file
 from kedge.data.formats import Encoded
-from kedge.data.items import ENCODED, RowItems
-from kedge.data.report import DataError
+from kedge.data.items import ENCODED, RowItems, below
+from kedge.data.report import DataError, UnreadableImage
 from kedge.data.samples import Label, Pieces, Sample, named
 from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import ImageSet, Indices
@@ -135,12 +135,12 @@ class StreamSet(ImageSet):
 class DatasetPieces:
     """The shards of a Hugging Face `IterableDataset`."""
 
-    def __init__(self, dataset: Any, image: str, label: str, name: str) -> None:
+    def __init__(self, dataset: Any, image: str, label: str, name: str, folder: Path | None = None) -> None:
         import datasets
 
         chosen = dataset.select_columns([image, label])
         self._dataset = chosen.cast_column(image, datasets.Image(decode=False))
-        self._image, self._label, self._name = image, label, name
+        self._image, self._label, self._name, self._folder = image, label, name, folder
 
     def __len__(self) -> int:
         return int(self._dataset.num_shards)
@@ -151,11 +151,17 @@ class DatasetPieces:
             if wanted is not None and (place >= len(wanted) or not bool(wanted[place])):
                 continue
             image, label = row[self._image] or {}, row[self._label]
-            source = image.get("bytes") or image.get("path") or b""
+            source = image.get("bytes") or self._place(image.get("path")) or b""
             name = f"{self._name}:{image.get('path') or f'shard {piece}, row {place}'}"
             if not (isinstance(label, str | int) or (isinstance(label, float) and label.is_integer())):
                 raise DataError(f"{name} has the label {label!r}: a whole number or a name is needed")
             yield Sample(place, name, source, label if isinstance(label, str) else int(label))
+
+    def _place(self, path: str | None) -> str | None:
+        try:
+            return path if self._folder is None or not path else below(self._folder, path)
+        except UnreadableImage:
+            return None
 
 
 def from_stream(
@@ -166,6 +172,7 @@ def from_stream(
     channels: int | None = None,
     val_fraction: float = 0.1,
     seed: int = 0,
+    folder: Path | None = None,
 ) -> tuple[StreamSet, ImageSet | None]:
     """Training and validation images of a streaming data set, for `kedge.training.fit(sets=...)`.
 
@@ -181,6 +188,7 @@ def from_stream(
         channels: as for `load`.
         val_fraction: of the images, in [0, 1); 0: none, and there is no second set.
         seed: which images are held out.
+        folder: rows that name files in place of holding images name some below it; None: any.
 
     Raises:
         DataError: no such columns, labels that are not among the classes, more than 1 % unreadable images.
@@ -195,7 +203,7 @@ def from_stream(
     columns = dataset.column_names or list(next(iter(dataset)))
     image, label = choose_columns(features, columns, name)
     names = class_names or class_names_of(features, label)
-    pieces = DatasetPieces(dataset, image, label, name)
+    pieces = DatasetPieces(dataset, image, label, name, folder)
     return divided(pieces, names, name, "class_names=", image_size, channels, val_fraction, seed)
 
 

@@ -38,6 +38,7 @@ class Parquet:
     def __init__(self, path: Path) -> None:
         files = [path] if path.is_file() else parquet_files(path)
         self.name = path.stem if path.is_file() else path.resolve().name
+        self.folder = path.parent if path.is_file() else path
         _check_shards(files)
         self.splits: dict[str, list[Path]] = {}
         if path.is_file():
@@ -89,7 +90,7 @@ class Parquet:
             names = common_classes({part: pq.read_table(self.splits[part], columns=[label])[label].to_pylist()
                                     for part in self.splits}, self.name)  # fmt: skip
         numbers, class_names = numbered(labels, names, self.name)
-        return Found(RowItems(images, self.name), numbers, class_names, self.name, split)
+        return Found(RowItems(images, self.name, self.folder), numbers, class_names, self.name, split)
 
     def _schema(self, file: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
         """The Hugging Face features of a file, and the names of its columns."""
