@@ -2,10 +2,14 @@
 
 import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
+import torch
 
+import kedge
 from kedge.experiments import load_experiment
 from kedge.json_text import parse_json, read_json
 from kedge.regular import read_text
@@ -213,3 +217,13 @@ def test_one_place_reads_each_kind():
         "json.loads": {"json_text.py", "architectures.py", "digests.py", "reproduce.py"},
         "csv.DictReader": {"folder.py"},
     }
+
+
+def test_weights_that_are_a_pipe_are_not_waited_for(tmp_path):
+    network = torch.nn.Linear(4, 2)
+    kedge.save(kedge.plain(torch.nn.Sequential(torch.nn.Flatten(), network), 0.5, 0.5, example=(1, 2, 2)), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    os.mkfifo(tmp_path / "model.safetensors")
+    code = "import sys, kedge\ntry: kedge.load(sys.argv[1])\nexcept (ValueError, OSError) as e: print(e)"
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, timeout=60)
+    assert b"model.safetensors" in done.stdout

@@ -119,8 +119,8 @@ class Base:
         last = [k for k, event in enumerate(events, 1) if event.startswith("rename") and event.endswith("last.ckpt'")]
         place = self.place(self.empty, "half")
         call(train, place, fault=Fault("kill", (last[0] if last else len(events) // 2) + 1))
-        for path in place.work.rglob(".*.tmp"):
-            path.unlink()
+        for path in list(place.work.rglob(".*.tmp")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         return place.work
 
     @cached_property

@@ -29,6 +29,7 @@ from kedge.anchoring.twin import evaluating
 from kedge.architectures import at_most, describe, rebuild
 from kedge.files import sweep, whole, write_text
 from kedge.json_text import read_json
+from kedge.regular import check_file
 from kedge.stated import LARGEST_TEXT, check_stated, check_there, refuse
 
 # A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
@@ -150,6 +151,7 @@ def _waiting(config: dict[str, Any]) -> str:
 def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> PixelModel:
     """The model of a checked `config` with the tensors of `weights`, in eval mode."""
     try:
+        check_file(weights)
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{weights} is not a safetensors file: {error}") from error

@@ -4,7 +4,7 @@ import os
 import stat
 from typing import BinaryIO
 
-__all__ = ["check_file", "open_file", "read_text"]
+__all__ = ["check_file", "is_folder", "open_file", "read_text"]
 
 
 def read_text(path: str | os.PathLike[str], largest: int) -> str:
@@ -52,6 +52,14 @@ def check_file(path: str | os.PathLike[str]) -> None:
     kind = stat.S_IFMT(os.stat(path).st_mode)
     if kind != stat.S_IFREG:
         raise ValueError(f"{os.fspath(path)} is {_KINDS.get(kind, 'something else')}, not a file")
+
+
+def is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads in a circle is none, and no error."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _only_files(path: str, flags: int) -> int:

@@ -105,6 +105,15 @@ def test_a_link_to_a_folder_above_is_not_followed(make_folder):
     assert [os.path.relpath(path, root) for path in images] == ["cat/000.png", "cat/more/link/2/000.png"]
 
 
+def test_links_in_a_circle_are_listed_with_what_cannot_be_read(make_folder):
+    root = make_folder({"ant": 3, "bee": 3})
+    os.symlink("loop.png", root / "ant" / "loop.png")
+    os.symlink("again", root / "again")
+    files, _ = files_under(root)
+    assert sum(path.endswith("loop.png") for path in files) == 1
+    assert len(files) == 7
+
+
 def test_the_paths_of_a_part_share_the_memory_of_the_whole(make_folder):
     root = make_folder({"a": 3, "b": 3}, size=(80, 80))
     whole = data.load(root)

@@ -300,6 +300,15 @@ def test_a_recipe_without_a_record_is_begun_again(run, rooms, caplog, content, i
     assert ImageRecord.read(run).digest == ImageRecord.read(rooms / "whole").digest
 
 
+def test_a_record_that_is_no_file_does_not_count_for_none(run):
+    (run / "run.json").unlink()
+    os.mkfifo(run / "run.json")
+    checkpoint = (run / "last.ckpt").read_bytes()
+    with pytest.raises(ValueError, match=r"run\.json cannot be read: .*(pipe|FIFO|regular)"):
+        fit(resume=run)
+    assert (run / "last.ckpt").read_bytes() == checkpoint
+
+
 def test_a_model_without_a_record_is_no_run(over):
     (over / "run.json").unlink()
     with pytest.raises(ValueError, match=r"holds a model and no run\.json"):

@@ -12,6 +12,7 @@ from kedge.data.formats import CONVERT, EXTENSIONS, UNREAD, is_unread
 from kedge.data.items import FileItems
 from kedge.data.paths import Paths, PathsBuilder
 from kedge.data.report import DataError
+from kedge.regular import is_folder
 
 _ALIASES = {
     "train": ("train", "training"),
@@ -126,9 +127,17 @@ class ImageFolder:
         return train
 
 
+def _is_listed(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a file, or a link that leads nowhere, which is told of with the unreadable images."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
+    except OSError:  # a link that leads in a circle
+        return True
+
+
 def _folders(root: Path) -> list[Path]:
     return sorted(
-        (Path(e.path) for e in os.scandir(root) if e.is_dir() and not e.name.startswith((".", "__MACOSX"))),
+        (Path(e.path) for e in os.scandir(root) if is_folder(e) and not e.name.startswith((".", "__MACOSX"))),
         key=lambda path: path.name,
     )
 
@@ -186,9 +195,9 @@ def everything_under(folder: Path) -> Paths:
             entries = [e for e in os.scandir(place) if not e.name.startswith(".")]
         except OSError as error:
             _cannot_list(error)
-        folders = {e.name for e in entries if e.is_dir() and not is_loop(place, e.name)}
+        folders = {e.name for e in entries if is_folder(e) and not is_loop(place, e.name)}
         called = (e for e in entries if e.name.lower().endswith((*EXTENSIONS, *UNREAD)))
-        files = {e.name for e in called if e.is_file() or (e.is_symlink() and not os.path.exists(e.path))}
+        files = {e.name for e in called if _is_listed(e)}
         del entries
         # Where a folder stands among files decides the order; runs of files are added at once.
         run: list[str] = []

@@ -21,6 +21,7 @@ from kedge.data.label_spaces import CIFAR10, WNID, class_mask, imagenet, publish
 from kedge.data.published_arrays import ArrayItems, Rows, read_cifar_10_1, read_cifar_c
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet
+from kedge.regular import is_folder
 
 Condition = tuple[str, int | None]
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -188,7 +189,7 @@ def _layout(root: Path) -> str | None:
 
 def _folders(root: Path) -> list[str]:
     try:
-        return sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith("."))
+        return sorted(e.name for e in os.scandir(root) if is_folder(e) and not e.name.startswith("."))
     except OSError:
         return []
 

@@ -14,7 +14,7 @@ from kedge.data.declared import hf_features
 from kedge.data.folders import canonical_split
 from kedge.data.items import RowItems
 from kedge.data.report import DataError
-from kedge.regular import check_file
+from kedge.regular import check_file, is_folder
 
 log = logging.getLogger(__name__)
 _IN_MEMORY = 1 << 30  # bytes of parquet beyond which rows stay on disk (memory-mapped Arrow)
@@ -217,10 +217,10 @@ def parquet_files(root: Path) -> list[Path]:
         return []
     if found := _parquet_in([root]):
         return found
-    folders = [entry.path for entry in os.scandir(root) if entry.is_dir()]
+    folders = [entry.path for entry in os.scandir(root) if is_folder(entry)]
     if found := _parquet_in(folders):
         return found
-    return _parquet_in(e.path for f in folders for e in os.scandir(f) if canonical_split(e.name) and e.is_dir())
+    return _parquet_in(e.path for f in folders for e in os.scandir(f) if canonical_split(e.name) and is_folder(e))
 
 
 def _parquet_in(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -55,7 +55,7 @@ def facts_of(folder: RunFolder) -> dict[str, Any]:
     Raises:
         ValueError: for a damaged one, and for a folder with a model that no run.json says the making of.
     """
-    if (folder.path / "run.json").is_file():
+    if (folder.path / "run.json").exists():  # also what is no file: it is refused, and nothing begins again over it
         return folder.facts()
     if (folder.model / "config.json").is_file():
         raise ValueError(
