@@ -99,8 +99,8 @@ def test_what_no_command_may_do_is_noticed(monkeypatch, place, does, wrong):
 
 
 def test_memory_beyond_the_limit_is_noticed(monkeypatch, place):
-    command(monkeypatch, lambda: len(bytearray(1 << 30)) and None)
-    assert call(["x"], place).memory > 900
+    command(monkeypatch, lambda: len(b"x" * (1 << 30)) and None)
+    assert call(["x"], place).memory > 700
     command(monkeypatch, lambda: bytearray(8 << 30))
     assert "MemoryError" in spoiled(call(["x"], place), place)
 

@@ -226,6 +226,7 @@ def test_weights_that_are_a_pipe_are_not_waited_for(tmp_path):
     kedge.save(kedge.plain(network, mean=[0.5], std=[0.5], example=(1, 2, 2)), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     os.mkfifo(tmp_path / "model.safetensors")
-    code = f"import sys, torch, kedge\ntry: kedge.load(sys.argv[1], model={make})\nexcept (OSError, ValueError) as e: print(e)"
+    load = f"kedge.load(sys.argv[1], model={make})"
+    code = f"import sys, torch, kedge\ntry: {load}\nexcept (OSError, ValueError) as e: print(e)"
     done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, timeout=60)
     assert b"model.safetensors" in done.stdout

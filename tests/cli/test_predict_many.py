@@ -101,7 +101,8 @@ def test_a_call_that_failed_before_its_first_answer_is_mended(command, model_fol
 
 
 def _row(i):
-    return {"path": str(i), "label": "a", "confidence": 0.5, "uncertainty": None, "reject": None, "error": None}
+    row = dict.fromkeys(("uncertainty", "reject", "error"))
+    return {"path": str(i), "label": "a", "confidence": 0.5, "log_odds": 0.0, **row}
 
 
 def _ignore(*_):
