@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.faults.events import Fault, Watch
 
+UNFORESEEN = "not foreseen: "  # how `kedge` begins of what nobody thought of
 MEMORY = 2 << 30  # bytes beyond what this process has
 EVENTS = "events.txt"
 
@@ -84,7 +85,8 @@ class Outcome:
 
     @property
     def traced(self) -> bool:
-        return "Traceback (most recent call last)" in self.err
+        """Whether nobody foresaw it: a traceback, or what the command says in place of one."""
+        return "Traceback (most recent call last)" in self.err or UNFORESEEN in self.err
 
     def fault(self) -> str | None:
         """What no command may do, whatever it is asked: hang, crash, trace back, end without a word, write outside."""
