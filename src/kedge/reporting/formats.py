@@ -70,6 +70,7 @@ _MODEL: dict[str, Any] = {
     "errors": [],
     "warnings": [],
 }
+_ENTRIES = {"sanity": {"check", "detail", "ok"}, "errors": {"part", "message"}}  # lists, and what each entry holds
 _TIMING: dict[str, Any] = {"images_per_second": None, "device": None, "seconds": None}
 _DETECTION: dict[str, Any] = {
     "auroc": None,
@@ -118,6 +119,10 @@ def _upgrade_model(model: dict[str, Any]) -> None:
     _fill(model, _MODEL)
     model["timing"] = model["timing"] or {}
     _fill(model["timing"], _TIMING)
+    for key, names in _ENTRIES.items():
+        for entry in model[key] or []:
+            if not isinstance(entry, dict) or not entry.keys() >= names:
+                raise TypeError(f"{key} holds {str(entry)[:80]!r}, not {', '.join(sorted(names))}")
     if model["clean"] is not None:
         _fill(model["clean"], {"accuracy": None, "top5": None, "nll": None, "brier": None, "ece": None,
                                "reliability": None, "calibration": {}})  # fmt: skip
