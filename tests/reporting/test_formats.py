@@ -91,6 +91,7 @@ def test_files_that_are_something_else(tmp_path, text, words):
     ("key", "value"), [("sanity", [{"nan": "null"}]), ("sanity", [3]), ("errors", [{"part": "p"}])]
 )
 def test_entries_of_another_kind_are_refused_in_words(one, tmp_path, key, value):
+    one = copy.deepcopy(one)
     next(iter(one["models"].values()))[key] = value
     with pytest.raises(ValueError, match=f"they were changed \\({key} holds"):
         read_results(write_results(one, tmp_path / "results.json"))
