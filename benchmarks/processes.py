@@ -25,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kedge.evaluation.provenance import machine, now
+
 RESULT = Path(__file__).parent / "results" / "processes.json"
 PAGE = Path(__file__).parents[1] / "docs" / "processes.md"
 LIMIT = 1e-5
@@ -179,7 +181,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\n{shown}")
     if len(args.only) == len(CASES):
         RESULT.write_text(
-            json.dumps({"limit": LIMIT, "torch": torch.__version__, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+            json.dumps(
+                {
+                    "command": "python -m benchmarks.processes",
+                    "created": now(),
+                    "machine": machine(),
+                    "limit": LIMIT,
+                    "rows": rows,
+                },
+                indent=1,
+            )
+            + "\n",
+            encoding="utf-8",
         )
         page = PAGE.read_text(encoding="utf-8")
         marks = r"(<!-- processes: begin[^\n]*-->\n).*?(<!-- processes: end -->)"
