@@ -63,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmarks.faults.report import Record, text
     from kedge.files import write_text
 
-    record = Record(shlex.join(["python", "-m", "benchmarks.faults", *sys.argv[1:]]), args.seed, args.quick)
+    told = [
+        word for k, word in enumerate(sys.argv[1:]) if "--out" not in (word, sys.argv[k])
+    ]  # a place of this machine
+    record = Record(shlex.join(["python", "-m", "benchmarks.faults", *told]), args.seed, args.quick)
     try:
         _campaign(args, root, record)
     except KeyboardInterrupt:

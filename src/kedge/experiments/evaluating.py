@@ -42,6 +42,10 @@ def evaluate_one(
     if found is not None:
         return found
     trained, images = RunFolder(planned.run).facts(), ImageRecord.read(planned.run)
+    if "finished" not in trained:
+        raise ValueError(
+            f"{planned.run} has a model but is not over: another process is at it, or the same command goes on"
+        )
     import torch
 
     import kedge
