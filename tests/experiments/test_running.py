@@ -58,7 +58,7 @@ def test_train_evaluate_and_keep(planned, experiment, monkeypatch):
         evaluate_one(each)
     assert {each.name: each.record.stat().st_mtime_ns for each in planned} == written
     assert {e.name: (e.run / "model" / "model.safetensors").stat().st_mtime_ns for e in planned} == models
-    record = kept_record(masked)
+    first, record = kept_record(standard), kept_record(masked)
     assert record["missing"] == ["nor-this"]
     assert record["images"] == 40
     assert set(record["severities"]) == {"2", "5"}
@@ -68,7 +68,13 @@ def test_train_evaluate_and_keep(planned, experiment, monkeypatch):
     assert results["unfinished"] == []
     assert results["variants"]["masked-4"]["trained_as"] == "masked"
     assert "nor-this" in results["notes"][-1]
-    left = gathered(experiment, "laptop", planned, {"standard-0": kept_record(standard)}, "")
+    facts = json.loads((standard.run / "run.json").read_text())
+    facts.pop("finished")
+    (standard.run / "run.json").write_text(json.dumps(facts))
+    standard.record.unlink()
+    with pytest.raises(ValueError, match="has a model but is not over: another process is at it"):
+        evaluate_one(standard)
+    left = gathered(experiment, "laptop", planned, {"standard-0": first}, "")
     assert left["unfinished"] == ["masked-0", "masked-4-0"]
     with pytest.raises(ValueError, match="nothing of small has been measured"):
         gathered(experiment, "laptop", planned, {}, "")
