@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import kedge
 from kedge import checkpoint, networks
+from kedge.regular import file_digest
 
 
 @pytest.fixture(autouse=True)
@@ -182,7 +183,7 @@ class Evil:
 
 
 def rehash(folder):
-    edit(folder, weights_sha256=checkpoint._digest(folder / "model.safetensors"))
+    edit(folder, weights_sha256=file_digest(folder / "model.safetensors"))
 
 
 @pytest.mark.parametrize("how", ["pickle", "torch", "text", "cut"])

@@ -4,7 +4,6 @@ A folder never names code to import: the architecture is a registered name of ti
 `kedge.networks` with sizes and rates, and everything else loads into a model that the caller brings.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -29,7 +28,7 @@ from kedge.anchoring.twin import evaluating
 from kedge.architectures import at_most, describe, rebuild
 from kedge.files import sweep, whole, write_text
 from kedge.json_text import read_json
-from kedge.regular import check_file
+from kedge.regular import check_file, file_digest
 from kedge.stated import LARGEST_TEXT, check_stated, check_there, refuse
 
 # A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
@@ -82,7 +81,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
             "class_names": model.class_names,
             "reject": model.reject,
             "steps": model.steps,
-            "weights_sha256": _digest(temporary),
+            "weights_sha256": file_digest(temporary),
         }
         _checked(config, folder)
         if config["architecture"] is not None and (why := _differs(model, config, temporary)) is not None:
@@ -139,7 +138,7 @@ def _weights(folder: Path, config: dict[str, Any]) -> Path:
     if not found:
         raise FileNotFoundError(f"{folder} has a {CONFIG} but no {WEIGHTS}; copy the whole folder")
     for path in found:
-        if _digest(path) == config["weights_sha256"]:
+        if file_digest(path) == config["weights_sha256"]:
             return path
     raise ValueError(f"{found[0]} is not the file that {CONFIG} was written for: it was changed or is incomplete")
 
@@ -308,11 +307,6 @@ def _checked(config: dict[str, Any], where: Path) -> dict[str, Any]:
 def _finite(values: torch.Tensor) -> bool:
     # NaN and infinity are in the ends, which one quick pass gives.
     return values.numel() == 0 or bool(torch.stack(values.aminmax()).isfinite().all())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _short(error: RuntimeError) -> str:

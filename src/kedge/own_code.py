@@ -28,6 +28,7 @@ __all__ = [
     "imported",
     "is_allowed",
     "keep_out_working_folder",
+    "near_names",
     "sources",
     "working_folder_first",
 ]
@@ -94,7 +95,7 @@ def imported(name: str, what: str = "") -> Any:
         files = [path.stem for path in Path().glob("*.py")]
         raise ValueError(
             f"{said}: there is no module {_missing(module)!r} here or among the installed packages"
-            f"{_near(module, files)}"
+            f"{near_names(module, files)}"
         )
     try:
         loaded = import_module(module)
@@ -103,7 +104,7 @@ def imported(name: str, what: str = "") -> Any:
         raise ValueError(f"{said}: importing {module} failed: {why}") from error
     if not hasattr(loaded, attribute):
         names = [n for n in vars(loaded) if not n.startswith("_")]
-        raise ValueError(f"{said}: {module} has no {attribute!r}{_near(attribute, names)}")
+        raise ValueError(f"{said}: {module} has no {attribute!r}{near_names(attribute, names)}")
     return getattr(loaded, attribute)
 
 
@@ -165,6 +166,7 @@ def _of_python(spec: ModuleSpec) -> bool:
     return not spec.has_location or Path(str(spec.origin)).is_relative_to(folder)
 
 
-def _near(word: str, known: list[str]) -> str:
+def near_names(word: str, known: list[str]) -> str:
+    """`; did you mean A or B?` for a misspelled word, or nothing."""
     near = difflib.get_close_matches(word, known, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else ""

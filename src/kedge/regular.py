@@ -1,10 +1,11 @@
 """Files that are read: nothing but regular files, which nothing has to be waited for."""
 
+import hashlib
 import os
 import stat
-from typing import BinaryIO
+from io import BufferedReader
 
-__all__ = ["check_file", "is_folder", "open_file", "read_text"]
+__all__ = ["check_file", "file_digest", "is_folder", "open_file", "read_text"]
 
 
 def read_text(path: str | os.PathLike[str], largest: int) -> str:
@@ -37,7 +38,7 @@ _KINDS = {
 }
 
 
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+def open_file(path: str | os.PathLike[str]) -> BufferedReader:
     """Open a file to read its bytes. Never waits: a named pipe would, for whoever writes to it.
 
     Raises:
@@ -45,6 +46,12 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         OSError: there is nothing, or it cannot be read.
     """
     return open(path, "rb", opener=_only_files)
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hex digits; raises as `open_file` does."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_file(path: str | os.PathLike[str]) -> None:

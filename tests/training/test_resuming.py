@@ -11,9 +11,10 @@ import yaml
 from safetensors.torch import load_file
 
 from kedge import files
+from kedge.regular import file_digest
 from kedge.training import Recipe, fit, fitting
 from kedge.training.callbacks import LastCheckpoint
-from kedge.training.digests import file_digest, settle
+from kedge.training.digests import settle
 from kedge.training.record import ImageRecord
 
 STEADY = {"schedule": "constant", "warmup": 0.0}

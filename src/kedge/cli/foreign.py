@@ -1,12 +1,11 @@
 """Models that kedge did not train: published ones of timm, and Python callables of the user's own."""
 
-import difflib
 import inspect
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.own_code import NAME, imported, working_folder_first
+from kedge.own_code import NAME, imported, near_names, working_folder_first
 
 if TYPE_CHECKING:
     from kedge.anchoring import PlainModel
@@ -41,7 +40,7 @@ def load_timm(given: str, weights: str | None = None, headless: bool = False) ->
     if not timm.is_model_pretrained(name) or published is None:
         raise ValueError(
             f"no weights were published for {given!r}, and with random ones there is nothing to measure"
-            + _near(name, timm.list_pretrained(f"{name.split('_')[0].split('.')[0]}*"))
+            + near_names(name, timm.list_pretrained(f"{name.split('_')[0].split('.')[0]}*"))
         )
     if not published.num_classes:
         raise ValueError(f"{given!r} gives features, not classes: choose weights with a classifier")
@@ -125,15 +124,10 @@ def _check_name(name: str) -> None:
 
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        raise ValueError(f"timm has no network {architecture!r}{_near(architecture, timm.list_models())}")
+        raise ValueError(f"timm has no network {architecture!r}{near_names(architecture, timm.list_models())}")
     full = timm.list_pretrained(f"{architecture}.*")
     if tag and name not in full:
-        raise ValueError(f"timm has no weights {tag!r} for {architecture}{_near(name, full) or _some(full)}")
-
-
-def _near(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"timm has no weights {tag!r} for {architecture}{near_names(name, full) or _some(full)}")
 
 
 def _some(known: list[str]) -> str:

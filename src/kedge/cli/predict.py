@@ -17,6 +17,7 @@ from kedge.cli.models import MODEL_HELP, Source, find
 from kedge.cli.ranges import check_values
 from kedge.cli.shares import Share, place_among_processes
 from kedge.printable import printable
+from kedge.regular import file_digest
 from kedge.rejection import answered, in_words, rule_at
 
 if TYPE_CHECKING:
@@ -167,17 +168,12 @@ def _call(config: "jsonargparse.Namespace", source: Source, paths: "Paths", worl
     for path in paths:
         names.update(os.fsencode(path) + b"\0")
     return {
-        "model": [source.given or source.name, *map(_digest, files)],
+        "model": [source.given or source.name, *map(file_digest, files)],
         "images": f"{len(paths)} ({names.hexdigest()})",
         "references": config.references,
         "threshold": config.threshold,
         "processes": world,
     }
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_images(given: list[str]) -> "Paths":

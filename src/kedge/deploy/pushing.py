@@ -14,7 +14,7 @@ from kedge.checkpoint import CONFIG, WEIGHTS
 from kedge.deploy.model_card import FILE, LARGEST_CARD, MARKER, is_ours, means_of, model_card, read_run, stated_license
 from kedge.deploy.photos import FEWEST, photos_in, with_mean_reference
 from kedge.deploy.photos import folded as fold
-from kedge.files import sweep, write_text
+from kedge.files import write_text
 from kedge.hub import HubError, explained, split_name
 from kedge.regular import read_text
 
@@ -146,7 +146,6 @@ def write_files(
         by_name = '"architecture": null' not in (folder / CONFIG).read_text(encoding="utf-8")
         license = license or (stated_license(own / FILE) if own is not None else None)
         text = model_card(model, run, repo, license, changed, means, by_name)
-    sweep(folder, shared=True)
     write_text(folder / FILE, text)
     for name in (CONFIG, FILE):
         said = (folder / name).read_text(encoding="utf-8")

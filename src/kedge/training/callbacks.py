@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 
 from kedge import checkpoint
 from kedge.files import whole
-from kedge.training.digests import file_digest, vouch
+from kedge.regular import file_digest
+from kedge.training.digests import vouch
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run
 from kedge.training.opening import about_bank

@@ -8,11 +8,11 @@ from typing import Any
 
 from kedge.files import write_text
 from kedge.own_code import code_in, sources
-from kedge.regular import read_text
+from kedge.regular import file_digest, read_text
 from kedge.training.may_change import PLACES
 from kedge.training.recipe import Recipe
 
-__all__ = ["checkpoint_digests", "file_digest", "plain", "recipe_digest", "settle", "stamp", "vouch"]
+__all__ = ["checkpoint_digests", "plain", "recipe_digest", "settle", "stamp", "vouch"]
 
 RUN_FORMAT = 1  # raised when a run of before can no longer be continued to what it would have become
 SIDECAR = ".sha256"  # last.ckpt.sha256: of last.ckpt, and of the one before it
@@ -42,12 +42,6 @@ def plain(values: dict[str, Any]) -> dict[str, Any]:
     """Values as JSON gives them back, in which form those of two recipes are compared."""
     read: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return read
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def vouch(checkpoint: Path, written: Path) -> None:

@@ -68,9 +68,8 @@ class Run(LightningModule):
         self.results: dict[str, float] = {}
         self._logged: dict[str, Tensor] = {}
         self.last_good: str | None = None  # the checkpoint that a stopped run names
-        self.whole: tuple[PixelModel] | None = (
-            None  # with `shard` the model as it will be saved; no part of this module
-        )
+        # With `shard` the model as it will be saved; no part of this module.
+        self.whole: tuple[PixelModel] | None = None
         self.unreadable: dict[str, str] = {}  # path and reason of training images that others stood in for
 
     @property
