@@ -1,6 +1,6 @@
 """Time and memory against the number of images: listing, splitting and the first batch, predict, shards, evaluation.
 
-    python -m benchmarks.million             # minutes
+    python -m benchmarks.million             # a quarter of an hour
     python -m benchmarks.million --listed 1000000 --quick    # the folder of a million for real, the rest small
 
 Each size runs in a process of its own, whose processor time and peak of memory are read, less what a process takes that
@@ -183,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = {
         "listing": (500, 2000) if args.quick else (20_000, 60_000, 200_000),
         "streaming": (500, 2000) if args.quick else (1000, 4000, 16_000),
-        "predicting": (500, 2000) if args.quick else (1000, 3000, 9000),
-        "evaluating": (300, 600) if args.quick else (400, 1600, 4800),
+        "predicting": (500, 2000) if args.quick else (1000, 10_000, 100_000),
+        "evaluating": (300, 600) if args.quick else (400, 4800, 50_000),
     }
     rows: list[list[Any]] = []
     slopes: list[list[Any]] = []
