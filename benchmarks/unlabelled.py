@@ -33,7 +33,7 @@ from kedge.metrics import (
 )
 from kedge.scores import Entropy, Outputs
 from kedge.training.folder import RunFolder
-from kedge.training.held import RunImages
+from kedge.training.held_out import RunImages
 from kedge.training.record import ImageRecord
 
 RESULTS = Path(__file__).parent / "results"

@@ -157,7 +157,7 @@ def test_names(tmp_path, monkeypatch):
 
 
 def test_training_starts_from_the_hub(published, monkeypatch, tmp_path):
-    from kedge.training.start import find_start
+    from kedge.training.start_from import find_start
 
     monkeypatch.chdir(tmp_path)
     folder = find_start("hf-hub:ada/digits")

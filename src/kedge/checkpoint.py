@@ -21,8 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
+from kedge.anchoring.base import resolve_normalisation
 from kedge.anchoring.convert import put_stem
-from kedge.anchoring.pixels import resolve_normalisation
 from kedge.anchoring.steps import check_steps
 from kedge.anchoring.twin import evaluating
 from kedge.architectures import at_most, describe, rebuild

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from kedge.anchoring.pixels import TASKS
+from kedge.anchoring.base import TASKS
 from kedge.anchoring.steps import check_steps
 from kedge.rejection import is_rule
 

@@ -130,7 +130,7 @@ def test_finetune_is_a_run_that_the_commands_take(body, digits, tmp_path):
     made = adapt(body, *digits[:2], how="finetune", out=tmp_path, data="digits", source="mine", **QUICK)
     again = kedge.load(made.folder)
     torch.testing.assert_close(again(IMAGES), made.model(IMAGES))
-    from kedge.cli.models import find
+    from kedge.cli.resolve_model import find
 
     recipe = find(str(made.folder)).recipe()
     assert (recipe["data"], recipe["model"], recipe["init_from"]) == ("digits", "kedge_resnet_small", "mine")

@@ -129,8 +129,8 @@ def test_scores_of_held_out_images_learn_from_those_that_were_trained_on(command
     shutil.move(photos, tmp_path / "home" / "train")
     write_photos(tmp_path / "home" / "test", each=4, seed=6)
     shutil.move(tmp_path / "home", photos)
-    from kedge.cli.models import find
-    from kedge.cli.sets import load_data, load_training
+    from kedge.cli.load_data import load_data, load_training
+    from kedge.cli.resolve_model import find
 
     sources, models = {"mine": find(str(run))}, {"mine": find(str(run)).load("cpu")}
     images, name = load_data(sources, models, None, "val")
@@ -185,7 +185,7 @@ def test_an_average_of_two_models_knows_what_either_was_trained_on(command, trai
     start = ["--init_from", run, "--runs", tmp_path, "--epochs", 1, "--device", "cpu", "--batch_size", 64]
     command("train", *start, "--name", "tuned", "--seed", 3)
     command("interpolate", tmp_path / "tuned", "--out", tmp_path / "between")
-    images = kedge.training.held.RunImages(tmp_path / "between")
+    images = kedge.training.held_out.RunImages(tmp_path / "between")
     assert not {image.numpy().tobytes() for image in images.val.images} & seen
     assert len(images.record.seen) == len(seen)
 
@@ -197,7 +197,7 @@ def test_an_adaptation_is_measured_on_images_that_the_model_did_not_see(command,
     _, _, err = command("adapt", run, "--data", photos, "--out", tmp_path / "adapted", "--device", "cpu")
     count = int(re.search(r"has no part test: (\d+) of its training images", err)[1])
     assert 5 < count < 60
-    images = kedge.training.held.RunImages(tmp_path / "adapted" / "all-0" / "linear-probe")
+    images = kedge.training.held_out.RunImages(tmp_path / "adapted" / "all-0" / "linear-probe")
     assert not {image.numpy().tobytes() for image in images.val.images} & seen
     shutil.rmtree(photos)
     write_photos(photos)

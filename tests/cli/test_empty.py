@@ -3,7 +3,7 @@
 import pytest
 
 from kedge.cli import COMMANDS, main
-from kedge.cli.words import separated
+from kedge.cli.parse import separated
 from kedge.data import DataError, load, load_unlabelled, published
 from kedge.training import Recipe
 

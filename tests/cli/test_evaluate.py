@@ -8,9 +8,9 @@ import yaml
 
 import kedge
 from kedge import networks
-from kedge.cli import evaluate, words
+from kedge.cli import evaluate, parse
 from kedge.cli.evaluate import _trained_eps
-from kedge.cli.models import Source
+from kedge.cli.resolve_model import Source
 from kedge.training.build import make_attack
 
 
@@ -125,19 +125,19 @@ def test_command_line_gives_the_same_configuration_again():
 def test_lists_take_commas_and_spaces(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a,b").mkdir()
-    assert words.separated(["mnist,textures", "x", "a,b"]) == ["mnist", "textures", "x", "a,b"]
+    assert parse.separated(["mnist,textures", "x", "a,b"]) == ["mnist", "textures", "x", "a,b"]
 
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("7.5/255", 7.5 / 255), ("1", 1.0), (None, None)])
 def test_a_radius_is_what_training_takes_too(text, value):
-    assert words.radius(text, "linf") == value
+    assert parse.radius(text, "linf") == value
     assert text is None or make_attack("Adversarial", {"PGD": {"eps": 1}}, text).eps == value
 
 
 def test_the_margin_loss_is_an_attack_of_its_own():
     config = evaluate.parser().parse_args(["mine", "--attack", "pgd", "pgd-margin", "--norm", "l2", "--steps", "10"])
-    words.check_words(config.attack, [1])
-    made = words.choose_attacks(config.attack, 0.5, config, kedge.data.load("digits", "test"))
+    parse.check_words(config.attack, [1])
+    made = parse.choose_attacks(config.attack, 0.5, config, kedge.data.load("digits", "test"))
     assert [(name, attack.loss) for name, attack in made.named.items()] == [
         ("PGD-10", "ce"),
         ("PGD-10, margin loss", "margin"),
@@ -163,7 +163,7 @@ def test_the_margin_loss_is_an_attack_of_its_own():
     ],
 )
 def test_wrong_words_are_told_before_a_model_is_loaded(command, run_folder, monkeypatch, flags, said):
-    monkeypatch.setattr("kedge.cli.models.Source.load", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("kedge.cli.resolve_model.Source.load", lambda *_: pytest.fail("a model was loaded"))
     with pytest.raises(ValueError, match=said):
         command("evaluate", run_folder, *flags)
 
@@ -192,7 +192,7 @@ def test_the_best_reference_for_each_image(command, digit_model, run_folder):
 def test_names_in_the_help_are_those_of_the_library():
     from kedge.scores import SCORES
 
-    assert tuple(SCORES) == words.SCORES
+    assert tuple(SCORES) == parse.SCORES
 
 
 def test_a_second_call_adds_to_the_first(command, run_folder):
@@ -226,7 +226,7 @@ def test_all_parts_at_once(command, run_folder, digit_model, tmp_path):
     )  # fmt: skip
     results = json.loads(out)
     model = results["models"]["first"]
-    assert set(model["scores"]) == set(words.SCORES) - {"masked"}  # the run was not masked to uniform
+    assert set(model["scores"]) == set(parse.SCORES) - {"masked"}  # the run was not masked to uniform
     assert set(model["ood_groups"]) == {"near", "far"}
     assert model["ood_groups"]["near"]["knn"]["sets"] == [str(tmp_path / "stripes")]
     assert model["scores"]["knn"]["fitted_on"] > 100

@@ -55,7 +55,7 @@ def test_a_file_that_answers_worse_than_the_bank_is_warned_of(command, run_folde
     monkeypatch.setattr(
         "kedge.deploy.exporting.Exported.load", lambda self: lambda x: torch.eye(10)[(wrong[: len(x)] + 1) % 10]
     )
-    honest = kedge.deploy.choosing.choose_folded
+    honest = kedge.deploy.model_selection.choose_folded
 
     def all_right(*arguments):
         choice = honest(*arguments)

@@ -10,11 +10,11 @@ import kedge
 from kedge import networks
 from kedge.attacks import PGD
 from kedge.cli import COMMANDS
-from kedge.cli.models import find
+from kedge.cli.resolve_model import find
 from kedge.data.corruptions import corrupt
 from kedge.data.statistics import NormBatches
 from kedge.training import Recipe
-from kedge.training.finish import predict_set
+from kedge.training.threshold import predict_set
 from kedge.weights import interpolate
 
 QUICK = ["--shift", "gaussian_noise", "--attack", "none", "--limit", "60", "--bn_images", "128", "--references", "1"]
@@ -275,7 +275,7 @@ def test_models_that_do_not_fit_are_said_before_images_are_read(command, tuned, 
     def never(*arguments):
         raise AssertionError("read")
 
-    monkeypatch.setattr("kedge.cli.held_out.training_and_validation", never)
+    monkeypatch.setattr("kedge.cli.validation_data.training_and_validation", never)
     other = copy.deepcopy(digit_model)
     other.class_names = [str(i) for i in (1, 0, *range(2, 10))]
     kedge.save(other, "named")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kedge.cli.words import choose_scores
+from kedge.cli.parse import choose_scores
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 
 import kedge
 from kedge.cli import predict
-from kedge.cli.models import Source
+from kedge.cli.resolve_model import Source
 from kedge.rejection import rule_from
 
 

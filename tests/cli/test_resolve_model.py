@@ -6,7 +6,7 @@ import torch
 import kedge
 from kedge import networks
 from kedge.cli.foreign import load_timm
-from kedge.cli.models import find, find_groups
+from kedge.cli.resolve_model import find, find_groups
 from kedge.networks import PretrainedUnavailable
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kedge
-from kedge.cli.models import find
+from kedge.cli.resolve_model import find
 from kedge.hub import HubError
 from tests.hub_stand_in import TOKEN
 

@@ -89,7 +89,7 @@ def test_a_model_without_a_run_needs_labelled_images(command, model_folder, new_
 def test_each_run_rests_on_the_images_that_it_held_out(command, digit_model, new_photos, tmp_path):
     from PIL import Image
 
-    from kedge.cli.models import find_groups
+    from kedge.cli.resolve_model import find_groups
     from kedge.cli.unlabelled import as_test_images, load_validation
     from kedge.training import Recipe
     from kedge.training.build import load_sets

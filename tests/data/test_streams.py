@@ -251,7 +251,7 @@ def test_a_run_on_shards_resumes_to_the_same_weights(shards, tmp_path, monkeypat
     part = fit(resume=tmp_path / "runs" / "part", progress=False, report=False)
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, part.model.state_dict()[name]), name
-    from kedge.training.held import RunImages
+    from kedge.training.held_out import RunImages
 
     images = RunImages(tmp_path / "runs" / "part")
     assert len(images.val) == part.images

@@ -201,7 +201,7 @@ def test_only_names_of_the_hub_are_linked_as_data(run, monkeypatch, tmp_path):
     ],
 )
 def test_the_commands_of_the_card_find_the_run(tmp_path, monkeypatch, folder, word):
-    from kedge.cli.models import find
+    from kedge.cli.resolve_model import find
 
     run = tmp_path / folder
     kedge.save(make(), run / "model")

@@ -5,7 +5,7 @@ import torch
 
 import kedge
 from kedge.evaluation import evaluate
-from kedge.evaluation.parts import Parts, digest, model_digest, tensor_digest
+from kedge.evaluation.cache import Parts, digest, model_digest, tensor_digest
 
 QUICK = {"shift": ["gaussian_noise", "contrast"], "severities": (1, 5), "batch_size": 32, "resamples": 20}
 

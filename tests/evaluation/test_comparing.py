@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from kedge.evaluation import evaluate
 from kedge.evaluation.comparing import Measured, bootstrap_p, compare, group_table, mcnemar
-from kedge.evaluation.outside import compared_outside
+from kedge.evaluation.ood import compared_outside
 from kedge.evaluation.summaries import draw, estimates
 from kedge.rejection import rule_at
 

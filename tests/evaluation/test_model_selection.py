@@ -5,7 +5,7 @@ from torch import nn
 import kedge
 from kedge.attacks import PGD
 from kedge.data.corruptions import corrupt
-from kedge.evaluation.choosing import Measure, best
+from kedge.evaluation.model_selection import Measure, best
 
 
 @pytest.fixture

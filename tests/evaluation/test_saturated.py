@@ -9,9 +9,9 @@ from torch import nn
 import kedge
 from kedge.data import TensorSet
 from kedge.evaluation import evaluate
-from kedge.evaluation.passes import measure
+from kedge.evaluation.inference_runner import measure
 from kedge.evaluation.selective import selective_summary
-from kedge.training.finish import predict_logits, reject_rule
+from kedge.training.threshold import predict_logits, reject_rule
 
 
 class Sure(nn.Module):
@@ -111,13 +111,13 @@ def test_estimates_without_labels_threshold_the_log_odds(images, model):
 
 
 def test_parts_without_log_odds_are_measured_anew(images, model, tmp_path, monkeypatch):
-    from kedge.evaluation import parts, passes
+    from kedge.evaluation import cache, inference_runner
 
     settings = {"shift": ["contrast"], "severities": (1,), "parts": tmp_path, "resamples": 0}
-    monkeypatch.setattr(parts, "PROTOCOL", 2)
+    monkeypatch.setattr(cache, "PROTOCOL", 2)
     with monkeypatch.context() as old:
-        keep = passes.measure
-        old.setattr(passes, "measure", lambda *a: {k: v for k, v in keep(*a).items() if k != "log_odds"})
+        keep = inference_runner.measure
+        old.setattr(inference_runner, "measure", lambda *a: {k: v for k, v in keep(*a).items() if k != "log_odds"})
         with pytest.raises(KeyError):
             evaluate(model, images, **settings)
     monkeypatch.undo()

@@ -10,7 +10,7 @@ from kedge import metrics
 from kedge.data import TensorSet
 from kedge.data.corruptions import corrupt
 from kedge.evaluation import evaluate
-from kedge.evaluation.subjects import Subject
+from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.suite import _fit_images
 
 QUICK = {"shift": ["gaussian_noise", "contrast"], "severities": (1, 5), "batch_size": 32, "resamples": 50}

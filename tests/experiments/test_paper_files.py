@@ -14,10 +14,10 @@ from kedge import data
 from kedge.data import training_batches
 from kedge.experiments.experiment import experiment_names, load_experiment
 from kedge.experiments.running import plan, train_one
-from kedge.training.begin import begin
 from kedge.training.build import make_objective, make_optimizer
+from kedge.training.init_model import begin
 from kedge.training.resolve import resolve_device, resolve_network
-from kedge.training.start import inherit
+from kedge.training.start_from import inherit
 
 NAMES = experiment_names()
 LOADED = {name: load_experiment(name) for name in NAMES}

@@ -238,7 +238,7 @@ def test_only_small_p_values_are_marked(two):
 def test_no_key_of_a_section_is_a_method_of_dict(three):
     # In a template `entry.copy` would be the method, not the entry.
     from kedge.reporting.formats import upgrade
-    from kedge.reporting.sections import attack, calibration, comparing, images, outside, run, selective, shift
+    from kedge.reporting.sections import attack, calibration, comparing, images, ood, run, selective, shift
 
     def keys(value):
         if isinstance(value, dict):
@@ -248,7 +248,7 @@ def test_no_key_of_a_section_is_a_method_of_dict(three):
 
     results = upgrade(three)
     results["data"] = {}
-    for section in (attack, calibration, comparing, images, outside, run, selective, shift):
+    for section in (attack, calibration, comparing, images, ood, run, selective, shift):
         assert not {k for k in keys(section.section(results, 0)) if hasattr({}, k)}
 
 

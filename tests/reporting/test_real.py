@@ -10,7 +10,7 @@ import kedge
 from kedge.attacks import PGD
 from kedge.data import TensorSet
 from kedge.evaluation import evaluate
-from kedge.evaluation.under_attack import Attacks
+from kedge.evaluation.attack_runner import Attacks
 from kedge.reporting import as_csv, read_results, table, write_results
 from kedge.reporting.page import page
 from kedge.reporting.sentences import comparison

@@ -7,12 +7,12 @@ import math
 import pytest
 
 from kedge.reporting import as_csv, as_json, comparison, render, table
+from kedge.reporting.csv_table import COLUMNS
 from kedge.reporting.formats import upgrade
 from kedge.reporting.rows import best_of, failure, number, short, spread
 from kedge.reporting.summary import strength, summary_rows
 from kedge.reporting.svg import GLYPHS
 from kedge.reporting.table import BETTER_THAN_SOME, LEANING, MARK, SOME
-from kedge.reporting.tidy import COLUMNS
 from tests.reporting import synthetic
 
 

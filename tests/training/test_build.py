@@ -17,7 +17,7 @@ from kedge.training.build import (
     make_optimizer,
     make_schedule,
 )
-from kedge.training.start import inherit
+from kedge.training.start_from import inherit
 
 pytestmark = pytest.mark.usefixtures("own_code_allowed")
 

@@ -165,16 +165,16 @@ def test_a_robust_model_is_not_taken_back_for_its_clean_accuracy(tiny, recipe):
 
 
 def test_averages_are_shown_images_cropped_as_in_training(recipe, monkeypatch):
-    from kedge.training import keep
+    from kedge.training import checkpoint_selection
 
     crops = []
-    whole = keep.NormBatches
+    whole = checkpoint_selection.NormBatches
 
     def noted(*arguments, **settings):
         crops.append(settings["crop"])
         return whole(*arguments, **settings)
 
-    monkeypatch.setattr(keep, "NormBatches", noted)
+    monkeypatch.setattr(checkpoint_selection, "NormBatches", noted)
     fit(recipe(optimizer="sgd", lr=0.5, clip=1.0, epochs=1, batch_norm="train", crop=0.7))
     assert set(crops) == {0.7}
 

@@ -15,8 +15,8 @@ import kedge
 from kedge import data
 from kedge.training import Recipe, TrainingStopped, callbacks, fit, load_recipe
 from kedge.training.build import load_sets
-from kedge.training.finish import reject_rule
 from kedge.training.module import Run
+from kedge.training.threshold import reject_rule
 
 pytestmark = pytest.mark.usefixtures("no_report")
 

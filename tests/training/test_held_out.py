@@ -12,7 +12,7 @@ from tests.photo_folder import CHANGES, class_renamed, contents, write_photo, wr
 from kedge import data
 from kedge.training import Recipe, fit
 from kedge.training.build import load_sets
-from kedge.training.held import RunImages
+from kedge.training.held_out import RunImages
 from kedge.training.record import FILE, ImageRecord
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -208,7 +208,7 @@ def test_an_old_run_whose_data_is_as_it_was_holds_out_what_it_did(old):
     assert (sources(images.train), sources(images.val)) == (trained, held)
     assert len(held) == 30
     fields = {**SMALL, "arguments": {}, "data": None, "runs": str(place), "anchored": None}
-    from kedge.training.start import inherit
+    from kedge.training.start_from import inherit
 
     train, val = load_sets(inherit(Recipe(name="next", init_from=str(place / "run"), seed=5, **fields)))
     assert (sources(train), sources(val)) == (trained, held)

@@ -8,7 +8,7 @@ from torch import nn
 from kedge.data import Origin, TensorSet
 from kedge.training import Recipe
 from kedge.training.resolve import reasons, resolve_data, resolve_device, resolve_network, unused_weights
-from kedge.training.start import inherit
+from kedge.training.start_from import inherit
 
 PHOTO, SMALL = (3, 224, 224), (3, 32, 32)
 

@@ -17,7 +17,7 @@ import yaml
 
 import kedge
 from kedge.attacks import FGSM, PGD
-from kedge.cli import models
+from kedge.cli import resolve_model
 from kedge.data import generator
 from kedge.objectives import Adversarial, Anchored
 from kedge.training import Recipe, TrainingStopped, callbacks, fit, fitting
@@ -210,7 +210,7 @@ def test_the_last_can_be_the_model_and_the_best_beside_it(tuned, scripted):
     assert facts(result.folder.parent / "more")["cost"]["earlier"] == pytest.approx(
         facts(result.folder)["cost"]["passes"] + facts(result.folder)["cost"]["earlier"]
     )
-    assert models.find(str(result.folder / "best")).name == "run-best"
+    assert resolve_model.find(str(result.folder / "best")).name == "run-best"
 
 
 def test_without_an_attack_on_validation_images_the_last_is_kept(tuned):

@@ -13,9 +13,9 @@ from torch import nn
 import kedge
 from kedge import data, networks
 from kedge.training import Recipe, fit, fitting
-from kedge.training.begin import load_start
 from kedge.training.build import load_sets
-from kedge.training.start import earlier_passes, going_on, inherit, trained_eps
+from kedge.training.init_model import load_start
+from kedge.training.start_from import earlier_passes, going_on, inherit, trained_eps
 
 pytestmark = pytest.mark.usefixtures("no_report")
 SIZE = {"arguments": {"width": 4}, "batch_size": 64, "device": "cpu", "references": 3}

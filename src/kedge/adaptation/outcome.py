@@ -14,13 +14,13 @@ from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.data import ImageSet
 from kedge.devices import chosen_device
 from kedge.files import folder_in_place_of, write_text
-from kedge.training.begin import started
-from kedge.training.finish import predict_logits, reject_rule
 from kedge.training.folder import surroundings
-from kedge.training.held import record_of
+from kedge.training.held_out import record_of
+from kedge.training.init_model import started
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 from kedge.training.recorded import recorded_facts
+from kedge.training.threshold import predict_logits, reject_rule
 
 __all__ = ["Settings", "finished", "load_outcome", "recipe_for", "write_outcome"]
 

@@ -9,7 +9,7 @@ from kedge import checkpoint
 from kedge.adaptation.outcome import Settings, load_outcome, recipe_for
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
-from kedge.evaluation.choosing import Measure, best
+from kedge.evaluation.model_selection import Measure, best
 from kedge.own_code import code_in, is_allowed
 from kedge.training.fitting import fit
 from kedge.training.folder import RunFolder

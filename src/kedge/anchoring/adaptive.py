@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from kedge.anchoring.passes import budget_of, references_at_a_time, through
+from kedge.anchoring.inference import budget_of, references_at_a_time, through
 from kedge.anchoring.stem import at_least_float32
 
 if TYPE_CHECKING:

@@ -5,10 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.first_layer import find_first_layer
-from kedge.anchoring.fold import tolerance
-from kedge.anchoring.model import AnchoredModel
-from kedge.anchoring.pixels import (
+from kedge.anchoring.base import (
     PlainModel,
     check_module,
     evaluating,
@@ -18,6 +15,9 @@ from kedge.anchoring.pixels import (
     run,
     warn_of_probabilities,
 )
+from kedge.anchoring.first_layer import find_first_layer
+from kedge.anchoring.fold import tolerance
+from kedge.anchoring.model import AnchoredModel
 from kedge.anchoring.stem import AnchoredStem
 
 

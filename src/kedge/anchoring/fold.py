@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.pixels import independent
+from kedge.anchoring.base import independent
 from kedge.anchoring.stem import AnchoredStem, InPlaceOf, unwatched
 from kedge.anchoring.steps import Tempered
 

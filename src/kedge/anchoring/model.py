@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.adaptive import predict_adaptively
+from kedge.anchoring.base import PixelModel
 from kedge.anchoring.fold import fold_network
-from kedge.anchoring.passes import per_reference
-from kedge.anchoring.pixels import PixelModel
+from kedge.anchoring.inference import per_reference
 from kedge.anchoring.prediction import Prediction, conclude, summarise, vetted
 from kedge.anchoring.references import derangement, resized
 from kedge.anchoring.stem import AnchoredStem

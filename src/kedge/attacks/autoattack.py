@@ -15,7 +15,7 @@ from kedge.anchoring import AnchoredModel
 from kedge.anchoring.twin import evaluating
 from kedge.attacks.ball import project, rounded
 from kedge.attacks.bank import Bank
-from kedge.attacks.climb import check_ball, check_batch, check_range
+from kedge.attacks.losses import check_ball, check_batch, check_range
 
 VERSIONS = ("standard", "rand")
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kedge.anchoring import AnchoredModel
-from kedge.anchoring.passes import budget_of
+from kedge.anchoring.inference import budget_of
 
 
 class Bank(nn.Module):

@@ -12,8 +12,8 @@ from torch import Tensor
 from kedge.anchoring import AnchoredModel
 from kedge.attacks.ball import ascend, project, random_start, rounded, wide
 from kedge.attacks.bank import Bank
-from kedge.attacks.climb import check_ball, check_batch, check_labels, check_range, evaluated, image_gradient, judge
 from kedge.attacks.draws import Draws
+from kedge.attacks.losses import check_ball, check_batch, check_labels, check_range, evaluated, image_gradient, judge
 
 LOSSES = ("ce", "margin")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.adaptation import HOWS
-from kedge.cli.models import MODEL_HELP, Source, check_weights, find
+from kedge.cli.parse import check_sets, check_words, separated, whole_numbers, with_examples
 from kedge.cli.ranges import check_values
-from kedge.cli.words import check_sets, check_words, separated, whole_numbers, with_examples
+from kedge.cli.resolve_model import MODEL_HELP, Source, check_weights, find
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -112,7 +112,7 @@ def run(config: "jsonargparse.Namespace") -> int:
 
     from kedge import adaptation
     from kedge.cli.evaluate import progress_bar
-    from kedge.cli.sets import default_workers, load_outside, shifts_of
+    from kedge.cli.load_data import default_workers, load_outside, shifts_of
 
     shift = shifts_of(separated(config.shift))
     model = source.load("cpu", config.weights, headless=True)
@@ -171,7 +171,7 @@ def _share(text: str) -> float | str:
 def _objective(source: Source) -> list[Any] | None:
     """How a run masked its references, for fine-tuning to go on so; None for any other model."""
     from kedge.training.masking import anchored_arguments
-    from kedge.training.start import going_on
+    from kedge.training.start_from import going_on
 
     before = source.recipe().get("objective")
     return None if anchored_arguments(before) is None else going_on(before, anchored=True)
@@ -188,8 +188,8 @@ def _images(
         ValueError: if there is nothing else.
     """
     from kedge import data
-    from kedge.cli.sets import common_shape
-    from kedge.training.held import unseen
+    from kedge.cli.load_data import common_shape
+    from kedge.training.held_out import unseen
     from kedge.training.record import ImageRecord
 
     channels, side = common_shape({config.model: model})

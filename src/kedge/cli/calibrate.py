@@ -4,8 +4,8 @@ import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.models import Source, find
 from kedge.cli.ranges import check_values
+from kedge.cli.resolve_model import Source, find
 from kedge.rejection import in_words
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def validation_images(source: Source, model: Any, name: str | None, split: str) 
     Raises:
         ValueError: for test images, and for images that the model may have been trained on, or all but a few of them.
     """
-    from kedge.cli.seen import unseen_by
-    from kedge.cli.sets import load_data
+    from kedge.cli.load_data import load_data
+    from kedge.cli.trained_on import unseen_by
     from kedge.data.folders import canonical_split
 
     wanted = canonical_split(split) or split
@@ -104,7 +104,7 @@ def validation_images(source: Source, model: Any, name: str | None, split: str) 
 
 
 def _calibrated(model: Any, images: "ImageSet", batch_size: int) -> list[str]:
-    from kedge.cli.sets import default_workers
+    from kedge.cli.load_data import default_workers
     from kedge.training import calibrate
 
     before = _threshold(model.steps.get("temperature", {}).get("reject_before", model.reject))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kedge.cli.models import find
+from kedge.cli.resolve_model import find
 
 if TYPE_CHECKING:
     import jsonargparse

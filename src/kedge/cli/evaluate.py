@@ -8,13 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kedge.cli.held_out import trained_attack
-from kedge.cli.models import MODELS_HELP, Source, check_weights, find_groups
-from kedge.cli.ranges import check_values
-from kedge.cli.seen import counters
-from kedge.cli.sets import default_workers, load_data, load_outside, load_training, shifts_of
-from kedge.cli.unlabelled import add_flags, as_test_images, load_unlabelled, load_validation
-from kedge.cli.words import (
+from kedge.cli.load_data import default_workers, load_data, load_outside, load_training, shifts_of
+from kedge.cli.parse import (
     SCORES,
     check_sets,
     check_words,
@@ -25,6 +20,11 @@ from kedge.cli.words import (
     whole_numbers,
     with_examples,
 )
+from kedge.cli.ranges import check_values
+from kedge.cli.resolve_model import MODELS_HELP, Source, check_weights, find_groups
+from kedge.cli.trained_on import counters
+from kedge.cli.unlabelled import add_flags, as_test_images, load_unlabelled, load_validation
+from kedge.cli.validation_data import trained_attack
 from kedge.epsilon import parse_epsilon, print_epsilon
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kedge.cli.models import Source, find
 from kedge.cli.ranges import check_values
+from kedge.cli.resolve_model import Source, find
 from kedge.rejection import in_words
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def set_threshold(model: "PixelModel", validation: "ImageSet") -> None:
     wanted = {key: model.reject[key] for key in ("coverage", "risk") if model.reject and key in model.reject}
     if not wanted:
         return
-    from kedge.training.finish import predict_logits, reject_rule
+    from kedge.training.threshold import predict_logits, reject_rule
 
     model.reject = reject_rule(*predict_logits(model, validation, 64), **wanted)
 
@@ -209,7 +209,7 @@ def spread(images: "ImageSet", most: int) -> "ImageSet":
 def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "ImageSet":
     """Images to check on: the validation images of the run, or images of `name`."""
     if name is None:
-        from kedge.cli.seen import images_of_run
+        from kedge.cli.trained_on import images_of_run
 
         return images_of_run(source).val
     from kedge import data

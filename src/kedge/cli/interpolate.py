@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.models import Source, find
+from kedge.cli.parse import radius, separated, with_examples
 from kedge.cli.ranges import check_values
-from kedge.cli.words import radius, separated, with_examples
+from kedge.cli.resolve_model import Source, find
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -98,26 +98,26 @@ def run(config: "jsonargparse.Namespace") -> int:
     out = Path(config.out) if config.out else (b.run or b.path).with_name(f"{b.name}-interpolated")
     check_free(out, config.overwrite)
     from kedge import weights
-    from kedge.cli import held_out
+    from kedge.cli import validation_data
     from kedge.cli.evaluate import command_line, progress_bar
-    from kedge.cli.sets import default_workers
+    from kedge.cli.load_data import default_workers
     from kedge.evaluation.checks import limited
-    from kedge.evaluation.choosing import Measure, best
+    from kedge.evaluation.model_selection import Measure, best
     from kedge.reporting.sweep import sweep_table
     from kedge.weights.wise_ft import between
 
     command = command_line("kedge interpolate", parser(), config)
     models = a.load(config.device), b.load(config.device)
     weights.interpolate_models(*models, 0.5)  # models that do not fit are said before images are read
-    train, val = held_out.training_and_validation(b, models[1], config.data, a)
+    train, val = validation_data.training_and_validation(b, models[1], config.data, a)
     val, _ = limited(val, config.limit, config.seed)
     workers = default_workers(val) if config.workers is None else config.workers
-    batches = held_out.norm_batches(
+    batches = validation_data.norm_batches(
         models[1], train, b.recipe(), config.bn_images, config.batch_size, workers, config.seed
     )
-    trained = held_out.training_attack(b.recipe())  # the end's own statistics are of images under this attack
+    trained = validation_data.training_attack(b.recipe())  # the end's own statistics are of images under this attack
     attacking = config.sweep and config.attack == "pgd"
-    name, attack = held_out.chosen_attack(config, b.recipe(), val) if attacking else ("", None)
+    name, attack = validation_data.chosen_attack(config, b.recipe(), val) if attacking else ("", None)
     measure = Measure(
         val,
         shift=shifts(config),
@@ -147,8 +147,8 @@ def run(config: "jsonargparse.Namespace") -> int:
         rows = weights.wise_ft_curve(*models, alphas, look, batches, config.seed, trained)
     picked = best(rows, config.pick) if config.sweep else next(row for row in rows if row["alpha"] == asked[0])
     model = between(*models, picked["alpha"], batches, config.seed, trained)
-    lines = held_out.set_reject(model, models[1], b.recipe(), val, config.batch_size, workers)
-    norm = held_out.about_norm(batches, trained)
+    lines = validation_data.set_reject(model, models[1], b.recipe(), val, config.batch_size, workers)
+    norm = validation_data.about_norm(batches, trained)
     if batches is not None and trained is not None:
         lines.insert(0, norm)
     results = {
@@ -169,7 +169,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         "seed": config.seed,
         "rows": rows,
     }
-    write(model.cpu(), results, b, out, config.sweep, held_out.joint_record(a, b))
+    write(model.cpu(), results, b, out, config.sweep, validation_data.joint_record(a, b))
     print(sweep_table(results), *lines, sep="\n")
     if config.sweep and picked["alpha"] in (0, 1):
         print(f"nothing between the two is better by {config.pick}: the model of alpha {picked['alpha']:g} is written")

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.seen import images_of_run, unseen_by
+from kedge.cli.trained_on import images_of_run, unseen_by
 
 if TYPE_CHECKING:
-    from kedge.cli.models import Source
+    from kedge.cli.resolve_model import Source
     from kedge.data import ImageSet
 
 
@@ -75,7 +75,7 @@ def _check_told(own: "Source", sources: Mapping[str, "Source"], images: "ImageSe
 
     Images without files are known by their pixels, and drawn by them: in another size they are others.
     """
-    from kedge.training.start import same_place
+    from kedge.training.start_from import same_place
 
     place = str(own.recipe().get("data"))
     for source in sources.values():
@@ -183,7 +183,7 @@ def load_training(
     Of images that a run held out of training, its other images.
     """
     from kedge import data
-    from kedge.training.held import RunImages
+    from kedge.training.held_out import RunImages
 
     if given == "none":
         return None

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.answers import FIELDS, Encoded, Tally, encodable, writer_of, writes
 from kedge.cli.evaluate import progress_bar
-from kedge.cli.models import MODEL_HELP, Source, find
 from kedge.cli.ranges import check_values
+from kedge.cli.resolve_model import MODEL_HELP, Source, find
 from kedge.cli.shares import Share, place_among_processes
 from kedge.printable import printable
 from kedge.regular import file_digest

@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.models import Source, find
-from kedge.cli.words import with_examples
+from kedge.cli.parse import with_examples
+from kedge.cli.resolve_model import Source, find
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -149,7 +149,7 @@ def run_images(source: Source, shape: tuple[int, ...]) -> "tuple[ImageSet | None
     """Training and validation images of the run, in the shape that the model takes; None where they are not here."""
     if not source.recipe():
         return None, None
-    from kedge.cli.seen import images_of_run
+    from kedge.cli.trained_on import images_of_run
 
     try:
         images = images_of_run(source)
@@ -164,7 +164,7 @@ def set_anew(whole: Any, model: Any, validation: "ImageSet") -> str:
     """Set temperature and threshold of `model` anew on validation images, and say how it differs from `whole`."""
     from kedge.cli.export import THRESHOLD_IMAGES, set_threshold, spread
     from kedge.reporting.rows import number
-    from kedge.training.finish import predict_set
+    from kedge.training.threshold import predict_set
 
     set_threshold(model, spread(validation, THRESHOLD_IMAGES))
     images = spread(validation, COMPARED)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kedge.cli.parse import with_examples
 from kedge.cli.ranges import check_values
-from kedge.cli.words import with_examples
 from kedge.experiments.experiment import Experiment, experiment_names, load_experiment
 from kedge.own_code import ALLOW_CODE, allow_code, working_folder_first
 

@@ -72,7 +72,7 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from kedge.training import fit
-    from kedge.training.opening import about_bank
+    from kedge.training.banner import about_bank
 
     if allowed:
         working_folder_first()
@@ -118,7 +118,7 @@ def _bounds(share: float, count: int) -> str:
 
 
 def _robust(record: dict[str, Any]) -> str:
-    from kedge.training.start import in_norm
+    from kedge.training.start_from import in_norm
 
     best, last = record["best"], record["last"]
     one = ", by one reference of the bank" if record["anchored"] else ""

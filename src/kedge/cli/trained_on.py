@@ -4,11 +4,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.models import Source
+from kedge.cli.resolve_model import Source
 
 if TYPE_CHECKING:
     from kedge.data import ImageSet
-    from kedge.training.held import RunImages
+    from kedge.training.held_out import RunImages
     from kedge.training.record import ImageRecord
 
 
@@ -20,7 +20,7 @@ def images_of_run(source: Source, place: str | None = None) -> "RunImages":
     Raises:
         ValueError: if it is not known which images those are, or too few of the held-out ones are left.
     """
-    from kedge.training.held import RunImages
+    from kedge.training.held_out import RunImages
 
     assert source.run is not None
     images = RunImages(source.run, place)
@@ -38,7 +38,7 @@ def trained_by(source: Source, deep: bool = False) -> "ImageRecord | None":
     record = source.record()
     if record is not None or not deep or not source.recipe().get("data"):
         return record
-    from kedge.training.held import RunImages
+    from kedge.training.held_out import RunImages
     from kedge.training.record import ImageRecord
 
     assert source.run is not None
@@ -61,7 +61,7 @@ def unseen_by(source: Source, images: "ImageSet") -> "ImageSet":
     Raises:
         ValueError: if too few are left.
     """
-    from kedge.training.held import unseen
+    from kedge.training.held_out import unseen
 
     record = trained_by(source, deep=True)
     left = images if record is None else unseen(images, record, source.name)

@@ -5,11 +5,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.seen import unseen_by
-from kedge.cli.sets import common_shape, load_data, load_outside, say_what_is_missing
+from kedge.cli.load_data import common_shape, load_data, load_outside, say_what_is_missing
+from kedge.cli.trained_on import unseen_by
 
 if TYPE_CHECKING:
-    from kedge.cli.models import Source
+    from kedge.cli.resolve_model import Source
     from kedge.data import ImageSet
 
 

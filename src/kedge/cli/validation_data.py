@@ -5,10 +5,10 @@ import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.models import Source
-from kedge.cli.seen import images_of_run, trained_by, unseen_by
-from kedge.cli.sets import with_classes
-from kedge.cli.words import choose_attacks, radius
+from kedge.cli.load_data import with_classes
+from kedge.cli.parse import choose_attacks, radius
+from kedge.cli.resolve_model import Source
+from kedge.cli.trained_on import images_of_run, trained_by, unseen_by
 from kedge.epsilon import parse_epsilon, print_epsilon
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def set_reject(
 ) -> list[str]:
     """Set the reject threshold of `model` for what that of the second was set for; what to say of it."""
     from kedge.rejection import in_words
-    from kedge.training.finish import predict_logits, reject_rule
+    from kedge.training.threshold import predict_logits, reject_rule
 
     wanted: dict[str, Any] = {}
     for rule in (second.reject or {}, recipe, {"coverage": 0.95}):

@@ -1,8 +1,8 @@
 """Models for others: ordinary files (ONNX and torch.export), checked; a model card; a repository on the hub."""
 
-from kedge.deploy.choosing import FoldChoice, choose_folded
 from kedge.deploy.exporting import FORMATS, Exported, export
 from kedge.deploy.model_card import model_card
+from kedge.deploy.model_selection import FoldChoice, choose_folded
 from kedge.deploy.onnx_file import OnnxModel, load_onnx
 from kedge.deploy.photos import folded, photos_in, with_mean_reference
 from kedge.deploy.pushing import push_to_hub

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel
-from kedge.anchoring.pixels import independent
+from kedge.anchoring.base import independent
 from kedge.checks import check_tensor, unit_images
 from kedge.deploy.card import KEY, write_card
 from kedge.deploy.onnx_file import OnnxModel, load_onnx, silence

@@ -1,6 +1,6 @@
 """The suite: one protocol over clean, shifted, out-of-distribution and attacked images, for any classifier."""
 
-from kedge.evaluation.asked import Attacks
+from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.attacked import (
     accuracy_against_epsilon,
     attack_batch,

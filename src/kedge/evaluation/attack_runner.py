@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring.twin import evaluating
 from kedge.attacks import PGD, AutoAttack
-from kedge.evaluation.asked import Attacks
+from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.attacked import (
     Attack,
     attack_batch,
@@ -21,15 +21,15 @@ from kedge.evaluation.attacked import (
 )
 from kedge.evaluation.checks import limited
 from kedge.evaluation.chunks import CHUNK, Work, as_batch, chunks, columns_of, first_chunk
+from kedge.evaluation.evaluated_model import Subject
+from kedge.evaluation.image_panel import panel
+from kedge.evaluation.inference_runner import Columns, Runner, duration
 from kedge.evaluation.inputs import to_unit
-from kedge.evaluation.panel import panel
-from kedge.evaluation.passes import Columns, Runner, duration
 from kedge.evaluation.sanity import same_answers
 from kedge.evaluation.strips import attack_strip
-from kedge.evaluation.subjects import Subject
 
 if TYPE_CHECKING:
-    from kedge.evaluation.collecting import Collected
+    from kedge.evaluation.runner import Collected
 
 SHOWN = 4
 

@@ -10,7 +10,7 @@ from kedge.anchoring import AnchoredModel
 from kedge.attacks import FGSM, PGD, AutoAttack
 from kedge.attacks.autoattack import library
 from kedge.evaluation.attacked import Attack
-from kedge.evaluation.subjects import Subject
+from kedge.evaluation.evaluated_model import Subject
 
 STEPS = 20  # of the PGD by which an AutoAttack is checked
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from kedge.evaluation.attacked import Attack, attack_batch
+from kedge.evaluation.cache import digest
+from kedge.evaluation.evaluated_model import Subject
+from kedge.evaluation.inference_runner import Columns, Runner, identity
 from kedge.evaluation.inputs import to_unit
-from kedge.evaluation.parts import digest
-from kedge.evaluation.passes import Columns, Runner, identity
-from kedge.evaluation.subjects import Subject
 
 CHUNK = 100  # images whose results are kept together
 Work = Callable[[Tensor, Tensor, Tensor], Columns]  # of images, labels and places

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.checks import PROBABILITIES, looks_like_probabilities
+from kedge.evaluation.cache import model_digest
 from kedge.evaluation.inputs import conversion, convert, to_unit
-from kedge.evaluation.parts import model_digest
 from kedge.scores import Outputs, outputs_of
 
 PROBE = 8  # images that every model is tried on before anything is measured

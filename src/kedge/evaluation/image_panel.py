@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from kedge.attacks import PGD, AutoAttack
 from kedge.evaluation.attacked import Attack, attack_summary
 from kedge.evaluation.chunks import CHUNK, chunks, columns_of, first_chunk
-from kedge.evaluation.passes import Runner
+from kedge.evaluation.evaluated_model import Subject
+from kedge.evaluation.inference_runner import Runner
 from kedge.evaluation.sanity import LARGE, MANY_STEPS, OTHER_LOSS, gradient_sizes, sanity, sanity_attacks
-from kedge.evaluation.subjects import Subject
 
 if TYPE_CHECKING:
-    from kedge.evaluation.under_attack import Attacked
+    from kedge.evaluation.attack_runner import Attacked
 
 
 def panel(

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from kedge.checks import class_indices
 from kedge.confidence import log_odds
+from kedge.evaluation.cache import Parts, digest, tensor_digest
+from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.inputs import to_unit
-from kedge.evaluation.parts import Parts, digest, tensor_digest
-from kedge.evaluation.subjects import Subject
 from kedge.metrics.classification import SMALLEST, brier_per_sample, label_rank
 from kedge.scores import Outputs
 

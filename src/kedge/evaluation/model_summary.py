@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from kedge.confidence import log_odds
-from kedge.evaluation.collecting import Collected
 from kedge.evaluation.comparing import Measured
+from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.examples import example_images
-from kedge.evaluation.outside import averaged, compared_outside, outside_summary, ready
-from kedge.evaluation.passes import measure, outputs_from
+from kedge.evaluation.inference_runner import measure, outputs_from
+from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready
+from kedge.evaluation.runner import Collected
 from kedge.evaluation.selective import selective_summary
-from kedge.evaluation.subjects import Subject
 from kedge.evaluation.summaries import clean_summary, draw, estimates, shift_summary
 from kedge.metrics import bin_sums, reliability
 from kedge.rejection import by_confidence

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge.evaluation.asked import Attacks
+from kedge.evaluation.attack_runner import Attacked, run_attacks
+from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.equalise import Step, equalise
-from kedge.evaluation.passes import Columns, Kept, Part, Runner, duration, held, identity
+from kedge.evaluation.evaluated_model import faults
+from kedge.evaluation.inference_runner import Columns, Kept, Part, Runner, duration, held, identity
 from kedge.evaluation.shifts import Condition, Shifts, generated, published
-from kedge.evaluation.subjects import faults
-from kedge.evaluation.under_attack import Attacked, run_attacks
 
 
 @dataclass

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring.twin import evaluating
 from kedge.attacks import FGSM, PGD
-from kedge.attacks.climb import image_gradient, judge
+from kedge.attacks.losses import image_gradient, judge
 from kedge.epsilon import print_epsilon
 from kedge.evaluation.inputs import to_unit
 

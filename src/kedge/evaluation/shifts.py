@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from kedge.data.fingerprints import key_of_file
+from kedge.evaluation.cache import digest
 from kedge.evaluation.checks import limited
-from kedge.evaluation.parts import digest
-from kedge.evaluation.passes import Part, identity
+from kedge.evaluation.inference_runner import Part, identity
 
 Condition = tuple[str, int]  # a corruption and its severity
 

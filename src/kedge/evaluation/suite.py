@@ -10,19 +10,19 @@ from torch import Tensor
 
 from kedge.data.corruptions.frost import texture_files
 from kedge.data.fingerprints import shared_images
-from kedge.evaluation.asked import Attacks
+from kedge.evaluation.attack_suite import Attacks
+from kedge.evaluation.cache import Parts
 from kedge.evaluation.checks import check_images, check_request, limited, named_groups, named_sets, seen
-from kedge.evaluation.collecting import Collected, collect
 from kedge.evaluation.comparing import compare, group_table
 from kedge.evaluation.equalise import common_step, difference
+from kedge.evaluation.evaluated_model import Subject, gather_subjects
+from kedge.evaluation.inference_runner import Runner
 from kedge.evaluation.inputs import conversion
-from kedge.evaluation.one import Settings, about
-from kedge.evaluation.parts import Parts
-from kedge.evaluation.passes import Runner
+from kedge.evaluation.model_summary import Settings, about
 from kedge.evaluation.provenance import CONVENTIONS, citations, machine, now, peak_memory
+from kedge.evaluation.runner import Collected, collect
 from kedge.evaluation.shifts import Shifts, class_masks, rendition_names, shifts
 from kedge.evaluation.strips import corruption_strips
-from kedge.evaluation.subjects import Subject, gather_subjects
 from kedge.evaluation.summaries import FEWEST
 from kedge.scores import SCORES, Score
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from kedge.data.fingerprints import shared_images
+from kedge.evaluation.cache import Parts
 from kedge.evaluation.checks import check_images, limited, seen
-from kedge.evaluation.parts import Parts
-from kedge.evaluation.passes import Part, Runner, duration, identity, outputs_from
+from kedge.evaluation.evaluated_model import Subject, faults, gather_subjects
+from kedge.evaluation.inference_runner import Part, Runner, duration, identity, outputs_from
 from kedge.evaluation.provenance import citations
-from kedge.evaluation.subjects import Subject, faults, gather_subjects
 from kedge.evaluation.summaries import FEWEST, estimate
 from kedge.metrics import (
     accuracy_interval,

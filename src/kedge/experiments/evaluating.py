@@ -50,8 +50,8 @@ def evaluate_one(
 
     import kedge
     from kedge import evaluation
+    from kedge.evaluation.input_views import Views
     from kedge.evaluation.provenance import machine, now
-    from kedge.evaluation.views import Views
     from kedge.layout import channels_last
     from kedge.scores import MSP, Energy, Masked
 

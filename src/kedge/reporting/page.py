@@ -9,7 +9,7 @@ from kedge.printable import printable
 from kedge.reporting.claims import SETTLED
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import short
-from kedge.reporting.sections import attack, calibration, comparing, images, outside, run, selective, shift, unlabelled
+from kedge.reporting.sections import attack, calibration, comparing, images, ood, run, selective, shift, unlabelled
 from kedge.reporting.sentences import about, comparison
 from kedge.reporting.summary import summary_rows
 from kedge.reporting.svg import COLORS, GLYPHS
@@ -103,7 +103,7 @@ def _page(results: dict[str, Any], level: int) -> str:
         shift=shift.section(results, level),
         heat_scale=shift.legend_of_heat(),
         calibration=calibration.section(results, level),
-        outside=outside.section(results, level),
+        ood=ood.section(results, level),
         selective=selective.section(results, level),
         unlabelled=unlabelled.section(results, level),
         attack=attack.section(results, level),

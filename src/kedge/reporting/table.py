@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.printable import printable
 from kedge.reporting.claims import SETTLED, comparison
+from kedge.reporting.csv_table import as_csv
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import METRICS, Row, dig
 from kedge.reporting.sections import comparing
 from kedge.reporting.sentences import expected
 from kedge.reporting.summary import summary_rows
-from kedge.reporting.tidy import as_csv
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
-from kedge.anchoring.pixels import independent
+from kedge.anchoring.base import independent
 from kedge.checks import check_images
 from kedge.scores.base import Score
 from kedge.scores.last_layer import last_layer

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 from kedge.training.recipe import Recipe, load_recipe, recipe_names
 
 if TYPE_CHECKING:
+    from kedge.training.errors import TrainingStopped as TrainingStopped
     from kedge.training.fitting import RunResult as RunResult
     from kedge.training.fitting import fit as fit
-    from kedge.training.stops import TrainingStopped as TrainingStopped
     from kedge.training.temperature import calibrate as calibrate
     from kedge.training.temperature import fit_temperature as fit_temperature
 
 # The command line reads Recipe from here, and must not wait for torch to do so.
 _HOMES = {
     "RunResult": "fitting",
-    "TrainingStopped": "stops",
+    "TrainingStopped": "errors",
     "calibrate": "temperature",
     "fit": "fitting",
     "fit_temperature": "temperature",

@@ -11,7 +11,7 @@ from kedge.training.masking import anchored_arguments, masking
 from kedge.training.module import attacks, ball
 from kedge.training.recipe import Recipe
 from kedge.training.resolve import reasons, unused_weights
-from kedge.training.start import in_norm, trained_eps
+from kedge.training.start_from import in_norm, trained_eps
 
 __all__ = ["about_bank", "opening"]
 

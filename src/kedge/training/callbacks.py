@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from kedge import checkpoint
 from kedge.files import whole
 from kedge.regular import file_digest
+from kedge.training.banner import about_bank
 from kedge.training.digests import vouch
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run
-from kedge.training.opening import about_bank
 
 __all__ = ["AtomicCheckpoints", "Bar", "EpochRows", "LastCheckpoint", "Snapshots"]
 

@@ -10,7 +10,7 @@ from kedge.training.folder import surroundings
 from kedge.training.module import ball
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
-from kedge.training.start import earlier_passes, in_norm
+from kedge.training.start_from import earlier_passes, in_norm
 
 __all__ = ["costs", "first_facts"]
 

@@ -20,17 +20,17 @@ from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, with_label_noise
 from kedge.data.sets import check_set
 from kedge.layout import as_stored, channels_last
-from kedge.training.begin import begin, started
+from kedge.training.banner import opening
 from kedge.training.build import load_sets, make_objective
 from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint, Snapshots
+from kedge.training.checkpoint_selection import kept_models
+from kedge.training.errors import explained
 from kedge.training.facts import costs, first_facts
-from kedge.training.finish import about_left_out, left_out, predict_logits, reject_rule, write_run_report
 from kedge.training.floor import not_below_start
 from kedge.training.folder import RunFolder
-from kedge.training.held import record_of, resumed
-from kedge.training.keep import kept_models
+from kedge.training.held_out import record_of, resumed
+from kedge.training.init_model import begin, started
 from kedge.training.module import Run, ball
-from kedge.training.opening import opening
 from kedge.training.probe import from_probe
 from kedge.training.quiet import quiet
 from kedge.training.recipe import Recipe, load_recipe
@@ -41,10 +41,10 @@ from kedge.training.result import RunResult
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
 from kedge.training.sharding import Sharded, check_shardable, put_together
 from kedge.training.space import check_room
-from kedge.training.start import inherit
-from kedge.training.stops import explained
+from kedge.training.start_from import inherit
 from kedge.training.takers import takers
 from kedge.training.temperature import calibrate
+from kedge.training.threshold import about_left_out, left_out, predict_logits, reject_rule, write_run_report
 
 __all__ = ["RunResult", "fit"]
 

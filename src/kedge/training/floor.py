@@ -7,10 +7,10 @@ from typing import Any
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.pretrained import read_weights
-from kedge.training.finish import predict_logits
+from kedge.training.checkpoint_selection import norm_batches
 from kedge.training.folder import RunFolder
-from kedge.training.keep import norm_batches
 from kedge.training.module import Run
+from kedge.training.threshold import predict_logits
 from kedge.weights.wise_ft import between
 
 __all__ = ["not_below_start"]

@@ -15,7 +15,7 @@ from kedge.data.splitting import split_by_position, split_validation
 from kedge.training.folder import RunFolder
 from kedge.training.recipe import Recipe, held_by, read_recipe
 from kedge.training.record import ImageRecord
-from kedge.training.start import find_start, run_of, same_place
+from kedge.training.start_from import find_start, run_of, same_place
 
 __all__ = ["RunImages", "changed_since", "divide", "record_of", "resumed", "unseen"]
 

@@ -8,14 +8,14 @@ from torch import nn
 
 from kedge import checkpoint
 from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references
-from kedge.anchoring.pixels import independent
+from kedge.anchoring.base import independent
 from kedge.data import ImageSet, derive_seed
 from kedge.networks import PretrainedUnavailable
 from kedge.training.build import make_model, make_network
 from kedge.training.folder import RunFolder
 from kedge.training.recipe import Recipe
 from kedge.training.resolve import resolve_data
-from kedge.training.start import find_start
+from kedge.training.start_from import find_start
 
 __all__ = ["begin", "load_start", "resolve_start", "started"]
 

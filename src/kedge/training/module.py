@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from kedge import metrics
 from kedge.anchoring import PixelModel
-from kedge.anchoring.pixels import independent
+from kedge.anchoring.base import independent
 from kedge.attacks import PGD
 from kedge.checks import check_target_values
 from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
@@ -18,9 +18,9 @@ from kedge.data.sets import TensorSet
 from kedge.objectives import Objective, attacks_images, set_looks, set_progress
 from kedge.objectives.whole_batch import WholeBatch, gathered
 from kedge.training.build import make_optimizer, make_schedule
+from kedge.training.errors import TrainingStopped
 from kedge.training.recipe import Recipe
 from kedge.training.sharding import here, shard
-from kedge.training.stops import TrainingStopped
 from kedge.weights.batch_norm import freeze_statistics
 
 __all__ = ["Run"]

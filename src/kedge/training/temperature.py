@@ -12,7 +12,7 @@ from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.data.sets import check_set
 from kedge.rejection import by_confidence
-from kedge.training.finish import predict_logits, reject_rule
+from kedge.training.threshold import predict_logits, reject_rule
 
 __all__ = ["BOUNDS", "calibrate", "fit_temperature"]
 

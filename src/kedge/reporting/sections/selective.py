@@ -6,7 +6,7 @@ from markupsafe import Markup
 
 from kedge.printable import printable
 from kedge.reporting.rows import Row, ahead_of, dig, estimate, number, short
-from kedge.reporting.sections.outside import thin
+from kedge.reporting.sections.ood import thin
 from kedge.reporting.svg import Plot, svg
 
 

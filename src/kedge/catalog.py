@@ -1,0 +1,219 @@
+"""The catalogue: a room is its folder, a method is a file in it, and the file's name is its name everywhere.
+
+Rooms are folders of kedge such as `scores` and `objectives`. A file whose name begins with `_` belongs to the room's
+workshop. In `scores/energy.py` the method is the class or function called like the file, `Energy`; `info` beside it
+says where it comes from, and the first line of the file what it is. Listing a room imports nothing, so that `--help`
+needs no torch; asking for a method imports its own file.
+
+    names("scores")                                   ["amp", "disagreement", "energy", ...]
+    get("scores", "energy")                           the class Energy; "Energy" and "ENERGY" are the same name
+    build("attacks", {"pgd": {"eps": 0.03}})          PGD(eps=0.03)
+"""
+
+import ast
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from kedge.own_code import check_allowed, imported, near_names
+
+__all__ = ["Info", "arguments", "build", "get", "info", "names", "resolve", "summary"]
+
+HOME = Path(__file__).parent
+CHECKED = ("code", "paper", "abstract", "derived", "own")
+
+
+@dataclass(frozen=True)
+class Info:
+    """Where a method comes from.
+
+    Attributes:
+        title: of the paper, or what the method is called where there is none.
+        authors: as cited, "Liu et al.".
+        venue: "NeurIPS", "arXiv", ...
+        year: of publication.
+        url: of the paper.
+        checked: what the formula rests on: "code" (the authors' or a well-kept implementation was compared), "paper"
+            (read whole), "abstract", "derived" (from the mathematics) or "own" (kedge's own method).
+    """
+
+    title: str
+    authors: str = ""
+    venue: str = ""
+    year: int | None = None
+    url: str = ""
+    checked: str = "paper"
+
+    def __post_init__(self) -> None:
+        if self.checked not in CHECKED:
+            raise ValueError(f"checked must be one of {', '.join(CHECKED)}, got {self.checked!r}")
+
+    @property
+    def cite(self) -> str:
+        """Authors, venue and year in a line, such as "Liu et al., NeurIPS 2020"."""
+        when = " ".join(str(word) for word in (self.venue, self.year) if word)
+        return ", ".join(word for word in (self.authors, when) if word)
+
+
+@cache
+def names(room: str) -> tuple[str, ...]:
+    """The methods of a room by file name, sorted; `room` is a folder of kedge, "optim.rules" one inside another."""
+    folder = HOME.joinpath(*room.split("."))
+    if not folder.is_dir():
+        raise ValueError(f"kedge has no room {room!r}")
+    return tuple(sorted(f.stem for f in folder.glob("*.py") if not f.name.startswith("_")))
+
+
+def resolve(room: str, name: str) -> str:
+    """The file name of a method that may be written otherwise: `CrossEntropy`, `cross-entropy`, `CROSS_ENTROPY`.
+
+    Raises:
+        ValueError: for a name that is none, with those that there are and the nearest.
+    """
+    for known in names(room):
+        if _plain(known) == _plain(str(name)):
+            return known
+    near = near_names(str(name).lower().replace("-", "_"), list(names(room)))
+    raise ValueError(f"{_words(room)} has no {name!r}; there are {', '.join(names(room))}{near}")
+
+
+def get(room: str, name: str) -> Any:
+    """The class or function of a method: by its name in the room, or `module:Class` of one's own.
+
+    Raises:
+        ValueError: for a name that is none; for one's own where nothing allowed that (`kedge.own_code.allow_code`).
+    """
+    if ":" in str(name):
+        check_allowed(name, _words(room))
+        return imported(name, _words(room))
+    key = resolve(room, name)
+    module = import_module(f"kedge.{room}.{key}")
+    for attribute, value in vars(module).items():
+        if _plain(attribute) == _plain(key) and callable(value):
+            return value
+    raise AttributeError(f"{module.__file__} has no class or function that is called like the file")
+
+
+def info(room: str, name: str) -> Info | None:
+    """Where a method comes from; None for one's own that does not say."""
+    method = get(room, name)
+    found: Info | None = getattr(sys.modules[method.__module__], "info", None)
+    return found
+
+
+def summary(room: str, name: str) -> str:
+    """What a method is: the first line of its file, read without importing it."""
+    text = HOME.joinpath(*room.split("."), f"{resolve(room, name)}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+
+
+def arguments(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The arguments of a class or function by name, in order; with **kwargs those of the class that it extends too."""
+    if not isinstance(method, type):
+        return _named(inspect.signature(method).parameters.values())
+    named: dict[str, inspect.Parameter] = {}
+    for each in method.__mro__:
+        if (own := vars(each).get("__init__")) is None:
+            continue
+        parameters = list(inspect.signature(own).parameters.values())[1:]
+        named = named | {key: value for key, value in _named(parameters).items() if key not in named}
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):
+            break
+    return named
+
+
+def build(
+    room: str, spec: Any, *inner: Any, builders: Mapping[type, Callable[[Any], Any]] | None = None, **context: Any
+) -> Any:
+    """Make a method from how a recipe names it: `name`, or `{name: {argument: value}}`.
+
+    An argument whose type is the base of a room (a class that has `room`) is built from its own spec, and one whose
+    type is in `builders` by that: a model from its name, a set from its folder. What the run knows, `context`, goes to
+    the arguments of that name that the spec leaves out.
+
+    Args:
+        room: where the name is looked up.
+        spec: the name or the mapping of one name to arguments.
+        inner: what comes before the arguments: the objective or optimizer that is wrapped.
+        builders: by type, what makes an argument of that type from what stands in the spec.
+        context: by name, such as labels, classes, eps.
+
+    Raises:
+        ValueError: for a name, an argument or a value that cannot be, naming it.
+    """
+    name, values = spelled(room, spec)
+    method = get(room, name)
+    asked = arguments(method)
+    for key in values:
+        if key not in asked:
+            raise ValueError(f"{_words(room)} {name} has no argument {key!r}{near_names(key, list(asked))}")
+    kinds = _kinds(method)
+    made = {
+        key: _made(kinds.get(key, ()), value, f"{name}: {key}", builders or {}, context)
+        for key, value in values.items()
+    }
+    made |= {key: value for key, value in context.items() if key in asked and key not in made}
+    try:
+        return method(*inner, **made)
+    except TypeError as error:
+        raise ValueError(f"{_words(room)} {name} cannot be made with {values}: {error}") from error
+
+
+def spelled(room: str, spec: Any) -> tuple[str, dict[str, Any]]:
+    """The name and the arguments in a spec. Raises ValueError for what is neither a name nor a name with arguments."""
+    if isinstance(spec, str):
+        return spec, {}
+    if isinstance(spec, Mapping) and len(spec) == 1:
+        name, values = next(iter(spec.items()))
+        if isinstance(name, str) and (values is None or isinstance(values, Mapping)):
+            return name, dict(values or {})
+    raise ValueError(f"{_words(room)} is named as NAME or {{NAME: {{argument: value}}}}, not {spec!r}")
+
+
+def _made(
+    kinds: tuple[Any, ...], value: Any, place: str, builders: Mapping[type, Callable[[Any], Any]], context: Any
+) -> Any:
+    if not isinstance(value, str | Mapping):
+        return value
+    for kind in kinds:
+        if kind in builders:
+            return builders[kind](value)
+        if isinstance(room := getattr(kind, "room", None), str):
+            try:
+                return build(room, value, builders=builders, **context)
+            except ValueError as error:
+                raise ValueError(f"{place}: {error}") from error
+    return value
+
+
+def _kinds(method: Any) -> dict[str, tuple[Any, ...]]:
+    """The types that each argument is annotated with, those of a union apart."""
+    function = vars(method).get("__init__", method) if isinstance(method, type) else method
+    try:
+        hints = typing.get_type_hints(function)
+    except NameError:  # annotated with what is imported for types alone
+        return {}
+    unions = (types.UnionType, typing.Union)
+    return {k: typing.get_args(h) if typing.get_origin(h) in unions else (h,) for k, h in hints.items()}
+
+
+def _named(parameters: Any) -> dict[str, inspect.Parameter]:
+    return {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _plain(name: str) -> str:
+    """A name without what differs between ways of writing it."""
+    return name.replace("_", "").replace("-", "").lower()
+
+
+def _words(room: str) -> str:
+    """What a method of a room is called in messages: "objective" for "objectives", "optim rule"."""
+    words = room.replace(".", " ").replace("_", " ")
+    return words[:-1] if words.endswith("s") and not words.endswith("ss") else words
