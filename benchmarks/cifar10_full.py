@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """What is left of the results in the repository, as Markdown: how they came about, the table, each score's AUROC."""
+    """What stays of the results in the repository, as Markdown: how they came about, the table, AUROCs."""
     machine = results["machine"]
     groups = {name: model["ood_groups"] for name, model in results["models"].items()}
     scores = list(dict.fromkeys(s for g in groups.values() for group in g.values() for s in group))
