@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["answered", "by_confidence", "in_words", "is_rule", "resolved", "rule_at", "rule_from"]
+__all__ = ["answered", "by_confidence", "in_words", "is_rule", "resolved", "rule_at", "rule_from", "set_on"]
 
 # The log odds of an answer without an alternative (one class, or all others excluded) are infinite. A large number in
 # their place can be stored in JSON and shown in a histogram, and leaves room above for a threshold that nothing meets.
@@ -84,6 +84,12 @@ def in_words(rule: Mapping[str, Any], digits: int = 3) -> str:
     places = math.floor(gap)
     first = round(10 ** (gap - places))
     return f"1 - 1e{places + 1}" if first == 10 else f"1 - {first}e{places}"
+
+
+def set_on(rule: Mapping[str, Any]) -> str:
+    """Which images a rule was set on, in words."""
+    folds = rule.get("folds")
+    return f"the images of {folds} folds" if isinstance(folds, int) else "the validation images"
 
 
 def resolved(rule: Mapping[str, Any]) -> float:

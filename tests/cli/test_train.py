@@ -116,7 +116,7 @@ def test_every_field_is_a_flag(capsys):
         choose="mean", temperature=True, risk=0.05, split_seed=4, init_from="runs/a", start_factor=0.1, end_factor=0.2,
         ramp="exp", val_pgd_steps=3, eps="8/255", val_pgd_images=50, keep="last", average=0.5,
         train_images=50, snapshots=2, crop=0.3, weights="w.pt", head="probe", head_lr=2.0, batch_norm="frozen",
-        layer_decay=0.9, unfreeze=0.5, sync=False, shard=True,
+        layer_decay=0.9, unfreeze=0.5, sync=False, shard=True, folds=2,
     )  # fmt: skip
     flags = []
     for field in fields(Recipe):

@@ -108,7 +108,7 @@ def test_the_most_of_the_training_that_is_as_right_as_the_start_is_kept(of_train
         return {0.0: 0.5, **of_trained}[of]
 
     monkeypatch.setattr(floor, "_accuracy", accuracy)
-    run = SimpleNamespace(recipe=Recipe(batch_norm="frozen"))
+    run = SimpleNamespace(recipe=Recipe(batch_norm="frozen"), train_set=None)
     model, record = floor.not_below_start(run, trained, RunFolder(tmp_path))
     torch.testing.assert_close(model.network[1].weight, share * full)
     assert record["share"] == share

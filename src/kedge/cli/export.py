@@ -67,6 +67,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     whole = source.load("cpu")
     model, choice = whole, None
     held_out = images = None
+    folds = source.recipe().get("folds") if config.data is None else None
     if config.data is not None or source.recipe():
         held_out = check_set(source, config.data, model.input_shape)
         chosen = spread(held_out, config.images)
@@ -80,7 +81,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         )
     if hasattr(whole, "references"):
         model, choice = with_one_reference(whole, held_out)  # type: ignore[arg-type]
-        if held_out is not None and config.data is None:
+        if held_out is not None and config.data is None and not folds:
             set_threshold(model, spread(held_out, THRESHOLD_IMAGES))
     out = Path(config.out) if config.out else (source.run or Path()) / f"{source.name}{FORMATS[config.to]}"
     done = export(model, out, to=config.to, check_images=images)
@@ -92,7 +93,12 @@ def run(config: "jsonargparse.Namespace") -> int:
         print(f"inside: {', '.join(inside)}")
     if model is not whole:
         print("\n".join(about_folding(whole, model, choice)))  # type: ignore[arg-type]
-    if held_out is not None:
+    if folds:
+        print(
+            f"how many of its answers are right was not measured: {source.name} held out no image, as {folds} folds "
+            "judged it; --data names others"
+        )
+    elif held_out is not None:
         print(what_it_is_worth(done, whole, spread(held_out, WORTH_IMAGES), choice))
     if config.to == "onnx":
         print(f"next:   {next_step(source, config, out)}")
@@ -152,6 +158,8 @@ def next_step(source: Source, config: "jsonargparse.Namespace", out: Path) -> st
     from kedge import data
 
     name = source.recipe().get("data") if config.data is None else config.data
+    if config.data is None and source.recipe().get("folds") and "test" not in data.splits(str(name)):
+        return f"kedge evaluate {out} --data LABELLED_IMAGES"
     words = ["kedge evaluate", str(out), *([config.model] if source.recipe() else [])]
     if config.data is not None or not source.recipe():
         words += ["--data", str(name or "NAME")]
@@ -207,10 +215,17 @@ def spread(images: "ImageSet", most: int) -> "ImageSet":
 
 
 def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "ImageSet":
-    """Images to check on: the validation images of the run, or images of `name`."""
+    """Images to check on: the validation images of the run, or images of `name`.
+
+    Of a run that folds judged its training images: whether the file answers as the model does can be seen on any.
+    """
     if name is None:
         from kedge.cli.trained_on import images_of_run
 
+        if source.run is not None and source.recipe().get("folds"):
+            from kedge.training.held_out import RunImages
+
+            return RunImages(source.run).train
         return images_of_run(source).val
     from kedge import data
 

@@ -52,8 +52,8 @@ def load_data(
         _check_told(own, sources, images)
     elif wanted == "test" and "test" not in offered and recipe is not None:
         raise ValueError(
-            f"{name} has no test images (it has: {', '.join(offered)}). --split val measures on the images that were "
-            "held out of training; for a test divide the folder into train and test before training"
+            f"{name} has no test images (it has: {', '.join(offered)}). {_instead(sources, recipes)}; for a test "
+            "divide the folder into train and test before training"
         )
     else:
         if wanted == "test" and offered == ["all"]:
@@ -68,6 +68,17 @@ def load_data(
             images = unseen_by(source, images)
     print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
     return with_classes(images, models), name
+
+
+def _instead(sources: "dict[str, Source]", recipes: Mapping[str, Any]) -> str:
+    """What runs without test images can be measured on."""
+    run = next((source.run for name, source in sources.items() if recipes[name].get("folds")), None)
+    if run is None:
+        return "--split val measures on the images that were held out of training"
+    return (
+        "No image was held out either, as cross-validation judged the training; each fold can be evaluated on its own "
+        f"images, such as kedge evaluate {run / 'folds' / '1'} --split val"
+    )
 
 
 def _check_told(own: "Source", sources: Mapping[str, "Source"], images: "ImageSet") -> None:

@@ -18,7 +18,7 @@ from kedge.cli.resolve_model import MODEL_HELP, Source, find
 from kedge.cli.shares import Share, place_among_processes
 from kedge.printable import printable
 from kedge.regular import file_digest
-from kedge.rejection import answered, in_words, rule_at
+from kedge.rejection import answered, in_words, rule_at, set_on
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -325,9 +325,9 @@ def _remark(tally: Tally, paths: "Paths", model: "AnchoredModel | PlainModel", r
     else:
         said += f", {tally.rejected} rejected (confidence below {in_words(rule)}"
         if rule.get("coverage") is not None:
-            said += f", set to keep {rule['coverage']:.0%} of the validation images"
+            said += f", set to keep {rule['coverage']:.0%} of {set_on(rule)}"
         elif rule.get("risk") is not None:
-            said += f", set for at most {rule['risk']:.1%} wrong answers on the validation images"
+            said += f", set for at most {rule['risk']:.1%} wrong answers on {set_on(rule)}"
         said += ")"
     if tally.with_used:
         said += f"; {tally.used / tally.with_used:.1f} references used for an image, on average"

@@ -150,10 +150,14 @@ def run_images(source: Source, shape: tuple[int, ...]) -> "tuple[ImageSet | None
     if not source.recipe():
         return None, None
     from kedge.cli.trained_on import images_of_run
+    from kedge.training.held_out import RunImages
 
     try:
-        images = images_of_run(source)
-        train, validation = images.train, images.val
+        if source.run is not None and source.recipe().get("folds"):  # which held none out
+            train, validation = RunImages(source.run).train, None
+        else:
+            images = images_of_run(source)
+            train, validation = images.train, images.val
     except (OSError, ValueError, RuntimeError) as error:
         print(f"kedge push: the images of the run are not at hand ({error})", file=sys.stderr)
         return None, None

@@ -73,6 +73,7 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
 
     from kedge.training import fit
     from kedge.training.banner import about_bank
+    from kedge.training.folds import fold_folder
 
     if allowed:
         working_folder_first()
@@ -84,8 +85,11 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
     share = f", {result.recipe.average:g} of the trained weights" if result.recipe.average is not None else ""
     mean = f", mean over {result.recipe.references} references" if about_bank(result.recipe) else ""
     count = result.images
+    which = f"{count:,} images"
+    if result.folds is not None:
+        which = f"{count:,} images by {result.folds['folds']} folds, each by a model that was not trained on it"
     print(
-        f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {count:,} images{_bounds(found['accuracy'], count)}, "
+        f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {which}{_bounds(found['accuracy'], count)}, "
         f"NLL {found['nll']:.3f}, ECE {error:.1f} %"
     )
     if result.robust is not None:
@@ -104,8 +108,19 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
         print(f"{other}:   {result.folder / other}    validation accuracy {100 * measured['accuracy']:.1f} %")
     if result.report is not None:
         print(f"report: {result.report}")
-    print(f"next:   kedge evaluate {result.folder}    kedge predict {result.folder} IMAGES...")
+    if result.folds is not None:
+        print(
+            f"        of fold 1; the folds can be evaluated: kedge evaluate {fold_folder(result.folder, 1)} --split val"
+        )
+    tested = f"kedge evaluate {result.folder}    " if result.folds is None or _has_test(result.recipe) else ""
+    print(f"next:   {tested}kedge predict {result.folder} IMAGES...")
     return 0
+
+
+def _has_test(recipe: Recipe) -> bool:
+    from kedge import data
+
+    return "test" in data.splits(str(recipe.data))
 
 
 def _bounds(share: float, count: int) -> str:

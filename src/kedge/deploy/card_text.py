@@ -72,8 +72,14 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None) ->
     if isinstance(counts.get("train"), int) and isinstance(counts.get("val"), int):
         held = f"{counts['val']:,}" if counts["val"] else "none"
         said = f"{did} {counts['train']:,} images of {data}; {held} were held out for validation"
-    accuracy = estimate(dig(facts, "validation", "accuracy"))
-    if accuracy is not None:
+    folds, accuracy = facts.get("folds"), estimate(dig(facts, "validation", "accuracy"))
+    if folds and accuracy is not None:
+        said = (
+            f"{did} {counts.get('train')} images of {data}. None was held out: in {folds.get('folds')}-fold "
+            f"cross-validation {folds.get('images')} of them were each judged by a model that was not trained on it, "
+            f"and {number(accuracy['value'], '%')} % were right"
+        )
+    elif accuracy is not None:
         said += f", of which it got {number(accuracy['value'], '%')} % right"
     lines = ["## Training", f"{said}.", "| recipe | |\n| --- | --- |"]
     lines[-1] += "".join(f"\n| {words} | {escaped(value)} |" for words, value in _adapted(adapted, facts, run))
@@ -174,11 +180,11 @@ def _conditions(results: dict[str, Any]) -> Iterator[str]:
         yield "Corruptions are made by kedge; they are not the published corrupted files."
 
 
-def limits(results: dict[str, Any] | None) -> str:
-    """What was not looked into."""
+def limits(results: dict[str, Any] | None, folds: bool = False) -> str:
+    """What was not looked into; `folds`: cross-validation judged the training."""
     lines = ["## Limits", "What was not measured is not known:"]
     if results is None:
-        missing = ["everything but the accuracy on validation images"]
+        missing = [f"everything but the accuracy {'in cross-validation' if folds else 'on validation images'}"]
     else:
         (model,) = results["models"].values()
         missing = [

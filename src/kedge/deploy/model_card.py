@@ -10,7 +10,7 @@ from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.deploy import card_text as text
 from kedge.deploy.photos import ENOUGH, photos_in
 from kedge.regular import read_text
-from kedge.rejection import in_words
+from kedge.rejection import in_words, set_on
 from kedge.training.recorded import recorded, recorded_facts
 from kedge.yaml_text import parse_yaml
 
@@ -73,7 +73,7 @@ def model_card(
         _use(model, repo, by_name),
         text.training(recipe, facts, run),
         text.evaluation(results, why, changed),
-        text.limits(results),
+        text.limits(results, bool(facts.get("folds"))),
         _answers(model, changed),
         _references(model, means),
         _license(license),
@@ -225,8 +225,8 @@ def _answers(model: PixelModel, changed: str) -> str:
         lines.append("No reject threshold is stored with the model.")
         return "\n\n".join(lines)
     how = (
-        f"so that {number(rule['coverage'], '%')} % of the validation images are answered" if "coverage" in rule
-        else f"for at most {number(rule['risk'], '%')} % wrong answers on the validation images" if "risk" in rule
+        f"so that {number(rule['coverage'], '%')} % of {set_on(rule)} are answered" if "coverage" in rule
+        else f"for at most {number(rule['risk'], '%')} % wrong answers on {set_on(rule)}" if "risk" in rule
         else "by hand"
     )  # fmt: skip
     said = f"An answer with a confidence below {in_words(rule)} should be rejected. This threshold was set {how}"

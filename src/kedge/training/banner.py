@@ -35,8 +35,10 @@ def opening(
     if recipe.init_from is not None:
         start = f"from {recipe.init_from}"
     return (
-        f"{train.name}: {len(train)} images to train on, {len(val)} to validate, {len(train.class_names)} classes, "
+        f"{train.name}: {len(train)} images to train on, {f'{len(val)} to validate, ' if not recipe.folds else ''}"
+        f"{len(train.class_names)} classes, "
         f"{'x'.join(str(n) for n in train.image_shape)}\n"
+        + (f"{_folds(recipe, len(train), facts.get('given', {}).get('folds') is None)}\n" if recipe.folds else "")
         + (f"label noise: {wrong} of the {len(train)} training labels are a random other class\n" if wrong else "")
         + f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
         f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
@@ -45,9 +47,20 @@ def opening(
         + _masking(recipe)
         + (f"{why}\n" if why else "")
         + (f"{left}\n" if left else "")
-        + (f"{about_bank(recipe)}\n" if about_bank(recipe) else "")
+        + (f"{about_bank(recipe)}\n" if about_bank(recipe) and not recipe.folds else "")
         + f"{_attack(recipe, objective)}{_probe(facts.get('probe'), len(val))}"
         f"run folder: {folder.path}" + (f"\n{Cost(**cost)}" if cost and attacks(objective) else "")
+    )
+
+
+def _folds(recipe: Recipe, count: int, chosen: bool) -> str:
+    """What is done instead of holding images out, for the line before a run of `count` images."""
+    assert recipe.folds is not None
+    part = "two thirds" if recipe.folds == 3 else "half" if recipe.folds == 2 else f"{recipe.folds - 1}/{recipe.folds}"
+    few = f"{count:,} images are few: none" if chosen else f"of {count:,} images none"
+    return (
+        f"{few} is held out; {recipe.folds}-fold cross-validation judges ({recipe.folds} trainings of {part}, then one "
+        "of all)"
     )
 
 
@@ -62,6 +75,11 @@ def _probe(record: dict[str, Any] | None, images: int) -> str:
     if record is None:
         return ""
     few = ""
+    if "accuracy" not in record:
+        return (
+            f"linear probe of the frozen network: fitted on {record['images']} in {record['seconds']:.0f} s; training "
+            "starts from it, and nothing worse in the folds is kept\n"
+        )
     if "folds" in record:
         few = (
             f"; {100 * record['fold_accuracy']:.1f} % of those {record['images']} in {record['folds']}-fold "

@@ -20,6 +20,8 @@ from kedge.training.takers import arguments_of, entries, objective_class, takers
 
 __all__ = [
     "balanced_weights",
+    "divided",
+    "load_pool",
     "load_sets",
     "make_model",
     "make_objective",
@@ -30,10 +32,12 @@ __all__ = [
 
 
 def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
-    """Load the training and the validation images of a new run; without a part val some of each class are held out.
+    """Load the training and the validation images of a new run; without a part val some of each class are held out."""
+    return divided(recipe, *load_pool(recipe))
 
-    Of a part val those are left out that are also training images, of this run or of the model that it starts from.
-    """
+
+def load_pool(recipe: Recipe) -> tuple[ImageSet, ImageSet | None]:
+    """Load the images that a new run can train on, and its validation images where the data says which these are."""
     assert recipe.data is not None
     train: ImageSet
     out: ImageSet | None = None
@@ -54,9 +58,19 @@ def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
                 f"{recipe.data}: the classes of train and val differ: "
                 f"{sorted(set(train.class_names) ^ set(val.class_names))[:10]}"
             )
-    elif out is not None:
-        val = out
-    else:
+        return train, val
+    return train, out
+
+
+def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images out of what `load_pool` gives; with folds in the recipe none are held out.
+
+    Of a part val those are left out that are also training images, of this run or of the model that it starts from.
+    """
+    if recipe.folds:
+        train, val = train.subset(range(len(train))), train.subset(())
+        train.split, val.split = "train", "val"
+    elif val is None:
         train, val = divide(recipe, train)
     val, _ = val.readable()
     if recipe.classes is not None:

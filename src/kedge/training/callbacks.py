@@ -46,6 +46,8 @@ class EpochRows(Callback):
     def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Write the row of the epoch that ends; before the checkpoint, so that none is missing."""
         assert isinstance(module, Run)
+        if not len(module.val_set):  # else validation did
+            module.check_loss()
         loss, logged = module.mean_loss(), module.mean_logged()
         if not self.main:
             return
@@ -55,7 +57,7 @@ class EpochRows(Callback):
             "step": trainer.global_step,
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train_loss": loss,
-            **{f"val_{name}": results[name] for name in ("accuracy", "nll", "ece")},
+            **{f"val_{name}": results[name] for name in ("accuracy", "nll", "ece") if name in results},
             "seconds": time.monotonic() - self.began,
             **({"val_pgd": results["pgd"]} if "pgd" in results else {}),
             **logged,
@@ -68,10 +70,15 @@ class EpochRows(Callback):
             return
         one = " (one reference)" if about_bank(module.recipe) else ""
         robust = f", under PGD {100 * row['val_pgd']:.1f} %" if "val_pgd" in row else ""
+        validated = ""
+        if results:
+            validated = (
+                f"val accuracy {100 * row['val_accuracy']:.1f} %{one}{robust}, NLL {row['val_nll']:.3f}, "
+                f"ECE {100 * row['val_ece']:.1f} %  "
+            )
         module.print(
             f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  loss {loss:.3f}  "
-            f"val accuracy {100 * row['val_accuracy']:.1f} %{one}{robust}, NLL {row['val_nll']:.3f}, "
-            f"ECE {100 * row['val_ece']:.1f} %  ({row['seconds']:.1f} s)"
+            f"{validated}({row['seconds']:.1f} s)"
         )
 
     def _watch(self, earlier: list[float], row: dict[str, Any], module: Run) -> None:

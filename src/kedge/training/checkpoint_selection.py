@@ -10,10 +10,12 @@ from safetensors.torch import load_file
 import kedge
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.checks import answers_right
+from kedge.data import ImageSet
 from kedge.data.augment import CROP
 from kedge.data.statistics import NormBatches
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run, attacks
+from kedge.training.recipe import Recipe
 from kedge.weights.wise_ft import between
 
 __all__ = ["kept_models", "norm_batches"]
@@ -70,17 +72,16 @@ def _average(run: Run, trained: PixelModel, folder: RunFolder) -> PixelModel:
     assert recipe.average is not None
     start = kedge.load(folder.start).to(trained.mean.device)
     attack = next(iter(attacks(run.objective)), None)  # what the trained end's own statistics are of
-    made: PixelModel = between(start, trained, recipe.average, norm_batches(run), recipe.seed, attack)
+    made: PixelModel = between(start, trained, recipe.average, norm_batches(recipe, run.train_set), recipe.seed, attack)
     return made
 
 
-def norm_batches(run: Run) -> NormBatches:
+def norm_batches(recipe: Recipe, train: ImageSet) -> NormBatches:
     """Training images, augmented as the run augments them, for the batch-norm statistics of averaged weights."""
-    recipe = run.recipe
     assert recipe.batch_size is not None
     crop = CROP if recipe.crop is None else recipe.crop
     return NormBatches(
-        run.train_set.sample, recipe.batch_size, recipe.augment, workers=recipe.workers, seed=recipe.seed, crop=crop
+        train.sample, recipe.batch_size, recipe.augment, workers=recipe.workers, seed=recipe.seed, crop=crop
     )
 
 

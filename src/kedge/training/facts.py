@@ -1,6 +1,6 @@
 """What run.json says of a run when it begins."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
@@ -42,4 +42,6 @@ def costs(recipe: Recipe, objective: nn.Module, data: dict[str, Any], earlier: f
     """What the run takes, after `earlier` passes of what it starts from; None where that is not known."""
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
-    return asdict(cost_of(objective, recipe.epochs, data["train"], recipe.batch_size, earlier))
+    cost = cost_of(objective, recipe.epochs, data["train"], recipe.batch_size, earlier)
+    # k trainings of (k - 1)/k of the images, then one of all
+    return asdict(replace(cost, passes=cost.passes * max(1, recipe.folds or 0)))

@@ -1,55 +1,49 @@
 """fit(): run a recipe from its beginning, or from its last checkpoint, to a model in a folder."""
 
 import logging
-import signal
-import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy
 
 import kedge
-from kedge import metrics, own_code
+from kedge import own_code
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, with_label_noise
 from kedge.data.sets import check_set
-from kedge.layout import as_stored, channels_last
+from kedge.layout import as_stored
 from kedge.training.banner import opening
-from kedge.training.build import load_sets, make_objective
-from kedge.training.callbacks import AtomicCheckpoints, Bar, EpochRows, LastCheckpoint, Snapshots
+from kedge.training.build import make_objective
 from kedge.training.checkpoint_selection import kept_models
+from kedge.training.epochs import train_epochs
 from kedge.training.errors import explained
 from kedge.training.facts import costs, first_facts
-from kedge.training.floor import not_below_start
+from kedge.training.floor import not_below_start, on_the_way, start_of
 from kedge.training.folder import RunFolder
+from kedge.training.folds import Pooled, about_first, cross_validate, fold_folder, fold_places, sweep_folds
 from kedge.training.held_out import record_of, resumed
-from kedge.training.init_model import begin, started
+from kedge.training.init_model import images_and_model, started
+from kedge.training.judging import judge
 from kedge.training.module import Run, ball
 from kedge.training.probe import from_probe
 from kedge.training.quiet import quiet
-from kedge.training.recipe import Recipe, load_recipe
+from kedge.training.recipe import Recipe, held_by, load_recipe
 from kedge.training.record import ImageRecord
 from kedge.training.remarks import remarks
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.result import RunResult
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
-from kedge.training.sharding import Sharded, check_shardable, put_together
+from kedge.training.sharding import check_shardable
 from kedge.training.space import check_room
 from kedge.training.start_from import inherit
 from kedge.training.takers import takers
-from kedge.training.temperature import calibrate
-from kedge.training.threshold import about_left_out, left_out, predict_logits, reject_rule, write_run_report
+from kedge.training.threshold import about_left_out, left_out, predict_logits, write_run_report
 
 __all__ = ["RunResult", "fit"]
 
 log = logging.getLogger("kedge")
-PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def fit(
@@ -87,6 +81,20 @@ def fit(
         TrainingStopped: a loss that is not finite, no memory left, a full disk.
         KeyboardInterrupt: with a message that says how to go on.
     """
+    return _fit(recipe, resume, sets, start, progress, report, allow_code)
+
+
+def _fit(
+    recipe: "Recipe | str | Path | dict[str, Any] | None" = None,
+    resume: str | Path | None = None,
+    sets: tuple[ImageSet, ImageSet] | None = None,
+    start: PixelModel | None = None,
+    progress: bool = True,
+    report: bool = True,
+    allow_code: bool | None = None,
+    fold: int | None = None,
+) -> RunResult:
+    """As `fit`; `fold` is the number of a fold: its validation images judge, and decide nothing."""
     main = getattr(rank_zero_only, "rank", 0) == 0  # false in the other processes of torchrun or Lightning
     for images, what in zip(sets or (), ("training images", "validation images"), strict=False):
         check_set(images, what)
@@ -101,7 +109,7 @@ def fit(
             chosen = inherit(given) if start is None else started(given, start, sets)
             if main and chosen.name is not None:
                 RunFolder.plan(chosen)  # a name that is taken is an error before the data is read
-            return _run(chosen, None, sets, start, progress, report, main, given)
+            return _run(chosen, None, sets, start, progress, report, main, given, fold)
         folder = RunFolder.open(resume)
         if main:
             folder.sweep()
@@ -127,26 +135,33 @@ def _run(
     report: bool,
     main: bool,
     given: Recipe | None = None,
+    fold: int | None = None,
 ) -> RunResult:
     """Train, from the beginning or where the run in a folder is, with its facts and what its checkpoint holds."""
     earlier, before, within = goes_on or (None, {}, None)
     takers(chosen)  # a value that no objective takes is an error before the data is read
     recipe = resolve_device(chosen)
     begins = earlier is None or not (before.get("data") or within is not None or ImageRecord.read(earlier.path))
-    train, val = sets or load_sets(recipe) if begins or earlier is None else resumed(earlier.path, sets)
-    val, _ = val.readable()  # a training image is replaced when it is met, one of these would be missed
     checkpoint = earlier.checkpoint if earlier is not None and within is not None else None
-    model, recipe = begin(recipe, train, earlier, checkpoint is not None, start)
+    known = None if begins else earlier
+    fold = before.get("fold", fold)
+    if earlier is not None and recipe.folds and recipe.world > 1:
+        raise ValueError(
+            f"cross-validation in {recipe.folds} folds judges this run, and takes one process: go on with --devices 1 "
+            "--nodes 1"
+        )
+    train, val, model, recipe = images_and_model(recipe, earlier, known, checkpoint is not None, sets, start)
+    images = train
     recipe = resolve_network(recipe, model.network, len(train), train.image_shape)
     probe: dict[str, Any] | None = None
     stored = earlier is not None and (earlier.start / "config.json").is_file()
     if recipe.head == "probe" and checkpoint is None and not stored:
-        recipe, probe = from_probe(recipe, model, train, val)
+        recipe, probe = from_probe(recipe, model, train, val if fold is None else val.subset(()))
     record = record_of(recipe, train, val, start is not None) if main and begins else None
     data = {"train": len(train), "val": len(val), "image_shape": list(train.image_shape), "classes": train.class_names}
     if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
-        clean, train = train, with_label_noise(train, recipe.label_noise, recipe.seed)
-        data["wrong_labels"] = int((train.labels != clean.labels).sum())
+        train = with_label_noise(images, recipe.label_noise, recipe.seed)
+        data["wrong_labels"] = int((train.labels != images.labels).sum())
     objective = make_objective(recipe, train)
     if recipe.shard:
         check_shardable(recipe, objective)
@@ -161,6 +176,7 @@ def _run(
         )
     if not before.get("data"):
         facts |= first_facts(recipe, given or chosen, data, objective, probe, start is not None)
+        facts |= {} if fold is None else {"fold": fold}
     elif grown(earlier, before, recipe):
         facts |= {"cost": costs(recipe, objective, data, (before.get("cost") or {}).get("earlier"))}
     # What a resumed run is made from, and what the trained weights can be averaged with.
@@ -182,14 +198,15 @@ def _run(
                 print(f"{train.name} ({train.split}): {said.summary()}")
             print(opening(recipe, folder, train, val, model, objective, facts), flush=True)
             if record is not None:
-                for remark in remarks(recipe, train, val, record):
+                for remark in remarks(recipe, train, val, record, sets is not None or start is not None):
                     print(remark, flush=True)
         folder.write_rows(rows_within(folder, within))
+    pooled = cross_validate(recipe, images, folder.path, _fit, progress) if recipe.folds else None
     run = Run(recipe, model, objective, train, val)
     run.last_good = str(checkpoint) if checkpoint else None
     try:
-        folder = _train(run, folder, checkpoint, progress, main, facts.get("digests", {}))
-        return _finish(run, folder, facts, main, report)
+        folder = train_epochs(run, folder, checkpoint, progress, main, facts.get("digests", {}))
+        return _finish(run, folder, facts, main, report, pooled)
     except Exception as error:
         words = explained(error, recipe.batch_size or 1, recipe.world, folder.path)
         if words is None:
@@ -197,71 +214,30 @@ def _run(
         raise words from error
 
 
-def _train(
-    run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool, main: bool, digests: dict[str, Any]
-) -> RunFolder:
-    recipe = run.recipe
-    assert recipe.batch_size is not None
-    if recipe.device != "mps" and not recipe.shard:  # faster on GPUs with bf16 and on CPUs
-        channels_last(run, always=True)
-    rows = EpochRows(folder, main, progress)
-    callbacks: list[Callback] = [rows, LastCheckpoint(folder, digests)]
-    if recipe.snapshots:
-        callbacks.append(Snapshots(folder, recipe.snapshots))
-    bar = progress and sys.stdout.isatty()
-    if bar:
-        callbacks.append(Bar(leave=False, console_kwargs={"file": getattr(sys.stdout, "raw", sys.stdout)}))
-    trainer = Trainer(
-        accelerator="gpu" if recipe.device == "cuda" else recipe.device,
-        devices=recipe.devices,
-        num_nodes=recipe.nodes,
-        strategy=_strategy(recipe),
-        precision=PRECISIONS[recipe.precision],
-        max_epochs=recipe.epochs,
-        gradient_clip_val=recipe.clip,
-        callbacks=callbacks,
-        plugins=[AtomicCheckpoints()],
-        logger=False,
-        enable_progress_bar=bar,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=folder.path,
-    )
-    try:
-        trainer.fit(run, ckpt_path=checkpoint, weights_only=True)
-        if run.whole is not None:
-            run.model = put_together(run.model, run.whole[0])
-        return rows.folder
-    except SystemExit as error:  # what Lightning makes of Ctrl-C
-        if not trainer.interrupted:
-            raise
-        where = f"after epoch {trainer.current_epoch}" if run.last_good else "before the first epoch was over"
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
-        raise KeyboardInterrupt(f"interrupted {where}; go on with --resume {folder.path}") from error
-
-
-def _strategy(recipe: Recipe) -> Any:
-    """How several devices train together."""
-    if recipe.shard:
-        return Sharded(recipe.world)
-    # Buffers are the same in all processes, or each process's own until validation.
-    return DDPStrategy(broadcast_buffers=False) if recipe.world > 1 else "auto"
-
-
-def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, wanted: bool) -> RunResult:
+def _finish(
+    run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, wanted: bool, pooled: Pooled | None
+) -> RunResult:
     recipe = run.recipe
     last = run.evaluated
     as_stored(last)
     last.requires_grad_(True).eval()
     models, robust = kept_models(run, last, folder)
     below: dict[str, Any] | None = None
-    if not run.attacking and recipe.average is None and (folder.start / "config.json").is_file():
+    if pooled is not None:
+        if pooled.share < 1:
+            models["model"] = on_the_way(start_of(last, folder), last, pooled.share, recipe, run.train_set)
+    elif (
+        not run.attacking
+        and recipe.average is None
+        and "fold" not in facts
+        and (folder.start / "config.json").is_file()
+    ):
         models["model"], below = not_below_start(run, last, folder)
     found: dict[str, dict[str, float]] = {}
     for name, model in models.items():
-        found[name] = _judged(model, run, main)
+        found[name] = _judged(model, run, main, pooled)
     validation, model = found["model"], models["model"]
+    folds = None if pooled is None else pooled.record
     beside = {name: found[name] for name in models if name != "model"}
     report: Path | None = None
     if main:
@@ -277,40 +253,42 @@ def _finish(run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, want
             facts["robust"] = robust
         if below is not None:
             facts["start"] = below
+        if folds is not None:
+            facts["folds"] = folds
         facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         folder.write_facts(facts)
         folder.clear_best()
-        report = _page(model, folder, run.val_set, recipe.seed) if wanted else None
+        judged_by = run.val_set if pooled is None else pooled.first
+        sweep_folds(folder.path)
+        report = _page(model, folder, judged_by, recipe.seed, folds) if wanted else None
     rows = folder.rows() if main else []
-    return RunResult(folder.path, recipe, model, rows, validation, report, robust, beside, len(run.val_set))
+    count = len(run.val_set) if pooled is None else len(pooled.images)
+    return RunResult(folder.path, recipe, model, rows, validation, report, robust, beside, count, folds)
 
 
-def _judged(model: PixelModel, run: Run, main: bool) -> dict[str, float]:
-    """Set the reject threshold, and the temperature if one is wanted, on the validation images; judge it on them."""
+def _judged(model: PixelModel, run: Run, main: bool, pooled: Pooled | None) -> dict[str, float]:
+    """What the model is worth on the validation images, or by the folds, with what is set by them."""
     recipe = run.recipe
-    assert recipe.batch_size is not None
-    rows, workers = max(64, recipe.batch_size), recipe.workers or 0
+    if pooled is not None:
+        return judge(model.cpu(), recipe, pooled.images, pooled.logits, pooled.images.labels, main)
+    rows, workers = max(64, recipe.batch_size or 0), recipe.workers or 0
     logits, labels = predict_logits(model.to(torch.device(recipe.device)), run.val_set, rows, workers)
-    model.cpu()
-    model.reject = reject_rule(logits, labels, recipe.coverage, recipe.risk)
-    if recipe.temperature:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            logits = logits / calibrate(model, run.val_set, measured=(logits, labels))["value"]
-        for warning in said if main else []:
-            log.warning("%s", warning.message)
-    probs = logits.softmax(1)
-    return {
-        "accuracy": float(metrics.accuracy(probs, labels)),
-        "nll": float(metrics.nll(probs, labels)),
-        "ece": float(metrics.calibration_error(probs, labels)),
-    }
+    return judge(model.cpu(), recipe, run.val_set, logits, labels, main)
 
 
-def _page(model: PixelModel, folder: RunFolder, val: ImageSet, seed: int) -> Path | None:
-    """Write the page of a run; None if it could not be made: that must not look like a run that failed."""
+def _page(
+    model: PixelModel, folder: RunFolder, val: ImageSet, seed: int, folds: dict[str, Any] | None = None
+) -> Path | None:
+    """Write the page of a run; None if it could not be made: that must not look like a run that failed.
+
+    With `folds`, their record, it is of the model of the first one, and `val` are the images of that.
+    """
+    run, about = folder.path, None
     try:
-        write_run_report(model, folder.path, val, folder.report, seed, ImageRecord.read(folder.path))
+        if folds is not None:
+            run, about = fold_folder(folder.path, 1), about_first(folder.path, folds)
+            model = kedge.load(run / "model")
+        write_run_report(model, run, val, folder.report, seed, ImageRecord.read(run), about)
     except Exception as error:
         log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
         return None
@@ -333,21 +311,27 @@ def _finished(
         folder.write_rows(rows_within(folder, within))
         words.append("metrics.csv was missing, and was written again")
     folder.clear_best()  # what was broken off just before that
+    sweep_folds(folder.path)
     if wanted and not folder.report.is_file() and "adaptation" not in facts:  # which has none
         if tell:
             print(f"{folder.path} finished on {facts['finished']}, and its page is missing: it is made now", flush=True)
         try:
-            val, _ = resumed(folder.path, sets)[1].readable()
+            if "folds" in facts:
+                train, _ = resumed(folder.path, sets)
+                val = train.subset(fold_places(train, facts["folds"]["folds"], held_by(vars(recipe)))[0])
+                val.split = "val"
+            else:
+                val, _ = resumed(folder.path, sets)[1].readable()
         except (OSError, ValueError) as error:  # the run is over all the same
             log.warning("report.html is missing, and cannot be made without the images of the run: %s", error)
         else:
-            if _page(model, folder, val, recipe.seed) is not None:
+            if _page(model, folder, val, recipe.seed, facts.get("folds")) is not None:
                 words.append("report.html was missing, and was made")
     if tell:
         print(f"{folder.path} finished on {facts['finished']}: {'; '.join(words) or 'nothing is left to do'}")
     report = folder.report if folder.report.is_file() else None
     validation, robust = facts.get("validation", {}), facts.get("robust")
     beside = {name: facts[key] for name in ("best", "last") if (key := f"validation_{name}") in facts}
-    return RunResult(
-        folder.path, recipe, model, folder.rows(), validation, report, robust, beside, facts["data"]["val"]
-    )
+    folds = facts.get("folds")
+    count = facts["data"]["val"] if folds is None else folds["images"]
+    return RunResult(folder.path, recipe, model, folder.rows(), validation, report, robust, beside, count, folds)

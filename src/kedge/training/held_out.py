@@ -38,6 +38,7 @@ class RunImages:
     """
 
     def __init__(self, run: Path, place: str | None = None) -> None:
+        self._run = run
         self.name = run.resolve().name
         self.recipe = read_recipe(run / "recipe.yaml")
         self.record = ImageRecord.read(run)
@@ -80,7 +81,12 @@ class RunImages:
             return self._own if self.own_part else self._by_position[1]
         held = self.record.held_out
         if self.own_part or not held:  # none was held out where a few were trained on and no other was looked at
-            return unseen(self._own if self.own_part else self._whole, self.record, self.name)
+            try:
+                return unseen(self._own if self.own_part else self._whole, self.record, self.name)
+            except ValueError as error:
+                if self.recipe.folds and not self.own_part:
+                    raise ValueError(f"{error}. {self._about_folds()}") from None
+                raise
         _check_comparable(self._whole, self.record.held_of, self.name)
         left = len(held.intersection(self._whole.keys()))
         if left < min(ENOUGH, (len(held) + 1) // 2):
@@ -90,6 +96,14 @@ class RunImages:
                 "trained on with --data, or train again"
             )
         return _part(self._whole, held.__contains__, "val", self.name)
+
+    def _about_folds(self) -> str:
+        folder = self._run / "folds" / "1"
+        return (
+            f"It held none out, as cross-validation in {self.recipe.folds} folds judged it: run.json and the last "
+            "lines of the training say how, and each fold can be evaluated on its own images, such as kedge evaluate "
+            f"{folder} --split val"
+        )
 
     @cached_property
     def left_out(self) -> str:

@@ -11,15 +11,63 @@ from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references
 from kedge.anchoring.base import independent
 from kedge.data import ImageSet, derive_seed
 from kedge.networks import PretrainedUnavailable
-from kedge.training.build import make_model, make_network
+from kedge.training.build import divided, load_pool, make_model, make_network
 from kedge.training.folder import RunFolder
-from kedge.training.recipe import Recipe
-from kedge.training.resolve import resolve_data
+from kedge.training.folds import fold_places
+from kedge.training.held_out import resumed
+from kedge.training.recipe import Recipe, held_by
+from kedge.training.resolve import resolve_data, resolve_folds
 from kedge.training.start_from import find_start
 
-__all__ = ["begin", "load_start", "resolve_start", "started"]
+__all__ = ["begin", "images_and_model", "load_start", "resolve_start", "started"]
 
 log = logging.getLogger("kedge")
+
+
+def images_and_model(
+    recipe: Recipe,
+    earlier: RunFolder | None,
+    known: RunFolder | None,
+    has_checkpoint: bool,
+    sets: tuple[ImageSet, ImageSet] | None,
+    start: PixelModel | None,
+) -> tuple[ImageSet, ImageSet, PixelModel, Recipe]:
+    """Training images, validation images, the model, and the recipe with what they decide.
+
+    The images are those of the run `known`, where one goes on that says them; with folds none are for validation.
+    """
+    pool = load_pool(recipe) if known is None and sets is None else None
+    asked = recipe
+    if earlier is None:
+        images, part = pool if pool is not None else (None, None)
+        continued = start is not None or (recipe.init_from is not None and not recipe.pretrained)
+        asked = resolve_folds(recipe, images, part is not None, continued)
+    train, val = _divided(asked, pool, known, sets)
+    model, resolved = begin(asked, train, earlier, has_checkpoint, start)
+    if pool is not None and asked.folds and recipe.folds is None and not resolved.pretrained:  # they cannot be had
+        asked = replace(recipe, folds=0, pretrained=False)
+        train, val = _divided(asked, pool, known, sets)
+        model, resolved = begin(asked, train, earlier, has_checkpoint, start)
+    if resolved.folds:
+        fold_places(train, resolved.folds, held_by(vars(resolved)))  # too few are an error before anything slow
+    return train, val, model, resolved
+
+
+def _divided(
+    recipe: Recipe,
+    pool: tuple[ImageSet, ImageSet | None] | None,
+    known: RunFolder | None,
+    sets: tuple[ImageSet, ImageSet] | None,
+) -> tuple[ImageSet, ImageSet]:
+    if known is not None:
+        train, val = resumed(known.path, sets)
+    elif pool is not None:
+        train, val = divided(recipe, *pool)
+    else:
+        assert sets is not None
+        train, val = sets
+    val, _ = val.readable()  # a training image is replaced when it is met, one of these would be missed
+    return train, val
 
 
 def begin(

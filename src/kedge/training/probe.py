@@ -54,8 +54,8 @@ def set_probe(
     among the training images.
 
     Returns:
-        accuracy and nll on `val`, strength, images that the head was fitted on, seconds; with few validation images
-        also folds and fold_accuracy, of heads fitted on the other folds of the training images.
+        accuracy and nll on `val`, unless that is empty, strength, images that the head was fitted on, seconds; with few
+        validation images also folds and fold_accuracy, of heads fitted on the other folds of the training images.
 
     Raises:
         ValueError: if the network has no linear last layer.
@@ -65,7 +65,8 @@ def set_probe(
     if len(train) > MOST:
         order = torch.randperm(len(train), generator=generator(seed, "probe"))
         train = train.subset(order[:MOST].sort().values)
-    fitted_on, judged_on = (features(model, head, s, batch_size, workers, references=1) for s in (train, val))
+    fitted_on = features(model, head, train, batch_size, workers, references=1)
+    judged_on = features(model, head, val, batch_size, workers, references=1) if len(val) else fitted_on[:0]
     layer: Any = model.network.get_submodule(head) if head else model.network
     data, few = ProbeData(fitted_on[None], train.labels, model.num_outputs), len(val) < FEW
     probe = fit_probe(data, None if few else (judged_on, val.labels), intercept=layer.bias is not None)
@@ -74,9 +75,12 @@ def set_probe(
     if probe.bias is not None:
         layer.bias.copy_(probe.bias)
     logits = judged_on @ probe.weight.T + (0 if probe.bias is None else probe.bias)
+    judged: dict[str, float] = {}
+    if len(val):
+        probs = logits.softmax(1)
+        judged = {"accuracy": float(metrics.accuracy(probs, val.labels)), "nll": float(metrics.nll(probs, val.labels))}
     return {
-        "accuracy": float(metrics.accuracy(logits.softmax(1), val.labels)),
-        "nll": float(metrics.nll(logits.softmax(1), val.labels)),
+        **judged,
         "strength": probe.strength,
         "images": len(train),
         "seconds": time.perf_counter() - began,

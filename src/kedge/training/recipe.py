@@ -29,6 +29,8 @@ class Recipe:
             read that or parquet in turn; null: that of the run in init_from, else digits.
         image_size: pixels of a side; null: as it is up to 64 px, else 224.
         val_fraction: part of the training images held out for validation, if the data has no such split.
+        folds: judge by so many folds of cross-validation in place of images held out, and train on all in the end;
+            0: hold some out; null: 3 where published weights are tuned on fewer than 100 images, else 0.
         split_seed: which images those are; null: the seed, and with a run in init_from the images that it held out.
         classes: train on these classes only; null: all.
         train_images: train on the first so many training images only, validation taken from them; null: on all.
@@ -105,6 +107,7 @@ class Recipe:
     data: str | None = None
     image_size: int | None = None
     val_fraction: float = 0.1
+    folds: int | None = None
     split_seed: int | None = None
     classes: list[str] | None = None
     train_images: int | None = None
@@ -233,6 +236,8 @@ class Recipe:
                 f"{source}batch_size {self.batch_size} is shared out over {self.world} devices and must be a "
                 f"multiple of that"
             )
+        if self.folds == 1:
+            raise ValueError(f"{source}folds is 0 (hold some images out), or 2 or more, not 1")
         if self.classes is not None and len(set(self.classes)) < 2:
             raise ValueError(f"{source}classes needs two different classes or more, not {self.classes}")
         if self.eps is not None:
@@ -269,6 +274,7 @@ _CHOICES = {
 _RANGES: dict[str, tuple[float, float, bool]] = {
     "image_size": (4, 4096, False),
     "val_fraction": (0, 0.5, True),
+    "folds": (0, 100, False),
     "train_images": (2, 1_000_000_000, False),
     "label_noise": (0, 0.9999, False),
     "workers": (0, 256, False),

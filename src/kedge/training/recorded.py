@@ -11,7 +11,7 @@ __all__ = ["recorded", "recorded_facts"]
 # What run.json holds under these names are records of their own.
 _RECORDS = (
     "given", "recipe", "digests", "data", "cost", "validation", "reject", "steps", "adaptation", "robust", "probe",
-    "unreadable",
+    "folds", "unreadable",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from kedge import data, metrics
 from kedge.data import DataError, ImageSet
 from kedge.training.recipe import Recipe
 from kedge.training.record import ImageRecord
+from kedge.training.resolve import FOLDS, why_no_folds
 
 __all__ = ["remarks"]
 
@@ -15,9 +16,18 @@ FEW, FEW_OF_CLASS = 100, 5  # validation images below which it is said what they
 _SHOWN = 3
 
 
-def remarks(recipe: Recipe, train: ImageSet, val: ImageSet, record: ImageRecord) -> list[str]:
-    """Sentences on the same image in two classes, on test images that are training images, on few validation images."""
-    said = [*_in_two_classes(train, val), *_in_the_test(recipe, train, record), *_too_few(val, _own_part(recipe))]
+def remarks(
+    recipe: Recipe, train: ImageSet, val: ImageSet, record: ImageRecord, handed_over: bool = False
+) -> list[str]:
+    """Sentences on the same image in two classes, on test images that are training images, on few validation images.
+
+    `handed_over`: whether the images were, or the model to start from.
+    """
+    own_part = _own_part(recipe)
+    continued = recipe.init_from is not None and not recipe.pretrained
+    folds = why_no_folds(recipe, handed_over, own_part, continued) is None
+    count = len(train) + len(val) if folds else None
+    said = [*_in_two_classes(train, val), *_in_the_test(recipe, train, record), *_too_few(val, own_part, count)]
     if shared := record.count(val):  # of sets that were handed over: others have none
         said.insert(0, f"careful: {shared:,} of the {len(val):,} validation images are training images, bit for bit")
     return said
@@ -81,8 +91,11 @@ def _own_part(recipe: Recipe) -> bool:
         return False
 
 
-def _too_few(val: ImageSet, own_part: bool) -> Iterator[str]:
+def _too_few(val: ImageSet, own_part: bool, by_folds: int | None) -> Iterator[str]:
+    """`by_folds`: how many images cross-validation would judge by; None where it cannot."""
     count = len(val)
+    if count == 0:  # folds judge
+        return
     counts = torch.bincount(val.labels, minlength=len(val.class_names))
     scarce = [f"{val.class_names[c]} {n}" for c, n in enumerate(counts.tolist()) if n < FEW_OF_CLASS]
     said = []
@@ -102,4 +115,6 @@ def _too_few(val: ImageSet, own_part: bool) -> Iterator[str]:
             if own_part
             else "A larger val_fraction, or a folder val, gives more"
         )
+        if by_folds is not None:
+            more += f"; --folds {FOLDS} judges by all {by_folds:,} images, and takes {FOLDS} trainings more"
         yield f"careful: {'; '.join(said)}. {more}"

@@ -16,10 +16,20 @@ from kedge.devices import chosen_device
 from kedge.training.recipe import Recipe
 from kedge.training.takers import objective_class
 
-__all__ = ["has_weights", "reasons", "resolve_data", "resolve_device", "resolve_network", "unused_weights"]
+__all__ = [
+    "has_weights",
+    "reasons",
+    "resolve_data",
+    "resolve_device",
+    "resolve_folds",
+    "resolve_network",
+    "unused_weights",
+    "why_no_folds",
+]
 
 STEPS = 200  # of fine-tuning from published weights, at least where that takes no more than 50 epochs
 FEW = 100  # images to train on, below which a lower rate moves a fitted probe to less harm
+FOLDS = 3  # of fewer than FEW images, of which a tenth is too few to judge a training by
 SMALL = 64  # pixels of a side up to which a set is trained from scratch, in memory
 
 
@@ -43,6 +53,49 @@ def resolve_device(recipe: Recipe) -> Recipe:
     if precision == "16" and device == "cpu":
         raise ValueError("precision 16 needs a GPU; on the CPU take 32 or bf16")
     return replace(recipe, device=device, precision=precision)
+
+
+def resolve_folds(recipe: Recipe, images: ImageSet | None, own_part: bool, continued: bool) -> Recipe:
+    """Fill in the folds of a new run: none, or three where published weights are tuned on few images.
+
+    `images`: all that can be trained on; None where training and validation images were handed over. `own_part`:
+    whether the data has validation images. `continued`: whether the run starts from a model that was trained before.
+
+    Raises:
+        ValueError: if folds are asked for that cannot be.
+    """
+    if recipe.folds == 0:
+        return recipe
+    why = why_no_folds(recipe, images is None, own_part, continued)
+    if recipe.folds is not None:
+        if why is not None:
+            raise ValueError(f"folds is {recipe.folds}, but {why}: leave folds out")
+        return recipe
+    if images is not None and recipe.classes is not None:
+        images = images.only_classes(recipe.classes)
+    if why is not None or images is None or len(images) >= FEW or recipe.head == "leave":
+        return replace(recipe, folds=0)
+    counts = torch.bincount(images.labels, minlength=len(images.class_names))
+    spread = 2 * int((counts >= FOLDS).sum()) > len(counts)
+    tuned = spread and resolve_data(recipe, len(images), images.image_shape).pretrained
+    return replace(recipe, folds=FOLDS if tuned else 0)
+
+
+def why_no_folds(recipe: Recipe, handed_over: bool, own_part: bool, continued: bool) -> str | None:
+    """Why folds cannot judge a new run, in words; None where they can.
+
+    `handed_over`: whether training and validation images were; `own_part` and `continued` as of `resolve_folds`.
+    """
+    cannot = {
+        "training and validation images were handed over": handed_over,
+        "the data has validation images of its own": own_part,
+        "the run starts from a model that was trained before": continued,
+        "several processes train": recipe.world > 1,
+        "the objective attacks, which chooses weights by validation images": _attacking(recipe),
+        "average says how much of the training is kept": recipe.average is not None,
+        "val_fraction says how much is held out": recipe.val_fraction != Recipe.val_fraction,
+    }
+    return next((words for words, so in cannot.items() if so), None)
 
 
 def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) -> Recipe:

@@ -25,6 +25,9 @@ class RunResult:
             validation images; None of any other.
         beside: accuracy, nll and ece of the models in best/ and last/, where there are such, as `validation`.
         images: how many validation images these numbers are of.
+        folds: of a run that cross-validation judged: {folds, images, start, trained, share, accuracy, each}, start and
+            trained only where it began with a trained model; `validation` is then of the images of all folds, each
+            judged by a model of the other folds. None of any other.
     """
 
     folder: Path
@@ -36,3 +39,4 @@ class RunResult:
     robust: dict[str, Any] | None = None
     beside: dict[str, dict[str, float]] = field(default_factory=dict)
     images: int = 0
+    folds: dict[str, Any] | None = None

@@ -29,10 +29,13 @@ def least_room(recipe: Recipe, model: nn.Module, resumed: bool, attacking: bool)
     if resumed:
         return checkpoint
     checkpoints = checkpoint * min(2, recipe.epochs)
+    # Of each fold a checkpoint and a model, until the run is over, and what it began with.
+    each = checkpoint + (2 if recipe.head == "probe" else 1) * weights
+    folds = (recipe.folds or 0) * each
     kept = recipe.epochs // recipe.snapshots if recipe.snapshots else 0
     kept += 1 if recipe.init_from is not None else 0
     kept += 1 if attacking else 0
-    return max(checkpoints, checkpoint + weights) + kept * weights
+    return max(checkpoints, checkpoint + weights) + kept * weights + folds
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

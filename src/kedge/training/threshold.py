@@ -101,20 +101,30 @@ def about_left_out(record: dict[str, Any]) -> str:
 
 
 def write_run_report(
-    model: PixelModel, folder: Path, images: ImageSet, path: Path, seed: int, record: ImageRecord | None = None
+    model: PixelModel,
+    folder: Path,
+    images: ImageSet,
+    path: Path,
+    seed: int,
+    record: ImageRecord | None = None,
+    about: tuple[str, str] | None = None,
 ) -> None:
-    """Evaluate the model on (at most a thousand of) the validation images and write the page."""
+    """Evaluate the model of the run in `folder` on (at most a thousand of) its validation images and write the page.
+
+    `about`: what the model is called there, if not as the folder, and a paragraph that the page begins with.
+    """
     from kedge import evaluation, reporting
 
     again = ["--split", "val", "--shift", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
     command = shlex.join(["kedge", "evaluate", str(folder), *again])
+    name, words = about or (folder.name, None)
     results = evaluation.evaluate(
-        {folder.name: model},
+        {name: model},
         images,
         shift=(),
         seed=seed,
         limit=REPORT_IMAGES,
-        trained_on={} if record is None else {folder.name: record.count},
+        trained_on={} if record is None else {name: record.count},
         command=command,
     )
-    reporting.write_report(results, path)
+    reporting.write_report(results if words is None else {**results, "about": words}, path)
