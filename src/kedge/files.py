@@ -197,3 +197,16 @@ def _settle(path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
+
+
+def lock(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed; whether nobody else has. Where there are no locks: True."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows, and file systems without locks
+        pass
+    return True

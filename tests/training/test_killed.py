@@ -1,5 +1,8 @@
 """A run that is killed at any moment at which it touches a file goes on, or starts again, to the same bits."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from tests.killing import EVENTS, afterwards, killed, places, tree, watched
@@ -62,3 +65,18 @@ def test_a_run_that_began_from_a_model_has_it_from_the_first_moment(tiny, tmp_pa
         assert not run.exists() or (run / "start" / "config.json").is_file()
     assert not (run / "last.ckpt").exists()
     assert alike(fit(resume=run, progress=False).model, whole.model)
+
+
+def test_a_run_that_another_process_trains_is_left_alone(tiny, tmp_path):
+    fit(tiny(classes=["0", "1"], epochs=1), progress=False, report=False)
+    (tmp_path / "run" / "metrics.csv").unlink()
+    hold = "import fcntl, os, sys, time; f = os.open(sys.argv[1], os.O_RDONLY); fcntl.flock(f, fcntl.LOCK_EX); "
+    hold += "print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / "run")], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=r"another process trains .*run.* --resume"):
+            fit(resume=tmp_path / "run", progress=False, report=False)
+        assert not (tmp_path / "run" / "metrics.csv").exists()
+        other.kill()
+    fit(resume=tmp_path / "run", progress=False, report=False)  # a process that dies lets go
+    assert (tmp_path / "run" / "metrics.csv").exists()

@@ -8,10 +8,10 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from kedge.cli.answers import FIELDS, Row, write_all
-from kedge.files import whole, write_text
+from kedge.files import lock, whole, write_text
 from kedge.json_text import parse_json, read_json
 
 __all__ = ["Share", "place_among_processes"]
@@ -74,7 +74,7 @@ class Share:
             )
         self._path = self._part(rank)
         self._stream = self._path.open("a", encoding="utf-8", newline="")
-        if not _locked(self._stream):
+        if not lock(self._stream.fileno()):
             self._stream.close()
             raise ValueError(f"{self._path} is being written by another process: the same command is running already")
         self.done = _whole_lines(self._path)
@@ -151,19 +151,6 @@ class Share:
                 say(f"waiting for the answers of process {', '.join(map(str, missing[:8]))} of {self.world}")
                 told = True
             time.sleep(_LOOK)
-
-
-def _locked(stream: IO[str]) -> bool:
-    """Lock a file until it is closed; whether nobody else has. Where the file system knows no locks it is not asked."""
-    try:
-        import fcntl
-
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except (ImportError, OSError):
-        pass
-    return True
 
 
 def _whole_lines(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def _fit(
     if allow_code is None:
         written = resume is None and isinstance(recipe, Recipe | dict)
         allow_code = written or own_code.is_allowed()
-    with torch.random.fork_rng(), quiet(), own_code.allow_code(allow_code):
+    with torch.random.fork_rng(), quiet(), own_code.allow_code(allow_code), ExitStack() as claims:
         if resume is None:
             given = load_recipe(recipe if recipe is not None else Recipe())
             chosen = inherit(given) if start is None else started(given, start, sets)
@@ -112,6 +113,7 @@ def _fit(
             return _run(chosen, None, sets, start, progress, report, main, given, fold)
         folder = RunFolder.open(resume)
         if main:
+            claims.enter_context(folder.claimed())
             folder.sweep()
         chosen = folder.recipe(recipe if isinstance(recipe, Recipe | dict | None) else load_recipe(recipe))
         facts = facts_of(folder)
@@ -201,17 +203,18 @@ def _run(
                 for remark in remarks(recipe, train, val, record, sets is not None or start is not None):
                     print(remark, flush=True)
         folder.write_rows(rows_within(folder, within))
-    pooled = cross_validate(recipe, images, folder.path, _fit, progress) if recipe.folds else None
-    run = Run(recipe, model, objective, train, val)
-    run.last_good = str(checkpoint) if checkpoint else None
-    try:
-        folder = train_epochs(run, folder, checkpoint, progress, main, facts.get("digests", {}))
-        return _finish(run, folder, facts, main, report, pooled)
-    except Exception as error:
-        words = explained(error, recipe.batch_size or 1, recipe.world, folder.path)
-        if words is None:
-            raise
-        raise words from error
+    with folder.claimed() if main else nullcontext():
+        pooled = cross_validate(recipe, images, folder.path, _fit, progress) if recipe.folds else None
+        run = Run(recipe, model, objective, train, val)
+        run.last_good = str(checkpoint) if checkpoint else None
+        try:
+            folder = train_epochs(run, folder, checkpoint, progress, main, facts.get("digests", {}))
+            return _finish(run, folder, facts, main, report, pooled)
+        except Exception as error:
+            words = explained(error, recipe.batch_size or 1, recipe.world, folder.path)
+            if words is None:
+                raise
+            raise words from error
 
 
 def _finish(

@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import logging
+import os
 import platform
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import chain
@@ -17,7 +20,7 @@ from typing import Any
 from kedge import checkpoint
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
-from kedge.files import is_temporary, sweep, whole_folder, write_text
+from kedge.files import is_temporary, lock, sweep, whole_folder, write_text
 from kedge.regular import read_text
 from kedge.training.digests import stamp
 from kedge.training.may_change import MAY_CHANGE, may_grow
@@ -47,6 +50,7 @@ class RunFolder:
         self.model = path / "model"
         self.start = path / "start"
         self.report = path / "report.html"
+        self._claim: int | None = None  # descriptor of the folder while this process holds it
 
     def best(self, epoch: int) -> Path:
         """The weights of `epoch`, if they were the best so far."""
@@ -134,6 +138,28 @@ class RunFolder:
             begun.write_facts(facts)
             write_text(new / "recipe.yaml", recipe.to_yaml())
         return facts
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Keep other processes from going on with the run meanwhile; a process that dies lets go.
+
+        Raises:
+            ValueError: another process is at the run.
+        """
+        if self._claim is not None or os.name == "nt":
+            yield
+            return
+        self._claim = os.open(self.path, os.O_RDONLY)
+        try:
+            if not lock(self._claim):
+                raise ValueError(
+                    f"another process trains {self.path} at this moment; wait for it, or end it before you go on with "
+                    f"--resume {self.path}"
+                )
+            yield
+        finally:
+            os.close(self._claim)
+            self._claim = None
 
     def sweep(self) -> None:
         """Delete what dead processes left unfinished in the folder and beside it."""
