@@ -12,6 +12,7 @@ needs no torch; asking for a method imports its own file.
 
 import ast
 import inspect
+import math
 import sys
 import types
 import typing
@@ -24,7 +25,20 @@ from typing import Any
 
 from kedge.own_code import check_allowed, imported, near_names
 
-__all__ = ["Info", "arguments", "build", "get", "info", "names", "resolve", "summary"]
+__all__ = [
+    "Info",
+    "arguments",
+    "build",
+    "exported",
+    "get",
+    "info",
+    "names",
+    "ordered",
+    "resolve",
+    "spelled",
+    "stated",
+    "summary",
+]
 
 HOME = Path(__file__).parent
 CHECKED = ("code", "paper", "abstract", "derived", "own")
@@ -71,6 +85,11 @@ def names(room: str) -> tuple[str, ...]:
     return tuple(sorted(f.stem for f in folder.glob("*.py") if not f.name.startswith("_")))
 
 
+def ordered(room: str) -> tuple[str, ...]:
+    """The methods of a room in the order of tables: by the number `place` that a file states, then by name."""
+    return tuple(sorted(names(room), key=lambda name: (stated(room, name, "place", math.inf), name)))
+
+
 def resolve(room: str, name: str) -> str:
     """The file name of a method that may be written otherwise: `CrossEntropy`, `cross-entropy`, `CROSS_ENTROPY`.
 
@@ -108,10 +127,40 @@ def info(room: str, name: str) -> Info | None:
     return found
 
 
+def exported(package: str, name: str) -> Any:
+    """A method of a room as an attribute of its package, `kedge.scores.Energy`: for the package's `__getattr__`.
+
+    Raises:
+        AttributeError: for what is not the name of a class or function that a file of the room is called like.
+    """
+    room = package.removeprefix("kedge.")
+    if not name.startswith("_") and _plain(name) in map(_plain, names(room)):
+        method = get(room, name)
+        if method.__name__ == name:
+            return method
+    raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+
 def summary(room: str, name: str) -> str:
     """What a method is: the first line of its file, read without importing it."""
-    text = HOME.joinpath(*room.split("."), f"{resolve(room, name)}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    return (ast.get_docstring(_file(room, name)) or "").partition("\n")[0]
+
+
+def stated(room: str, name: str, variable: str, default: Any = None) -> Any:
+    """The literal that a method's file gives to a variable, read without importing it; else `default`."""
+    for line in _file(room, name).body:
+        if isinstance(line, ast.Assign) and any(isinstance(t, ast.Name) and t.id == variable for t in line.targets):
+            return ast.literal_eval(line.value)
+    return default
+
+
+def _file(room: str, name: str) -> ast.Module:
+    return _parsed(HOME.joinpath(*room.split("."), f"{resolve(room, name)}.py"))
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def arguments(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
