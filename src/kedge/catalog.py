@@ -13,10 +13,11 @@ needs no torch; asking for a method imports its own file.
 import ast
 import inspect
 import math
+import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -29,6 +30,8 @@ __all__ = [
     "Info",
     "arguments",
     "build",
+    "citations",
+    "class_names",
     "exported",
     "get",
     "info",
@@ -141,14 +144,52 @@ def exported(package: str, name: str) -> Any:
     raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
 
+def citations(methods: Iterable[Any]) -> list[dict[str, str]]:
+    """What to cite for methods: {what, cite, url} for each paper, with all that are from it.
+
+    Args:
+        methods: classes, functions or objects made by them; those whose file names no paper are left out.
+    """
+    papers: dict[Info, list[Any]] = {}
+    for method in methods:
+        file = sys.modules.get(str(getattr(method, "__module__", None)))
+        origin = getattr(file, "info", None)
+        if isinstance(origin, Info) and origin.url and file not in papers.setdefault(origin, []):
+            papers[origin].append(file)
+    return [{"what": _several(files), "cite": origin.cite, "url": origin.url} for origin, files in papers.items()]
+
+
+def _several(files: list[Any]) -> str:
+    """What methods are: the first lines of their files, or of many how many of which room."""
+    if len(files) > 2:
+        return f"{len(files)} {files[0].__package__.rpartition('.')[2].replace('_', ' ')}"
+    return "; ".join((file.__doc__ or "").partition("\n")[0].rstrip(".") for file in files)
+
+
+@cache
+def class_names(room: str) -> tuple[str, ...]:
+    """What the classes or functions of a room's methods are called, `CrossEntropy`, read without importing them."""
+    called = []
+    for name in names(room):
+        text = HOME.joinpath(*room.split("."), f"{name}.py").read_text(encoding="utf-8")
+        defined = re.findall(r"^(?:class|def) (\w+)", text, re.MULTILINE)
+        called += [each for each in defined if _plain(each) == _plain(name)][:1]
+    return tuple(called)
+
+
 def summary(room: str, name: str) -> str:
     """What a method is: the first line of its file, read without importing it."""
     return (ast.get_docstring(_file(room, name)) or "").partition("\n")[0]
 
 
 def stated(room: str, name: str, variable: str, default: Any = None) -> Any:
-    """The literal that a method's file gives to a variable, read without importing it; else `default`."""
-    for line in _file(room, name).body:
+    """The literal that a method's file, or its class in it, gives to a variable, read without importing it.
+
+    Without one it is `default`, also where a class inherits another value.
+    """
+    lines = _file(room, name).body
+    own = next((node for node in lines if isinstance(node, ast.ClassDef) and _plain(node.name) == _plain(name)), None)
+    for line in [*lines, *(own.body if own else ())]:
         if isinstance(line, ast.Assign) and any(isinstance(t, ast.Name) and t.id == variable for t in line.targets):
             return ast.literal_eval(line.value)
     return default

@@ -128,7 +128,7 @@ def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], imag
     attacks = choose_attacks(["pgd"], eps, config, images)
     assert attacks is not None
     name, attack = next(iter(attacks.named.items()))
-    return name, attack  # type: ignore[return-value]
+    return name, attack
 
 
 def trained_attack(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kedge.attacks import PGD
-from kedge.attacks.losses import judge
+from kedge.attacks._losses import judge
 from kedge.objectives.adversarial import Attacking, Recorded
 from kedge.objectives.basic import Objective
 

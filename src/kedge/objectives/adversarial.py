@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
 from kedge.attacks import PGD
-from kedge.attacks.ball import random_start
-from kedge.attacks.draws import Draws
-from kedge.attacks.losses import check_batch, check_labels, check_range, evaluated, image_gradient, judge
+from kedge.attacks._ball import random_start
+from kedge.attacks._draws import Draws
+from kedge.attacks._losses import check_batch, check_labels, check_range, evaluated, image_gradient, judge
 from kedge.objectives.anchored import Anchored
 from kedge.objectives.basic import Objective, check_inner, num_outputs, unwrapped
 
