@@ -68,7 +68,7 @@ class Attack:
     @property
     def settings(self) -> str | None:
         """What stands for it where its results are stored; None: two attacks cannot be told apart by it."""
-        return repr(self) if dataclasses.is_dataclass(self) else None
+        return repr(self) if self.scales else None
 
     @property
     def cost(self) -> float:
@@ -79,6 +79,11 @@ class Attack:
     def follows_gradient(self) -> bool:
         """Whether it takes many steps along the gradient: transfer, the curve and the examples are made by such."""
         return False
+
+    @property
+    def scales(self) -> bool:
+        """Whether it can be had with another radius, see `at`."""
+        return dataclasses.is_dataclass(self)
 
     def record(self) -> dict[str, Any]:
         """What results say of it; None where it does not say."""
