@@ -22,10 +22,8 @@ from torch import Tensor
 
 import kedge.networks  # noqa: F401
 from benchmarks.side_by_side import Times, exponent, finish, options, parser, ratio, row, seconds, spread, table
-from kedge.data.corruptions import CBAR, NAMES, SEVERITIES, corrupt, variant
-from kedge.data.corruptions.cbar import CBAR_CORRUPTIONS
+from kedge.data.corruptions import CBAR, NAMES, SEVERITIES, corrupt, corruption, variant
 from kedge.data.corruptions.frost import _generated
-from kedge.data.corruptions.table import CORRUPTIONS
 
 SIZE, SEVERITY = 10_000, 3
 # side in pixels: images in a batch
@@ -41,7 +39,7 @@ def crops(count: int, size: int) -> np.ndarray:
 
 def defined(name: str, images: np.ndarray, severity: int, rng: np.random.Generator) -> None:
     """Each of `images` by the definition."""
-    entry = (CORRUPTIONS | CBAR_CORRUPTIONS)[name]
+    entry = corruption(name)
     level = getattr(entry, variant(*images.shape[1:3]))[severity - 1]
     function = getattr(corruption_definitions if name in NAMES else cbar_definitions, name)
     extra = {"textures": _generated().pictures} if name == "frost" else {}

@@ -12,10 +12,12 @@ needs no torch; asking for a method imports its own file.
 
 import ast
 import inspect
+import math
+import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -24,7 +26,22 @@ from typing import Any
 
 from kedge.own_code import check_allowed, imported, near_names
 
-__all__ = ["Info", "arguments", "build", "get", "info", "names", "resolve", "summary"]
+__all__ = [
+    "Info",
+    "arguments",
+    "build",
+    "citations",
+    "class_names",
+    "exported",
+    "get",
+    "info",
+    "names",
+    "ordered",
+    "resolve",
+    "spelled",
+    "stated",
+    "summary",
+]
 
 HOME = Path(__file__).parent
 CHECKED = ("code", "paper", "abstract", "derived", "own")
@@ -71,6 +88,11 @@ def names(room: str) -> tuple[str, ...]:
     return tuple(sorted(f.stem for f in folder.glob("*.py") if not f.name.startswith("_")))
 
 
+def ordered(room: str) -> tuple[str, ...]:
+    """The methods of a room in the order of tables: by the number `place` that a file states, then by name."""
+    return tuple(sorted(names(room), key=lambda name: (stated(room, name, "place", math.inf), name)))
+
+
 def resolve(room: str, name: str) -> str:
     """The file name of a method that may be written otherwise: `CrossEntropy`, `cross-entropy`, `CROSS_ENTROPY`.
 
@@ -108,10 +130,78 @@ def info(room: str, name: str) -> Info | None:
     return found
 
 
+def exported(package: str, name: str) -> Any:
+    """A method of a room as an attribute of its package, `kedge.scores.Energy`: for the package's `__getattr__`.
+
+    Raises:
+        AttributeError: for what is not the name of a class or function that a file of the room is called like.
+    """
+    room = package.removeprefix("kedge.")
+    if not name.startswith("_") and _plain(name) in map(_plain, names(room)):
+        method = get(room, name)
+        if method.__name__ == name:
+            return method
+    raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+
+def citations(methods: Iterable[Any]) -> list[dict[str, str]]:
+    """What to cite for methods: {what, cite, url} for each paper, with all that are from it.
+
+    Args:
+        methods: classes, functions or objects made by them; those whose file names no paper are left out.
+    """
+    papers: dict[Info, list[Any]] = {}
+    for method in methods:
+        file = sys.modules.get(str(getattr(method, "__module__", None)))
+        origin = getattr(file, "info", None)
+        if isinstance(origin, Info) and origin.url and file not in papers.setdefault(origin, []):
+            papers[origin].append(file)
+    return [{"what": _several(files), "cite": origin.cite, "url": origin.url} for origin, files in papers.items()]
+
+
+def _several(files: list[Any]) -> str:
+    """What methods are: the first lines of their files, or of many how many of which room."""
+    if len(files) > 2:
+        return f"{len(files)} {files[0].__package__.rpartition('.')[2].replace('_', ' ')}"
+    return "; ".join((file.__doc__ or "").partition("\n")[0].rstrip(".") for file in files)
+
+
+@cache
+def class_names(room: str) -> tuple[str, ...]:
+    """What the classes or functions of a room's methods are called, `CrossEntropy`, read without importing them."""
+    called = []
+    for name in names(room):
+        text = HOME.joinpath(*room.split("."), f"{name}.py").read_text(encoding="utf-8")
+        defined = re.findall(r"^(?:class|def) (\w+)", text, re.MULTILINE)
+        called += [each for each in defined if _plain(each) == _plain(name)][:1]
+    return tuple(called)
+
+
 def summary(room: str, name: str) -> str:
     """What a method is: the first line of its file, read without importing it."""
-    text = HOME.joinpath(*room.split("."), f"{resolve(room, name)}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    return (ast.get_docstring(_file(room, name)) or "").partition("\n")[0]
+
+
+def stated(room: str, name: str, variable: str, default: Any = None) -> Any:
+    """The literal that a method's file, or its class in it, gives to a variable, read without importing it.
+
+    Without one it is `default`, also where a class inherits another value.
+    """
+    lines = _file(room, name).body
+    own = next((node for node in lines if isinstance(node, ast.ClassDef) and _plain(node.name) == _plain(name)), None)
+    for line in [*lines, *(own.body if own else ())]:
+        if isinstance(line, ast.Assign) and any(isinstance(t, ast.Name) and t.id == variable for t in line.targets):
+            return ast.literal_eval(line.value)
+    return default
+
+
+def _file(room: str, name: str) -> ast.Module:
+    return _parsed(HOME.joinpath(*room.split("."), f"{resolve(room, name)}.py"))
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def arguments(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:

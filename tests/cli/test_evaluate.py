@@ -189,12 +189,6 @@ def test_the_best_reference_for_each_image(command, digit_model, run_folder):
         command(*best, "--attack", "pgd")
 
 
-def test_names_in_the_help_are_those_of_the_library():
-    from kedge.scores import SCORES
-
-    assert tuple(SCORES) == parse.SCORES
-
-
 def test_a_second_call_adds_to_the_first(command, run_folder):
     command("evaluate", run_folder, "--shift", "none", "--limit", 60)
     quick = ["--severities", "1", "--limit", 60]
@@ -226,7 +220,7 @@ def test_all_parts_at_once(command, run_folder, digit_model, tmp_path):
     )  # fmt: skip
     results = json.loads(out)
     model = results["models"]["first"]
-    assert set(model["scores"]) == set(parse.SCORES) - {"masked"}  # the run was not masked to uniform
+    assert set(model["scores"]) == set(kedge.scores.SCORES) - {"masked"}  # the run was not masked to uniform
     assert set(model["ood_groups"]) == {"near", "far"}
     assert model["ood_groups"]["near"]["knn"]["sets"] == [str(tmp_path / "stripes")]
     assert model["scores"]["knn"]["fitted_on"] > 100

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kedge.data.corruptions import CBAR, GROUPS, SEVERITIES, check, corrupt, expand
-from kedge.data.corruptions.cbar import CBAR_CORRUPTIONS
-from kedge.data.corruptions.draws import stream
+from kedge.data.corruptions import CBAR, GROUPS, SEVERITIES, check, corrupt, corruption, expand
+from kedge.data.corruptions._draws import stream
 
 from . import cbar_definitions as definitions
 from .test_corruptions_published import Replay, batch, pictures
@@ -41,7 +40,7 @@ class Draws(Replay):
 
 
 def level_of(name: str, size: int, severity: int):
-    level = (CBAR_CORRUPTIONS[name].imagenet if size > 64 else PUBLISHED[name][1])[severity - 1]
+    level = (corruption(name).imagenet if size > 64 else PUBLISHED[name][1])[severity - 1]
     return (level, 3) if name == "pinch_and_twirl" and size <= 64 else level
 
 
@@ -53,7 +52,7 @@ def test_the_severities_are_the_published_ones():
     assert tuple(PUBLISHED) == CBAR == GROUPS["cbar"]
     assert expand(["cbar"]) == list(CBAR)
     for name, (imagenet, cifar) in PUBLISHED.items():
-        entry = CBAR_CORRUPTIONS[name]
+        entry = corruption(name)
         levels = [[v[0] if isinstance(v, tuple) else v for v in column] for column in (entry.imagenet, entry.cifar)]
         assert tuple(levels[1]) == cifar
         assert tuple(levels[0]) == imagenet or (imagenet is None and levels[0] == sorted(levels[0]))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from kedge.data.corruptions import CORRUPTIONS, NAMES, SEVERITIES, corrupt
-from kedge.data.corruptions.draws import integers, normal, poisson, stream, uniform
+from kedge.data.corruptions._draws import integers, normal, poisson, stream, uniform
 from kedge.data.corruptions.frost import _generated, read_textures, texture_files
 from kedge.data.seeds import derive_keys
 

@@ -13,10 +13,10 @@ import kedge
 from kedge import scores
 from kedge.metrics import auroc
 from kedge.scores import Outputs, PytorchOOD, outputs_of
-from kedge.scores.splitting import Cut, stages
+from kedge.scores._splitting import Cut, stages
 
 pytest.importorskip("pytorch_ood")
-from kedge.scores.pytorch_ood import detectors
+from kedge.scores._pytorch_ood import detectors
 
 CLASSES = 3
 # Those that an ordinary classifier cannot run, and what they want besides.

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel, derangement
+from kedge.anchoring.last_layer import inputs_of
 from kedge.anchoring.twin import evaluating
 from kedge.data import ImageSet, generator
-from kedge.scores.last_layer import inputs_of
 
 __all__ = ["drawn_features", "features"]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import PixelModel
+from kedge.anchoring.last_layer import last_layer
 from kedge.anchoring.twin import evaluating
 from kedge.data import generator
-from kedge.scores.last_layer import last_layer
 
 __all__ = ["find_head", "with_head"]
 

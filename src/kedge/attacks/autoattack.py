@@ -1,4 +1,4 @@
-"""AutoAttack through pyautoattack: an ensemble without parameters to tune, the field's usual yardstick."""
+"""AutoAttack, an ensemble without parameters to tune, the field's usual yardstick; needs kedge[attack]."""
 
 import logging
 import sys
@@ -12,16 +12,29 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
+from kedge.anchoring.bank import Bank
 from kedge.anchoring.twin import evaluating
-from kedge.attacks.ball import project, rounded
-from kedge.attacks.bank import Bank
-from kedge.attacks.losses import check_ball, check_batch, check_range
+from kedge.attacks._ball import project, rounded
+from kedge.attacks._base import Attack
+from kedge.attacks._losses import check_ball, check_batch, check_range
+from kedge.catalog import Info
+
+info = Info(
+    "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
+    "Croce & Hein",
+    "ICML",
+    2020,
+    "https://arxiv.org/abs/2003.01690",
+    "code",
+)
+place = 3
+words = {"autoattack": {}, "autoattack-rand": {"version": "rand"}}
 
 VERSIONS = ("standard", "rand")
 
 
 @dataclass(frozen=True)
-class AutoAttack:
+class AutoAttack(Attack):
     """The attacks of AutoAttack one after another, each on the images that are still right: `(model, images, targets)`.
 
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
@@ -51,6 +64,25 @@ class AutoAttack:
         check_ball(self.eps, self.norm)
         if self.version not in VERSIONS:
             raise ValueError(f"version must be one of {VERSIONS}, got {self.version!r}")
+
+    @property
+    def title(self) -> str:
+        """With its version."""
+        return f"AutoAttack ({self.version})"
+
+    @property
+    def name(self) -> str:
+        """With its version, too."""
+        return f"AutoAttack, {self.version}"
+
+    @property
+    def cost(self) -> float:
+        """Much."""
+        return 1500.0
+
+    def require(self) -> None:
+        """Raise ImportError, in words, without pyautoattack."""
+        library()
 
     def __call__(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor) -> Tensor:
         """Adversarial images of the shape, dtype and memory format of `images` `[B, C, H, W]` in [0, 1].

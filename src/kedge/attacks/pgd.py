@@ -1,4 +1,4 @@
-"""Projected gradient descent, its one-step form, and expectation over references."""
+"""Projected gradient descent."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,17 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge import catalog
 from kedge.anchoring import AnchoredModel
-from kedge.attacks.ball import ascend, project, random_start, rounded, wide
-from kedge.attacks.bank import Bank
-from kedge.attacks.draws import Draws
-from kedge.attacks.losses import check_ball, check_batch, check_labels, check_range, evaluated, image_gradient, judge
+from kedge.anchoring.bank import Bank
+from kedge.attacks._ball import ascend, project, random_start, rounded, wide
+from kedge.attacks._base import Attack
+from kedge.attacks._draws import Draws
+from kedge.attacks._losses import check_ball, check_batch, check_labels, check_range, evaluated, image_gradient, judge
+from kedge.catalog import Info
+
+info = Info(
+    "Towards Deep Learning Models Resistant to Adversarial Attacks",
+    "Madry et al.",
+    "ICLR",
+    2018,
+    "https://arxiv.org/abs/1706.06083",
+    "derived",
+)
+place = 1
+words = {"pgd": {}, "pgd-margin": {"loss": "margin"}}
 
 LOSSES = ("ce", "margin")
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(Attack):
     """Projected gradient ascent on the loss, within eps of each image: `(model, images, targets) -> images`.
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018. The model is a
@@ -96,6 +110,88 @@ class PGD:
     def length(self) -> float:
         """The length of a step in pixel units: `step_size`, or eps / 4."""
         return self.eps / 4 if self.step_size is None else self.step_size
+
+    @property
+    def kind(self) -> str:
+        """ "pgd"; "eot" over references; "single-step" of one step."""
+        return "eot" if self.over_references else "pgd" if self.follows_gradient else "single-step"
+
+    @property
+    def title(self) -> str:
+        """Such as "PGD-20, margin loss, 3 restarts"."""
+        title = "FGSM" if self.steps == 1 else f"PGD-{self.steps}"
+        title += ", margin loss" if self.loss == "margin" else ""
+        title += ", expectation over references" if self.over_references else ""
+        return title + (f", {self.restarts} restarts" if self.restarts > 1 else "")
+
+    @property
+    def phrase(self) -> str:
+        """ "one step" or "PGD of 10 steps"."""
+        return "one step" if self.steps == 1 else f"PGD of {self.steps} steps"
+
+    @property
+    def method(self) -> Any:
+        """PGD, or FGSM of one step."""
+        return catalog.get("attacks", "fgsm") if self.steps == 1 else PGD
+
+    @property
+    def cost(self) -> float:
+        """Three for each step of each attempt, under each reference drawn."""
+        return 3.0 * self.steps * self.restarts * max(1, self.over_references) + 2
+
+    @property
+    def follows_gradient(self) -> bool:
+        """Of more steps than one, along the gradient of what is predicted."""
+        return self.steps > 1 and not self.over_references
+
+    def record(self) -> dict[str, Any]:
+        """What results say of it."""
+        return {**super().record(), "random_start": self.random_start, "loss": self.loss}
+
+    def at(self, eps: float) -> "PGD":
+        """The same attack with another radius, its step as large a share of that."""
+        share = None if self.step_size is None or self.eps == 0 else self.step_size / self.eps
+        return replace(self, eps=eps, step_size=self.step_size if share is None else share * eps)
+
+    def for_transfer(self) -> "PGD":
+        """Without an early stop: an image has then hardly crossed a boundary that other models may share."""
+        return replace(self, early_stop=False)
+
+    def probe(self) -> "PGD | None":
+        """Itself, where it follows the gradient."""
+        return self if self.follows_gradient else None
+
+    def single_step(self) -> "PGD":
+        """One step of the whole radius: `FGSM` in the same ball, with the same loss."""
+        return PGD(self.eps, 1, self.eps, self.norm, random_start=False, loss=self.loss, keep="last", seed=self.seed)
+
+    def cross_checks(self, references: int) -> dict[str, Attack]:
+        """A single step, which must not find more; on several references also expectation over them."""
+        if self.steps == 1:
+            return {}
+        checks: dict[str, Attack] = {"one step": self.single_step()}
+        if references > 1:
+            # The last point is judged afterwards; to keep the worst would ask the whole bank at every step.
+            expectation = replace(self, over_references=1, keep="last", early_stop=False, restarts=1)
+            checks["over references"] = expectation
+        return checks
+
+    def start_of(self, images: Tensor) -> Tensor:
+        """A random point of the ball that it starts from, or the images."""
+        if not self.random_start:
+            return images
+        return random_start(images, self.start * self.eps, self.norm, Draws(len(images), 0))
+
+    def in_training(
+        self,
+        model: Callable[[Tensor], Tensor],
+        images: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        check: bool = False,
+    ) -> Tensor:
+        """As for any attack; `check` looks whether images, targets and gradients were sound."""
+        return replace(self, check=self.check or check)(model, images, targets, generator=generator)
 
     def training(self) -> "PGD":
         """The same attack as a training step needs it: fresh draws, the last point, no wait for the device.
@@ -228,37 +324,6 @@ class PGD:
     def _judge(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         losses, right = judge(logits, targets, self.loss)
         return (-losses, right) if self.targeted else (losses, ~right)
-
-
-def FGSM(
-    eps: float,
-    norm: str = "linf",
-    random_start: bool = False,
-    loss: str = "ce",
-    seed: int | None = 0,
-    variant: str = "plain",
-) -> PGD:
-    """One step of length eps along the gradient (its sign, in "linf"): Goodfellow et al., ICLR 2015.
-
-    Weak, and fooled by gradients that point nowhere: for training and for comparison with `PGD`.
-
-    Args:
-        eps, norm, random_start, loss, seed: as of `PGD`.
-        variant: "plain"; "rs": from a random point of the ball, a step of 1.25 eps, cut off at eps (Wong, Rice and
-            Kolter, ICLR 2020); "n": from noise of twice the radius, a step of eps, and nothing cut off, so that images
-            lie up to 3 eps away (de Jorge et al., "Make Some Noise", NeurIPS 2022): for training only.
-
-    Raises:
-        ValueError: for values out of range, or an unknown variant.
-    """
-    known: dict[str, dict[str, Any]] = {
-        "plain": {"step_size": eps, "random_start": random_start},
-        "rs": {"step_size": 1.25 * eps},
-        "n": {"step_size": eps, "start": 2.0, "clip": False},
-    }
-    if variant not in known:
-        raise ValueError(f"variant must be one of {tuple(known)}, got {variant!r}")
-    return PGD(eps, 1, norm=norm, loss=loss, keep="last", seed=seed, **known[variant])
 
 
 class _Worst:

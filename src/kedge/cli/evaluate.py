@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from kedge import catalog
 from kedge.cli.load_data import default_workers, load_data, load_outside, load_training, shifts_of
 from kedge.cli.parse import (
-    SCORES,
+    attacks_help,
     check_sets,
     check_words,
     choose_attacks,
     choose_scores,
+    fitted_scores,
+    groups_help,
     radius,
     separated,
     whole_numbers,
@@ -81,9 +84,8 @@ def parser() -> "jsonargparse.ArgumentParser":
         "--shift",
         **several,
         default=None,
-        help="corruptions (all nineteen), cbar (ten more), noise, blur, weather, digital, extra, single names, the "
-        "folder of a published set (CIFAR-10-C, ImageNet-C, -R, -A, ...), or none; null: corruptions, none with "
-        "--unlabelled",
+        help=f"corruptions made here, by how many: {groups_help()}; single names; the folder of a published set "
+        "(CIFAR-10-C, ImageNet-C, -R, -A, ...); or none; null: corruptions, none with --unlabelled",
     )
     add("--severities", type=str, nargs="+", default=["1", "2", "3", "4", "5"], metavar="N", help="of 1 to 5")
     add(
@@ -104,20 +106,19 @@ def parser() -> "jsonargparse.ArgumentParser":
         **several,
         default=["all"],
         help="what to tell them by: all (masked only where a run was masked to uniform), or some of "
-        f"{', '.join(SCORES)}; pytorch-ood:NAME (needs kedge[ood])",
+        f"{', '.join(catalog.ordered('scores'))}; pytorch-ood:NAME (needs kedge[ood])",
     )
     add(
         "--train",
         type=str | None,
         default=None,
-        help="training images for the scores that learn (knn, mahalanobis, vim); null: those of the data; none",
+        help=f"training images for the scores that learn ({fitted_scores()}); null: those of the data; none",
     )
     add(
         "--attack",
         **several,
         default=["none"],
-        help="pgd (with its cross-checks), pgd-margin (another loss), autoattack, autoattack-rand (both need "
-        "kedge[attack]), curve, or none",
+        help=f"{attacks_help()}, curve (accuracy against eps, by pgd), or none",
     )
     add(
         "--eps",

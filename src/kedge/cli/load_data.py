@@ -219,7 +219,7 @@ def shifts_of(words: list[str]) -> list[Any]:
     A name of a corruption is never a folder. Raises ValueError for a word that is neither.
     """
     from kedge import data
-    from kedge.data.corruptions import CBAR, GROUPS, NAMES, expand
+    from kedge.data.corruptions import expand, groups, known
 
     if words == ["none"]:
         return []
@@ -227,7 +227,7 @@ def shifts_of(words: list[str]) -> list[Any]:
         raise ValueError(f"--shift none stands alone, but it came with {', '.join(w for w in words if w != 'none')}")
     found: list[Any] = []
     for word in words:
-        if word in GROUPS or word in NAMES or word in CBAR:
+        if word in groups() or word in known():
             found.append(word)
             continue
         if not (data.is_published(word) or Path(word).exists()):

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kedge import catalog
 from kedge.epsilon import check_epsilon, parse_epsilon
+from kedge.own_code import near_names
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -13,9 +15,37 @@ if TYPE_CHECKING:
     from kedge.evaluation import Attacks
     from kedge.scores import Score
 
-# Written out, as the help must not import torch; a test compares them.
-SCORES = ("msp", "max_logit", "energy", "entropy", "disagreement", "amp", "masked", "knn", "mahalanobis", "vim")
-ATTACKS = ("pgd", "pgd-margin", "autoattack", "autoattack-rand", "curve")
+
+def attack_words() -> dict[str, dict[str, dict[str, Any]]]:
+    """Word of --attack to what it builds, {attack: arguments}: what the files of attacks state, else their names."""
+    return {
+        word: {name: settings}
+        for name in catalog.ordered("attacks")
+        for word, settings in catalog.stated("attacks", name, "words", {name: {}}).items()
+    }
+
+
+def attacks_help() -> str:
+    """The words of --attack with what they are, in a sentence."""
+    parts = []
+    for name in catalog.ordered("attacks"):
+        words = [word for word, spec in attack_words().items() if name in spec]
+        parts.append(f"{' or '.join(words)} ({catalog.summary('attacks', name).rstrip('.')})")
+    return ", ".join(parts)
+
+
+def groups_help() -> str:
+    """The words for several corruptions, with how many each stands for."""
+    groups: dict[str, int] = {}
+    for name in catalog.ordered("data.corruptions"):
+        for word in catalog.stated("data.corruptions", name, "groups", ()):
+            groups[word] = groups.get(word, 0) + 1
+    return ", ".join(f"{word} ({count})" for word, count in groups.items())
+
+
+def fitted_scores() -> str:
+    """The scores that learn from training images."""
+    return ", ".join(name for name in catalog.ordered("scores") if catalog.stated("scores", name, "fits"))
 
 
 def separated(words: list[str]) -> list[str]:
@@ -69,8 +99,8 @@ def choose_scores(words: list[str], recipes: Iterable[Mapping[str, Any]] = ()) -
     if words == ["all"]:
         if any(not recipe or _masked_to_uniform(recipe) for recipe in recipes):
             return None
-        return [score() for name, score in scores.SCORES.items() if name != "masked"]
-    found: list[Score] = []
+        return [score() for score in scores.SCORES.values() if not score.uniform_masking]
+    chosen: list[Score] = []
     for word in words:
         library, _, detector = word.partition(":")
         if library == "pytorch-ood":
@@ -79,17 +109,20 @@ def choose_scores(words: list[str], recipes: Iterable[Mapping[str, Any]] = ()) -
                 raise ValueError(
                     f"--scores {word}: this detector reads images itself; use it from Python (docs: Scores)"
                 )
-            found.append(made)
-        elif word in scores.SCORES:
-            found.append(scores.SCORES[word]())
+            chosen.append(made)
         elif word == "all":
-            found += [score() for score in scores.SCORES.values()]
+            chosen += [score() for score in scores.SCORES.values()]
         else:
-            raise ValueError(
-                f"--scores: there is no score {word!r}; there are: all, {', '.join(scores.SCORES)}, and "
-                "pytorch-ood:NAME for a detector of that library"
-            )
-    return found
+            try:
+                chosen.append(catalog.build("scores", word))
+            except ValueError as error:
+                known = ", ".join(catalog.ordered("scores"))
+                near = near_names(word, ["all", *catalog.names("scores")])
+                raise ValueError(
+                    f"--scores: there is no score {word!r}; there are: all, {known}, and pytorch-ood:NAME for a "
+                    f"detector of that library{near}"
+                ) from error
+    return chosen
 
 
 def _masked_to_uniform(recipe: Mapping[str, Any]) -> bool:
@@ -105,21 +138,19 @@ def choose_attacks(
     """The attacks that these words stand for, in the usual radius for images of this size; None for none."""
     if words == ["none"]:
         return None
-    from kedge.attacks import PGD, AutoAttack
     from kedge.evaluation import Attacks
 
     if eps is None:
         eps = 0.5 if config.norm == "l2" else (8 if images.image_shape[1] <= 64 else 4) / 255
     step = None if config.norm == "linf" else 2.5 * eps / config.steps
-    named: dict[str, Any] = {}
-    if "pgd" in words or "curve" in words:
-        named[f"PGD-{config.steps}"] = PGD(eps, config.steps, step, config.norm, early_stop=True, seed=config.seed)
-    if "pgd-margin" in words:
-        how: dict[str, Any] = {"early_stop": True, "loss": "margin", "seed": config.seed}
-        named[f"PGD-{config.steps}, margin loss"] = PGD(eps, config.steps, step, config.norm, **how)
-    for word, version in (("autoattack", "standard"), ("autoattack-rand", "rand")):
-        if word in words:
-            named[f"AutoAttack, {version}"] = AutoAttack(eps, config.norm, version, config.seed)
+    how = {"eps": eps, "norm": config.norm, "steps": config.steps, "seed": config.seed}
+    chosen = [*words, "pgd"] if "curve" in words else words
+    made = [
+        catalog.build("attacks", spec, **how, step_size=step, early_stop=True)
+        for word, spec in attack_words().items()
+        if word in chosen
+    ]
+    named = {attack.name: attack for attack in made}
     grid = [eps * share for share in (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)] if "curve" in words else []
     return Attacks(named, images=config.attack_images, curve=grid)
 
@@ -129,8 +160,11 @@ def check_words(attacks: list[str], severities: list[int]) -> None:
     from kedge.evaluation.checks import check_severities
 
     check_severities(severities)
-    if attacks != ["none"] and (unknown := [word for word in attacks if word not in ATTACKS]):
-        raise ValueError(f"--attack: there is no attack {unknown[0]!r}; there are: none, {', '.join(ATTACKS)}")
+    known = ["none", *attack_words(), "curve"]
+    if attacks != ["none"] and (unknown := [word for word in attacks if word not in known[1:]]):
+        raise ValueError(
+            f"--attack: there is no attack {unknown[0]!r}; there are: {', '.join(known)}{near_names(unknown[0], known)}"
+        )
 
 
 def with_examples(prog: str, positional: str, description: str, examples: str) -> "jsonargparse.ArgumentParser":

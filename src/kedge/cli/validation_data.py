@@ -14,7 +14,7 @@ from kedge.epsilon import parse_epsilon, print_epsilon
 if TYPE_CHECKING:
     import jsonargparse
 
-    from kedge.attacks import PGD
+    from kedge.attacks import Attack
     from kedge.data import ImageSet
     from kedge.data.statistics import NormBatches
     from kedge.training.record import ImageRecord
@@ -105,18 +105,18 @@ def norm_batches(
     return NormBatches(train, batch_size, augment, most, workers, seed, crop)
 
 
-def about_norm(batches: "NormBatches | None", attack: "PGD | None") -> str:
+def about_norm(batches: "NormBatches | None", attack: "Attack | None") -> str:
     """What was done about batch norm, in words."""
     if batches is None:
         return "the network has no batch norm, so nothing was estimated anew"
     how = "as they are" if batches.augment == "none" else "augmented as in training"
     if attack is not None:
-        steps = f"{attack.steps} step{'s' if attack.steps > 1 else ''}"
-        how += f", attacked as in training (eps {print_epsilon(attack.eps)}, {attack.norm}, {steps})"
+        steps = "" if attack.steps is None else f", {attack.steps} step{'s' if attack.steps > 1 else ''}"
+        how += f", attacked as in training (eps {print_epsilon(attack.eps)}, {attack.norm}{steps})"
     return f"batch-norm statistics, between the ends, estimated anew on {len(batches.images)} training images, {how}"
 
 
-def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], images: "ImageSet") -> "tuple[str, PGD]":
+def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], images: "ImageSet") -> "tuple[str, Any]":
     """PGD and its name, in the norm and radius asked for, else those of the training, else the usual ones."""
     eps, norm = radius(config.eps, config.norm), config.norm
     trained = trained_attack(recipe)
@@ -128,7 +128,7 @@ def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], imag
     attacks = choose_attacks(["pgd"], eps, config, images)
     assert attacks is not None
     name, attack = next(iter(attacks.named.items()))
-    return name, attack  # type: ignore[return-value]
+    return name, attack
 
 
 def trained_attack(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def trained_attack(recipe: dict[str, Any]) -> dict[str, Any]:
     return {**dict((next(iter(attack.values()), None) or {}) if isinstance(attack, dict) else {}), **own}
 
 
-def training_attack(recipe: dict[str, Any]) -> "PGD | None":
+def training_attack(recipe: dict[str, Any]) -> "Attack | None":
     """The attack that the recipe's objective trains with, in its training form; None if it attacks nothing.
 
     Raises:
@@ -147,7 +147,7 @@ def training_attack(recipe: dict[str, Any]) -> "PGD | None":
     from kedge.training.build import make_attack
 
     name, attack = _attack_of(recipe)
-    made: PGD | None = None if attack is None else make_attack(name, attack, recipe.get("eps")).training()
+    made: Attack | None = None if attack is None else make_attack(name, attack, recipe.get("eps")).training()
     return made
 
 

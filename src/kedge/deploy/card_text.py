@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from kedge import catalog
 from kedge.reporting.rows import METRICS, dig, estimate, number, short
 from kedge.reporting.summary import clean_metric, summary_rows
 from kedge.reporting.table import LEGEND, OOD_LEGEND, leaning, sizes, subject_line, warnings
@@ -18,6 +19,7 @@ _SHOWN = (
     "warmup", "epochs", "batch_size", "precision", "label_noise", "average", "seed",
 )  # fmt: skip
 
+_PAPER = re.compile(r"https?://[\w./:%~+-]+")
 _TUNED = ("finetune", "lp-ft")  # ways to adapt that are a training by the recipe; of others it names the network
 _KEPT = ("model", "arguments", "image_size", "anchored", "references", "choose", "seed")
 _WAYS = {
@@ -204,6 +206,29 @@ def limits(results: dict[str, Any] | None, folds: bool = False) -> str:
             missing.append(f"{of - seen:,} of the {of:,} {kind} images: the numbers are of a random subset")
     missing.append("whether it treats groups of people alike, and images from other sources than those named above")
     return "\n\n".join(lines) + "\n\n" + "\n".join(f"- {words}" for words in missing)
+
+
+def papers(recipe: dict[str, Any], results: dict[str, Any] | None) -> str:
+    """The section on what the training and the evaluation rest on: the papers that their methods name."""
+    cited = [*catalog.citations(_methods(recipe.get("objective"))), *(results or {}).get("citations", [])]
+    lines = {}
+    for paper in cited:
+        if _PAPER.fullmatch(str(paper.get("url"))):
+            what = escaped(str(paper["what"])[:1].upper() + str(paper["what"])[1:])
+            lines.setdefault(paper["url"], f"- {what}: [{escaped(paper['cite'])}]({paper['url']})")
+    return "## Papers\n\n" + "\n".join(lines.values()) if lines else ""
+
+
+def _methods(objective: Any) -> Iterator[Any]:
+    """The classes of the objectives that a recipe lists, and of the attacks in them; not those of one's own."""
+    for entry in objective or []:
+        try:
+            name, values = catalog.spelled("objectives", entry)
+            specs = [("objectives", name), *([("attacks", values["attack"])] if values.get("attack") else [])]
+            named = [(room, catalog.spelled(room, spec)[0]) for room, spec in specs]
+            yield from (catalog.get(room, each) for room, each in named if ":" not in each)
+        except ValueError:  # a name of another version
+            continue
 
 
 def model_index(results: dict[str, Any], name: str, hub_data: str | None) -> list[dict[str, Any]]:

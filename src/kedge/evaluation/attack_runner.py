@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.twin import evaluating
-from kedge.attacks import PGD, AutoAttack
+from kedge.attacks import as_attack
 from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.attacked import (
     Attack,
@@ -75,7 +75,9 @@ def run_attacks(
     places = positions[rows]
     faced = {s.name: predictor(s.model, s.references, s.shape, s.dtype) for s in runner.subjects}
     seconds = sum(
-        _cost(attack) * runner.pace[s.name] * len(images) for s in runner.subjects for attack in attacks.on(s).values()
+        as_attack(attack).cost * runner.pace[s.name] * len(images)
+        for s in runner.subjects
+        for attack in attacks.on(s).values()
     )
     if seconds >= 20:
         say(f"attacks on {len(images)} images: about {duration(seconds)}, less what was kept")
@@ -95,14 +97,9 @@ def run_attacks(
                 )  # fmt: skip
             if first is not None and attacks.curve:
                 grid, attack = list(attacks.curve), first[1]
-                ratio = None if attack.step_size is None or attack.eps == 0 else attack.step_size / attack.eps
-
-                def made(eps: float, attack: PGD = attack, ratio: float | None = ratio) -> PGD:
-                    return replace(attack, eps=eps, step_size=None if ratio is None else ratio * eps)
-
                 columns, _ = chunks(
                     runner, subject, images, places, ["curve", grid, repr(attack)],
-                    _broken(model, made, grid),
+                    _broken(model, attack.at, grid),
                 )  # fmt: skip
                 found.broken, found.curve = columns["broken"], (grid, attack.norm)
     if first is not None and attacks.cross_checks:
@@ -130,16 +127,10 @@ def _marked(one: "Collected", part: str) -> Iterator[None]:
         one.errors.append({"part": part, "message": f"{kind}{error}"})
 
 
-def _cost(attack: Attack) -> float:
-    """Forward passes that an attack costs, a backward one counted as two."""
-    if isinstance(attack, PGD):
-        return 3.0 * attack.steps * attack.restarts * max(1, attack.over_references) + 2
-    return 1500.0 if isinstance(attack, AutoAttack) else 50.0
-
-
-def _settings(name: str, attack: Attack, *more: Any) -> list[Any] | None:
+def _settings(name: str, attack: Attack) -> list[Any] | None:
     """What stands for an attack; None for one that is not ours, whose `repr` need not tell it from another."""
-    return [name, repr(attack), *more] if isinstance(attack, (PGD, AutoAttack)) else None
+    settings = as_attack(attack).settings
+    return None if settings is None else [name, settings]
 
 
 def _broken(model: nn.Module, made: Callable[[float], Attack], grid: Sequence[float]) -> Work:
@@ -150,7 +141,7 @@ def _broken(model: nn.Module, made: Callable[[float], Attack], grid: Sequence[fl
 class _MadeOnce:
     """An attack on one model whose image of each index is made once, however many other models are shown it."""
 
-    def __init__(self, attack: PGD) -> None:
+    def __init__(self, attack: Any) -> None:
         self.attack, self.eps, self.norm = attack, attack.eps, attack.norm
         self.made: dict[int, Tensor] = {}
 
@@ -167,14 +158,13 @@ def _transfer(
     runner: Runner,
     collected: "Mapping[str, Collected]",
     faced: Mapping[str, nn.Module],
-    first: tuple[str, PGD],
+    first: tuple[str, Any],
     images: Any,
     places: Tensor,
 ) -> None:
     """Images made on one model, judged on every other one; the source that hurts most is kept for each."""
     name = first[0]
-    # Stopped where the source gives way, an image has hardly crossed a boundary that others may share.
-    attack = replace(first[1], early_stop=False)
+    attack = first[1].for_transfer()
     title = f"{name}: from another model"
     for source in runner.subjects:
         settings = None if source.digest is None else ["transfer", source.digest, repr(attack)]
@@ -191,7 +181,7 @@ def _from(
     source: Subject,
     runner: Runner,
     faced: Mapping[str, nn.Module],
-    attack: PGD,
+    attack: Any,
     settings: Any,
     images: Any,
     places: Tensor,
@@ -216,7 +206,7 @@ def _from(
     }
 
 
-def _example(subject: Subject, model: nn.Module, first: tuple[str, PGD], images: Any, places: Tensor) -> dict[str, Any]:
+def _example(subject: Subject, model: nn.Module, first: tuple[str, Any], images: Any, places: Tensor) -> dict[str, Any]:
     """A few images before and after the attack, with the model's answers."""
     name, attack = first
     some = images.subset(range(min(SHOWN, len(images))))

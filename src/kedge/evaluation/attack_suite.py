@@ -1,18 +1,15 @@
 """Which attacks were asked for, and what each model faces."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from kedge.anchoring import AnchoredModel
-from kedge.attacks import FGSM, PGD, AutoAttack
-from kedge.attacks.autoattack import library
+from kedge.attacks import as_attack
 from kedge.evaluation.attacked import Attack
 from kedge.evaluation.evaluated_model import Subject
-
-STEPS = 20  # of the PGD by which an AutoAttack is checked
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Attacks:
         for name, attack in self.named.items():
             if ":" in name:
                 raise ValueError(f"the name {name!r} of an attack has a colon, which marks its cross-checks")
-            if getattr(attack, "targeted", False):
+            if as_attack(attack).targeted:
                 raise ValueError(
                     f"{name}: a targeted attack is led to the classes it is given, and these are the true ones; "
                     "accuracy under attack needs targeted=False"
@@ -49,8 +46,8 @@ class Attacks:
 
     def check(self, subjects: Sequence[Subject]) -> None:
         """Raise ValueError for models that cannot be attacked as they are asked, ImportError without a library."""
-        if any(isinstance(attack, AutoAttack) for attack in self.named.values()):
-            library()
+        for attack in self.named.values():
+            as_attack(attack).require()
         if all(not self.on(subject) for subject in subjects):
             raise ValueError("expectation over references is for anchored models, and there is none")
         for subject in subjects:
@@ -64,43 +61,31 @@ class Attacks:
         """The names of the attacks that were asked for."""
         return list(self.named)
 
-    def kinds(self) -> list[str]:
-        """What to cite."""
-        auto = any(isinstance(attack, AutoAttack) for attack in self.named.values())
-        return ["attack", *(["autoattack"] if auto else [])]
+    def methods(self) -> list[Any]:
+        """The classes or functions of the attacks, for what to cite."""
+        return [as_attack(attack).method for attack in self.named.values()]
 
     def on(self, subject: Subject) -> dict[str, Attack]:
         """Every attack that this model faces, with the cross-checks."""
-        found: dict[str, Attack] = {}
+        references = _count(subject, subject.model) if isinstance(subject.model, AnchoredModel) else 0
+        faced: dict[str, Attack] = {}
         for name, attack in self.named.items():
-            if getattr(attack, "over_references", 0) and not isinstance(subject.model, AnchoredModel):
+            if as_attack(attack).over_references and references == 0:
                 continue
-            found[name] = attack
-            if self.cross_checks and isinstance(attack, PGD) and attack.steps > 1:
-                found[f"{name}: one step"] = FGSM(attack.eps, attack.norm, loss=attack.loss, seed=attack.seed)
-                model = subject.model
-                if isinstance(model, AnchoredModel) and _count(subject, model) > 1:
-                    # The last point is judged afterwards; to keep the worst would ask the whole bank at every step.
-                    expectation = replace(attack, over_references=1, keep="last", early_stop=False, restarts=1)
-                    found[f"{name}: over references"] = expectation
-        return found
+            faced[name] = attack
+            if self.cross_checks:
+                checks = as_attack(attack).cross_checks(references)
+                faced |= {f"{name}: {form}": check for form, check in checks.items()}
+        return faced
 
-    def to_check(self) -> tuple[str, PGD] | None:
-        """The PGD by which gradients that mislead are looked for: the first, else one in the ball of an AutoAttack."""
-        asked = self.first()
-        for attack in self.named.values():
-            if asked is None and isinstance(attack, AutoAttack):
-                length = None if attack.norm == "linf" else 2.5 * attack.eps / STEPS
-                how: dict[str, Any] = {"early_stop": True, "loss": "margin", "seed": attack.seed}
-                asked = f"PGD-{STEPS}", PGD(attack.eps, STEPS, length, attack.norm, **how)
-        return asked
+    def to_check(self) -> tuple[str, Any] | None:
+        """The PGD by which gradients that mislead are looked for: the first, else one in the ball of another attack."""
+        probes = ((name, as_attack(attack).probe()) for name, attack in self.named.items())
+        return self.first() or next(((name, probe) for name, probe in probes if probe is not None), None)
 
-    def first(self) -> tuple[str, PGD] | None:
-        """The PGD that transfer, the curve and the examples use."""
-        for name, attack in self.named.items():
-            if isinstance(attack, PGD) and attack.steps > 1 and not attack.over_references:
-                return name, attack
-        return None
+    def first(self) -> tuple[str, Any] | None:
+        """The attack along the gradient that transfer, the curve and the examples use."""
+        return next(((name, a) for name, a in self.named.items() if as_attack(a).follows_gradient), None)
 
 
 def _count(subject: Subject, model: AnchoredModel) -> int:

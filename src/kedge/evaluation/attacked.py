@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
 from kedge.anchoring.twin import evaluating
-from kedge.attacks import PGD, AutoAttack, Bank, distance
+from kedge.attacks import Bank, as_attack, distance
 from kedge.checks import answers_right, class_indices
 from kedge.evaluation.inputs import convert, to_unit
 from kedge.metrics.classification import exact_interval
@@ -135,21 +135,10 @@ def attacked(
 
 def attack_record(attack: Attack, transfer: bool = False) -> dict[str, Any]:
     """What the results say of an attack: title, norm, eps, steps, restarts and kind, None where it does not say."""
-    found = {name: getattr(attack, name, None) for name in ("norm", "eps", "steps", "restarts")}
-    name = type(attack).__name__ if not hasattr(attack, "__name__") else attack.__name__
-    kind = name.lower()
-    if isinstance(attack, PGD):
-        kind = "eot" if attack.over_references else "pgd" if attack.steps > 1 else "single-step"
-        name = "FGSM" if attack.steps == 1 else f"PGD-{attack.steps}"
-        name += ", margin loss" if attack.loss == "margin" else ""
-        name += ", expectation over references" if attack.over_references else ""
-        name += f", {attack.restarts} restarts" if attack.restarts > 1 else ""
-        found.update(random_start=attack.random_start, loss=attack.loss)
-    elif isinstance(attack, AutoAttack):
-        kind, name = "autoattack", f"AutoAttack ({attack.version})"
+    record = as_attack(attack).record()
     if transfer:
-        kind, name = "transfer", f"{name}, made on another model"
-    return {"title": name, **found, "kind": kind}
+        record |= {"title": f"{record['title']}, made on another model", "kind": "transfer"}
+    return record
 
 
 def attack_summary(
@@ -252,7 +241,7 @@ def _share(column: Tensor) -> dict[str, float]:
 
 def _held_to_its_word(attack: Attack, made: Tensor, images: Tensor) -> Tensor:
     """The distances `[B]` of what an attack returned; raises ValueError where it broke its own rules."""
-    name = getattr(attack, "__name__", type(attack).__name__)
+    name = as_attack(attack).title
     eps, norm = getattr(attack, "eps", None), getattr(attack, "norm", None)
     if eps is None or norm is None:
         raise ValueError(f"the attack {name} does not say its eps and norm: set them as attributes, in pixel units")

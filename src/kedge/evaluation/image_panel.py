@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from kedge.attacks import PGD, AutoAttack
+from kedge.attacks import as_attack
 from kedge.evaluation.attacked import Attack, attack_summary
 from kedge.evaluation.chunks import CHUNK, chunks, columns_of, first_chunk
 from kedge.evaluation.evaluated_model import Subject
@@ -21,7 +21,7 @@ def panel(
     subject: Subject,
     model: nn.Module,
     found: "Attacked",
-    checked: tuple[str, PGD],
+    checked: tuple[str, Any],
     images: Any,
     places: Tensor,
 ) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def panel(
     stronger = {
         n: attack_summary({key: column[:CHUNK] for key, column in c.items()}, found.attacks[n][0])
         for n, c in found.columns.items()
-        if n == name or isinstance(found.attacks[n][0], AutoAttack)
+        if n == name or _probed(found.attacks[n][0])
     }
     extra = sanity_attacks(attack, math.prod(images.image_shape))
     if name in found.columns:
@@ -53,6 +53,11 @@ def panel(
         lambda x, y, w: {"sizes": gradient_sizes(model, [(x, y)], attack.loss)},
     )  # fmt: skip
     return sanity(whole) + sanity(stronger, sizes["sizes"])
+
+
+def _probed(attack: Attack) -> bool:
+    """Whether an attack shows no gradients of its own, so that others are looked at beside it."""
+    return not as_attack(attack).follows_gradient and as_attack(attack).probe() is not None
 
 
 def _of(found: "Attacked", name: str) -> tuple[Attack, float, bool]:

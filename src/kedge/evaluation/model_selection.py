@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kedge.attacks import PGD
+from kedge.attacks import Attack
 from kedge.checks import answers_right
 from kedge.data.corruptions import corrupt, expand
 from kedge.evaluation.attacked import attacked, predictor
@@ -41,7 +41,7 @@ class Measure:
         *,
         shift: Sequence[str] = (),
         severity: int = 3,
-        attack: PGD | None = None,
+        attack: Attack | None = None,
         attack_images: int = 500,
         references: int | None = None,
         batch_size: int = 128,
@@ -90,8 +90,8 @@ class Measure:
         """The attack for the record, under its title; None where nothing is attacked."""
         if self.attack is None or self.attacked_images is None:
             return None
-        size = self.attack.length
-        settings = {"eps": self.attack.eps, "norm": self.attack.norm, "steps": self.attack.steps, "step_size": size}
+        settings = {"eps": self.attack.eps, "norm": self.attack.norm, "steps": self.attack.steps}
+        settings["step_size"] = getattr(self.attack, "length", None)
         return {"title": title, **settings, "images": len(self.attacked_images)}
 
     @torch.no_grad()

@@ -66,14 +66,11 @@ CITATIONS = {
         ("Smooth calibration error", "Błasiok & Nakkiran, ICLR 2024", f"{_ARXIV}2309.12236"),
         ("Risk and coverage", "Geifman & El-Yaniv, NeurIPS 2017", f"{_ARXIV}1705.08500"),
     ],
-    "shift": [("Corruptions", "Hendrycks & Dietterich, ICLR 2019", f"{_ARXIV}1903.12261")],
-    "cbar": [("Corruptions of C̄", "Mintun et al., NeurIPS 2021", f"{_ARXIV}2102.11273")],
     "ood": [
         ("Near and far sets", "OpenOOD 1.5, Zhang et al. 2023", f"{_ARXIV}2306.09301"),
         ("Area under ROC, DeLong's interval", "DeLong et al., Biometrics 1988", "https://doi.org/10.2307/2531595"),
     ],
     "attack": [
-        ("Projected gradient descent", "Madry et al., ICLR 2018", f"{_ARXIV}1706.06083"),
         ("Signs of masked gradients", "Athalye et al., ICML 2018", f"{_ARXIV}1802.00420"),
     ],
     "unlabelled": [
@@ -81,10 +78,9 @@ CITATIONS = {
         ("Difference of confidences", "Guillory et al., ICCV 2021", f"{_ARXIV}2107.03315"),
         ("Disagreement of references", "Thiagarajan et al., NeurIPS 2022", f"{_ARXIV}2207.07235"),
     ],
-    "autoattack": [("AutoAttack", "Croce & Hein, ICML 2020", f"{_ARXIV}2003.01690")],
 }
 
 
 def citations(kinds: Iterable[str]) -> list[dict[str, str]]:
-    """What to cite for the parts of an evaluation."""
+    """What to cite for metrics and checks; methods are cited by `kedge.catalog.citations`."""
     return [{"what": what, "cite": cite, "url": url} for kind in kinds for what, cite, url in CITATIONS[kind]]

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.twin import evaluating
-from kedge.attacks import FGSM, PGD
-from kedge.attacks.losses import image_gradient, judge
+from kedge.attacks import PGD
+from kedge.attacks._losses import image_gradient, judge
 from kedge.epsilon import print_epsilon
 from kedge.evaluation.inputs import to_unit
 
@@ -40,7 +40,7 @@ def sanity_attacks(attack: PGD, values: int) -> dict[str, PGD]:
         far = replace(attack, eps=large, steps=max(attack.steps, 20), step_size=large / 8, restarts=1)
     other = "margin" if attack.loss == "ce" else "ce"
     return {
-        "single step": FGSM(attack.eps, attack.norm, loss=attack.loss, seed=attack.seed),
+        "single step": attack.single_step(),
         OTHER_LOSS[attack.loss]: replace(attack, loss=other),
         "more steps": replace(attack, steps=5 * attack.steps),
         "no random start": replace(attack, random_start=False, restarts=1),

@@ -81,9 +81,8 @@ def generated(
     found: Shifts, images: Any, who: str, positions: Tensor, seed: int, frost_textures: str | None
 ) -> Iterator[tuple[Condition, Part]]:
     """The parts of the corruptions made here; `who` is the identity of the images."""
-    from kedge.data.corruptions import corrupt
-    from kedge.data.corruptions.frost import texture_files
-    from kedge.data.corruptions.ice import VERSION
+    from kedge.data.corruptions import corrupt, corruption
+    from kedge.data.corruptions.frost import VERSION, texture_files
 
     textures: Any = VERSION if frost_textures is None else _content(texture_files(frost_textures))
     for name, severity in found.conditions if found.corruptions else ():
@@ -91,7 +90,7 @@ def generated(
         def change(shown: Tensor, where: Tensor, name: str = name, severity: int = severity) -> Tensor:
             return corrupt(shown, name, severity, indices=where, seed=seed, frost_textures=frost_textures)
 
-        settings = ["corrupt", name, severity, seed, textures if name == "frost" else None]
+        settings = ["corrupt", name, severity, seed, textures if corruption(name).textured else None]
         yield (name, severity), Part(f"{name} {severity}", images, who, positions, change, settings)
 
 

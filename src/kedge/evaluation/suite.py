@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from kedge import catalog
 from kedge.data.corruptions.frost import texture_files
 from kedge.data.fingerprints import shared_images
 from kedge.evaluation.attack_suite import Attacks
@@ -24,7 +25,7 @@ from kedge.evaluation.runner import Collected, collect
 from kedge.evaluation.shifts import Shifts, class_masks, rendition_names, shifts
 from kedge.evaluation.strips import corruption_strips
 from kedge.evaluation.summaries import FEWEST
-from kedge.scores import SCORES, Score
+from kedge.scores import Score
 
 FORMAT_VERSION = 2
 FIT_IMAGES = 5000  # training images at most, for the scores that learn
@@ -117,7 +118,7 @@ def evaluate(
     subjects = gather_subjects(models, data, references, batch_size, say)
     seeds = named_groups(groups, [s.name for s in subjects])
     masks = class_masks([*found_shifts.published, *found_shifts.renditions], data.class_names)
-    scores = [score() for score in SCORES.values()] if scores is None else list(scores)
+    scores = [catalog.build("scores", name) for name in catalog.ordered("scores")] if scores is None else list(scores)
     if attacks is not None:
         attacks.check(subjects)
 
@@ -188,7 +189,10 @@ def evaluate(
             "equalise": None if step is None else step.words(tuple(data.image_shape)),
         },
         "conventions": CONVENTIONS,
-        "citations": citations(_cited(found_shifts, bool(sets), attacks)),
+        "citations": [
+            *citations(_kinds(bool(sets), attacks)),
+            *catalog.citations(_methods(found_shifts, scores if sets else [], attacks)),
+        ],
         "fewest_images": FEWEST,
         "data": {**_set_record(data, len(chosen), limit), "class_names": list(data.class_names)},
         "ood_sets": {
@@ -257,15 +261,15 @@ def _warning(data: Any, outside: Any, equalised: bool, shared: str | None) -> st
     return "; ".join(words for words in said if words) or None
 
 
-def _cited(found: Shifts, outside: bool, attacks: Attacks | None) -> list[str]:
-    from kedge.data.corruptions import CBAR
+def _kinds(outside: bool, attacks: Attacks | None) -> list[str]:
+    """What is cited beside the methods: metrics and checks."""
+    return ["clean", *(["ood"] if outside else []), *([] if attacks is None else ["attack"])]
 
-    made = set(found.corruptions)
-    kinds = ["clean"]
-    kinds += ["shift"] if made - set(CBAR) else []
-    kinds += ["cbar"] if made & set(CBAR) else []
-    kinds += ["ood"] if outside else []
-    return kinds + ([] if attacks is None else attacks.kinds())
+
+def _methods(found: Shifts, scores: Sequence[Score], attacks: Attacks | None) -> list[Any]:
+    """The corruptions, scores and attacks that were measured."""
+    corruptions = [catalog.get("data.corruptions", name) for name in found.corruptions]
+    return [*corruptions, *scores, *([] if attacks is None else attacks.methods())]
 
 
 def _strips(

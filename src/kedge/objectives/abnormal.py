@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kedge.attacks import PGD
-from kedge.attacks.losses import judge
+from kedge.attacks import Attack, as_attack
+from kedge.attacks._losses import judge
 from kedge.objectives.adversarial import Attacking, Recorded
 from kedge.objectives.basic import Objective
 
@@ -70,8 +70,9 @@ class AAER(Attacking):
         ramp: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        if not isinstance(attack, PGD) or attack.steps != 1:
-            got = f"{attack.steps} steps" if isinstance(attack, PGD) else repr(attack)
+        if as_attack(attack).steps != 1 or as_attack(attack).loss is None:
+            steps = as_attack(attack).steps
+            got = f"{steps} steps" if steps else repr(attack)
             raise ValueError(
                 f"AAER compares an image before and after one step: its attack is FGSM(eps, variant='rs') or 'n' of "
                 f"kedge.attacks, got {got}"
@@ -131,9 +132,10 @@ def abnormality(before: Tensor, after: Tensor, targets: Tensor) -> tuple[Tensor,
     return ratio, torch.where(both, _mean_of(fell, abnormal), zero), torch.where(both, excess, zero)
 
 
-def published_weights(attack: PGD) -> tuple[float, float, float]:
+def published_weights(attack: Attack) -> tuple[float, float, float]:
     """The authors' weights for an FGSM attack, those of the nearest of their epsilons."""
-    variant = {(1.0, True): "rs", (2.0, False): "n"}.get((attack.start, attack.clip))
+    variants: dict[Any, str] = {(1.0, True): "rs", (2.0, False): "n"}
+    variant = variants.get((getattr(attack, "start", None), getattr(attack, "clip", None)))
     if variant is None or not attack.random_start or attack.norm != "linf":
         raise ValueError(
             "the published weights of AAER are for FGSM variants 'rs' and 'n' in linf; for another attack give "

@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,10 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
-from kedge.attacks import PGD
-from kedge.attacks.ball import random_start
-from kedge.attacks.draws import Draws
-from kedge.attacks.losses import check_batch, check_labels, check_range, evaluated, image_gradient, judge
+from kedge.attacks import Attack, as_attack
+from kedge.attacks._losses import check_batch, check_labels, check_range, evaluated, image_gradient, judge
 from kedge.objectives.anchored import Anchored
 from kedge.objectives.basic import Objective, check_inner, num_outputs, unwrapped
 
@@ -75,12 +72,12 @@ class Attacking(Objective):
                 raise ValueError(f"{other} inside {name} would {what}; put it outside: {other}({name}(...))")
         if not (0 <= hold < 1 and 0 <= ramp <= 1 and hold + ramp <= 1):
             raise ValueError(f"hold and ramp are shares of training, together at most 1, got {hold} and {ramp}")
-        if isinstance(attack, PGD) and attack.targeted:
+        if as_attack(attack).targeted:
             raise ValueError(f"{name} has the true targets, which a targeted attack would make easier: leave it out")
-        if (hold or ramp) and not isinstance(attack, PGD):
+        if (hold or ramp) and not as_attack(attack).scales:
             raise ValueError(f"hold and ramp change the eps of a PGD or FGSM; {attack!r} is none")
         self.inner = check_inner(inner, self)
-        self.attack = attack.training() if isinstance(attack, PGD) else attack
+        self.attack = as_attack(attack).training()
         self.hold = hold
         self.ramp = ramp
         self.generator = generator
@@ -100,8 +97,7 @@ class Attacking(Objective):
     @property
     def attack_passes(self) -> float:
         """Forward and backward passes of the attack; 0 while epsilon is."""
-        steps: int = getattr(self.attack, "steps", 1)
-        return float(steps) if self.share > 0 else 0.0
+        return float(as_attack(self.attack).steps or 1) if self.share > 0 else 0.0
 
     @property
     def passes(self) -> float:
@@ -115,30 +111,23 @@ class Attacking(Objective):
             ValueError: on the first batch, for labels that the model has no output for, images outside [0, 1], or a
                 model without a gradient with respect to its images.
         """
-        attack = self.attack
-        if not isinstance(attack, PGD):
-            return attack(model, images, targets)
-        if not self._looked:
-            self._look(model, images, targets)
-            attack = replace(attack, check=True)
+        attack, first = as_attack(self.attack), not self._looked
+        if first and attack.loss is not None:
+            self._look(attack, attack.loss, model, images, targets)
         if self.share < 1:
-            share = self.share
-            attack = replace(attack, eps=share * attack.eps, step_size=share * attack.length if share else None)
-        made = attack(model, images, targets, generator=self.generator)
+            attack = attack.at(self.share * attack.eps)
+        adversarial = attack.in_training(model, images, targets, self.generator, check=first)
         self._looked = True
-        return made
+        return adversarial
 
-    def _look(self, model: nn.Module, images: Tensor, targets: Tensor) -> None:
+    def _look(self, attack: Attack, loss: str, model: nn.Module, images: Tensor, targets: Tensor) -> None:
         check_batch(images, targets)
         check_labels(model, targets)
         if len(images) == 0:
             return
         check_range(*torch.stack(torch.aminmax(images)).tolist())
-        start = images.detach()
-        if self.attack.random_start:
-            # Where the attack begins: at the image itself a divergence has no gradient. With draws of its own.
-            radius = self.attack.start * self.attack.eps
-            start = random_start(start, radius, self.attack.norm, Draws(len(images), 0))
+        # Where the attack begins: at the image itself a divergence has no gradient.
+        start = attack.start_of(images.detach())
         if isinstance(unwrapped(model), AnchoredModel):
             warnings.warn(
                 f"{type(self).__name__} has an anchored model before it without references of the step, so it attacks "
@@ -158,7 +147,7 @@ class Attacking(Objective):
             logits = model(leaf)
             if isinstance(logits, Tensor) and logits.ndim == 2:
                 check_labels(logits.shape[1], targets)
-            gradient = image_gradient(judge(logits, targets, self.attack.loss)[0], leaf)
+            gradient = image_gradient(judge(logits, targets, loss)[0], leaf)
         vanished = float((gradient.flatten(1).abs().amax(1) == 0).float().mean())
         if vanished > VANISHED:
             warnings.warn(
@@ -217,9 +206,10 @@ class TRADES(Attacking):
         super().__init__(inner, attack, hold, ramp, generator)
         if not (math.isfinite(beta) and beta >= 0):
             raise ValueError(f"beta must be a number, 0 or more, got {beta}")
-        if isinstance(attack, PGD) and not attack.random_start:
+        climbs = as_attack(attack).loss
+        if climbs is not None and not as_attack(attack).random_start:
             raise ValueError("TRADES needs random_start: at the image itself the divergence has no gradient")
-        if isinstance(attack, PGD) and attack.loss != "ce":
+        if climbs not in (None, "ce"):
             raise ValueError('TRADES climbs the divergence from the clean answer: loss="ce", not targeted')
         self.beta = beta
 

@@ -2,8 +2,18 @@
 
 from torch import Tensor
 
-from kedge.scores.base import Score
-from kedge.scores.outputs import Outputs
+from kedge.catalog import Info
+from kedge.scores._base import Score
+from kedge.scores._outputs import Outputs
+
+info = Info(
+    "Out of Distribution Detection via Neural Network Anchoring",
+    "Anirudh & Thiagarajan",
+    "ACML",
+    2022,
+    "https://arxiv.org/abs/2207.04125",
+    "paper",
+)
 
 # Right after conversion the references agree exactly.
 SMALLEST = 1e-6
@@ -21,6 +31,7 @@ class AMP(Score):
     """
 
     name = "amp"
+    place = 6
     title = "AMP"
     needs = ("uncertainty",)
 

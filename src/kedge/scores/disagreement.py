@@ -2,8 +2,18 @@
 
 from torch import Tensor
 
-from kedge.scores.base import Score
-from kedge.scores.outputs import Outputs
+from kedge.catalog import Info
+from kedge.scores._base import Score
+from kedge.scores._outputs import Outputs
+
+info = Info(
+    "Single Model Uncertainty Estimation via Stochastic Data Centering",
+    "Thiagarajan et al.",
+    "NeurIPS",
+    2022,
+    "https://arxiv.org/abs/2207.07235",
+    "paper",
+)
 
 
 class Disagreement(Score):
@@ -14,6 +24,7 @@ class Disagreement(Score):
     """
 
     name = "disagreement"
+    place = 5
     title = "disagreement"
     needs = ("uncertainty",)
 

@@ -2,8 +2,18 @@
 
 from torch import Tensor
 
-from kedge.scores.base import Score
-from kedge.scores.outputs import Outputs
+from kedge.catalog import Info
+from kedge.scores._base import Score
+from kedge.scores._outputs import Outputs
+
+info = Info(
+    "Energy-based Out-of-distribution Detection",
+    "Liu et al.",
+    "NeurIPS",
+    2020,
+    "https://arxiv.org/abs/2010.03759",
+    "code",
+)
 
 
 class Energy(Score):
@@ -14,6 +24,7 @@ class Energy(Score):
     """
 
     name = "energy"
+    place = 3
     title = "energy"
 
     def __init__(self, temperature: float = 1.0) -> None:

@@ -3,9 +3,19 @@
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from kedge.catalog import Info
 from kedge.confidence import log_odds
-from kedge.scores.base import Score
-from kedge.scores.outputs import Outputs
+from kedge.scores._base import Score
+from kedge.scores._outputs import Outputs
+
+info = Info(
+    "Entropy Maximization and Meta Classification for Out-of-Distribution Detection in Semantic Segmentation",
+    "Chan et al.",
+    "ICCV",
+    2021,
+    "https://arxiv.org/abs/2012.06575",
+    "code",
+)
 
 
 class Entropy(Score):
@@ -16,6 +26,7 @@ class Entropy(Score):
     """
 
     name = "entropy"
+    place = 4
     title = "negative entropy"
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -4,8 +4,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kedge.scores.base import Score
-from kedge.scores.outputs import Outputs
+from kedge.catalog import Info
+from kedge.scores._base import Score
+from kedge.scores._outputs import Outputs
+
+info = Info(
+    "Out-of-Distribution Detection with Deep Nearest Neighbors",
+    "Sun et al.",
+    "ICML",
+    2022,
+    "https://arxiv.org/abs/2204.06507",
+    "code",
+)
 
 # Similarities held at once: 64 MB in float32.
 AT_ONCE = 1 << 24
@@ -23,6 +33,7 @@ class KNN(Score):
     """
 
     name = "knn"
+    place = 8
     title = "nearest neighbours (KNN)"
     needs = ("features",)
     fits = True

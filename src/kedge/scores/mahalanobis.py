@@ -3,8 +3,18 @@
 import torch
 from torch import Tensor
 
-from kedge.scores.base import Score, precise
-from kedge.scores.outputs import Outputs
+from kedge.catalog import Info
+from kedge.scores._base import Score, precise
+from kedge.scores._outputs import Outputs
+
+info = Info(
+    "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
+    "Lee et al.",
+    "NeurIPS",
+    2018,
+    "https://arxiv.org/abs/1807.03888",
+    "code",
+)
 
 # Directions of less than this share of the largest variance are rounding.
 CUTOFF = 1e-10
@@ -27,6 +37,7 @@ class Mahalanobis(Score):
     """
 
     name = "mahalanobis"
+    place = 9
     title = "Mahalanobis distance"
     needs = ("features",)
     fits = True

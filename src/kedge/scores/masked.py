@@ -4,8 +4,18 @@ import math
 
 from torch import Tensor
 
-from kedge.scores.base import Score
-from kedge.scores.outputs import Outputs
+from kedge.catalog import Info
+from kedge.scores._base import Score
+from kedge.scores._outputs import Outputs
+
+info = Info(
+    "On the Use of Anchoring for Training Vision Models",
+    "Narayanaswamy et al.",
+    "NeurIPS",
+    2024,
+    "https://arxiv.org/abs/2406.00529",
+    "own",
+)
 
 
 class Masked(Score):
@@ -19,8 +29,10 @@ class Masked(Score):
     """
 
     name = "masked"
+    place = 7
     title = "masked-reference deviation"
     needs = ("masked",)
+    uniform_masking = True
 
     def score(self, outputs: Outputs) -> Tensor:
         """`[B]`, at most 0. Raises ValueError for outputs without masked logits."""

@@ -2,8 +2,18 @@
 
 from torch import Tensor
 
-from kedge.scores.base import Score
-from kedge.scores.outputs import Outputs
+from kedge.catalog import Info
+from kedge.scores._base import Score
+from kedge.scores._outputs import Outputs
+
+info = Info(
+    "Scaling Out-of-Distribution Detection for Real-World Settings",
+    "Hendrycks et al.",
+    "ICML",
+    2022,
+    "https://arxiv.org/abs/1911.11132",
+    "code",
+)
 
 
 class MaxLogit(Score):
@@ -13,6 +23,7 @@ class MaxLogit(Score):
     """
 
     name = "max_logit"
+    place = 2
     title = "largest logit"
 
     def score(self, outputs: Outputs) -> Tensor:

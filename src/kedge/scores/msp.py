@@ -2,9 +2,19 @@
 
 from torch import Tensor
 
+from kedge.catalog import Info
 from kedge.confidence import log_odds
-from kedge.scores.base import Score
-from kedge.scores.outputs import Outputs
+from kedge.scores._base import Score
+from kedge.scores._outputs import Outputs
+
+info = Info(
+    "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
+    "Hendrycks & Gimpel",
+    "ICLR",
+    2017,
+    "https://arxiv.org/abs/1610.02136",
+    "code",
+)
 
 
 class MSP(Score):
@@ -18,6 +28,7 @@ class MSP(Score):
     """
 
     name = "msp"
+    place = 1
     title = "confidence (MSP)"
 
     def score(self, outputs: Outputs) -> Tensor:

@@ -3,8 +3,18 @@
 import torch
 from torch import Tensor
 
-from kedge.scores.base import Score, precise
-from kedge.scores.outputs import Outputs
+from kedge.catalog import Info
+from kedge.scores._base import Score, precise
+from kedge.scores._outputs import Outputs
+
+info = Info(
+    "ViM: Out-of-Distribution with Virtual-Logit Matching",
+    "Wang et al.",
+    "CVPR",
+    2022,
+    "https://arxiv.org/abs/2203.10807",
+    "code",
+)
 
 
 class ViM(Score):
@@ -22,6 +32,7 @@ class ViM(Score):
     """
 
     name = "vim"
+    place = 10
     title = "virtual logit (ViM)"
     needs = ("features", "head")
     fits = True

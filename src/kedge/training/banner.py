@@ -106,8 +106,7 @@ def _attack(recipe: Recipe, objective: nn.Module) -> str:
     attack = ball(objective)
     if attack is None:
         return ""
-    name = "one step" if attack.steps == 1 else f"PGD of {attack.steps} steps"
     eps, before = in_norm(attack.eps, attack.norm), trained_eps(recipe)
     other = "" if before in (None, eps) else f"; what it starts from was trained at {before}"
     off = "" if recipe.val_pgd_steps else "; validation images are not attacked, so the last epoch is kept"
-    return f"trained on images under {name}, eps {eps}{other}{off}\n"
+    return f"trained on images under {attack.phrase}, eps {eps}{other}{off}\n"

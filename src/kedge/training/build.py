@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge import attacks, data, networks, objectives, optim
+from kedge import catalog, data, networks, objectives, optim
 from kedge.adaptation.heads import find_head
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.anchoring.base import published_normalisation
@@ -15,7 +15,7 @@ from kedge.data import ImageSet, derive_seed
 from kedge.epsilon import parse_epsilon
 from kedge.pretrained import load_weights
 from kedge.training.held_out import divide, record_of, unseen
-from kedge.training.recipe import Recipe, held_by, near
+from kedge.training.recipe import Recipe, held_by
 from kedge.training.takers import arguments_of, entries, objective_class, takers
 
 __all__ = [
@@ -151,18 +151,19 @@ def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
 
 
 def make_attack(objective: str, given: Any, eps: str | None = None) -> Any:
-    """The attack that an objective in a recipe names, `{PGD: {eps: 8/255, steps: 10}}`: a PGD or FGSM.
+    """The attack that an objective in a recipe names, `{PGD: {eps: 8/255, steps: 10}}`.
 
     `eps` stands in for the one written there.
     """
-    name, arguments = next(iter(given.items())) if isinstance(given, Mapping) and len(given) == 1 else (given, {})
-    known: dict[str, Any] = {"PGD": attacks.PGD, "FGSM": attacks.FGSM}
-    if not isinstance(name, str) or name not in known or not isinstance(arguments, Mapping | None):
+    try:
+        name, arguments = catalog.spelled("attacks", given)
+        catalog.resolve("attacks", name)
+    except ValueError as error:
         raise ValueError(
             f"the attack of {objective} is written {{PGD: {{eps: 8/255, steps: 10}}}} or {{FGSM: {{eps: 8/255}}}}, "
-            f"not {given!r}.{near(str(name), known)}"
-        )
-    values = _numbers({} if arguments is None else arguments, f"attack {name} of {objective}: ")
+            f"not {given!r}: {error}"
+        ) from error
+    values = _numbers(arguments, f"attack {name} of {objective}: ")
     if eps is not None:
         number = parse_epsilon(eps)
         if (written := values.get("eps")) and values.get("step_size") is not None:
@@ -171,10 +172,7 @@ def make_attack(objective: str, given: Any, eps: str | None = None) -> Any:
         values["eps"] = number
     if "eps" not in values:
         raise ValueError(f"attack {name} of {objective} needs eps, in pixel units, such as {{{name}: {{eps: 8/255}}}}")
-    try:
-        return known[name](**values)
-    except TypeError as error:
-        raise ValueError(f"attack {name} of {objective} cannot be made with {values}: {error}") from error
+    return catalog.build("attacks", {name: values})
 
 
 def _numbers(arguments: Mapping[str, Any], source: str) -> dict[str, Any]:

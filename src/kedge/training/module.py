@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.anchoring.base import independent
-from kedge.attacks import PGD
+from kedge.attacks import Attack
 from kedge.checks import check_target_values
 from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
 from kedge.data.augment import CROP
@@ -316,17 +316,17 @@ def attacks(objective: nn.Module) -> list[Any]:
     return [each.attack for each in objective.modules() if attacks_images(type(each))]
 
 
-def ball(objective: nn.Module) -> PGD | None:
-    """The attack inside an objective that says its eps and norm; None if there is none."""
-    return next((attack for attack in attacks(objective) if isinstance(attack, PGD)), None)
+def ball(objective: nn.Module) -> Attack | None:
+    """The attack inside an objective that has a form for validation images; None if there is none."""
+    return next((attack for attack in attacks(objective) if hasattr(attack, "validation")), None)
 
 
-def validation_attack(recipe: Recipe, objective: nn.Module) -> PGD | None:
+def validation_attack(recipe: Recipe, objective: nn.Module) -> Any:
     """PGD on validation images in the ball that the objective trains on; None if it does not attack."""
     inside = ball(objective)
     if recipe.val_pgd_steps == 0 or inside is None:
         return None
-    return PGD(inside.eps, recipe.val_pgd_steps, norm=inside.norm, early_stop=True, seed=recipe.seed)
+    return inside.validation(recipe.val_pgd_steps, recipe.seed)
 
 
 def attacked_places(recipe: Recipe, count: int) -> Tensor:

@@ -1,5 +1,5 @@
 """Common corruptions, written on batches and on the batch's device: the nineteen of Hendrycks & Dietterich (2019), and
-the ten of C-bar (Mintun, Kirillov & Xie 2021; see `kedge.data.corruptions.cbar`).
+the ten of C-bar (Mintun, Kirillov & Xie 2021; a group of its own, `cbar`).
 
 Each corruption has five severities with the published parameters of two variants: ImageNet-C (224 px) and CIFAR-10-C
 (32 px). The shorter side of the images decides: above 64 px the ImageNet parameters hold, from 16 to 64 px those of
@@ -10,33 +10,40 @@ ones hardly change the few large features of such an image, and lengths as for C
 The images made here are close to the published files but not the same, and are to be labelled as regenerated: the noise
 is drawn anew, values are not rounded to 256 levels (JPEG apart) nor, as in ImageNet-C, stored as JPEG, and frost has
 textures of our own unless a folder with the published ones is given.
+
+A corruption is a file here, named like its function `(images float32 [B, C, H, W], level, keys long [B]) -> images`,
+with its five levels for each size (`imagenet`, `cifar`, `tiny`), the words that it answers to with others (`groups`)
+and where it stands among them (`place`). `NAMES` are the nineteen, `CBAR` the ten, `GROUPS` the words with what they
+stand for, `CORRUPTIONS` the nineteen with their functions and levels; all are read from the files.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from kedge.data.corruptions.cbar import CBAR, CBAR_CORRUPTIONS
-from kedge.data.corruptions.frost import frost, read_textures
-from kedge.data.corruptions.table import CORRUPTIONS, NAMES, Corruption, Levels
+from kedge.data.corruptions._base import Corruption as Corruption
+from kedge.data.corruptions._base import Levels, corruption, groups, known
 from kedge.data.seeds import derive_keys
 
-HENDRYCKS = NAMES
 SEVERITIES = (1, 2, 3, 4, 5)
-GROUPS: dict[str, tuple[str, ...]] = {
-    "corruptions": NAMES,
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-    "extra": ("speckle_noise", "gaussian_blur", "spatter", "saturate"),
-    "cbar": CBAR,
-}
-_ALL: dict[str, Corruption] = CORRUPTIONS | CBAR_CORRUPTIONS
 _CHUNK = 1 << 19  # values worked on at once on a CPU: what its cache holds is several times faster
+
+
+def __getattr__(name: str) -> Any:
+    derived: dict[str, Callable[[], Any]] = {
+        "CBAR": lambda: groups()["cbar"],
+        "CORRUPTIONS": lambda: {each: corruption(each) for each in groups()["corruptions"]},
+        "GROUPS": groups,
+        "HENDRYCKS": lambda: groups()["corruptions"],
+        "NAMES": lambda: groups()["corruptions"],
+    }
+    if name not in derived:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return derived[name]()
 
 
 def variant(height: int, width: int) -> str:
@@ -89,11 +96,13 @@ def corrupt(
         indices = torch.arange(len(images))
     if indices.shape != (len(images),):
         raise ValueError(f"{len(images)} images need {len(images)} indices, got {list(indices.shape)}")
-    corruption = _ALL[name]
-    function = corruption.function
-    if name == "frost" and frost_textures is not None:
-        function = partial(frost, textures=read_textures(frost_textures))
-    levels: Levels = getattr(corruption, variant(*images.shape[2:]))
+    chosen = corruption(name)
+    function = chosen.function
+    if chosen.textured and frost_textures is not None:
+        from kedge.data.corruptions.frost import read_textures
+
+        function = partial(function, textures=read_textures(frost_textures))
+    levels: Levels = getattr(chosen, variant(*images.shape[2:]))
     keys = derive_keys(indices.to(images.device), seed, name, severity)
     at_once = max(1, _CHUNK // images[0].numel()) if images.device.type == "cpu" else len(images)
     corrupted = torch.empty_like(images)
@@ -111,8 +120,8 @@ def corrupt(
 
 def check(name: str, severity: int = 1) -> None:
     """Raise ValueError unless there is a corruption of this name and severity."""
-    if name not in _ALL:
-        raise ValueError(_unknown(name, list(_ALL)))
+    if name not in known():
+        raise ValueError(_unknown(name, list(known())))
     if severity not in SEVERITIES:
         raise ValueError(f"severity must be 1, 2, 3, 4 or 5, got {severity}")
 
@@ -127,12 +136,13 @@ def expand(names: str | Iterable[str]) -> list[str]:
     Raises:
         ValueError: neither a corruption nor a group.
     """
-    found: list[str] = []
-    for name in [names] if isinstance(names, str) else names:
-        if name not in GROUPS and name not in _ALL:
-            raise ValueError(_unknown(name, [*_ALL, *GROUPS]))
-        found += GROUPS.get(name, (name,))
-    return list(dict.fromkeys(found))
+    single, several = known(), groups()
+    expanded: list[str] = []
+    for word in [names] if isinstance(names, str) else names:
+        if word not in several and word not in single:
+            raise ValueError(_unknown(word, [*single, *several]))
+        expanded += several.get(word, (word,))
+    return list(dict.fromkeys(expanded))
 
 
 def _unknown(name: str, known: list[str]) -> str:

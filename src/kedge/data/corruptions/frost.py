@@ -1,7 +1,7 @@
-"""Frost: a random piece of an icy texture over the image. Files of textures can be given; see `kedge.data.corruptions`.
+"""A random piece of an icy texture over the image.
 
-The published textures are photographs that are not ours to ship, so that the textures used by default are made by
-`ice`.
+Files of textures can be given; see `kedge.data.corruptions`. The published ones are photographs that are not ours to
+ship, so that the textures used by default are made by `ice`.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kedge.data.corruptions import pixels
-from kedge.data.corruptions.draws import integers, stream, uniform
-from kedge.data.corruptions.ice import COUNT, ice
+from kedge.data.corruptions import _pixels as pixels
+from kedge.data.corruptions._base import IMAGENET_C
+from kedge.data.corruptions._draws import integers, stream, uniform
+from kedge.data.corruptions._ice import COUNT, ice
+from kedge.data.corruptions._ice import VERSION as VERSION
 from kedge.data.formats import opened
+
+info = IMAGENET_C
+groups = ("corruptions", "weather")
+place = 9
+# Share of the image, share of the texture, step between the texture's pixels.
+imagenet = ((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1))
+cifar = ((1, 0.2, 5), (1, 0.3, 5), (0.9, 0.4, 5), (0.85, 0.4, 5), (0.75, 0.45, 5))
+tiny = ((1, 0.2, 10), (1, 0.3, 10), (0.9, 0.4, 10), (0.85, 0.45, 10), (0.75, 0.5, 10))
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 DRAWN = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")  # of the published folder

@@ -1,11 +1,38 @@
-"""Spatter: drops of water or mud on the lens."""
+"""Drops of water or mud on the lens."""
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from kedge.data.corruptions import pixels
-from kedge.data.corruptions.draws import normal
+from kedge.data.corruptions import _pixels as pixels
+from kedge.data.corruptions._base import IMAGENET_C
+from kedge.data.corruptions._draws import normal
+
+info = IMAGENET_C
+groups = ("corruptions", "extra")
+place = 18
+# Mean, deviation, sigma, threshold, strength or sigma of the rim, 0 water or 1 mud.
+imagenet = (
+    (0.65, 0.3, 4, 0.69, 0.6, 0),
+    (0.65, 0.3, 3, 0.68, 0.6, 0),
+    (0.65, 0.3, 2, 0.68, 0.5, 0),
+    (0.65, 0.3, 1, 0.65, 1.5, 1),
+    (0.67, 0.4, 1, 0.65, 1.5, 1),
+)
+cifar = (
+    (0.62, 0.1, 0.7, 0.7, 0.5, 0),
+    (0.65, 0.1, 0.8, 0.7, 0.5, 0),
+    (0.65, 0.3, 1, 0.69, 0.5, 0),
+    (0.65, 0.1, 0.7, 0.69, 0.6, 1),
+    (0.65, 0.1, 0.5, 0.68, 0.6, 1),
+)
+tiny = (
+    (0.62, 0.1, 0.7, 0.7, 0.5, 0),
+    (0.65, 0.1, 0.7, 0.7, 0.5, 0),
+    (0.65, 0.2, 0.7, 0.69, 0.6, 0),
+    (0.65, 0.1, 0.5, 0.66, 0.6, 1),
+    (0.65, 0.1, 0.5, 0.63, 0.6, 1),
+)
 
 WATER = (175 / 255, 238 / 255, 238 / 255)  # pale turquoise
 MUD = (63 / 255, 42 / 255, 20 / 255)

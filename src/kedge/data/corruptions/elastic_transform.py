@@ -1,9 +1,30 @@
-"""The elastic transform: an affine change of the whole image, then a random displacement of every pixel."""
+"""An affine change of the whole image, then a random displacement of every pixel."""
 
 import torch
 
-from kedge.data.corruptions import pixels
-from kedge.data.corruptions.draws import stream, uniform
+from kedge.data.corruptions import _pixels as pixels
+from kedge.data.corruptions._base import IMAGENET_C
+from kedge.data.corruptions._draws import stream, uniform
+
+info = IMAGENET_C
+groups = ("corruptions", "digital")
+place = 13
+# Strength, sigma, shift: parts of 244 px (as published, not 224) and of 32 px.
+imagenet = (
+    (244 * 2, 244 * 0.7, 244 * 0.1),
+    (244 * 2, 244 * 0.08, 244 * 0.2),
+    (244 * 0.05, 244 * 0.01, 244 * 0.02),
+    (244 * 0.07, 244 * 0.01, 244 * 0.02),
+    (244 * 0.12, 244 * 0.01, 244 * 0.02),
+)
+cifar = (
+    (0, 0, 32 * 0.08),
+    (32 * 0.05, 32 * 0.2, 32 * 0.07),
+    (32 * 0.08, 32 * 0.06, 32 * 0.06),
+    (32 * 0.1, 32 * 0.04, 32 * 0.05),
+    (32 * 0.1, 32 * 0.03, 32 * 0.03),
+)
+tiny = ((0, 0, 0.3), (0, 0, 0.45), (0.8, 1, 0.45), (1.6, 1, 0.45), (2.4, 1, 0.45))
 
 
 def elastic_transform(images: torch.Tensor, level: tuple[float, float, float], keys: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.anchoring.twin import evaluating
-from kedge.attacks.ball import NORMS
+from kedge.attacks._ball import NORMS
 from kedge.checks import check_target_values, check_tensor
 from kedge.epsilon import check_epsilon, levels_meant
 

@@ -10,12 +10,22 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.anchoring.base import independent
+from kedge.anchoring.last_layer import last_layer
+from kedge.catalog import Info
 from kedge.checks import check_images
-from kedge.scores.base import Score
-from kedge.scores.last_layer import last_layer
-from kedge.scores.outputs import Outputs, outputs_of
-from kedge.scores.splitting import Chain, Cut, Features, named_layers, stages
+from kedge.scores._base import Score
+from kedge.scores._outputs import Outputs, outputs_of
+from kedge.scores._splitting import Chain, Cut, Features, named_layers, stages
 from kedge.scores.vim import principal_dimension
+
+info = Info(
+    "PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch",
+    "Kirchheim, Filax & Ortmeier",
+    "CVPR Workshops",
+    2022,
+    "https://pytorch-ood.readthedocs.io",
+    "code",
+)
 
 # What no classifier can give; a detector runs with it as a setting.
 EXTRA = {

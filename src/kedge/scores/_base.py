@@ -1,11 +1,12 @@
 """What every score has."""
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from torch import Tensor
 
-from kedge.scores.outputs import Outputs, outputs_of
+from kedge.scores._outputs import Outputs, outputs_of
 
 WHERE_FROM = {
     "uncertainty": "an anchored model and two or more references: a plain model, or references=1, has no uncertainty",
@@ -19,16 +20,22 @@ class Score:
     """Base of the scores: higher = more in-distribution.
 
     Attributes:
-        name: short name, as in tables.
+        room: so that recipes can name a score as an argument.
+        name: short name, as in tables: that of its file.
         title: the name for people.
+        place: where it stands in tables, from the top; of equals by name.
         needs: fields of `Outputs` that must not be None, besides `logits`.
         fits: whether `fit` must see outputs on training images before `score`.
+        uniform_masking: whether its sign rests on masked images having been trained to be uniform.
     """
 
+    room: ClassVar[str] = "scores"
+    place: ClassVar[float] = math.inf
     name: ClassVar[str]
     title: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     fits: ClassVar[bool] = False
+    uniform_masking: ClassVar[bool] = False
 
     def fit(self, outputs: Outputs, labels: Tensor) -> "Score":
         """Learn from in-distribution training data, where the score does; here there is nothing to learn."""

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 LUMA = (0.299, 0.587, 0.114)  # of red, green and blue, ITU-R BT.601
+GREY = 128 / 255
 
 
 def folded(index: torch.Tensor, length: int, border: str) -> torch.Tensor:
@@ -157,6 +158,13 @@ def colour(rgb: Sequence[float], images: torch.Tensor) -> torch.Tensor:
         return torch.tensor(rgb, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
     grey = sum(v * w for v, w in zip(rgb, LUMA, strict=True))
     return torch.full((1, 1, 1, 1), grey, dtype=images.dtype, device=images.device)
+
+
+def places(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the row [1, H, 1] and the column [1, 1, W] of every pixel, float32."""
+    rows = torch.arange(images.shape[2], device=images.device, dtype=torch.float32)
+    columns = torch.arange(images.shape[3], device=images.device, dtype=torch.float32)
+    return rows.view(1, -1, 1), columns.view(1, 1, -1)
 
 
 def _mixed(images: torch.Tensor, weights: Sequence[float], dim: int, border: str) -> torch.Tensor:

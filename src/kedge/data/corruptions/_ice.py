@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 
-from kedge.data.corruptions.draws import normal, uniform
-from kedge.data.corruptions.weather import plasma
+from kedge.data.corruptions._draws import normal, uniform
+from kedge.data.corruptions.fog import plasma
 from kedge.data.seeds import derive_keys
 
 COUNT = 5

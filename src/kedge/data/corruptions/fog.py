@@ -1,18 +1,17 @@
-"""Weather. Every function here: (images float32 [B, C, H, W] in [0, 1], level, keys long [B]) -> the same shape."""
+"""Clouds, scaled back to the image's highest value."""
 
 import torch
 
-from kedge.data.corruptions import pixels
-from kedge.data.corruptions.blur import smeared
-from kedge.data.corruptions.draws import normal, stream, uniform
+from kedge.data.corruptions._base import IMAGENET_C
+from kedge.data.corruptions._draws import uniform
 
-
-def brightness(images: torch.Tensor, level: float, keys: torch.Tensor) -> torch.Tensor:
-    """Add `level` to the value of the HSV colour, hue and saturation kept; a grey image gets brighter by `level`."""
-    value = images.amax(dim=1, keepdim=True)
-    raised = (value + level).clamp(0, 1)
-    # scaling a colour keeps its hue and saturation; black has none, and becomes grey
-    return torch.where(value > 0, images * (raised / value.clamp(min=1e-12)), raised)
+info = IMAGENET_C
+groups = ("corruptions", "weather")
+place = 10
+# Thickness, decay.
+imagenet = ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4))
+cifar = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))
+tiny = cifar
 
 
 def fog(images: torch.Tensor, level: tuple[float, float], keys: torch.Tensor) -> torch.Tensor:
@@ -48,21 +47,3 @@ def plasma(keys: torch.Tensor, size: int, decay: float) -> torch.Tensor:
         step, wobble = half, wobble / decay**2
     low, high = clouds.amin((1, 2), keepdim=True), clouds.amax((1, 2), keepdim=True)
     return (clouds - low) / (high - low)
-
-
-def snow(images: torch.Tensor, level: tuple[float, ...], keys: torch.Tensor) -> torch.Tensor:
-    """Whiten the image and add smeared flakes, once as drawn and once turned by 180 degrees.
-
-    Args:
-        level: mean and standard deviation of the draws, their enlargement, the threshold below which there is no
-            flake, radius and sigma of the smear (see `smeared`), the share of the image that is not whitened.
-    """
-    mean, deviation, factor, threshold, radius, sigma, kept = level
-    height, width = images.shape[2:]
-    flakes = normal(stream(keys, 0), (1, height, width)) * deviation + mean
-    if factor > 1:
-        flakes = pixels.zoomed(flakes, factor)
-    flakes = torch.where(flakes < threshold, torch.zeros_like(flakes), flakes).clamp_(0, 1)
-    flakes = smeared(flakes, int(radius), sigma, uniform(stream(keys, 1), (), -135, -45))
-    whiter = torch.maximum(images, pixels.luma(images) * 1.5 + 0.5)
-    return images * kept + whiter * (1 - kept) + flakes + flakes.flip((2, 3))

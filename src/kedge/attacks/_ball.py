@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kedge.attacks.draws import Draws
+from kedge.attacks._draws import Draws
 
 NORMS = ("linf", "l2")
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kedge.anchoring.last_layer import inputs_of, last_layer
 from kedge.anchoring.twin import evaluating
-from kedge.scores.last_layer import inputs_of, last_layer
 
 
 @torch.no_grad()

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.anchoring.inference import budget_of, references_at_a_time
+from kedge.anchoring.last_layer import affine, inputs_of, last_layer
 from kedge.anchoring.twin import in_eval
 from kedge.checks import check_images
-from kedge.scores.last_layer import affine, inputs_of, last_layer
 
 
 @dataclass(frozen=True)
