@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import kedge
-from kedge.adaptation.features import features
-from kedge.adaptation.heads import find_head
+from kedge.probing.features import features
+from kedge.probing.heads import find_head
 from kedge.training import Recipe, fit, floor
 from kedge.training.build import load_sets
 from kedge.training.folder import RunFolder

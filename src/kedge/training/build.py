@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from kedge import attacks, data, networks, objectives, optim
-from kedge.adaptation.heads import find_head
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.anchoring.base import published_normalisation
 from kedge.data import ImageSet, derive_seed
 from kedge.epsilon import parse_epsilon
 from kedge.pretrained import load_weights
+from kedge.probing.heads import find_head
 from kedge.training.held_out import divide, record_of, unseen
 from kedge.training.recipe import Recipe, held_by, near
 from kedge.training.takers import arguments_of, entries, objective_class, takers

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from kedge import metrics
-from kedge.adaptation.features import features
-from kedge.adaptation.heads import find_head
-from kedge.adaptation.probe import ProbeData, fit_probe, fold_accuracy
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, generator
+from kedge.probing.features import features
+from kedge.probing.heads import find_head
+from kedge.probing.probe import ProbeData, fit_probe, fold_accuracy
 from kedge.training.recipe import Recipe
 
 __all__ = ["from_probe", "set_probe"]
