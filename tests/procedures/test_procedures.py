@@ -1,6 +1,7 @@
 """The room of procedures: a file dropped into it is a way to adapt; two phases against scikit-learn's balanced head."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,37 +18,18 @@ from kedge.procedures._base import procedure, ways
 from kedge.training import fitting
 
 QUICK = {"epochs": 2, "device": "cpu", "batch_size": 16}
-LAST_CLASS = '''"""The body as it is, and a head that always answers the last class."""
-
-import torch
-
-from kedge.catalog import Info
-from kedge.probing.heads import find_head, with_head
-from kedge.procedures._base import Context, Procedure
-
-info = Info("On constants", checked="own")
-
-
-class LastClass(Procedure):
-    rests_on = ("linear_probe",)
-
-    def run(self, context: Context):
-        probe = context.stage("linear-probe")
-        head, names = find_head(probe), context.train.class_names
-        weight = torch.zeros_like(probe.network.get_submodule(head).weight)
-        context.record["answer"] = names[-1]
-        return with_head(probe, head, names, weight, torch.eye(len(names))[-1])
-'''
+GUIDE = (Path(__file__).parents[2] / "docs" / "adapt.md").read_text()
+(HALF_AS_SURE,) = (block for block in re.findall("```python\n(.*?)```", GUIDE, re.DOTALL) if "HalfAsSure" in block)
 
 
 @pytest.fixture
 def dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The room with one more file."""
+    """The room with one more file: that of the guide."""
     folder = tmp_path / "house" / "procedures"
     folder.mkdir(parents=True)
     for file in Path(procedures.__file__).parent.glob("*.py"):
         (folder / file.name).symlink_to(file)
-    (folder / "last_class.py").write_text(LAST_CLASS)
+    (folder / "half_as_sure.py").write_text(HALF_AS_SURE)
     monkeypatch.setattr(catalog, "HOME", tmp_path / "house")
     monkeypatch.setattr(procedures, "__path__", [*procedures.__path__, str(folder)])
     catalog.names.cache_clear()
@@ -66,16 +48,18 @@ def test_a_file_in_the_room_is_a_way_of_the_command(dropped, body, tmp_path, mon
     kedge.save(body, tmp_path / "old")
     with pytest.raises(SystemExit, match="0"):
         main(["adapt", "--help"])
-    assert "last-class      The body as it is" in capsys.readouterr().out
-    command = ["adapt", "old", "--data", "digits", "--how", "last_class", "--device", "cpu", "--strength", "1"]
+    assert "half-as-sure    The linear probe, its answers half as sure." in capsys.readouterr().out
+    command = ["adapt", "old", "--data", "digits", "--how", "half_as_sure", "--device", "cpu", "--strength", "1"]
     assert main(command) == 0
     folder = tmp_path / "runs" / "old-on-digits" / "all-0"
-    assert "| last-class | all | 1 |" in capsys.readouterr().out
-    assert bool((kedge.load(folder / "last-class").predict(torch.rand(5, 1, 8, 8)).label == 9).all())
-    assert json.loads((folder / "last-class" / "run.json").read_text())["adaptation"]["answer"] == "9"
+    assert "| half-as-sure | all | 1 |" in capsys.readouterr().out
+    images = torch.rand(5, 1, 8, 8)
+    whole, half = (kedge.load(folder / name).predict(images).logits for name in ("linear-probe", "half-as-sure"))
+    torch.testing.assert_close(half, whole / 2)
+    assert json.loads((folder / "half-as-sure" / "run.json").read_text())["adaptation"]["factor"] == 0.5
     # Its stage is a run folder of its own, and neither is made again.
     stamps = {path: path.stat().st_mtime_ns for path in folder.glob("*/run.json")}
-    assert {path.parent.name for path in stamps} == {"linear-probe", "last-class"}
+    assert {path.parent.name for path in stamps} == {"linear-probe", "half-as-sure"}
     assert main(command) == 0
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in stamps.items())
     assert main([*command[:-1], "2"]) == 1

@@ -28,9 +28,7 @@ def published(tmp_path_factory):
     recipe = {"data": "digits", "classes": ["0", "1", "2", "3"], "arguments": {"width": 8}, "epochs": 6, "name": "base"}
     recipe |= {"anchored": False, "batch_size": 64, "references": 3, "device": "cpu", "runs": str(folder)}
     with pytest.MonkeyPatch.context() as patch:
-        from kedge.training import fitting
-
-        patch.setattr(fitting, "write_run_report", lambda *arguments: None)
+        patch.setattr("kedge.run_page.write_run_report", lambda *arguments: None)
         network = fit(recipe, progress=False).model.network
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, folder / "weights.pth")
     return folder / "weights.pth"

@@ -65,7 +65,7 @@ def whole(place, tmp_path_factory):
         page.update(folder=folder, images=images, path=path, about=about)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        patch.setattr(fitting, "write_run_report", asked)
+        patch.setattr("kedge.run_page.write_run_report", asked)
         result = fit(of(place, tmp_path_factory.mktemp("whole")))
     return SimpleNamespace(result=result, said=said.getvalue(), page=page)
 

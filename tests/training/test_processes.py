@@ -15,10 +15,11 @@ pytestmark = pytest.mark.slow
 
 FIT = """
     import json, os, signal, sys
-    from kedge.training import fit, fitting
+    from kedge import run_page
+    from kedge.training import fit
     from kedge.training.module import Run
 
-    fitting.write_run_report = lambda *arguments: None
+    run_page.write_run_report = lambda *arguments: None
 
     def train(name, kill_at, resume, devices):
         original = Run.training_step

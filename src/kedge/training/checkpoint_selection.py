@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-import kedge
+from kedge import checkpoint
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.checks import answers_right
 from kedge.data import ImageSet
@@ -70,7 +70,7 @@ def _weights(folder: RunFolder, epoch: int) -> dict[str, torch.Tensor]:
 def _average(run: Run, trained: PixelModel, folder: RunFolder) -> PixelModel:
     recipe = run.recipe
     assert recipe.average is not None
-    start = kedge.load(folder.start).to(trained.mean.device)
+    start = checkpoint.load(folder.start).to(trained.mean.device)
     attack = next(iter(attacks(run.objective)), None)  # what the trained end's own statistics are of
     made: PixelModel = between(start, trained, recipe.average, norm_batches(recipe, run.train_set), recipe.seed, attack)
     return made

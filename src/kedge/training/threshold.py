@@ -1,8 +1,6 @@
-"""After the last epoch: the reject threshold, the saved model, the report."""
+"""After the last epoch: what the model answers on validation images, the reject threshold, images left out."""
 
-import shlex
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,14 +11,11 @@ from kedge.confidence import log_odds
 from kedge.data import ImageSet
 from kedge.data.report import listed
 from kedge.rejection import rule_from
-from kedge.training.record import ImageRecord
 
 if TYPE_CHECKING:
     from kedge.training.module import Run
 
-__all__ = ["about_left_out", "left_out", "predict_logits", "predict_set", "reject_rule", "write_run_report"]
-
-REPORT_IMAGES = 1000  # the report of a run is a first look; `kedge evaluate` takes the whole set
+__all__ = ["about_left_out", "left_out", "predict_logits", "predict_set", "reject_rule"]
 
 
 @torch.no_grad()
@@ -98,33 +93,3 @@ def about_left_out(record: dict[str, Any]) -> str:
     words = {"skipped": "left out", "replaced": "replaced by another of their class in training"}
     counts = ", ".join(f"{len(record[key])} {what}" for key, what in words.items() if record[key])
     return f"unreadable images: {counts}\n{listed([*record['skipped'], *record['replaced']])}"
-
-
-def write_run_report(
-    model: PixelModel,
-    folder: Path,
-    images: ImageSet,
-    path: Path,
-    seed: int,
-    record: ImageRecord | None = None,
-    about: tuple[str, str] | None = None,
-) -> None:
-    """Evaluate the model of the run in `folder` on (at most a thousand of) its validation images and write the page.
-
-    `about`: what the model is called there, if not as the folder, and a paragraph that the page begins with.
-    """
-    from kedge import evaluation, reporting
-
-    again = ["--split", "val", "--shift", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
-    command = shlex.join(["kedge", "evaluate", str(folder), *again])
-    name, words = about or (folder.name, None)
-    results = evaluation.evaluate(
-        {name: model},
-        images,
-        shift=(),
-        seed=seed,
-        limit=REPORT_IMAGES,
-        trained_on={} if record is None else {name: record.count},
-        command=command,
-    )
-    reporting.write_report(results if words is None else {**results, "about": words}, path)
