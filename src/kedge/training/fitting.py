@@ -74,7 +74,7 @@ def fit(
             `recipe.init_from` says is then only where it came from. The run keeps it in its folder start and can be
             resumed; with a network that has no name in timm or torchvision only if it is handed over again.
         progress: print a line per epoch, and show a bar on a terminal.
-        report: write report.html in the end, which takes some seconds; or what does, as kedge.run_page.write_run_report.
+        report: write report.html in the end, which takes some seconds; or what does so, as kedge.run_page does.
         allow_code: whether classes that the recipe names as module:Class may be imported, and so run. None: those of a
             Recipe or a mapping, which the calling program made; not those of a file or of a run that goes on, unless
             `kedge.own_code.allow_code()` is around the call.
