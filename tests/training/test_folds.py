@@ -16,6 +16,7 @@ from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
 import kedge
+from kedge import run_page
 from kedge import data
 from kedge.data.sets import TensorSet
 from kedge.metrics import accuracy_interval
@@ -352,7 +353,7 @@ def test_the_page_begins_with_what_it_is_of(whole):
     first = whole.result.folder / "folds" / "1"
     path = whole.result.folder / "page.html"
     model, page = kedge.load(first / "model"), whole.page
-    threshold.write_run_report(model, first, page["images"], path, 0, ImageRecord.read(first), page["about"])
+    run_page.write_run_report(model, first, page["images"], path, 0, ImageRecord.read(first), page["about"])
     text = path.read_text(encoding="utf-8")
     assert "How far to trust run, fold 1 of 3" in text
     assert text.index("This page is of the model of the first of 3 folds") < text.index("Summary")
