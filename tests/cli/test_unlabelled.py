@@ -92,7 +92,7 @@ def test_each_run_rests_on_the_images_that_it_held_out(command, digit_model, new
     from kedge.cli.resolve_model import find_groups
     from kedge.cli.unlabelled import as_test_images, load_validation
     from kedge.training import Recipe
-    from kedge.training.build import load_sets
+    from kedge.training.images import load_sets
     from kedge.training.record import ImageRecord
 
     train = kedge.data.load("digits", "train")

@@ -13,8 +13,8 @@ import kedge
 from kedge.probing.features import features
 from kedge.probing.heads import find_head
 from kedge.training import Recipe, fit, floor
-from kedge.training.build import load_sets
 from kedge.training.folder import RunFolder
+from kedge.training.images import load_sets
 from kedge.training.module import Run
 
 pytestmark = pytest.mark.usefixtures("no_report")

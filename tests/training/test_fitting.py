@@ -14,7 +14,7 @@ from torch import nn
 import kedge
 from kedge import data
 from kedge.training import Recipe, TrainingStopped, callbacks, fit, load_recipe
-from kedge.training.build import load_sets
+from kedge.training.images import load_sets
 from kedge.training.module import Run
 from kedge.training.threshold import reject_rule
 

@@ -16,11 +16,11 @@ from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
 import kedge
-from kedge import run_page
-from kedge import data
+from kedge import data, run_page
 from kedge.data.sets import TensorSet
 from kedge.metrics import accuracy_interval
-from kedge.training import Recipe, fit, fitting, floor, folds, probe, threshold
+from kedge.probing import set_probe
+from kedge.training import Recipe, fit, fitting, floor, folds
 from kedge.training.folds import fold_places
 from kedge.training.held_out import RunImages
 from kedge.training.module import Run
@@ -390,14 +390,14 @@ def test_the_file_of_such_a_run_is_checked_on_its_training_images_and_not_called
 
 
 def test_the_probe_of_a_fold_is_not_chosen_by_the_images_that_it_judges(recipe, no_report, monkeypatch):
-    asked, fit_probe = [], probe.fit_probe
+    asked, fit_probe = [], set_probe.fit_probe
 
     def spy(fitted, judged, **settings):
         asked.append(judged)
         return fit_probe(fitted, judged, **settings)
 
-    monkeypatch.setattr(probe, "FEW", 5)  # as if the nine of a fold were many
-    monkeypatch.setattr(probe, "fit_probe", spy)
+    monkeypatch.setattr(set_probe, "FEW", 5)  # as if the nine of a fold were many
+    monkeypatch.setattr(set_probe, "fit_probe", spy)
     fit(recipe(epochs=1), progress=False)
     assert asked == [None] * 4
 

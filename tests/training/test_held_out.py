@@ -11,8 +11,8 @@ from tests.photo_folder import CHANGES, class_renamed, contents, write_photo, wr
 
 from kedge import data
 from kedge.training import Recipe, fit
-from kedge.training.build import load_sets
 from kedge.training.held_out import RunImages
+from kedge.training.images import load_sets
 from kedge.training.record import FILE, ImageRecord
 
 pytestmark = pytest.mark.usefixtures("no_report")

@@ -21,8 +21,9 @@ from kedge.cli import resolve_model
 from kedge.data import generator
 from kedge.objectives import Adversarial, Anchored
 from kedge.training import Recipe, TrainingStopped, callbacks, fit
-from kedge.training.build import load_sets, make_objective
+from kedge.training.build import make_objective
 from kedge.training.cost import Cost
+from kedge.training.images import load_sets
 from kedge.training.module import Run
 
 pytestmark = pytest.mark.usefixtures("no_report")

@@ -13,8 +13,8 @@ from torch import nn
 import kedge
 from kedge import data, networks
 from kedge.training import Recipe, fit
-from kedge.training.build import load_sets
-from kedge.training.init_model import load_start
+from kedge.training.images import load_sets
+from kedge.training.prepare import load_start
 from kedge.training.start_from import earlier_passes, going_on, inherit, trained_eps
 
 pytestmark = pytest.mark.usefixtures("no_report")

@@ -12,8 +12,8 @@ from kedge.data import ImageSet
 from kedge.files import folder_in_place_of, write_text
 from kedge.procedures._settings import Settings
 from kedge.training.folder import RunFolder, surroundings
-from kedge.training.held_out import record_of
-from kedge.training.init_model import started
+from kedge.training.images import record_of
+from kedge.training.prepare import started
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 from kedge.training.recorded import recorded_facts

@@ -26,22 +26,18 @@ from kedge.training.facts import costs, first_facts
 from kedge.training.floor import not_below_start, on_the_way, start_of
 from kedge.training.folder import RunFolder
 from kedge.training.folds import Pooled, about_first, cross_validate, fold_folder, fold_places, sweep_folds
-from kedge.training.held_out import record_of, resumed
-from kedge.training.init_model import images_and_model, started
+from kedge.training.images import record_of, resumed
 from kedge.training.judging import judge
 from kedge.training.module import Run, ball
-from kedge.training.probe import from_probe
+from kedge.training.prepare import prepare
 from kedge.training.quiet import quiet
 from kedge.training.recipe import Recipe, held_by, load_recipe
 from kedge.training.record import ImageRecord
 from kedge.training.remarks import remarks
-from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.result import RunResult
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
 from kedge.training.sharding import check_shardable
 from kedge.training.space import check_room
-from kedge.training.start_from import inherit
-from kedge.training.takers import takers
 from kedge.training.threshold import about_left_out, left_out, predict_logits
 
 __all__ = ["RunResult", "fit"]
@@ -107,63 +103,48 @@ def _fit(
     if start is not None and not isinstance(start, PixelModel):
         raise TypeError(f"start is a model of kedge, got {type(start).__name__}; init_from in the recipe names one")
     if allow_code is None:
-        written = resume is None and isinstance(recipe, Recipe | dict)
-        allow_code = written or own_code.is_allowed()
+        allow_code = (resume is None and isinstance(recipe, Recipe | dict)) or own_code.is_allowed()
     with torch.random.fork_rng(), quiet(), own_code.allow_code(allow_code), ExitStack() as claims:
         if resume is None:
-            given = load_recipe(recipe if recipe is not None else Recipe())
-            chosen = inherit(given) if start is None else started(given, start, sets)
-            if main and chosen.name is not None:
-                RunFolder.plan(chosen)  # a name that is taken is an error before the data is read
-            return _run(chosen, None, sets, start, progress, page, main, given, fold)
+            written = load_recipe(recipe if recipe is not None else Recipe())
+            if main and written.name is not None:
+                RunFolder.plan(written)  # a name that is taken is an error before the data is read
+            return _run(written, None, sets, start, progress, page, main, fold)
         folder = RunFolder.open(resume)
         if main:
             claims.enter_context(folder.claimed())
             folder.sweep()
-        chosen = folder.recipe(recipe if isinstance(recipe, Recipe | dict | None) else load_recipe(recipe))
+        written = folder.recipe(recipe if isinstance(recipe, Recipe | dict | None) else load_recipe(recipe))
         facts = facts_of(folder)
-        over = "finished" in facts and (folder.model / "config.json").is_file() and not grown(folder, facts, chosen)
+        over = "finished" in facts and (folder.model / "config.json").is_file() and not grown(folder, facts, written)
         needed = folder.checkpoint.is_file() and not (over and folder.rows())
         within = written_by_run(folder.checkpoint) if needed else None
         lines = check_run(folder, facts, within)
         if over:
-            return _finished(folder, chosen, facts, within, sets, main and progress, page if main else None)
+            return _finished(folder, written, facts, within, sets, main and progress, page if main else None)
         for line in lines if main else []:
             log.warning("%s", line)
-        return _run(chosen, (folder, facts, within), sets, start, progress, page, main)
+        return _run(written, (folder, facts, within), sets, start, progress, page, main)
 
 
 def _run(
-    chosen: Recipe,
+    written: Recipe,
     goes_on: tuple[RunFolder, dict[str, Any], dict[str, Any] | None] | None,
     sets: tuple[ImageSet, ImageSet] | None,
     start: PixelModel | None,
     progress: bool,
     page: Page | None,
     main: bool,
-    given: Recipe | None = None,
     fold: int | None = None,
 ) -> RunResult:
     """Train, from the beginning or where the run in a folder is, with its facts and what its checkpoint holds."""
     earlier, before, within = goes_on or (None, {}, None)
-    takers(chosen)  # a value that no objective takes is an error before the data is read
-    recipe = resolve_device(chosen)
     begins = earlier is None or not (before.get("data") or within is not None or ImageRecord.read(earlier.path))
     checkpoint = earlier.checkpoint if earlier is not None and within is not None else None
-    known = None if begins else earlier
     fold = before.get("fold", fold)
-    if earlier is not None and recipe.folds and recipe.world > 1:
-        raise ValueError(
-            f"cross-validation in {recipe.folds} folds judges this run, and takes one process: go on with --devices 1 "
-            "--nodes 1"
-        )
-    train, val, model, recipe = images_and_model(recipe, earlier, known, checkpoint is not None, sets, start)
-    images = train
-    recipe = resolve_network(recipe, model.network, len(train), train.image_shape)
-    probe: dict[str, Any] | None = None
-    stored = earlier is not None and (earlier.start / "config.json").is_file()
-    if recipe.head == "probe" and checkpoint is None and not stored:
-        recipe, probe = from_probe(recipe, model, train, val if fold is None else val.subset(()))
+    run_with = prepare(written, sets, start, earlier, begins, checkpoint is not None, fold)
+    recipe, train, val, model = run_with.recipe, run_with.train, run_with.val, run_with.model
+    images, probe = train, run_with.probe
     record = record_of(recipe, train, val, start is not None) if main and begins else None
     data = {"train": len(train), "val": len(val), "image_shape": list(train.image_shape), "classes": train.class_names}
     if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
@@ -182,7 +163,7 @@ def _run(
             earlier.path if earlier else "the run",
         )
     if not before.get("data"):
-        facts |= first_facts(recipe, given or chosen, data, objective, probe, start is not None)
+        facts |= first_facts(recipe, written, data, objective, probe, start is not None)
         facts |= {} if fold is None else {"fold": fold}
     elif grown(earlier, before, recipe):
         facts |= {"cost": costs(recipe, objective, data, (before.get("cost") or {}).get("earlier"))}
@@ -196,7 +177,7 @@ def _run(
     elif main:
         if record is not None:
             record.write(folder.path)
-        if begun_with is not None and not stored:
+        if begun_with is not None and not folder.has_start:
             save(begun_with, folder.start)
         facts = go_on(folder, facts, recipe.epochs)
     if main:
@@ -234,12 +215,7 @@ def _finish(
     if pooled is not None:
         if pooled.share < 1:
             models["model"] = on_the_way(start_of(last, folder), last, pooled.share, recipe, run.train_set)
-    elif (
-        not run.attacking
-        and recipe.average is None
-        and "fold" not in facts
-        and (folder.start / "config.json").is_file()
-    ):
+    elif not run.attacking and recipe.average is None and "fold" not in facts and folder.has_start:
         models["model"], below = not_below_start(run, last, folder)
     found: dict[str, dict[str, float]] = {}
     for name, model in models.items():

@@ -52,6 +52,11 @@ class RunFolder:
         self.report = path / "report.html"
         self._claim: int | None = None  # descriptor of the folder while this process holds it
 
+    @property
+    def has_start(self) -> bool:
+        """Whether the model that the run began with is kept."""
+        return (self.start / "config.json").is_file()
+
     def best(self, epoch: int) -> Path:
         """The weights of `epoch`, if they were the best so far."""
         return self.path / f"best-{epoch}.safetensors"

@@ -249,7 +249,7 @@ def _trained(
     state = AtomicCheckpoints().load_checkpoint(folder.checkpoint)["state_dict"]
     prefix = "ema.module." if recipe.ema is not None else "model."
     trained.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    start = start_of(trained, folder) if (folder.start / "config.json").is_file() else None
+    start = start_of(trained, folder) if folder.has_start else None
     return _Fold(folder, result.recipe, start, trained, train, val)
 
 
