@@ -204,9 +204,13 @@ def unlike_classes(
     """
     one, other = (each if isinstance(each, int) else len(each) for each in (first, second))
     if isinstance(first, int) or isinstance(second, int):
-        return None if one == other else f"{names[0]} has {one} of them, {names[1]} {other}"
+        of = [f"{len(c)} classes" if not isinstance(c, int) else f"{c} outputs without names" for c in (first, second)]
+        return None if one == other else f"{names[0]} has {of[0]}, {names[1]} {of[1]}"
     if list(first) == list(second):
         return None
     more = ((names[0], [c for c in first if c not in second]), (names[1], [c for c in second if c not in first]))
     listed = [f"{name} also has {', '.join(own[:8])}{', ...' if len(own) > 8 else ''}" for name, own in more if own]
-    return "; ".join(listed) or "they are in another order"
+    if listed:
+        return "; ".join(listed)
+    this, that = next((x, y) for x, y in zip(first, second, strict=False) if x != y)
+    return f"they are in another order: {this!r} stands where {names[1]} has {that!r}"

@@ -12,7 +12,7 @@ from torch import nn
 import kedge
 from kedge.probing.features import features
 from kedge.probing.heads import find_head
-from kedge.training import Recipe, fit, floor
+from kedge.training import Recipe, checkpoint_selection, fit
 from kedge.training.folder import RunFolder
 from kedge.training.images import load_sets
 from kedge.training.module import Run
@@ -91,7 +91,7 @@ def test_what_training_ruins_is_not_handed_over(recipe, caplog, capsys):
     [
         ({1.0: 0.5}, 1.0),
         ({1.0: 0.4, 0.9: 0.4, 0.8: 0.5, 0.7: 0.9}, 0.8),
-        (dict.fromkeys((1.0, *floor.SHARES), 0.4), 0.0),
+        (dict.fromkeys((1.0, *checkpoint_selection.SHARES), 0.4), 0.0),
     ],
 )
 def test_the_most_of_the_training_that_is_as_right_as_the_start_is_kept(of_trained, share, tmp_path, monkeypatch):
@@ -105,9 +105,9 @@ def test_the_most_of_the_training_that_is_as_right_as_the_start_is_kept(of_train
         of = round(float((model.network[1].weight / full).mean().detach()), 3)
         return {0.0: 0.5, **of_trained}[of]
 
-    monkeypatch.setattr(floor, "_accuracy", accuracy)
+    monkeypatch.setattr(checkpoint_selection, "_accuracy", accuracy)
     run = SimpleNamespace(recipe=Recipe(batch_norm="frozen"), train_set=None)
-    model, record = floor.not_below_start(run, trained, RunFolder(tmp_path))
+    model, record = checkpoint_selection.not_below_start(run, trained, RunFolder(tmp_path))
     torch.testing.assert_close(model.network[1].weight, share * full)
     assert record["share"] == share
     assert record["accuracy"] == max(0.5, of_trained.get(share, 0))
@@ -163,8 +163,6 @@ def test_a_robust_model_is_not_taken_back_for_its_clean_accuracy(tiny, recipe):
 
 
 def test_averages_are_shown_images_cropped_as_in_training(recipe, monkeypatch):
-    from kedge.training import checkpoint_selection
-
     crops = []
     whole = checkpoint_selection.NormBatches
 

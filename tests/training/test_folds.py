@@ -20,7 +20,7 @@ from kedge import data, run_page
 from kedge.data.sets import TensorSet
 from kedge.metrics import accuracy_interval
 from kedge.probing import set_probe
-from kedge.training import Recipe, fit, fitting, floor, folds
+from kedge.training import Recipe, checkpoint_selection, fit, fitting, folds
 from kedge.training.folds import fold_places
 from kedge.training.held_out import RunImages
 from kedge.training.module import Run
@@ -236,14 +236,14 @@ def test_the_share_is_the_rule_of_the_floor_on_all_images_together(recipe, no_re
         val = RunImages(folder).val
         labels.append(val.labels)
         start, trained = ends(folder)
-        for share in (1.0, *floor.SHARES, 0.0):
+        for share in (1.0, *checkpoint_selection.SHARES, 0.0):
             model = averaged(start, trained, share)
             with torch.no_grad():
                 pixels = torch.stack([image for image, _ in val]).float() / 255
                 logits.setdefault(share, []).append(model.predict(pixels).logits)
     labels = torch.cat(labels)
     right = {share: int((torch.cat(each).argmax(1) == labels).sum()) for share, each in logits.items()}
-    share = next((s for s in (1.0, *floor.SHARES) if right[s] >= right[0.0]), 0.0)
+    share = next((s for s in (1.0, *checkpoint_selection.SHARES) if right[s] >= right[0.0]), 0.0)
     assert right[1.0] < right[0.0]  # such a rate ruins it
     assert facts["folds"]["share"] == share
     for name, at in (("start", 0.0), ("trained", 1.0), ("accuracy", share)):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from kedge.anchoring import PixelModel, plain
+from kedge.checks import unlike_classes
 from kedge.data import ImageSet
 from kedge.data.sets import check_set
 from kedge.procedures._base import Context, perform, procedure, way
@@ -117,8 +118,8 @@ def check_images(train: ImageSet, val: ImageSet | None) -> None:
     if bool((counts == 0).any()):
         empty = [name for name, n in zip(train.class_names, counts.tolist(), strict=True) if n == 0]
         raise ValueError(f"{train.name}: no training images of class {', '.join(empty[:10])}")
-    if val is not None and (list(val.class_names) != list(train.class_names) or len(val) == 0):
-        raise ValueError(
-            f"the validation images ({len(val)} of {len(val.class_names)} classes) are not of the "
-            f"{len(train.class_names)} classes of {train.name}, in its order"
-        )
+    if val is not None and len(val) == 0:
+        raise ValueError(f"{val.name} holds no validation images: give None where there are none")
+    names = ("the training images", "the validation images")
+    if val is not None and (unlike := unlike_classes(train.class_names, val.class_names, names)) is not None:
+        raise ValueError(f"the validation images of {val.name} are not of the classes of {train.name}: {unlike}")

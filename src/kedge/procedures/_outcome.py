@@ -6,18 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kedge import checkpoint, metrics
+from kedge import checkpoint
 from kedge.anchoring import AnchoredModel, PixelModel
 from kedge.data import ImageSet
 from kedge.files import folder_in_place_of, write_text
 from kedge.procedures._settings import Settings
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.images import record_of
+from kedge.training.judging import judge
 from kedge.training.prepare import started
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 from kedge.training.recorded import recorded_facts
-from kedge.training.threshold import predict_logits, reject_rule
+from kedge.training.threshold import predict_logits
 
 __all__ = ["add_record", "finished", "load_outcome", "recipe_for", "write_outcome"]
 
@@ -66,8 +67,13 @@ def write_outcome(
 ) -> None:
     """Write the run folder of a model that no training loop made, whole or not at all."""
     facts = {**surroundings(), "seed": settings.seed, "data": data_record(train, val)}
-    facts |= set_rule(model, val, settings)
     recipe = replace(recipe_for(model, folder.name, folder.parent, train, settings), objective=None)
+    model.reject, measured = None, {}
+    if val is not None:
+        on = settings.torch_device()
+        answers = predict_logits(model.to(on), val, settings.batch_size, settings.workers)
+        measured = judge(model.cpu(), recipe, val, *answers)
+    facts |= {"validation": measured, "reject": model.reject, "steps": {}}
     words = f"# Made by kedge adapt, {folder.name}: names the network and the images; what was done is in run.json.\n"
     facts |= {"adaptation": record, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     with folder_in_place_of(folder, ("model", "recipe.yaml", "run.json", FILE)) as new:
@@ -87,20 +93,3 @@ def data_record(train: ImageSet, val: ImageSet | None) -> dict[str, Any]:
     """What run.json says of the images."""
     held = 0 if val is None else len(val)
     return {"train": len(train), "val": held, "image_shape": list(train.image_shape), "classes": train.class_names}
-
-
-def set_rule(model: PixelModel, val: ImageSet | None, settings: Settings) -> dict[str, Any]:
-    """Set the reject threshold on validation images, and say how the model does there; without any neither."""
-    model.reject = None
-    if val is None:
-        return {"validation": {}, "reject": None, "steps": {}}
-    logits, labels = predict_logits(model.to(settings.torch_device()), val, settings.batch_size, settings.workers)
-    model.cpu()
-    model.reject = reject_rule(logits, labels, Recipe.coverage)
-    probs = logits.softmax(1)
-    measured = {
-        "accuracy": float(metrics.accuracy(probs, labels)),
-        "nll": float(metrics.nll(probs, labels)),
-        "ece": float(metrics.calibration_error(probs, labels)),
-    }
-    return {"validation": measured, "reject": model.reject, "steps": {}}

@@ -19,26 +19,23 @@ from kedge.data.sets import check_set
 from kedge.layout import as_stored
 from kedge.training.banner import opening
 from kedge.training.build import make_objective
-from kedge.training.checkpoint_selection import kept_models
-from kedge.training.epochs import train_epochs
+from kedge.training.checkpoint_selection import kept_models, not_below_start, on_the_way, start_of
+from kedge.training.epochs import quiet, train_epochs
 from kedge.training.errors import explained
 from kedge.training.facts import costs, first_facts
-from kedge.training.floor import not_below_start, on_the_way, start_of
-from kedge.training.folder import RunFolder
+from kedge.training.folder import RunFolder, RunResult
 from kedge.training.folds import Pooled, about_first, cross_validate, fold_folder, fold_places, sweep_folds
 from kedge.training.images import record_of, resumed
 from kedge.training.judging import judge
 from kedge.training.module import Run, ball
 from kedge.training.prepare import prepare
-from kedge.training.quiet import quiet
 from kedge.training.recipe import Recipe, held_by, load_recipe
 from kedge.training.record import ImageRecord
-from kedge.training.remarks import remarks
-from kedge.training.result import RunResult
+from kedge.training.remarks import about_left_out, left_out, remarks
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
 from kedge.training.sharding import check_shardable
 from kedge.training.space import check_room
-from kedge.training.threshold import about_left_out, left_out, predict_logits
+from kedge.training.threshold import predict_logits
 
 __all__ = ["RunResult", "fit"]
 

@@ -26,7 +26,7 @@ from kedge.training.takers import takers
 __all__ = ["Prepared", "begin", "load_start", "prepare", "started"]
 
 log = logging.getLogger("kedge")
-OF = ("the model", "the data")
+OF = ("the data", "the model")
 
 
 @dataclass
@@ -226,7 +226,7 @@ def _start_from_probe(prepared: Prepared, val: ImageSet) -> None:
 
 
 def _check_given(model: PixelModel, train: ImageSet) -> None:
-    if (unlike := unlike_classes(model.class_names or model.num_outputs, train.class_names, OF)) is not None:
+    if (unlike := unlike_classes(train.class_names, model.class_names or model.num_outputs, OF)) is not None:
         raise ValueError(
             f"start: the model has {model.num_outputs} outputs for {', '.join((model.class_names or ['?'])[:5])}, and "
             f"{train.name} has {len(train.class_names)} classes, {', '.join(train.class_names[:5])} ({unlike}); "
@@ -264,7 +264,7 @@ def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.
 
 
 def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:
-    if (unlike := unlike_classes(model.class_names or model.num_outputs, train.class_names, OF)) is not None:
+    if (unlike := unlike_classes(train.class_names, model.class_names or model.num_outputs, OF)) is not None:
         raise ValueError(
             f"init_from: the {model.num_outputs} classes of {recipe.init_from} are not the {len(train.class_names)} of "
             f"{train.name}: {unlike}. With fewer classes name them in classes, in the model's order; "

@@ -1,7 +1,7 @@
-"""After the last epoch: what the model answers on validation images, the reject threshold, images left out."""
+"""What a model answers to a whole set, and the reject threshold that is set by it."""
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -9,13 +9,9 @@ from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.confidence import log_odds
 from kedge.data import ImageSet
-from kedge.data.report import listed
 from kedge.rejection import rule_from
 
-if TYPE_CHECKING:
-    from kedge.training.module import Run
-
-__all__ = ["about_left_out", "left_out", "predict_logits", "predict_set", "reject_rule"]
+__all__ = ["predict_logits", "predict_set", "reject_rule"]
 
 
 @torch.no_grad()
@@ -72,24 +68,3 @@ def reject_rule(
         "validation_coverage": kept,
         "validation_accuracy": accuracy,
     }
-
-
-def left_out(run: "Run") -> dict[str, Any]:
-    """Which images of a run could not be read, for its record; empty if there were none.
-
-    `skipped` when the data was loaded, and `replaced` by another of their class while it trained: lists of
-    [path, reason].
-    """
-    skipped = {**dict(run.train_set.report.skipped), **dict(run.val_set.report.skipped)}
-    found = {
-        "skipped": [[path, reason] for path, reason in skipped.items() if path not in run.unreadable],
-        "replaced": [[path, reason] for path, reason in run.unreadable.items()],
-    }
-    return found if found["skipped"] or found["replaced"] else {}
-
-
-def about_left_out(record: dict[str, Any]) -> str:
-    """What `left_out` recorded, in words that name the first images."""
-    words = {"skipped": "left out", "replaced": "replaced by another of their class in training"}
-    counts = ", ".join(f"{len(record[key])} {what}" for key, what in words.items() if record[key])
-    return f"unreadable images: {counts}\n{listed([*record['skipped'], *record['replaced']])}"
