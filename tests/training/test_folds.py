@@ -309,16 +309,16 @@ def test_without_folds_some_are_held_out_as_before(recipe, no_report, place, cap
 
 def test_where_the_weights_cannot_be_had_some_are_held_out(recipe, no_report, monkeypatch):
     from kedge.networks import PretrainedUnavailable
-    from kedge.training import init_model
+    from kedge.training import prepare
 
-    original = init_model.make_network
+    original = prepare.make_network
 
     def none(recipe, train):
         if recipe.pretrained:
             raise PretrainedUnavailable("no network here")
         return original(recipe, train)
 
-    monkeypatch.setattr(init_model, "make_network", none)
+    monkeypatch.setattr(prepare, "make_network", none)
     result = fit(recipe(weights=None, pretrained=True, epochs=1), progress=False)
     assert (result.recipe.folds, result.folds) == (0, None)
     assert result.images > 0

@@ -4,8 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.adaptation import HOWS
-from kedge.catalog import resolve, summary
+from kedge.catalog import names, resolve, summary
 from kedge.cli.parse import check_sets, check_words, separated, whole_numbers, with_examples
 from kedge.cli.ranges import check_values
 from kedge.cli.resolve_model import MODEL_HELP, Source, check_weights, find
@@ -34,7 +33,8 @@ examples:
 
 def parser() -> "jsonargparse.ArgumentParser":
     """The flags of `kedge adapt`."""
-    about = "".join(f"  {how:16}{summary('procedures', how)}\n" for how in HOWS)
+    hows = [how.replace("_", "-") for how in names("procedures")]
+    about = "".join(f"  {how:16}{summary('procedures', how)}\n" for how in hows)
     made = with_examples("kedge adapt", "MODEL --data FOLDER", DESCRIPTION + about, EPILOG)
     add = made.add_argument
     several: dict[str, Any] = {"type": str, "nargs": "+", "metavar": "NAME"}
@@ -42,7 +42,7 @@ def parser() -> "jsonargparse.ArgumentParser":
     weights = "a file with the weights of the model timm/NAME, in place of those of the library"
     add("--weights", type=str | None, default=None, metavar="FILE", help=weights)
     add("--data", type=str | None, default=None, help="the new images: a folder, parquet files, a name, a hub name")
-    add("--how", **several, default=["linear-probe"], help=f"one or several of {', '.join(HOWS)}")
+    add("--how", **several, default=["linear-probe"], help=f"one or several of {', '.join(hows)}")
     add("--shots", type=str, nargs="+", default=["all"], metavar="N", help="images of each class, or all")
     add("--draws", type=int, default=1, help="how often the few images are drawn; also seeds of the trainings")
     add("--share", type=str, default="0.5", help="of wise-ft: the share of the fine-tuned weights, or val: chosen")
