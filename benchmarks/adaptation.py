@@ -28,8 +28,7 @@ from benchmarks.cifar10_small import VARIANTS
 from benchmarks.conversion import RESULTS, trained
 from benchmarks.side_by_side import lines, table
 from kedge import data
-from kedge.adaptation import HOWS, study
-from kedge.adaptation.outcome import Settings
+from kedge.adaptation import HOWS, Settings, study
 from kedge.adaptation.studies import spread
 from kedge.evaluation.provenance import machine, now
 from kedge.files import write_text

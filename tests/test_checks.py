@@ -421,3 +421,22 @@ def test_logits_are_not_taken_for_probabilities(plain, data):
     assert evaluate(plain, data, shift=(), resamples=0)["models"]["model"]["warnings"] == []
     assert not checks.looks_like_probabilities(torch.randn(5, 3).log_softmax(1))
     assert not checks.looks_like_probabilities(torch.tensor([[0.5, 0.5002]]))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (["a", "b"], ["a", "b"], None),
+        (["a", "b"], ("a", "b"), None),
+        (["a", "b"], ["b", "a"], "another order: 'a' stands where the second has 'b'"),
+        (["a", "b"], ["a", "c"], "the first also has b; the second also has c"),
+        (["a", "b"], ["a"], "the first also has b"),
+        (["a"], [str(i) for i in range(20)], "the second also has 0, 1, 2, 3, 4, 5, 6, 7, ..."),
+        (["a", "b"], 2, None),
+        (3, ["a", "b"], "the first has 3 outputs without names, the second 2 classes"),
+        (3, 3, None),
+    ],
+)
+def test_classes_that_differ(first, second, words):
+    found = checks.unlike_classes(first, second)
+    assert (found is None) if words is None else (words in found)

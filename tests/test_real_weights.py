@@ -90,9 +90,8 @@ def test_training_on_photos_says_the_probe_first_and_hands_over_nothing_worse(
     weights, crops, ruin, capsys, tmp_path, monkeypatch
 ):
     from kedge.cli.train import parser, run
-    from kedge.training import fitting
 
-    monkeypatch.setattr(fitting, "write_run_report", lambda *_: None)  # takes longer than the training
+    monkeypatch.setattr("kedge.run_page.write_run_report", lambda *_: None)  # takes longer than the training
 
     given = [
         "--data",

@@ -28,8 +28,8 @@ from kedge.anchoring.twin import evaluating
 from kedge.architectures import at_most, describe, rebuild
 from kedge.files import sweep, whole, write_text
 from kedge.json_text import read_json
-from kedge.regular import check_file, file_digest
-from kedge.stated import LARGEST_TEXT, check_stated, check_there, refuse
+from kedge.regular import LARGEST_TEXT, check_file, file_digest
+from kedge.stated import check_stated, check_there, refuse
 
 # A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
 FORMAT_VERSION = 2

@@ -5,7 +5,7 @@ batch; a model called as a function looks at shapes and dtypes alone.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -193,3 +193,24 @@ PROBABILITIES = (
     "what it returns looks like probabilities (no value below 0, every row with sum 1), but it is taken for logits: "
     "confidences and calibration are far off. Return logits, or the logarithm"
 )
+
+
+def unlike_classes(
+    first: Sequence[str] | int, second: Sequence[str] | int, names: tuple[str, str] = ("the first", "the second")
+) -> str | None:
+    """How two lists of classes differ, in words; None where they are the same in the same order.
+
+    A number stands for so many outputs without names. `names`: what the two are called.
+    """
+    one, other = (each if isinstance(each, int) else len(each) for each in (first, second))
+    if isinstance(first, int) or isinstance(second, int):
+        of = [f"{len(c)} classes" if not isinstance(c, int) else f"{c} outputs without names" for c in (first, second)]
+        return None if one == other else f"{names[0]} has {of[0]}, {names[1]} {of[1]}"
+    if list(first) == list(second):
+        return None
+    more = ((names[0], [c for c in first if c not in second]), (names[1], [c for c in second if c not in first]))
+    listed = [f"{name} also has {', '.join(own[:8])}{', ...' if len(own) > 8 else ''}" for name, own in more if own]
+    if listed:
+        return "; ".join(listed)
+    this, that = next((x, y) for x, y in zip(first, second, strict=False) if x != y)
+    return f"they are in another order: {this!r} stands where {names[1]} has {that!r}"

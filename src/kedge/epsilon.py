@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["check_epsilon", "parse_epsilon", "print_epsilon"]
+__all__ = ["check_epsilon", "parse_ball", "parse_epsilon", "print_ball", "print_epsilon"]
 
 LEVELS = 255
 CLOSE = 1e-9  # relative; a share of a radius is off in the last bits
@@ -44,6 +44,17 @@ def print_epsilon(eps: float) -> str:
         if math.isclose(parse_epsilon(text), eps, rel_tol=CLOSE):
             return text
     return f"{eps:.6g}"
+
+
+def print_ball(eps: float, norm: str) -> str:
+    """Epsilon as it is printed, and its norm where that is not the usual one: `8/255`, `0.5 (l2)`."""
+    return print_epsilon(eps) + ("" if norm == "linf" else f" ({norm})")
+
+
+def parse_ball(text: str) -> tuple[float, str]:
+    """(eps, norm) of what `print_ball` wrote. Raises ValueError as `parse_epsilon`."""
+    number, _, norm = text.removesuffix(")").partition(" (")
+    return parse_epsilon(number), norm or "linf"
 
 
 def check_epsilon(eps: float, norm: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.checkpoint import CONFIG, WEIGHTS, load
 from kedge.json_text import read_json
-from kedge.stated import LARGEST_TEXT
+from kedge.regular import LARGEST_TEXT
 
 if TYPE_CHECKING:
     from torch import nn

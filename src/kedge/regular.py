@@ -5,7 +5,9 @@ import os
 import stat
 from io import BufferedReader
 
-__all__ = ["check_file", "file_digest", "is_folder", "open_file", "read_text"]
+__all__ = ["LARGEST_TEXT", "check_file", "file_digest", "is_folder", "open_file", "read_text"]
+
+LARGEST_TEXT = 10_000_000  # bytes of a config, a card, or what else describes a model or data
 
 
 def read_text(path: str | os.PathLike[str], largest: int) -> str:

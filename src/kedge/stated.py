@@ -9,7 +9,6 @@ from kedge.anchoring.base import TASKS
 from kedge.anchoring.steps import check_steps
 from kedge.rejection import is_rule
 
-LARGEST_TEXT = 10_000_000  # bytes of such a config or card
 # Values of one input, and outputs; a tampered shape must not allocate the machine away.
 LARGEST = 2**24
 

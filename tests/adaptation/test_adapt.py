@@ -10,10 +10,9 @@ from torch import nn
 
 import kedge
 from kedge import data
-from kedge.adaptation import adapt, draw_shots, find_head, with_head
-from kedge.adaptation.features import features
-from kedge.adaptation.outcome import Settings
+from kedge.adaptation import Settings, adapt, draw_shots, find_head, with_head
 from kedge.anchoring import anchor
+from kedge.probing.features import features
 from kedge.training import fitting
 
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(9))
@@ -236,7 +235,7 @@ def test_shots_are_counted_drawn_and_nested(digits):
 
 def test_what_cannot_be_is_said_first(body, digits, tmp_path):
     train, val, _ = digits
-    with pytest.raises(ValueError, match="Did you mean anchored-probe"):
+    with pytest.raises(ValueError, match="did you mean anchored_probe"):
         adapt(body, train, val, how="anchor-probe")
     with pytest.raises(ValueError, match="has one class"):
         adapt(body, train.only_classes(["1"]))

@@ -6,8 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from kedge.adaptation import ProbeData, adapt, fit_probe
-from kedge.adaptation.features import drawn_features, features
-from kedge.adaptation.probe import STRENGTHS, choose_strength, solve
+from kedge.probing.features import drawn_features, features
+from kedge.probing.probe import STRENGTHS, choose_strength, solve
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 import kedge
-from kedge.adaptation import studies
-from kedge.adaptation.outcome import Settings
+from kedge.adaptation import Settings, studies
 
 SETTINGS = Settings(epochs=1, device="cpu", batch_size=64)
 
@@ -132,7 +131,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     model = kedge.load(tmp_path / "runs" / "old-on-digits" / "3-1" / "linear-probe")
     assert model.class_names == [str(i) for i in range(10)]
     for words, said in (
-        (["--data", "digits", "--how", "lp-tf"], "Did you mean lp-ft"),
+        (["--data", "digits", "--how", "lp-tf"], "did you mean lp_ft"),
         (["--data", "digits", "--shots", "0"], "whole numbers above 0"),
         (["--data", "digits", "--share", "half"], "a number from 0 to 1, or val"),
         (["--how", "finetune"], "--data FOLDER"),

@@ -37,7 +37,7 @@ def looked_at(monkeypatch):
 @pytest.fixture
 def trained(command, tmp_path, monkeypatch, looked_at):
     """(photos, run, the pixels that it trained on)."""
-    monkeypatch.setattr(fitting, "write_run_report", lambda *arguments: None)
+    monkeypatch.setattr("kedge.run_page.write_run_report", lambda *arguments: None)
     photos = write_photos(tmp_path / "photos")
     seen = set()
     init = fitting.Run.__init__

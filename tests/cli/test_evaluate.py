@@ -91,7 +91,7 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
     from sklearn.datasets import load_digits
 
     from kedge.training import Recipe
-    from kedge.training.build import load_sets
+    from kedge.training.images import load_sets
     from kedge.training.record import ImageRecord
 
     digits = load_digits()

@@ -15,9 +15,8 @@ TINY = ["--classes", "[0,1]", "--arguments.width", "4", "--batch_size", "64", "-
 
 @pytest.fixture
 def no_report(monkeypatch):
-    from kedge.training import fitting
 
-    monkeypatch.setattr(fitting, "write_run_report", lambda *arguments: None)
+    monkeypatch.setattr("kedge.run_page.write_run_report", lambda *arguments: None)
 
 
 def printed(capsys, *arguments):

@@ -92,7 +92,7 @@ def test_each_run_rests_on_the_images_that_it_held_out(command, digit_model, new
     from kedge.cli.resolve_model import find_groups
     from kedge.cli.unlabelled import as_test_images, load_validation
     from kedge.training import Recipe
-    from kedge.training.build import load_sets
+    from kedge.training.images import load_sets
     from kedge.training.record import ImageRecord
 
     train = kedge.data.load("digits", "train")
@@ -111,7 +111,7 @@ def test_each_run_rests_on_the_images_that_it_held_out(command, digit_model, new
         recipe = Recipe(name=name, data=str(tmp_path / "own"), image_size=8, val_fraction=0.2, seed=seed)
         train, held = load_sets(recipe)
         assert found[name].fingerprint() == held.fingerprint()
-        assert kedge.data.fingerprints.shared_images(found[name], train) == 0
+        assert kedge.data.overlap.shared_images(found[name], train) == 0
     assert found["a"] is found["c"]  # read once
     assert as_test_images(found) is None
     assert as_test_images({name: found[name] for name in "ac"}) is found["a"]

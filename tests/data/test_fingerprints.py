@@ -6,7 +6,8 @@ from PIL import Image
 
 import kedge.data as kd
 from kedge.data import DataError, TensorSet
-from kedge.data.fingerprints import check_apart, key_of_bytes, key_of_file, sampled_rows, shared_images
+from kedge.data.fingerprints import key_of_bytes, key_of_file, sampled_rows
+from kedge.data.overlap import check_apart, shared_images
 
 from .conftest import picture
 from .test_loading import Pairs

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from kedge import data
-from kedge.data.fingerprints import shared_images
 from kedge.data.items import FileItems
+from kedge.data.overlap import shared_images
 from kedge.data.report import UnreadableImage
 from kedge.data.sets import FileSet, TensorSet
 from kedge.evaluation import evaluate

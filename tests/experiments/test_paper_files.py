@@ -15,7 +15,7 @@ from kedge.data import training_batches
 from kedge.experiments.experiment import experiment_names, load_experiment
 from kedge.experiments.running import plan, train_one
 from kedge.training.build import make_objective, make_optimizer
-from kedge.training.init_model import begin
+from kedge.training.prepare import begin
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.start_from import inherit
 
@@ -98,9 +98,8 @@ def test_the_header_says_where_it_comes_from_and_what_it_costs(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_starts(name, small, tmp_path, monkeypatch):
-    from kedge.training import fitting
 
-    monkeypatch.setattr(fitting, "write_run_report", lambda *arguments: None)  # takes longer than the run
+    monkeypatch.setattr("kedge.run_page.write_run_report", lambda *arguments: None)  # takes longer than the run
     few = {"epochs": 1, "batch_size": 8, "val_fraction": 0.34, "references": 5, "device": "cpu"}
     few |= {"classes": None, "warmup": 0.0, "workers": 0, "train_images": None}
     if name == "imagenet":

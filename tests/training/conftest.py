@@ -19,9 +19,8 @@ def tiny(tmp_path):
 @pytest.fixture
 def no_report(monkeypatch):
     """The page takes longer than such a training."""
-    from kedge.training import fitting
 
-    monkeypatch.setattr(fitting, "write_run_report", lambda *arguments: None)
+    monkeypatch.setattr("kedge.run_page.write_run_report", lambda *arguments: None)
 
 
 @pytest.fixture

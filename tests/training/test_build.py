@@ -10,13 +10,13 @@ from kedge.data import TensorSet
 from kedge.training import Recipe, fit
 from kedge.training.build import (
     balanced_weights,
-    load_sets,
     make_model,
     make_network,
     make_objective,
     make_optimizer,
     make_schedule,
 )
+from kedge.training.images import load_sets
 from kedge.training.start_from import inherit
 
 pytestmark = pytest.mark.usefixtures("own_code_allowed")

@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import kedge
-from kedge.adaptation.features import features
-from kedge.adaptation.heads import find_head
-from kedge.training import Recipe, fit, floor
-from kedge.training.build import load_sets
+from kedge.probing.features import features
+from kedge.probing.heads import find_head
+from kedge.training import Recipe, checkpoint_selection, fit
 from kedge.training.folder import RunFolder
+from kedge.training.images import load_sets
 from kedge.training.module import Run
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -28,9 +28,7 @@ def published(tmp_path_factory):
     recipe = {"data": "digits", "classes": ["0", "1", "2", "3"], "arguments": {"width": 8}, "epochs": 6, "name": "base"}
     recipe |= {"anchored": False, "batch_size": 64, "references": 3, "device": "cpu", "runs": str(folder)}
     with pytest.MonkeyPatch.context() as patch:
-        from kedge.training import fitting
-
-        patch.setattr(fitting, "write_run_report", lambda *arguments: None)
+        patch.setattr("kedge.run_page.write_run_report", lambda *arguments: None)
         network = fit(recipe, progress=False).model.network
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, folder / "weights.pth")
     return folder / "weights.pth"
@@ -93,7 +91,7 @@ def test_what_training_ruins_is_not_handed_over(recipe, caplog, capsys):
     [
         ({1.0: 0.5}, 1.0),
         ({1.0: 0.4, 0.9: 0.4, 0.8: 0.5, 0.7: 0.9}, 0.8),
-        (dict.fromkeys((1.0, *floor.SHARES), 0.4), 0.0),
+        (dict.fromkeys((1.0, *checkpoint_selection.SHARES), 0.4), 0.0),
     ],
 )
 def test_the_most_of_the_training_that_is_as_right_as_the_start_is_kept(of_trained, share, tmp_path, monkeypatch):
@@ -107,9 +105,9 @@ def test_the_most_of_the_training_that_is_as_right_as_the_start_is_kept(of_train
         of = round(float((model.network[1].weight / full).mean().detach()), 3)
         return {0.0: 0.5, **of_trained}[of]
 
-    monkeypatch.setattr(floor, "_accuracy", accuracy)
+    monkeypatch.setattr(checkpoint_selection, "_accuracy", accuracy)
     run = SimpleNamespace(recipe=Recipe(batch_norm="frozen"), train_set=None)
-    model, record = floor.not_below_start(run, trained, RunFolder(tmp_path))
+    model, record = checkpoint_selection.not_below_start(run, trained, RunFolder(tmp_path))
     torch.testing.assert_close(model.network[1].weight, share * full)
     assert record["share"] == share
     assert record["accuracy"] == max(0.5, of_trained.get(share, 0))
@@ -165,8 +163,6 @@ def test_a_robust_model_is_not_taken_back_for_its_clean_accuracy(tiny, recipe):
 
 
 def test_averages_are_shown_images_cropped_as_in_training(recipe, monkeypatch):
-    from kedge.training import checkpoint_selection
-
     crops = []
     whole = checkpoint_selection.NormBatches
 

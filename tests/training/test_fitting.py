@@ -14,7 +14,7 @@ from torch import nn
 import kedge
 from kedge import data
 from kedge.training import Recipe, TrainingStopped, callbacks, fit, load_recipe
-from kedge.training.build import load_sets
+from kedge.training.images import load_sets
 from kedge.training.module import Run
 from kedge.training.threshold import reject_rule
 
@@ -546,7 +546,7 @@ def test_a_run_killed_after_its_last_epoch_is_only_finished(tiny, monkeypatch):
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting.kedge, "save", killed)
+        patch.setattr(fitting, "save", killed)
         with pytest.raises(SystemExit):
             fit(tiny(), progress=False)
     folder = load_recipe(tiny()).runs + "/run"

@@ -16,10 +16,11 @@ from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
 import kedge
-from kedge import data
+from kedge import data, run_page
 from kedge.data.sets import TensorSet
 from kedge.metrics import accuracy_interval
-from kedge.training import Recipe, fit, fitting, floor, folds, probe, threshold
+from kedge.probing import set_probe
+from kedge.training import Recipe, checkpoint_selection, fit, fitting, folds
 from kedge.training.folds import fold_places
 from kedge.training.held_out import RunImages
 from kedge.training.module import Run
@@ -65,7 +66,7 @@ def whole(place, tmp_path_factory):
         page.update(folder=folder, images=images, path=path, about=about)
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
-        patch.setattr(fitting, "write_run_report", asked)
+        patch.setattr("kedge.run_page.write_run_report", asked)
         result = fit(of(place, tmp_path_factory.mktemp("whole")))
     return SimpleNamespace(result=result, said=said.getvalue(), page=page)
 
@@ -235,14 +236,14 @@ def test_the_share_is_the_rule_of_the_floor_on_all_images_together(recipe, no_re
         val = RunImages(folder).val
         labels.append(val.labels)
         start, trained = ends(folder)
-        for share in (1.0, *floor.SHARES, 0.0):
+        for share in (1.0, *checkpoint_selection.SHARES, 0.0):
             model = averaged(start, trained, share)
             with torch.no_grad():
                 pixels = torch.stack([image for image, _ in val]).float() / 255
                 logits.setdefault(share, []).append(model.predict(pixels).logits)
     labels = torch.cat(labels)
     right = {share: int((torch.cat(each).argmax(1) == labels).sum()) for share, each in logits.items()}
-    share = next((s for s in (1.0, *floor.SHARES) if right[s] >= right[0.0]), 0.0)
+    share = next((s for s in (1.0, *checkpoint_selection.SHARES) if right[s] >= right[0.0]), 0.0)
     assert right[1.0] < right[0.0]  # such a rate ruins it
     assert facts["folds"]["share"] == share
     for name, at in (("start", 0.0), ("trained", 1.0), ("accuracy", share)):
@@ -308,16 +309,16 @@ def test_without_folds_some_are_held_out_as_before(recipe, no_report, place, cap
 
 def test_where_the_weights_cannot_be_had_some_are_held_out(recipe, no_report, monkeypatch):
     from kedge.networks import PretrainedUnavailable
-    from kedge.training import init_model
+    from kedge.training import prepare
 
-    original = init_model.make_network
+    original = prepare.make_network
 
     def none(recipe, train):
         if recipe.pretrained:
             raise PretrainedUnavailable("no network here")
         return original(recipe, train)
 
-    monkeypatch.setattr(init_model, "make_network", none)
+    monkeypatch.setattr(prepare, "make_network", none)
     result = fit(recipe(weights=None, pretrained=True, epochs=1), progress=False)
     assert (result.recipe.folds, result.folds) == (0, None)
     assert result.images > 0
@@ -352,7 +353,7 @@ def test_the_page_begins_with_what_it_is_of(whole):
     first = whole.result.folder / "folds" / "1"
     path = whole.result.folder / "page.html"
     model, page = kedge.load(first / "model"), whole.page
-    threshold.write_run_report(model, first, page["images"], path, 0, ImageRecord.read(first), page["about"])
+    run_page.write_run_report(model, first, page["images"], path, 0, ImageRecord.read(first), page["about"])
     text = path.read_text(encoding="utf-8")
     assert "How far to trust run, fold 1 of 3" in text
     assert text.index("This page is of the model of the first of 3 folds") < text.index("Summary")
@@ -389,14 +390,14 @@ def test_the_file_of_such_a_run_is_checked_on_its_training_images_and_not_called
 
 
 def test_the_probe_of_a_fold_is_not_chosen_by_the_images_that_it_judges(recipe, no_report, monkeypatch):
-    asked, fit_probe = [], probe.fit_probe
+    asked, fit_probe = [], set_probe.fit_probe
 
     def spy(fitted, judged, **settings):
         asked.append(judged)
         return fit_probe(fitted, judged, **settings)
 
-    monkeypatch.setattr(probe, "FEW", 5)  # as if the nine of a fold were many
-    monkeypatch.setattr(probe, "fit_probe", spy)
+    monkeypatch.setattr(set_probe, "FEW", 5)  # as if the nine of a fold were many
+    monkeypatch.setattr(set_probe, "fit_probe", spy)
     fit(recipe(epochs=1), progress=False)
     assert asked == [None] * 4
 

@@ -11,8 +11,8 @@ from tests.photo_folder import CHANGES, class_renamed, contents, write_photo, wr
 
 from kedge import data
 from kedge.training import Recipe, fit
-from kedge.training.build import load_sets
 from kedge.training.held_out import RunImages
+from kedge.training.images import load_sets
 from kedge.training.record import FILE, ImageRecord
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -27,14 +27,13 @@ def sources(images):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """(a folder with photos/ and a run on them, the bytes trained on, the bytes held out)."""
-    from kedge.training import fitting
 
     home = tmp_path_factory.mktemp("home")
     write_photos(home / "photos")
     recipe = Recipe(data=str(home / "photos"), name="run", runs=str(home), **SMALL)
     parts = load_sets(recipe)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "write_run_report", lambda *arguments: None)
+        patch.setattr("kedge.run_page.write_run_report", lambda *arguments: None)
         facts = json.loads((fit(recipe, progress=False).folder / "run.json").read_text())
     assert [facts["data"]["train"], facts["data"]["val"]] == [len(part) for part in parts]
     assert 20 < len(parts[1]) < 42

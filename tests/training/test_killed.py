@@ -9,12 +9,14 @@ from tests.killing import EVENTS, afterwards, killed, places, tree, watched
 
 import kedge
 from kedge import files
-from kedge.training import fit, fitting
+from kedge.training import fit
 
 
 @pytest.fixture(autouse=True)
 def quick_page(monkeypatch):
-    monkeypatch.setattr(fitting, "write_run_report", lambda model, run, images, path, *more: files.write_text(path, ""))
+    monkeypatch.setattr(
+        "kedge.run_page.write_run_report", lambda model, run, images, path, *more: files.write_text(path, "")
+    )
 
 
 def alike(one, other):

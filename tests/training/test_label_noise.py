@@ -7,7 +7,7 @@ import torch
 
 from kedge.data import with_label_noise
 from kedge.training import fit
-from kedge.training.build import load_sets
+from kedge.training.images import load_sets
 from kedge.training.module import Run
 
 pytestmark = pytest.mark.usefixtures("no_report")

@@ -15,10 +15,11 @@ pytestmark = pytest.mark.slow
 
 FIT = """
     import json, os, signal, sys
-    from kedge.training import fit, fitting
+    from kedge import run_page
+    from kedge.training import fit
     from kedge.training.module import Run
 
-    fitting.write_run_report = lambda *arguments: None
+    run_page.write_run_report = lambda *arguments: None
 
     def train(name, kill_at, resume, devices):
         original = Run.training_step
@@ -109,7 +110,7 @@ def test_two_processes_train_one_model(train, tmp_path):
     # The metrics are those of all validation images, not of one process's share: check the last row again, alone.
     import kedge
     from kedge.training import load_recipe
-    from kedge.training.build import load_sets
+    from kedge.training.images import load_sets
 
     model = kedge.load(folder / "model")
     _, val = load_sets(load_recipe(folder / "recipe.yaml"))

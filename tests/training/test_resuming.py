@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from kedge import files
 from kedge.regular import file_digest
-from kedge.training import Recipe, fit, fitting
+from kedge.training import Recipe, fit
 from kedge.training.callbacks import LastCheckpoint
 from kedge.training.digests import settle
 from kedge.training.record import ImageRecord
@@ -22,7 +22,9 @@ STEADY = {"schedule": "constant", "warmup": 0.0}
 
 @pytest.fixture(autouse=True)
 def quick_page(monkeypatch):
-    monkeypatch.setattr(fitting, "write_run_report", lambda model, run, images, path, *more: files.write_text(path, ""))
+    monkeypatch.setattr(
+        "kedge.run_page.write_run_report", lambda model, run, images, path, *more: files.write_text(path, "")
+    )
 
 
 def recipe(runs, **fields):
@@ -50,7 +52,7 @@ def rooms(tmp_path_factory):
     """Three runs: one that is over, the same one broken off, and one with another seed."""
     room = tmp_path_factory.mktemp("resuming")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "write_run_report", lambda m, run, images, path, *more: files.write_text(path, ""))
+        patch.setattr("kedge.run_page.write_run_report", lambda m, run, images, path, *more: files.write_text(path, ""))
         fit(recipe(room, name="whole"), progress=False)
         break_off(recipe(room))
         break_off(recipe(room, name="other", seed=1))

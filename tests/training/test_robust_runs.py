@@ -20,9 +20,10 @@ from kedge.attacks import FGSM, PGD
 from kedge.cli import resolve_model
 from kedge.data import generator
 from kedge.objectives import Adversarial, Anchored
-from kedge.training import Recipe, TrainingStopped, callbacks, fit, fitting
-from kedge.training.build import load_sets, make_objective
+from kedge.training import Recipe, TrainingStopped, callbacks, fit
+from kedge.training.build import make_objective
 from kedge.training.cost import Cost
+from kedge.training.images import load_sets
 from kedge.training.module import Run
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -35,7 +36,7 @@ def home(tmp_path_factory):
     """A plain and an anchored run of two epochs to start from."""
     made = tmp_path_factory.mktemp("sources")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "write_run_report", lambda *arguments: None)
+        patch.setattr("kedge.run_page.write_run_report", lambda *arguments: None)
         for name in ("plain", "anchored"):
             fields = {"name": name, "anchored": name == "anchored", "epochs": 2, "runs": str(made)}
             fit(Recipe(**SIZE, **fields, arguments={"width": 4}), progress=False)
@@ -413,10 +414,11 @@ def test_best_weights_that_cannot_be_read_are_said(tuned, scripted, monkeypatch,
 
 FIT = """
     import json, os, shutil, signal, sys
-    from kedge.training import fit, fitting
+    from kedge import run_page
+    from kedge.training import fit
     from kedge.training.module import Run
 
-    fitting.write_run_report = lambda *arguments: None
+    run_page.write_run_report = lambda *arguments: None
     size = dict(data="digits", classes=["0", "1"], batch_size=32, device="cpu", references=3, runs="runs")
     attack = {"PGD": {"eps": "15/100", "steps": 2, "step_size": 0.1}}
     objectives = {

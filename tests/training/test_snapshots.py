@@ -5,7 +5,7 @@ import torch
 
 import kedge
 from kedge.training import fit
-from kedge.training.build import load_sets
+from kedge.training.images import load_sets
 from kedge.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("no_report")

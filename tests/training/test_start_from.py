@@ -12,9 +12,9 @@ from torch import nn
 
 import kedge
 from kedge import data, networks
-from kedge.training import Recipe, fit, fitting
-from kedge.training.build import load_sets
-from kedge.training.init_model import load_start
+from kedge.training import Recipe, fit
+from kedge.training.images import load_sets
+from kedge.training.prepare import load_start
 from kedge.training.start_from import earlier_passes, going_on, inherit, trained_eps
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -33,7 +33,7 @@ def home(tmp_path_factory):
         pixels = (found.images[found.target == number % 3][number // 3] * 15.9).astype("uint8")
         Image.fromarray(pixels).save(made / "photos" / label / f"{number}.png")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "write_run_report", lambda *arguments: None)
+        patch.setattr("kedge.run_page.write_run_report", lambda *arguments: None)
         runs = {"runs": str(made)}
         fit(Recipe(name="plain", anchored=False, temperature=True, **FOUR, **runs), progress=False)
         fit(Recipe(name="anchored", **FOUR, **runs), progress=False)

@@ -6,32 +6,36 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kedge.adaptation.adapting import Adapted as Adapted
     from kedge.adaptation.adapting import adapt as adapt
-    from kedge.adaptation.heads import find_head as find_head
-    from kedge.adaptation.heads import with_head as with_head
-    from kedge.adaptation.probe import Probe as Probe
-    from kedge.adaptation.probe import ProbeData as ProbeData
-    from kedge.adaptation.probe import fit_probe as fit_probe
     from kedge.adaptation.shots import draw_shots as draw_shots
     from kedge.adaptation.studies import study as study
+    from kedge.probing.heads import find_head as find_head
+    from kedge.probing.heads import with_head as with_head
+    from kedge.probing.probe import Probe as Probe
+    from kedge.probing.probe import ProbeData as ProbeData
+    from kedge.probing.probe import fit_probe as fit_probe
+    from kedge.procedures._settings import Settings as Settings
+
+    HOWS: tuple[str, ...]
 
 # The command line reads HOWS from here, and must not wait for torch to do so.
-HOWS = ("linear-probe", "anchored-probe", "finetune", "lp-ft", "wise-ft")
 _HOMES = {
-    "Adapted": "adapting",
-    "Probe": "probe",
-    "ProbeData": "probe",
-    "adapt": "adapting",
-    "draw_shots": "shots",
-    "find_head": "heads",
-    "fit_probe": "probe",
-    "study": "studies",
-    "with_head": "heads",
+    "Adapted": "adaptation.adapting",
+    "Probe": "probing.probe",
+    "ProbeData": "probing.probe",
+    "Settings": "procedures._settings",
+    "adapt": "adaptation.adapting",
+    "draw_shots": "adaptation.shots",
+    "find_head": "probing.heads",
+    "fit_probe": "probing.probe",
+    "study": "adaptation.studies",
+    "with_head": "probing.heads",
 }
 __all__ = [
     "HOWS",
     "Adapted",
     "Probe",
     "ProbeData",
+    "Settings",
     "adapt",
     "draw_shots",
     "find_head",
@@ -42,6 +46,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "HOWS":  # the files of the room, as they are called on the command line
+        from kedge.catalog import names
+
+        return tuple(each.replace("_", "-") for each in names("procedures"))
     if name in _HOMES:
-        return getattr(import_module(f"kedge.adaptation.{_HOMES[name]}"), name)
+        return getattr(import_module(f"kedge.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'kedge.adaptation' has no attribute {name!r}")

@@ -11,15 +11,17 @@ from typing import Any
 from torch import nn
 
 from kedge._version import __version__
-from kedge.adaptation.adapting import adapt, check_images, check_share, pixel_model
-from kedge.adaptation.origins import check_origin, origin_of
-from kedge.adaptation.outcome import Settings
+from kedge.adaptation.adapting import adapt, check_images, pixel_model
 from kedge.adaptation.shots import draw_shots
+from kedge.checks import unlike_classes
 from kedge.data import ImageSet
 from kedge.evaluation import evaluate
 from kedge.evaluation.checks import limited
 from kedge.files import sweep, write_together
 from kedge.json_text import read_json
+from kedge.procedures._base import procedure, way
+from kedge.procedures._origins import check_origin, origin_of
+from kedge.procedures._settings import Settings
 
 __all__ = ["study", "table"]
 
@@ -72,12 +74,13 @@ def study(
     check_images(train, val)
     if draws < 1 or not hows or not shots:
         raise ValueError(f"a study takes a way, a number of shots and a draw, got {list(hows)}, {list(shots)}, {draws}")
-    if list(test.class_names) != list(train.class_names):
-        raise ValueError(f"{test.name} has other classes than the training images: {', '.join(test.class_names[:8])}")
-    body = pixel_model(model, train)
+    if (unlike := unlike_classes(train.class_names, test.class_names, (train.name, test.name))) is not None:
+        raise ValueError(f"{test.name} has other classes than the training images: {unlike}")
+    hows, body = [way(how) for how in hows], pixel_model(model, train)
     for count in shots:
         given = val if count is None else None
-        check_share(hows, chosen, given)
+        for how in hows:
+            procedure(how).check(chosen, given)
         for draw in range(draws):
             few, own, place = _group(train, chosen, out, count, draw)
             if place.is_dir():

@@ -1,11 +1,10 @@
 """`kedge adapt`: take a trained model to a new task, by a new head or by fine-tuning."""
 
-import difflib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.adaptation import HOWS
+from kedge.catalog import names, resolve, summary
 from kedge.cli.parse import check_sets, check_words, separated, whole_numbers, with_examples
 from kedge.cli.ranges import check_values
 from kedge.cli.resolve_model import MODEL_HELP, Source, check_weights, find
@@ -20,10 +19,9 @@ TEST_FRACTION = 0.2  # of the training images, where the data has no part test
 DESCRIPTION = """\
 Take a trained model to a new task: new images, new classes.
 
-linear-probe trains a new head on frozen features; anchored-probe does so with drawn and hidden references; finetune
-trains all weights, lp-ft from the head of the probe; wise-ft averages the probe and lp-ft. --shots takes a few images
-of each class, several times, and uses no others. Prints a table; every model is a run folder of its own. What has
-finished is not made again: interrupted, the same command goes on.
+--shots takes a few images of each class, several times, and uses no others. Prints a table; every model is a run folder
+of its own. What has finished is not made again: interrupted, the same command goes on. The ways, --how:
+
 """
 EPILOG = """\
 examples:
@@ -35,14 +33,16 @@ examples:
 
 def parser() -> "jsonargparse.ArgumentParser":
     """The flags of `kedge adapt`."""
-    made = with_examples("kedge adapt", "MODEL --data FOLDER", DESCRIPTION, EPILOG)
+    hows = [how.replace("_", "-") for how in names("procedures")]
+    about = "".join(f"  {how:16}{summary('procedures', how)}\n" for how in hows)
+    made = with_examples("kedge adapt", "MODEL --data FOLDER", DESCRIPTION + about, EPILOG)
     add = made.add_argument
     several: dict[str, Any] = {"type": str, "nargs": "+", "metavar": "NAME"}
     add("model", metavar="MODEL", help=MODEL_HELP)
     weights = "a file with the weights of the model timm/NAME, in place of those of the library"
     add("--weights", type=str | None, default=None, metavar="FILE", help=weights)
     add("--data", type=str | None, default=None, help="the new images: a folder, parquet files, a name, a hub name")
-    add("--how", **several, default=["linear-probe"], help=f"one or several of {', '.join(HOWS)}")
+    add("--how", **several, default=["linear-probe"], help=f"one or several of {', '.join(hows)}")
     add("--shots", type=str, nargs="+", default=["all"], metavar="N", help="images of each class, or all")
     add("--draws", type=int, default=1, help="how often the few images are drawn; also seeds of the trainings")
     add("--share", type=str, default="0.5", help="of wise-ft: the share of the fine-tuned weights, or val: chosen")
@@ -70,7 +70,7 @@ def parser() -> "jsonargparse.ArgumentParser":
 
 def run(config: "jsonargparse.Namespace") -> int:
     """Adapt, measure, print the table, and say where the models are."""
-    from kedge.adaptation.outcome import Settings
+    from kedge.adaptation import Settings
     from kedge.adaptation.shots import parse_shots
 
     check_values(config, seed=(0, 2**32 - 1))
@@ -151,12 +151,7 @@ def run(config: "jsonargparse.Namespace") -> int:
 
 
 def _hows(words: list[str]) -> list[str]:
-    for word in words:
-        if word not in HOWS:
-            near = difflib.get_close_matches(word, HOWS, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"--how: there is no way {word!r}; there are {', '.join(HOWS)}.{hint}")
-    return list(dict.fromkeys(words))
+    return list(dict.fromkeys(resolve("procedures", word).replace("_", "-") for word in words))
 
 
 def _share(text: str) -> float | str:

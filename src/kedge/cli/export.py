@@ -124,7 +124,9 @@ def what_it_is_worth(done: "Exported", whole: "PixelModel", images: "ImageSet", 
     """The share of the file's answers that are right, beside that of the model; a warning where they differ."""
     import torch
 
-    if whole.class_names is not None and list(images.class_names) != list(whole.class_names):
+    from kedge.checks import unlike_classes
+
+    if unlike_classes(images.class_names, whole.class_names or whole.num_outputs) is not None:
         return f"how many of its answers are right was not measured: {images.name} has other classes than the model"
     answer = done.load()
     with torch.no_grad():

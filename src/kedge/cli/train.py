@@ -133,11 +133,11 @@ def _bounds(share: float, count: int) -> str:
 
 
 def _robust(record: dict[str, Any]) -> str:
-    from kedge.training.start_from import in_norm
+    from kedge.epsilon import print_ball
 
     best, last = record["best"], record["last"]
     one = ", by one reference of the bank" if record["anchored"] else ""
-    eps = in_norm(record["eps"], record["norm"])
+    eps = print_ball(record["eps"], record["norm"])
     lines = [f"PGD-{record['steps']} with eps {eps} on {record['images']} of the validation images{one}:"]
     for name, row in (("best", best), ("last", last)):
         kept = "  (kept as model)" if record["kept"] == name and "averaged" not in record else ""

@@ -62,12 +62,11 @@ def training_and_validation(
 
 
 def _checked(images: "ImageSet", model: Any) -> "ImageSet":
-    names = model.class_names or images.class_names
-    if names != images.class_names or len(names) != model.num_outputs:
-        raise ValueError(
-            f"the classes of {images.name} ({', '.join(images.class_names[:5])}, ...; {len(images.class_names)} of "
-            f"them) are not those of the model ({', '.join(names[:5])}, ...; {model.num_outputs})"
-        )
+    from kedge.checks import unlike_classes
+
+    own, names = model.class_names or model.num_outputs, (images.name, "the model")
+    if (unlike := unlike_classes(images.class_names, own, names)) is not None:
+        raise ValueError(f"the classes of {images.name} are not those of the model: {unlike}")
     return images
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from kedge.json_text import parse_json
-from kedge.stated import LARGEST_TEXT
+from kedge.regular import LARGEST_TEXT
 
 
 def hf_features(schema: Any) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Image sets: uint8 images with labels and class names, in memory or decoded as they are read."""
 
 import copy
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kedge.checks import check_tensor, whole_labels
 from kedge.data.decode import CROP_SHARE, evaluation_view, to_tensor
-from kedge.data.fingerprints import digest, key_of_pixels, sampled_rows
+from kedge.data.fingerprints import key_of_pixels, sampled_rows
 from kedge.data.items import Items
 from kedge.data.origin import Origin, of_arrays
 from kedge.data.paths import Paths
@@ -136,11 +137,19 @@ class ImageSet(Dataset):
         bytes of a FileSet (of images longer than 32 KiB the length and three pieces, unless they are BMP, TIFF or PNM;
         of more than 50,000 images every second, third, ...).
         """
-        return digest(self, self.keys(sampled=True))
+        return self._digest(self.keys(sampled=True))
 
     def keys(self, sampled: bool = False) -> list[bytes]:
         """Return one key for each image, equal for equal images; `sampled`: what a fingerprint looks at."""
         raise NotImplementedError
+
+    def _digest(self, keys: list[bytes]) -> str:
+        """Return 64 hex digits (sha256) of the keys with the labels, the class names and the image shape."""
+        hashed = hashlib.sha256(repr((tuple(self.image_shape), len(self), self.class_names)).encode())
+        hashed.update(self.labels.numpy().tobytes())
+        for key in keys:
+            hashed.update(key)
+        return hashed.hexdigest()
 
     @property
     def keys_of(self) -> str:
@@ -198,7 +207,7 @@ class TensorSet(ImageSet):
 
     def fingerprint(self) -> str:
         """Return 64 hex digits of the pixels, the labels, the class names and the shape."""
-        return digest(self, self.pixel_keys())
+        return self._digest(self.pixel_keys())
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         return self.images[i], int(self.labels[i])

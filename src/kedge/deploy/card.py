@@ -6,7 +6,8 @@ from typing import Any
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
 from kedge.json_text import parse_json
-from kedge.stated import LARGEST_TEXT, check_stated
+from kedge.regular import LARGEST_TEXT
+from kedge.stated import check_stated
 
 KEY = "kedge"  # the name of the entry, in ONNX metadata_props and among the extra files of a .pt2
 FORMAT_VERSION = 1

@@ -211,7 +211,7 @@ def limits(results: dict[str, Any] | None, folds: bool = False) -> str:
 def papers(recipe: dict[str, Any], results: dict[str, Any] | None) -> str:
     """The section on what the training and the evaluation rest on: the papers that their methods name."""
     cited = [*catalog.citations(_methods(recipe.get("objective"))), *(results or {}).get("citations", [])]
-    lines = {}
+    lines: dict[str, str] = {}
     for paper in cited:
         if _PAPER.fullmatch(str(paper.get("url"))):
             what = escaped(str(paper["what"])[:1].upper() + str(paper["what"])[1:])

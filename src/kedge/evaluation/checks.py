@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge.data.fingerprints import check_apart
+from kedge.data.overlap import check_apart
 from kedge.data.sets import check_set
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kedge import catalog
 from kedge.data.corruptions.frost import texture_files
-from kedge.data.fingerprints import shared_images
+from kedge.data.overlap import shared_images
 from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.cache import Parts
 from kedge.evaluation.checks import check_images, check_request, limited, named_groups, named_sets, seen

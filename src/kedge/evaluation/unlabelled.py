@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge.data.fingerprints import shared_images
+from kedge.data.overlap import shared_images
 from kedge.evaluation.cache import Parts
 from kedge.evaluation.checks import check_images, limited, seen
 from kedge.evaluation.evaluated_model import Subject, faults, gather_subjects

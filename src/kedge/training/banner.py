@@ -5,13 +5,14 @@ from typing import Any
 from torch import nn
 
 from kedge.data import ImageSet
+from kedge.epsilon import print_ball
 from kedge.training.cost import Cost
 from kedge.training.folder import RunFolder
 from kedge.training.masking import anchored_arguments, masking
 from kedge.training.module import attacks, ball
 from kedge.training.recipe import Recipe
 from kedge.training.resolve import reasons, unused_weights
-from kedge.training.start_from import in_norm, trained_eps
+from kedge.training.start_from import trained_eps
 
 __all__ = ["about_bank", "opening"]
 
@@ -106,7 +107,7 @@ def _attack(recipe: Recipe, objective: nn.Module) -> str:
     attack = ball(objective)
     if attack is None:
         return ""
-    eps, before = in_norm(attack.eps, attack.norm), trained_eps(recipe)
+    eps, before = print_ball(attack.eps, attack.norm), trained_eps(recipe)
     other = "" if before in (None, eps) else f"; what it starts from was trained at {before}"
     off = "" if recipe.val_pgd_steps else "; validation images are not attacked, so the last epoch is kept"
     return f"trained on images under {attack.phrase}, eps {eps}{other}{off}\n"

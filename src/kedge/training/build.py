@@ -1,4 +1,4 @@
-"""From a resolved recipe to the objects of a run: data, model, objective, optimizer, schedule."""
+"""From a resolved recipe to the objects of a run: model, objective, optimizer, schedule."""
 
 import math
 from collections.abc import Mapping
@@ -8,87 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from kedge import catalog, data, networks, objectives, optim
-from kedge.adaptation.heads import find_head
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.anchoring.base import published_normalisation
 from kedge.data import ImageSet, derive_seed
 from kedge.epsilon import parse_epsilon
 from kedge.pretrained import load_weights
-from kedge.training.held_out import divide, record_of, unseen
-from kedge.training.recipe import Recipe, held_by
+from kedge.probing.heads import find_head
+from kedge.training.recipe import Recipe
 from kedge.training.takers import arguments_of, entries, objective_class, takers
 
 __all__ = [
     "balanced_weights",
-    "divided",
-    "load_pool",
-    "load_sets",
     "make_model",
     "make_objective",
     "make_optimizer",
     "make_schedule",
     "objective_class",
 ]
-
-
-def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
-    """Load the training and the validation images of a new run; without a part val some of each class are held out."""
-    return divided(recipe, *load_pool(recipe))
-
-
-def load_pool(recipe: Recipe) -> tuple[ImageSet, ImageSet | None]:
-    """Load the images that a new run can train on, and its validation images where the data says which these are."""
-    assert recipe.data is not None
-    train: ImageSet
-    out: ImageSet | None = None
-    if (stream := data.stream(recipe.data, recipe.image_size, recipe.val_fraction, held_by(vars(recipe)))) is not None:
-        train, out = stream
-        if recipe.train_images is not None or recipe.classes is not None:
-            train.subset(())  # which says that nothing can be picked out of it
-    else:
-        train = data.load(recipe.data, "train", recipe.image_size)
-    if recipe.train_images is not None:
-        if recipe.train_images > len(train):
-            raise ValueError(f"train_images is {recipe.train_images}, and {recipe.data} has {len(train)}: leave it out")
-        train = train.subset(range(recipe.train_images))
-    if "val" in data.splits(recipe.data):
-        val = data.load(recipe.data, "val", train.image_shape[1], train.image_shape[0])
-        if val.class_names != train.class_names:
-            raise ValueError(
-                f"{recipe.data}: the classes of train and val differ: "
-                f"{sorted(set(train.class_names) ^ set(val.class_names))[:10]}"
-            )
-        return train, val
-    return train, out
-
-
-def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[ImageSet, ImageSet]:
-    """Training and validation images out of what `load_pool` gives; with folds in the recipe none are held out.
-
-    Of a part val those are left out that are also training images, of this run or of the model that it starts from.
-    """
-    if recipe.folds:
-        train, val = train.subset(range(len(train))), train.subset(())
-        train.split, val.split = "train", "val"
-    elif val is None:
-        train, val = divide(recipe, train)
-    val, _ = val.readable()
-    if recipe.classes is not None:
-        train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
-    counts = torch.bincount(train.labels, minlength=len(train.class_names))
-    if len(counts) < 2:
-        raise ValueError(f"{recipe.data} has one class, {train.class_names}: a classifier needs two or more")
-    if bool((counts == 0).any()):
-        empty = [name for name, n in zip(train.class_names, counts.tolist(), strict=True) if n == 0]
-        raise ValueError(
-            f"{recipe.data}: no training images of class {', '.join(empty[:10])}; name the others in classes"
-        )
-    left = unseen(val, record_of(recipe, train, None), "this run")
-    if len(left) < len(val):
-        train.report.notes.append(
-            f"{len(val) - len(left)} of the {len(val)} images of the part val are training images too, and left out"
-        )
-    return train, left
 
 
 def make_network(recipe: Recipe, train: ImageSet) -> nn.Module:

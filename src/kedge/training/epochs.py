@@ -1,7 +1,11 @@
 """The epochs of a run: Lightning's trainer, set up by the recipe."""
 
+import logging
 import signal
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from kedge.training.module import Run
 from kedge.training.recipe import Recipe
 from kedge.training.sharding import Sharded, put_together
 
-__all__ = ["train_epochs"]
+__all__ = ["quiet", "train_epochs"]
 
 PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -79,3 +83,24 @@ def _strategy(recipe: Recipe) -> Any:
         return Sharded(recipe.world)
     # Buffers are the same in all processes, or each process's own until validation.
     return DDPStrategy(broadcast_buffers=False) if recipe.world > 1 else "auto"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Lightning's hints and adverts, and warnings about what is meant to be so, off the user's screen."""
+    loggers = [
+        logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric", "lightning", "torch.distributed")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            warnings.filterwarnings("ignore", module=r"torch\.optim\.lr_scheduler")
+            # A kernel over one channel has two layouts that are the same memory.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

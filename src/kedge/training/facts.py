@@ -5,12 +5,13 @@ from typing import Any
 
 from torch import nn
 
+from kedge.epsilon import print_ball
 from kedge.training.cost import cost_of
 from kedge.training.folder import surroundings
 from kedge.training.module import ball
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
-from kedge.training.start_from import earlier_passes, in_norm
+from kedge.training.start_from import earlier_passes
 
 __all__ = ["costs", "first_facts"]
 
@@ -31,7 +32,7 @@ def first_facts(
     spent = None if in_memory else earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
     facts["cost"] = costs(recipe, objective, data, spent)
     if attack := ball(objective):
-        facts["attack"] = in_norm(attack.eps, attack.norm)
+        facts["attack"] = print_ball(attack.eps, attack.norm)
     if probe is not None:
         facts["probe"] = probe
     facts["record"] = FILE

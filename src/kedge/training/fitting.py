@@ -2,49 +2,46 @@
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-import kedge
 from kedge import own_code
 from kedge.anchoring import PixelModel
+from kedge.checkpoint import load, save
 from kedge.data import ImageSet, with_label_noise
 from kedge.data.sets import check_set
 from kedge.layout import as_stored
 from kedge.training.banner import opening
 from kedge.training.build import make_objective
-from kedge.training.checkpoint_selection import kept_models
-from kedge.training.epochs import train_epochs
+from kedge.training.checkpoint_selection import kept_models, not_below_start, on_the_way, start_of
+from kedge.training.epochs import quiet, train_epochs
 from kedge.training.errors import explained
 from kedge.training.facts import costs, first_facts
-from kedge.training.floor import not_below_start, on_the_way, start_of
-from kedge.training.folder import RunFolder
+from kedge.training.folder import RunFolder, RunResult
 from kedge.training.folds import Pooled, about_first, cross_validate, fold_folder, fold_places, sweep_folds
-from kedge.training.held_out import record_of, resumed
-from kedge.training.init_model import images_and_model, started
+from kedge.training.images import record_of, resumed
 from kedge.training.judging import judge
 from kedge.training.module import Run, ball
-from kedge.training.probe import from_probe
-from kedge.training.quiet import quiet
+from kedge.training.prepare import prepare
 from kedge.training.recipe import Recipe, held_by, load_recipe
 from kedge.training.record import ImageRecord
-from kedge.training.remarks import remarks
-from kedge.training.resolve import resolve_device, resolve_network
-from kedge.training.result import RunResult
+from kedge.training.remarks import about_left_out, left_out, remarks
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
 from kedge.training.sharding import check_shardable
 from kedge.training.space import check_room
-from kedge.training.start_from import inherit
-from kedge.training.takers import takers
-from kedge.training.threshold import about_left_out, left_out, predict_logits, write_run_report
+from kedge.training.threshold import predict_logits
 
 __all__ = ["RunResult", "fit"]
 
 log = logging.getLogger("kedge")
+Page = Callable[..., None]
+PAGE = "kedge.run_page"  # measures and draws, above training: looked up by name, and only where a page is wanted
 
 
 def fit(
@@ -54,7 +51,7 @@ def fit(
     sets: tuple[ImageSet, ImageSet] | None = None,
     start: PixelModel | None = None,
     progress: bool = True,
-    report: bool = True,
+    report: bool | Page = True,
     allow_code: bool | None = None,
 ) -> RunResult:
     """Train by a recipe: a Recipe, a file, the name of a shipped one, or a mapping; None is the default one.
@@ -70,7 +67,7 @@ def fit(
             `recipe.init_from` says is then only where it came from. The run keeps it in its folder start and can be
             resumed; with a network that has no name in timm or torchvision only if it is handed over again.
         progress: print a line per epoch, and show a bar on a terminal.
-        report: write report.html in the end, which takes some seconds.
+        report: write report.html in the end, which takes some seconds; or what does so, as kedge.run_page does.
         allow_code: whether classes that the recipe names as module:Class may be imported, and so run. None: those of a
             Recipe or a mapping, which the calling program made; not those of a file or of a run that goes on, unless
             `kedge.own_code.allow_code()` is around the call.
@@ -91,74 +88,60 @@ def _fit(
     sets: tuple[ImageSet, ImageSet] | None = None,
     start: PixelModel | None = None,
     progress: bool = True,
-    report: bool = True,
+    report: bool | Page = True,
     allow_code: bool | None = None,
     fold: int | None = None,
 ) -> RunResult:
     """As `fit`; `fold` is the number of a fold: its validation images judge, and decide nothing."""
+    page = import_module(PAGE).write_run_report if report is True else report or None
     main = getattr(rank_zero_only, "rank", 0) == 0  # false in the other processes of torchrun or Lightning
     for images, what in zip(sets or (), ("training images", "validation images"), strict=False):
         check_set(images, what)
     if start is not None and not isinstance(start, PixelModel):
         raise TypeError(f"start is a model of kedge, got {type(start).__name__}; init_from in the recipe names one")
     if allow_code is None:
-        written = resume is None and isinstance(recipe, Recipe | dict)
-        allow_code = written or own_code.is_allowed()
+        allow_code = (resume is None and isinstance(recipe, Recipe | dict)) or own_code.is_allowed()
     with torch.random.fork_rng(), quiet(), own_code.allow_code(allow_code), ExitStack() as claims:
         if resume is None:
-            given = load_recipe(recipe if recipe is not None else Recipe())
-            chosen = inherit(given) if start is None else started(given, start, sets)
-            if main and chosen.name is not None:
-                RunFolder.plan(chosen)  # a name that is taken is an error before the data is read
-            return _run(chosen, None, sets, start, progress, report, main, given, fold)
+            written = load_recipe(recipe if recipe is not None else Recipe())
+            if main and written.name is not None:
+                RunFolder.plan(written)  # a name that is taken is an error before the data is read
+            return _run(written, None, sets, start, progress, page, main, fold)
         folder = RunFolder.open(resume)
         if main:
             claims.enter_context(folder.claimed())
             folder.sweep()
-        chosen = folder.recipe(recipe if isinstance(recipe, Recipe | dict | None) else load_recipe(recipe))
+        written = folder.recipe(recipe if isinstance(recipe, Recipe | dict | None) else load_recipe(recipe))
         facts = facts_of(folder)
-        over = "finished" in facts and (folder.model / "config.json").is_file() and not grown(folder, facts, chosen)
+        over = "finished" in facts and (folder.model / "config.json").is_file() and not grown(folder, facts, written)
         needed = folder.checkpoint.is_file() and not (over and folder.rows())
         within = written_by_run(folder.checkpoint) if needed else None
         lines = check_run(folder, facts, within)
         if over:
-            return _finished(folder, chosen, facts, within, sets, main and progress, main and report)
+            return _finished(folder, written, facts, within, sets, main and progress, page if main else None)
         for line in lines if main else []:
             log.warning("%s", line)
-        return _run(chosen, (folder, facts, within), sets, start, progress, report, main)
+        return _run(written, (folder, facts, within), sets, start, progress, page, main)
 
 
 def _run(
-    chosen: Recipe,
+    written: Recipe,
     goes_on: tuple[RunFolder, dict[str, Any], dict[str, Any] | None] | None,
     sets: tuple[ImageSet, ImageSet] | None,
     start: PixelModel | None,
     progress: bool,
-    report: bool,
+    page: Page | None,
     main: bool,
-    given: Recipe | None = None,
     fold: int | None = None,
 ) -> RunResult:
     """Train, from the beginning or where the run in a folder is, with its facts and what its checkpoint holds."""
     earlier, before, within = goes_on or (None, {}, None)
-    takers(chosen)  # a value that no objective takes is an error before the data is read
-    recipe = resolve_device(chosen)
     begins = earlier is None or not (before.get("data") or within is not None or ImageRecord.read(earlier.path))
     checkpoint = earlier.checkpoint if earlier is not None and within is not None else None
-    known = None if begins else earlier
     fold = before.get("fold", fold)
-    if earlier is not None and recipe.folds and recipe.world > 1:
-        raise ValueError(
-            f"cross-validation in {recipe.folds} folds judges this run, and takes one process: go on with --devices 1 "
-            "--nodes 1"
-        )
-    train, val, model, recipe = images_and_model(recipe, earlier, known, checkpoint is not None, sets, start)
-    images = train
-    recipe = resolve_network(recipe, model.network, len(train), train.image_shape)
-    probe: dict[str, Any] | None = None
-    stored = earlier is not None and (earlier.start / "config.json").is_file()
-    if recipe.head == "probe" and checkpoint is None and not stored:
-        recipe, probe = from_probe(recipe, model, train, val if fold is None else val.subset(()))
+    run_with = prepare(written, sets, start, earlier, begins, checkpoint is not None, fold)
+    recipe, train, val, model = run_with.recipe, run_with.train, run_with.val, run_with.model
+    images, probe = train, run_with.probe
     record = record_of(recipe, train, val, start is not None) if main and begins else None
     data = {"train": len(train), "val": len(val), "image_shape": list(train.image_shape), "classes": train.class_names}
     if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
@@ -177,7 +160,7 @@ def _run(
             earlier.path if earlier else "the run",
         )
     if not before.get("data"):
-        facts |= first_facts(recipe, given or chosen, data, objective, probe, start is not None)
+        facts |= first_facts(recipe, written, data, objective, probe, start is not None)
         facts |= {} if fold is None else {"fold": fold}
     elif grown(earlier, before, recipe):
         facts |= {"cost": costs(recipe, objective, data, (before.get("cost") or {}).get("earlier"))}
@@ -191,8 +174,8 @@ def _run(
     elif main:
         if record is not None:
             record.write(folder.path)
-        if begun_with is not None and not stored:
-            kedge.save(begun_with, folder.start)
+        if begun_with is not None and not folder.has_start:
+            save(begun_with, folder.start)
         facts = go_on(folder, facts, recipe.epochs)
     if main:
         if progress:
@@ -209,7 +192,7 @@ def _run(
         run.last_good = str(checkpoint) if checkpoint else None
         try:
             folder = train_epochs(run, folder, checkpoint, progress, main, facts.get("digests", {}))
-            return _finish(run, folder, facts, main, report, pooled)
+            return _finish(run, folder, facts, main, page, pooled)
         except Exception as error:
             words = explained(error, recipe.batch_size or 1, recipe.world, folder.path)
             if words is None:
@@ -218,7 +201,7 @@ def _run(
 
 
 def _finish(
-    run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, wanted: bool, pooled: Pooled | None
+    run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, page: Page | None, pooled: Pooled | None
 ) -> RunResult:
     recipe = run.recipe
     last = run.evaluated
@@ -229,12 +212,7 @@ def _finish(
     if pooled is not None:
         if pooled.share < 1:
             models["model"] = on_the_way(start_of(last, folder), last, pooled.share, recipe, run.train_set)
-    elif (
-        not run.attacking
-        and recipe.average is None
-        and "fold" not in facts
-        and (folder.start / "config.json").is_file()
-    ):
+    elif not run.attacking and recipe.average is None and "fold" not in facts and folder.has_start:
         models["model"], below = not_below_start(run, last, folder)
     found: dict[str, dict[str, float]] = {}
     for name, model in models.items():
@@ -248,8 +226,8 @@ def _finish(
             facts = {**facts, "unreadable": unread}
             log.warning("%s", about_left_out(unread))
         for name in beside:
-            kedge.save(models[name], folder.path / name)
-        kedge.save(model, folder.model)
+            save(models[name], folder.path / name)
+        save(model, folder.model)
         facts = {**facts, "validation": validation, "reject": model.reject, "steps": model.steps}
         facts |= {f"validation_{name}": values for name, values in beside.items()}
         if robust is not None:
@@ -263,7 +241,7 @@ def _finish(
         folder.clear_best()
         judged_by = run.val_set if pooled is None else pooled.first
         sweep_folds(folder.path)
-        report = _page(model, folder, judged_by, recipe.seed, folds) if wanted else None
+        report = _page(page, model, folder, judged_by, recipe.seed, folds)
     rows = folder.rows() if main else []
     count = len(run.val_set) if pooled is None else len(pooled.images)
     return RunResult(folder.path, recipe, model, rows, validation, report, robust, beside, count, folds)
@@ -280,18 +258,25 @@ def _judged(model: PixelModel, run: Run, main: bool, pooled: Pooled | None) -> d
 
 
 def _page(
-    model: PixelModel, folder: RunFolder, val: ImageSet, seed: int, folds: dict[str, Any] | None = None
+    page: Page | None,
+    model: PixelModel,
+    folder: RunFolder,
+    val: ImageSet,
+    seed: int,
+    folds: dict[str, Any] | None = None,
 ) -> Path | None:
     """Write the page of a run; None if it could not be made: that must not look like a run that failed.
 
     With `folds`, their record, it is of the model of the first one, and `val` are the images of that.
     """
     run, about = folder.path, None
+    if page is None:
+        return None
     try:
         if folds is not None:
             run, about = fold_folder(folder.path, 1), about_first(folder.path, folds)
-            model = kedge.load(run / "model")
-        write_run_report(model, run, val, folder.report, seed, ImageRecord.read(run), about)
+            model = load(run / "model")
+        page(model, run, val, folder.report, seed, ImageRecord.read(run), about)
     except Exception as error:
         log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
         return None
@@ -305,17 +290,17 @@ def _finished(
     within: dict[str, Any] | None,
     sets: tuple[ImageSet, ImageSet] | None,
     tell: bool,
-    wanted: bool,
+    page: Page | None,
 ) -> RunResult:
     """The result of a run that is over, after making what is missing beside its model."""
-    model = kedge.load(folder.model)
+    model = load(folder.model)
     words = []
     if within is not None and not folder.rows():
         folder.write_rows(rows_within(folder, within))
         words.append("metrics.csv was missing, and was written again")
     folder.clear_best()  # what was broken off just before that
     sweep_folds(folder.path)
-    if wanted and not folder.report.is_file() and "adaptation" not in facts:  # which has none
+    if page is not None and not folder.report.is_file() and "adaptation" not in facts:  # which has none
         if tell:
             print(f"{folder.path} finished on {facts['finished']}, and its page is missing: it is made now", flush=True)
         try:
@@ -328,7 +313,7 @@ def _finished(
         except (OSError, ValueError) as error:  # the run is over all the same
             log.warning("report.html is missing, and cannot be made without the images of the run: %s", error)
         else:
-            if _page(model, folder, val, recipe.seed, facts.get("folds")) is not None:
+            if _page(page, model, folder, val, recipe.seed, facts.get("folds")) is not None:
                 words.append("report.html was missing, and was made")
     if tell:
         print(f"{folder.path} finished on {facts['finished']}: {'; '.join(words) or 'nothing is left to do'}")

@@ -16,12 +16,11 @@ from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.data.splitting import uniform
 from kedge.training.callbacks import AtomicCheckpoints
+from kedge.training.checkpoint_selection import most_trained, on_the_way, start_of
 from kedge.training.errors import TrainingStopped
-from kedge.training.floor import most_trained, on_the_way, start_of
-from kedge.training.folder import RunFolder
+from kedge.training.folder import RunFolder, RunResult
 from kedge.training.judging import judge, measures
 from kedge.training.recipe import Recipe, held_by
-from kedge.training.result import RunResult
 from kedge.training.threshold import predict_logits
 
 __all__ = ["Pooled", "about_first", "cross_validate", "fold_folder", "fold_places", "sweep_folds"]
@@ -249,7 +248,7 @@ def _trained(
     state = AtomicCheckpoints().load_checkpoint(folder.checkpoint)["state_dict"]
     prefix = "ema.module." if recipe.ema is not None else "model."
     trained.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    start = start_of(trained, folder) if (folder.start / "config.json").is_file() else None
+    start = start_of(trained, folder) if folder.has_start else None
     return _Fold(folder, result.recipe, start, trained, train, val)
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from kedge import data
+from kedge.checks import unlike_classes
 from kedge.data import DataError, ImageSet
-from kedge.data.splitting import split_by_position, split_validation
+from kedge.data.splitting import split_by_position
 from kedge.training.folder import RunFolder
-from kedge.training.recipe import Recipe, held_by, read_recipe
+from kedge.training.recipe import held_by, read_recipe
 from kedge.training.record import ImageRecord
-from kedge.training.start_from import find_start, run_of, same_place
 
-__all__ = ["RunImages", "changed_since", "divide", "record_of", "resumed", "unseen"]
+__all__ = ["RunImages", "changed_since", "unseen"]
 
 ENOUGH = 30  # held-out images of which more may be gone than half
 
@@ -60,10 +60,10 @@ class RunImages:
             ValueError: there are none.
         """
         if self.record is None:
-            return self._whole if self.own_part else self._by_position[0]
-        _check_comparable(self._whole, self.record.keys_of, self.name)
+            return self.whole if self.own_part else self._by_position[0]
+        _check_comparable(self.whole, self.record.keys_of, self.name)
         trained = set(self.record.trained)
-        return _part(self._whole, trained.__contains__, "train", self.name)
+        return _part(self.whole, trained.__contains__, "train", self.name)
 
     @cached_property
     def val(self) -> ImageSet:
@@ -82,20 +82,20 @@ class RunImages:
         held = self.record.held_out
         if self.own_part or not held:  # none was held out where a few were trained on and no other was looked at
             try:
-                return unseen(self._own if self.own_part else self._whole, self.record, self.name)
+                return unseen(self._own if self.own_part else self.whole, self.record, self.name)
             except ValueError as error:
                 if self.recipe.folds and not self.own_part:
                     raise ValueError(f"{error}. {self._about_folds()}") from None
                 raise
-        _check_comparable(self._whole, self.record.held_of, self.name)
-        left = len(held.intersection(self._whole.keys()))
+        _check_comparable(self.whole, self.record.held_of, self.name)
+        left = len(held.intersection(self.whole.keys()))
         if left < min(ENOUGH, (len(held) + 1) // 2):
             raise ValueError(
                 f"of the {len(held):,} images that {self.name} held out of training {left:,} are left in {self.data} "
                 f"({self.left_out}): too few to measure on. Put them back, name other labelled images that it was not "
                 "trained on with --data, or train again"
             )
-        return _part(self._whole, held.__contains__, "val", self.name)
+        return _part(self.whole, held.__contains__, "val", self.name)
 
     def _about_folds(self) -> str:
         folder = self._run / "folds" / "1"
@@ -111,10 +111,10 @@ class RunImages:
         if self.record is None:
             return ""
         if self.own_part or not self.record.held_out:
-            images = self._own if self.own_part else self._whole
+            images = self._own if self.own_part else self.whole
             count = self.record.count(images)
             return f"{count:,} of {len(images):,} left out, as it was trained on them" if count else ""
-        held, keys = self.record.held_out, self._whole.keys()
+        held, keys = self.record.held_out, self.whole.keys()
         new = sum(key not in held and key not in self.record.seen for key in keys)
         counts = (
             (len(held.difference(keys)), "of the held-out images gone or changed"),
@@ -126,12 +126,12 @@ class RunImages:
     def _moved(self, held: Collection[bytes]) -> int:
         """How many of the held-out images are of another class than they were."""
         assert self.record is not None
-        now = self._whole.class_names
+        now = self.whole.class_names
         then = (self._facts.get("data") or {}).get("classes") or now
         before = {
             (k, then[y]) for k, y in zip(self.record.held, self.record.held_labels.tolist(), strict=True) if k in held
         }
-        after = {(k, now[y]) for k, y in zip(self._whole.keys(), self._whole.labels.tolist(), strict=True) if k in held}
+        after = {(k, now[y]) for k, y in zip(self.whole.keys(), self.whole.labels.tolist(), strict=True) if k in held}
         return len(after - before)
 
     def _load(self, split: str, classes: bool = True) -> ImageSet:
@@ -145,7 +145,8 @@ class RunImages:
         return images.only_classes(self.recipe.classes) if classes and self.recipe.classes is not None else images
 
     @cached_property
-    def _whole(self) -> ImageSet:
+    def whole(self) -> ImageSet:
+        """All images of its part train, of its classes."""
         return self._load("train")
 
     @cached_property
@@ -184,7 +185,7 @@ class RunImages:
         then, adapted = self._facts.get("data") or {}, "adaptation" in self._facts
         if not then:
             return "nor how many there were"
-        if list(then["classes"]) != train.class_names:
+        if unlike_classes(then["classes"], train.class_names) is not None:
             return f"its classes were {', '.join(then['classes'])}, now they are {', '.join(train.class_names)}"
         # An adaptation held out more than validation images, or trained on a few of the others.
         counts = (("val", val),) if adapted else (("train", train), ("val", val))
@@ -210,57 +211,6 @@ def unseen(images: ImageSet, record: ImageRecord, name: str) -> ImageSet:
     return _part(images, lambda key: key not in record.seen, images.split, name)
 
 
-def divide(recipe: Recipe, images: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Training and validation images of a new run on a set without validation images.
-
-    What the model that it starts from was trained on is trained on again, what that held out is held out again.
-
-    Raises:
-        ValueError: where it starts from a run of an earlier version whose images are not known any more.
-    """
-    before, _ = _before(recipe)
-    record = ImageRecord.read(before)
-    if before is not None and record is None:
-        earlier = RunImages(before)
-        if same_place(str(recipe.data), earlier.data):
-            record = ImageRecord.of(earlier.train, earlier.val)
-    known: dict[str, Collection[bytes]] = {}
-    if record is not None and record.keys_of == images.keys_of:
-        known = {"trained": record.seen, "held": record.held_out}
-    return split_validation(images, recipe.val_fraction, held_by(vars(recipe)), **known)
-
-
-def record_of(recipe: Recipe, train: ImageSet, val: ImageSet | None, in_memory: bool = False) -> ImageRecord:
-    """The record of a new run on these images, with what the model was trained on that it starts from.
-
-    `in_memory`: whether it starts from a model that was handed over, and not from what the recipe says.
-    """
-    run, known = _before(recipe)
-    before = ImageRecord.read(run)
-    return ImageRecord.of(train, val, before, before is not None or (known and not in_memory))
-
-
-def resumed(run: Path, sets: tuple[ImageSet, ImageSet] | None) -> tuple[ImageSet, ImageSet]:
-    """The images that a run began with, in their order then, whatever they are called now; of `sets` if given.
-
-    Raises:
-        ValueError: if they are not those.
-    """
-    record = ImageRecord.read(run)
-    if sets is not None:
-        return sets if record is None else record.arranged(*sets)
-    images = RunImages(run)
-    if data.is_stream(images.data):
-        from kedge.training.build import load_sets
-
-        train, val = load_sets(images.recipe)
-        return (train, val) if record is None else record.arranged(train, val)
-    if record is None:
-        return images.train, images.val
-    some = images.recipe.train_images is not None  # of more
-    return record.arranged(images._whole, images.val if images.own_part else None, some)
-
-
 def changed_since(place: str, when: Any) -> Path | None:
     """A file or folder of local data that was changed after a time in ISO format; None if there is none."""
     room = os.environ.get("KEDGE_DATA")
@@ -278,17 +228,6 @@ def changed_since(place: str, when: Any) -> Path | None:
             if os.stat(path).st_mtime > began:
                 return Path(path)
     return None
-
-
-def _before(recipe: Recipe) -> tuple[Path | None, bool]:
-    """The run whose model a recipe starts from, or None; and whether it starts from no model of kedge at all."""
-    if recipe.init_from is None:
-        return None, True
-    try:
-        folder = find_start(recipe.init_from)
-    except (OSError, ValueError):  # what a model that was handed over in memory is called
-        return None, False
-    return (None, True) if folder is None else (run_of(folder), False)
 
 
 def _part(images: ImageSet, keep: Callable[[bytes], bool], split: str, name: str) -> ImageSet:

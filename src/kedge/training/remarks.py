@@ -1,16 +1,19 @@
 """What is to be known about the images of a run before its first epoch: doubles, and too few to validate on."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from kedge import data, metrics
 from kedge.data import DataError, ImageSet
+from kedge.data.report import listed
+from kedge.training.module import Run
 from kedge.training.recipe import Recipe
 from kedge.training.record import ImageRecord
 from kedge.training.resolve import FOLDS, why_no_folds
 
-__all__ = ["remarks"]
+__all__ = ["about_left_out", "left_out", "remarks"]
 
 FEW, FEW_OF_CLASS = 100, 5  # validation images below which it is said what they can tell
 _SHOWN = 3
@@ -118,3 +121,24 @@ def _too_few(val: ImageSet, own_part: bool, by_folds: int | None) -> Iterator[st
         if by_folds is not None:
             more += f"; --folds {FOLDS} judges by all {by_folds:,} images, and takes {FOLDS} trainings more"
         yield f"careful: {'; '.join(said)}. {more}"
+
+
+def left_out(run: Run) -> dict[str, Any]:
+    """Which images of a run could not be read, for its record; empty if there were none.
+
+    `skipped` when the data was loaded, and `replaced` by another of their class while it trained: lists of
+    [path, reason].
+    """
+    skipped = {**dict(run.train_set.report.skipped), **dict(run.val_set.report.skipped)}
+    found = {
+        "skipped": [[path, reason] for path, reason in skipped.items() if path not in run.unreadable],
+        "replaced": [[path, reason] for path, reason in run.unreadable.items()],
+    }
+    return found if found["skipped"] or found["replaced"] else {}
+
+
+def about_left_out(record: dict[str, Any]) -> str:
+    """What `left_out` recorded, in words that name the first images."""
+    words = {"skipped": "left out", "replaced": "replaced by another of their class in training"}
+    counts = ", ".join(f"{len(record[key])} {what}" for key, what in words.items() if record[key])
+    return f"unreadable images: {counts}\n{listed([*record['skipped'], *record['replaced']])}"

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from kedge.checkpoint import read_config
-from kedge.epsilon import parse_epsilon, print_epsilon
+from kedge.epsilon import parse_ball, print_ball
 from kedge.hub import PREFIX, download, split_name
 from kedge.training.masking import anchored_arguments
 from kedge.training.recipe import Recipe, held_by, near
 from kedge.training.recorded import recorded, recorded_facts
 from kedge.training.resolve import has_weights
 
-__all__ = ["earlier_passes", "find_start", "in_norm", "inherit", "run_of", "same_place", "trained_eps"]
+__all__ = ["earlier_passes", "find_start", "inherit", "run_of", "same_place", "trained_eps"]
 
 OWN = ("model", "best", "last", "start")  # the model folders inside a run
 
@@ -176,15 +176,9 @@ def trained_eps(recipe: Recipe) -> str | None:
         if "attack" not in facts:
             return None
         # Read and printed again: earlier versions wrote some numbers otherwise.
-        number, _, norm = str(facts["attack"]).removesuffix(")").partition(" (")
-        return in_norm(parse_epsilon(number), norm or "linf")
+        return print_ball(*parse_ball(str(facts["attack"])))
     except (OSError, ValueError):
         return None
-
-
-def in_norm(eps: float, norm: str) -> str:
-    """Epsilon as it is printed, and its norm where that is not the usual one."""
-    return print_epsilon(eps) + ("" if norm == "linf" else f" ({norm})")
 
 
 def run_of(folder: Path) -> Path | None:

@@ -1,9 +1,7 @@
-"""After the last epoch: the reject threshold, the saved model, the report."""
+"""What a model answers to a whole set, and the reject threshold that is set by it."""
 
-import shlex
 import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -11,16 +9,9 @@ from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.confidence import log_odds
 from kedge.data import ImageSet
-from kedge.data.report import listed
 from kedge.rejection import rule_from
-from kedge.training.record import ImageRecord
 
-if TYPE_CHECKING:
-    from kedge.training.module import Run
-
-__all__ = ["about_left_out", "left_out", "predict_logits", "predict_set", "reject_rule", "write_run_report"]
-
-REPORT_IMAGES = 1000  # the report of a run is a first look; `kedge evaluate` takes the whole set
+__all__ = ["predict_logits", "predict_set", "reject_rule"]
 
 
 @torch.no_grad()
@@ -77,54 +68,3 @@ def reject_rule(
         "validation_coverage": kept,
         "validation_accuracy": accuracy,
     }
-
-
-def left_out(run: "Run") -> dict[str, Any]:
-    """Which images of a run could not be read, for its record; empty if there were none.
-
-    `skipped` when the data was loaded, and `replaced` by another of their class while it trained: lists of
-    [path, reason].
-    """
-    skipped = {**dict(run.train_set.report.skipped), **dict(run.val_set.report.skipped)}
-    found = {
-        "skipped": [[path, reason] for path, reason in skipped.items() if path not in run.unreadable],
-        "replaced": [[path, reason] for path, reason in run.unreadable.items()],
-    }
-    return found if found["skipped"] or found["replaced"] else {}
-
-
-def about_left_out(record: dict[str, Any]) -> str:
-    """What `left_out` recorded, in words that name the first images."""
-    words = {"skipped": "left out", "replaced": "replaced by another of their class in training"}
-    counts = ", ".join(f"{len(record[key])} {what}" for key, what in words.items() if record[key])
-    return f"unreadable images: {counts}\n{listed([*record['skipped'], *record['replaced']])}"
-
-
-def write_run_report(
-    model: PixelModel,
-    folder: Path,
-    images: ImageSet,
-    path: Path,
-    seed: int,
-    record: ImageRecord | None = None,
-    about: tuple[str, str] | None = None,
-) -> None:
-    """Evaluate the model of the run in `folder` on (at most a thousand of) its validation images and write the page.
-
-    `about`: what the model is called there, if not as the folder, and a paragraph that the page begins with.
-    """
-    from kedge import evaluation, reporting
-
-    again = ["--split", "val", "--shift", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
-    command = shlex.join(["kedge", "evaluate", str(folder), *again])
-    name, words = about or (folder.name, None)
-    results = evaluation.evaluate(
-        {name: model},
-        images,
-        shift=(),
-        seed=seed,
-        limit=REPORT_IMAGES,
-        trained_on={} if record is None else {name: record.count},
-        command=command,
-    )
-    reporting.write_report(results if words is None else {**results, "about": words}, path)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor
 from kedge.anchoring.stem import at_least_float32
+from kedge.checks import unlike_classes
 
 
 @torch.no_grad()
@@ -132,10 +133,8 @@ def _fitted(a: PixelModel, b: PixelModel) -> PixelModel:
     for what in ("input_shape", "task", "num_outputs"):
         if getattr(a, what) != getattr(b, what):
             raise ValueError(f"the models differ in {what}: {getattr(a, what)} and {getattr(b, what)}")
-    if a.class_names is not None and b.class_names is not None and a.class_names != b.class_names:
-        first, second = next((x, y) for x, y in zip(a.class_names, b.class_names, strict=True) if x != y)
-        same = "in another order" if set(a.class_names) == set(b.class_names) else "so their outputs mean other things"
-        raise ValueError(f"the models have other classes, {same}: {first!r} stands where the second has {second!r}")
+    if unlike := unlike_classes(a.class_names or a.num_outputs, b.class_names or b.num_outputs):
+        raise ValueError(f"the models have other classes, so their outputs mean other things: {unlike}")
     for what in ("mean", "std"):
         one, other = getattr(a, what).float().cpu(), getattr(b, what).float().cpu()
         if not torch.allclose(one, other, atol=1e-6):

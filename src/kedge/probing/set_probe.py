@@ -1,46 +1,21 @@
 """The linear probe that fine-tuning starts from: the best linear head on the network as it was published."""
 
-import logging
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from kedge import metrics
-from kedge.adaptation.features import features
-from kedge.adaptation.heads import find_head
-from kedge.adaptation.probe import ProbeData, fit_probe, fold_accuracy
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, generator
-from kedge.training.recipe import Recipe
+from kedge.probing.features import features
+from kedge.probing.heads import find_head
+from kedge.probing.probe import ProbeData, fit_probe, fold_accuracy
 
-__all__ = ["from_probe", "set_probe"]
+__all__ = ["set_probe"]
 
 FEW = 30  # validation images below which the strength is chosen, and the probe judged, by folds of the training images
 MOST = 20_000  # training images that the head is fitted on; more change little and take minutes
-
-log = logging.getLogger("kedge")
-
-
-def from_probe(
-    recipe: Recipe, model: PixelModel, train: ImageSet, val: ImageSet
-) -> tuple[Recipe, dict[str, Any] | None]:
-    """Set the head of `model` to its linear probe, as the recipe says; a network without a linear head keeps its own.
-
-    Gives the recipe, with `head: leave` where there was none to set, and the record of `set_probe`.
-    """
-    rows, workers = max(64, recipe.batch_size or 0), recipe.workers or 0
-    model.to(torch.device(recipe.device))
-    try:
-        record = set_probe(model, train, val, recipe.seed, rows, workers)
-    except ValueError as error:
-        said = str(error).partition(" Name one with head")[0]  # which is for kedge adapt
-        log.warning("no linear probe to start from, and so nothing that the run must not fall below: %s", said)
-        return replace(recipe, head="leave", head_lr=1.0), None
-    finally:
-        model.cpu().train()
-    return recipe, record
 
 
 @torch.no_grad()

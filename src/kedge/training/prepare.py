@@ -1,30 +1,99 @@
-"""The model that a run trains: a network made by the recipe, or a model that was trained before."""
+"""What was written becomes what is run: the recipe with nothing left open, and the images and the model."""
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from kedge import checkpoint
 from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references
 from kedge.anchoring.base import independent
+from kedge.checks import unlike_classes
 from kedge.data import ImageSet, derive_seed
 from kedge.networks import PretrainedUnavailable
-from kedge.training.build import divided, load_pool, make_model, make_network
+from kedge.probing.set_probe import set_probe
+from kedge.training.build import make_model, make_network
 from kedge.training.folder import RunFolder
 from kedge.training.folds import fold_places
-from kedge.training.held_out import resumed
+from kedge.training.images import divided, load_pool, resumed
 from kedge.training.recipe import Recipe, held_by
-from kedge.training.resolve import resolve_data, resolve_folds
-from kedge.training.start_from import find_start
+from kedge.training.resolve import resolve_data, resolve_device, resolve_folds, resolve_network
+from kedge.training.start_from import find_start, inherit
+from kedge.training.takers import takers
 
-__all__ = ["begin", "images_and_model", "load_start", "resolve_start", "started"]
+__all__ = ["Prepared", "begin", "load_start", "prepare", "started"]
 
 log = logging.getLogger("kedge")
+OF = ("the data", "the model")
 
 
-def images_and_model(
+@dataclass
+class Prepared:
+    """What a run runs with.
+
+    Attributes:
+        recipe: with nothing left open.
+        train, val: the images; with folds none are for validation.
+        model: in train mode, on the CPU.
+        probe: the record of the linear probe that its last layer was set to; None where it was not.
+    """
+
+    recipe: Recipe
+    train: ImageSet
+    val: ImageSet
+    model: PixelModel
+    probe: dict[str, Any] | None = None
+
+
+def prepare(
+    written: Recipe,
+    sets: tuple[ImageSet, ImageSet] | None = None,
+    start: PixelModel | None = None,
+    earlier: RunFolder | None = None,
+    begins: bool = True,
+    has_checkpoint: bool = False,
+    fold: int | None = None,
+) -> Prepared:
+    """Turn what was written into what is run. A recipe is filled in here, and nowhere else, in this order.
+
+    1. What the model decides that the run starts from: data, classes, images held out, anchoring, objective.
+    2. Device and precision.
+    3. The images; whether folds judge them, where they are few; what their number and size decide.
+    4. The model; what its network decides.
+    5. Its last layer, where that starts from a linear probe.
+
+    Args:
+        written: the recipe; of a run that goes on the one in its folder, which has little left open.
+        sets: training and validation images that were handed over.
+        start: a model that was handed over to start from.
+        earlier: the folder of a run that goes on.
+        begins: whether the images are still to be chosen: not where that folder says which they are.
+        has_checkpoint: whether it holds the weights to go on with.
+        fold: the number of a fold, whose validation images decide nothing.
+    """
+    recipe = written
+    if earlier is None:
+        recipe = inherit(written) if start is None else started(written, start, sets)
+    takers(recipe)  # a value that no objective takes is an error before the data is read
+    recipe = resolve_device(recipe)
+    if earlier is not None and recipe.folds and recipe.world > 1:
+        raise ValueError(
+            f"cross-validation in {recipe.folds} folds judges this run, and takes one process: go on with --devices 1 "
+            "--nodes 1"
+        )
+    train, val, model, recipe = _images_and_model(
+        recipe, earlier, None if begins else earlier, has_checkpoint, sets, start
+    )
+    recipe = resolve_network(recipe, model.network, len(train), train.image_shape)
+    prepared = Prepared(recipe, train, val, model)
+    if recipe.head == "probe" and not has_checkpoint and not (earlier is not None and earlier.has_start):
+        _start_from_probe(prepared, val if fold is None else val.subset(()))
+    return prepared
+
+
+def _images_and_model(
     recipe: Recipe,
     earlier: RunFolder | None,
     known: RunFolder | None,
@@ -34,7 +103,7 @@ def images_and_model(
 ) -> tuple[ImageSet, ImageSet, PixelModel, Recipe]:
     """Training images, validation images, the model, and the recipe with what they decide.
 
-    The images are those of the run `known`, where one goes on that says them; with folds none are for validation.
+    The images are those of the run `known`, where one goes on that says them.
     """
     pool = load_pool(recipe) if known is None and sets is None else None
     asked = recipe
@@ -82,12 +151,11 @@ def begin(
     if given is not None:
         _check_given(given, train)
         return independent(given).train(), resolve_data(recipe, count, shape)
-    stored = earlier is not None and (earlier.start / "config.json").is_file()
-    if earlier is not None and stored:
+    if earlier is not None and earlier.has_start:
         return checkpoint.load(earlier.start).train(), resolve_data(recipe, count, shape)
     start = load_start(recipe, train)
     if start is not None:
-        return start, resolve_data(resolve_start(recipe, start), count, shape)
+        return start, resolve_data(_resolve_start(recipe, start), count, shape)
     network, resolved = _network(recipe, train, has_checkpoint)
     return make_model(resolved, network, train), resolved
 
@@ -142,18 +210,33 @@ def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] |
     )
 
 
+def _start_from_probe(prepared: Prepared, val: ImageSet) -> None:
+    """Set the head of the model to its linear probe; a network without a linear head keeps its own."""
+    recipe, model = prepared.recipe, prepared.model
+    rows, workers = max(64, recipe.batch_size or 0), recipe.workers or 0
+    model.to(torch.device(recipe.device))
+    try:
+        prepared.probe = set_probe(model, prepared.train, val, recipe.seed, rows, workers)
+    except ValueError as error:
+        why = str(error).partition(" Name one with head")[0]  # which is for kedge adapt
+        log.warning("no linear probe to start from, and so nothing that the run must not fall below: %s", why)
+        prepared.recipe = replace(recipe, head="leave", head_lr=1.0)
+    finally:
+        model.cpu().train()
+
+
 def _check_given(model: PixelModel, train: ImageSet) -> None:
-    if model.num_outputs != len(train.class_names) or (model.class_names or train.class_names) != train.class_names:
+    if (unlike := unlike_classes(train.class_names, model.class_names or model.num_outputs, OF)) is not None:
         raise ValueError(
             f"start: the model has {model.num_outputs} outputs for {', '.join((model.class_names or ['?'])[:5])}, and "
-            f"{train.name} has {len(train.class_names)} classes, {', '.join(train.class_names[:5])}; "
+            f"{train.name} has {len(train.class_names)} classes, {', '.join(train.class_names[:5])} ({unlike}); "
             "kedge.adaptation gives it a new head"
         )
     if tuple(model.input_shape) != tuple(train.image_shape):
         raise ValueError(f"start: the model takes images of {model.input_shape}, the images are {train.image_shape}")
 
 
-def resolve_start(recipe: Recipe, model: PixelModel) -> Recipe:
+def _resolve_start(recipe: Recipe, model: PixelModel) -> Recipe:
     """The recipe with the network, and the size of the bank, of the model that is started from."""
     name, arguments = _named(model)
     count = len(model.references) if isinstance(model, AnchoredModel) else recipe.references
@@ -181,20 +264,10 @@ def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.
 
 
 def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:
-    theirs, ours = model.class_names, list(train.class_names)
-    if theirs is None and model.num_outputs == len(ours):
-        return
-    if theirs != ours:
-        had = theirs if theirs is not None else [f"{model.num_outputs} outputs without names"]
-        missing, extra = [c for c in ours if c not in had], [c for c in had if c not in ours]
-        how = "; ".join(
-            f"{what} {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}"
-            for what, names in (("the data also has", missing), ("the model also has", extra))
-            if names
-        )
+    if (unlike := unlike_classes(train.class_names, model.class_names or model.num_outputs, OF)) is not None:
         raise ValueError(
-            f"init_from: the {len(had)} classes of {recipe.init_from} are not the {len(ours)} of {train.name}: "
-            f"{how or 'they are in another order'}. With fewer classes name them in classes, in the model's order; "
+            f"init_from: the {model.num_outputs} classes of {recipe.init_from} are not the {len(train.class_names)} of "
+            f"{train.name}: {unlike}. With fewer classes name them in classes, in the model's order; "
             "for new ones take it to the new task with kedge adapt, or train from published weights"
         )
 

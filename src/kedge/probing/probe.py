@@ -25,6 +25,7 @@ class ProbeData:
         classes: how many there are.
         masked: `[R, N, D]`, the same with the reference hidden, or None.
         alpha: the share of masking: the weight of `masked`, whose target is the uniform distribution.
+        balanced: whether every class counts the same, as in batches that hold as many images of each; else every image.
     """
 
     seen: Tensor
@@ -32,6 +33,12 @@ class ProbeData:
     classes: int
     masked: Tensor | None = None
     alpha: float = 0.0
+    balanced: bool = False
+
+    def class_weights(self, labels: Tensor) -> Tensor | None:
+        """Weights `[C]` with which classes of these labels count the same, float64; None where images do."""
+        counts = torch.bincount(labels, minlength=self.classes).double()
+        return 1 / counts.clamp(min=1) if self.balanced else None
 
     def rows(self, chosen: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Features `[M, D]`, targets `[M, C]` and weights `[M]`, which sum to 1, of all images or those `chosen`."""
@@ -40,6 +47,9 @@ class ProbeData:
         draws, n = seen.shape[:2]
         targets = F.one_hot(labels, self.classes).double().repeat(draws, 1)
         x, weights = seen.flatten(0, 1).double(), torch.full((draws * n,), 1 / (draws * n), dtype=torch.float64)
+        if (of_class := self.class_weights(labels)) is not None:
+            weights = of_class[labels].repeat(draws)
+            weights /= weights.sum()
         if self.masked is None or self.alpha == 0:
             return x, targets, weights
         hidden = self.masked if chosen is None else self.masked[:, chosen]
@@ -119,7 +129,7 @@ def choose_strength(
     for chosen, features, labels in parts:
         best, worse = math.inf, 0
         for strength, (weight, bias) in zip(STRENGTHS, _path(data, chosen, intercept), strict=False):
-            nll = float(F.cross_entropy(features.double() @ weight.T + bias, labels))
+            nll = float(F.cross_entropy(features.double() @ weight.T + bias, labels, data.class_weights(labels)))
             sums.setdefault(strength, []).append(nll * len(labels))
             best, worse = min(best, nll), 0 if nll <= best else worse + 1
             if worse == 2:

@@ -8,30 +8,17 @@ from typing import Any
 
 from torch import nn
 
-from kedge.adaptation.outcome import Settings, finished
 from kedge.data import ImageSet
 from kedge.files import sweep, write_text
 from kedge.json_text import read_json
+from kedge.procedures._base import procedure, ways
+from kedge.procedures._outcome import finished
+from kedge.procedures._settings import Settings
 
-__all__ = ["check_origin", "note_origin", "origin_of", "rests_on"]
+__all__ = ["check_origin", "note_origins", "origin_of"]
 
-_PROBE = ("seed", "head", "references", "strength")
-_TUNED = ("seed", "head", "references", "epochs", "lr", "objective", "augment")
-_COUNT = {
-    "linear-probe": _PROBE,
-    "anchored-probe": (*_PROBE, "alpha", "drawn"),
-    "finetune": _TUNED,
-    "lp-ft": (*_TUNED, "strength"),
-    "wise-ft": (*_TUNED, "strength", "share"),
-}
 _WORDS = {"model": "the weights of the model", "train": "the training images", "val": "the validation images"}
 _FILE = "adapted.json"
-
-
-def rests_on(how: str) -> tuple[str, ...]:
-    """The ways whose models `how` is made from, and itself."""
-    before = {"lp-ft": ("linear-probe",), "wise-ft": ("linear-probe", "lp-ft")}
-    return (*before.get(how, ()), how)
 
 
 def origin_of(model: nn.Module, train: ImageSet, val: ImageSet | None) -> dict[str, Any]:
@@ -50,7 +37,7 @@ def origin_of(model: nn.Module, train: ImageSet, val: ImageSet | None) -> dict[s
 def check_origin(out: Path, how: str, origin: dict[str, Any], settings: Settings) -> None:
     """Raise ValueError if a run folder that `how` would take from `out` was made from something else."""
     known = _known(out)
-    for each in rests_on(how):
+    for each in ways(how):
         if each not in known:
             if finished(out / each):
                 raise ValueError(f"{out / each} does not say what it was adapted from: name another folder (--out)")
@@ -70,18 +57,20 @@ def check_origin(out: Path, how: str, origin: dict[str, Any], settings: Settings
             )
 
 
-def note_origin(out: Path, how: str, origin: dict[str, Any], settings: Settings) -> None:
-    """Remember what `how` in `out` is made from, before it is made."""
-    known = _known(out)
+def note_origins(out: Path, how: str, origin: dict[str, Any], settings: Settings) -> None:
+    """Remember what `how` in `out`, and what it rests on, are made from, before they are made."""
     sweep(out)
-    if how not in known:
-        text = json.dumps({**known, how: _facts(how, origin, settings)}, indent=1, ensure_ascii=False)
-        write_text(out / _FILE, text + "\n")
+    known = _known(out)
+    facts = {each: _facts(each, origin, settings) for each in ways(how)}
+    if facts.keys() - known.keys():
+        write_text(out / _FILE, json.dumps({**facts, **known}, indent=1, ensure_ascii=False) + "\n")
 
 
 def _facts(how: str, origin: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """What decides the model of a way: the images, the weights, and settings of it and of what it rests on."""
+    keys = dict.fromkeys(key for each in ways(how) for key in procedure(each).decided_by)
     chosen = asdict(settings)
-    return {**origin, **{key: chosen[key] for key in _COUNT[how]}}
+    return {**origin, **{key: chosen[key] for key in keys}}
 
 
 def _known(out: Path) -> dict[str, Any]:

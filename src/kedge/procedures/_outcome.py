@@ -1,0 +1,95 @@
+"""The run folder that a procedure leaves."""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kedge import checkpoint
+from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.data import ImageSet
+from kedge.files import folder_in_place_of, write_text
+from kedge.procedures._settings import Settings
+from kedge.training.folder import RunFolder, surroundings
+from kedge.training.images import record_of
+from kedge.training.judging import judge
+from kedge.training.prepare import started
+from kedge.training.recipe import Recipe
+from kedge.training.record import FILE
+from kedge.training.recorded import recorded_facts
+from kedge.training.threshold import predict_logits
+
+__all__ = ["add_record", "finished", "load_outcome", "recipe_for", "write_outcome"]
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run folder holds a finished adaptation."""
+    try:
+        facts = recorded_facts(folder)
+    except (OSError, ValueError):
+        return False
+    return "finished" in facts and "adaptation" in facts
+
+
+def load_outcome(folder: Path, like: PixelModel) -> PixelModel:
+    """The model of a run; `like` has the network for one that has no name to be made again by."""
+    unnamed = checkpoint.read_config(folder / "model")["architecture"] is None and not isinstance(like, AnchoredModel)
+    return checkpoint.load(folder / "model", model=like.network if unnamed else None)
+
+
+def recipe_for(model: PixelModel, how: str, out: Path, train: ImageSet, settings: Settings) -> Recipe:
+    """The recipe of a run `out/how`: what names its network and its images."""
+    recipe = Recipe.from_dict(
+        {
+            "name": how,
+            "runs": str(out),
+            "data": settings.data or train.name,
+            "image_size": train.image_shape[-1],
+            "val_fraction": settings.val_fraction,
+            "split_seed": settings.seed if settings.split_seed is None else settings.split_seed,
+            "seed": settings.seed,
+            "augment": settings.augment,
+            "workers": settings.workers,
+            "device": settings.device,
+            "references": min(Recipe.references, len(train)),
+            "init_from": settings.source or type(model.network).__name__,
+            "epochs": settings.epochs,
+            "lr": settings.lr,
+            "objective": settings.objective,
+        }
+    )
+    return started(recipe, model, None)
+
+
+def write_outcome(
+    model: PixelModel, folder: Path, train: ImageSet, val: ImageSet | None, settings: Settings, record: dict[str, Any]
+) -> None:
+    """Write the run folder of a model that no training loop made, whole or not at all."""
+    facts = {**surroundings(), "seed": settings.seed, "data": data_record(train, val)}
+    recipe = replace(recipe_for(model, folder.name, folder.parent, train, settings), objective=None)
+    model.reject, measured = None, {}
+    if val is not None:
+        on = settings.torch_device()
+        answers = predict_logits(model.to(on), val, settings.batch_size, settings.workers)
+        measured = judge(model.cpu(), recipe, val, *answers)
+    facts |= {"validation": measured, "reject": model.reject, "steps": {}}
+    words = f"# Made by kedge adapt, {folder.name}: names the network and the images; what was done is in run.json.\n"
+    facts |= {"adaptation": record, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    with folder_in_place_of(folder, ("model", "recipe.yaml", "run.json", FILE)) as new:
+        checkpoint.save(model, new / "model")
+        record_of(recipe, train, val, in_memory=True).write(new)
+        write_text(new / "recipe.yaml", words + recipe.to_yaml())
+        write_text(new / "run.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+
+
+def add_record(folder: Path, record: dict[str, Any]) -> None:
+    """Say in the run folder of a training what it was a stage of."""
+    run = RunFolder(folder)
+    run.write_facts({**run.facts(), "adaptation": record})
+
+
+def data_record(train: ImageSet, val: ImageSet | None) -> dict[str, Any]:
+    """What run.json says of the images."""
+    held = 0 if val is None else len(val)
+    return {"train": len(train), "val": held, "image_shape": list(train.image_shape), "classes": train.class_names}

@@ -1,0 +1,41 @@
+"""The page of a run, a first look at its model. It stands above training, which calls what it is handed."""
+
+import shlex
+from pathlib import Path
+
+from kedge import evaluation, reporting
+from kedge.anchoring import PixelModel
+from kedge.data import ImageSet
+from kedge.training.record import ImageRecord
+
+__all__ = ["write_run_report"]
+
+REPORT_IMAGES = 1000  # `kedge evaluate` takes the whole set
+
+
+def write_run_report(
+    model: PixelModel,
+    folder: Path,
+    images: ImageSet,
+    path: Path,
+    seed: int,
+    record: ImageRecord | None = None,
+    about: tuple[str, str] | None = None,
+) -> None:
+    """Evaluate the model of the run in `folder` on (at most a thousand of) its validation images and write the page.
+
+    `about`: what the model is called there, if not as the folder, and a paragraph that the page begins with.
+    """
+    again = ["--split", "val", "--shift", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
+    command = shlex.join(["kedge", "evaluate", str(folder), *again])
+    name, words = about or (folder.name, None)
+    results = evaluation.evaluate(
+        {name: model},
+        images,
+        shift=(),
+        seed=seed,
+        limit=REPORT_IMAGES,
+        trained_on={} if record is None else {name: record.count},
+        command=command,
+    )
+    reporting.write_report(results if words is None else {**results, "about": words}, path)

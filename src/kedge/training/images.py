@@ -1,0 +1,134 @@
+"""Which images a run is on: of a new one loaded, divided and recorded, of one that goes on those that it began with."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+
+from kedge import data
+from kedge.checks import unlike_classes
+from kedge.data import ImageSet
+from kedge.data.splitting import split_validation
+from kedge.training.held_out import RunImages, unseen
+from kedge.training.recipe import Recipe, held_by
+from kedge.training.record import ImageRecord
+from kedge.training.start_from import find_start, run_of, same_place
+
+__all__ = ["divided", "load_pool", "load_sets", "record_of", "resumed"]
+
+
+def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
+    """Load the training and the validation images of a new run; without a part val some of each class are held out."""
+    return divided(recipe, *load_pool(recipe))
+
+
+def load_pool(recipe: Recipe) -> tuple[ImageSet, ImageSet | None]:
+    """Load the images that a new run can train on, and its validation images where the data says which these are."""
+    assert recipe.data is not None
+    train: ImageSet
+    out: ImageSet | None = None
+    if (stream := data.stream(recipe.data, recipe.image_size, recipe.val_fraction, held_by(vars(recipe)))) is not None:
+        train, out = stream
+        if recipe.train_images is not None or recipe.classes is not None:
+            train.subset(())  # which says that nothing can be picked out of it
+    else:
+        train = data.load(recipe.data, "train", recipe.image_size)
+    if recipe.train_images is not None:
+        if recipe.train_images > len(train):
+            raise ValueError(f"train_images is {recipe.train_images}, and {recipe.data} has {len(train)}: leave it out")
+        train = train.subset(range(recipe.train_images))
+    if "val" in data.splits(recipe.data):
+        val = data.load(recipe.data, "val", train.image_shape[1], train.image_shape[0])
+        if (unlike := unlike_classes(train.class_names, val.class_names, ("train", "val"))) is not None:
+            raise ValueError(f"{recipe.data}: the classes of train and val differ: {unlike}")
+        return train, val
+    return train, out
+
+
+def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images out of what `load_pool` gives; with folds in the recipe none are held out.
+
+    Of a part val those are left out that are also training images, of this run or of the model that it starts from.
+    """
+    if recipe.folds:
+        train, val = train.subset(range(len(train))), train.subset(())
+        train.split, val.split = "train", "val"
+    elif val is None:
+        train, val = _divide(recipe, train)
+    val, _ = val.readable()
+    if recipe.classes is not None:
+        train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
+    counts = torch.bincount(train.labels, minlength=len(train.class_names))
+    if len(counts) < 2:
+        raise ValueError(f"{recipe.data} has one class, {train.class_names}: a classifier needs two or more")
+    if bool((counts == 0).any()):
+        empty = [name for name, n in zip(train.class_names, counts.tolist(), strict=True) if n == 0]
+        raise ValueError(
+            f"{recipe.data}: no training images of class {', '.join(empty[:10])}; name the others in classes"
+        )
+    left = unseen(val, record_of(recipe, train, None), "this run")
+    if len(left) < len(val):
+        train.report.notes.append(
+            f"{len(val) - len(left)} of the {len(val)} images of the part val are training images too, and left out"
+        )
+    return train, left
+
+
+def _divide(recipe: Recipe, images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Training and validation images of a new run on a set without validation images.
+
+    What the model that it starts from was trained on is trained on again, what that held out is held out again.
+
+    Raises:
+        ValueError: where it starts from a run of an earlier version whose images are not known any more.
+    """
+    before, _ = _before(recipe)
+    record = ImageRecord.read(before)
+    if before is not None and record is None:
+        earlier = RunImages(before)
+        if same_place(str(recipe.data), earlier.data):
+            record = ImageRecord.of(earlier.train, earlier.val)
+    known: dict[str, Collection[bytes]] = {}
+    if record is not None and record.keys_of == images.keys_of:
+        known = {"trained": record.seen, "held": record.held_out}
+    return split_validation(images, recipe.val_fraction, held_by(vars(recipe)), **known)
+
+
+def record_of(recipe: Recipe, train: ImageSet, val: ImageSet | None, in_memory: bool = False) -> ImageRecord:
+    """The record of a new run on these images, with what the model was trained on that it starts from.
+
+    `in_memory`: whether it starts from a model that was handed over, and not from what the recipe says.
+    """
+    run, known = _before(recipe)
+    before = ImageRecord.read(run)
+    return ImageRecord.of(train, val, before, before is not None or (known and not in_memory))
+
+
+def resumed(run: Path, sets: tuple[ImageSet, ImageSet] | None) -> tuple[ImageSet, ImageSet]:
+    """The images that a run began with, in their order then, whatever they are called now; of `sets` if given.
+
+    Raises:
+        ValueError: if they are not those.
+    """
+    record = ImageRecord.read(run)
+    if sets is not None:
+        return sets if record is None else record.arranged(*sets)
+    images = RunImages(run)
+    if data.is_stream(images.data):
+        train, val = load_sets(images.recipe)
+        return (train, val) if record is None else record.arranged(train, val)
+    if record is None:
+        return images.train, images.val
+    some = images.recipe.train_images is not None  # of more
+    return record.arranged(images.whole, images.val if images.own_part else None, some)
+
+
+def _before(recipe: Recipe) -> tuple[Path | None, bool]:
+    """The run whose model a recipe starts from, or None; and whether it starts from no model of kedge at all."""
+    if recipe.init_from is None:
+        return None, True
+    try:
+        folder = find_start(recipe.init_from)
+    except (OSError, ValueError):  # what a model that was handed over in memory is called
+        return None, False
+    return (None, True) if folder is None else (run_of(folder), False)

@@ -1,0 +1,58 @@
+"""The import graph of the house: rooms in order, no room reaches upwards, no circles between rooms or files.
+
+Imports inside functions and for types alone count like all others.
+"""
+
+import pytest
+from benchmarks.house import SOURCE, circles, graph_of
+
+# From the top. A room imports from lines below its own; what stands on one line does not know of each other.
+ORDER = (
+    "__main__",
+    "cli",
+    "adaptation experiments deploy",
+    "procedures run_page",
+    "training evaluation",
+    "reporting probing weights samplers",
+    "objectives postprocess scores test_time hub",
+    "attacks optim checkpoint metrics",
+    "architectures stated",
+    "anchoring networks",
+    "data confidence",
+)
+GROUND = {  # modules that stand alone, and know one another at most
+    "_version", "catalog", "checks", "cifar_resnet", "devices", "epsilon", "files", "full_disk", "json_text", "layout",
+    "memory", "own_code", "pretrained", "printable", "regular", "rejection", "residual", "yaml_text",
+}  # fmt: skip
+LINES = {room: number for number, line in enumerate(ORDER) for room in line.split()}
+# Circles of files that are still there: each that goes is crossed out here, none is added.
+LEFT = [
+    {"anchoring.adaptive", "anchoring.fold", "anchoring.inference", "anchoring.model"},
+    {"evaluation.attack_runner", "evaluation.image_panel", "evaluation.runner"},
+]
+
+
+def test_no_room_reaches_upwards():
+    for name, targets in graph_of(2).items():
+        room, others = name.removeprefix("kedge."), {target.removeprefix("kedge.") for target in targets}
+        line = len(ORDER) if room in GROUND else LINES.get(room)
+        assert line is not None, f"where does {room} stand? Name it in ORDER"
+        above = [other for other in others - GROUND if LINES[other] <= line]
+        assert not above, f"{room} imports {', '.join(above)}, which it stands below or beside"
+
+
+def test_no_circles_between_rooms():
+    assert circles(2) == []
+
+
+def test_no_circles_between_files():
+    groups = [{name.removeprefix("kedge.") for name in group} for group in circles()]
+    assert [group for group in groups if not any(group <= known for known in LEFT)] == []
+
+
+@pytest.mark.parametrize("room", ["training", "evaluation", "scores", "objectives", "anchoring"])
+def test_names_are_looked_up_late_at_doors_only(room):
+    """What is imported by a text is in no graph: a room has it in its `__init__`, and training for the page alone."""
+    texts = {path: path.read_text() for path in (SOURCE / room).rglob("*.py") if path.name != "__init__.py"}
+    late = {path.name for path, text in texts.items() if "import_module(" in text}
+    assert late <= ({"fitting.py"} if room == "training" else set())
