@@ -27,6 +27,9 @@ def dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The room with one more file: that of the guide."""
     folder = tmp_path / "house" / "procedures"
     folder.mkdir(parents=True)
+    for other in catalog.HOME.iterdir():
+        if other.name != "procedures":
+            (tmp_path / "house" / other.name).symlink_to(other)
     for file in Path(procedures.__file__).parent.glob("*.py"):
         (folder / file.name).symlink_to(file)
     (folder / "half_as_sure.py").write_text(HALF_AS_SURE)
