@@ -12,8 +12,16 @@ project = "kedge"
 author = "The kedge developers"
 copyright = author
 version = release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "commands", "measured", "reproduced"]
-exclude_patterns = ["_build"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "commands",
+    "gallery",
+    "measured",
+    "reproduced",
+]
+exclude_patterns = ["_build", "measured"]
 templates_path: list[str] = []
 
 html_theme = "furo"

@@ -1,0 +1,111 @@
+"""The gallery: a page for each method of each room, written from its file when the documentation is built.
+
+`docs/methods/` is made anew by every build. What was measured of a method stands in `docs/measured/ROOM/NAME.md`.
+"""
+
+import shutil
+from pathlib import Path
+
+from kedge import catalog
+
+DOCS = Path(__file__).resolve().parents[1]
+ROOMS = {
+    "objectives": ("Objectives", "What a training step minimises."),
+    "optim.rules": ("Gradient rules", "Optimizers, and wrappers round one."),
+    "optim.schedules": ("Schedules", "The learning rate over a training."),
+    "samplers": ("Samplers", "Which images an epoch holds."),
+    "procedures": ("Procedures", "How a model is made, in stages."),
+    "postprocess": ("Steps after the logits", "What is done to logits, saved and exported with the model."),
+    "scores": ("Scores", "One number for each image: higher is more familiar."),
+    "metrics": ("Metrics", "Numbers of a set of images."),
+    "attacks": ("Attacks", "Images changed within a ball, so that a model errs."),
+    "data.corruptions": ("Corruptions", "Images that get worse, at five severities."),
+}
+COMMANDS = {
+    "objectives": "kedge train --data photos --objective '[{spec}]'",
+    "optim.rules": "kedge train --data photos --optimizer {name}",
+    "optim.schedules": "kedge train --data photos --schedule {name}",
+    "samplers": "kedge train --data photos --sampler {name}",
+    "procedures": "kedge adapt RUN --data photos --how {name}",
+    "postprocess": "kedge calibrate RUN --step {name}",
+    "scores": "kedge evaluate RUN --data photos --ood OTHERS --scores {name}",
+    "attacks": "kedge evaluate RUN --data photos --attack {name}",
+    "data.corruptions": "kedge evaluate RUN --data photos --shift {name}",
+}
+CHECKED = {
+    "code": "the formula was compared with published code",
+    "paper": "the formula is the paper's",
+    "abstract": "the paper was read in summary",
+    "derived": "the formula is derived from the mathematics",
+    "own": "kedge's own method",
+}
+
+
+def page(room, name):
+    """The page of one method as Markdown."""
+    method, info, command = catalog.get(room, name), catalog.info(room, name), COMMANDS.get(room)
+    label = method.__name__
+    lines = [f"# {label}", "", catalog.summary(room, name), ""]
+    if command is not None:
+        wraps = next(iter(catalog.arguments(method)), "") == "inner"
+        spec = f"{label}, CrossEntropy" if wraps and room == "objectives" else label if room == "objectives" else name
+        lines += ["```console", f"$ {command.format(name=name, spec=spec)}", "```", ""]
+    lines += ["```python", f"from {method.__module__.rpartition('.')[0]} import {label}", "```", ""]
+    if info is not None:
+        title = f"[{info.title}]({info.url})" if info.url else info.title
+        source = ", ".join(word for word in (title, info.cite) if word)
+        lines += [f"Source: {source} ({CHECKED[info.checked]}).", ""]
+    kind = "autoclass" if isinstance(method, type) else "autofunction"
+    lines += [
+        "## Reference",
+        "",
+        "```{eval-rst}",
+        f".. {kind}:: {method.__module__}.{label}",
+        "   :no-index:",
+        "```",
+        "",
+    ]
+    measured = DOCS / "measured" / room / f"{name}.md"
+    if measured.is_file():
+        lines += ["## Measured", "", measured.read_text(encoding="utf-8"), ""]
+    return "\n".join(lines)
+
+
+def overview(room):
+    """The page of a room: its methods in a table, and where to read how to add one."""
+    title, what = ROOMS[room]
+    lines = [f"# {title}", "", what, "", "| name | what it is | source |", "| --- | --- | --- |"]
+    for name in catalog.names(room):
+        info = catalog.info(room, name)
+        source = "" if info is None else f"[{info.cite or info.title}]({info.url})" if info.url else info.cite
+        lines.append(f"| [`{name}`]({name}.md) | {catalog.summary(room, name)} | {source} |")
+    own = DOCS / "add" / f"{room}.md"
+    if own.is_file():
+        lines += ["", f"One of your own: [how](../../add/{room}.md)."]
+    names = "\n".join(catalog.names(room))
+    return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", names, "```", ""])
+
+
+def write(app=None):
+    """Make `docs/methods/`."""
+    place = DOCS / "methods"
+    shutil.rmtree(place, ignore_errors=True)
+    rooms = [room for room in ROOMS if catalog.HOME.joinpath(*room.split(".")).is_dir()]
+    for room in rooms:
+        folder = place / room
+        folder.mkdir(parents=True)
+        (folder / "index.md").write_text(overview(room), encoding="utf-8")
+        for name in catalog.names(room):
+            (folder / f"{name}.md").write_text(page(room, name), encoding="utf-8")
+    rows = [
+        f"- [{ROOMS[room][0]}]({room}/index.md): {ROOMS[room][1]} {len(catalog.names(room))} of them." for room in rooms
+    ]
+    listed = "\n".join(f"{room}/index" for room in rooms)
+    text = ["# Every method", "", "Each method is one file in its room; its page is made from it.", "", *rows]
+    (place / "index.md").write_text("\n".join([*text, "", "```{toctree}", ":hidden:", "", listed, "```", ""]))
+
+
+def setup(app):
+    """Write the pages before Sphinx looks for them."""
+    app.connect("config-inited", lambda app, config: write())
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
