@@ -4,6 +4,7 @@
 """
 
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 from kedge import catalog
@@ -50,7 +51,9 @@ def page(room, name):
         wraps = next(iter(catalog.arguments(method)), "") == "inner"
         spec = f"{label}, CrossEntropy" if wraps and room == "objectives" else label if room == "objectives" else name
         lines += ["```console", f"$ {command.format(name=name, spec=spec)}", "```", ""]
-    lines += ["```python", f"from {method.__module__.rpartition('.')[0]} import {label}", "```", ""]
+    package = method.__module__.rpartition(".")[0]
+    public = getattr(import_module(package), label, None) is method
+    lines += ["```python", f"from {package if public else method.__module__} import {label}", "```", ""]
     if info is not None:
         title = f"[{info.title}]({info.url})" if info.url else info.title
         source = ", ".join(word for word in (title, info.cite) if word)
