@@ -31,6 +31,7 @@ RESULT = Path(__file__).parent / "results" / "processes.json"
 PAGE = Path(__file__).parents[1] / "docs" / "processes.md"
 LIMIT = 1e-5
 PGD = {"PGD": {"eps": 0.5, "steps": 3, "norm": "l2"}}
+MASKED = {"Anchored": {"alpha": 0.25}}
 PLAIN: dict[str, Any] = {"objective": ["CrossEntropy"]}
 # Name to: the norm of the network, whether it is anchored, what the recipe says.
 CASES: dict[str, tuple[str, bool, dict[str, Any]]] = {
@@ -49,7 +50,13 @@ CASES: dict[str, tuple[str, bool, dict[str, Any]]] = {
     ),
     "attacked": ("batch", False, {"objective": [{"Adversarial": {"attack": PGD}}, "CrossEntropy"]}),
     "anchored, TRADES": ("batch", True, {"objective": [{"TRADES": {"attack": PGD}}, "CrossEntropy"]}),
+    "outliers, distilled": ("group", False, {"objective": ["OutlierExposure", "Distill", "CrossEntropy"]}),
     "photos": ("batch", True, {"objective": [{"Anchored": {"alpha": 0.25}}, "CrossEntropy"]}),
+    "photos, outliers, features": (
+        "batch",
+        True,
+        {"objective": [MASKED, "OutlierExposure", {"FeatureDistill": {"layer": "2"}}, "CrossEntropy"]},
+    ),
     "one validation image": ("batch", False, PLAIN),
 }  # fmt: skip
 
@@ -86,13 +93,24 @@ def images_of(case: str, folder: Path) -> tuple[Any, Any]:
     """Training and validation images of a case: 107 digits, or 41 photos; of either the last batch is uneven."""
     from kedge import data
 
-    if case == "photos":
+    if case.startswith("photos"):
         every = data.load(folder / "photos")
         return every.subset(range(41)), every.subset(range(41, len(every)))
     digits = data.load("digits").only_classes(["0", "1", "2", "3"])
     skewed = [i for i, label in enumerate(digits.labels.tolist()) if label < 2 or i % 3 == 0][:107]
     val = data.load("digits", "val").only_classes(["0", "1", "2", "3"])
     return digits.subset(skewed), val.subset(range(1 if case == "one validation image" else 33))
+
+
+def beside(case: str, images: Any) -> dict[str, Any]:
+    """What an objective of a case needs beside images: outliers, as many as 11 of the images, and a teacher."""
+    import kedge
+
+    _, _, keys = CASES[case]
+    if "OutlierExposure" not in keys["objective"]:
+        return {}
+    teacher = kedge.plain(network("group", images.image_shape[0]), example=images.image_shape)
+    return {"extra": {"outliers": images.subset(range(11))}, "models": {"teacher": teacher}}
 
 
 def train(case: str, folder: Path, name: str, **changes: Any) -> dict[str, Tensor]:
@@ -106,16 +124,21 @@ def train(case: str, folder: Path, name: str, **changes: Any) -> dict[str, Tenso
     start = (kedge.anchor if anchored else kedge.plain)(network(norm, shape[0]), example=shape)
     if anchored:
         start.references = torch.rand(4, *shape, generator=torch.Generator().manual_seed(1))
-    batch = 16 if case == "photos" else 32
+    batch = 16 if case.startswith("photos") else 32
     recipe = {"epochs": 2, "batch_size": batch, "optimizer": "sgd", "lr": 0.05, "device": "cpu", "workers": 0}
     fields = {**recipe, "val_pgd_steps": 0, **keys, **changes, "name": name, "runs": str(folder / "runs")}
-    result = fit(Recipe.from_dict(fields), sets=sets, start=start, progress=False, report=False)
+    result = fit(
+        Recipe.from_dict(fields), sets=sets, start=start, progress=False, report=False, **beside(case, sets[0])
+    )
     if os.environ.get("RANK", "0") != "0":
         return {}
     state = torch.load(result.folder / "last.ckpt", weights_only=True)["state_dict"]
     row = result.history[-1]
     numbers = {key: torch.tensor(row[key]) for key in ("train_loss", "val_nll", "val_accuracy", "val_ece")}
-    return {**{key: value for key, value in state.items() if key.startswith(("model.", "ema."))}, **numbers}
+    return {
+        **{key: value for key, value in state.items() if key.startswith(("model.", "ema.", "objective."))},
+        **numbers,
+    }
 
 
 def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

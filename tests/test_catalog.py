@@ -105,7 +105,7 @@ def test_what_the_run_knows_yields_to_the_spec():
     [
         ({"green_apple": {"wieght": 1}}, "no argument 'wieght'.*did you mean weight"),
         ({"fruit_basket": {"second": {"green_apple": {"size": 1}}}}, "fruit_basket: second: .*no argument 'size'"),
-        ("fruit_basket", "cannot be made"),
+        ("fruit_basket", "needs inner: {fruit_basket: {inner: ...}}"),
         ({"a": {}, "b": {}}, "NAME or"),
         ({"green_apple": 3}, "NAME or"),
         (7, "NAME or"),

@@ -19,6 +19,8 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -28,15 +30,18 @@ from kedge.own_code import check_allowed, imported, near_names
 
 __all__ = [
     "Info",
+    "Part",
     "arguments",
     "build",
     "citations",
+    "class_name",
     "class_names",
     "exported",
     "get",
     "info",
     "names",
     "ordered",
+    "parts",
     "resolve",
     "spelled",
     "stated",
@@ -177,6 +182,11 @@ def class_names(room: str) -> tuple[str, ...]:
     return tuple(called)
 
 
+def class_name(room: str, name: str) -> str:
+    """What the class of a method is called, of any way of writing its name; a name that is none as it is."""
+    return next((known for known in class_names(room) if _plain(known) == _plain(name)), name)
+
+
 def summary(room: str, name: str) -> str:
     """What a method is: the first line of its file, read without importing it."""
     return (ast.get_docstring(_file(room, name)) or "").partition("\n")[0]
@@ -219,6 +229,53 @@ def arguments(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return named
 
 
+@dataclass(frozen=True)
+class Part:
+    """A method that a spec names, and what is written for it there."""
+
+    room: str
+    name: str
+    method: Any
+    values: dict[str, Any]
+
+    @property
+    def arguments(self) -> dict[str, inspect.Parameter]:
+        """The arguments of the method by name."""
+        return arguments(self.method)
+
+    def missing(self, count: int = 0, known: Iterable[str] = ()) -> list[str]:
+        """The arguments without a default that nothing is written for, but for the first `count` and those `known`."""
+        needed = [key for key, argument in self.arguments.items() if argument.default is argument.empty]
+        return [key for key in needed if key not in self.values and key not in known][count:]
+
+    def say_missing(self, names: list[str]) -> str:
+        """What to write where arguments are missing."""
+        written = ", ".join(f"{name}: ..." for name in names)
+        return f"{_words(self.room)} {self.name} needs {' and '.join(names)}: {{{self.name}: {{{written}}}}}"
+
+    @property
+    def kinds(self) -> dict[str, tuple[Any, ...]]:
+        """The types that each argument is annotated with, those of a union apart."""
+        return _kinds(self.method)
+
+
+def parts(room: str, spec: Any) -> list[Part]:
+    """The methods that a spec names, itself first, then those that its arguments are built from; nothing is built.
+
+    Raises:
+        ValueError: for a name or an argument that cannot be, naming it.
+    """
+    part = _part(room, spec)
+    listed = [part]
+    for key, value in part.values.items():
+        if (of := _room(part.kinds.get(key, ()), value)) is not None:
+            try:
+                listed += parts(of, value)
+            except ValueError as error:
+                raise ValueError(f"{part.name}: {key}: {error}") from error
+    return listed
+
+
 def build(
     room: str, spec: Any, *inner: Any, builders: Mapping[type, Callable[[Any], Any]] | None = None, **context: Any
 ) -> Any:
@@ -238,18 +295,16 @@ def build(
     Raises:
         ValueError: for a name, an argument or a value that cannot be, naming it.
     """
-    name, values = spelled(room, spec)
-    method = get(room, name)
-    asked = arguments(method)
-    for key in values:
-        if key not in asked:
-            raise ValueError(f"{_words(room)} {name} has no argument {key!r}{near_names(key, list(asked))}")
-    kinds = _kinds(method)
+    part = _part(room, spec)
+    name, method, values, asked = part.name, part.method, part.values, part.arguments
+    kinds = part.kinds
     made = {
         key: _made(kinds.get(key, ()), value, f"{name}: {key}", builders or {}, context)
         for key, value in values.items()
     }
     made |= {key: value for key, value in context.items() if key in asked and key not in made}
+    if missing := part.missing(len(inner), made):
+        raise ValueError(part.say_missing(missing))
     try:
         return method(*inner, **made)
     except TypeError as error:
@@ -267,29 +322,61 @@ def spelled(room: str, spec: Any) -> tuple[str, dict[str, Any]]:
     raise ValueError(f"{_words(room)} is named as NAME or {{NAME: {{argument: value}}}}, not {spec!r}")
 
 
+def _part(room: str, spec: Any) -> Part:
+    """The method that a spec names, with the arguments that it has."""
+    name, values = spelled(room, spec)
+    method = get(room, name)
+    known = arguments(method)
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{_words(room)} {name} has no argument {key!r}{near_names(key, list(known))}")
+    return Part(room, name, method, values)
+
+
+def _room(kinds: tuple[Any, ...], value: Any) -> str | None:
+    """The room that a value, as it is written, is looked up in, by the types of its argument; None if it is in none."""
+    if not isinstance(value, str | Mapping):
+        return None
+    return next((room for kind in kinds if isinstance(room := getattr(kind, "room", None), str)), None)
+
+
 def _made(
     kinds: tuple[Any, ...], value: Any, place: str, builders: Mapping[type, Callable[[Any], Any]], context: Any
 ) -> Any:
     if not isinstance(value, str | Mapping):
         return value
-    for kind in kinds:
-        if kind in builders:
-            return builders[kind](value)
-        if isinstance(room := getattr(kind, "room", None), str):
-            try:
-                return build(room, value, builders=builders, **context)
-            except ValueError as error:
-                raise ValueError(f"{place}: {error}") from error
+    builder = next((builders[kind] for kind in kinds if kind in builders), None)
+    room = _room(kinds, value)
+    try:
+        if builder is not None:
+            return builder(value)
+        if room is not None:
+            return build(room, value, builders=builders, **context)
+        if isinstance(value, str) and float in kinds and str not in kinds:
+            return _number(value)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
     return value
+
+
+def _number(text: str) -> float:
+    """The number that a text stands for: `8/255` and `1e-2` are texts to YAML."""
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(Fraction(Decimal(top.strip())) / Fraction(Decimal(bottom.strip() if slash else "1")))
+    except (ValueError, ArithmeticError):
+        raise ValueError(f"{text!r} is not a number, such as 0.03, 1e-2 or 8/255") from None
 
 
 def _kinds(method: Any) -> dict[str, tuple[Any, ...]]:
     """The types that each argument is annotated with, those of a union apart."""
-    function = vars(method).get("__init__", method) if isinstance(method, type) else method
-    try:
-        hints = typing.get_type_hints(function)
-    except NameError:  # annotated with what is imported for types alone
-        return {}
+    owners = method.__mro__[::-1] if isinstance(method, type) else ()
+    hints: dict[str, Any] = {}
+    for function in [own for each in owners if (own := vars(each).get("__init__"))] or [method]:
+        try:
+            hints |= typing.get_type_hints(function)
+        except (NameError, TypeError, AttributeError):  # annotated with what is imported for types alone
+            continue
     unions = (types.UnionType, typing.Union)
     return {k: typing.get_args(h) if typing.get_origin(h) in unions else (h,) for k, h in hints.items()}
 

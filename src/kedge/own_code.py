@@ -58,7 +58,15 @@ def is_allowed() -> bool:
 
 def code_in(objective: Iterable[Any] | None) -> list[str]:
     """The names of an objective, as a recipe lists them, that ask for code which is not kedge's."""
-    named = [entry if isinstance(entry, str) else next(iter(entry), None) for entry in objective or []]
+    entries = list(objective or [])
+    named = [entry for entry in entries if isinstance(entry, str)]
+    while entries:  # what an argument is built from is named as an objective is
+        entry = entries.pop()
+        if isinstance(entry, dict):
+            named += entry
+            entries += entry.values()
+        elif isinstance(entry, list):
+            entries += entry
     return [name for name in named if isinstance(name, str) and ":" in name]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kedge.attacks import FGSM, PGD, distance
-from kedge.objectives.anchored import BoundReferences
+from kedge.objectives._views import BoundReferences
 
 
 def accuracy(model, images, labels):

@@ -11,7 +11,8 @@ from kedge import networks
 from kedge.cli import evaluate, parse
 from kedge.cli.evaluate import _trained_eps
 from kedge.cli.resolve_model import Source
-from kedge.training.build import make_attack
+from kedge.training.objective import make_objective
+from kedge.training.recipe import Recipe
 
 
 @pytest.fixture
@@ -131,7 +132,8 @@ def test_lists_take_commas_and_spaces(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("7.5/255", 7.5 / 255), ("1", 1.0), (None, None)])
 def test_a_radius_is_what_training_takes_too(text, value):
     assert parse.radius(text, "linf") == value
-    assert text is None or make_attack("Adversarial", {"PGD": {"eps": 1}}, text).eps == value
+    recipe = Recipe(objective=[{"Adversarial": {"attack": {"PGD": {"eps": 1}}}}, "CrossEntropy"], eps=text)
+    assert text is None or make_objective(recipe, kedge.data.load("digits", "val")).attack.eps == value
 
 
 def test_the_margin_loss_is_an_attack_of_its_own():

@@ -14,7 +14,8 @@ from kedge import data
 from kedge.data import training_batches
 from kedge.experiments.experiment import experiment_names, load_experiment
 from kedge.experiments.running import plan, train_one
-from kedge.training.build import make_objective, make_optimizer
+from kedge.training.build import make_optimizer
+from kedge.training.objective import make_objective
 from kedge.training.prepare import begin
 from kedge.training.resolve import resolve_device, resolve_network
 from kedge.training.start_from import inherit

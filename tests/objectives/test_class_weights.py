@@ -22,7 +22,7 @@ from kedge.objectives import (
     Objective,
     image_weights,
 )
-from kedge.objectives.adversarial import Recorded
+from kedge.objectives._views import Recorded
 from tests.attacks.waits import Waits
 
 

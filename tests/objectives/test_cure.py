@@ -12,9 +12,8 @@ from torch import nn
 import kedge
 from kedge.attacks import PGD
 from kedge.objectives import CURE, TRADES, Anchored, CrossEntropy
-from kedge.objectives.adversarial import Recorded
-from kedge.objectives.anchored import BoundReferences
-from kedge.objectives.cure import bare, lowest
+from kedge.objectives._views import BoundReferences, Recorded, bare
+from kedge.objectives.cure import lowest
 
 
 def generator(seed=0):

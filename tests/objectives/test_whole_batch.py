@@ -6,7 +6,7 @@ from torch import nn
 
 import kedge
 from kedge import attacks, objectives
-from kedge.objectives.whole_batch import WholeBatch
+from kedge.objectives._whole_batch import WholeBatch
 
 SIZES = (8, 7, 8, 2)  # of the batches: an uneven one, and one of fewer images than three processes
 
@@ -39,6 +39,11 @@ def network(norm):
 
 def weighted():
     return objectives.CrossEntropy(class_weights=[0.5, 1.0, 2.0, 0.5])
+
+
+def taught(make, *arguments, **more):
+    torch.manual_seed(7)
+    return make(weighted(), kedge.plain(network("batch"), example=(3, 8, 8)).double(), *arguments, **more)
 
 
 PGD = attacks.PGD(8 / 255, 3)
@@ -76,6 +81,24 @@ CASES = {
     ),
     "TRADES": ("batch", True, lambda: objectives.Anchored(objectives.TRADES(objectives.CrossEntropy(), PGD), alpha=0)),
     "AAER": ("batch", False, lambda: objectives.AAER(objectives.CrossEntropy(), attacks.FGSM(8 / 255, variant="rs"))),
+    "outlier exposure": ("batch", False, lambda: objectives.OutlierExposure(weighted())),
+    "outliers, anchored": (
+        "batch", True, lambda: objectives.Anchored(objectives.OutlierExposure(weighted()), alpha=0.5)
+    ),
+    "outliers, anchored inside": (
+        "batch", True, lambda: objectives.OutlierExposure(objectives.Anchored(weighted(), alpha=0.5))
+    ),
+    "outliers, anchored by itself": ("batch", True, lambda: objectives.OutlierExposure(weighted())),
+    "distillation": ("batch", False, lambda: taught(objectives.Distill)),
+    "distillation, anchored": ("batch", True, lambda: objectives.Anchored(taught(objectives.Distill), alpha=0.5)),
+    "features": ("batch", False, lambda: taught(objectives.FeatureDistill, "5")),
+    "features beside outliers": (
+        "batch", True,
+        lambda: objectives.Anchored(objectives.OutlierExposure(taught(objectives.FeatureDistill, "5")), alpha=0.5)
+    ),
+    "features, anchored": (
+        "batch", True, lambda: objectives.Anchored(taught(objectives.FeatureDistill, "7"), alpha=0.5)
+    ),
     "CURE": (
         "batch", True, lambda: objectives.Anchored(objectives.CURE(objectives.CrossEntropy(), PGD, decay=0.5), alpha=0)
     ),
@@ -92,24 +115,27 @@ def trained(norm, anchored, make, together):
     objective = make()
     for each in objective.modules():
         each.prepare(model) if isinstance(each, objectives.Objective) else None
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    objective.double()  # weights of its own, and a teacher
+    own = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD([*model.parameters(), *own], lr=0.05, momentum=0.9)
     draws = torch.Generator().manual_seed(1)
     for step, size in enumerate(SIZES):
         images = torch.rand(size, 3, 8, 8, generator=draws).double()
         labels = torch.randint(4, (size,), generator=draws)
+        objectives.set_streams(objective, outliers=torch.rand(size, 3, 8, 8, generator=draws).double())
         torch.manual_seed(step)
         objectives.set_progress(objective, step / len(SIZES))
         loss = objective(WholeBatch(model, step) if together else model, images, labels)
         loss.backward()
         if together:
-            for parameter in model.parameters():
+            for parameter in [*model.parameters(), *own]:
                 torch.distributed.all_reduce(parameter.grad)
                 parameter.grad /= torch.distributed.get_world_size()
         for each in objective.modules():
             each.on_gradients(model) if isinstance(each, objectives.Objective) else None
         optimizer.step()
         optimizer.zero_grad()
-    return {**model.state_dict(), "loss": loss.detach()}
+    return {**model.state_dict(), **objective.state_dict(prefix="own."), "loss": loss.detach()}
 
 
 def inside(rank, world):

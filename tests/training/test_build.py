@@ -7,16 +7,13 @@ from torch import nn
 import kedge
 from kedge import data
 from kedge.data import TensorSet
+from kedge.objectives._weights import balanced_weights
+from kedge.own_code import allow_code, code_in
 from kedge.training import Recipe, fit
-from kedge.training.build import (
-    balanced_weights,
-    make_model,
-    make_network,
-    make_objective,
-    make_optimizer,
-    make_schedule,
-)
+from kedge.training.build import make_model, make_network, make_optimizer, make_schedule
 from kedge.training.images import load_sets
+from kedge.training.masking import masking
+from kedge.training.objective import check_objective, make_objective
 from kedge.training.start_from import inherit
 
 pytestmark = pytest.mark.usefixtures("own_code_allowed")
@@ -65,6 +62,25 @@ class Doubled(nn.Module):
         return self.factor * self.inner(model, images, targets)
 
 
+class Knows(kedge.objectives.Objective):
+    """Somebody's own loss, which asks what the run knows."""
+
+    def __init__(self, inner, labels=None, classes=None, num_classes=None, seed=None, floor: float = 0.0):
+        super().__init__()
+        self.inner, self.labels, self.classes, self.num_classes, self.seed = inner, labels, classes, num_classes, seed
+        self.floor = floor
+
+
+class Nudge:
+    """Somebody's own attack."""
+
+    def __init__(self, eps=0.1):
+        self.eps = eps
+
+    def __call__(self, model, images, targets):
+        return (images + self.eps).clamp(0, 1)
+
+
 @pytest.fixture(scope="module")
 def train():
     generator = torch.Generator().manual_seed(0)
@@ -95,22 +111,22 @@ def test_a_wrapper_that_passes_its_arguments_on(train):
         recipe(objective=[{f"{__name__}:Quiet": {"alpha": 0.5, "scale": 2.0}}, "CrossEntropy"]), train
     )
     assert (made.alpha, made.scale) == (0.5, 2.0)
-    with pytest.raises(ValueError, match=r"no argument 'alhpa'.*'alpha'"):
+    with pytest.raises(ValueError, match=r"no argument 'alhpa'; did you mean alpha"):
         make_objective(recipe(objective=[{f"{__name__}:Quiet": {"alhpa": 0.5}}, "CrossEntropy"]), train)
 
 
 def test_foreign_objectives_only_in_the_explicit_form(train):
     made = make_objective(recipe(objective=[{f"{__name__}:Doubled": {"factor": 3.0}}, "CrossEntropy"]), train)
     assert isinstance(made, Doubled)
-    with pytest.raises(ValueError, match="no objective is named 'Doubled'"):
+    with pytest.raises(ValueError, match="objective has no 'Doubled'"):
         make_objective(recipe(objective=["Doubled", "CrossEntropy"]), train)
 
 
 @pytest.mark.parametrize(
     ("objective", "words"),
     [
-        (["CrossEntrpy"], "Did you mean 'CrossEntropy'"),
-        ([{"CrossEntropy": {"label_smothing": 0.1}}], "no argument 'label_smothing'.*'label_smoothing'"),
+        (["CrossEntrpy"], "did you mean cross_entropy"),
+        ([{"CrossEntropy": {"label_smothing": 0.1}}], "no argument 'label_smothing'; did you mean label_smoothing"),
         (["Anchored"], "wraps another objective"),
         (["CrossEntropy", "CrossEntropy"], "CrossEntropy wraps no other: it comes last"),
         ([f"{__name__}:Focal", "CrossEntropy"], "Focal wraps no other: it comes last, and CrossEntropy is after it"),
@@ -123,6 +139,48 @@ def test_foreign_objectives_only_in_the_explicit_form(train):
 def test_objectives_that_cannot_be_made(train, objective, words):
     with pytest.raises(ValueError, match=words):
         make_objective(recipe(objective=objective), train)
+
+
+def test_an_objective_gets_what_the_run_knows_where_the_recipe_leaves_it_out(train):
+    made = make_objective(recipe(objective=[f"{__name__}:Knows", "cross_entropy"], seed=7), train)
+    assert torch.equal(made.labels, train.labels)
+    assert (made.classes, made.num_classes, made.seed) == (["a", "b", "c"], 3, 7)
+    written = {f"{__name__}:Knows": {"seed": 1, "classes": None, "floor": "1/4"}}
+    made = make_objective(recipe(objective=[written, "cross-entropy"], seed=7), train)
+    assert (made.classes, made.num_classes, made.seed, made.floor) == (None, 3, 1, 0.25)
+    with pytest.raises(ValueError, match=r"Knows: floor: 'a quarter' is not a number"):
+        make_objective(recipe(objective=[{f"{__name__}:Knows": {"floor": "a quarter"}}, "CrossEntropy"]), train)
+
+
+def test_names_are_spelled_in_any_way_and_recorded_as_the_classes_are(train):
+    written = [{"cut_mix": {}}, {"anchored": {"alpha": 0.5}}, "CROSS-ENTROPY"]
+    settings = recipe(objective=written)
+    assert settings.objective == [{"CutMix": {}}, {"Anchored": {"alpha": 0.5}}, "CrossEntropy"]
+    assert masking(settings.objective) == (0.5, "uniform")
+    assert make_objective(settings, train).inner.alpha == 0.5
+
+
+def test_an_attack_of_ones_own_is_built_by_its_name(train):
+    adversarial = {"Adversarial": {"attack": {f"{__name__}:Nudge": {"eps": 0.2}}}}
+    assert make_objective(recipe(objective=[adversarial, "CrossEntropy"]), train).attack.eps == 0.2
+    assert make_objective(recipe(objective=[adversarial, "CrossEntropy"], eps="8/255"), train).attack.eps == 8 / 255
+    assert code_in([adversarial, "CrossEntropy"]) == [f"{__name__}:Nudge"]
+    with allow_code(False), pytest.raises(ValueError, match=r"Nudge is Python code.*--allow-code"):
+        make_objective(recipe(objective=[adversarial, "CrossEntropy"]), train)
+
+
+def test_a_reference_set_can_be_other_images(train, tmp_path):
+    from PIL import Image
+
+    for i in range(6):
+        Image.new("RGB", (12, 12), (40 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    settings = recipe(
+        objective=[{"Anchored": {"alpha": 0, "reference_set": str(tmp_path)}}, "CrossEntropy"], references=3
+    )
+    made = make_objective(settings, train)
+    assert made.reference_images.shape == (6, 3, 12, 12)
+    bank = make_model(settings, make_network(settings, train), train).references
+    assert not bank[:, 1:].any()
 
 
 def test_balanced_weights_are_scikit_learns(train):
@@ -165,7 +223,7 @@ def test_balanced_weights_go_to_whoever_takes_them(train, own):
 def test_balanced_weights_that_nobody_takes_are_an_error_before_the_data_is_read(train, objective, words, tmp_path):
     settings = recipe(objective=objective, class_weights="balanced", data=str(tmp_path / "nowhere"), anchored=False)
     with pytest.raises(ValueError, match=words):
-        make_objective(settings, train)
+        check_objective(settings)
     with pytest.raises(ValueError, match=words):
         fit(settings, progress=False)
 

@@ -9,7 +9,7 @@ import pytest
 from kedge import own_code
 from kedge.cli.foreign import load_callable
 from kedge.training import fit, load_recipe
-from kedge.training.takers import objective_class
+from kedge.training.objective import objective_class
 
 KEDGE = Path(sys.executable).with_name("kedge")
 EVIL = """\

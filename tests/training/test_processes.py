@@ -128,3 +128,10 @@ def test_two_processes_train_as_one_with_an_uneven_last_batch_and_one_validation
 
     for row in compared(tmp_path, ["moving average of the weights", "one validation image"], syncs=(True,)):
         assert row["sync"] < 1e-5, row
+
+
+def test_two_processes_share_further_images_and_weights_of_the_objective(tmp_path):
+    from benchmarks.processes import compared
+
+    for row in compared(tmp_path, ["outliers, distilled", "photos, outliers, features"], syncs=(True,)):
+        assert row["sync"] < max(1e-5, 2 * row["rounding"]), row

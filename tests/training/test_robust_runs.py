@@ -21,10 +21,10 @@ from kedge.cli import resolve_model
 from kedge.data import generator
 from kedge.objectives import Adversarial, Anchored
 from kedge.training import Recipe, TrainingStopped, callbacks, fit
-from kedge.training.build import make_objective
 from kedge.training.cost import Cost
 from kedge.training.images import load_sets
 from kedge.training.module import Run
+from kedge.training.objective import make_objective
 
 pytestmark = pytest.mark.usefixtures("no_report")
 SIZE = {"data": "digits", "classes": ["0", "1", "2", "3"], "batch_size": 64, "device": "cpu", "references": 3}
@@ -306,7 +306,7 @@ def test_a_plain_start_can_become_anchored_in_the_run(tuned):
 
 def attack_of(tuned, written, **fields):
     recipe = tuned(objective=[{"Adversarial": {"attack": written, **fields}}, "CrossEntropy"])
-    return make_objective(recipe, None)
+    return make_objective(recipe, kedge.data.load("digits", "val"))
 
 
 def test_an_attack_as_written(tuned):
@@ -323,20 +323,23 @@ def test_an_attack_as_written(tuned):
         ({"PGD": {"eps": -0.1}}, "eps must be a number, 0 or more.*got -0.1"),
         ({"PGD": {"eps": "-8/255"}}, "eps must be a number, 0 or more"),
         ({"PGD": {"eps": 8}}, "8 levels of 255 are 8/255"),
-        ({"PGD": {"eps": "8/0"}}, "eps must be a number, 0 or more.*got '8/0'"),
-        ({"PGD": {"eps": "eight"}}, "got 'eight'"),
+        ({"PGD": {"eps": "8/0"}}, "eps: '8/0' is not a number"),
+        ({"PGD": {"eps": "eight"}}, "'eight' is not a number, such as .*8/255"),
         ({"PGD": {"eps": 0.1, "steps": 0}}, "steps must be a whole number, 1 or more, got 0"),
-        ({"PGD": {"eps": 0.1, "step": 3}}, "PGD has no argument 'step'; did you mean .*step"),
-        ({"PGD": {"steps": 3}}, "attack PGD of Adversarial needs eps.*8/255"),
+        (
+            {"PGD": {"eps": 0.1, "step": 3}},
+            "Adversarial: attack: attack PGD has no argument 'step'",
+        ),
+        ({"PGD": {"steps": 3}}, "attack PGD needs eps: {PGD: {eps"),
         ({"PGD": {"eps": 0.1, "early_stop": True}}, "early_stop is for evaluation"),
-        ({"PGB": {"eps": 0.1}}, "did you mean pgd"),
-        ({"FGMS": {"eps": 0.1}}, "did you mean fgsm"),
-        ("PGD", "attack PGD of Adversarial needs eps"),
-        ({"PGD": 0.1}, r"is written {PGD: {eps: 8/255, steps: 10}}"),
+        ({"PGB": {"eps": 0.1}}, "no 'PGB'.*did you mean pgd"),
+        ({"FGMS": {"eps": 0.1}}, "no 'FGMS'.*did you mean fgsm"),
+        ("PGD", "attack PGD needs eps"),
+        ({"PGD": 0.1}, r"is named as NAME or {NAME: {argument: value}}"),
         # Forgotten name of the attack, and things that are no mapping.
-        ({"eps": 0.1, "steps": 2}, r"is written {PGD: {eps: 8/255, steps: 10}}"),
-        ([{"PGD": {"eps": 0.1}}], r"is written {PGD: {eps: 8/255, steps: 10}}"),
-        (None, r"is written {PGD: {eps: 8/255, steps: 10}}"),
+        ({"eps": 0.1, "steps": 2}, r"is named as NAME or {NAME: {argument: value}}, not {'eps'"),
+        ([{"PGD": {"eps": 0.1}}], r"attack of Adversarial is called with .*got \["),
+        (None, r"needs an attack, such as kedge.attacks.PGD"),
     ],
 )
 def test_attacks_that_cannot_be(tuned, tmp_path, written, words):
@@ -348,12 +351,12 @@ def test_attacks_that_cannot_be(tuned, tmp_path, written, words):
 def test_objectives_that_cannot_be(tuned, tmp_path):
     for objective, words in (
         (["Adversarial", "CrossEntropy"], "Adversarial needs an attack"),
-        ([ATTACKED[0]], "it wraps another objective: name one after it"),
+        ([ATTACKED[0]], "wraps another objective: name one after it"),
         ([ATTACKED[0], "Anchored", "CrossEntropy"], "Anchored"),
-        ([{"Adversarail": {}}, "CrossEntropy"], "Did you mean 'Adversarial'"),
-        ([{"Adversarial": {**ATTACKED[0]["Adversarial"], "hald": 0.1}}, "CrossEntropy"], "Did you mean 'hold'"),
+        ([{"Adversarail": {}}, "CrossEntropy"], "did you mean adversarial"),
+        ([{"Adversarial": {**ATTACKED[0]["Adversarial"], "hald": 0.1}}, "CrossEntropy"], "did you mean hold"),
         ([{"TRADES": {"attack": {"FGSM": {"eps": 0.1}}}}, "CrossEntropy"], "TRADES needs random_start"),
-        (["Attacking", "CrossEntropy"], "no objective is named 'Attacking'"),
+        (["Attacking", "CrossEntropy"], "objective has no 'Attacking'"),
     ):
         with pytest.raises(ValueError, match=words):
             fit(tuned(objective=objective), progress=False)

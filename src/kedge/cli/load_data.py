@@ -138,12 +138,13 @@ def load_outside(
     `as_stored` leaves small images in the size of their files: enlarging cannot be undone.
     """
     from kedge import data
+    from kedge.data.folders import is_flat
 
     channels, side = common_shape(models)
     side = None if as_stored else side
     found = {}
     for name in names:
-        if _is_flat(Path(name).expanduser()):
+        if is_flat(Path(name).expanduser()):
             found[name] = data.load_unlabelled(name, image_size=side, channels=channels, decode=decode)
             say_what_is_missing(found[name])
             continue
@@ -165,16 +166,6 @@ def say_what_is_missing(images: "ImageSet") -> None:
     """Print what happened while a set was loaded, if some of what was there is not in it."""
     if images.report.skipped or images.report.notes:
         print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
-
-
-def _is_flat(folder: Path) -> bool:
-    """Whether a folder holds images and no folders: what out-of-distribution images need no classes for."""
-    from kedge.data.formats import EXTENSIONS
-
-    if not folder.is_dir():
-        return False
-    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return any(p.suffix.lower() in EXTENSIONS for p in inside) and not any(p.is_dir() for p in inside)
 
 
 def default_workers(images: "ImageSet") -> int:

@@ -143,10 +143,14 @@ def training_attack(recipe: dict[str, Any]) -> "Attack | None":
     Raises:
         ValueError: for an attack that cannot be made.
     """
-    from kedge.training.build import make_attack
+    from kedge import catalog
+    from kedge.training.objective import with_radius
+    from kedge.training.recipe import Recipe
 
-    name, attack = _attack_of(recipe)
-    made: Attack | None = None if attack is None else make_attack(name, attack, recipe.get("eps")).training()
+    if _attack_of(recipe)[1] is None:
+        return None
+    entries = with_radius(Recipe(objective=recipe["objective"], eps=recipe.get("eps")))
+    made: Attack = catalog.build("attacks", _attack_of({"objective": entries})[1]).training()
     return made
 
 

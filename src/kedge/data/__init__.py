@@ -5,7 +5,7 @@ from kedge.data.augment import BatchAugmentation, augment_batch
 from kedge.data.batches import TrainingBatches, training_batches
 from kedge.data.decode import read_image
 from kedge.data.label_noise import with_label_noise
-from kedge.data.loading import from_dataset, is_stream, load, load_unlabelled, splits, stream
+from kedge.data.loading import from_dataset, is_stream, load, load_images, load_unlabelled, splits, stream
 from kedge.data.origin import Origin
 from kedge.data.overlap import check_apart, shared_images
 from kedge.data.published import PublishedSet, is_published, published
@@ -37,6 +37,7 @@ __all__ = [
     "is_published",
     "is_stream",
     "load",
+    "load_images",
     "load_unlabelled",
     "published",
     "read_image",

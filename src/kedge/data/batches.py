@@ -61,7 +61,7 @@ def training_batches(
             CPU, pinned where there is CUDA.
         crop: smallest share of the area that a random crop of a FileSet's image keeps.
         failed: where to note images that cannot be read, path to reason; None makes a new dict.
-        together: the ranks make one batch of their shares, see `kedge.objectives.whole_batch`.
+        together: the ranks make one batch of their shares, see `kedge.objectives._whole_batch`.
 
     Raises:
         ValueError: a bad batch size, rank or augmentation.
@@ -177,6 +177,37 @@ class TrainingBatches:
         """What the workers are told of each batch of the epoch."""
         # One batch at a time: the pairs of an epoch of a million images take 200 MB.
         return ([(self.epoch, i) for i in batch.tolist()] for batch in self.indices() if len(batch))
+
+
+class EndlessBatches(TrainingBatches):
+    """Whole batches of further images, `steps` in each epoch: the set in one random order after another, without a gap.
+
+    Batch g of a run, counted over all epochs, is rows g · W to (g + 1) · W of the orders one behind the other, W images
+    in the batches of all ranks; so a resumed run goes on where it was, and each image is met as often as any other.
+    """
+
+    def __init__(self, images: ImageSet, steps: int, **settings: Any) -> None:
+        super().__init__(images, drop_last_single=False, **settings)
+        self._length = steps
+        self._count = steps * self.batch_size * self.world
+
+    def _passes(self) -> list[torch.Tensor]:
+        """For each batch of the epoch, of this rank's rows, (the pass over the set, the index into it), long [B, 2]."""
+        whole, n = self.batch_size * self.world, len(self.images)
+        first, last = self.epoch * self._count, (self.epoch + 1) * self._count
+        rows = []
+        for number in range(first // n, -(-last // n)):
+            order = torch.randperm(n, generator=generator(self.seed, "order", number))
+            rows.append(torch.stack([torch.full((n,), number), order], 1))
+        batches = torch.cat(rows)[first - first // n * n :][: self._count].split(whole)
+        return [batch[self.rank :: self.world] for batch in batches]
+
+    def indices(self) -> list[torch.Tensor]:
+        """Return this rank's batches of the epoch as indices into the set, each long [B]."""
+        return [batch[:, 1] for batch in self._passes()]
+
+    def _entries(self) -> Iterator[list[Any]]:
+        return ([(number, i) for number, i in batch.tolist()] for batch in self._passes())
 
 
 class StreamBatches(TrainingBatches):

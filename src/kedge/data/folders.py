@@ -30,6 +30,14 @@ def canonical_split(name: str) -> str | None:
     return None
 
 
+def is_flat(folder: Path) -> bool:
+    """Whether a folder holds images and no folders: what has no classes, such as out-of-distribution images."""
+    if not folder.is_dir():
+        return False
+    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    return any(p.suffix.lower() in EXTENSIONS for p in inside) and not any(p.is_dir() for p in inside)
+
+
 class ImageFolder:
     """A folder with one folder per class.
 

@@ -12,7 +12,7 @@ import torch
 from kedge.checks import whole_labels
 from kedge.data.build import Found, build
 from kedge.data.decode import DAMAGED, convert_channels
-from kedge.data.folders import ImageFolder, about_unread, canonical_split, files_under
+from kedge.data.folders import ImageFolder, about_unread, canonical_split, files_under, is_flat
 from kedge.data.formats import EXTENSIONS
 from kedge.data.items import DatasetItems, FileItems
 from kedge.data.published import looks_corrupted
@@ -102,6 +102,28 @@ def load_unlabelled(
         raise DataError(": ".join([f"no images in {root}", *unread]) if root.is_dir() else f"{root} is not a folder")
     found = Found(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all", unread)
     return build(found, image_size, channels, decode=decode)
+
+
+def load_images(
+    name_or_path: str | os.PathLike[str], split: str, image_size: int | None = None, channels: int | None = None
+) -> ImageSet:
+    """Load images whose classes do not matter: a folder of images and no folders, or a part of what `load` takes.
+
+    Args:
+        name_or_path: as for `load`, or a folder that holds images and no folders.
+        split: the part, where the set has it; else its last one.
+        image_size: as for `load`.
+        channels: as for `load`.
+
+    Raises:
+        DataError: as of `load`; a set that is read in turn.
+    """
+    if is_flat(Path(name_or_path).expanduser()):
+        return load_unlabelled(name_or_path, image_size, channels)
+    if is_stream(name_or_path):
+        raise DataError(f"{os.fspath(name_or_path)} is read in turn, which these images cannot be: give them as files")
+    offered = splits(name_or_path)
+    return load(name_or_path, split if split in offered else offered[-1], image_size, channels)
 
 
 def splits(name_or_path: str | os.PathLike[str]) -> list[str]:

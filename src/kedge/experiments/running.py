@@ -110,13 +110,13 @@ def _check_names(variant: Variant) -> None:
     from kedge import networks
     from kedge.data.corruptions import expand
     from kedge.training import Recipe
-    from kedge.training.takers import takers
+    from kedge.training.objective import check_objective
 
     model = variant.recipe.get("model", "auto")
     if model != "auto":
         networks.locate(model)
-    says = ("objective", "eps", "class_weights")
-    takers(Recipe.from_dict({key: variant.recipe[key] for key in says if key in variant.recipe}))
+    says = ("objective", "eps", "class_weights", "extra")
+    check_objective(Recipe.from_dict({key: variant.recipe[key] for key in says if key in variant.recipe}))
     expand(variant.evaluation.get("shift", []))
     severities = variant.evaluation.get("severities", [])
     if wrong := [s for s in severities if s not in (1, 2, 3, 4, 5)]:

@@ -1,37 +1,35 @@
 """What a training step minimises: modules called with (model, images, targets) that return a scalar loss.
 
 Wrappers take an inner objective, so methods nest: `Mixup(Anchored(CrossEntropy()), alpha=0.2)`,
-`Anchored(Adversarial(CrossEntropy(), attack=PGD(8 / 255, steps=10)), alpha=0)`.
+`Anchored(Adversarial(CrossEntropy(), attack=PGD(8 / 255, steps=10)), alpha=0)`. Each is a file of this folder.
 """
 
-from kedge.objectives.abnormal import AAER
-from kedge.objectives.adversarial import TRADES, Adversarial, Attacking, attacks_images
-from kedge.objectives.anchored import Anchored
-from kedge.objectives.basic import CrossEntropy, Objective, SquaredError, image_weights, set_looks, set_progress
-from kedge.objectives.confidence_penalty import ConfidencePenalty
-from kedge.objectives.cure import CURE
-from kedge.objectives.mixing import CutMix, Mixup
-from kedge.objectives.one_reference import OneReference
-from kedge.objectives.replacing import Blend, Noise
+from typing import Any
+
+from kedge import catalog
+from kedge.objectives._attacking import Attacking, attacks_images
+from kedge.objectives._base import Objective, set_looks, set_progress, set_streams
+from kedge.objectives._frozen import Frozen
+from kedge.objectives._recording import recording
+from kedge.objectives._weights import image_weights
 
 __all__ = [
-    "AAER",
-    "CURE",
-    "TRADES",
-    "Adversarial",
-    "Anchored",
+    *catalog.class_names("objectives"),
     "Attacking",
-    "Blend",
-    "ConfidencePenalty",
-    "CrossEntropy",
-    "CutMix",
-    "Mixup",
-    "Noise",
+    "Frozen",
     "Objective",
-    "OneReference",
-    "SquaredError",
     "attacks_images",
     "image_weights",
+    "recording",
     "set_looks",
     "set_progress",
+    "set_streams",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return catalog.exported(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -7,12 +7,24 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from kedge.anchoring import AnchoredModel, derangement
 from kedge.anchoring.references import stack_images
+from kedge.catalog import Info
 from kedge.checks import unit_images
-from kedge.objectives.basic import Objective, check_inner, num_outputs, soft_targets, unwrapped
-from kedge.objectives.unlabelled import check_takes_uniform
+from kedge.objectives._base import Objective, check_inner, soft_targets
+from kedge.objectives._uniform import check_takes_uniform
+from kedge.objectives._views import BoundReferences, num_outputs, unwrapped
+
+info = Info(
+    "On the Use of Anchoring for Training Vision Models",
+    "Narayanaswamy et al.",
+    "NeurIPS",
+    2024,
+    "https://arxiv.org/abs/2406.00529",
+    "code",
+)
 
 # Masking hurts with reference sets up to this size (arXiv 2406.00529, the authors' own curve).
 SMALL_REFERENCE_SET = 50
@@ -56,6 +68,7 @@ class Anchored(Objective):
         TypeError: for a reference set of other integers than uint8; when called with a model that is not anchored.
     """
 
+    changes_images = True
     reference_images: Tensor | None
 
     def __init__(
@@ -64,7 +77,7 @@ class Anchored(Objective):
         alpha: float = 0.25,
         mask_target: str = "uniform",
         mask_per: str = "sample",
-        reference_set: Any = None,
+        reference_set: Dataset | Tensor | None = None,
         augment_reference: Callable[[Tensor, torch.Generator | None], Tensor] | None = None,
         generator: torch.Generator | None = None,
         ramp: float = 0.0,
@@ -94,11 +107,12 @@ class Anchored(Objective):
             raise ValueError(f"average is a number of images, 1 or more, got {average}")
         if blur < 0 or (blur and blur % 2 == 0):
             raise ValueError(f"blur is 0 or an odd number of pixels, got {blur}")
-        if reference_set is not None and len(reference_set) == 0:
+        count = None if reference_set is None else len(reference_set)  # type: ignore[arg-type]
+        if count == 0:
             raise ValueError("the reference set is empty")
-        if reference_set is not None and alpha > 0 and len(reference_set) <= SMALL_REFERENCE_SET:
+        if count is not None and alpha > 0 and count <= SMALL_REFERENCE_SET:
             warnings.warn(
-                f"masking with a reference set of {len(reference_set)} images: in the authors' experiments masking "
+                f"masking with a reference set of {count} images: in the authors' experiments masking "
                 f"hurts with {SMALL_REFERENCE_SET} or fewer; use more references or alpha=0",
                 stacklevel=2,
             )
@@ -117,7 +131,7 @@ class Anchored(Objective):
         if isinstance(images, Tensor) and images.dtype != torch.uint8:
             images = unit_images(images, "the images of the reference set")
         self.register_buffer("reference_images", images if isinstance(images, Tensor) else None, persistent=False)
-        self.reference_set = None if isinstance(images, Tensor) else reference_set
+        self.reference_set: Any = None if isinstance(images, Tensor) else reference_set
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
@@ -188,41 +202,6 @@ class Anchored(Objective):
         changed = torch.rand(len(images), generator=self.generator).to(images.device) < 0.5
         augmented = self.augment_reference(references, self.generator)
         return torch.where(changed.view(-1, *[1] * (images.ndim - 1)), augmented, references.expand_as(images))
-
-
-class BoundReferences(nn.Module):
-    """A view of an anchored model with references, mask and slot fixed, in train and in eval mode.
-
-    `unlabelled` `[B]` bool says which images have the uniform target in place of their own; None: none.
-
-    An inner objective sees an ordinary classifier; an attack inside it faces the references of the training step
-    instead of fresh ones at each of its steps, which would be a randomised defence.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        references: Tensor,
-        mask: Tensor | None,
-        slot: Tensor | None,
-        unlabelled: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        self.model = model
-        self.references = references
-        self.mask = mask
-        self.slot = slot
-        self.unlabelled = unlabelled
-        self.training = model.training
-
-    @property
-    def num_outputs(self) -> int:
-        """The number of outputs of the model."""
-        return num_outputs(self.model)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, C]` with the references bound; `images` must be the batch they were drawn for, in its order."""
-        return self.model(images, references=self.references, mask=self.mask, slot=self.slot)
 
 
 def _mean(drawn: Tensor, m: int) -> Tensor:

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kedge.objectives.basic import CrossEntropy
+from kedge.catalog import Info
+from kedge.objectives.cross_entropy import CrossEntropy
+
+info = Info(
+    "Regularizing Neural Networks by Penalizing Confident Output Distributions",
+    "Pereyra et al.",
+    "arXiv",
+    2017,
+    "https://arxiv.org/abs/1701.06548",
+)
 
 
 class ConfidencePenalty(CrossEntropy):
@@ -18,7 +27,7 @@ class ConfidencePenalty(CrossEntropy):
     Args:
         weight: their β, 0.1 on CIFAR-10.
         label_smoothing: as of `CrossEntropy`.
-        class_weights: as of `CrossEntropy`; the entropy counts every image once.
+        class_weights, labels: as of `CrossEntropy`; the entropy counts every image once.
 
     Raises:
         ValueError: for a negative weight; as of `CrossEntropy`.
@@ -29,8 +38,9 @@ class ConfidencePenalty(CrossEntropy):
         weight: float = 0.1,
         label_smoothing: float = 0.0,
         class_weights: Tensor | Sequence[float] | None = None,
+        labels: Tensor | None = None,
     ) -> None:
-        super().__init__(label_smoothing, class_weights)
+        super().__init__(label_smoothing, class_weights, labels)
         if weight < 0:
             raise ValueError(f"weight is 0 or more, got {weight}")
         self.weight = weight

@@ -3,15 +3,24 @@
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kedge.objectives.adversarial import TRADES, Recorded, divergence
-from kedge.objectives.anchored import BoundReferences
-from kedge.objectives.basic import Objective, unwrapped
-from kedge.objectives.whole_batch import WholeBatch
+from kedge.attacks import Attack
+from kedge.catalog import Info
+from kedge.objectives._base import Objective
+from kedge.objectives._views import Recorded, bare, seen_by
+from kedge.objectives.trades import TRADES, divergence
+
+info = Info(
+    "Conserve-Update-Revise to Cure Generalization and Robustness Trade-off in Adversarial Training",
+    "Gowda, Zonooz and Arani",
+    "ICLR",
+    2024,
+    "https://arxiv.org/abs/2401.14948",
+    "code",
+)
 
 MASKS = ("prominence", "random", "none")
 # Only the order of the gradients counts, so they may have any scale; this one is above what float16 rounds to zero.
@@ -66,7 +75,7 @@ class CURE(TRADES):
     def __init__(
         self,
         inner: Objective,
-        attack: Any = None,
+        attack: Attack | None = None,
         beta: float = 1.0,
         frac: float = 0.3,
         w_natural: float = 0.1,
@@ -223,20 +232,3 @@ def over_processes(value: Tensor) -> Tensor:
         torch.distributed.all_reduce(value)
         value = value / torch.distributed.get_world_size()
     return value
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The model inside views of it, `torch.compile` and data-parallel wrappers."""
-    model = unwrapped(model)
-    while isinstance(model, BoundReferences | Recorded):
-        model = unwrapped(model.model)
-    return model
-
-
-def seen_by(view: nn.Module, model: nn.Module) -> nn.Module:
-    """`model` with the references and the mask that `view` binds, and its share of the batch."""
-    if isinstance(view, BoundReferences):
-        return BoundReferences(seen_by(view.model, model), view.references, view.mask, view.slot, view.unlabelled)
-    if isinstance(view, Recorded):
-        return seen_by(view.model, model)
-    return view.around(model) if isinstance(view, WholeBatch) else model

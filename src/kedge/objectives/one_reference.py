@@ -7,8 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
-from kedge.objectives.basic import Objective, check_targets, soft_targets, unwrapped
-from kedge.objectives.whole_batch import by_rows
+from kedge.catalog import Info
+from kedge.objectives._base import Objective, check_targets, soft_targets
+from kedge.objectives._views import unwrapped
+from kedge.objectives._whole_batch import by_rows
+
+info = Info(
+    "Distilling the Knowledge in a Neural Network",
+    "Hinton, Vinyals and Dean",
+    "arXiv",
+    2015,
+    "https://arxiv.org/abs/1503.02531",
+)
 
 
 class OneReference(Objective):

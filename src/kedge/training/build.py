@@ -1,29 +1,22 @@
 """From a resolved recipe to the objects of a run: model, objective, optimizer, schedule."""
 
-import math
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kedge import catalog, data, networks, objectives, optim
+from kedge import networks, optim
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.anchoring.base import published_normalisation
 from kedge.data import ImageSet, derive_seed
-from kedge.epsilon import parse_epsilon
 from kedge.pretrained import load_weights
 from kedge.probing.heads import find_head
+from kedge.training.objective import images_of
 from kedge.training.recipe import Recipe
-from kedge.training.takers import arguments_of, entries, objective_class, takers
 
 __all__ = [
-    "balanced_weights",
     "make_model",
-    "make_objective",
+    "make_network",
     "make_optimizer",
     "make_schedule",
-    "objective_class",
 ]
 
 
@@ -57,93 +50,11 @@ def make_model(recipe: Recipe, network: nn.Module, train: ImageSet) -> PixelMode
     return made
 
 
-def make_objective(recipe: Recipe, train: ImageSet) -> nn.Module:
-    """Nest the objectives that the recipe lists, the innermost last, with the recipe's values for those that take them.
+def make_optimizer(recipe: Recipe, model: PixelModel, objective: nn.Module | None = None) -> torch.optim.Optimizer:
+    """SGD or AdamW over the model's parameter groups; fused on CUDA, one kernel for a whole step.
 
-    Raises:
-        ValueError: as of `takers`; for an objective that cannot be made with its arguments.
+    Weights of the `objective`'s own are groups of their own, at the rate `lr`.
     """
-    objective: nn.Module | None = None
-    taking = takers(recipe)
-    for place, (name, kind, arguments) in reversed(list(enumerate(entries(recipe)))):
-        if "attack" in arguments:
-            arguments["attack"] = make_attack(name, arguments["attack"], recipe.eps)
-        elif place in taking["eps"]:
-            arguments["eps"] = parse_epsilon(recipe.eps)
-        if isinstance(arguments.get("reference_set"), Mapping):
-            arguments["reference_set"] = _subset(train, arguments["reference_set"])
-        if place in taking["class_weights"]:
-            arguments["class_weights"] = balanced_weights(train.labels, len(train.class_names))
-        elif issubclass(kind, objectives.CrossEntropy) and arguments.get("class_weights") is not None:
-            arguments["class_weights"] = average_one(arguments["class_weights"], train.labels)
-        try:
-            objective = kind(**arguments) if objective is None else kind(objective, **arguments)
-        except TypeError as error:
-            wraps = "inner" in arguments_of(kind) and objective is None
-            what = "it wraps another objective: name one after it" if wraps else error
-            raise ValueError(f"objective {name} cannot be made with {arguments}: {what}") from error
-    assert objective is not None
-    return objective
-
-
-def make_attack(objective: str, given: Any, eps: str | None = None) -> Any:
-    """The attack that an objective in a recipe names, `{PGD: {eps: 8/255, steps: 10}}`.
-
-    `eps` stands in for the one written there.
-    """
-    try:
-        name, arguments = catalog.spelled("attacks", given)
-        catalog.resolve("attacks", name)
-    except ValueError as error:
-        raise ValueError(
-            f"the attack of {objective} is written {{PGD: {{eps: 8/255, steps: 10}}}} or {{FGSM: {{eps: 8/255}}}}, "
-            f"not {given!r}: {error}"
-        ) from error
-    values = _numbers(arguments, f"attack {name} of {objective}: ")
-    if eps is not None:
-        number = parse_epsilon(eps)
-        if (written := values.get("eps")) and values.get("step_size") is not None:
-            # The step that was written for another radius, as large a share of this one.
-            values["step_size"] = values["step_size"] * number / written
-        values["eps"] = number
-    if "eps" not in values:
-        raise ValueError(f"attack {name} of {objective} needs eps, in pixel units, such as {{{name}: {{eps: 8/255}}}}")
-    return catalog.build("attacks", {name: values})
-
-
-def _numbers(arguments: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The arguments of an attack with its lengths as numbers: `8/255` and `1e-2` are text to YAML."""
-    lengths = ("eps", "step_size", "start")
-    return {
-        key: parse_epsilon(value, f"{source}{key}") if key in lengths and value is not None else value
-        for key, value in arguments.items()
-    }
-
-
-def balanced_weights(labels: Tensor, classes: int) -> Tensor:
-    """Weights `[C]` by which every class counts the same: N / (C · n_c), as in scikit-learn's "balanced".
-
-    C is the number of classes that have images: the mean weight of the N images is 1.
-    """
-    counts = torch.bincount(labels, minlength=classes)
-    return len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).float())
-
-
-def average_one(class_weights: Any, labels: Tensor) -> Tensor:
-    """Weights `[C]` scaled to a mean of 1 over images of these labels: only their ratios are a recipe's to say."""
-    weights = torch.as_tensor(class_weights, dtype=torch.float32)
-    if weights.ndim != 1 or len(weights) <= int(labels.max()):
-        raise ValueError(
-            f"class_weights has {weights.numel()} values, and the training images have {int(labels.max()) + 1} classes"
-        )
-    mean = float(weights.double()[labels].mean())
-    if not 0 < mean < math.inf:
-        raise ValueError(f"class_weights are numbers, 0 or more, one for each class, not {class_weights}")
-    return weights / mean
-
-
-def make_optimizer(recipe: Recipe, model: PixelModel) -> torch.optim.Optimizer:
-    """SGD or AdamW over the model's parameter groups; fused on CUDA, one kernel for a whole step."""
     assert recipe.lr is not None
     assert recipe.weight_decay is not None
     groups = optim.parameter_groups(model, recipe.weight_decay)
@@ -151,6 +62,8 @@ def make_optimizer(recipe: Recipe, model: PixelModel) -> torch.optim.Optimizer:
     if (head_lr, recipe.layer_decay, recipe.unfreeze) != (1.0, 1.0, 0.0):
         numbers = _layers(model, apart=recipe.layer_decay != 1 or recipe.unfreeze > 0)
         groups = optim.by_layer(groups, numbers, recipe.lr, recipe.layer_decay, head_lr)
+    own = [] if objective is None else optim.parameter_groups(objective, recipe.weight_decay)
+    groups += [{**group, "layer": 0} for group in own]
     # A fused optimizer undoes the scaling of precision 16 itself, after the hooks that change gradients, and Lightning
     # refuses to clip for one in mixed precision.
     may = recipe.precision != "16" and (recipe.clip is None or recipe.precision == "32")
@@ -207,15 +120,9 @@ def _schedule(
 def _reference_set(recipe: Recipe, train: ImageSet) -> ImageSet | None:
     for entry in recipe.objective or []:
         for arguments in entry.values() if isinstance(entry, dict) else []:
-            if isinstance((arguments or {}).get("reference_set"), Mapping):
-                return _subset(train, arguments["reference_set"])
+            if isinstance(named := (arguments or {}).get("reference_set"), dict | str):
+                return images_of(train, named)
     return None
-
-
-def _subset(train: ImageSet, wanted: Mapping[str, Any]) -> ImageSet:
-    if set(wanted) - {"classes", "n", "seed"}:
-        raise ValueError(f"reference_set takes classes, n and seed, not {sorted(wanted)}")
-    return data.reference_subset(train.sample, **wanted)
 
 
 def _normalisation(recipe: Recipe, network: nn.Module, train: ImageSet) -> tuple[list[float], list[float]]:

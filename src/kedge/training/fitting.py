@@ -2,14 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch import nn
 
 from kedge import own_code
 from kedge.anchoring import PixelModel
@@ -18,16 +20,18 @@ from kedge.data import ImageSet, with_label_noise
 from kedge.data.sets import check_set
 from kedge.layout import as_stored
 from kedge.training.banner import opening
-from kedge.training.build import make_objective
 from kedge.training.checkpoint_selection import kept_models, not_below_start, on_the_way, start_of
 from kedge.training.epochs import quiet, train_epochs
 from kedge.training.errors import explained
+from kedge.training.extra import about_extra, check_extra, load_extra, with_extra
 from kedge.training.facts import costs, first_facts
 from kedge.training.folder import RunFolder, RunResult
 from kedge.training.folds import Pooled, about_first, cross_validate, fold_folder, fold_places, sweep_folds
 from kedge.training.images import record_of, resumed
 from kedge.training.judging import judge
 from kedge.training.module import Run, ball
+from kedge.training.named_models import NamedModels
+from kedge.training.objective import make_objective
 from kedge.training.prepare import prepare
 from kedge.training.recipe import Recipe, held_by, load_recipe
 from kedge.training.record import ImageRecord
@@ -50,6 +54,8 @@ def fit(
     resume: str | Path | None = None,
     sets: tuple[ImageSet, ImageSet] | None = None,
     start: PixelModel | None = None,
+    extra: Mapping[str, ImageSet] | None = None,
+    models: Mapping[str, nn.Module] | None = None,
     progress: bool = True,
     report: bool | Page = True,
     allow_code: bool | None = None,
@@ -66,6 +72,9 @@ def fit(
         start: a model in memory to train on from, a copy of it, with the classes and the shape of the images; what
             `recipe.init_from` says is then only where it came from. The run keeps it in its folder start and can be
             resumed; with a network that has no name in timm or torchvision only if it is handed over again.
+        extra: further images by name, in place of those that `recipe.extra` names; a run that goes on needs them again.
+        models: models in memory for the objective, by the name of the argument that takes one, such as `teacher`, in
+            place of one that the recipe names; a run that goes on needs them again.
         progress: print a line per epoch, and show a bar on a terminal.
         report: write report.html in the end, which takes some seconds; or what does so, as kedge.run_page does.
         allow_code: whether classes that the recipe names as module:Class may be imported, and so run. None: those of a
@@ -79,7 +88,7 @@ def fit(
         TrainingStopped: a loss that is not finite, no memory left, a full disk.
         KeyboardInterrupt: with a message that says how to go on.
     """
-    return _fit(recipe, resume, sets, start, progress, report, allow_code)
+    return _fit(recipe, resume, sets, start, progress, report, allow_code, extra=extra, models=models)
 
 
 def _fit(
@@ -91,6 +100,8 @@ def _fit(
     report: bool | Page = True,
     allow_code: bool | None = None,
     fold: int | None = None,
+    extra: Mapping[str, ImageSet] | None = None,
+    models: Mapping[str, nn.Module] | None = None,
 ) -> RunResult:
     """As `fit`; `fold` is the number of a fold: its validation images judge, and decide nothing."""
     page = import_module(PAGE).write_run_report if report is True else report or None
@@ -101,12 +112,13 @@ def _fit(
         raise TypeError(f"start is a model of kedge, got {type(start).__name__}; init_from in the recipe names one")
     if allow_code is None:
         allow_code = (resume is None and isinstance(recipe, Recipe | dict)) or own_code.is_allowed()
+    inside = (extra or {}, models or {})
     with torch.random.fork_rng(), quiet(), own_code.allow_code(allow_code), ExitStack() as claims:
         if resume is None:
             written = load_recipe(recipe if recipe is not None else Recipe())
             if main and written.name is not None:
                 RunFolder.plan(written)  # a name that is taken is an error before the data is read
-            return _run(written, None, sets, start, progress, page, main, fold)
+            return _run(written, None, sets, start, inside, progress, page, main, fold)
         folder = RunFolder.open(resume)
         if main:
             claims.enter_context(folder.claimed())
@@ -121,7 +133,7 @@ def _fit(
             return _finished(folder, written, facts, within, sets, main and progress, page if main else None)
         for line in lines if main else []:
             log.warning("%s", line)
-        return _run(written, (folder, facts, within), sets, start, progress, page, main)
+        return _run(written, (folder, facts, within), sets, start, inside, progress, page, main)
 
 
 def _run(
@@ -129,6 +141,7 @@ def _run(
     goes_on: tuple[RunFolder, dict[str, Any], dict[str, Any] | None] | None,
     sets: tuple[ImageSet, ImageSet] | None,
     start: PixelModel | None,
+    inside: tuple[Mapping[str, ImageSet], Mapping[str, nn.Module]],
     progress: bool,
     page: Page | None,
     main: bool,
@@ -136,10 +149,11 @@ def _run(
 ) -> RunResult:
     """Train, from the beginning or where the run in a folder is, with its facts and what its checkpoint holds."""
     earlier, before, within = goes_on or (None, {}, None)
+    in_memory, models = inside
     begins = earlier is None or not (before.get("data") or within is not None or ImageRecord.read(earlier.path))
     checkpoint = earlier.checkpoint if earlier is not None and within is not None else None
     fold = before.get("fold", fold)
-    run_with = prepare(written, sets, start, earlier, begins, checkpoint is not None, fold)
+    run_with = prepare(written, sets, start, earlier, begins, checkpoint is not None, fold, in_memory, models)
     recipe, train, val, model = run_with.recipe, run_with.train, run_with.val, run_with.model
     images, probe = train, run_with.probe
     record = record_of(recipe, train, val, start is not None) if main and begins else None
@@ -147,11 +161,17 @@ def _run(
     if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
         train = with_label_noise(images, recipe.label_noise, recipe.seed)
         data["wrong_labels"] = int((train.labels != images.labels).sum())
-    objective = make_objective(recipe, train)
+    named = NamedModels(models, before.get("models", {}) if before.get("data") else None)
+    objective = make_objective(recipe, train, models, named.load)
+    extra = load_extra(recipe, train, val, in_memory)
+    if record is not None:
+        record = with_extra(record, extra)
     if recipe.shard:
         check_shardable(recipe, objective)
     if before.get("data") not in (None, data):
         raise ValueError(f"the data changed since the run began: {before.get('data')} then, {data} now")
+    if before.get("data"):
+        check_extra(before.get("extra", {}), about_extra(extra))
     facts = dict(before)
     if main and recipe.world > 1 and before.get("data") and "sync" not in before.get("given", {}):
         log.warning(
@@ -162,6 +182,7 @@ def _run(
     if not before.get("data"):
         facts |= first_facts(recipe, written, data, objective, probe, start is not None)
         facts |= {} if fold is None else {"fold": fold}
+        facts |= {key: value for key, value in (("extra", about_extra(extra)), ("models", named.digests)) if value}
     elif grown(earlier, before, recipe):
         facts |= {"cost": costs(recipe, objective, data, (before.get("cost") or {}).get("earlier"))}
     # What a resumed run is made from, and what the trained weights can be averaged with.
@@ -183,12 +204,14 @@ def _run(
                 print(f"{train.name} ({train.split}): {said.summary()}")
             print(opening(recipe, folder, train, val, model, objective, facts), flush=True)
             if record is not None:
-                for remark in remarks(recipe, train, val, record, sets is not None or start is not None):
+                in_hand = sets is not None or start is not None
+                for remark in [*remarks(recipe, train, val, record, in_hand), *named.remarks(val)]:
                     print(remark, flush=True)
         folder.write_rows(rows_within(folder, within))
     with folder.claimed() if main else nullcontext():
-        pooled = cross_validate(recipe, images, folder.path, _fit, progress) if recipe.folds else None
-        run = Run(recipe, model, objective, train, val)
+        again = partial(_fit, extra=in_memory, models=models)
+        pooled = cross_validate(recipe, images, folder.path, again, progress) if recipe.folds else None
+        run = Run(recipe, model, objective, train, val, extra)
         run.last_good = str(checkpoint) if checkpoint else None
         try:
             folder = train_epochs(run, folder, checkpoint, progress, main, facts.get("digests", {}))

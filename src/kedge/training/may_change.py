@@ -1,15 +1,15 @@
 """What of a recipe may differ when a run goes on; docs/decisions/resume.md says why."""
 
 from kedge.own_code import code_in
+from kedge.training.objective import written
 from kedge.training.recipe import Recipe
-from kedge.training.takers import arguments_of, entries
 
 __all__ = ["MAY_CHANGE", "PLACES", "may_grow"]
 
 # Another machine, another place: what the run learns does not depend on them, but for rounding.
 MAY_CHANGE = ("device", "devices", "nodes", "workers", "shard", "runs", "name")
 # In recipe.yaml also where the images are now: which they are is told by their content.
-PLACES = (*MAY_CHANGE, "data")
+PLACES = (*MAY_CHANGE, "data", "extra")
 
 
 def may_grow(recipe: Recipe, epochs: int | None) -> bool:
@@ -23,8 +23,9 @@ def may_grow(recipe: Recipe, epochs: int | None) -> bool:
     if not in_epochs or recipe.warmup is None or 0 < recipe.warmup < 1 or code_in(recipe.objective):
         return False
     return not any(
-        written.get(key, parameter.default)
-        for _, kind, written in entries(recipe)
-        for key, parameter in arguments_of(kind).items()
+        part.values.get(key, parameter.default)
+        for parts in written(recipe)
+        for part in parts
+        for key, parameter in part.arguments.items()
         if key in ("hold", "ramp", "warmup")
     )

@@ -1,6 +1,9 @@
 """The LightningModule of a run: model, objective, optimizer, schedule, moving average, validation."""
 
 import math
+from collections.abc import Mapping
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -14,9 +17,10 @@ from kedge.attacks import Attack
 from kedge.checks import check_target_values
 from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
 from kedge.data.augment import CROP
+from kedge.data.batches import EndlessBatches
 from kedge.data.sets import TensorSet
-from kedge.objectives import Objective, attacks_images, set_looks, set_progress
-from kedge.objectives.whole_batch import WholeBatch, gathered
+from kedge.objectives import Objective, attacks_images, set_looks, set_progress, set_streams
+from kedge.objectives._whole_batch import WholeBatch, gathered
 from kedge.training.build import make_optimizer, make_schedule
 from kedge.training.errors import TrainingStopped
 from kedge.training.recipe import Recipe
@@ -37,7 +41,15 @@ class Run(LightningModule):
     for the whole batch; without it the rank is in the seed too.
     """
 
-    def __init__(self, recipe: Recipe, model: PixelModel, objective: nn.Module, train: ImageSet, val: ImageSet) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: PixelModel,
+        objective: nn.Module,
+        train: ImageSet,
+        val: ImageSet,
+        extra: Mapping[str, ImageSet] | None = None,
+    ) -> None:
         super().__init__()
         assert recipe.batch_size is not None
         self.recipe = recipe
@@ -51,7 +63,7 @@ class Run(LightningModule):
         set_looks(objective, 0)  # images that were uint8 are in [0, 1], and the labels have been looked at
         # Compiled for the training step alone, and out of the module tree: what is validated and saved stays as it is.
         self._step_model = (torch.compile(model) if recipe.compile else model,)
-        self.train_set, self.val_set = train, val
+        self.train_set, self.val_set, self.extra = train, val, dict(extra or {})
         self._augmentation = BatchAugmentation(recipe.augment, train.mirror, recipe.seed)
         self.ema: Any = None
         if recipe.ema is not None:
@@ -97,25 +109,36 @@ class Run(LightningModule):
 
     def train_dataloader(self) -> "EpochBatches":
         """This rank's share of the training batches, or all of each."""
+        self._batches = self._shared_out(training_batches, self.train_set, self.recipe.seed, failed=self.unreadable)
+        self._streams = {
+            name: self._shared_out(
+                partial(EndlessBatches, steps=len(self._batches)), images, derive_seed(self.recipe.seed, "extra", name)
+            )
+            for name, images in self.extra.items()
+        }
+        return EpochBatches(self, self._batches, self._streams)
+
+    def _shared_out(self, make: Any, images: ImageSet, seed: int, **more: Any) -> TrainingBatches:
+        """Batches of a set, this rank's share of each or all of it."""
         recipe = self.recipe
         assert recipe.batch_size is not None
         world, rank = self.trainer.world_size, self.global_rank
-        if self.together and isinstance(self.train_set, TensorSet):
+        if self.together and isinstance(images, TensorSet):
             world, rank = 1, 0  # each process has the whole set: nothing need be sent
-        self._batches = training_batches(
-            self.train_set,
-            recipe.batch_size // world,
-            recipe.seed,
-            rank,
-            world,
-            recipe.augment,
-            recipe.workers,
+        batches: TrainingBatches = make(
+            images,
+            batch_size=recipe.batch_size // world,
+            seed=seed,
+            rank=rank,
+            world=world,
+            augment=recipe.augment,
+            workers=recipe.workers,
             device=self.trainer.strategy.root_device,
             crop=CROP if recipe.crop is None else recipe.crop,
-            failed=self.unreadable,
             together=self.together,
+            **more,
         )
-        return EpochBatches(self, self._batches)
+        return batches
 
     def val_dataloader(self) -> "ValidationBatches":
         """This rank's share of the validation images."""
@@ -136,7 +159,7 @@ class Run(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimizer, and the schedule that steps with it."""
-        optimizer = make_optimizer(self.recipe, self.model)
+        optimizer = make_optimizer(self.recipe, self.model, self.objective)
         schedule = make_schedule(self.recipe, optimizer, len(self.train_dataloader()))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -171,9 +194,9 @@ class Run(LightningModule):
             self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
             self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
-    def training_step(self, batch: tuple[Tensor, Tensor], step: int) -> Tensor:
-        """The loss of one batch: uint8 images `[B, C, H, W]` and labels `[B]`."""
-        images, targets = batch
+    def training_step(self, batch: tuple[Tensor, Tensor, dict[str, Tensor]], step: int) -> Tensor:
+        """The loss of one batch: uint8 images `[B, C, H, W]`, labels `[B]`, and further images by the stream's name."""
+        images, targets, streams = batch
         model: Any = self._step_model[0]
         share = 1.0
         keys = (self.current_epoch, step, 0 if self.together else self.global_rank)
@@ -187,6 +210,9 @@ class Run(LightningModule):
         _seed_draws(derive_seed(self.recipe.seed, "step", *keys), images.device)
         draws = generator(self.recipe.seed, "augment", *keys, device=images.device)
         images = self._augmentation(images, draws)
+        if streams:
+            further = {name: self._further(name, rows, len(images), keys) for name, rows in streams.items()}
+            set_streams(self.objective, **further)
         set_progress(self.objective, (self.current_epoch + step / self.trainer.num_training_batches) / self.epochs)
         loss = self.objective(model, self._pixels(images), targets)
         for each in self._objectives:
@@ -200,6 +226,14 @@ class Run(LightningModule):
         if self._steps % CHECK_EVERY == 0:
             self.check_loss()
         return loss if share == 1 else loss * share
+
+    def _further(self, name: str, rows: Tensor, count: int, keys: tuple[int, int, int]) -> Tensor:
+        """As many further images of a step as there are images, augmented, as pixels."""
+        batches = self._streams[name]
+        if self.together and batches.world > 1:
+            rows = gathered(rows, batches.batch_size * batches.world)
+        draws = generator(self.recipe.seed, "augment", name, *keys, device=rows.device)
+        return self._pixels(self._augmentation(rows[:count], draws))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the objectives change the gradients."""
@@ -338,19 +372,26 @@ def attacked_places(recipe: Recipe, count: int) -> Tensor:
 
 
 class EpochBatches:
-    """The training batches, told the epoch whenever an epoch begins, a resumed one included."""
+    """The training batches, each with those of the further images by name.
 
-    def __init__(self, run: Run, batches: TrainingBatches) -> None:
+    They are told the epoch whenever an epoch begins, a resumed one included.
+    """
+
+    def __init__(self, run: Run, batches: TrainingBatches, streams: Mapping[str, TrainingBatches]) -> None:
         self.run = run
         self.batches = batches
+        self.streams = streams
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Any:
         # Lightning makes the first iterator before it knows the epoch of a resumed run; this runs with the first batch.
-        self.batches.set_epoch(self.run.current_epoch)
-        yield from self.batches
+        for each in (self.batches, *self.streams.values()):
+            each.set_epoch(self.run.current_epoch)
+        further = [map(itemgetter(0), each) for each in self.streams.values()]
+        for (images, labels), *rows in zip(self.batches, *further, strict=True):
+            yield images, labels, dict(zip(self.streams, rows, strict=True))
 
 
 class ValidationBatches:

@@ -1,6 +1,7 @@
 """What was written becomes what is run: the recipe with nothing left open, and the images and the model."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +19,10 @@ from kedge.training.build import make_model, make_network
 from kedge.training.folder import RunFolder
 from kedge.training.folds import fold_places
 from kedge.training.images import divided, load_pool, resumed
+from kedge.training.objective import check_objective
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.resolve import resolve_data, resolve_device, resolve_folds, resolve_network
 from kedge.training.start_from import find_start, inherit
-from kedge.training.takers import takers
 
 __all__ = ["Prepared", "begin", "load_start", "prepare", "started"]
 
@@ -55,6 +56,8 @@ def prepare(
     begins: bool = True,
     has_checkpoint: bool = False,
     fold: int | None = None,
+    extra: Mapping[str, ImageSet] | None = None,
+    models: Mapping[str, nn.Module] | None = None,
 ) -> Prepared:
     """Turn what was written into what is run. A recipe is filled in here, and nowhere else, in this order.
 
@@ -72,11 +75,12 @@ def prepare(
         begins: whether the images are still to be chosen: not where that folder says which they are.
         has_checkpoint: whether it holds the weights to go on with.
         fold: the number of a fold, whose validation images decide nothing.
+        extra, models: further images, and models for the objective, that were handed over.
     """
     recipe = written
     if earlier is None:
         recipe = inherit(written) if start is None else started(written, start, sets)
-    takers(recipe)  # a value that no objective takes is an error before the data is read
+    check_objective(recipe, extra, models)  # before the data is read
     recipe = resolve_device(recipe)
     if earlier is not None and recipe.folds and recipe.world > 1:
         raise ValueError(

@@ -12,6 +12,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from kedge import catalog
 from kedge.epsilon import parse_epsilon
 from kedge.own_code import check_allowed, code_in
 from kedge.yaml_text import parse_yaml, read_yaml
@@ -59,6 +60,9 @@ class Recipe:
             A class of your own that attacks in its own way gets it as its argument eps.
         class_weights: `none`, or `balanced` to weigh rare classes up, so that every class counts the same; for
             objectives with an argument class_weights: CrossEntropy, and classes of your own.
+        extra: further images that the objective needs in each step, {name: DATA}, such as {outliers: FOLDER} for
+            OutlierExposure: a folder of images, or what data takes; as large and augmented as the training images, in
+            batches as large.
         head: `probe` sets the last layer to the best linear one on the frozen network before training starts, `leave`
             leaves it as it is, at random where it is new; `auto`: probe for published weights.
         batch_norm: `frozen` keeps the statistics of batch norm as they are, `train` follows the batches; `auto`: frozen
@@ -127,6 +131,7 @@ class Recipe:
     objective: list[Any] | None = None
     eps: str | None = None
     class_weights: str = "none"
+    extra: dict[str, str] = field(default_factory=dict)
     head: str = "auto"
     batch_norm: str = "auto"
     optimizer: str = "auto"
@@ -165,6 +170,11 @@ class Recipe:
     snapshots: int = 0
     average: float | None = None
     runs: str = "runs"
+
+    def __post_init__(self) -> None:
+        """Spell the names of objectives as their classes are: `cross_entropy` is `CrossEntropy`."""
+        if isinstance(self.objective, list):
+            self.objective = [_spelled(entry) for entry in self.objective]
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "") -> "Recipe":
@@ -255,6 +265,12 @@ class Recipe:
                 )
         if self.objective is not None and not self.objective:
             raise ValueError(f"{source}objective is empty; leave it out for the default")
+        for name, place in self.extra.items():
+            if not (isinstance(name, str) and isinstance(place, str) and name.strip() and place.strip()):
+                raise ValueError(
+                    f"{source}extra is names and the data that they stand for, such as {{outliers: FOLDER}}, "
+                    f"not {name!r}: {place!r}"
+                )
 
 
 # Values a field may take, and (low, high, low itself excluded).
@@ -372,6 +388,15 @@ def held_by(recipe: Mapping[str, Any]) -> int:
 def changed(before: Recipe, after: Recipe) -> list[str]:
     """Names of the fields in which two recipes differ."""
     return [f.name for f in fields(Recipe) if getattr(before, f.name) != getattr(after, f.name)]
+
+
+def _spelled(entry: Any) -> Any:
+    """An entry of an objective with the name of its class, in whatever way it is written."""
+    if isinstance(entry, str):
+        return catalog.class_name("objectives", entry)
+    if isinstance(entry, dict):
+        return {catalog.class_name("objectives", str(name)): values for name, values in entry.items()}
+    return entry
 
 
 def _typed(source: str, key: str, value: Any, hint: Any) -> Any:

@@ -13,8 +13,8 @@ from kedge.data import ImageSet
 from kedge.data.augment import CROP
 from kedge.data.batches import photo_workers
 from kedge.devices import chosen_device
+from kedge.training.objective import objective_class
 from kedge.training.recipe import Recipe
-from kedge.training.takers import objective_class
 
 __all__ = [
     "has_weights",

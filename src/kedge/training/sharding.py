@@ -43,6 +43,11 @@ def check_shardable(recipe: Recipe, objective: nn.Module) -> None:
     for each in objective.modules():
         if isinstance(each, Objective) and type(each).on_gradients is not Objective.on_gradients:
             raise ValueError(f"{type(each).__name__} changes gradients of whole weights, which shard takes apart")
+    own = next((each for each in objective.modules() if any(p.requires_grad for p in each.parameters())), None)
+    if own is not None:
+        raise ValueError(
+            f"{type(own).__name__} has weights of its own that are trained, which shard does not share out"
+        )
     if recipe.val_pgd_steps and any(getattr(each, "attack", None) is not None for each in objective.modules()):
         raise ValueError("validation images cannot be attacked while weights are sharded: set val_pgd_steps 0")
 

@@ -97,8 +97,11 @@ def going_on(objective: list[Any] | None, anchored: bool) -> list[Any] | None:
     return [{"Anchored": masked}, loss] if anchored else [loss]
 
 
-def find_start(init_from: str) -> Path | None:
-    """The model folder that `init_from` names (of the hub: in its cache); None for a name of timm or torchvision."""
+def find_start(init_from: str, what: str = "init_from") -> Path | None:
+    """The model folder that `init_from` names (of the hub: in its cache); None for a name of timm or torchvision.
+
+    `what` begins the messages.
+    """
     if init_from == "RUN" and not Path(init_from).exists():
         raise FileNotFoundError(
             "say what to start from: --init-from with a run, a model folder, or a network of timm with its weights"
@@ -109,10 +112,10 @@ def find_start(init_from: str) -> Path | None:
                 return folder
         if (path / "recipe.yaml").is_file():
             raise FileNotFoundError(
-                f"init_from: the run {path} has no model yet; finish it with kedge train --resume {path}"
+                f"{what}: the run {path} has no model yet; finish it with kedge train --resume {path}"
             )
     if Path(init_from).exists():
-        raise FileNotFoundError(f"init_from: {init_from} holds no model (no config.json that kedge.save wrote)")
+        raise FileNotFoundError(f"{what}: {init_from} holds no model (no config.json that kedge.save wrote)")
     if init_from.startswith(PREFIX):
         return download(*split_name(init_from))
     import timm
@@ -124,7 +127,7 @@ def find_start(init_from: str) -> Path | None:
         return None
     known = [p.name for p in Path(Recipe.runs).iterdir() if p.is_dir()] if Path(Recipe.runs).is_dir() else []
     raise FileNotFoundError(
-        f"init_from: {init_from!r} is no run, no model folder and no network of timm."
+        f"{what}: {init_from!r} is no run, no model folder and no network of timm."
         f"{near(init_from, [*known, *timm.list_models(), *timm.list_models(pretrained=True)])}"
     )
 

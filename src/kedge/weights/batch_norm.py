@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kedge.anchoring import AnchoredModel, derangement
-from kedge.objectives.anchored import BoundReferences
+from kedge.objectives._views import BoundReferences
 
 Attack = Callable[[Any, Tensor, Tensor], Tensor]
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +10,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kedge.attacks import Attack, as_attack
 from kedge.attacks._losses import judge
-from kedge.objectives.adversarial import Attacking, Recorded
-from kedge.objectives.basic import Objective
+from kedge.catalog import Info
+from kedge.objectives._attacking import Attacking
+from kedge.objectives._base import Objective
+from kedge.objectives._views import Recorded
+
+info = Info(
+    "Eliminating Catastrophic Overfitting Via Abnormal Adversarial Examples Regularization",
+    "Lin, Yu and Liu",
+    "NeurIPS",
+    2023,
+    "https://arxiv.org/abs/2404.08154",
+    "code",
+)
 
 # The authors' (λ1, λ2, λ3) on CIFAR-10, by the variant of FGSM and by eps in levels of 255.
 PUBLISHED = {
@@ -62,7 +72,7 @@ class AAER(Attacking):
     def __init__(
         self,
         inner: Objective,
-        attack: Any = None,
+        attack: Attack | None = None,
         weights: Sequence[float] | None = None,
         warmup: float = 0.0,
         follow_fall: bool = False,
@@ -70,8 +80,8 @@ class AAER(Attacking):
         ramp: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        if as_attack(attack).steps != 1 or as_attack(attack).loss is None:
-            steps = as_attack(attack).steps
+        if attack is None or as_attack(attack).steps != 1 or as_attack(attack).loss is None:
+            steps = None if attack is None else as_attack(attack).steps
             got = f"{steps} steps" if steps else repr(attack)
             raise ValueError(
                 f"AAER compares an image before and after one step: its attack is FGSM(eps, variant='rs') or 'n' of "
@@ -134,7 +144,7 @@ def abnormality(before: Tensor, after: Tensor, targets: Tensor) -> tuple[Tensor,
 
 def published_weights(attack: Attack) -> tuple[float, float, float]:
     """The authors' weights for an FGSM attack, those of the nearest of their epsilons."""
-    variants: dict[Any, str] = {(1.0, True): "rs", (2.0, False): "n"}
+    variants: dict[object, str] = {(1.0, True): "rs", (2.0, False): "n"}
     variant = variants.get((getattr(attack, "start", None), getattr(attack, "clip", None)))
     if variant is None or not attack.random_start or attack.norm != "linf":
         raise ValueError(

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import kedge
 from kedge.attacks import FGSM, PGD
 from kedge.objectives import AAER, Anchored, CrossEntropy, Objective, set_progress
-from kedge.objectives.abnormal import abnormality
+from kedge.objectives.aaer import abnormality
 
 EPS = 0.2
 

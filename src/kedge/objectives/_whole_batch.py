@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kedge.anchoring import AnchoredModel, derangement
 from kedge.data.seeds import derive_seed
-from kedge.objectives.basic import num_outputs, unwrapped
-from kedge.objectives.synchronised import synchronised_batch_norm
+from kedge.objectives._synchronised import synchronised_batch_norm
+from kedge.objectives._views import View, unwrapped
 
 __all__ = ["WholeBatch", "by_rows", "gathered", "share_of"]
 
@@ -66,7 +66,7 @@ class _Whole(torch.autograd.Function):
         return gradient[share_of(len(gradient))] * dist.get_world_size(), None
 
 
-class WholeBatch(nn.Module):
+class WholeBatch(View):
     """A view of a model that is called with the whole batch in every process, and runs it on the share of each.
 
     Batch norm in training mode takes the statistics of the whole batch. Layers that draw at random, such as dropout,
@@ -79,16 +79,14 @@ class WholeBatch(nn.Module):
     """
 
     def __init__(self, model: nn.Module, seed: int) -> None:
-        super().__init__()
-        self.module = model
+        super().__init__(model)
         self.seed = seed
         self.calls = 0
-        self.training = model.training
 
     @property
-    def num_outputs(self) -> int:
-        """The number of outputs of the model."""
-        return num_outputs(self.module)
+    def module(self) -> nn.Module:
+        """The model, as data-parallel wrappers call it."""
+        return self.model
 
     def around(self, other: nn.Module) -> "WholeBatch":
         """The same view of another model."""
@@ -106,10 +104,15 @@ class WholeBatch(nn.Module):
             for name, value in bound.items()
         }
         own = _Share.apply(images)
+        self.count = count
         self.calls += 1
         with own_draws(derive_seed(self.seed, dist.get_rank(), self.calls), images.device), statistics(core):
             logits = self.module(own, **mine)
-        whole: Tensor = _Whole.apply(logits, count)
+        return self.shown(logits)
+
+    def shown(self, rows: Tensor) -> Tensor:
+        """What a layer of the model put out for this process's rows, of all processes' rows `[B, ...]`."""
+        whole: Tensor = _Whole.apply(rows, self.count)
         return whole
 
 

@@ -1,33 +1,8 @@
-"""Images of a step that have the uniform distribution as their target, in place of a label."""
+"""The uniform distribution as a target: which objectives can take it."""
 
 from typing import Any
 
-from torch import Tensor, nn
-
-from kedge.objectives.basic import num_outputs
-
-
-class Unlabelled(nn.Module):
-    """A view of a model, in its mode, that says which images of a step `[B]` bool have no label of their own.
-
-    Losses with class weights ask for it, see `kedge.objectives.image_weights`.
-    """
-
-    def __init__(self, model: nn.Module, unlabelled: Tensor) -> None:
-        super().__init__()
-        self.model = model
-        self.unlabelled = unlabelled
-        self.training = model.training
-
-    @property
-    def num_outputs(self) -> int:
-        """The number of outputs of the model."""
-        return num_outputs(self.model)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, C]` of the model."""
-        logits: Tensor = self.model(images)
-        return logits
+from torch import nn
 
 
 def check_takes_uniform(inner: Any, outer: str, which: str, instead: str) -> None:

@@ -1,0 +1,33 @@
+"""What mixes images and their targets: the share and the partners."""
+
+import torch
+from torch import Tensor
+
+from kedge.objectives._base import Objective, check_inner
+
+
+class Mixing(Objective):
+    """Base of the objectives that mix the images of a batch and their targets, by a share λ ~ Beta(α, α)."""
+
+    mixes_targets = True
+    changes_images = True
+
+    def __init__(self, inner: Objective, alpha: float = 1.0, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        if alpha <= 0:
+            raise ValueError(f"alpha, the parameter of the Beta distribution, must be positive, got {alpha}")
+        if getattr(inner, "targets_kind", "soft") != "soft":
+            raise ValueError(f"{type(inner).__name__} cannot take the mixed targets of {type(self).__name__}")
+        self.inner = check_inner(inner, self)
+        self.alpha = alpha
+        self.generator = generator
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"alpha={self.alpha}"
+
+    def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """λ ~ Beta(α, α) and a partner for each image."""
+        gammas = torch._standard_gamma(torch.full((2,), float(self.alpha)), generator=self.generator)
+        share = gammas[0] / gammas.sum().clamp_min(torch.finfo(gammas.dtype).tiny)
+        return share.to(device), torch.randperm(n, generator=self.generator).to(device)

@@ -1,0 +1,64 @@
+"""Weights of classes, and what they make of the images of a batch."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kedge.objectives._views import without_labels
+
+
+def check_weights(class_weights: Tensor | Sequence[float]) -> Tensor:
+    """Insist on class weights `[C]` that are 0 or more and can average 1 over images, given back in float32."""
+    weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    shown = [round(w, 4) for w in weights.flatten().tolist()[:6]]
+    if weights.ndim != 1 or len(weights) == 0 or not bool((weights.isfinite() & (weights >= 0)).all()):
+        raise ValueError(f"class_weights are numbers [C], 0 or more, one for each class, got {shown}")
+    if bool((weights < 1 - 1e-4).all() | (weights > 1 + 1e-4).all()):
+        raise ValueError(
+            f"class_weights are relative to an image of weight 1, and all of these are on one side of it: {shown}. "
+            "Scale them so that the training images weigh 1 on average: weights / weights[labels].mean()"
+        )
+    return weights
+
+
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """Weights `[C]` by which every class counts the same: N / (C · n_c), as in scikit-learn's "balanced".
+
+    C is the number of classes that have images: the mean weight of the N images is 1.
+    """
+    counts = torch.bincount(labels, minlength=classes)
+    return len(labels) / (int((counts > 0).sum()) * counts.clamp(min=1).float())
+
+
+def average_one(class_weights: Any, labels: Tensor) -> Tensor:
+    """Weights `[C]` scaled to a mean of 1 over images of these labels; as they are where that is their mean."""
+    weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    if weights.ndim != 1 or len(weights) <= int(labels.max()):
+        raise ValueError(
+            f"class_weights has {weights.numel()} values, and the training images have {int(labels.max()) + 1} classes"
+        )
+    mean = float(weights.double()[labels].mean())
+    if not 0 < mean < math.inf:
+        raise ValueError(f"class_weights are numbers, 0 or more, one for each class, not {class_weights}")
+    return weights if math.isclose(mean, 1, abs_tol=1e-6) else weights / mean
+
+
+def image_weights(model: Any, targets: Tensor, class_weights: Tensor) -> Tensor:
+    """How much each image of a step counts, `[B]`, for class weights `[C]`: Σ_c w_c t_c of its target.
+
+    An image whose target masking replaced by the uniform one (`Anchored`, mask_target="uniform") has no label, and
+    counts as one image, 1: the mean of the class weights, which that sum would be, has nothing to do with how often
+    images are masked, and is large where a class is rare. With class weights that average 1 over the images, masked
+    ones then make up the share alpha of the loss's weight.
+
+    Args:
+        model: what the objective was called with.
+        targets: class indices `[B]` or probabilities `[B, C]`.
+        class_weights: `[C]`.
+    """
+    weights = class_weights[targets] if targets.ndim == 1 else targets.to(class_weights.dtype) @ class_weights
+    unlabelled = without_labels(model)
+    return weights if unlabelled is None else torch.where(unlabelled, 1, weights)

@@ -1,0 +1,95 @@
+"""Distillation: the softened answers of a trained model as further targets."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kedge.catalog import Info
+from kedge.objectives._base import Objective, check_inner, check_same_images
+from kedge.objectives._frozen import Frozen
+from kedge.objectives._views import Recorded, without_labels
+
+info = Info(
+    "Distilling the Knowledge in a Neural Network",
+    "Hinton, Vinyals and Dean",
+    "arXiv",
+    2015,
+    "https://arxiv.org/abs/1503.02531",
+)
+
+
+class Distill(Objective):
+    """(1 - w) inner(x, y) + w T² KL(softmax(t / T) ‖ softmax(s / T)), t the teacher's logits and s the model's.
+
+    T² keeps the size of the gradients as T changes; for large T the second term is half the mean squared difference of
+    the centred logits. The teacher answers the images that the inner objective gets, in eval mode (an anchored one with
+    the first reference of its bank). Source: Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network",
+    arXiv 1503.02531, section 2.
+
+    Inside of `Anchored` the student has the references of the step, and where masking takes an image's target away the
+    teacher's answer is the uniform distribution too. What changes images (`Anchored`, `Mixup`, an attack) belongs
+    outside of this objective, so that teacher and student answer the same images.
+
+    Args:
+        inner: the loss of the true targets.
+        teacher: the model to learn from, with the same classes; a copy is kept, frozen. In a recipe a run, a model
+            folder or timm/NAME.
+        temperature: T, above 0.
+        weight: w, the share of the teacher, 0 to 1; 0 is the inner objective.
+
+    Raises:
+        ValueError: for values out of range; an inner objective that changes images; when training starts, for
+            a teacher of other classes or another image size.
+    """
+
+    def __init__(self, inner: Objective, teacher: nn.Module, temperature: float = 4.0, weight: float = 0.5) -> None:
+        super().__init__()
+        if not isinstance(teacher, nn.Module):
+            raise TypeError(f"the teacher is a model, an nn.Module from images to logits, got {teacher!r}")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"temperature is a number above 0, got {temperature}")
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight is a share, 0 to 1, got {weight}")
+        if getattr(inner, "targets_kind", "soft") == "values":
+            raise ValueError(f"Distill is for classification; {type(inner).__name__} is not")
+        check_same_images(inner, "Distill")
+        self.inner = check_inner(inner, self)
+        self.targets_kind = getattr(inner, "targets_kind", "soft")
+        self.teacher = Frozen(teacher)
+        self.temperature = temperature
+        self.weight = weight
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"temperature={self.temperature}, weight={self.weight}"
+
+    @property
+    def passes(self) -> float:
+        """Those of the inner objective, and a forward pass of the teacher."""
+        return super().passes + (1 / 3 if self.weight else 0)
+
+    def prepare(self, model: nn.Module) -> None:
+        """See that the teacher is one for the model."""
+        self.teacher.check(model)
+
+    def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The loss of the model."""
+        if self.weight == 0:
+            return self.inner(model, images, targets)
+        student = Recorded(model)
+        loss = self.inner(student, images, targets)
+        taught = self.teacher.beside(model, images)
+        if taught.shape != student.logits.shape:
+            raise ValueError(f"the teacher gives {list(taught.shape)} logits, the model {list(student.logits.shape)}")
+        if (unlabelled := without_labels(model)) is not None:
+            taught = taught.masked_fill(unlabelled[:, None], 0)
+        return (1 - self.weight) * loss + self.weight * softened(taught, student.logits, self.temperature)
+
+
+def softened(taught: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """T² KL(softmax(taught / T) ‖ softmax(logits / T)), the mean over the batch, in float32 or better."""
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    teacher, student = ((each.to(wide) / temperature).log_softmax(1) for each in (taught, logits))
+    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)

@@ -1,0 +1,122 @@
+"""Outlier exposure: images of no class, on which the model is to be unsure."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring import AnchoredModel, derangement
+from kedge.catalog import Info
+from kedge.objectives._base import Objective, check_inner
+from kedge.objectives._views import BoundReferences, View, bare, repeated
+
+info = Info(
+    "Deep Anomaly Detection with Outlier Exposure",
+    "Hendrycks, Mazeika and Dietterich",
+    "ICLR",
+    2019,
+    "https://arxiv.org/abs/1812.04606",
+    "code",
+)
+
+
+class OutlierExposure(Objective):
+    """inner(x, y) + λ H(u; f(x')), the cross-entropy of the uniform distribution u with the answers for outliers x'.
+
+    The network sees images and outliers as one batch, as in the authors' code: batch norm has one set of statistics,
+    that of both. An attack inside, which looks at the model in eval mode, gets the images alone. Source: Hendrycks,
+    Mazeika and Dietterich, "Deep Anomaly Detection with Outlier Exposure", ICLR 2019 (arXiv 1812.04606), section 3 and
+    λ = 0.5 of section 4.3 for classifiers of images.
+
+    Outliers come from the stream `outliers`, in a recipe `extra: {outliers: FOLDER}`, as many in a step as images. With
+    an anchored model each has the reference, and the mask, of the image in its place, never another outlier's pixels.
+
+    Args:
+        inner: the loss of the training images.
+        weight: λ, 0 or more; 0 is the inner objective.
+
+    Raises:
+        ValueError: for a weight out of range or an inner objective for regression; when called, for outliers of another
+            shape or number than the images.
+        RuntimeError: when called without outliers.
+    """
+
+    streams = ("outliers",)
+    changes_images = True
+
+    def __init__(self, inner: Objective, weight: float = 0.5) -> None:
+        super().__init__()
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"weight is a number, 0 or more, got {weight}")
+        if getattr(inner, "targets_kind", "soft") == "values":
+            raise ValueError(f"OutlierExposure is for classification; {type(inner).__name__} is not")
+        self.inner = check_inner(inner, self)
+        self.targets_kind = getattr(inner, "targets_kind", "soft")
+        self.mixes_targets = getattr(inner, "mixes_targets", False)
+        self.weight = weight
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"weight={self.weight}"
+
+    @property
+    def passes(self) -> float:
+        """Those of the inner objective, and one for the outliers."""
+        return super().passes + (1 if self.weight else 0)
+
+    def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The inner loss, and that of the outliers."""
+        if self.weight == 0:
+            return self.inner(model, images, targets)
+        outliers = self.stream("outliers")
+        if outliers.shape != images.shape:
+            raise ValueError(
+                f"outliers are as many and as large as the images {list(images.shape)}, got {list(outliers.shape)}"
+            )
+        both = WithOutliers(model, outliers.to(images))
+        loss = self.inner(both, images, targets)
+        unsure = to_uniform(both.answers)
+        self.logged["outlier_loss"] = unsure.detach()
+        return loss + self.weight * unsure
+
+
+def to_uniform(logits: Tensor) -> Tensor:
+    """The cross-entropy of the uniform distribution with softmax(logits), the mean over the batch, in float32."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return (wide.logsumexp(1) - wide.mean(1)).mean()
+
+
+class WithOutliers(View):
+    """A view of a model that, in training mode, sees outliers in the same batch and keeps its answers for them."""
+
+    answers: Tensor
+
+    def __init__(self, model: nn.Module, outliers: Tensor) -> None:
+        super().__init__(model)
+        self.outliers = outliers
+
+    @property
+    def module(self) -> nn.Module:
+        """The model, as data-parallel wrappers call it: `Anchored` may be inside of this view or outside."""
+        return self.model
+
+    def forward(self, images: Tensor, **bound: Tensor | None) -> Tensor:
+        """Logits `[B, C]` of the images; those of the outliers are kept in `answers`."""
+        if not self.training:
+            return super().forward(images, **bound)
+        count = len(images)
+        whole = torch.cat([images, self.outliers])
+        if count > 1 and self._draws(bound):
+            bound["references"] = images[derangement(count, device=images.device)]
+        logits = super().forward(whole, **repeated(bound, len(whole)))
+        self.answers = logits[count:]
+        return self.shown(logits)
+
+    def shown(self, rows: Tensor) -> Tensor:
+        """The rows of the images, without those of the outliers."""
+        return rows[: len(rows) - len(self.outliers)] if self.training else rows
+
+    def _draws(self, bound: dict[str, Tensor | None]) -> bool:
+        """Whether the model would draw its references itself, from a batch with outliers in it."""
+        fixed = bound.get("references") is not None or any(isinstance(each, BoundReferences) for each in self.modules())
+        return not fixed and isinstance(bare(self), AnchoredModel)
