@@ -13,6 +13,8 @@ from kedge.objectives._views import bare, through
 def recording(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, Tensor]]:
     """Within, a mapping of each layer's name to what it put out when the model was last called, gradients intact.
 
+    ::
+
         with recording(model, ["layer3"]) as features:
             logits = model(images)
         features["layer3"]  # [B, C, H, W]
