@@ -67,7 +67,6 @@ def run(config: "jsonargparse.Namespace") -> int:
         raise FileExistsError(f"{config.out} is there already and not empty: name a new folder")
     import tempfile
 
-    from kedge.anchoring import AnchoredModel
     from kedge.deploy.model_card import means_of, read_run
     from kedge.deploy.photos import photos_in
     from kedge.deploy.pushing import check_name, upload, write_files
@@ -75,7 +74,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     check_name(config.repo)
     model: Any = source.load("cpu")
     means, changed = means_of(*read_run(source.run)), ""
-    if isinstance(model, AnchoredModel) and (config.folded or config.mean_reference):
+    if model.count() and (config.folded or config.mean_reference):
         model, means, changed = without_bank(model, source, config.folded, config.mean_reference, means)
     elif config.folded or config.mean_reference:
         print("kedge push: the model is plain: there is no bank to leave out", file=sys.stderr)
