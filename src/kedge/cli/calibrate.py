@@ -98,10 +98,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         words = describe_steps({step: model.steps[step]})[0]
         lines = _removed(step, words, model.remove_step(step), model.reject)
     else:
-        stated = {
-            "prior": _shares(config.prior, "--prior"),
-            "train_prior": _shares(config.train_prior, "--train_prior"),
-        }
+        stated = {key: _shares(getattr(config, key), f"--{key}") for key in ("prior", "train_prior")}
         if kind_of(step).changes_labels:
             _check_unweighted(source)
             stated["train_counts"] = _train_counts(source, model)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kedge.cli.answers import FIELDS, Encoded, Tally, encodable, writer_of, writes
 from kedge.cli.evaluate import progress_bar
 from kedge.cli.ranges import check_values
-from kedge.cli.resolve_model import MODEL_HELP, Source, find, leaves
+from kedge.cli.resolve_model import SEVERAL_HELP, Source, find, leaves
 from kedge.cli.shares import Share, place_among_processes
 from kedge.printable import printable
 from kedge.regular import file_digest
@@ -58,7 +58,7 @@ def parser() -> "jsonargparse.ArgumentParser":
         description=DESCRIPTION,
         epilog=EPILOG,
     )
-    made.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    made.add_argument("model", metavar="MODEL", help=SEVERAL_HELP)
     made.add_argument(
         "images",
         metavar="IMAGES",

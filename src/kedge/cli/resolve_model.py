@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 MODEL_HELP = (
     "a run folder (runs/NAME, or only NAME), a model folder, an ONNX file written by kedge export, timm/NAME: a "
-    "network of timm with its published weights, or hf-hub:OWNER/NAME (also @REVISION): a model of the Hugging Face hub; "
-    "mean(MODEL,MODEL,...): the mean of the probabilities of several"
+    "network of timm with its published weights, or hf-hub:OWNER/NAME (also @REVISION): a model of the Hugging Face hub"
 )
 MEAN = re.compile(r"mean\((?P<members>.*)\)")
 HUB = "hf-hub:"  # as kedge.hub.PREFIX, which would import torch
+SEVERAL_HELP = f"{MODEL_HELP}; mean(MODEL,MODEL,...) is the mean of the probabilities of several"
 MODELS_HELP = (
-    f"{MODEL_HELP}; or package.module:attribute, any Python callable from images in [0, 1] to logits "
+    f"{SEVERAL_HELP}; or package.module:attribute, any Python callable from images in [0, 1] to logits "
     "(package.module:make() calls make first; the module is imported from the current directory and thereby run). "
     "NAME=MODEL gives it another name, NAME=MODEL,MODEL,... says that these are one method trained with several seeds"
 )
