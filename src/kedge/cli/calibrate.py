@@ -126,7 +126,7 @@ def validation_images(source: Source, model: Any, name: str | None, split: str) 
     wanted = canonical_split(split) or split
     if wanted == "test":
         raise ValueError(
-            "a step is not set on test images: they are there to judge the result, and would praise "
+            "a step is not fitted on test images: they are there to judge the result, and would praise "
             "themselves. Take --split val, or other images with --data"
         )
     trained_on = source.recipe().get("data")
@@ -180,12 +180,20 @@ def _train_counts(source: Source, model: Any) -> list[int] | None:
     """How many training images of each class the run had; None where that is not known."""
     import torch
 
-    from kedge.cli.trained_on import trained_by
+    from kedge.training.held_out import RunImages
 
-    record = trained_by(source, deep=True)
-    if record is None or len(record.labels) == 0:
+    record = source.record()
+    if record is not None:
+        labels = record.labels
+    elif source.run is not None and source.recipe().get("data"):
+        try:
+            labels = RunImages(source.run).train.labels
+        except ValueError:
+            return None
+    else:
         return None
-    return torch.bincount(record.labels, minlength=model.num_outputs).tolist()
+    counts: list[int] = torch.bincount(labels, minlength=model.num_outputs).tolist()
+    return counts
 
 
 def _calibrated(model: Any, images: "ImageSet", batch_size: int, name: str, stated: dict[str, Any]) -> list[str]:
