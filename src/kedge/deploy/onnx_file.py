@@ -57,7 +57,9 @@ class OnnxModel(PlainModel):
 
     def check_foldable(self) -> None:
         """Raise ValueError: what was exported is folded already."""
-        raise ValueError("this model is an exported file already; export from the run or model folder it came from")
+        raise ValueError(
+            "this model is an exported file already, and folded already; export from the run or model folder it came from"
+        )
 
     def fold(self, reference: int = 0) -> nn.Module:
         """Raise ValueError, as `check_foldable`."""

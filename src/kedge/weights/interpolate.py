@@ -149,7 +149,7 @@ def _fitted(a: PixelModel, b: PixelModel) -> PixelModel:
             "the second with kedge.anchor, or swap them"
         )
     if b.count() and not a.count():
-        name = _inside(b.first_layer, a.network)
+        name = _inside(b.state()["first_layer"], a.network)
         a = anchor(a, first_layer=name, references=b.references.to(a.mean))
     if (one := a.state()["first_layer"]) != (other := b.state()["first_layer"]):
         raise ValueError(f"the models are anchored at different layers: {one!r} and {other!r}")
