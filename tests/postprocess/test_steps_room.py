@@ -163,35 +163,7 @@ def test_a_step_of_a_stranger_names_no_code(tmp_path, model):
         kedge.load(folder, model=Small())
 
 
-DROPPED = '''"""Each logit divided by its own scale, fitted as its standard deviation."""
-
-from kedge.catalog import Info
-from kedge.postprocess import Step
-
-info = Info("On scales", "Nobody et al.", "here", 2000, "https://example.org", "own")
-
-
-class OwnScale(Step):
-    changes_labels = True
-    sentence = "Each logit is divided by its own scale"
-
-    def check(self, classes=None):
-        if classes is not None and len(self.value) != classes:
-            raise ValueError(f"own_scale has {len(self.value)} scales for {classes} classes")
-
-    def __call__(self, logits):
-        return logits / logits.new_tensor(self.value)
-
-    def undo(self, logits):
-        return logits * logits.new_tensor(self.value)
-
-    def __str__(self):
-        return f"own scale of {len(self.value)}"
-
-    @classmethod
-    def fit(cls, logits, labels, least=0.0):
-        return logits.std(0).clamp(min=least).tolist()
-'''
+DOCS = Path(__file__).parents[2] / "docs" / "calibration.md"
 
 
 def test_a_new_step_is_a_file(tmp_path, monkeypatch, model, images):
@@ -199,7 +171,7 @@ def test_a_new_step_is_a_file(tmp_path, monkeypatch, model, images):
     room.mkdir(parents=True)
     for path in (home / "postprocess").glob("*.py"):
         shutil.copy(path, room / path.name)
-    (room / "own_scale.py").write_text(DROPPED)
+    (room / "own_scale.py").write_text(DOCS.read_text().partition("### A step of your own")[2].split("```")[1][7:])
     monkeypatch.setattr(catalog, "HOME", room.parent)
     monkeypatch.setattr(postprocess, "__path__", [*postprocess.__path__, str(room)])
     catalog.names.cache_clear()
@@ -207,7 +179,7 @@ def test_a_new_step_is_a_file(tmp_path, monkeypatch, model, images):
         labels = torch.arange(16) % 3
         validation = data.TensorSet((images * 255).byte(), labels, ["a", "b", "c"], "specks", "val")
         before = model.predict(validation.images.float() / 255).logits
-        record = calibrate(model, validation, "own-scale", least=0.0)
+        record = calibrate(model, validation, "own-scale")
         assert record["value"] == pytest.approx(before.std(0).tolist(), rel=1e-5)
         assert "accuracy_after" in record
         loaded = kedge.load(kedge.save(model, tmp_path / "m"), model=Small())

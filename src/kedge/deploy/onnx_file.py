@@ -58,7 +58,8 @@ class OnnxModel(PlainModel):
     def check_foldable(self) -> None:
         """Raise ValueError: what was exported is folded already."""
         raise ValueError(
-            "this model is an exported file already, and folded already; export from the run or model folder it came from"
+            "this model is an exported file already, and folded already; export from the run or model folder that it "
+            "came from"
         )
 
     def fold(self, reference: int = 0) -> nn.Module:
