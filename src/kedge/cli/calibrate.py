@@ -80,11 +80,10 @@ def run(config: "jsonargparse.Namespace") -> int:
     """Fit or remove, save, and say what changed."""
     check_values(config)
     source = find(config.model)
-    if source.path is None or not source.path.is_dir():
-        raise ValueError(
-            f"{config.model} is no folder that kedge saved a model in; an exported file is calibrated by calibrating "
-            "the run it came from and exporting it again"
-        )
+    own = source.folder(
+        "an exported file is calibrated by calibrating the run it came from and exporting it again; of an ensemble its "
+        "members are"
+    )
     if source.on_hub and not config.out:
         raise ValueError(f"{config.model} is on the hub, and its copy here is not written to: name a folder with --out")
     import kedge
@@ -104,12 +103,12 @@ def run(config: "jsonargparse.Namespace") -> int:
             stated["train_counts"] = _train_counts(source, model)
         images = validation_images(source, model, config.data, config.split)
         lines = _calibrated(model, images, config.batch_size, step, stated)
-    folder = kedge.save(model.cpu(), config.out or source.path)
+    folder = kedge.save(model.cpu(), config.out or own)
     print("\n".join(lines))
     print(f"saved: {folder}")
-    own = "" if step == "temperature" else f" --step {step}"
+    words = "" if step == "temperature" else f" --step {step}"
     if not config.remove:
-        print(f"take it out again: kedge calibrate {config.out or config.model}{own} --remove")
+        print(f"take it out again: kedge calibrate {config.out or config.model}{words} --remove")
     return 0
 
 

@@ -61,8 +61,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     if config.mean_reference and config.with_photos:
         raise ValueError("--mean-reference leaves the photos out and --with-photos lets them go: say one of them")
     source = find(config.model)
-    if source.path is None or not source.path.is_dir():
-        raise ValueError(f"{config.model} is no folder that kedge saved a model in: push one of those")
+    own = source.folder("push one of those")
     if config.out and Path(config.out).exists() and any(Path(config.out).iterdir()):
         raise FileExistsError(f"{config.out} is there already and not empty: name a new folder")
     import tempfile
@@ -83,7 +82,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         ask(model, count, config.repo)
     with tempfile.TemporaryDirectory(prefix="kedge-push-") as temporary:
         folder = Path(config.out or temporary)
-        write_files(model, folder, config.repo, source.run, config.license, changed, means, source.path)
+        write_files(model, folder, config.repo, source.run, config.license, changed, means, own)
         sizes = ", ".join(f"{p.name} ({p.stat().st_size:,} bytes)" for p in sorted(folder.iterdir()))
         if config.out:
             print(f"written to {folder}, nothing was sent: {sizes}")

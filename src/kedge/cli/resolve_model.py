@@ -52,6 +52,12 @@ class Source:
         """Whether the path is in the cache of the hub's client, where nothing is written."""
         return self.given.startswith(HUB)
 
+    def folder(self, otherwise: str) -> Path:
+        """The folder that `kedge.save` wrote the model in; ValueError, with what to do `otherwise`, without one."""
+        if self.path is None or not self.path.is_dir():
+            raise ValueError(f"{self.given or self.path} is no folder that kedge saved a model in: {otherwise}")
+        return self.path
+
     def recipe(self) -> dict[str, Any]:
         """The recipe of the run as it was resolved; empty if the model belongs to no run."""
         from kedge.training.recorded import recorded
