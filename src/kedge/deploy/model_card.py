@@ -122,7 +122,7 @@ def evaluation_of(
         if _before(results["created"], facts.get("finished")):
             why = why or f"The last evaluation is older than the training. `{command}` measures this model."
         elif not changed and measured["steps"] != model.describe_steps():
-            then = ", ".join(measured["steps"]) or "no step after the logits"
+            then = ", ".join(measured["steps"]) or "no temperature"
             why = why or (
                 f"The last evaluation was of the model with {text.escaped(then)}, before that changed. "
                 f"`{command}` measures it as it is."

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from kedge.training.errors import TrainingStopped as TrainingStopped
     from kedge.training.fitting import fit as fit
     from kedge.training.folder import RunResult as RunResult
-    from kedge.training.calibration import calibrate as calibrate
-    from kedge.training.calibration import fit_temperature as fit_temperature
 
 # The command line reads Recipe from here, and must not wait for torch to do so.
 _HOMES = {

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from kedge import catalog, metrics
 from kedge.anchoring import PixelModel
+from kedge.checks import unlike_classes
 from kedge.data import ImageSet
 from kedge.data.sets import check_set
 from kedge.own_code import near_names
@@ -61,12 +62,9 @@ def calibrate(
     check_set(validation, "validation images")
     if len(validation) == 0:
         raise ValueError(f"{validation.name} ({validation.split}) holds no images to set a {step} on")
-    names = list(validation.class_names)
-    if (model.class_names or names) != names or len(names) != model.num_outputs:
-        raise ValueError(
-            f"the classes of {validation.name} ({', '.join(names[:5])}, ...; {len(names)} of them) are not those of "
-            f"the model ({', '.join((model.class_names or ['unnamed'])[:5])}, ...; {model.num_outputs})"
-        )
+    own, names = model.class_names or model.num_outputs, (validation.name, "the model")
+    if (unlike := unlike_classes(validation.class_names, own, names)) is not None:
+        raise ValueError(f"the classes of {validation.name} ({validation.split}) are not those of the model: {unlike}")
     takes = [name for name in catalog.arguments(kind.fit) if name not in ("cls", "logits", "labels")]
     stated = {name: value for name, value in stated.items() if value is not None}
     if "train_counts" not in takes:
