@@ -76,3 +76,4 @@ def test_evaluate_measures_the_mean_beside_a_member(command, three, tmp_path):
     right = ensemble.predict(images.images.float() / 255).label == images.labels
     assert both["clean"]["accuracy"]["value"] == pytest.approx(float(right.double().mean()), abs=1e-6)
     assert results["complete"]
+    assert "Lakshminarayanan et al., NeurIPS 2017" in [each["cite"] for each in results["citations"]]

@@ -17,7 +17,7 @@ from kedge.anchoring.last_layer import affine, inputs_of, last_layer
 from kedge.anchoring.outputs import Outputs, collecting, mean_of_passes
 from kedge.anchoring.twin import in_eval
 from kedge.checks import check_images
-from kedge.postprocess import apply, changes_labels, describe_steps
+from kedge.postprocess import apply, changes_labels, describe_steps, kind_of
 
 
 class Model(nn.Module):
@@ -106,9 +106,17 @@ class Model(nn.Module):
         """Logits before the steps `[..., C]` as far as steps can change which class is the largest."""
         return apply(self.steps, logits) if changes_labels(self.steps) else logits
 
+    def steps_in_force(self) -> dict[str, dict[str, Any]]:
+        """The steps that its answers went through, here or inside an exported file."""
+        return self.steps
+
     def describe_steps(self) -> list[str]:
         """The steps in force, in words such as `temperature 1.32`."""
-        return describe_steps(self.steps)
+        return describe_steps(self.steps_in_force())
+
+    def methods(self) -> list[type]:
+        """The classes whose papers are cited for this model: its own and those of its steps."""
+        return [type(self), *map(kind_of, self.steps_in_force())]
 
     def state(self) -> dict[str, Any]:
         """What a saved model says of its kind. Raises TypeError for one that cannot be saved."""

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from kedge.anchoring import PlainModel
 from kedge.deploy.card import KEY, read_card
-from kedge.postprocess import describe_steps
 
 
 class OnnxSession(nn.Module):
@@ -51,9 +50,9 @@ class OnnxModel(PlainModel):
         self.reject = card["reject"]
         self.inside: dict[str, Any] = card.get("steps") or {}
 
-    def describe_steps(self) -> list[str]:
-        """The steps that the file does, in words such as `temperature 1.32`."""
-        return describe_steps(self.inside)
+    def steps_in_force(self) -> dict[str, dict[str, Any]]:
+        """The steps that the file does."""
+        return self.inside
 
     def check_foldable(self) -> None:
         """Raise ValueError: what was exported is folded already."""
