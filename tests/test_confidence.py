@@ -119,7 +119,7 @@ def _entropy(logits: list[float]) -> mpmath.mpf:
 
 def test_a_prediction_holds_its_log_odds_after_steps_and_means():
     each = torch.stack([saturated(8, 4, seed) for seed in range(3)]).half()
-    prediction = summarise([each], "classification", temperature=1.7)
+    prediction = summarise([each], "classification", steps={"temperature": {"value": 1.7}})
     expected = [odds_of(row) for row in prediction.logits.double().tolist()]
     np.testing.assert_allclose(prediction.log_odds, expected, rtol=1e-5)
     assert conclude(torch.zeros(3, 2), None, "regression").log_odds is None

@@ -14,11 +14,11 @@ ORDER = (
     "procedures run_page",
     "training evaluation",
     "reporting probing weights samplers",
-    "objectives postprocess scores test_time hub",
-    "attacks optim checkpoint metrics",
+    "objectives scores test_time hub",
+    "attacks optim checkpoint metrics ensemble",
     "architectures stated",
     "anchoring networks",
-    "data confidence",
+    "data confidence postprocess",
 )
 GROUND = {  # modules that stand alone, and know one another at most
     "_version", "catalog", "checks", "cifar_resnet", "devices", "epsilon", "files", "full_disk", "json_text", "layout",
@@ -27,7 +27,6 @@ GROUND = {  # modules that stand alone, and know one another at most
 LINES = {room: number for number, line in enumerate(ORDER) for room in line.split()}
 # Circles of files that are still there: each that goes is crossed out here, none is added.
 LEFT = [
-    {"anchoring.adaptive", "anchoring.fold", "anchoring.inference", "anchoring.model"},
     {"evaluation.attack_runner", "evaluation.image_panel", "evaluation.runner"},
 ]
 

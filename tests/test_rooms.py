@@ -1,4 +1,4 @@
-"""The rooms of scores, attacks and corruptions: what every file has, and that a method is one file."""
+"""The rooms of scores, attacks, corruptions and steps: what every file has, and that a method is one file."""
 
 import dataclasses
 import importlib
@@ -26,7 +26,7 @@ from kedge.evaluation import evaluate as evaluated
 from kedge.reporting.page import page
 from kedge.training.build import make_attack
 
-ROOMS = ("scores", "attacks", "data.corruptions")
+ROOMS = ("scores", "attacks", "data.corruptions", "postprocess")
 FILES = [(room, name) for room in ROOMS for name in catalog.names(room)]
 
 LOUDEST = '''"""How far the first two logits are apart."""

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from kedge.checkpoint import load as load
     from kedge.checkpoint import save as save
     from kedge.deploy import push_to_hub as push_to_hub
+    from kedge.ensemble import Ensemble as Ensemble
     from kedge.hub import from_pretrained as from_pretrained
 
 # The command line must answer --help before torch is imported, so names are looked up on first use.
 _HOMES = {
+    "Ensemble": "kedge.ensemble",
     "AnchoredModel": "kedge.anchoring",
     "PlainModel": "kedge.anchoring",
     "Prediction": "kedge.anchoring",
@@ -43,6 +45,7 @@ _ROOMS = {
     "objectives",
     "optim",
     "own_code",
+    "postprocess",
     "recipes",
     "rejection",
     "reporting",

@@ -23,11 +23,12 @@ from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
 from kedge.anchoring.base import resolve_normalisation
 from kedge.anchoring.convert import put_stem
-from kedge.anchoring.steps import check_steps
+from kedge.anchoring.protocol import Model, as_model
 from kedge.anchoring.twin import evaluating
 from kedge.architectures import at_most, describe, rebuild
 from kedge.files import sweep, whole, write_text
 from kedge.json_text import read_json
+from kedge.postprocess import check_steps
 from kedge.regular import LARGEST_TEXT, check_file, file_digest
 from kedge.stated import check_stated, check_there, refuse
 
@@ -35,7 +36,7 @@ from kedge.stated import check_stated, check_there, refuse
 FORMAT_VERSION = 2
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 log = logging.getLogger("kedge")
-_KINDS = {"anchored": AnchoredModel, "plain": PlainModel}
+_KINDS = ("anchored", "plain")
 
 
 def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
@@ -50,12 +51,8 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
         TypeError: for a model that is not a kedge model.
         ValueError: if weights are not finite, or a step cannot be applied.
     """
-    if not isinstance(model, PixelModel):
-        raise TypeError(
-            f"kedge.save takes the models of kedge.anchor and kedge.plain, got {type(model).__name__}; "
-            "for a bare network: kedge.save(kedge.plain(network, example=...), folder)"
-        )
-    check_steps(model.steps, model.task)
+    kind = as_model(model).state()
+    check_steps(model.steps, model.task, model.num_outputs)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
@@ -70,10 +67,10 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
             "format": "kedge",
             "format_version": 2 if model.steps else 1,
             "kedge_version": __version__,
-            "kind": next(kind for kind, known in _KINDS.items() if isinstance(model, known)),
+            "kind": kind["kind"],
             "network": type(model.network).__name__,
             "architecture": describe(model),
-            "first_layer": model.first_layer if isinstance(model, AnchoredModel) else None,
+            "first_layer": kind["first_layer"],
             "input_shape": list(model.input_shape),
             "num_outputs": model.num_outputs,
             "task": model.task,
@@ -157,12 +154,12 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
     if missing := {"mean", "std"} - state.keys():
         raise ValueError(f"{weights} has no tensor {sorted(missing)[0]!r}: kedge did not write it")
     mean, std = (state[name].float().flatten().tolist() for name in ("mean", "std"))
-    if isinstance(model, AnchoredModel):
-        raise ValueError("model= takes the network before anchoring, got an anchored model")
+    if isinstance(model, Model):
+        model = model.bare()
     if model is None:
         made = _assembled(config, _rebuilt(config, sum(tensor.numel() for tensor in state.values())), mean, std)
     else:
-        made = _tried(config, model.network if isinstance(model, PlainModel) else model, mean, std)
+        made = _tried(config, model, mean, std)
     if made.num_outputs != config["num_outputs"]:
         raise ValueError(f"the model has {made.num_outputs} outputs, but the saved one has {config['num_outputs']}")
     made.to(getattr(torch, config["dtype"]))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from kedge.anchoring.base import TASKS
-from kedge.anchoring.steps import check_steps
+from kedge.postprocess import check_steps
 from kedge.rejection import is_rule
 
 # Values of one input, and outputs; a tampered shape must not allocate the machine away.
@@ -35,7 +35,7 @@ def check_stated(stated: Mapping[str, Any], where: str) -> None:
     if stated.get("reject") is not None and not is_rule(stated["reject"]):
         refuse(stated, "reject", where, "null, or a finite threshold, a confidence between 0 and 1, with its log_odds")
     try:
-        check_steps(stated.get("steps") or {}, str(stated.get("task")))
+        check_steps(stated.get("steps") or {}, str(stated.get("task")), outputs)
     except ValueError as error:
         raise ValueError(f"{where}: steps cannot be so: {error}") from error
 

@@ -7,6 +7,7 @@ import kedge
 from kedge import metrics
 from kedge.adaptation import adapt
 from kedge.cli import COMMANDS
+from kedge.training.held_out import RunImages
 
 
 def logits_of(folder, split="val"):
@@ -127,3 +128,73 @@ def test_a_model_of_no_run_asks_for_images(command, model_folder):
         command("calibrate", model_folder)
     with pytest.raises(ValueError, match="--batch_size must be 1 or more"):
         command("calibrate", model_folder, "--batch_size", 0)
+
+
+def test_a_class_prior_is_set_after_the_temperature_and_taken_out(command, run_folder, photos):
+    before = files(run_folder)
+    command("calibrate", run_folder)
+    tempered, labels = logits_of(run_folder)
+    shares = [0.3, *[0.7 / 9] * 9]
+    code, out, _ = command("calibrate", run_folder, "--step", "class_prior", "--prior", *shares)
+    assert code == 0
+    model = kedge.load(run_folder)
+    assert list(model.steps) == ["temperature", "class_prior"]
+    counts = torch.bincount(RunImages(run_folder).train.labels, minlength=10).double()
+    expected = tempered.double() + torch.tensor(shares).double().log() - (counts / counts.sum()).log()
+    after, _ = logits_of(run_folder)
+    torch.testing.assert_close(after.double().softmax(1), expected.softmax(1), atol=1e-5, rtol=1e-4)
+    step = model.steps["class_prior"]
+    assert step["accuracy_after"] == pytest.approx(float((after.argmax(1) == labels).double().mean()))
+    assert out.startswith(f"class prior 0.3, 0.0778, 0.0778, 0.0778, 0.0778, ..., measured on {len(labels)} images")
+    assert "class shares of these images, not the new ones" in out
+    assert "set anew to keep 90%" in out
+    assert f"kedge calibrate {run_folder} --step class_prior --remove" in out
+    row = json.loads(command("predict", run_folder, photos / "d1.png", "--format", "json")[1])[0]
+    assert row["confidence"] is not None
+    with pytest.raises(ValueError, match="class_prior already"):
+        command("calibrate", run_folder, "--step", "class_prior")
+    with pytest.raises(ValueError, match="class_prior was set on answers"):
+        command("calibrate", run_folder)
+    command("calibrate", run_folder, "--step", "class_prior", "--remove")
+    assert torch.equal(logits_of(run_folder)[0], tempered)
+    command("calibrate", run_folder, "--remove")
+    assert files(run_folder) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["--prior", "half"], "--prior is uniform or a number for each class, got half"),
+        (["--prior", "0.5,0.5"], "one number for each of 10 classes, got 2 values"),
+        (["--train_prior", *"1234567890"], "positive finite numbers.*got 0.0"),
+    ],
+)
+def test_what_are_no_class_shares_is_refused(command, run_folder, words, match):
+    before = files(run_folder)
+    with pytest.raises(ValueError, match=match):
+        command("calibrate", run_folder, "--step", "class_prior", *words)
+    with pytest.raises(ValueError, match="temperature takes no prior"):
+        command("calibrate", run_folder, "--prior", "uniform")
+    assert files(run_folder) == before
+
+
+@pytest.mark.parametrize(
+    "weighed",
+    [
+        {"class_weights": "balanced"},
+        {"objective": [{"CrossEntropy": {"class_weights": [1.0] * 10}}]},
+    ],
+)
+def test_a_run_that_weighed_its_classes_is_refused_a_prior(command, run_folder, weighed):
+    from kedge.training import Recipe
+
+    (run_folder / "recipe.yaml").write_text(
+        Recipe.from_dict({"name": "first", "data": "digits", "image_size": 8, **weighed}).to_yaml()
+    )
+    with pytest.raises(ValueError, match=r"trained with class_weights .*correct twice"):
+        command("calibrate", run_folder, "--step", "class_prior")
+
+
+def test_shares_of_training_must_be_known(command, model_folder):
+    with pytest.raises(ValueError, match="--train_prior"):
+        command("calibrate", model_folder, "--step", "class_prior", "--data", "digits")

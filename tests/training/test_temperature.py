@@ -11,8 +11,8 @@ from torch import nn
 
 import kedge
 from kedge import data, metrics
+from kedge.postprocess.temperature import BOUNDS
 from kedge.training import calibrate, fit, fit_temperature
-from kedge.training.temperature import BOUNDS
 
 
 def sample(n: int, classes: int, truth: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +70,7 @@ def test_scaling_logits_scales_the_temperature_and_pieces_change_nothing(monkeyp
     found = fit_temperature(logits, labels)
     assert fit_temperature(7 * logits, labels) == pytest.approx(7 * found, rel=1e-6)
     assert fit_temperature(logits + 100, labels) == pytest.approx(found, rel=1e-4)
-    monkeypatch.setattr("kedge.training.temperature._ROWS", 5 * 33)
+    monkeypatch.setattr("kedge.postprocess.temperature._ROWS", 5 * 33)
     assert fit_temperature(logits, labels.to(torch.int32)) == pytest.approx(found, rel=1e-10)
 
 

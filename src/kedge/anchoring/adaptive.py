@@ -21,16 +21,14 @@ An input's answer comes from that input and the bank alone.
 import math
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from kedge.anchoring.inference import budget_of, references_at_a_time, through
+from kedge.anchoring.budget import budget_of, references_at_a_time
+from kedge.anchoring.inference import through
+from kedge.anchoring.referenced import ReferencedModel
 from kedge.anchoring.stem import at_least_float32
-
-if TYPE_CHECKING:
-    from kedge.anchoring.model import AnchoredModel
 
 TOLERANCE = 0.5
 
@@ -95,6 +93,7 @@ def adaptively(
     inputs: Tensor,
     bank: int,
     tolerance: float = TOLERANCE,
+    decide: Callable[[Tensor], Tensor] = lambda logits: logits,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Mean logits `[B, C]`, uncertainty `[B]` (None for a bank of one) and how many references each input got `[B]`.
 
@@ -106,6 +105,7 @@ def adaptively(
         inputs: `[B, ...]`.
         bank: how many references there are.
         tolerance: as in `settled`.
+        decide: what logits go through before their largest is the answer.
     """
     ends = stages(bank, tolerance)
     which = torch.arange(len(inputs), device=inputs.device)
@@ -128,7 +128,7 @@ def adaptively(
             spread[which] = seen.sigmoid().std(0).mean(-1) * (scale * (c4(bank) / c4(stop)))
         if stop == bank:
             break
-        left = (~settled(seen, bank, tolerance, scale)).nonzero().squeeze(1)
+        left = (~settled(decide(seen), bank, tolerance, scale)).nonzero().squeeze(1)
         if len(left) == 0:
             break
         inputs, seen, which = inputs[left], seen[:, left], which[left]
@@ -136,7 +136,7 @@ def adaptively(
 
 
 def predict_adaptively(
-    model: "AnchoredModel", images: Tensor, tolerance: float | None, max_rows: int | None
+    model: ReferencedModel, images: Tensor, tolerance: float | None, max_rows: int | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """`adaptively` with the bank of `model` on images `[B, C, H, W]`, in passes of bounded memory.
 
@@ -160,4 +160,4 @@ def predict_adaptively(
             return x.new_zeros(stop - start, 0, model.num_outputs)
         return torch.cat([through(model, inputs, block, budget) for block in terms(start, stop, len(inputs))])
 
-    return adaptively(run, terms, x, count, TOLERANCE if tolerance is None else tolerance)
+    return adaptively(run, terms, x, count, TOLERANCE if tolerance is None else tolerance, model.decided)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kedge.anchoring import AnchoredModel
-from kedge.anchoring.inference import budget_of
+from kedge.anchoring.budget import budget_of
+from kedge.anchoring.referenced import ReferencedModel
 
 
 class Bank(nn.Module):
@@ -34,14 +34,14 @@ class Bank(nn.Module):
 
     def __init__(
         self,
-        model: AnchoredModel,
+        model: ReferencedModel,
         references: int | Tensor | None = None,
         *,
         max_rows: int | None = None,
         prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(model, AnchoredModel):
+        if not isinstance(model, ReferencedModel):
             raise TypeError(f"Bank needs an anchored model, got {type(model).__name__}, which can be attacked as it is")
         if isinstance(references, str):
             raise ValueError(
@@ -87,7 +87,8 @@ class Bank(nn.Module):
         budget = self.budget(len(images)) if max_rows is None else max_rows
         kept = len(images) * len(references) <= budget
         parts = images.split(budget)
-        return torch.cat([self._mean(part, references, max(budget // len(part), 1), kept) for part in parts])
+        mean = torch.cat([self._mean(part, references, max(budget // len(part), 1), kept) for part in parts])
+        return self.model._stepped(mean)  # of the mean, as in `predict`
 
     def single(self, images: Tensor, index: Tensor) -> Tensor:
         """Logits `[B, C]` with one reference for each image: `index` `[B]` says which."""
@@ -112,5 +113,5 @@ class Bank(nn.Module):
         if k > 1:
             images = images.expand(k, *images.shape).flatten(0, 1)
             references = references.repeat_interleave(b, 0)
-        logits = self.model(images, references=references)
+        logits = self.model.network_logits(images, references)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(0, (k, b)).sum(0)

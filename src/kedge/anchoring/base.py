@@ -1,24 +1,22 @@
 """Models that take pixels: images in [0, 1], normalised inside, so that distances are in pixel units."""
 
-import copy
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from kedge.anchoring.prediction import Prediction, summarise, vetted
-from kedge.anchoring.steps import check_steps, describe_steps
+from kedge.anchoring.protocol import Model, independent
 from kedge.anchoring.twin import evaluating, in_eval
 from kedge.checks import PROBABILITIES, check_images, check_tensor, looks_like_probabilities
+from kedge.postprocess import apply, check_steps, placed
 
 TASKS = ("classification", "regression")
 
 
-class PixelModel(nn.Module):
+class PixelModel(Model):
     """A network behind its normalisation: images `[B, C, H, W]` in [0, 1] (or vectors `[B, D]`) to `[B, num_outputs]`.
 
     Attributes:
@@ -29,13 +27,21 @@ class PixelModel(nn.Module):
         task: "classification" or "regression".
         class_names: a name for each output, or None.
         reject: the stored rule for saying "I do not know", or None.
-        steps: what is done to the logits after the network, by name; empty, or
+        steps: what is done to the logits after the network (`kedge.postprocess`), by name, in this order; empty, or
             `{"temperature": {"value": T, ...}}` (see `kedge.training.calibrate`): in eval mode the logits of `forward`
             and `predict` are divided by T. In training mode, in `uncertainty` and in `per_reference` they are not.
     """
 
     mean: Tensor
     std: Tensor
+    network: nn.Module
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    network_logits: Callable[..., Tensor]
+    predict: Callable[..., Prediction]
+    # What an anchored model has and no other; `count()` says whether there are any.
+    references: Tensor
+    residuals: Tensor | None
 
     def __init__(
         self,
@@ -65,29 +71,35 @@ class PixelModel(nn.Module):
         steps = "".join(f", {step}" for step in self.describe_steps())
         return f"input_shape={self.input_shape}, num_outputs={self.num_outputs}, task={self.task!r}{steps}"
 
-    def set_temperature(self, value: float, **record: Any) -> None:
-        """Divide the logits by `value` in eval mode; `record` (what it was fitted on, for instance) is kept with it.
+    def set_step(self, name: str, value: Any, **record: Any) -> None:
+        """Do a step of `kedge.postprocess` in eval mode: in place of one of its name, else before later stages.
 
-        Labels do not change, confidences do: a reject threshold set before no longer fits. Raises ValueError unless
-        `value` is positive and finite and the model a classifier.
+        `record` (what it was fitted on, for instance) is kept with it. A reject threshold set before no longer fits.
+        Raises ValueError for a value that the step does not take, and unless the model is a classifier.
         """
-        step = {"temperature": {"value": value, **record}}
-        check_steps(step, self.task)
-        self.steps = {**self.steps, "temperature": {**step["temperature"], "value": float(value)}}
+        check_steps({name: {"value": value}}, self.task, self.num_outputs)
+        self.steps = placed(self.steps, name, {"value": value, **record})
+
+    def set_temperature(self, value: float, **record: Any) -> None:
+        """Divide the logits by `value` > 0 in eval mode, see `set_step`: labels do not change, confidences do."""
+        self.set_step("temperature", value, **record)
 
     def remove_step(self, name: str) -> dict[str, Any]:
-        """Take out a step, give back its record; the logits are as before it, to the bit, and so is the reject rule."""
+        """Take out a step, give back its record; the logits are as before it, to the bit, and so is the reject rule.
+
+        Raises KeyError where there is none of this name, ValueError where the reject rule is one that was set with a
+        later step in force.
+        """
         if name not in self.steps:
             have = ", ".join(self.steps) or "no step"
             raise KeyError(f"the model has no step {name!r}; it has {have}")
+        later = list(self.steps)[list(self.steps).index(name) + 1 :]
+        if blocking := [other for other in later if "reject_before" in self.steps[other]]:
+            raise ValueError(f"the reject threshold was set with {blocking[-1]} in force: take that out before {name}")
         record = self.steps.pop(name)
         if "reject_before" in record:
             self.reject = record["reject_before"]
         return record
-
-    def describe_steps(self) -> list[str]:
-        """The steps in force, in words such as `temperature 1.32`."""
-        return describe_steps(self.steps)
 
     @property
     def temperature(self) -> float | None:
@@ -96,7 +108,7 @@ class PixelModel(nn.Module):
 
     def _stepped(self, logits: Tensor) -> Tensor:
         """The logits after the steps; in training mode as they are."""
-        return logits if self.training or self.temperature is None else logits / self.temperature
+        return logits if self.training or not self.steps else apply(self.steps, logits)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Check `images` and return `(images - mean) / std` in the model's dtype."""
@@ -124,9 +136,15 @@ def _channels_last(shape: Sequence[int], wanted: Sequence[int]) -> str:
 class PlainModel(PixelModel):
     """An ordinary network behind its normalisation, with the same `predict` and `fold` as an anchored model."""
 
+    kind: ClassVar[str] = "plain"
+
+    def network_logits(self, images: Tensor) -> Tensor:
+        """Logits `[B, num_outputs]` before the model's `steps`."""
+        return self.network(self.normalise(images))
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, num_outputs]` of images `[B, C, H, W]` in [0, 1]."""
-        return self._stepped(self.network(self.normalise(images)))
+        return self._stepped(self.network_logits(images))
 
     @torch.no_grad()
     def predict(self, images: Tensor, *, check: bool = True) -> Prediction:
@@ -138,11 +156,19 @@ class PlainModel(PixelModel):
         if check:
             check_images(images)
         with in_eval(self.network) as network:
-            found = summarise([network(self.normalise(images))[None]], self.task, temperature=self.temperature)
-        return vetted(found, self.temperature) if check else found
+            found = summarise([network(self.normalise(images))[None]], self.task, steps=self.steps)
+        return vetted(found, self.steps) if check else found
 
-    def fold(self) -> nn.Module:
-        """Return an independent copy in eval mode that takes pixels: what is exported."""
+    def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:
+        """The logits of `predict`; a plain model has no uncertainty."""
+        return self.predict(images, check=False).logits, None
+
+    def bare(self) -> nn.Module:
+        """The network, which sees normalised images."""
+        return self.network
+
+    def fold(self, reference: int = 0) -> nn.Module:
+        """Return an independent copy in eval mode that takes pixels: what is exported; it has no `reference`."""
         return independent(self).eval()
 
 
@@ -199,24 +225,6 @@ def run(network: nn.Module, inputs: Tensor, what: str) -> Tensor:
             "wrap it in a module that returns the logits alone"
         )
     return outputs
-
-
-def independent(network: nn.Module) -> Any:
-    """A deep copy of `network`. Raises ValueError, naming the layer, where an old-style normalisation forbids one.
-
-    `torch.nn.utils.weight_norm` and `spectral_norm` keep the weight they compute as an attribute, which torch does not
-    copy and which would not follow its parameters here; those of `torch.nn.utils.parametrizations` do.
-    """
-    for name, module in network.named_modules():
-        for hook in module._forward_pre_hooks.values():
-            old = {WeightNorm: "weight_norm", SpectralNorm: "spectral_norm"}.get(type(hook))
-            if old is not None:
-                raise ValueError(
-                    f"layer {name!r} ({type(module).__name__}) has the old torch.nn.utils.{old}, with which a model "
-                    f"cannot be copied: take it off with torch.nn.utils.remove_{old}(layer) and use "
-                    f"torch.nn.utils.parametrizations.{old}(layer)"
-                )
-    return copy.deepcopy(network)
 
 
 def resolve_shape(

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.base import (
-    PlainModel,
+    PixelModel,
     check_module,
     evaluating,
-    independent,
     resolve_normalisation,
     resolve_shape,
     run,
@@ -18,6 +17,7 @@ from kedge.anchoring.base import (
 from kedge.anchoring.first_layer import find_first_layer
 from kedge.anchoring.fold import tolerance
 from kedge.anchoring.model import AnchoredModel
+from kedge.anchoring.protocol import independent
 from kedge.anchoring.stem import AnchoredStem
 
 
@@ -53,13 +53,12 @@ def anchor(
         ValueError: if the input shape is not known, no affine first layer is found (the message lists what was
             tried), or the anchored model differs from `model` (the message gives the size of the difference).
     """
-    if isinstance(model, AnchoredModel):
-        raise ValueError("the model is anchored already; change its references with model.references = ...")
-    if isinstance(model, PlainModel):
+    if isinstance(model, PixelModel):
+        network = model.bare()
         mean = model.mean.flatten().tolist() if mean is None else mean
         std = model.std.flatten().tolist() if std is None else std
         example = model.input_shape if example is None and references is None else example
-        model = model.network
+        model = network
     check_module(model, "kedge.anchor")
     model = getattr(model, "_orig_mod", model)
     if any(parameter.is_meta for parameter in model.parameters()):

@@ -1,17 +1,15 @@
 """Fold a reference and the normalisation into an ordinary network."""
 
 import copy
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.base import independent
+from kedge.anchoring.protocol import independent
+from kedge.anchoring.referenced import ReferencedModel
 from kedge.anchoring.stem import AnchoredStem, InPlaceOf, unwatched
-from kedge.anchoring.steps import Tempered
-
-if TYPE_CHECKING:
-    from kedge.anchoring.model import AnchoredModel
+from kedge.postprocess import Stepped
 
 
 class FoldedStem(InPlaceOf):
@@ -106,15 +104,17 @@ def _constant(layer: nn.Module, outputs: Tensor) -> Tensor | None:
 
 
 @torch.no_grad()
-def fold_network(model: "AnchoredModel", reference: Tensor, image_size: tuple[int, int] | None) -> nn.Module:
+def fold_network(model: ReferencedModel, reference: Tensor, image_size: tuple[int, int] | None) -> nn.Module:
     """The network of `model` with `reference` `[1, C, H, W]` and the normalisation in its first layer; checked.
 
-    With a temperature it is wrapped in a module that divides by it.
+    With steps after the logits it is wrapped in a module that does them.
     """
     twin = independent(model).eval()
     shape = twin.input_shape if image_size is None else (twin.input_shape[0], *image_size)
     black = twin.mean.new_zeros(1, *shape)
     r = twin._fitted(reference, black)
+    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(black)
+    expected = twin(images, references=reference)
 
     # One value for each channel, unless the layer sees the image flattened.
     scale = 1 / twin.std if twin.stem.axis == 1 else twin._arriving((1 / twin.std).expand(1, *shape))
@@ -123,12 +123,10 @@ def fold_network(model: "AnchoredModel", reference: Tensor, image_size: tuple[in
     parent, _, child = twin.first_layer.rpartition(".")
     setattr(network.get_submodule(parent), child, folded)
     network.requires_grad_(False)
-    if model.temperature is not None:
-        network = Tempered(network, model.temperature).eval()
+    if model.steps:
+        network = Stepped(network, model.steps).eval()
 
-    images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(black)
-    expected, got = model.predict(images, references=reference, check=False).logits, network(images)
-    error = float((expected - got).abs().max())
+    error = float((expected - network(images)).abs().max())
     if error > tolerance(black.dtype, expected):
         raise ValueError(
             f"the folded network disagrees with the anchored one by {error:.3g}; the model changes its input "

@@ -1,42 +1,22 @@
 """Many references for a batch in passes of bounded memory."""
 
-import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from kedge.anchoring.model import AnchoredModel
+from kedge.anchoring.budget import budget_of, references_at_a_time
+from kedge.anchoring.referenced import ReferencedModel
 
 
-def budget_of(batch: int, max_rows: int | None) -> int:
-    """How many images pass through the network at a time: `max_rows`, by default the larger of the batch and 32."""
-    return max(batch, 32) if max_rows is None else max_rows
-
-
-def references_at_a_time(k: int, batch: int, budget: int) -> int:
-    """How many of `k` references share a pass of at most `budget` rows over a batch of `batch` images.
-
-    A pass of c references and budget / c images holds c + budget / c maps of the first layer beside those of its rows.
-    All k while that is a small share of the memory; else about the root of the budget, where the sum is least, or as
-    many as fill the rows of a small batch.
-    """
-    if 3 * k <= budget:
-        return k
-    passes = -(-k // max(1, math.isqrt(budget), budget // batch))
-    return -(-k // passes)
-
-
-def through(model: "AnchoredModel", x: Tensor, terms: Tensor, budget: int) -> Tensor:
+def through(model: ReferencedModel, x: Tensor, terms: Tensor, budget: int) -> Tensor:
     """The logits `[K, B, C]` of normalised `x` with K reference terms, at most `budget` rows at a time."""
     k = len(terms)
     return torch.cat([model._through(part, terms).unflatten(0, (k, -1)) for part in x.split(budget // k)], 1)
 
 
 def per_reference(
-    model: "AnchoredModel", images: Tensor, references: int | Tensor | None, max_rows: int | None
+    model: ReferencedModel, images: Tensor, references: int | Tensor | None, max_rows: int | None
 ) -> Iterator[Tensor]:
     """The logits of some of the references at a time, `[k, B, C]`; arguments as in `AnchoredModel.predict`."""
     x = model.normalise(images)

@@ -20,9 +20,10 @@ def last_layer(model: Callable[[Tensor], Any], example: Tensor) -> nn.Module | N
     """The affine layer of `model` whose output is the logits: a linear layer, or a convolution of 1 × 1.
 
     It is found by running the first two images of `example` `[B, C, H, W]`, in eval mode: the layer that runs once and
-    whose W·features + b is what the model returns, up to a positive factor (a temperature), where features are the
-    layer's input, averaged over positions if it has any. None for a callable that is no module, and for a network
-    without such a layer (two heads that are averaged, or an activation after the last layer). A model is searched once.
+    whose W·features + b is what the model returns before its steps, up to a positive factor (a temperature of the
+    network's own), where features are the layer's input, averaged over positions if it has any. None for a callable
+    that is no module, and for a network without such a layer (two heads that are averaged, or an activation after the
+    last layer). A model is searched once.
     """
     if not isinstance(model, nn.Module):
         return None
@@ -71,7 +72,8 @@ def _search(model: nn.Module, candidates: list[nn.Module], example: Tensor) -> n
     handles = [m.register_forward_pre_hook(partial(read, place=i)) for i, m in enumerate(candidates)]
     try:
         with in_eval(model) as quiet:
-            logits = quiet(example)
+            # Without the steps of a model of kedge: what the layer explains is what the network says.
+            logits = getattr(quiet, "network_logits", quiet)(example)
     finally:
         for handle in handles:
             handle.remove()
@@ -94,7 +96,7 @@ def _explains(layer: Any, inputs: Tensor, logits: Tensor) -> bool:
         return False
     expected = (features.float() @ weight.float().T + bias.float()).nan_to_num(0)
     seen = logits.float().nan_to_num(0)
-    # A model may divide its network's logits by a temperature.
+    # A network may divide the layer's outputs by a temperature of its own.
     factor = float((expected * seen).sum() / expected.square().sum().clamp(min=1e-30))
     half = logits.dtype in (torch.float16, torch.bfloat16)
     slack = (0.05 if half else 5e-3) * max(float(seen.abs().max()), 1e-30)

@@ -1,29 +1,23 @@
 """The anchored model: a network that sees an image as a reference and the residual from it."""
 
-import math
-from collections.abc import Iterable
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.adaptive import predict_adaptively
-from kedge.anchoring.base import PixelModel
+from kedge.anchoring.bank import Bank
 from kedge.anchoring.fold import fold_network
 from kedge.anchoring.inference import per_reference
 from kedge.anchoring.prediction import Prediction, conclude, summarise, vetted
-from kedge.anchoring.references import derangement, resized
-from kedge.anchoring.stem import AnchoredStem
+from kedge.anchoring.referenced import ReferencedModel
 from kedge.anchoring.transduction import BestReferences
 from kedge.anchoring.twin import in_eval
 from kedge.checks import check_images
 
-# Reference terms of more values than this (256 MB in float32) are computed as needed instead of being kept.
-CACHED_VALUES = 2**26
 
-
-class AnchoredModel(PixelModel):
+class AnchoredModel(ReferencedModel):
     """A network whose first layer takes the tuple [r, x - r]; made by `kedge.anchor`.
 
     Source: "On the Use of Anchoring for Training Vision Models", arXiv 2406.00529.
@@ -35,120 +29,11 @@ class AnchoredModel(PixelModel):
         residuals: buffer `[M, C, H, W]` of differences x - r seen in training, or None; for `references="blt"`.
     """
 
-    references: Tensor
-    residuals: Tensor | None
+    kind: ClassVar[str] = "anchored"
 
     def __init__(self, network: nn.Module, first_layer: str, references: Tensor, **settings: Any) -> None:
-        super().__init__(network, **settings)
-        self.first_layer = first_layer
-        self._kept = _Kept()
+        super().__init__(network, first_layer, references, **settings)
         self._search = BestReferences()
-        self.register_buffer("references", self._checked_bank("references", references).clone())
-        self.register_buffer("residuals", None)
-
-    @property
-    def stem(self) -> AnchoredStem:
-        """The anchored first layer."""
-        stem = self.network.get_submodule(self.first_layer)
-        assert isinstance(stem, AnchoredStem)
-        return stem
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        bank = name in ("references", "residuals") and name in self.__dict__["_buffers"]
-        if bank and (value is not None or name == "references"):
-            value = self._checked_bank(name, value).clone()
-        super().__setattr__(name, value)
-
-    def _checked_bank(self, name: str, images: Tensor) -> Tensor:
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise TypeError(f"{name} must be a floating-point tensor in [0, 1], got {kind}; for uint8 divide by 255")
-        images = images.detach()
-        if images.ndim == len(self.input_shape):
-            images = images[None]
-        sides = len(self.input_shape) - 1
-        wanted = ["K", self.input_shape[0], *"DHW"[3 - sides :]]
-        if images.ndim != len(wanted) or images.shape[1] != self.input_shape[0] or len(images) == 0:
-            raise ValueError(f"{name} must have shape {wanted} with K >= 1, got {list(images.shape)}")
-        low, high = (float(bound) for bound in torch.aminmax(images))
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ValueError(f"{name} must be finite, got [{low}, {high}]; images are in [0, 1]")
-        if name == "references" and sides > 0 and not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise ValueError(f"references must be images in [0, 1], before normalisation, got [{low:.3g}, {high:.3g}]")
-        return images.to(self.mean.device, self.mean.dtype)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *lists: list[str]
-    ) -> None:
-        # A bank of another size, and residuals present or not, are as good as the ones held here.
-        for name in ("references", "residuals"):
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                try:
-                    checked = self._checked_bank(name, stored)
-                except (TypeError, ValueError) as error:
-                    lists[-1].append(str(error))
-                    continue
-                held = self._buffers[name]
-                if held is None or held.shape != checked.shape:
-                    self._buffers[name] = torch.empty_like(checked)
-            elif name == "residuals":
-                self._buffers[name] = None
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
-
-    def forward(
-        self,
-        images: Tensor,
-        references: Tensor | None = None,
-        mask: Tensor | None = None,
-        *,
-        slot: Tensor | None = None,
-    ) -> Tensor:
-        """Logits `[B, num_outputs]` of images `[B, C, H, W]` in [0, 1], after the model's `steps` in eval mode.
-
-        Args:
-            images: the batch.
-            references: `[B, C, H, W]`, one for each image, or `[1, C, H, W]` for all. Without them: in training
-                mode every image gets another image of the batch (a batch of one gets the first of the bank); in
-                eval mode every image gets `self.references[0]`, so that a prediction depends on nothing else.
-            mask: `[B]` bool; where true the reference slot is zero (after normalisation) and the residual keeps
-                the true reference: [0, x - r].
-            slot: `[B, C, H, W]`, put into the reference slot in place of the reference: [slot, x - r]. With an
-                augmented reference this is the anchor augmentation of AMP (arXiv 2207.04125).
-        """
-        x = self.normalise(images)
-        # Terms from outside the layer are for inference: checkpointed activations could not recompute them.
-        outside = mask is None and slot is None and not torch.is_grad_enabled() and self.stem.at_hand
-        if references is None:
-            if self.training and len(images) > 1:
-                references = images[derangement(len(images), device=images.device)]
-            else:
-                if outside:
-                    return self._stepped(self._through(x, self._bank_terms(1, x)))
-                references = self.references[:1]
-        if references.ndim != images.ndim or len(references) not in (1, len(images)):
-            raise ValueError(
-                f"references must be one for each of the {len(images)} images or a single one, [1, ...], "
-                f"got {list(references.shape)}"
-            )
-        if len(references) == 1 and outside:
-            return self._stepped(self._through(x, self._terms(references, x)))
-        r = self._fitted(references, x).expand_as(x)
-        s = r if slot is None else self._fitted(slot, x).expand_as(x)
-        if mask is not None:
-            if mask.shape != (len(images),) or mask.dtype != torch.bool:
-                raise ValueError(
-                    f"mask must be a bool tensor of shape [{len(images)}], got {mask.dtype} {list(mask.shape)}"
-                )
-            # 1 where hidden: products of finite values with 0 and 1 are exact, and take one pass over the images each.
-            hidden = mask.to(x).view(-1, *[1] * (x.ndim - 1))
-            s = s * (1 - hidden)
-        # W_r s + W_d (x - r) = W_d (x - r + s) + (W_r - W_d) s; where s is r the first part is x itself, exactly.
-        if slot is not None:
-            x = x - r + s
-        elif mask is not None:
-            x = torch.addcmul(x, r, hidden, value=-1)
-        return self._stepped(self._logits(torch.cat([x, s], 1)))
 
     @torch.no_grad()
     def predict(
@@ -174,9 +59,9 @@ class AnchoredModel(PixelModel):
                 training (needs `self.residuals`); or "adaptive", the first few of the bank for every input and
                 more, up to the whole bank, for those that these do not settle (see `kedge.anchoring.adaptive`;
                 `references_used` of the result says how many each got). For classifiers.
-            recalibrate: None, or a correction of the logits by the uncertainty c in place of the model's temperature:
-                "exp", μ / (1 + exp(c)), the authors' on ImageNet, or "divide", μ / c, which only their comments name.
-                None is what they do on CIFAR.
+            recalibrate: None, or a correction of the logits by the uncertainty c in place of the model's temperature (a
+                class prior stays): "exp", μ / (1 + exp(c)), the authors' on ImageNet, or "divide", μ / c, which only
+                their comments name. None is what they do on CIFAR.
             keep_per_reference: also give the logits of every reference; not for "adaptive", where inputs meet
                 different numbers of them.
             max_rows: the memory budget, in images that pass through the network at a time; default the larger of
@@ -213,7 +98,7 @@ class AnchoredModel(PixelModel):
             chunks: Iterable[Tensor]
             if adaptive:
                 logits, spread, used = predict_adaptively(model, images, tolerance, max_rows)
-                found = conclude(logits, spread, self.task, recalibrate, self.temperature, references_used=used)
+                found = conclude(logits, spread, self.task, recalibrate, self.steps, references_used=used)
             else:
                 if not isinstance(references, str):
                     chunks = per_reference(model, images, references, max_rows)
@@ -221,8 +106,8 @@ class AnchoredModel(PixelModel):
                     chunks = [model._transduced(images, max_rows)[None]]
                 else:
                     raise ValueError(f'references must be a number, a tensor, "blt" or "adaptive", got {references!r}')
-                found = summarise(chunks, self.task, recalibrate, keep_per_reference, self.temperature)
-        return vetted(found, None if recalibrate else self.temperature) if check else found
+                found = summarise(chunks, self.task, recalibrate, keep_per_reference, self.steps)
+        return vetted(found, {} if recalibrate else self.steps) if check else found
 
     def fold(self, reference: int = 0, image_size: int | tuple[int, int] | None = None) -> nn.Module:
         """Fold one reference of the bank and the normalisation into an ordinary network: pixels in, logits out.
@@ -242,57 +127,53 @@ class AnchoredModel(PixelModel):
         with torch.autocast(self.mean.device.type, enabled=False):
             return fold_network(self, self.references[reference : reference + 1], size)
 
-    # How references reach the first layer
+    # What callers ask of any model
 
-    def _logits(self, inputs: Tensor) -> Tensor:
-        outputs = self.network(inputs)
-        if not isinstance(outputs, Tensor):
-            raise TypeError(
-                f"the network returns {type(outputs).__name__} in {'training' if self.training else 'eval'} mode, not "
-                "logits [B, C]; build it without auxiliary outputs (aux_logits=False in torchvision)"
-            )
-        return outputs
+    def count(self, references: Any = None) -> int:
+        """How many references every image meets in one prediction."""
+        if isinstance(references, str):
+            return 1  # "blt": its best one
+        if isinstance(references, Tensor):
+            return 1 if references.ndim == len(self.input_shape) else len(references)
+        return len(self.references) if references is None else int(references)
 
-    def _fitted(self, references: Tensor, x: Tensor) -> Tensor:
-        """Normalised references of the size of `x`."""
-        if not references.is_floating_point():
-            raise TypeError(f"references must be floating point in [0, 1], got {references.dtype}; divide by 255")
-        return self.normalise(resized(references.to(x.device), x.shape[2:]).to(x.dtype))
+    def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:
+        """Logits and uncertainty of `predict` with these references."""
+        prediction = self.predict(images, references=references, check=False)
+        return prediction.logits, prediction.uncertainty
 
-    def _arriving(self, normalised: Tensor) -> Tensor:
-        """Normalised images as they arrive at the first layer: as they are, or flattened."""
-        return normalised.flatten(1) if self.stem.axis == -1 else normalised
+    def feature_layer(self, images: Tensor, references: Any = None) -> nn.Module | None:
+        """The last layer; None for "adaptive", where inputs meet different numbers of references."""
+        adaptive = isinstance(references, str) and references == "adaptive"
+        return None if adaptive else super().feature_layer(images)
 
-    def _through(self, x: Tensor, terms: Tensor) -> Tensor:
-        """Run normalised `x` `[B, ...]` with K reference terms: logits `[K * B, C]`, reference-major."""
-        rows = x if len(terms) == 1 else x.expand(len(terms), *x.shape).flatten(0, 1)
-        with self.stem.bound(terms):
-            return self._logits(rows)
+    def masked_logits(self, images: Tensor, references: Any = None) -> Tensor:
+        """Logits `[B, C]` of [0, x - r] before the steps, the mean over the references."""
+        if isinstance(references, Tensor):
+            bank = references if references.ndim == images.ndim else references[None]
+        else:
+            whole = references is None or isinstance(references, str)
+            bank = self.references if whole else self.references[:references]
+        hidden = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        with in_eval(self) as model:
+            total = sum(model.network_logits(images, r, hidden).float() for r in bank.split(1))
+        assert isinstance(total, Tensor)
+        return total / len(bank)
 
-    def _terms(self, references: Tensor, x: Tensor) -> Tensor:
-        """What references `[K, ...]` add to the first layer's outputs for inputs like `x`."""
-        return self.stem.reference_terms(self._arriving(self._fitted(references, x)))
+    def for_attack(self, references: Any = None, prepare: Callable[[Tensor], Tensor] | None = None) -> Bank:
+        """The mean over fixed references, with gradients: see `kedge.attacks.Bank`."""
+        return Bank(self, references, prepare=prepare)
 
-    def _bank_terms(self, k: int, x: Tensor) -> Tensor:
-        """The terms of the first `k` references for inputs like `x`, without gradients, kept while nothing changes.
+    def bare(self) -> nn.Module:
+        """Raise ValueError: the first layer is another now."""
+        raise ValueError(
+            "this takes the network before anchoring, and the model is anchored already; change its references with "
+            "model.references = ..."
+        )
 
-        On a CPU the values they come from are compared, which notices every kind of edit; on other devices that would
-        wait for the device, and computing the terms again is the quicker way to be right.
-        """
-        stem, references = self.stem, self.references[:k]
-        sources = [*stem.parameters(), *stem.buffers(), references, self.mean, self.std]
-        keep = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        key = (k, x.shape[2:], x.dtype)
-        kept = self._kept.bank
-        if keep and kept is not None and kept[0] == key and all(map(_same, kept[1], sources)):
-            return kept[2]
-        with torch.inference_mode(False) if keep else nullcontext(), torch.no_grad():
-            # Copied first: where another thread trains meanwhile, the terms are at worst newer than what they go by.
-            copies = [source.detach().clone() for source in sources] if keep else []
-            terms = self._terms(references, x)
-            if keep and terms.numel() <= CACHED_VALUES:
-                self._kept.bank = (key, copies, terms)
-        return terms
+    def state(self) -> dict[str, Any]:
+        """What a saved model says of its kind."""
+        return {**super().state(), "first_layer": self.first_layer}
 
     def _transduced(self, images: Tensor, max_rows: int | None) -> Tensor:
         if self.residuals is None:
@@ -308,16 +189,3 @@ class AnchoredModel(PixelModel):
             for part, index in zip(x.split(rows), chosen.split(rows), strict=True)
         ]
         return torch.cat(logits) if logits else x.new_zeros(0, self.num_outputs)
-
-
-class _Kept:
-    """Terms of the bank, and what they were computed from; no part of the model: a copy begins with none."""
-
-    bank: tuple[Any, list[Tensor], Tensor] | None = None
-
-    def __reduce__(self) -> tuple[type["_Kept"], tuple[()]]:
-        return _Kept, ()
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a, b)

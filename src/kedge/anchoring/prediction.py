@@ -1,7 +1,8 @@
 """What a prediction holds, and how K reference-wise logits become one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,8 +10,11 @@ from torch import Tensor
 from kedge.anchoring.stem import at_least_float32
 from kedge.checks import PROBABILITIES, positions, probability_like, readable
 from kedge.confidence import log_odds
+from kedge.postprocess import apply, undo
 
 RECALIBRATIONS = ("exp", "divide")
+Steps = Mapping[str, Mapping[str, Any]]
+NONE: Steps = {}
 
 
 @dataclass(frozen=True)
@@ -18,8 +22,8 @@ class Prediction:
     """What a model says about a batch of B images.
 
     Attributes:
-        logits: `[B, C]`, the mean over references (recalibrated if that was asked for, else divided by the model's
-            temperature if it has one).
+        logits: `[B, C]`, the mean over references after the model's steps, a temperature for instance (recalibrated in
+            its place if that was asked for).
         probs: `[B, C]`, softmax of `logits`; None for regression.
         label: `[B]` int64, the most probable class; None for regression.
         confidence: `[B]` in [0, 1], the probability of `label`; None for regression.
@@ -27,7 +31,7 @@ class Prediction:
             classes of the standard deviation over references of the sigmoid of the logits (Δ-UQ,
             arXiv 2207.07235). Regression `[B, C]`: the standard deviation over references. None with fewer than
             two references, where there is nothing to disagree.
-        per_reference: `[K, B, C]` logits for each reference, if they were asked for; of no temperature.
+        per_reference: `[K, B, C]` logits for each reference, if they were asked for; before any step.
         references_used: `[B]` int64, how many references each input got, where that was decided input by input
             (`references="adaptive"`); else None.
         log_odds: `[B]`, log(p / (1 - p)) of the confidence p, in the order of the confidence and beyond where that is 1
@@ -46,8 +50,8 @@ class Prediction:
     warnings: tuple[str, ...] = ()
 
 
-def vetted(prediction: Prediction, temperature: float | None = None) -> Prediction:
-    """`prediction` with its warnings; `temperature` is what its logits were divided by. Waits for the device.
+def vetted(prediction: Prediction, steps: Steps = NONE) -> Prediction:
+    """`prediction` with its warnings; `steps` are those that its logits went through. Waits for the device.
 
     Raises ValueError where an output is NaN: such an image has no answer, though `argmax` would name a class.
     """
@@ -55,8 +59,7 @@ def vetted(prediction: Prediction, temperature: float | None = None) -> Predicti
     if len(answer) == 0 or not readable(answer):
         return prediction
     lost = answer.isnan().flatten(1).any(1) if answer.ndim > 1 else answer.isnan()
-    scale = 1.0 if temperature is None else temperature
-    none, probabilities = torch.stack([lost.any(), probability_like(prediction.logits * scale)]).tolist()
+    none, probabilities = torch.stack([lost.any(), probability_like(undo(steps, prediction.logits))]).tolist()
     if none:
         raise ValueError(
             f"the model has no answer: of its outputs {positions(lost)} NaN. Its weights may hold NaN, or it overflows "
@@ -72,12 +75,12 @@ def summarise(
     task: str,
     recalibrate: str | None = None,
     keep_per_reference: bool = False,
-    temperature: float | None = None,
+    steps: Steps = NONE,
 ) -> Prediction:
     """Turn logits of K references, in chunks `[k, B, C]` of some of them, into a `Prediction`.
 
     Mean and deviation are gathered chunk by chunk (Chan, Golub & LeVeque 1979): the memory does not grow with K. For
-    `recalibrate` and `temperature` see `conclude`.
+    `recalibrate` and `steps` see `conclude`.
     """
     count, total, mean, squares, kept = 0, torch.zeros(()), torch.zeros(()), torch.zeros(()), []
     for chunk in chunks:
@@ -97,7 +100,7 @@ def summarise(
         spread = (squares / (count - 1)).sqrt()
         spread = spread if task == "regression" else spread.mean(-1)
     per_reference = torch.cat(kept) if keep_per_reference else None
-    return conclude(logits, spread, task, recalibrate, temperature, per_reference)
+    return conclude(logits, spread, task, recalibrate, steps, per_reference)
 
 
 def conclude(
@@ -105,7 +108,7 @@ def conclude(
     spread: Tensor | None,
     task: str,
     recalibrate: str | None = None,
-    temperature: float | None = None,
+    steps: Steps = NONE,
     per_reference: Tensor | None = None,
     references_used: Tensor | None = None,
 ) -> Prediction:
@@ -115,8 +118,8 @@ def conclude(
     logits. "exp" is μ / (1 + exp(c)), which the released code of Δ-UQ computes, and that of arXiv 2406.00529 on
     ImageNet; it divides by about 2 whatever the data, a temperature chosen without validation data. "divide" is μ / c,
     which their comments name for ImageNet and no code of theirs computes. None is what the code of arXiv 2406.00529
-    does on CIFAR, where both divisions are commented out. A correction takes the place of `temperature`, by which μ is
-    divided otherwise.
+    does on CIFAR, where both divisions are commented out. A correction takes the place of those
+    `steps` that calibrate, a temperature for instance, through which μ goes otherwise.
 
     Raises:
         ValueError: for an unknown `recalibrate`, fewer than two references with it, or a regression task.
@@ -129,8 +132,7 @@ def conclude(
             raise ValueError(f"recalibrate={recalibrate!r} needs a classifier and two or more references, but {why}")
         c = spread.unsqueeze(-1)
         logits = logits / (1 + c.exp()) if recalibrate == "exp" else logits / c.clamp_min(1e-6)
-    elif temperature is not None:
-        logits = logits / temperature
+    logits = apply(steps, logits, from_stage=0 if recalibrate is None else 1)
     if task == "regression":
         return Prediction(logits, None, None, None, spread, per_reference, references_used)
     probs = torch.softmax(logits, -1)

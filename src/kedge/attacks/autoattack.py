@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import AnchoredModel
 from kedge.anchoring.bank import Bank
+from kedge.anchoring.protocol import as_model
 from kedge.anchoring.twin import evaluating
 from kedge.attacks._ball import project, rounded
 from kedge.attacks._base import Attack
@@ -95,8 +95,9 @@ class AutoAttack(Attack):
         if self.eps == 0 or len(images) == 0:
             return images.detach().clone()
         check_range(*torch.stack(torch.aminmax(images)).tolist())
-        if self.version == "rand" and isinstance(model, (Bank, AnchoredModel)):
-            model = _RandomReference(model if isinstance(model, Bank) else Bank(model))
+        if self.version == "rand":
+            bank = model if isinstance(model, Bank) else as_model(model).for_attack()
+            model = _RandomReference(bank) if isinstance(bank, Bank) else model
         mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
         devices = [images.device] if images.device.type == "cuda" else []
         with torch.inference_mode(False), mode, _frozen(model), _quiet(), torch.random.fork_rng(devices):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kedge import catalog
-from kedge.anchoring import AnchoredModel
 from kedge.anchoring.bank import Bank
+from kedge.anchoring.protocol import as_model
 from kedge.attacks._ball import ascend, project, random_start, rounded, wide
 from kedge.attacks._base import Attack
 from kedge.attacks._draws import Draws
@@ -228,8 +228,8 @@ class PGD(Attack):
             ValueError: for images outside [0, 1], logits that are not finite or have no gradient, shapes that differ.
         """
         check_batch(images, targets)
-        if self.over_references and isinstance(model, AnchoredModel):
-            model = Bank(model)
+        if self.over_references and as_model(model).count():
+            model = as_model(model).for_attack()
         if self.over_references and not isinstance(model, Bank):
             raise TypeError(f"over_references needs an anchored model or a Bank, got {type(model).__name__}")
         if self.eps == 0 or len(images) == 0:

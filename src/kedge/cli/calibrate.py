@@ -1,9 +1,12 @@
-"""`kedge calibrate`: fit a temperature on validation images and save it with the model, or take it out."""
+"""`kedge calibrate`: set a step after the logits on validation images and save it with the model, or take it out."""
 
 import sys
 import warnings
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kedge.catalog import names
+from kedge.cli.parse import separated
 from kedge.cli.ranges import check_values
 from kedge.cli.resolve_model import Source, find
 from kedge.rejection import in_words
@@ -19,6 +22,10 @@ Make confidences fit: divide the logits of a trained model by one number, the te
 It is fitted on validation images (those that the run held out of training), saved with the model under its name, and
 used by kedge predict, evaluate and export from then on. No label changes. The reject threshold is set anew, for the
 same coverage on the same images. --remove takes the temperature out and brings the old threshold back.
+
+--step class_prior is for images with other shares of the classes than the training images, such as equal ones after
+training on few of some classes: log(share to come / share in training) is added to the logits (Saerens et al. 2002).
+Labels change. It goes after the temperature: fit that first.
 """
 
 
@@ -40,7 +47,27 @@ def parser() -> "jsonargparse.ArgumentParser":
     made.add_argument(
         "--split", type=str, default="val", help="part of the data; not test: those images are for judging the result"
     )
-    made.add_argument("--remove", action="store_true", help="take the temperature out instead of fitting one")
+    made.add_argument(
+        "--step", choices=list(names("postprocess")), default="temperature", help="what to do to the logits"
+    )
+    made.add_argument(
+        "--prior",
+        type=str,
+        nargs="+",
+        default=None,
+        metavar="SHARE",
+        help="of class_prior, the class shares of the images to come: uniform, or a number for each class in the "
+        "model's order; null: uniform",
+    )
+    made.add_argument(
+        "--train_prior",
+        type=str,
+        nargs="+",
+        default=None,
+        metavar="SHARE",
+        help="of class_prior, a number for each class of the training images; null: counted from those of the run",
+    )
+    made.add_argument("--remove", action="store_true", help="take the step out instead of setting it")
     made.add_argument(
         "--out", type=str | None, default=None, help="model folder to write; null: the model's own, which is replaced"
     )
@@ -53,28 +80,35 @@ def run(config: "jsonargparse.Namespace") -> int:
     """Fit or remove, save, and say what changed."""
     check_values(config)
     source = find(config.model)
-    if source.path is None or not source.path.is_dir():
-        raise ValueError(
-            f"{config.model} is no folder that kedge saved a model in; an exported file is calibrated by calibrating "
-            "the run it came from and exporting it again"
-        )
+    own = source.folder(
+        "an exported file is calibrated by calibrating the run it came from and exporting it again; of an ensemble its "
+        "members are"
+    )
     if source.on_hub and not config.out:
         raise ValueError(f"{config.model} is on the hub, and its copy here is not written to: name a folder with --out")
     import kedge
+    from kedge.postprocess import describe_steps, kind_of
 
     model = source.load(config.device)
+    step = config.step
     if config.remove:
-        if "temperature" not in model.steps:
-            raise ValueError(f"{config.model} has no temperature to remove")
-        lines = _removed(model.remove_step("temperature"), model.reject)
+        if step not in model.steps:
+            raise ValueError(f"{config.model} has no {step} to remove")
+        words = describe_steps({step: model.steps[step]})[0]
+        lines = _removed(step, words, model.remove_step(step), model.reject)
     else:
+        stated = {key: _shares(getattr(config, key), f"--{key}") for key in ("prior", "train_prior")}
+        if kind_of(step).changes_labels:
+            _check_unweighted(source)
+            stated["train_counts"] = _train_counts(source, model)
         images = validation_images(source, model, config.data, config.split)
-        lines = _calibrated(model, images, config.batch_size)
-    folder = kedge.save(model.cpu(), config.out or source.path)
+        lines = _calibrated(model, images, config.batch_size, step, stated)
+    folder = kedge.save(model.cpu(), config.out or own)
     print("\n".join(lines))
     print(f"saved: {folder}")
+    words = "" if step == "temperature" else f" --step {step}"
     if not config.remove:
-        print(f"take it out again: kedge calibrate {config.out or config.model} --remove")
+        print(f"take it out again: kedge calibrate {config.out or config.model}{words} --remove")
     return 0
 
 
@@ -91,7 +125,7 @@ def validation_images(source: Source, model: Any, name: str | None, split: str) 
     wanted = canonical_split(split) or split
     if wanted == "test":
         raise ValueError(
-            "a temperature is not fitted on test images: they are there to judge the result, and would praise "
+            "a step is not fitted on test images: they are there to judge the result, and would praise "
             "themselves. Take --split val, or other images with --data"
         )
     trained_on = source.recipe().get("data")
@@ -103,20 +137,86 @@ def validation_images(source: Source, model: Any, name: str | None, split: str) 
     return unseen_by(source, load_data({source.name: source}, {source.name: model}, name, split)[0])
 
 
-def _calibrated(model: Any, images: "ImageSet", batch_size: int) -> list[str]:
+def _shares(texts: list[str] | None, flag: str) -> Any:
+    """None, "uniform" or the numbers of a flag."""
+    words = separated(texts or [])
+    if not words or words == ["uniform"]:
+        return words[0] if words else None
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        raise ValueError(f"{flag} is uniform or a number for each class, got {' '.join(words)}") from None
+
+
+def _check_unweighted(source: Source) -> None:
+    """Raise ValueError where the run weighed its classes: its logits are not of the shares of its training images."""
+    recipe = source.recipe()
+    weighs = [
+        f"{key} {value}"
+        for key, value in _entries({key: recipe.get(key) for key in ("class_weights", "objective", "sampler")})
+        if (key == "class_weights" and value not in (None, "none")) or "balanced" in f"{key} {value}".lower()
+    ]
+    if weighs:
+        raise ValueError(
+            f"{source.name} was trained with {weighs[0]}, which counts the classes in other shares than its training "
+            "images have: a class prior on top would correct twice"
+        )
+
+
+def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The names and plain values in a part of a recipe, each with the key that it stands at."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _entries(inner, str(name)) if isinstance(inner, Mapping | list) else [(str(name), inner)]
+    elif isinstance(value, list) and key != "class_weights":
+        for inner in value:
+            yield from _entries(inner, key)
+    elif value is not None:
+        yield key, value
+
+
+def _train_counts(source: Source, model: Any) -> list[int] | None:
+    """How many training images of each class the run had; None where that is not known."""
+    import torch
+
+    from kedge.training.held_out import RunImages
+
+    record = source.record()
+    if record is not None:
+        labels = record.labels
+    elif source.run is not None and source.recipe().get("data"):
+        try:
+            labels = RunImages(source.run).train.labels
+        except ValueError:
+            return None
+    else:
+        return None
+    counts: list[int] = torch.bincount(labels, minlength=model.num_outputs).tolist()
+    return counts
+
+
+def _calibrated(model: Any, images: "ImageSet", batch_size: int, name: str, stated: dict[str, Any]) -> list[str]:
     from kedge.cli.load_data import default_workers
+    from kedge.postprocess import describe_steps
     from kedge.training import calibrate
 
-    before = _threshold(model.steps.get("temperature", {}).get("reject_before", model.reject))
+    before = _threshold(model.steps.get(name, {}).get("reject_before", model.reject))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        step = calibrate(model, images, batch_size=batch_size, workers=default_workers(images))
+        step = calibrate(model, images, name, batch_size=batch_size, workers=default_workers(images), **stated)
     for warning in said:
         print(f"kedge calibrate: {warning.message}", file=sys.stderr)
     after = _threshold(model.reject)
+    changes = "accuracy_after" in step
+    (words,) = describe_steps({name: step})
+    words = f"temperature {step['value']:.4g}" if name == "temperature" else words
     lines = [
-        f"temperature {step['value']:.4g}, fitted on {step['images']} images of {step['fitted_on']}",
+        f"{words}, {'measured' if changes else 'fitted'} on {step['images']} images of {step['fitted_on']}",
         "on these images        before     after",
+    ]
+    if changes:
+        lines.append(f"accuracy           {step['accuracy_before']:10.2%}{step['accuracy_after']:10.2%}")
+    lines += [
         f"NLL                {step['nll_before']:10.4f}{step['nll_after']:10.4f}",
         f"ECE                {step['ece_before']:10.2%}{step['ece_after']:10.2%}",
     ]
@@ -126,16 +226,22 @@ def _calibrated(model: Any, images: "ImageSet", batch_size: int) -> list[str]:
         lines.append(f"reject threshold   {before:>10}{after:>10}   set anew to {goal}")
     elif model.reject is not None:
         lines.append(f"reject threshold   {before:>10}{after:>10}   what it was set for is not stored: left as it is")
-    lines.append("(they chose the temperature: judge it on others, with kedge evaluate)")
+    lines.append(
+        "(they have the class shares of these images, not the new ones, and so has the threshold: judge it on images "
+        "like those to come, with kedge evaluate)"
+        if changes
+        else "(they chose the temperature: judge it on others, with kedge evaluate)"
+    )
     return lines
 
 
-def _removed(record: dict[str, Any], reject: dict[str, Any] | None) -> list[str]:
-    lines = [f"temperature {record['value']:.4g} removed: the logits are those of the network again"]
+def _removed(name: str, words: str, record: dict[str, Any], reject: dict[str, Any] | None) -> list[str]:
+    words = f"temperature {record['value']:.4g}" if name == "temperature" else words
+    lines = [f"{words} removed: the logits are those from before it again"]
     if "reject_before" in record:
-        lines.append(f"reject threshold {_threshold(reject)}, as before the temperature")
+        lines.append(f"reject threshold {_threshold(reject)}, as before the {name}")
     elif reject is not None:
-        lines.append(f"reject threshold {_threshold(reject)} stays: none was stored from before the temperature")
+        lines.append(f"reject threshold {_threshold(reject)} stays: none was stored from before the {name}")
     return lines
 
 

@@ -38,8 +38,7 @@ def parser() -> "jsonargparse.ArgumentParser":
 def run(config: "jsonargparse.Namespace") -> int:
     """Write the card and say where."""
     source = find(config.model)
-    if source.path is None or not source.path.is_dir():
-        raise ValueError(f"{config.model} is no folder that kedge saved a model in: a card is about one of those")
+    folder = source.folder("a card is about one of those")
     if source.on_hub and not config.out:
         raise ValueError(f"{config.model} is on the hub, with the card that it has: name a file to write with --out")
     from kedge.deploy.card_text import on_validation
@@ -49,7 +48,7 @@ def run(config: "jsonargparse.Namespace") -> int:
 
     if config.repo is not None:
         check_name(config.repo)
-    out = Path(config.out) if config.out else source.path / FILE
+    out = Path(config.out) if config.out else folder / FILE
     if out.is_dir():
         raise IsADirectoryError(f"{out} is a folder: name the file, {out / FILE}")
     if not is_ours(out):

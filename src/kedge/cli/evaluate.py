@@ -24,7 +24,7 @@ from kedge.cli.parse import (
     with_examples,
 )
 from kedge.cli.ranges import check_values
-from kedge.cli.resolve_model import MODELS_HELP, Source, check_weights, find_groups
+from kedge.cli.resolve_model import MODELS_HELP, Source, check_weights, find_groups, leaves
 from kedge.cli.trained_on import counters
 from kedge.cli.unlabelled import add_flags, as_test_images, load_unlabelled, load_validation
 from kedge.cli.validation_data import trained_attack
@@ -191,14 +191,15 @@ def run(config: "jsonargparse.Namespace") -> int:
         raise ValueError(f"--risk must be between 0 and 1, got {config.risk:g}: 0.05 asks how many can be 95 % right")
     sources, groups = find_groups(config.models)
     check_weights(sources.values(), config.weights)
+    single = leaves(sources)
     attacks = separated(config.attack)
     eps = radius(config.eps, config.norm)
     if eps is None and attacks != ["none"]:
-        eps = _trained_eps(sources, config.norm)
+        eps = _trained_eps(single, config.norm)
     severities = whole_numbers(config.severities)
     check_words(attacks, severities)
     check_sets(separated(config.ood), separated(config.near))
-    chosen = choose_scores(separated(config.scores), [source.recipe() for source in sources.values()])
+    chosen = choose_scores(separated(config.scores), [source.recipe() for source in single.values()])
     if config.references == "adaptive" and (separated(config.ood) or separated(config.near)):
         print(
             "--references adaptive makes the score disagreement noisier: trust the others, or ask all", file=sys.stderr
@@ -217,9 +218,9 @@ def run(config: "jsonargparse.Namespace") -> int:
     asked = load_unlabelled(models, unlabelled, decode=every)
     validation = load_validation(sources, models, config.validation) if asked else {}
     data = as_test_images(validation) if asked and config.data is None and config.split is None else None
-    name = config.validation or str(next(iter(sources.values())).recipe().get("data"))
+    name = config.validation or str(next(iter(single.values())).recipe().get("data"))
     if data is None:
-        data, name = load_data(sources, models, config.data, config.split or "test", decode=every)
+        data, name = load_data(single, models, config.data, config.split or "test", decode=every)
     near = separated(config.near)
     outside = load_outside(models, [*separated(config.ood), *near], name, data, config.equalise, decode=every)
     workers = default_workers(data) if config.workers is None else config.workers
@@ -255,7 +256,7 @@ def run(config: "jsonargparse.Namespace") -> int:
                 near=[found for found in outside if found in near or found.partition(" (")[0] in near],
                 equalise=config.equalise,
                 scores=chosen,
-                train=load_training(sources, name, data, config.train, decode=every) if outside else None,
+                train=load_training(single, name, data, config.train, decode=every) if outside else None,
                 attacks=choose_attacks(attacks, eps, config, data),
                 risk=config.risk,
                 groups=groups,
@@ -281,9 +282,9 @@ def run(config: "jsonargparse.Namespace") -> int:
 
 
 def _check_residuals(models: Mapping[str, Any]) -> None:
-    from kedge.anchoring import AnchoredModel
+    from kedge.anchoring.protocol import as_model
 
-    lacking = [name for name, model in models.items() if isinstance(model, AnchoredModel) and model.residuals is None]
+    lacking = [name for name, model in models.items() if as_model(model).count() and model.residuals is None]
     if lacking:
         raise ValueError(
             f"--references blt compares each image with differences between images that were kept in training, and "

@@ -63,7 +63,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         need_onnx()
     from kedge.deploy import FORMATS, export
 
-    source = find(config.model)
+    source = find(config.model, several=True)
     whole = source.load("cpu")
     model, choice = whole, None
     held_out = images = None
@@ -143,16 +143,13 @@ def what_it_is_worth(done: "Exported", whole: "PixelModel", images: "ImageSet", 
     apart, p = float(right.float().mean() - theirs), mcnemar(right, choice.right)
     if p < 0.05 or abs(apart) >= APART:
         print(
-            f"careful: the file is another model than {len(whole.references)} references together, "  # type: ignore
+            f"careful: the file is another model than {len(whole.references)} references together, "
             f"{100 * abs(apart):.1f} points {'better' if apart > 0 else 'worse'} here"
             + (f" (p = {p:.2g})" if p < 0.05 else f", which chance can do too (p = {p:.2g})")
             + ": judge it by its own numbers, or keep the model folder",
             file=sys.stderr,
         )
-    return (
-        f"{share}, of the model's with its {len(whole.references)} references {theirs:.1%} "  # type: ignore[arg-type]
-        f"(same label on {same})"
-    )
+    return f"{share}, of the model's with its {len(whole.references)} references {theirs:.1%} (same label on {same})"
 
 
 def next_step(source: Source, config: "jsonargparse.Namespace", out: Path) -> str:
@@ -172,17 +169,9 @@ def next_step(source: Source, config: "jsonargparse.Namespace", out: Path) -> st
 
 def set_threshold(model: "PixelModel", validation: "ImageSet") -> None:
     """Set temperature and reject threshold anew: one reference is confident in another way than the whole bank."""
-    if "temperature" in model.steps:
-        from kedge.training import calibrate
+    from kedge.training.calibration import set_anew
 
-        calibrate(model, validation, batch_size=64)
-        return
-    wanted = {key: model.reject[key] for key in ("coverage", "risk") if model.reject and key in model.reject}
-    if not wanted:
-        return
-    from kedge.training.threshold import predict_logits, reject_rule
-
-    model.reject = reject_rule(*predict_logits(model, validation, 64), **wanted)
+    set_anew(model, validation)
 
 
 def about_folding(whole: "AnchoredModel", folded: "PixelModel", choice: "FoldChoice | None") -> Iterator[str]:

@@ -88,7 +88,7 @@ def load_callable(given: str) -> Any:
     from torch import nn
 
     import kedge
-    from kedge.anchoring import PixelModel
+    from kedge.anchoring.protocol import Model
 
     match = NAME.fullmatch(given)
     if match is None:
@@ -104,7 +104,7 @@ def load_callable(given: str) -> Any:
     if not callable(made):
         raise ValueError(f"{given} is a {type(made).__name__}, not a model: a model is called with images")
     if isinstance(made, nn.Module):
-        if hasattr(made, "pretrained_cfg") and not isinstance(made, PixelModel):
+        if hasattr(made, "pretrained_cfg") and not isinstance(made, Model):
             made = kedge.plain(made)  # as timm made it: it expects normalised images
         made.eval()
     return made

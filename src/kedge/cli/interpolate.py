@@ -219,9 +219,8 @@ def both(given: list[str]) -> tuple[Source, Source]:
     if len(given) > 2:
         raise ValueError(f"two models are averaged, or one run with the model it began from; got {len(given)}")
     sources = [find(each) for each in given]
-    for each, source in zip(given, sources, strict=True):
-        if source.path is None or not source.path.is_dir():
-            raise ValueError(f"{each} is no folder that kedge saved a model in: weights are averaged between those")
+    for source in sources:
+        source.folder("weights are averaged between those")
     if len(sources) == 2:
         return sources[0], sources[1]
     run = sources[0].run

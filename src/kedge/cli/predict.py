@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kedge.cli.answers import FIELDS, Encoded, Tally, encodable, writer_of, writes
 from kedge.cli.evaluate import progress_bar
 from kedge.cli.ranges import check_values
-from kedge.cli.resolve_model import MODEL_HELP, Source, find
+from kedge.cli.resolve_model import SEVERAL_HELP, Source, find, leaves
 from kedge.cli.shares import Share, place_among_processes
 from kedge.printable import printable
 from kedge.regular import file_digest
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import jsonargparse
     from torch import Tensor
 
-    from kedge.anchoring import AnchoredModel, PlainModel
+    from kedge.anchoring import PixelModel
     from kedge.data.paths import Paths
 
 NO_ANSWER = "the model's output is NaN: no answer"
@@ -58,7 +58,7 @@ def parser() -> "jsonargparse.ArgumentParser":
         description=DESCRIPTION,
         epilog=EPILOG,
     )
-    made.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    made.add_argument("model", metavar="MODEL", help=SEVERAL_HELP)
     made.add_argument(
         "images",
         metavar="IMAGES",
@@ -104,7 +104,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         writes(out)
     elif world > 1:
         raise ValueError(f"{world} processes share the images: name one file for their answers, with --out answers.csv")
-    source = find(config.model)
+    source = find(config.model, several=True)
     paths = find_images(config.images)
     columns = (*FIELDS, "references_used") if config.references == "adaptive" else FIELDS
     model = source.load(_device(config.device, local, world))
@@ -161,9 +161,12 @@ def _device(asked: str, local: int, world: int) -> str:
 
 def _call(config: "jsonargparse.Namespace", source: Source, paths: "Paths", world: int) -> dict[str, Any]:
     """What answers depend on, for a call that goes on with those of another."""
-    files = [] if source.path is None else [source.path]
-    if source.path is not None and source.path.is_dir():
-        files = [path for path in sorted(source.path.iterdir()) if path.suffix in (".json", ".safetensors")]
+    files: list[Path] = []
+    for single in leaves({source.name: source}).values():
+        if single.path is not None and single.path.is_dir():
+            files += [path for path in sorted(single.path.iterdir()) if path.suffix in (".json", ".safetensors")]
+        elif single.path is not None:
+            files.append(single.path)
     names = hashlib.blake2b(digest_size=16)
     for path in paths:
         names.update(os.fsencode(path) + b"\0")
@@ -208,7 +211,7 @@ def find_images(given: list[str]) -> "Paths":
 
 
 def predict_files(
-    model: "AnchoredModel | PlainModel",
+    model: "PixelModel",
     paths: Sequence[str] | Sequence[Path],
     rule: Mapping[str, Any] | None = None,
     references: int | Literal["adaptive"] | None = None,
@@ -223,10 +226,10 @@ def predict_files(
     """
     import torch
 
-    from kedge.anchoring import AnchoredModel
     from kedge.checks import PROBABILITIES, looks_like_probabilities
+    from kedge.postprocess import undo
 
-    anchored = isinstance(model, AnchoredModel)
+    anchored = model.count() > 0
     if isinstance(references, int) and references < 1:
         raise ValueError(f"--references must be 1 or more, got {references}")
     if references is not None and not anchored:
@@ -248,8 +251,8 @@ def predict_files(
             continue
         batch = torch.stack(images).to(model.mean.device).float() / 255
         asked = {"references": references} if anchored else {}
-        prediction = model.predict(batch, check=False, **asked)  # type: ignore[arg-type]
-        if looks_like_probabilities(prediction.logits * (model.temperature or 1.0)):
+        prediction = model.predict(batch, check=False, **asked)
+        if looks_like_probabilities(undo(model.steps, prediction.logits)):
             warnings.warn(f"careful: {PROBABILITIES}", stacklevel=2)
         assert prediction.confidence is not None
         assert prediction.log_odds is not None
@@ -318,7 +321,7 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
     return (convert(to_unit(image[None]), shape)[0] * 255).round().byte()
 
 
-def _remark(tally: Tally, paths: "Paths", model: "AnchoredModel | PlainModel", rule: Mapping[str, Any] | None) -> None:
+def _remark(tally: Tally, paths: "Paths", model: "PixelModel", rule: Mapping[str, Any] | None) -> None:
     said = f"{tally.images - tally.failed} of {tally.images} images answered"
     if rule is None:
         said += "; none rejected: the model has no stored threshold (--threshold sets one)"

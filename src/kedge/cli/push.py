@@ -61,13 +61,11 @@ def run(config: "jsonargparse.Namespace") -> int:
     if config.mean_reference and config.with_photos:
         raise ValueError("--mean-reference leaves the photos out and --with-photos lets them go: say one of them")
     source = find(config.model)
-    if source.path is None or not source.path.is_dir():
-        raise ValueError(f"{config.model} is no folder that kedge saved a model in: push one of those")
+    own = source.folder("push one of those")
     if config.out and Path(config.out).exists() and any(Path(config.out).iterdir()):
         raise FileExistsError(f"{config.out} is there already and not empty: name a new folder")
     import tempfile
 
-    from kedge.anchoring import AnchoredModel
     from kedge.deploy.model_card import means_of, read_run
     from kedge.deploy.photos import photos_in
     from kedge.deploy.pushing import check_name, upload, write_files
@@ -75,7 +73,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     check_name(config.repo)
     model: Any = source.load("cpu")
     means, changed = means_of(*read_run(source.run)), ""
-    if isinstance(model, AnchoredModel) and (config.folded or config.mean_reference):
+    if model.count() and (config.folded or config.mean_reference):
         model, means, changed = without_bank(model, source, config.folded, config.mean_reference, means)
     elif config.folded or config.mean_reference:
         print("kedge push: the model is plain: there is no bank to leave out", file=sys.stderr)
@@ -84,7 +82,7 @@ def run(config: "jsonargparse.Namespace") -> int:
         ask(model, count, config.repo)
     with tempfile.TemporaryDirectory(prefix="kedge-push-") as temporary:
         folder = Path(config.out or temporary)
-        write_files(model, folder, config.repo, source.run, config.license, changed, means, source.path)
+        write_files(model, folder, config.repo, source.run, config.license, changed, means, own)
         sizes = ", ".join(f"{p.name} ({p.stat().st_size:,} bytes)" for p in sorted(folder.iterdir()))
         if config.out:
             print(f"written to {folder}, nothing was sent: {sizes}")

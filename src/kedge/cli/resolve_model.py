@@ -1,7 +1,8 @@
 """What MODEL can be on the command line: a run, a model folder, an ONNX file, a network of timm, a Python callable."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,16 +11,18 @@ from kedge.cli.foreign import TIMM, load_callable, load_timm
 from kedge.own_code import NAME
 
 if TYPE_CHECKING:
-    from kedge.anchoring import AnchoredModel, PlainModel
+    from kedge.anchoring import PixelModel
     from kedge.training.record import ImageRecord
 
 MODEL_HELP = (
     "a run folder (runs/NAME, or only NAME), a model folder, an ONNX file written by kedge export, timm/NAME: a "
     "network of timm with its published weights, or hf-hub:OWNER/NAME (also @REVISION): a model of the Hugging Face hub"
 )
+MEAN = re.compile(r"mean\((?P<members>.*)\)")
 HUB = "hf-hub:"  # as kedge.hub.PREFIX, which would import torch
+SEVERAL_HELP = f"{MODEL_HELP}; mean(MODEL,MODEL,...) is the mean of the probabilities of several"
 MODELS_HELP = (
-    f"{MODEL_HELP}; or package.module:attribute, any Python callable from images in [0, 1] to logits "
+    f"{SEVERAL_HELP}; or package.module:attribute, any Python callable from images in [0, 1] to logits "
     "(package.module:make() calls make first; the module is imported from the current directory and thereby run). "
     "NAME=MODEL gives it another name, NAME=MODEL,MODEL,... says that these are one method trained with several seeds"
 )
@@ -35,17 +38,25 @@ class Source:
         name: what to call it in tables.
         given: what stood on the command line: "timm/NAME" or "module:attribute" where there is no path, or the name
             on the hub, of which path is a copy in the cache.
+        members: where the models are whose mean it is; else empty.
     """
 
     path: Path | None
     run: Path | None
     name: str
     given: str = ""
+    members: tuple["Source", ...] = ()
 
     @property
     def on_hub(self) -> bool:
         """Whether the path is in the cache of the hub's client, where nothing is written."""
         return self.given.startswith(HUB)
+
+    def folder(self, otherwise: str) -> Path:
+        """The folder that `kedge.save` wrote the model in; ValueError, with what to do `otherwise`, without one."""
+        if self.path is None or not self.path.is_dir():
+            raise ValueError(f"{self.given or self.path} is no folder that kedge saved a model in: {otherwise}")
+        return self.path
 
     def recipe(self) -> dict[str, Any]:
         """The recipe of the run as it was resolved; empty if the model belongs to no run."""
@@ -59,9 +70,7 @@ class Source:
 
         return ImageRecord.read(self.run)
 
-    def load(
-        self, device: str = "auto", weights: str | None = None, headless: bool = False
-    ) -> "AnchoredModel | PlainModel":
+    def load(self, device: str = "auto", weights: str | None = None, headless: bool = False) -> "PixelModel":
         """The model in eval mode, on `device` ("auto": a GPU if there is one).
 
         `weights`: a file with the weights of a network of timm, in place of the library's (`check_weights`), which
@@ -69,6 +78,10 @@ class Source:
 
         A Python callable comes as it is, moved to the device if it is a module.
         """
+        if self.members:
+            from kedge.ensemble import Ensemble
+
+            return Ensemble([member.load(device, weights) for member in self.members])
         import torch
 
         from kedge.devices import chosen_device
@@ -90,10 +103,11 @@ class Source:
         return model if device == "mps" else channels_last(model)  # type: ignore[return-value]
 
 
-def find(given: str, python: bool = False) -> Source:
+def find(given: str, python: bool = False, several: bool = False) -> Source:
     """Find the model that `given` names; a path that exists comes before all else, unless it is a folder without one.
 
-    `python`: whether it may be a Python callable, which is imported only when it is loaded.
+    `python`: whether it may be a Python callable, which is imported only when it is loaded. `several`: whether it may
+    be the mean of several models, `mean(A,B)`.
 
     Raises:
         FileNotFoundError: if there is nothing of that name, or a run that has no model yet.
@@ -109,6 +123,8 @@ def find(given: str, python: bool = False) -> Source:
     if not path.exists():
         if inside.is_dir():
             path = inside
+        elif mean := MEAN.fullmatch(given.strip()):
+            return _mean_of(given, mean["members"], python, several)
         elif given.startswith(HUB):
             from kedge.hub import download, split_name
 
@@ -149,13 +165,39 @@ def find(given: str, python: bool = False) -> Source:
     raise FileNotFoundError(f"{given} is a folder without a model (no model/config.json and no config.json in it)")
 
 
+def _mean_of(given: str, inside: str, python: bool, several: bool) -> Source:
+    if not several:
+        raise ValueError(
+            f"{given} is the mean of several models, which evaluate, predict and export take; give one model"
+        )
+    parts = [part.strip() for part in _pieces(inside)]
+    if len(parts) < 2 or not all(parts):
+        raise ValueError(f"{given!r} is the mean of fewer than two models: write mean(MODEL,MODEL,...)")
+    members: list[Source] = []
+    for part in parts:
+        member = find(part, python)
+        if any(_same(member, other) for other in members):
+            raise ValueError(f"{given} holds {part} twice: one model counted twice is no ensemble")
+        members.append(member)
+    return Source(None, None, f"mean({','.join(member.name for member in members)})", given, tuple(members))
+
+
+def leaves(sources: Mapping[str, Source]) -> dict[str, Source]:
+    """The single models among sources, those that others are the mean of in their place."""
+    single: dict[str, Source] = {}
+    for name, source in sources.items():
+        for member in source.members or (source,):
+            single[_own_name(member.name if source.members else name, single)] = member
+    return single
+
+
 def _holds_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("model/config.json", "config.json", "recipe.yaml"))
 
 
 def check_weights(sources: Iterable[Source], weights: str | None) -> None:
     """Raise ValueError unless the file of `--weights` can only be of one of the models."""
-    networks = [source.given for source in sources if source.given.startswith(TIMM)]
+    networks = [s.given for source in sources for s in source.members or (source,) if s.given.startswith(TIMM)]
     if weights is not None and len(networks) != 1:
         what = f"{len(networks)} of them are: {', '.join(networks)}" if networks else "none of the models is"
         raise ValueError(f"--weights {weights} is for one network written timm/NAME, and {what}")
@@ -183,7 +225,7 @@ def find_groups(given: list[str]) -> tuple[dict[str, Source], dict[str, list[str
             if name in asked:
                 raise ValueError(f"two models or groups are called {name!r}: choose another name in {each!r}")
             asked.add(name)
-        found = [find(part, python=True) for part in parts]
+        found = [find(part, python=True, several=True) for part in parts]
         if len(found) == 1:
             own = _own_name(found[0].name if name is None else name, sources)
             sources[own] = found[0] if name is None else replace(found[0], name=name)
@@ -218,7 +260,7 @@ def _taken_apart(given: str) -> tuple[str | None, list[str]]:
     name, equals, rest = given.partition("=")
     if "," in given and all(_is_there(part) for part in _pieces(given)):
         raise ValueError(f"{given} lists several models: as a group they need a name, NAME={given}; else use spaces")
-    if not equals or any(sign in name for sign in "/\\:"):
+    if not equals or any(sign in name for sign in "/\\:("):
         return None, [given]
     if not name.strip() or not rest.strip(" ,"):
         raise ValueError(
@@ -231,14 +273,24 @@ def _taken_apart(given: str) -> tuple[str | None, list[str]]:
 
 
 def _pieces(text: str) -> list[str]:
-    """Split at commas, but not inside a path that exists."""
+    """Split at commas, but not inside a path that exists, nor inside brackets that close: those of mean(A,B)."""
     words = text.split(",")
     pieces = []
     while words:
-        most = next((n for n in range(len(words), 1, -1) if _is_there(",".join(words[:n]))), 1)
+        whole = (",".join(words[:n]) for n in range(len(words), 1, -1))
+        most = next((text.count(",") + 1 for text in whole if _is_there(text)), 0) or _closing(words)
         pieces.append(",".join(words[:most]))
         words = words[most:]
     return pieces
+
+
+def _closing(words: list[str]) -> int:
+    """How many of the words belong to the first, up to where its brackets close."""
+    for n in range(1, len(words) + 1):
+        text = ",".join(words[:n])
+        if not text.strip().startswith("mean(") or text.count("(") == text.count(")"):
+            return n
+    return 1
 
 
 def _is_there(given: str) -> bool:

@@ -35,11 +35,15 @@ def trained_by(source: Source, deep: bool = False) -> "ImageRecord | None":
 
     `deep`: of a run of an earlier version, draw them again.
     """
+    from kedge.training.record import ImageRecord
+
+    if source.members:
+        records = [trained_by(member, deep) for member in source.members]
+        return ImageRecord.union([record for record in records if record is not None]) if all(records) else None
     record = source.record()
     if record is not None or not deep or not source.recipe().get("data"):
         return record
     from kedge.training.held_out import RunImages
-    from kedge.training.record import ImageRecord
 
     assert source.run is not None
     try:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.load_data import common_shape, load_data, load_outside, say_what_is_missing
-from kedge.cli.trained_on import unseen_by
+from kedge.cli.resolve_model import leaves
+from kedge.cli.trained_on import trained_by, unseen_by
 
 if TYPE_CHECKING:
     from kedge.cli.resolve_model import Source
@@ -66,7 +67,8 @@ def load_validation(sources: "dict[str, Source]", models: Mapping[str, Any], nam
     found: dict[str, ImageSet] = {}
     loaded: dict[str, ImageSet] = {}
     for own, source in sources.items():
-        recipe = source.recipe()
+        single = leaves({own: source})
+        recipe = next(iter(single.values())).recipe()
         if name is None and "data" not in recipe:
             raise ValueError(
                 f"{own} belongs to no run, so it is not known which images it held out of training: name labelled "
@@ -78,13 +80,13 @@ def load_validation(sources: "dict[str, Source]", models: Mapping[str, Any], nam
             split = "val"
         else:
             split = "test" if "test" in offered else "all"
-        model, record = models[own], source.record()
+        model, record = models[own], trained_by(source)
         drawn = "val" not in offered and recipe.get("data") == wanted
         held = record.digest if record is not None else drawn and [held_by(recipe), recipe.get("val_fraction")]
         shape, classes = getattr(model, "input_shape", None), getattr(model, "class_names", None)
         key = json.dumps([wanted, held, recipe.get("image_size"), recipe.get("classes"), shape, classes], default=str)
         if key not in loaded:
-            images = unseen_by(source, load_data({own: source}, {own: model}, wanted, split)[0])
+            images = unseen_by(source, load_data(single, {own: model}, wanted, split)[0])
             same = (each for each in loaded.values() if each.fingerprint() == images.fingerprint())
             loaded[key] = next(same, images)
         found[own] = loaded[key]

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import AnchoredModel, PixelModel, PlainModel
-from kedge.anchoring.base import independent
+from kedge.anchoring import PixelModel
+from kedge.anchoring.protocol import independent
 from kedge.checks import check_tensor, unit_images
 from kedge.deploy.card import KEY, write_card
-from kedge.deploy.onnx_file import OnnxModel, load_onnx, silence
+from kedge.deploy.onnx_file import load_onnx, silence
 from kedge.files import scratch_beside, sweep
 from kedge.full_disk import check_space, is_full_disk, naming
 
@@ -62,7 +62,7 @@ class Exported:
 
 
 def export(
-    model: AnchoredModel | PlainModel,
+    model: PixelModel,
     path: str | os.PathLike[str],
     to: str = "onnx",
     check_images: Tensor | None = None,
@@ -71,9 +71,10 @@ def export(
 
     The file is written next to its final name, loaded back, run on `check_images` in batches of one, two and all
     of them, compared with `model` in eval mode, and moved into place only if every logit agrees within 1e-4 of the
-    largest logit (or of 1). Class names, input shape, reject rule and task travel inside it; a temperature is part of
-    its computation. A folded network holds a map of the first reference of the bank, in which that picture can be made
-    out, and from which it can be computed for patch embeddings or with the anchored weights (see `deploy.folded`).
+    largest logit (or of 1). Class names, input shape, reject rule and task travel inside it; the steps after the
+    logits, such as a temperature, are part of its computation. A folded network holds a map of the first reference of
+    the bank, in which that picture can be made out, and from which it can be computed for patch embeddings or with the
+    anchored weights (see `deploy.folded`).
 
     Args:
         model: from `kedge.anchor`, `kedge.plain` or `kedge.load`; it is copied.
@@ -89,12 +90,11 @@ def export(
     """
     if to not in FORMATS:
         raise ValueError(f"to must be one of {', '.join(FORMATS)}, got {to!r}")
-    if not isinstance(model, (AnchoredModel, PlainModel)):
+    if not isinstance(model, PixelModel):
         raise ValueError(
             f"export takes a kedge model, got {type(model).__name__}; wrap it first: kedge.plain(model, ...)"
         )
-    if isinstance(model, OnnxModel):
-        raise ValueError("this model is an exported file already; export from the run or model folder it came from")
+    model.check_foldable()
     final = Path(path)
     if final.suffix != FORMATS[to]:
         raise ValueError(

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from kedge._version import __version__
-from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.anchoring import PixelModel
 from kedge.deploy import card_text as text
 from kedge.deploy.photos import ENOUGH, photos_in
+from kedge.postprocess import kind_of
 from kedge.regular import read_text
 from kedge.rejection import in_words, set_on
 from kedge.training.recorded import recorded, recorded_facts
@@ -157,10 +158,10 @@ def _metadata(
         made["license"] = license
     if classifies:
         made["pipeline_tag"] = "image-classification"
-    made["tags"] = ["kedge", "calibration", *(["anchoring"] if isinstance(model, AnchoredModel) else [])]
+    made["tags"] = ["kedge", "calibration", *(["anchoring"] if model.count() else [])]
     if hub_data is not None:
         made["datasets"] = [hub_data]
-    bank = len(model.references) if isinstance(model, AnchoredModel) else 1
+    bank = model.count() or 1
     if results is not None and classifies and not (text.on_validation(results) or text.quick_look(results, bank)):
         made["metrics"] = ["accuracy"]
         index = text.model_index(results, name, hub_data)
@@ -174,9 +175,9 @@ def _what(model: PixelModel, did: str) -> str:
     shape = " × ".join(map(str, model.input_shape))
     kind = (
         f"It is anchored: it looks at an image as a reference and the difference from it, and predicts with "
-        f"{_count(len(model.references), 'reference')}; where they disagree it is uncertain "
+        f"{_count(model.count(), 'reference')}; where they disagree it is uncertain "
         "([arXiv 2406.00529](https://arxiv.org/abs/2406.00529))."
-        if isinstance(model, AnchoredModel)
+        if model.count()
         else ""
     )
     names = model.class_names
@@ -199,7 +200,7 @@ def _use(model: PixelModel, repo: str | None, by_name: bool) -> str:
     photos = len(model.input_shape) == 3 and model.input_shape[1] == model.input_shape[2]
     size = f"{model.input_shape[-1]}, {model.input_shape[0]}"
     read = f'images = kedge.data.read_image("photo.jpg", {size})[None] / 255\n' if photos else ""
-    shown = ["prediction.confidence", *(["prediction.uncertainty"] if isinstance(model, AnchoredModel) else [])]
+    shown = ["prediction.confidence", *(["prediction.uncertainty"] if model.count() else [])]
     if model.task == "classification":
         shown.insert(0, "model.class_names[prediction.label[0]]" if model.class_names else "prediction.label")
     lines = [
@@ -220,7 +221,10 @@ def _answers(model: PixelModel, changed: str) -> str:
 
     lines = ["## Confidence and rejection"]
     if model.steps:
-        lines.append(f"Logits are divided by a temperature ({', '.join(model.describe_steps())}).")
+        lines += [
+            f"{kind_of(name).sentence} ({words})."
+            for name, words in zip(model.steps, model.describe_steps(), strict=True)
+        ]
     rule = model.reject
     if rule is None:
         lines.append("No reject threshold is stored with the model.")
@@ -239,7 +243,7 @@ def _answers(model: PixelModel, changed: str) -> str:
 
 def _references(model: PixelModel, means: int | None) -> str:
     count = photos_in(model, means)
-    if not isinstance(model, AnchoredModel):
+    if not model.count():
         said = (
             "The first layer holds a map made of one reference image, a photo perhaps, which can be made out in it."
             if count

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import PlainModel
-from kedge.anchoring.steps import describe_steps
 from kedge.deploy.card import KEY, read_card
 
 
@@ -51,13 +50,29 @@ class OnnxModel(PlainModel):
         self.reject = card["reject"]
         self.inside: dict[str, Any] = card.get("steps") or {}
 
-    def describe_steps(self) -> list[str]:
-        """The steps that the file does, in words such as `temperature 1.32`."""
-        return describe_steps(self.inside)
+    def steps_in_force(self) -> dict[str, dict[str, Any]]:
+        """The steps that the file does."""
+        return self.inside
 
-    def fold(self) -> nn.Module:
+    def check_foldable(self) -> None:
         """Raise ValueError: what was exported is folded already."""
-        raise ValueError("this model is an exported file, folded already")
+        raise ValueError(
+            "this model is an exported file already, and folded already; export from the run or model folder that it "
+            "came from"
+        )
+
+    def fold(self, reference: int = 0) -> nn.Module:
+        """Raise ValueError, as `check_foldable`."""
+        self.check_foldable()
+        return super().fold(reference)
+
+    def bare(self) -> nn.Module:
+        """Raise ValueError: the weights are in the file."""
+        raise ValueError("this model is an exported file, of which there is no network to go on with")
+
+    def state(self) -> dict[str, Any]:
+        """Raise TypeError: the weights are in the file."""
+        raise TypeError("this model is an exported file, whose weights kedge does not read: copy the file")
 
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:

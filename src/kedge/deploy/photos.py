@@ -4,7 +4,7 @@ import copy
 
 from torch import Tensor, nn
 
-from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, plain
+from kedge.anchoring import PixelModel, PlainModel, plain
 from kedge.anchoring.fold import FoldedStem
 
 # A mean over so many images shows none of them; one over a few shows outlines of each.
@@ -23,7 +23,7 @@ def photos_in(model: PixelModel, means_of: int | None = None) -> int:
         means_of: how many images each reference is the mean of, where that is known; it cannot be seen.
     """
     known = means_of is not None and means_of >= ENOUGH
-    if not isinstance(model, AnchoredModel):
+    if not model.count():
         stems = [stem for stem in model.network.modules() if isinstance(stem, FoldedStem)]
         return 0 if known else sum(_has_content(stem, tuple(model.input_shape[1:])) for stem in stems)
     residuals = 0 if model.residuals is None else len(model.residuals)
@@ -68,7 +68,7 @@ def _padded(layer: nn.Module) -> list[int]:
     return [-(-p // s) for p, s in zip(pads, stride, strict=False)]
 
 
-def with_mean_reference(model: AnchoredModel, mean: Tensor | None = None) -> AnchoredModel:
+def with_mean_reference(model: PixelModel, mean: Tensor | None = None) -> PixelModel:
     """A copy whose bank is one image, `mean` `[C, H, W]` (default: the mean of the bank), and without residuals.
 
     Predictions change. The threshold and temperature are those of the old bank: set them anew where there are images.
@@ -87,7 +87,7 @@ def with_mean_reference(model: AnchoredModel, mean: Tensor | None = None) -> Anc
     return made.eval()
 
 
-def folded(model: AnchoredModel, reference: int = 0) -> PlainModel:
+def folded(model: PixelModel, reference: int = 0) -> PlainModel:
     """The plain model that `model` is with one reference of its bank, which `kedge.save` and `kedge.load` take.
 
     Its first layer holds a map `[C_out, H, W]` in place of the reference: one linear filter of the picture for each

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from kedge import checkpoint
-from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.anchoring import PixelModel
 from kedge.checkpoint import CONFIG, WEIGHTS
 from kedge.deploy.model_card import FILE, LARGEST_CARD, MARKER, is_ours, means_of, model_card, read_run, stated_license
 from kedge.deploy.photos import FEWEST, photos_in, with_mean_reference
@@ -65,11 +65,11 @@ def push_to_hub(
     run = own.parent if own is not None and (own.parent / "recipe.yaml").is_file() else None
     found = model if isinstance(model, PixelModel) else checkpoint.load(model)
     means, changed = means_of(*read_run(run)), []
-    if photos == "mean" and isinstance(found, AnchoredModel) and photos_in(found, means):
+    if photos == "mean" and found.count() and photos_in(found, means):
         means = check_mean(found, mean)
         found = with_mean_reference(found, mean)
         changed.append(MEAN)
-    if folded and isinstance(found, AnchoredModel):
+    if folded and found.count():
         found = fold(found)
         changed.append(FOLDED)
     if photos == "refuse" and (count := photos_in(found, means)):
@@ -88,7 +88,7 @@ def check_name(repo: str) -> None:
         raise ValueError(f"a model is pushed to the main branch of a repository: leave out what follows @ in {repo!r}")
 
 
-def check_mean(model: AnchoredModel, mean: Tensor | None) -> int | None:
+def check_mean(model: PixelModel, mean: Tensor | None) -> int | None:
     """How many images the reference of `with_mean_reference(model, mean)` is the mean of, for `photos_in`.
 
     Raises ValueError for the mean of a bank so small that it shows its photos; warns where it is of fewer than 100.
@@ -114,7 +114,7 @@ def check_mean(model: AnchoredModel, mean: Tensor | None) -> int | None:
 
 def warning(model: PixelModel, count: int) -> str:
     """What leaves with the model: a sentence without its full stop."""
-    if not isinstance(model, AnchoredModel):
+    if not model.count():
         return (
             "the first layer holds a map made of a reference, a training photo as a rule, which can be made out in it"
         )

@@ -4,9 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
-from kedge.anchoring import AnchoredModel
 from kedge.attacks import as_attack
 from kedge.evaluation.attacked import Attack
 from kedge.evaluation.evaluated_model import Subject
@@ -67,7 +64,7 @@ class Attacks:
 
     def on(self, subject: Subject) -> dict[str, Attack]:
         """Every attack that this model faces, with the cross-checks."""
-        references = _count(subject, subject.model) if isinstance(subject.model, AnchoredModel) else 0
+        references = subject.model.count(subject.references)
         faced: dict[str, Attack] = {}
         for name, attack in self.named.items():
             if as_attack(attack).over_references and references == 0:
@@ -86,11 +83,3 @@ class Attacks:
     def first(self) -> tuple[str, Any] | None:
         """The attack along the gradient that transfer, the curve and the examples use."""
         return next(((name, a) for name, a in self.named.items() if as_attack(a).follows_gradient), None)
-
-
-def _count(subject: Subject, model: AnchoredModel) -> int:
-    if isinstance(subject.references, Tensor):
-        return len(subject.references)
-    if isinstance(subject.references, str):
-        return 1
-    return len(model.references) if subject.references is None else int(subject.references)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import AnchoredModel
+from kedge.anchoring.protocol import as_model
 from kedge.anchoring.twin import evaluating
-from kedge.attacks import Bank, as_attack, distance
+from kedge.attacks import as_attack, distance
 from kedge.checks import answers_right, class_indices
 from kedge.evaluation.inputs import convert, to_unit
 from kedge.metrics.classification import exact_interval
@@ -41,19 +41,6 @@ class Attacked:
         return {"correct": self.correct.cpu(), "robust": self.robust.cpu(), "distance": self.distance.cpu()}
 
 
-class _Prepared(nn.Module):
-    """A classifier behind a change of its input."""
-
-    def __init__(self, model: Callable[[Tensor], Tensor], prepare: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.model = model
-        self.prepare = prepare
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `[B, C]`."""
-        return self.model(self.prepare(images))
-
-
 def predictor(
     model: Callable[[Tensor], Tensor],
     references: Any = None,
@@ -71,9 +58,7 @@ def predictor(
         images = images if shape is None else convert(images, shape)
         return images if dtype is None else images.to(dtype)
 
-    if isinstance(model, AnchoredModel):
-        return Bank(model, references, prepare=prepare)
-    return _Prepared(model, prepare)
+    return as_model(model).for_attack(references, prepare)
 
 
 def attack_batch(

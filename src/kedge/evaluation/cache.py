@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from kedge._version import __version__
-from kedge.anchoring import PixelModel
+from kedge.anchoring.protocol import as_model
 from kedge.files import sweep, whole
 
 PROTOCOL = 3  # raised whenever the same settings would give other tensors
@@ -86,14 +86,21 @@ def model_digest(model: Any, references: Any, probe: Tensor, batch_size: int | N
     elsewhere are part of the digest, and so is what the model answered. `batch_size` is given for a model whose answers
     depend on it. None for a callable that is no module: nothing here determines its answers.
     """
-    if not isinstance(model, nn.Module):
+    model = as_model(model)
+    if not isinstance(model.network, nn.Module):
         return None
     values = {name: tensor_digest(value) for name, value in model.state_dict().items()}
     asked = tensor_digest(references) if isinstance(references, Tensor) else references
-    steps = model.steps if isinstance(model, PixelModel) else None
     more = [x for x in (_attributes(model), batch_size) if x]
     return digest(
-        str(model), type(model).__module__, values, asked, steps, tensor_digest(probe), str(torch.__version__), *more
+        str(model),
+        type(model.network).__module__,
+        values,
+        asked,
+        model.steps,
+        tensor_digest(probe),
+        str(torch.__version__),
+        *more,
     )
 
 

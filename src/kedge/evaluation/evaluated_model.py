@@ -6,13 +6,13 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.anchoring.outputs import Outputs
+from kedge.anchoring.protocol import Model, as_model
 from kedge.checks import PROBABILITIES, looks_like_probabilities
 from kedge.evaluation.cache import model_digest
 from kedge.evaluation.inputs import conversion, convert, to_unit
-from kedge.scores import Outputs, outputs_of
 
 PROBE = 8  # images that every model is tried on before anything is measured
 
@@ -30,7 +30,7 @@ class Subject:
     """
 
     name: str
-    model: Callable[[Tensor], Any]
+    model: Model
     device: torch.device
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -41,16 +41,10 @@ class Subject:
     pace: float = 0.0
     warnings: tuple[str, ...] = ()
 
-    @property
-    def temperature(self) -> float:
-        """What its logits are divided by."""
-        return (self.model.temperature or 1.0) if isinstance(self.model, PixelModel) else 1.0
-
     def outputs(self, images: Tensor, features: bool = False, masked: bool = False) -> Outputs:
         """What the model says about float images `[B, C, H, W]` in [0, 1] of any convertible shape, on its device."""
         shown = convert(images, self.shape).to(self.dtype)
-        return outputs_of(
-            self.model,
+        return self.model.outputs(
             shown,
             self.references,
             features=features and "features" in self.fields,
@@ -60,36 +54,12 @@ class Subject:
 
     def description(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
         """What the results say of the model."""
-        module = self.model if isinstance(self.model, nn.Module) else None
-        inner = module.network if isinstance(module, PixelModel) else self.model
-        anchored = isinstance(self.model, AnchoredModel)
         return {
-            "kind": "anchored" if anchored else "plain" if isinstance(module, PixelModel) else "callable",
-            "network": _network_name(inner),
-            "parameters": (sum(p.numel() for p in module.parameters()) or None) if module is not None else None,
-            "references": _reference_words(self.model, self.references)
-            if isinstance(self.model, AnchoredModel)
-            else None,
+            **self.model.describe(self.references),
             "device": str(self.device),
             "input_shape": list(self.shape),
             "conversion": conversion(image_shape, self.shape),
-            "steps": self.model.describe_steps() if isinstance(self.model, PixelModel) else [],
         }
-
-
-def _network_name(network: Any) -> str:
-    architecture = getattr(network, "kedge_architecture", None)
-    if isinstance(architecture, Mapping) and "name" in architecture:
-        return str(architecture["name"])
-    return getattr(network, "__name__", type(network).__name__)
-
-
-def _reference_words(model: AnchoredModel, references: Any) -> int | str:
-    if isinstance(references, str):
-        return references
-    if isinstance(references, Tensor):
-        return len(references)
-    return len(model.references) if references is None else int(references)
 
 
 def gather_subjects(
@@ -109,15 +79,16 @@ def gather_subjects(
 def _subject(name: str, model: Any, data: Any, references: Any, batch_size: int, say: Callable[[str], None]) -> Subject:
     if not callable(model):
         raise TypeError(f"model {name!r} is a {type(model).__name__}, which cannot be called with images")
+    model = as_model(model)
     shape: tuple[int, ...] = tuple(data.image_shape)
-    if isinstance(model, PixelModel):
+    if model.input_shape is not None:
         if model.task != "classification":
             raise ValueError(f"model {name!r} was made for {model.task}; evaluate measures classifiers")
         if len(model.input_shape) != 3:
             raise ValueError(f"model {name!r} takes vectors of shape {list(model.input_shape)}, not images")
         shape = model.input_shape
         _check_classes(name, model, data)
-    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    tensors = [*model.parameters(), *model.buffers()]
     first = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
     return _tried(Subject(name, model, first.device, first.dtype, shape, references), data, batch_size, say)
 
@@ -126,12 +97,8 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     """The subject with what a few images show of it. Raises ValueError where its answers cannot be measured."""
     few = data.first(PROBE)
     shown = convert(to_unit(few.to(subject.device)), subject.shape).to(subject.dtype)
-    if isinstance(subject.model, nn.Module):
-        wanted = {"features": True, "masked": isinstance(subject.model, AnchoredModel)}
-    else:
-        wanted = {}
     try:
-        outputs = outputs_of(subject.model, shown, subject.references, **wanted)
+        outputs = subject.model.outputs(shown, subject.references, features=True, masked=True)
     except (ValueError, TypeError) as error:
         raise type(error)(f"model {subject.name!r}: {error}") from error
     except Exception as error:
@@ -142,15 +109,15 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     check_width(subject.name, outputs.logits.shape[1], list(data.class_names))
     if words := faults(outputs.logits):
         raise ValueError(f"model {subject.name!r} gave {words}")
-    warned = [PROBABILITIES] if looks_like_probabilities(outputs.logits * subject.temperature) else []
+    warned = [PROBABILITIES] if looks_like_probabilities(outputs.network_logits()) else []
     given = {f.name for f in fields(Outputs) if getattr(outputs, f.name) is not None}
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
-    alone = outputs_of(subject.model, shown[:1], subject.references).logits
+    alone = subject.model.outputs(shown[:1], subject.references).logits
     scale = float(outputs.logits[:1].float().abs().clamp(max=1e6).max()) + 1
     slack = 1e-3 if subject.dtype in (torch.float32, torch.float64) else 5e-2
     apart = float((alone.float() - outputs.logits[:1].float()).abs().nan_to_num().max()) > slack * scale
     started = time.perf_counter()
-    again = outputs_of(subject.model, shown, subject.references).logits.float().cpu()  # once more, warm
+    again = subject.model.outputs(shown, subject.references).logits.float().cpu()  # once more, warm
     pace = (time.perf_counter() - started) / len(shown)
     random = float((again - outputs.logits.float().cpu()).abs().nan_to_num().max()) > slack * scale
     if random:
@@ -180,7 +147,7 @@ def faults(logits: Tensor) -> str | None:
     )
 
 
-def _check_classes(name: str, model: PixelModel, data: Any) -> None:
+def _check_classes(name: str, model: Model, data: Any) -> None:
     ours, theirs = model.class_names, list(data.class_names)
     if ours is not None and list(ours) != theirs:
         both = f"  model: {_listed(ours)}\n  data:  {_listed(theirs)}"
@@ -198,6 +165,7 @@ def _check_classes(name: str, model: PixelModel, data: Any) -> None:
                 else "evaluate on data with the model's classes; other data can only be its out-of-distribution set"
             )
         )
+    assert model.num_outputs is not None
     check_width(name, model.num_outputs, theirs)
 
 

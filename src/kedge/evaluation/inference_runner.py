@@ -133,7 +133,7 @@ def tensors_of(outputs: Outputs) -> Columns:
 
 def outputs_from(tensors: Columns, subject: Subject) -> Outputs:
     """Outputs again, of what `tensors_of` took apart."""
-    return Outputs(**{name: tensors.get(name) for name in FIELDS}, head=subject.head, temperature=subject.temperature)  # type: ignore[arg-type]
+    return Outputs(**{name: tensors.get(name) for name in FIELDS}, head=subject.head, steps=subject.model.steps)  # type: ignore[arg-type]
 
 
 def identity(images: Any, positions: Tensor) -> str:

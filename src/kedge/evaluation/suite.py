@@ -192,6 +192,7 @@ def evaluate(
         "citations": [
             *citations(_kinds(bool(sets), attacks)),
             *catalog.citations(_methods(found_shifts, scores if sets else [], attacks)),
+            *catalog.citations(method for s in subjects for method in s.model.methods()),
         ],
         "fewest_images": FEWEST,
         "data": {**_set_record(data, len(chosen), limit), "class_names": list(data.class_names)},

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import AnchoredModel, PixelModel, derangement
+from kedge.anchoring import PixelModel, derangement
 from kedge.anchoring.last_layer import inputs_of
 from kedge.anchoring.twin import evaluating
 from kedge.data import ImageSet, generator
@@ -38,7 +38,7 @@ def features(
     with evaluating(model), _reading(model, head) as read:
         for batch, _ in images.batches(batch_size, workers):
             pixels = _unit(batch, model)
-            if not isinstance(model, AnchoredModel):
+            if not model.count():
                 found.append(read(pixels, None).cpu())
             elif others:
                 found.append(_over_others(read, pixels, model.references, images, model).cpu())
@@ -48,7 +48,7 @@ def features(
     return torch.cat(found)
 
 
-def _over_others(read: "_Reader", pixels: Tensor, references: Tensor, images: ImageSet, model: AnchoredModel) -> Tensor:
+def _over_others(read: "_Reader", pixels: Tensor, references: Tensor, images: ImageSet, model: PixelModel) -> Tensor:
     """Features `[B, D]`, for each image the mean over the references that it does not equal."""
     other = torch.stack([~_equal(pixels, r) for r in references])
     count = other.sum(0)
@@ -69,7 +69,7 @@ def _equal(pixels: Tensor, reference: Tensor) -> Tensor:
 
 @torch.no_grad()
 def drawn_features(
-    model: AnchoredModel,
+    model: PixelModel,
     head: str,
     images: ImageSet,
     draws: int,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge import catalog
-from kedge.anchoring import AnchoredModel, PixelModel, choose_references
+from kedge.anchoring import PixelModel, choose_references
 from kedge.data import ImageSet, derive_seed
 from kedge.probing.heads import find_head, with_head
 from kedge.procedures._outcome import add_record, finished, load_outcome, write_outcome
@@ -75,7 +75,7 @@ class Context:
         """A copy for the new task: no steps after the logits, no threshold, a bank of the new training images."""
         body = copy.deepcopy(model).eval()
         body.steps, body.reject = {}, None
-        if isinstance(body, AnchoredModel):
+        if body.count():
             count = self.settings.references or (len(body.references) if len(body.references) > 1 else 10)
             seed = derive_seed(self.settings.seed, "references") % 2**31
             body.references = choose_references(self.train, min(count, len(self.train)), "stratified", seed)

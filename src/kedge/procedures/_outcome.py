@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kedge import checkpoint
-from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.files import folder_in_place_of, write_text
 from kedge.procedures._settings import Settings
@@ -34,7 +34,7 @@ def finished(folder: Path) -> bool:
 
 def load_outcome(folder: Path, like: PixelModel) -> PixelModel:
     """The model of a run; `like` has the network for one that has no name to be made again by."""
-    unnamed = checkpoint.read_config(folder / "model")["architecture"] is None and not isinstance(like, AnchoredModel)
+    unnamed = checkpoint.read_config(folder / "model")["architecture"] is None and not like.count()
     return checkpoint.load(folder / "model", model=like.network if unnamed else None)
 
 

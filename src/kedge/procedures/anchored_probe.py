@@ -1,6 +1,6 @@
 """The head alone, trained with drawn and hidden references on a frozen anchored body."""
 
-from kedge.anchoring import AnchoredModel, PixelModel, anchor
+from kedge.anchoring import PixelModel, anchor
 from kedge.catalog import Info
 from kedge.probing.features import drawn_features
 from kedge.probing.heads import find_head
@@ -31,10 +31,9 @@ class AnchoredProbe(Procedure):
         """The body, anchored, with the head."""
         settings, train = context.settings, context.train
         body = context.with_bank(context.model)
-        if not isinstance(body, AnchoredModel):
+        if not body.count():
             context.record["converted"] = True
             body = context.with_bank(anchor(body))
-            assert isinstance(body, AnchoredModel)
         body, head = body.to(settings.torch_device()), find_head(body, settings.head)
         rows, masked = drawn_features(
             body, head, train, settings.drawn, settings.alpha > 0, settings.seed, **reading(context)

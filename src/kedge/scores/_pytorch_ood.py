@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import AnchoredModel, PixelModel
-from kedge.anchoring.base import independent
 from kedge.anchoring.last_layer import last_layer
+from kedge.anchoring.protocol import as_model
 from kedge.catalog import Info
 from kedge.checks import check_images
 from kedge.scores._base import Score
@@ -232,14 +231,7 @@ def ordinary(model: Callable[[Tensor], Any], reference: int = 0) -> nn.Module:
 
     An anchored model is folded with one reference of its bank. Raises TypeError for a callable that is no module.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"a detector that reads images needs a torch module to look inside, not a {type(model).__name__}"
-        )
-    if isinstance(model, AnchoredModel):
-        network = model.fold(reference)
-    else:
-        network = model.fold() if isinstance(model, PixelModel) else independent(model).eval()  # type: ignore[operator]
+    network = as_model(model).fold(reference)
     # Gradients with respect to activations need something that asks for them.
     return network.requires_grad_(True)
 

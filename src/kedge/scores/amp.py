@@ -37,7 +37,7 @@ class AMP(Score):
 
     def score(self, outputs: Outputs) -> Tensor:
         """`[B]`, at least log C. Raises ValueError for outputs without uncertainty."""
-        logits = outputs.logits.float() * outputs.temperature  # τ is that of the logits as the network gave them
+        logits = outputs.network_logits().float()  # τ is that of the logits as the network gave them
         # The uncertainty is the mean over classes of what τ sums.
         tau = (self._take(outputs, "uncertainty").float() * logits.shape[1]).clamp(min=SMALLEST)
         return -(logits / tau[:, None]).log_softmax(dim=1).mean(dim=1)

@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING, Any
 from kedge.training.recipe import Recipe, load_recipe, recipe_names
 
 if TYPE_CHECKING:
+    from kedge.training.calibration import calibrate as calibrate
+    from kedge.training.calibration import fit_temperature as fit_temperature
     from kedge.training.errors import TrainingStopped as TrainingStopped
     from kedge.training.fitting import fit as fit
     from kedge.training.folder import RunResult as RunResult
-    from kedge.training.temperature import calibrate as calibrate
-    from kedge.training.temperature import fit_temperature as fit_temperature
 
 # The command line reads Recipe from here, and must not wait for torch to do so.
 _HOMES = {
     "RunResult": "folder",
     "TrainingStopped": "errors",
-    "calibrate": "temperature",
+    "calibrate": "calibration",
     "fit": "fitting",
-    "fit_temperature": "temperature",
+    "fit_temperature": "calibration",
 }
 __all__ = [
     "Recipe",

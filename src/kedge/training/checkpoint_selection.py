@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from kedge import checkpoint, metrics
-from kedge.anchoring import AnchoredModel, PixelModel
+from kedge.anchoring import PixelModel
 from kedge.checks import answers_right
 from kedge.data import ImageSet
 from kedge.data.augment import CROP
@@ -43,7 +43,7 @@ def kept_models(run: Run, last: PixelModel, folder: RunFolder) -> tuple[dict[str
             "norm": attack.norm,
             "steps": attack.steps,
             "images": min(recipe.val_pgd_images, len(run.val_set)),
-            "anchored": isinstance(last, AnchoredModel),
+            "anchored": last.count() > 0,
             "kept": recipe.keep,
             **{name: _row(row) for name, row in (("best", top), ("last", rows[-1]))},
         }

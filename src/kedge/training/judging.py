@@ -8,8 +8,8 @@ from torch import Tensor
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
+from kedge.training.calibration import calibrate
 from kedge.training.recipe import Recipe
-from kedge.training.temperature import calibrate
 from kedge.training.threshold import reject_rule
 
 __all__ = ["judge", "measures"]

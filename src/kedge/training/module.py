@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kedge import metrics
 from kedge.anchoring import PixelModel
-from kedge.anchoring.base import independent
+from kedge.anchoring.protocol import independent
 from kedge.attacks import Attack
 from kedge.checks import check_target_values
 from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from kedge import checkpoint
-from kedge.anchoring import AnchoredModel, PixelModel, anchor, choose_references
-from kedge.anchoring.base import independent
+from kedge.anchoring import PixelModel, anchor, choose_references
+from kedge.anchoring.protocol import independent
 from kedge.checks import unlike_classes
 from kedge.data import ImageSet, derive_seed
 from kedge.networks import PretrainedUnavailable
@@ -191,7 +191,7 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
     for step in list(model.steps):
         model.remove_step(step)
     model.reject = None
-    if recipe.anchored and not isinstance(model, AnchoredModel):
+    if recipe.anchored and not model.count():
         wide = anchor(model.network, mean=_flat(model.mean), std=_flat(model.std), example=model.input_shape)
         seed = derive_seed(recipe.seed, "references") % 2**31
         wide.references = choose_references(train.sample, recipe.references, recipe.choose, seed)
@@ -202,8 +202,7 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
 
 def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] | None) -> Recipe:
     """The recipe of a run that trains on from a model in memory: network, anchoring and bank are the model's."""
-    anchored = isinstance(model, AnchoredModel)
-    count = len(model.references) if isinstance(model, AnchoredModel) else recipe.references
+    anchored, count = model.count() > 0, model.count() or recipe.references
     name: str = type(model.network).__name__
     arguments: dict[str, Any] = {}
     if getattr(model.network, "kedge_architecture", None) is not None:
@@ -243,7 +242,7 @@ def _check_given(model: PixelModel, train: ImageSet) -> None:
 def _resolve_start(recipe: Recipe, model: PixelModel) -> Recipe:
     """The recipe with the network, and the size of the bank, of the model that is started from."""
     name, arguments = _named(model)
-    count = len(model.references) if isinstance(model, AnchoredModel) else recipe.references
+    count = model.count() or recipe.references
     return replace(recipe, model=name, arguments=arguments, references=count, pretrained=False)
 
 

@@ -66,6 +66,15 @@ class ImageRecord:
         return cls(train.keys_of, trained, train.labels, *held, sorted(earlier), known)
 
     @classmethod
+    def union(cls, records: "Sequence[ImageRecord]") -> "ImageRecord | None":
+        """What several models were trained on together; None where their images are known by different keys."""
+        if len({record.keys_of for record in records}) != 1:
+            return None
+        none, seen = torch.zeros(0, dtype=torch.long), sorted(frozenset().union(*(r.seen for r in records)))
+        known = all(record.known for record in records)
+        return cls(records[0].keys_of, [], none, records[0].keys_of, [], none, seen, known)
+
+    @classmethod
     def read(cls, run: Path | None) -> "ImageRecord | None":
         """The record in a run folder; None if it has none, as runs of earlier versions.
 

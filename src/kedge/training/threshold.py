@@ -22,7 +22,7 @@ def predict_logits(
     device = model.mean.device
     logits, labels = [], []
     for batch, target in images.batches(batch_size, workers):
-        prediction = model.predict(batch.to(device).float() / 255)  # type: ignore[operator]
+        prediction = model.predict(batch.to(device).float() / 255)
         logits.append(prediction.logits.float().cpu())
         labels.append(target)
     return torch.cat(logits), torch.cat(labels)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kedge.anchoring import AnchoredModel, derangement
+from kedge.anchoring import derangement
+from kedge.anchoring.protocol import as_model
 from kedge.objectives._views import BoundReferences
 
 Attack = Callable[[Any, Tensor, Tensor], Tensor]
@@ -110,7 +111,7 @@ def _labels(batch: Any, device: torch.device) -> Tensor:
 def _pass_attacked(model: nn.Module, attacked: Any, attack: Attack, pixels: Tensor, labels: Tensor) -> None:
     """Hand what the attack makes of a batch for `attacked` to `model`."""
     given = {}
-    if isinstance(model, AnchoredModel) and len(pixels) > 1:
+    if as_model(model).count() and len(pixels) > 1:
         given = {"references": pixels[derangement(len(pixels), device=pixels.device)]}
         attacked = BoundReferences(attacked, given["references"], None, None)
     with torch.enable_grad():

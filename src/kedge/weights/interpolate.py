@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor
+from kedge.anchoring import PixelModel, anchor
 from kedge.anchoring.stem import at_least_float32
 from kedge.checks import unlike_classes
 
@@ -71,8 +71,9 @@ def interpolate_models(a: nn.Module, b: nn.Module, alpha: float) -> Any:
             input shape, task or classes, or of which only `a` is anchored.
     """
     alpha = checked_alpha(alpha)
-    if isinstance(a, PixelModel) != isinstance(b, PixelModel):
-        bare = "b" if isinstance(a, PixelModel) else "a"
+    known = [isinstance(each, PixelModel) for each in (a, b)]
+    if known[0] != known[1]:
+        bare = "b" if known[0] else "a"
         raise ValueError(
             f"one is a kedge model and {bare} is a bare network, whose normalisation is not known: "
             f"wrap it with kedge.plain(network, mean=..., std=...)"
@@ -142,16 +143,16 @@ def _fitted(a: PixelModel, b: PixelModel) -> PixelModel:
                 f"the models normalise differently: {what} is {_values(one)} in the first and {_values(other)} in the "
                 "second, so the same weights would see other images. Train the second with the first one's"
             )
-    if isinstance(a, AnchoredModel) and not isinstance(b, AnchoredModel):
+    if a.count() and not b.count():
         raise ValueError(
             "the first model is anchored and the second is not: the widened first layer has no counterpart. Anchor "
             "the second with kedge.anchor, or swap them"
         )
-    if isinstance(a, PlainModel) and isinstance(b, AnchoredModel):
-        name = _inside(b.first_layer, a.network)
+    if b.count() and not a.count():
+        name = _inside(b.state()["first_layer"], a.network)
         a = anchor(a, first_layer=name, references=b.references.to(a.mean))
-    if isinstance(a, AnchoredModel) and isinstance(b, AnchoredModel) and a.first_layer != b.first_layer:
-        raise ValueError(f"the models are anchored at different layers: {a.first_layer!r} and {b.first_layer!r}")
+    if (one := a.state()["first_layer"]) != (other := b.state()["first_layer"]):
+        raise ValueError(f"the models are anchored at different layers: {one!r} and {other!r}")
     _check_networks(a.network, b.network)
     return a
 

@@ -1,24 +1,53 @@
-"""Temperature scaling (Guo et al., ICML 2017): one number for all logits, fitted on validation images."""
+"""Temperature scaling: the logits divided by one number, fitted on validation images; no label changes."""
 
 import math
 import warnings
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from kedge import metrics
-from kedge.anchoring import PixelModel
-from kedge.checks import unlike_classes
-from kedge.data import ImageSet
-from kedge.data.sets import check_set
-from kedge.rejection import by_confidence
-from kedge.training.threshold import predict_logits, reject_rule
+from kedge.catalog import Info
+from kedge.postprocess._base import Step
 
-__all__ = ["BOUNDS", "calibrate", "fit_temperature"]
-
+info = Info(
+    "On Calibration of Modern Neural Networks",
+    "Guo et al.",
+    "ICML",
+    2017,
+    "https://arxiv.org/abs/1706.04599",
+    "derived",
+)
 BOUNDS = (0.01, 100.0)
 _ROWS = 1 << 22  # values whose float64 copies are held at once
+
+
+class Temperature(Step):
+    """Logits divided by `value` > 0."""
+
+    sentence = "Logits are divided by a temperature"
+
+    def check(self, classes: int | None = None) -> None:
+        """Raise ValueError unless the value is positive and finite."""
+        value = self.value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"the value of the step 'temperature' must be a positive finite number, got {value!r}")
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The logits divided by the temperature."""
+        return logits / self.value
+
+    def undo(self, logits: Tensor) -> Tensor:
+        """The logits times the temperature."""
+        return logits * self.value
+
+    def __str__(self) -> str:
+        """In words, such as `temperature 1.32`."""
+        return f"temperature {self.value:.3g}"
+
+    @classmethod
+    def fit(cls, logits: Tensor, labels: Tensor) -> float:
+        """The temperature with the smallest mean NLL, see `fit_temperature`."""
+        return fit_temperature(logits, labels)
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -100,66 +129,3 @@ def _check(logits: Tensor, labels: Tensor) -> None:
         )
     if broken := int((~logits.isfinite()).any(1).sum()):
         raise ValueError(f"{broken} of {len(logits)} rows of logits hold NaN or infinity: no temperature can be fitted")
-
-
-def calibrate(
-    model: PixelModel,
-    validation: ImageSet,
-    *,
-    batch_size: int = 256,
-    workers: int = 0,
-    measured: tuple[Tensor, Tensor] | None = None,
-) -> dict[str, Any]:
-    """Fit a temperature on validation images, set it as a step of `model`, and set the reject threshold anew.
-
-    The images must be such as the model was not trained on, and are not to be those that it is judged by. An earlier
-    temperature is replaced. Confidences change, so a stored reject threshold is derived again from the same images for
-    the same coverage or risk; `model.remove_step("temperature")` brings the old one back with the old logits. All
-    references of the bank are used, as `predict` does.
-
-    Args:
-        model: a classifier of `kedge.anchor`, `kedge.plain` or `kedge.load`; changed in place.
-        validation: the images, with the classes of the model in its order.
-        batch_size: images that go through the network at a time.
-        workers: processes that decode images.
-        measured: logits `[N, C]` without a temperature and labels `[N]` of those images, if they are known already.
-
-    Returns:
-        The record of the step: value, fitted_on, images, and nll and ece before and after.
-
-    Raises:
-        ValueError: for a regression model, other classes, no images, or logits that are not finite.
-    """
-    if model.task != "classification":
-        raise ValueError(f"a temperature is for classification, and the task of this model is {model.task}")
-    check_set(validation, "validation images")
-    if len(validation) == 0:
-        raise ValueError(f"{validation.name} ({validation.split}) holds no images to fit a temperature on")
-    own, names = model.class_names or model.num_outputs, (validation.name, "the model")
-    if (unlike := unlike_classes(validation.class_names, own, names)) is not None:
-        raise ValueError(f"the classes of {validation.name} ({validation.split}) are not those of the model: {unlike}")
-    earlier = dict(model.steps), model.reject
-    if "temperature" in model.steps:
-        model.remove_step("temperature")
-    try:
-        logits, labels = measured or predict_logits(model, validation, batch_size, workers)
-        value = fit_temperature(logits, labels)
-    except BaseException:
-        model.steps, model.reject = earlier
-        raise
-    before, after = logits.softmax(1), (logits / value).softmax(1)
-    record: dict[str, Any] = {
-        "fitted_on": f"{validation.name} ({validation.split})",
-        "images": len(labels),
-        "nll_before": float(metrics.nll(before, labels)),
-        "nll_after": float(metrics.nll(after, labels)),
-        "ece_before": float(metrics.calibration_error(before, labels)),
-        "ece_after": float(metrics.calibration_error(after, labels)),
-    }
-    rule = model.reject
-    wanted = {key: rule[key] for key in ("coverage", "risk") if rule and rule.get(key) is not None}
-    if by_confidence(rule) is not None and wanted:
-        record["reject_before"] = rule
-        model.reject = reject_rule(logits / value, labels, **wanted)
-    model.set_temperature(value, **record)
-    return model.steps["temperature"]

@@ -1,0 +1,103 @@
+"""What a model says about a batch, computed once and shared by all who read it."""
+
+import dataclasses
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring.budget import budget_of, references_at_a_time
+from kedge.anchoring.stem import at_least_float32
+from kedge.postprocess import undo
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What scores read, for B images.
+
+    Attributes:
+        logits: `[B, C]`.
+        uncertainty: `[B]` disagreement between references, higher = less sure; None where there is none.
+        features: `[B, D]` what the last layer reads (for an anchored model the mean over the references used), or
+            None when it was not collected or the network has no such layer.
+        masked: `[B, C]` logits of [0, x - r], the reference hidden, the mean over the references used; None for
+            other than anchored models and when it was not collected.
+        head: the last layer's weight `[C, D]` and bias `[C]` where there are features. W·features + b is what the
+            network returned, see `network_logits`.
+        steps: those that `logits` went through after the network, such as a temperature; nothing else did.
+    """
+
+    logits: Tensor
+    uncertainty: Tensor | None = None
+    features: Tensor | None = None
+    masked: Tensor | None = None
+    head: tuple[Tensor, Tensor] | None = None
+    steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def network_logits(self) -> Tensor:
+        """`[B, C]` in float32 or better: the logits as the network gave them, without the model's steps."""
+        return undo(self.steps, self.logits.to(at_least_float32(self.logits)))
+
+    @property
+    def temperature(self) -> float:
+        """What the logits were divided by; 1 where they were not."""
+        return float(self.steps["temperature"]["value"]) if "temperature" in self.steps else 1.0
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @staticmethod
+    def cat(parts: Sequence["Outputs"]) -> "Outputs":
+        """The batches as one. What is None in one of them is None, and the head is that of the first."""
+        if not parts:
+            raise ValueError("there are no outputs to put together: parts is empty")
+        joined: dict[str, Any] = {}
+        for name in ("logits", "uncertainty", "features", "masked"):
+            values = [getattr(part, name) for part in parts]
+            joined[name] = None if any(value is None for value in values) else torch.cat(values)
+        head = parts[0].head if joined["features"] is not None else None
+        return Outputs(**joined, head=head, steps=parts[0].steps)
+
+    def to(self, device: torch.device | str) -> "Outputs":
+        """The same on another device."""
+        moved: dict[str, Any] = {
+            each.name: tuple(t.to(device) for t in value) if isinstance(value, tuple) else value.to(device)
+            for each in dataclasses.fields(self)
+            if isinstance(value := getattr(self, each.name), Tensor | tuple)
+        }
+        return Outputs(**moved, steps=self.steps)
+
+
+@contextmanager
+def collecting(layer: nn.Module | None) -> Iterator[list[Tensor]]:
+    """What `layer` reads within, call by call of this thread."""
+    seen: list[Tensor] = []
+    if layer is None:
+        yield seen
+        return
+    thread = threading.get_ident()
+
+    def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == thread:
+            seen.append(inputs[0].detach())
+
+    handle = layer.register_forward_pre_hook(read)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def mean_of_passes(passes: list[Tensor], count: int, batch: int) -> Tensor:
+    """The mean over `count` references `[B, D]` of what their passes gave, `[k * b, D]` each, reference-major."""
+    budget = budget_of(batch, None)
+    at_a_time, each = references_at_a_time(count, batch, budget), iter(passes)
+    total = torch.zeros(())
+    for k in [min(at_a_time, count - first) for first in range(0, count, at_a_time)]:
+        sums = [next(each).unflatten(0, (k, -1)).float().sum(0) for _ in range(-(-batch // (budget // k)))]
+        total = total.to(sums[0]) + torch.cat(sums)
+    return total / count

@@ -1,0 +1,209 @@
+"""A network that sees an image as a reference and the residual from it: how references reach its first layer."""
+
+import math
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge.anchoring.base import PixelModel
+from kedge.anchoring.references import derangement, resized
+from kedge.anchoring.stem import AnchoredStem
+
+# Reference terms of more values than this (256 MB in float32) are computed as needed instead of being kept.
+CACHED_VALUES = 2**26
+
+
+class ReferencedModel(PixelModel):
+    """What an `AnchoredModel` is without its ways to predict: the bank, and the passes with references."""
+
+    references: Tensor
+    residuals: Tensor | None
+
+    def __init__(self, network: nn.Module, first_layer: str, references: Tensor, **settings: Any) -> None:
+        super().__init__(network, **settings)
+        self.first_layer = first_layer
+        self._kept = _Kept()
+        self.register_buffer("references", self._checked_bank("references", references).clone())
+        self.register_buffer("residuals", None)
+
+    @property
+    def stem(self) -> AnchoredStem:
+        """The anchored first layer."""
+        stem = self.network.get_submodule(self.first_layer)
+        assert isinstance(stem, AnchoredStem)
+        return stem
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        bank = name in ("references", "residuals") and name in self.__dict__["_buffers"]
+        if bank and (value is not None or name == "references"):
+            value = self._checked_bank(name, value).clone()
+        super().__setattr__(name, value)
+
+    def _checked_bank(self, name: str, images: Tensor) -> Tensor:
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise TypeError(f"{name} must be a floating-point tensor in [0, 1], got {kind}; for uint8 divide by 255")
+        images = images.detach()
+        if images.ndim == len(self.input_shape):
+            images = images[None]
+        sides = len(self.input_shape) - 1
+        wanted = ["K", self.input_shape[0], *"DHW"[3 - sides :]]
+        if images.ndim != len(wanted) or images.shape[1] != self.input_shape[0] or len(images) == 0:
+            raise ValueError(f"{name} must have shape {wanted} with K >= 1, got {list(images.shape)}")
+        low, high = (float(bound) for bound in torch.aminmax(images))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise ValueError(f"{name} must be finite, got [{low}, {high}]; images are in [0, 1]")
+        if name == "references" and sides > 0 and not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise ValueError(f"references must be images in [0, 1], before normalisation, got [{low:.3g}, {high:.3g}]")
+        return images.to(self.mean.device, self.mean.dtype)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *lists: list[str]
+    ) -> None:
+        # A bank of another size, and residuals present or not, are as good as the ones held here.
+        for name in ("references", "residuals"):
+            stored = state_dict.get(prefix + name)
+            if stored is not None:
+                try:
+                    checked = self._checked_bank(name, stored)
+                except (TypeError, ValueError) as error:
+                    lists[-1].append(str(error))
+                    continue
+                held = self._buffers[name]
+                if held is None or held.shape != checked.shape:
+                    self._buffers[name] = torch.empty_like(checked)
+            elif name == "residuals":
+                self._buffers[name] = None
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
+
+    def forward(
+        self,
+        images: Tensor,
+        references: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        slot: Tensor | None = None,
+    ) -> Tensor:
+        """Logits `[B, num_outputs]` of images `[B, C, H, W]` in [0, 1], after the model's `steps` in eval mode.
+
+        Args:
+            images: the batch.
+            references: `[B, C, H, W]`, one for each image, or `[1, C, H, W]` for all. Without them: in training
+                mode every image gets another image of the batch (a batch of one gets the first of the bank); in
+                eval mode every image gets `self.references[0]`, so that a prediction depends on nothing else.
+            mask: `[B]` bool; where true the reference slot is zero (after normalisation) and the residual keeps
+                the true reference: [0, x - r].
+            slot: `[B, C, H, W]`, put into the reference slot in place of the reference: [slot, x - r]. With an
+                augmented reference this is the anchor augmentation of AMP (arXiv 2207.04125).
+        """
+        return self._stepped(self.network_logits(images, references, mask, slot=slot))
+
+    def network_logits(
+        self,
+        images: Tensor,
+        references: Tensor | None = None,
+        mask: Tensor | None = None,
+        *,
+        slot: Tensor | None = None,
+    ) -> Tensor:
+        """Logits `[B, num_outputs]` as `forward` gives them, before the model's `steps`."""
+        x = self.normalise(images)
+        # Terms from outside the layer are for inference: checkpointed activations could not recompute them.
+        outside = mask is None and slot is None and not torch.is_grad_enabled() and self.stem.at_hand
+        if references is None:
+            if self.training and len(images) > 1:
+                references = images[derangement(len(images), device=images.device)]
+            else:
+                if outside:
+                    return self._through(x, self._bank_terms(1, x))
+                references = self.references[:1]
+        if references.ndim != images.ndim or len(references) not in (1, len(images)):
+            raise ValueError(
+                f"references must be one for each of the {len(images)} images or a single one, [1, ...], "
+                f"got {list(references.shape)}"
+            )
+        if len(references) == 1 and outside:
+            return self._through(x, self._terms(references, x))
+        r = self._fitted(references, x).expand_as(x)
+        s = r if slot is None else self._fitted(slot, x).expand_as(x)
+        if mask is not None:
+            if mask.shape != (len(images),) or mask.dtype != torch.bool:
+                raise ValueError(
+                    f"mask must be a bool tensor of shape [{len(images)}], got {mask.dtype} {list(mask.shape)}"
+                )
+            # 1 where hidden: products of finite values with 0 and 1 are exact, and take one pass over the images each.
+            hidden = mask.to(x).view(-1, *[1] * (x.ndim - 1))
+            s = s * (1 - hidden)
+        # W_r s + W_d (x - r) = W_d (x - r + s) + (W_r - W_d) s; where s is r the first part is x itself, exactly.
+        if slot is not None:
+            x = x - r + s
+        elif mask is not None:
+            x = torch.addcmul(x, r, hidden, value=-1)
+        return self._logits(torch.cat([x, s], 1))
+
+    # How references reach the first layer
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        outputs = self.network(inputs)
+        if not isinstance(outputs, Tensor):
+            raise TypeError(
+                f"the network returns {type(outputs).__name__} in {'training' if self.training else 'eval'} mode, not "
+                "logits [B, C]; build it without auxiliary outputs (aux_logits=False in torchvision)"
+            )
+        return outputs
+
+    def _fitted(self, references: Tensor, x: Tensor) -> Tensor:
+        """Normalised references of the size of `x`."""
+        if not references.is_floating_point():
+            raise TypeError(f"references must be floating point in [0, 1], got {references.dtype}; divide by 255")
+        return self.normalise(resized(references.to(x.device), x.shape[2:]).to(x.dtype))
+
+    def _arriving(self, normalised: Tensor) -> Tensor:
+        """Normalised images as they arrive at the first layer: as they are, or flattened."""
+        return normalised.flatten(1) if self.stem.axis == -1 else normalised
+
+    def _through(self, x: Tensor, terms: Tensor) -> Tensor:
+        """Run normalised `x` `[B, ...]` with K reference terms: logits `[K * B, C]`, reference-major."""
+        rows = x if len(terms) == 1 else x.expand(len(terms), *x.shape).flatten(0, 1)
+        with self.stem.bound(terms):
+            return self._logits(rows)
+
+    def _terms(self, references: Tensor, x: Tensor) -> Tensor:
+        """What references `[K, ...]` add to the first layer's outputs for inputs like `x`."""
+        return self.stem.reference_terms(self._arriving(self._fitted(references, x)))
+
+    def _bank_terms(self, k: int, x: Tensor) -> Tensor:
+        """The terms of the first `k` references for inputs like `x`, without gradients, kept while nothing changes.
+
+        On a CPU the values they come from are compared, which notices every kind of edit; on other devices that would
+        wait for the device, and computing the terms again is the quicker way to be right.
+        """
+        stem, references = self.stem, self.references[:k]
+        sources = [*stem.parameters(), *stem.buffers(), references, self.mean, self.std]
+        keep = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        key = (k, x.shape[2:], x.dtype)
+        kept = self._kept.bank
+        if keep and kept is not None and kept[0] == key and all(map(_same, kept[1], sources)):
+            return kept[2]
+        with torch.inference_mode(False) if keep else nullcontext(), torch.no_grad():
+            # Copied first: where another thread trains meanwhile, the terms are at worst newer than what they go by.
+            copies = [source.detach().clone() for source in sources] if keep else []
+            terms = self._terms(references, x)
+            if keep and terms.numel() <= CACHED_VALUES:
+                self._kept.bank = (key, copies, terms)
+        return terms
+
+
+class _Kept:
+    """Terms of the bank, and what they were computed from; no part of the model: a copy begins with none."""
+
+    bank: tuple[Any, list[Tensor], Tensor] | None = None
+
+    def __reduce__(self) -> tuple[type["_Kept"], tuple[()]]:
+        return _Kept, ()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)

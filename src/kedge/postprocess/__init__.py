@@ -1,0 +1,20 @@
+"""Steps after the logits, logits to logits: kept with a model, and applied by predict, fold, export and the reports.
+
+A step is a file of this room: a class called like the file that extends `Step`. What it needs is one value that JSON
+can hold, whether fitted on validation images (`temperature`) or stated (`class_prior`); `model.steps` maps names to
+records with that value, in the order in which the steps are applied.
+"""
+
+from kedge.postprocess._base import (
+    Step,
+    Stepped,
+    apply,
+    changes_labels,
+    check_steps,
+    describe_steps,
+    kind_of,
+    placed,
+    undo,
+)
+
+__all__ = ["Step", "Stepped", "apply", "changes_labels", "check_steps", "describe_steps", "kind_of", "placed", "undo"]
