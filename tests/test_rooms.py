@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,69 +30,17 @@ from kedge.training.build import make_attack
 ROOMS = ("scores", "attacks", "data.corruptions", "postprocess")
 FILES = [(room, name) for room in ROOMS for name in catalog.names(room)]
 
-LOUDEST = '''"""How far the first two logits are apart."""
 
-from kedge.catalog import Info
-from kedge.scores import Score
-
-info = Info("On gaps", "Doe et al.", "JMLR", 1999, "https://example.org/gaps", "derived")
-
-
-class Loudest(Score):
-    """The largest logit less the second."""
-
-    name = "loudest"
-    title = "gap of logits"
-
-    def __init__(self, power: float = 1.0) -> None:
-        self.power = power
-
-    def score(self, outputs):
-        """`[B]`, 0 or more."""
-        first, second = outputs.logits.float().topk(2).values.unbind(1)
-        return (first - second) ** self.power
-'''
-NUDGE = '''"""All pixels brighter."""
-
-from dataclasses import dataclass
-
-from kedge.attacks import Attack
-from kedge.catalog import Info
-
-info = Info("On light", "Roe", "Optica", 2001, "https://example.org/light", "derived")
-words = {"nudge": {}, "nudge-down": {"sign": -1}}
+def from_docs(page: str, line: str) -> str:
+    """The file that a page of the docs shows as a method of one's own."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
+    (file,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if line in block)
+    return file
 
 
-@dataclass(frozen=True)
-class Nudge(Attack):
-    """Every pixel moved by eps."""
-
-    eps: float
-    norm: str = "linf"
-    sign: int = 1
-
-    @property
-    def title(self):
-        """With the direction."""
-        return "nudge up" if self.sign > 0 else "nudge down"
-
-    def __call__(self, model, images, targets):
-        """Brighter or darker images."""
-        return (images + self.sign * self.eps).clamp(0, 1)
-'''
-NEGATIVE = '''"""A share of the negative."""
-
-from kedge.catalog import Info
-
-info = Info("On negatives", "Poe", "Camera Work", 1903, "https://example.org/negatives", "derived")
-groups = ("darkroom",)
-imagenet = cifar = tiny = (0.1, 0.2, 0.3, 0.4, 1.0)
-
-
-def negative(images, level, keys):
-    """Mix with one less the image."""
-    return images * (1 - level) + (1 - images) * level
-'''
+LOUDEST = from_docs("scores.md", "class Loudest")
+NUDGE = from_docs("attacks.md", "class Nudge")
+NEGATIVE = from_docs("corruptions.md", "def negative")
 
 
 @pytest.fixture

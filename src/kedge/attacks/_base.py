@@ -134,8 +134,8 @@ class Attack:
         return self(model, images, targets)
 
     def _pgd(self, **settings: Any) -> "Attack":
-        made: Attack = catalog.build("attacks", {"pgd": {"early_stop": True, **settings}}, eps=self.eps, norm=self.norm)
-        return made
+        pgd: Attack = catalog.build("attacks", {"pgd": {"early_stop": True, **settings}}, eps=self.eps, norm=self.norm)
+        return pgd
 
 
 class Own(Attack):

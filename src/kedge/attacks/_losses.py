@@ -23,8 +23,8 @@ def evaluated(model: Any) -> AbstractContextManager[None]:
 def judge(logits: Tensor, targets: Tensor, loss: str) -> tuple[Tensor, Tensor]:
     """The loss `[B]` of each row of `logits` `[B, C]`, at least float32, and whether it is right `[B]`."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(targets):
-        seen = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"the model must return logits [{len(targets)}, C], got {seen}")
+        returned = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"the model must return logits [{len(targets)}, C], got {returned}")
     if targets.ndim == 2 and targets.shape != logits.shape:
         raise ValueError(f"targets must be probabilities {list(logits.shape)}, got {list(targets.shape)}")
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -119,9 +119,9 @@ class AutoAttack(Attack):
             attacker.verbose = False
             attacker.attacks_to_run = [a for a in attacker.attacks_to_run if classes >= _FEWEST.get(a, 2)]
             attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = min(9, classes - 1)
-            found, _ = attacker.run_standard_evaluation(clean, labels, batch_size=len(clean))
-            found = rounded(project(found, clean, self.eps, self.norm), images)
-            return torch.empty_like(images).copy_(found)
+            adversarial, _ = attacker.run_standard_evaluation(clean, labels, batch_size=len(clean))
+            adversarial = rounded(project(adversarial, clean, self.eps, self.norm), images)
+            return torch.empty_like(images).copy_(adversarial)
 
 
 # The losses of these compare with the second and third, or third and fourth, largest logit.
@@ -144,12 +144,12 @@ class _RandomReference(nn.Module):
 def library() -> Any:
     """The class of pyautoattack. Raises ImportError, in words, without that package."""
     try:
-        from pyautoattack import AutoAttack as found
+        from pyautoattack import AutoAttack as attacker
     except ImportError as error:
         raise ImportError(
             "AutoAttack needs the package pyautoattack, which is not installed: pip install 'kedge[attack]'"
         ) from error
-    return found
+    return attacker
 
 
 @contextmanager

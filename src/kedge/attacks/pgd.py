@@ -200,8 +200,8 @@ class PGD(Attack):
             ValueError: for early_stop or restarts, which look for the one worst image and are for evaluation.
         """
         if self.early_stop or self.restarts > 1:
-            asked = "early_stop" if self.early_stop else f"restarts={self.restarts}"
-            raise ValueError(f"{asked} is for evaluation: a training step takes the last point of one attempt")
+            setting = "early_stop" if self.early_stop else f"restarts={self.restarts}"
+            raise ValueError(f"{setting} is for evaluation: a training step takes the last point of one attempt")
         return replace(self, seed=None, keep="last", check=False)
 
     def __call__(
@@ -242,11 +242,11 @@ class PGD(Attack):
             # Cloned outside inference mode, the batch of an inference-mode caller is an ordinary tensor.
             images, targets = images.detach().clone(), targets.detach().clone()
             draws = Draws(len(images), self.seed, places, generator)
-            found = self._search(model, images, targets, draws)
+            result = self._search(model, images, targets, draws)
         if torch.is_autocast_enabled(images.device.type):
             # Weights cast under no_grad stay in autocast's cache, and the training forward would learn nothing by them.
             torch.clear_autocast_cache()
-        return found
+        return result
 
     def _search(self, model: Callable[[Tensor], Tensor], images: Tensor, targets: Tensor, draws: Draws) -> Tensor:
         worst = _Worst(images)
@@ -262,62 +262,62 @@ class PGD(Attack):
             at, x, y, adversarial = images[rows], centre[rows], targets[rows], start[rows]
             picks = table[rows]
             for step in range(self.steps + 1):
-                shown = rounded(adversarial, at)
+                points = rounded(adversarial, at)
                 last = step == self.steps
-                if len(shown) == 0 or (last and self.keep == "last"):
+                if len(points) == 0 or (last and self.keep == "last"):
                     break
-                losses, broken, gradient = self._look(model, shown, y, None if last else picks[:, step])
+                losses, broken, gradient = self._look(model, points, y, None if last else picks[:, step])
                 if self.check:
                     # NaN has the sign 0: an attack that follows it stands still, and looks like robustness.
                     worst.finite = worst.finite & gradient.isfinite().all() & losses.isfinite().all()
                 if self.keep == "worst":
-                    worst.update(rows, shown, losses, broken)
+                    worst.update(rows, points, losses, broken)
                 if self.early_stop and bool(broken.any()):
-                    left = ~broken
+                    unbroken = ~broken
                     assert isinstance(rows, Tensor)
-                    rows, at, x, y = rows[left], at[left], x[left], y[left]
-                    picks, adversarial, gradient = picks[left], adversarial[left], gradient[left]
+                    rows, at, x, y = rows[unbroken], at[unbroken], x[unbroken], y[unbroken]
+                    picks, adversarial, gradient = picks[unbroken], adversarial[unbroken], gradient[unbroken]
                 if not last:
                     adversarial = ascend(adversarial, gradient.to(x.dtype), size, self.norm)
                     adversarial = project(adversarial, x, self.eps if self.clip else math.inf, self.norm)
-        found = shown if self.keep == "last" else worst.images
+        result = points if self.keep == "last" else worst.images
         if self.check:
-            worst.check(images, found)
-        return found
+            worst.check(images, result)
+        return result
 
     def _look(
-        self, model: Callable[[Tensor], Tensor], shown: Tensor, targets: Tensor, picks: Tensor | None
+        self, model: Callable[[Tensor], Tensor], points: Tensor, targets: Tensor, picks: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses `[B]`, whether each image is where the attack wants it `[B]`, and the gradient (`picks` not None)."""
         if picks is None:
             with torch.no_grad():
-                return *self._judge(model(shown), targets), shown
+                return *self._judge(model(points), targets), points
         if not self.over_references:
-            return self._ascent(model, shown, targets)
+            return self._ascent(model, points, targets)
         assert isinstance(model, Bank)
-        gradient = torch.zeros_like(shown)
+        gradient = torch.zeros_like(points)
         for pick in picks.unbind(1):
-            losses, broken, along = self._ascent(partial(model.single, index=pick), shown, targets)
+            losses, broken, along = self._ascent(partial(model.single, index=pick), points, targets)
             gradient = gradient + along
         if self.keep == "worst":
             # The mean over the bank decides which point is worst, not one draw.
             with torch.no_grad():
-                losses, broken = self._judge(model(shown), targets)
+                losses, broken = self._judge(model(points), targets)
         return losses, broken, gradient
 
     def _ascent(
-        self, model: Callable[[Tensor], Tensor], shown: Tensor, targets: Tensor
+        self, model: Callable[[Tensor], Tensor], points: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses, whether each image is where the attack wants it, and the gradient: `[B]`, `[B]`, `[B, ...]`."""
         if isinstance(model, Bank):
             # A few images at a time, each with all references: then no activation has to be made again.
-            budget = model.budget(len(shown))
+            budget = model.budget(len(points))
             rows = max(budget // len(model.references), 1)
             each = partial(model, max_rows=budget)
-            parts = [self._ascent(each, *part) for part in zip(shown.split(rows), targets.split(rows), strict=True)]
+            parts = [self._ascent(each, *part) for part in zip(points.split(rows), targets.split(rows), strict=True)]
             losses, broken, gradient = (torch.cat(column) for column in zip(*parts, strict=True))
             return losses, broken, gradient
-        leaf = shown.detach().requires_grad_()
+        leaf = points.detach().requires_grad_()
         losses, broken = self._judge(model(leaf), targets)
         return losses.detach(), broken, image_gradient(losses, leaf)
 
@@ -335,17 +335,17 @@ class _Worst:
         self.broken = torch.zeros(images.shape[:1], dtype=torch.bool, device=images.device)
         self.finite = torch.ones((), dtype=torch.bool, device=images.device)
 
-    def update(self, rows: Tensor | slice, shown: Tensor, losses: Tensor, broken: Tensor) -> None:
-        """Take `shown`, the images `rows`, where they are worse than what is kept."""
+    def update(self, rows: Tensor | slice, points: Tensor, losses: Tensor, broken: Tensor) -> None:
+        """Take `points`, the images `rows`, where they are worse than what is kept."""
         was = self.broken[rows]
         better = (broken & ~was) | ((broken == was) & (losses > self.losses[rows]))
-        self.images[rows] = torch.where(wide(better, shown), shown, self.images[rows])
+        self.images[rows] = torch.where(wide(better, points), points, self.images[rows])
         self.losses[rows] = torch.where(better, losses.to(self.losses.dtype), self.losses[rows])
         self.broken[rows] = broken | was
 
-    def check(self, images: Tensor, found: Tensor) -> None:
+    def check(self, images: Tensor, result: Tensor) -> None:
         """Raise ValueError where something was not finite or out of range: the only wait for the device."""
-        finite = (self.finite & found.isfinite().all()).to(images.dtype)
+        finite = (self.finite & result.isfinite().all()).to(images.dtype)
         low, high, fine = torch.stack([images.amin(), images.amax(), finite]).tolist()
         check_range(low, high)
         if not fine:

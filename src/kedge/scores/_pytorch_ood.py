@@ -145,10 +145,10 @@ class PytorchOOD(Score):
         check_images(images)
         detector = self._fitted(self._detector) if self.fits else self._build_on(model, images)
         with torch.enable_grad(), self._seeded():
-            found = self._turned([detector.predict(part) for part in images.split(ROWS)], images)
-        if self._kind.__name__ == "MCD" and detector.mode == "var" and not bool(found.any()):
+            scores = self._turned([detector.predict(part) for part in images.split(ROWS)], images)
+        if self._kind.__name__ == "MCD" and detector.mode == "var" and not bool(scores.any()):
             raise ValueError("pytorch-ood's MCD saw no difference between its passes: the network has no dropout")
-        return found
+        return scores
 
     @contextmanager
     def _seeded(self) -> Iterator[None]:
@@ -171,40 +171,40 @@ class PytorchOOD(Score):
 
     def _build(self, outputs: Outputs) -> Any:
         """The detector for features or logits: whatever would run the model is None."""
-        given: dict[str, Any] = dict.fromkeys(("model", "encoder", "backbone"))
+        pieces: dict[str, Any] = dict.fromkeys(("model", "encoder", "backbone"))
         if self.needs:
             weight, bias = (part.float() for part in self._take(outputs, "head"))
             linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device).requires_grad_(False)
             linear.weight.copy_(weight)
             linear.bias.copy_(bias)
             head: Any = nn.Sequential(nn.Flatten(), linear) if self.reads == "maps" else linear
-            given |= {"head": head, "w": weight, "b": bias, "d": principal_dimension(weight.shape[1])}
-        return self._make(given)
+            pieces |= {"head": head, "w": weight, "b": bias, "d": principal_dimension(weight.shape[1])}
+        return self._make(pieces)
 
     def _build_on(self, model: Callable[[Tensor], Any], images: Tensor) -> Any:
         """The detector that runs a copy of the model."""
         network = self._network = ordinary(model, self.reference)
         name = self._kind.__name__
-        given: dict[str, Any] = {"model": network}
+        pieces: dict[str, Any] = {"model": network}
         if "encoder" in self._parameters:
-            given["encoder"] = Features(network, images)
+            pieces["encoder"] = Features(network, images)
         if name in ("Gram", "MultiMahalanobis", "NACUE", "RankFeat"):
             layers = stages(network, images) if self.layers is None else named_layers(network, self.layers)
             chain, cut = Chain(network, layers), Cut(network, layers[-1])
-            given |= {"layers": layers, "feature_layers": chain.steps, "backbone": cut.backbone}
-            given["head"] = cut.head if name == "RankFeat" else chain.head
-            given["model"] = chain.steps if name == "MultiMahalanobis" else network
+            pieces |= {"layers": layers, "feature_layers": chain.steps, "backbone": cut.backbone}
+            pieces["head"] = cut.head if name == "RankFeat" else chain.head
+            pieces["model"] = chain.steps if name == "MultiMahalanobis" else network
         if "num_classes" in self._parameters:
             with torch.no_grad():
-                given["num_classes"] = network(images[:1]).shape[1]
+                pieces["num_classes"] = network(images[:1]).shape[1]
         if "param_filter" in self._parameters and (layer := last_layer(network, images)) is not None:
             own = {f"{n}.weight" for n, m in network.named_modules() if m is layer}
-            given["param_filter"] = own.__contains__
-        return self._make(given)
+            pieces["param_filter"] = own.__contains__
+        return self._make(pieces)
 
-    def _make(self, given: dict[str, Any]) -> Any:
-        given = {**{"p": 0.9}, **given} if self._kind.__name__ == "DICE" else given
-        chosen = {name: value for name, value in given.items() if name in self._parameters}
+    def _make(self, pieces: dict[str, Any]) -> Any:
+        pieces = {**{"p": 0.9}, **pieces} if self._kind.__name__ == "DICE" else pieces
+        chosen = {name: value for name, value in pieces.items() if name in self._parameters}
         return self._kind(**{**chosen, **self.settings})
 
     def _fitted_with(self, detector: Any, fit: Callable[[], Any]) -> Any:

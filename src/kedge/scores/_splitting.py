@@ -17,11 +17,11 @@ def stages(network: nn.Module, example: Tensor) -> list[nn.Module]:
     Found by running the first two images of `example` `[B, C, H, W]`; maps of a single pixel do not count. Raises
     ValueError for a network without feature maps.
     """
-    seen: dict[tuple[int, ...], nn.Module] = {}
+    recorded: dict[tuple[int, ...], nn.Module] = {}
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
-            seen[tuple(output.shape[2:])] = module
+            recorded[tuple(output.shape[2:])] = module
 
     handles = [m.register_forward_hook(note) for m in network.modules() if m is not network]
     try:
@@ -30,11 +30,11 @@ def stages(network: nn.Module, example: Tensor) -> list[nn.Module]:
     finally:
         for handle in handles:
             handle.remove()
-    if not seen:
+    if not recorded:
         raise ValueError(
             f"{type(network).__name__} has no feature maps [B, C, H, W]; name its layers with layers=[...]"
         )
-    return list(seen.values())
+    return list(recorded.values())
 
 
 def named_layers(network: nn.Module, names: Sequence[str]) -> list[nn.Module]:
@@ -58,13 +58,13 @@ class Features:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features `[B, D]`."""
-        seen: list[Tensor] = []
-        handle = self.layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        recorded: list[Tensor] = []
+        handle = self.layer.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0]))
         try:
             self.network(images)
         finally:
             handle.remove()
-        return inputs_of(self.layer, seen[0])
+        return inputs_of(self.layer, recorded[0])
 
 
 class Cut:
@@ -81,9 +81,9 @@ class Cut:
     def backbone(self, images: Tensor) -> Tensor:
         """Feature maps `[B, C, H, W]`."""
         self.images = images
-        seen: list[Tensor] = []
-        self._run(lambda _, __, output: seen.append(output))
-        return seen[0]
+        recorded: list[Tensor] = []
+        self._run(lambda _, __, output: recorded.append(output))
+        return recorded[0]
 
     def head(self, maps: Tensor) -> Tensor:
         """Logits `[B, C]`."""
@@ -113,9 +113,9 @@ class Chain:
 
     def run(self, images: Tensor) -> None:
         """Keep the outputs of all layers and the logits for `images` `[B, C, H, W]`."""
-        found: dict[int, Tensor] = {}
+        recorded: dict[int, Tensor] = {}
         hooks = [
-            layer.register_forward_hook(lambda _, __, output, i=i: found.__setitem__(i, output))
+            layer.register_forward_hook(lambda _, __, output, i=i: recorded.__setitem__(i, output))
             for i, layer in enumerate(self.layers)
         ]
         try:
@@ -123,7 +123,7 @@ class Chain:
         finally:
             for hook in hooks:
                 hook.remove()
-        self.outputs = [found[i] for i in range(len(self.layers))]
+        self.outputs = [recorded[i] for i in range(len(self.layers))]
 
     def head(self, _: Tensor) -> Tensor:
         """The logits kept by the first step."""

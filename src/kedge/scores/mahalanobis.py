@@ -91,5 +91,5 @@ class Mahalanobis(Score):
         size = len(covariance)
         even = torch.eye(size, dtype=covariance.dtype, device=covariance.device) * (covariance.trace() / size)
         values, vectors = torch.linalg.eigh((1 - self.shrinkage) * covariance + self.shrinkage * even)
-        kept = values > CUTOFF * values[-1]
-        return vectors[:, kept] / values[kept].sqrt()
+        significant = values > CUTOFF * values[-1]
+        return vectors[:, significant] / values[significant].sqrt()

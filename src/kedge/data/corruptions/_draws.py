@@ -71,24 +71,24 @@ def poisson(keys: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
 
 def _counted(rates: torch.Tensor, draw: torch.Tensor) -> torch.Tensor:
     """Return Poisson counts of rates below `_FEW`, both float32 [N]: how many cumulative probabilities are passed."""
-    found = torch.zeros_like(rates)
+    totals = torch.zeros_like(rates)
     term = (-rates).exp()
-    below, count, left = term.clone(), found, None
+    below, count, active = term.clone(), totals, None
     for k in range(1, _MOST):
         count += draw >= below
         if k in _SIEVED:  # those that are done are left behind
-            if left is not None:
-                found[left] = count
+            if active is not None:
+                totals[active] = count
             going = (draw >= below).nonzero()[:, 0]
             if len(going) == 0:
-                return found
-            left = going if left is None else left[going]
+                return totals
+            active = going if active is None else active[going]
             rates, draw, term, below, count = (v[going] for v in (rates, draw, term, below, count))
         term = term.mul_(rates).mul_(1 / k)
         below += term
-    if left is not None:
-        found[left] = count
-    return found
+    if active is not None:
+        totals[active] = count
+    return totals
 
 
 def _bits(keys: torch.Tensor, count: int) -> torch.Tensor:

@@ -42,8 +42,8 @@ def circular_motion_blur(images: torch.Tensor, level: float, keys: torch.Tensor)
     flat = images.flatten(2).flatten(0, 1).T.contiguous()
     out = flat.new_zeros(height * width, flat.shape[1])
     for index, step, weight in _turned(height, width, 1.5 * level):
-        taken = flat.narrow(0, step, len(flat) - step).index_select(0, index.to(images.device))
-        out += taken.mul_(weight.to(images.device)[:, None])
+        neighbours = flat.narrow(0, step, len(flat) - step).index_select(0, index.to(images.device))
+        out += neighbours.mul_(weight.to(images.device)[:, None])
     return out.T.reshape(*images.shape[:2], height, width)
 
 

@@ -53,7 +53,7 @@ def frost(
         keys: long [B].
         textures: see `read_textures`; None for ours. One that is smaller than the images goes on mirrored.
     """
-    kept, added, step = level
+    image_share, texture_share, step = level
     height, width = images.shape[2:]
     layer, sizes, starts = _joined(_generated() if textures is None else textures, step)
     layer = layer.to(images.device)
@@ -71,7 +71,7 @@ def frost(
     crystals = layer[:, index].transpose(0, 1).float() / 255  # [B, 3, H, W]
     if images.shape[1] != 3:
         crystals = pixels.luma(crystals)
-    return images * kept + crystals * added
+    return images * image_share + crystals * texture_share
 
 
 def read_textures(folder: str | Path) -> Textures:
@@ -115,7 +115,7 @@ def _generated() -> Textures:
 @lru_cache(maxsize=8)
 def _joined(textures: Textures, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return all textures one after the other [3, pixels], their sizes [T, 2] and starts [T]."""
-    taken = [t[min(step // 2, len(t) - 1) :: step, min(step // 2, t.shape[1] - 1) :: step] for t in textures.pictures]
-    layer = torch.from_numpy(np.concatenate([t.reshape(-1, 3) for t in taken]).T.copy())
-    starts = np.cumsum([0, *(t.shape[0] * t.shape[1] for t in taken)])[:-1]
-    return layer, torch.tensor([t.shape[:2] for t in taken]), torch.from_numpy(starts)
+    thinned = [t[min(step // 2, len(t) - 1) :: step, min(step // 2, t.shape[1] - 1) :: step] for t in textures.pictures]
+    layer = torch.from_numpy(np.concatenate([t.reshape(-1, 3) for t in thinned]).T.copy())
+    starts = np.cumsum([0, *(t.shape[0] * t.shape[1] for t in thinned)])[:-1]
+    return layer, torch.tensor([t.shape[:2] for t in thinned]), torch.from_numpy(starts)

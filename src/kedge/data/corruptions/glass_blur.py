@@ -41,9 +41,9 @@ def _copied_from(keys: torch.Tensor, height: int, width: int, reach: int) -> tor
     row, column = place // width, place % width
     moved = (row > reach) & (row <= height - reach) & (column > reach) & (column <= width - reach)
     move = integers(keys, (2, height * width), -reach, reach)
-    taken = torch.where(moved, place + move[:, 0] * width + move[:, 1], place)
+    copied = torch.where(moved, place + move[:, 0] * width + move[:, 1], place)
     # a later pixel that moves has its new value already: the chain goes on there; -1 - p says that it ends at p
-    chain = torch.where((taken > place) & moved[taken], taken, -1 - taken)
+    chain = torch.where((copied > place) & moved[copied], copied, -1 - copied)
     while (chain >= 0).any():
         chain = torch.where(chain >= 0, chain.gather(1, chain.clamp(min=0)), chain)
     return -1 - chain

@@ -24,5 +24,5 @@ def inverse_sparkles(images: torch.Tensor, level: float, keys: torch.Tensor) -> 
     """
     place = 0.25 + 0.5 * uniform(stream(keys, 0), (2,))
     radius = 0.25 * min(images.shape[2:])
-    seen = star(keys, place * sides(images), radius, 0.13 * level, -math.inf, images)
-    return 1 + seen * (images - 1)
+    visible = star(keys, place * sides(images), radius, 0.13 * level, -math.inf, images)
+    return 1 + visible * (images - 1)

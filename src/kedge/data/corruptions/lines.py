@@ -35,7 +35,7 @@ def lines(images: torch.Tensor, level: float, keys: torch.Tensor) -> torch.Tenso
     angles = 2 * math.pi * (common[:, None] + (0.1 + 0.9 * variation[:, None]) * (where[..., 2] - 0.5))
     step_y, step_x = angles.cos() * side, angles.sin() * side
     y, x = pixels.places(images)
-    kept = torch.ones(len(images), height, width, device=images.device)
+    uncovered = torch.ones(len(images), height, width, device=images.device)
     for number in range(count):
         at = [v[:, number].trunc().view(-1, 1, 1) for v in (middle_y - step_y, middle_x - step_x)]
         to = [v[:, number].trunc().view(-1, 1, 1) for v in (middle_y + step_y, middle_x + step_x)]
@@ -43,6 +43,6 @@ def lines(images: torch.Tensor, level: float, keys: torch.Tensor) -> torch.Tenso
         length = (dy * dy + dx * dx).sqrt().clamp(min=1)
         along = ((y - at[0]) * dy + (x - at[1]) * dx) / length
         cover = (1 - ((y - at[0]) * dx - (x - at[1]) * dy).abs() / length).clamp(min=0)
-        kept = kept * (1 - cover * ((along >= 0) & (along <= length)))
-    kept = kept[:, None]
-    return images * kept + pixels.GREY * (1 - kept)
+        uncovered = uncovered * (1 - cover * ((along >= 0) & (along <= length)))
+    uncovered = uncovered[:, None]
+    return images * uncovered + pixels.GREY * (1 - uncovered)

@@ -41,7 +41,7 @@ def snow(images: torch.Tensor, level: tuple[float, ...], keys: torch.Tensor) -> 
         level: mean and standard deviation of the draws, their enlargement, the threshold below which there is no
             flake, radius and sigma of the smear (see `smeared`), the share of the image that is not whitened.
     """
-    mean, deviation, factor, threshold, radius, sigma, kept = level
+    mean, deviation, factor, threshold, radius, sigma, unwhitened = level
     height, width = images.shape[2:]
     flakes = normal(stream(keys, 0), (1, height, width)) * deviation + mean
     if factor > 1:
@@ -49,4 +49,4 @@ def snow(images: torch.Tensor, level: tuple[float, ...], keys: torch.Tensor) -> 
     flakes = torch.where(flakes < threshold, torch.zeros_like(flakes), flakes).clamp_(0, 1)
     flakes = smeared(flakes, int(radius), sigma, uniform(stream(keys, 1), (), -135, -45))
     whiter = torch.maximum(images, pixels.luma(images) * 1.5 + 0.5)
-    return images * kept + whiter * (1 - kept) + flakes + flakes.flip((2, 3))
+    return images * unwhitened + whiter * (1 - unwhitened) + flakes + flakes.flip((2, 3))
