@@ -25,10 +25,31 @@ from typing import Any
 
 import torch
 
-from kedge.data.corruptions._base import Corruption as Corruption
-from kedge.data.corruptions._base import Levels, corruption, groups, known
+from kedge.data.corruptions._base import Corruption, Levels, corruption, groups, known
 from kedge.data.seeds import derive_keys
 
+__all__ = [
+    "CBAR",
+    "CORRUPTIONS",
+    "GROUPS",
+    "HENDRYCKS",
+    "NAMES",
+    "SEVERITIES",
+    "Corruption",
+    "check",
+    "corrupt",
+    "corruption",
+    "expand",
+    "groups",
+    "known",
+    "variant",
+]
+
+CBAR: tuple[str, ...]
+CORRUPTIONS: dict[str, Corruption]
+GROUPS: dict[str, tuple[str, ...]]
+HENDRYCKS: tuple[str, ...]
+NAMES: tuple[str, ...]
 SEVERITIES = (1, 2, 3, 4, 5)
 _CHUNK = 1 << 19  # values worked on at once on a CPU: what its cache holds is several times faster
 
