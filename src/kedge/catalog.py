@@ -189,7 +189,8 @@ def class_name(room: str, name: str) -> str:
 
 def summary(room: str, name: str) -> str:
     """What a method is: the first line of its file, read without importing it."""
-    return (ast.get_docstring(_file(room, name)) or "").partition("\n")[0]
+    match = re.match(r'\s*"""(.*?)("""|\n)', _text(room, name))
+    return match[1].strip() if match else ""
 
 
 def stated(room: str, name: str, variable: str, default: Any = None) -> Any:
@@ -197,21 +198,31 @@ def stated(room: str, name: str, variable: str, default: Any = None) -> Any:
 
     Without one it is `default`, also where a class inherits another value.
     """
-    lines = _file(room, name).body
-    own = next((node for node in lines if isinstance(node, ast.ClassDef) and _plain(node.name) == _plain(name)), None)
-    for line in [*lines, *(own.body if own else ())]:
-        if isinstance(line, ast.Assign) and any(isinstance(t, ast.Name) and t.id == variable for t in line.targets):
-            return ast.literal_eval(line.value)
+    text = _text(room, name)
+    attributes = "".join(re.findall(r"^class .*?(?=^    (?:def |@)|\Z)", text, re.MULTILINE | re.DOTALL))
+    for source, indent in ((text, ""), (attributes, "    ")):
+        if match := re.search(rf"^{indent}{variable} = ", source, re.MULTILINE):
+            return _literal(source[match.end() :].splitlines())
     return default
 
 
-def _file(room: str, name: str) -> ast.Module:
-    return _parsed(HOME.joinpath(*room.split("."), f"{resolve(room, name)}.py"))
+def _text(room: str, name: str) -> str:
+    return _read(HOME.joinpath(*room.split("."), f"{resolve(room, name)}.py"))
 
 
 @cache
-def _parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def _literal(lines: list[str]) -> Any:
+    """The literal that begins in the first line. (To parse whole files would cost the help a tenth of a second.)"""
+    for count in range(1, len(lines)):
+        try:
+            return ast.literal_eval("\n".join(lines[:count]))
+        except SyntaxError:  # it goes on in the next line
+            continue
+    return ast.literal_eval("\n".join(lines))
 
 
 def arguments(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
