@@ -20,12 +20,12 @@ import kedge
 from kedge import catalog
 from kedge.attacks import FGSM, PGD, Attack, AutoAttack, as_attack
 from kedge.cli import evaluate, parse
+from kedge.cli.validation_data import training_attack
 from kedge.data import TensorSet, corruptions
 from kedge.deploy import card_text
 from kedge.evaluation import Attacks
 from kedge.evaluation import evaluate as evaluated
 from kedge.reporting.page import page
-from kedge.training.build import make_attack
 
 ROOMS = ("scores", "attacks", "data.corruptions", "postprocess")
 FILES = [(room, name) for room in ROOMS for name in catalog.names(room)]
@@ -239,14 +239,17 @@ def test_an_attack_is_a_file(drop, shades, tmp_path):
     assert model["attacks"]["nudge up"]["accuracy"]["value"] == 7 / 8  # 120 of 255 is bright when 12 more
     assert model["attacks"]["nudge down"]["accuracy"]["value"] == 7 / 8  # 136 is dark when 12 less
     assert model["attacks"]["nudge up"]["kind"] == "nudge"
-    assert any(check["check"] == "large epsilon" for check in model["sanity"])  # by a PGD in the same ball
+    checks = {check["check"]: check["ok"] for check in model["sanity"]}  # by a PGD in the same ball
+    assert checks["large epsilon"]
+    assert not checks["other attacks, same distance"]  # which moves both kinds of images
     assert "https://example.org/light" in {paper["url"] for paper in results["citations"]}
     assert "nudge up" in page(results)
     again = evaluated(Bright(), shades, shift=(), attacks=attacks, resamples=0, parts=tmp_path / "parts")
     assert again["parts_found"] > 0
 
     # In training: built from a recipe, in another radius, growing, and with its ball for the validation images.
-    attack = make_attack("Adversarial", {"nudge": {"sign": -1}}, "16/255")
+    objective = [{"Adversarial": {"attack": {"nudge": {"sign": -1}}}}, "CrossEntropy"]
+    attack = training_attack({"objective": objective, "eps": "16/255"})
     loss = kedge.objectives.Adversarial(kedge.objectives.CrossEntropy(), attack, ramp=0.5)
     images, labels = torch.rand(6, 1, 8, 8), torch.arange(6) % 2
     kedge.objectives.set_progress(loss, 0.25)
@@ -345,3 +348,37 @@ def test_an_attack_needs_no_more_than_a_ball_and_a_call():
     assert attack.settings.endswith("Least(eps=0.1, norm='linf')")
     assert Attacks({"x": attack}).first() is None
     assert Attacks({"x": attack}).to_check()[1] == PGD(0.1, 20, early_stop=True, loss="margin")
+
+
+@dataclasses.dataclass(frozen=True)
+class Climb(Attack):
+    """Two steps of half the radius along the sign of the gradient; it draws nothing."""
+
+    eps: float
+    norm: str = "linf"
+
+    @property
+    def follows_gradient(self) -> bool:
+        return True
+
+    def __call__(self, model, images, targets):
+        adversarial = images.clone()
+        for _ in range(2):
+            leaf = adversarial.detach().requires_grad_()
+            with torch.enable_grad():
+                loss = nn.functional.cross_entropy(model(leaf), targets)
+            adversarial = (leaf + self.eps / 2 * torch.autograd.grad(loss, leaf)[0].sign()).clamp(0, 1).detach()
+        return adversarial
+
+
+def test_another_attack_along_the_gradient_has_a_curve_transfer_and_checks(shades):
+    eps = 12 / 255
+    attacks = Attacks({"climb": Climb(eps)}, curve=[eps / 4, eps])
+    results = evaluated({"a": Bright(), "b": Bright()}, shades, shift=(), attacks=attacks, resamples=0)
+    for model in results["models"].values():
+        assert not model["errors"]
+        assert model["attacks"]["climb"]["accuracy"]["value"] == 6 / 8  # 120 and 136 of 255 are moved across 127.5
+        assert model["attacks"]["climb: from another model"]["accuracy"]["value"] == 6 / 8
+        assert [point["accuracy"]["value"] for point in model["attack_curve"]["points"]] == [1, 1, 6 / 8]
+        assert {"large epsilon", "other attacks, same distance"} <= {check["check"] for check in model["sanity"]}
+        assert all(check["ok"] for check in model["sanity"])

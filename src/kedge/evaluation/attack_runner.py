@@ -13,6 +13,7 @@ from kedge.attacks import as_attack
 from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.attacked import (
     Attack,
+    at_places,
     attack_batch,
     attack_summary,
     broken_at,
@@ -149,7 +150,7 @@ class _MadeOnce:
         """Adversarial images `[B, C, H, W]` of `images` at `indices` of their set."""
         rows = [row for row, index in enumerate(indices) if index not in self.made]
         if rows:
-            new = self.attack(model, images[rows], targets[rows], indices=[indices[row] for row in rows])
+            new = at_places(self.attack, model, images[rows], targets[rows], [indices[row] for row in rows])
             self.made.update(zip((indices[row] for row in rows), new, strict=True))
         return torch.stack([self.made[index] for index in indices])
 

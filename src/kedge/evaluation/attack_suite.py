@@ -77,8 +77,12 @@ class Attacks:
 
     def to_check(self) -> tuple[str, Any] | None:
         """The PGD by which gradients that mislead are looked for: the first, else one in the ball of another attack."""
-        probes = ((name, as_attack(attack).probe()) for name, attack in self.named.items())
-        return self.first() or next(((name, probe) for name, probe in probes if probe is not None), None)
+        first = self.first()
+        for name, attack in [*([first] if first else []), *self.named.items()]:
+            probe = as_attack(attack).probe()
+            if probe is not None:
+                return name if probe is attack else probe.title, probe
+        return None
 
     def first(self) -> tuple[str, Any] | None:
         """The attack along the gradient that transfer, the curve and the examples use."""

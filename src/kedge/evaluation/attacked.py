@@ -91,15 +91,20 @@ def attack_batch(
     adversarial, robust = images.clone(), correct.clone()
     away = torch.zeros(len(images), device=images.device)
     if len(rows):
-        extra: dict[str, Any] = {}
-        if indices is not None and "indices" in inspect.signature(attack).parameters:
-            extra["indices"] = torch.as_tensor(indices)[rows.cpu()].tolist()
-        made = attack(model if made_on is None else made_on, images[rows], labels[rows], **extra)
+        places = None if indices is None else torch.as_tensor(indices)[rows.cpu()].tolist()
+        made = at_places(attack, model if made_on is None else made_on, images[rows], labels[rows], places)
         away[rows] = _held_to_its_word(attack, made, images[rows])
         with torch.no_grad(), evaluating(model):
             robust[rows] = answers_right(model(made), labels[rows])
         adversarial[rows] = made
     return Attacked(correct, robust, away, adversarial)
+
+
+def at_places(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, places: Sequence[int] | None) -> Tensor:
+    """What `attack` makes of `images`, told their places in their set where it draws by them."""
+    if places is not None and "indices" in inspect.signature(attack).parameters:
+        return attack(model, images, labels, indices=places)
+    return attack(model, images, labels)
 
 
 def attacked(

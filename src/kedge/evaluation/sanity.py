@@ -26,6 +26,10 @@ LARGE = "large epsilon"
 MANY_STEPS = "many steps"  # a PGD that nobody asked for, beside an AutoAttack
 OTHER_LOSS = {"ce": "margin loss", "margin": "cross-entropy"}  # of an attack: what its twin is called
 VARIANTS = ("single step", MANY_STEPS, *OTHER_LOSS.values(), "more steps", "no random start", LARGE)
+WEAKER = {  # kinds that no other attack may leave more images right than: the check, and what it says
+    "single-step": ("single step against many", "A single step must not break more than many"),
+    "transfer": ("transfer against white box", "Images made on another model must not break more than its own"),
+}
 
 
 def sanity_attacks(attack: PGD, values: int) -> dict[str, PGD]:
@@ -90,12 +94,9 @@ def sanity(attacks: Mapping[str, dict[str, Any]], gradients: Tensor | None = Non
     """
     # With a large epsilon everything gives way: that is a check of its own, not the question.
     found = [a for name, a in attacks.items() if name != LARGE]
-    asked = [a for a in found if a["kind"] in ("pgd", "eot", "autoattack") and a["eps"]]
+    asked = [a for a in found if a["kind"] not in WEAKER and a["eps"]]
     checks = []
-    for weaker, title, words in (
-        ("single-step", "single step against many", "A single step must not break more than many"),
-        ("transfer", "transfer against white box", "Images made on another model must not break more than its own"),
-    ):
+    for weaker, (title, words) in WEAKER.items():
         for one in (a for a in found if a["kind"] == weaker):
             others = [a for a in asked if _same_ball(a, one)]
             if others:
