@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -154,6 +155,18 @@ def test_adaptive_references_ask_on_where_the_moved_answer_is_not_settled():
     assert moved.references_used.item() > stages(12)[0]
 
 
+def test_threads_predict_with_steps_at_once(model, images):
+    """In training mode, where the model called as a function takes no steps."""
+    for name, value in VALUES.items():
+        model.set_step(name, value)
+    expected = model.predict(images).logits
+    model.train()
+    with ThreadPoolExecutor(4) as pool:
+        for answer in pool.map(lambda _: model.predict(images).logits, range(16)):
+            torch.testing.assert_close(answer, expected)
+    assert model.training
+
+
 def test_a_step_of_a_stranger_names_no_code(tmp_path, model):
     folder = kedge.save(model, tmp_path / "m")
     config = json.loads((folder / "config.json").read_text())
@@ -199,3 +212,5 @@ def test_a_new_step_is_a_file(tmp_path, monkeypatch, model, images):
 def test_the_file_that_is_listed_is_a_file_of_the_room():
     folder = Path(postprocess.__file__).parent
     assert {p.stem for p in folder.glob("[a-z]*.py")} == set(VALUES)
+    assert postprocess.ClassPrior is catalog.get("postprocess", "class_prior")
+    assert {"ClassPrior", "Temperature"} <= set(dir(postprocess))

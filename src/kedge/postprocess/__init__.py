@@ -5,6 +5,9 @@ can hold, whether fitted on validation images (`temperature`) or stated (`class_
 records with that value, in the order in which the steps are applied.
 """
 
+from typing import Any
+
+from kedge import catalog
 from kedge.postprocess._base import (
     Step,
     Stepped,
@@ -17,4 +20,23 @@ from kedge.postprocess._base import (
     undo,
 )
 
-__all__ = ["Step", "Stepped", "apply", "changes_labels", "check_steps", "describe_steps", "kind_of", "placed", "undo"]
+__all__ = [
+    *catalog.class_names("postprocess"),
+    "Step",
+    "Stepped",
+    "apply",
+    "changes_labels",
+    "check_steps",
+    "describe_steps",
+    "kind_of",
+    "placed",
+    "undo",
+]
+
+
+def __getattr__(name: str) -> Any:
+    return catalog.exported(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return __all__
