@@ -200,8 +200,8 @@ def _run(
         facts = go_on(folder, facts, recipe.epochs)
     if main:
         if progress:
-            if (said := train.report).skipped or said.converted_grey or said.converted_colour or said.notes:
-                print(f"{train.name} ({train.split}): {said.summary()}")
+            if (loading := train.report).skipped or loading.converted_grey or loading.converted_colour or loading.notes:
+                print(f"{train.name} ({train.split}): {loading.summary()}")
             print(opening(recipe, folder, train, val, model, objective, facts), flush=True)
             if record is not None:
                 in_hand = sets is not None or start is not None
@@ -237,12 +237,12 @@ def _finish(
             models["model"] = on_the_way(start_of(last, folder), last, pooled.share, recipe, run.train_set)
     elif not run.attacking and recipe.average is None and "fold" not in facts and folder.has_start:
         models["model"], below = not_below_start(run, last, folder)
-    found: dict[str, dict[str, float]] = {}
+    measured: dict[str, dict[str, float]] = {}
     for name, model in models.items():
-        found[name] = _judged(model, run, main, pooled)
-    validation, model = found["model"], models["model"]
+        measured[name] = _judged(model, run, main, pooled)
+    validation, model = measured["model"], models["model"]
     folds = None if pooled is None else pooled.record
-    beside = {name: found[name] for name in models if name != "model"}
+    beside = {name: measured[name] for name in models if name != "model"}
     report: Path | None = None
     if main:
         if unread := left_out(run):

@@ -27,10 +27,10 @@ def judge(
     """
     model.reject = reject_rule(logits, labels, recipe.coverage, recipe.risk)
     if recipe.temperature:
-        with warnings.catch_warnings(record=True) as said:
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             logits = logits / calibrate(model, images, measured=(logits, labels))["value"]
-        for warning in said if warn else []:
+        for warning in caught if warn else []:
             log.warning("%s", warning.message)
     if recipe.folds:
         model.reject = {**model.reject, "folds": recipe.folds}

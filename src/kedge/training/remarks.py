@@ -30,10 +30,10 @@ def remarks(
     continued = recipe.init_from is not None and not recipe.pretrained
     folds = why_no_folds(recipe, handed_over, own_part, continued) is None
     count = len(train) + len(val) if folds else None
-    said = [*_in_two_classes(train, val), *_in_the_test(recipe, train, record), *_too_few(val, own_part, count)]
+    lines = [*_in_two_classes(train, val), *_in_the_test(recipe, train, record), *_too_few(val, own_part, count)]
     if shared := record.count(val):  # of sets that were handed over: others have none
-        said.insert(0, f"careful: {shared:,} of the {len(val):,} validation images are training images, bit for bit")
-    return said
+        lines.insert(0, f"careful: {shared:,} of the {len(val):,} validation images are training images, bit for bit")
+    return lines
 
 
 def _in_two_classes(train: ImageSet, val: ImageSet) -> Iterator[str]:
@@ -52,17 +52,17 @@ def _in_two_classes(train: ImageSet, val: ImageSet) -> Iterator[str]:
                 classes.setdefault(key, {}).setdefault(label, images.paths[i] if images.paths else None)
     several = list(classes.values())
     if several:
-        shown = [
+        places = [
             " and ".join(
-                [name or f"in {train.class_names[label]}" for label, name in list(found.items())[:_SHOWN]]
-                + [f"in {len(found) - _SHOWN} classes more"] * (len(found) > _SHOWN)
+                [name or f"in {train.class_names[label]}" for label, name in list(names.items())[:_SHOWN]]
+                + [f"in {len(names) - _SHOWN} classes more"] * (len(names) > _SHOWN)
             )
-            for found in several[:_SHOWN]
+            for names in several[:_SHOWN]
         ]
         more = f"; and {len(several) - _SHOWN} more" if len(several) > _SHOWN else ""
         count = "1 image is" if len(several) == 1 else f"{len(several)} images are"
         yield (
-            f"careful: {count} in several classes, the same bit for bit ({'; '.join(shown)}{more}): no answer to them "
+            f"careful: {count} in several classes, the same bit for bit ({'; '.join(places)}{more}): no answer to them "
             "is right, and each teaches the opposite of the other"
         )
 
@@ -101,18 +101,18 @@ def _too_few(val: ImageSet, own_part: bool, by_folds: int | None) -> Iterator[st
         return
     counts = torch.bincount(val.labels, minlength=len(val.class_names))
     scarce = [f"{val.class_names[c]} {n}" for c, n in enumerate(counts.tolist()) if n < FEW_OF_CLASS]
-    said = []
+    reasons = []
     if count < FEW:
         right = round(0.8 * count)
         low, high = metrics.accuracy_interval(right, count)
-        said.append(
+        reasons.append(
             f"{count} validation images tell little: where {right} of them are right, the accuracy may be anything "
             f"from {100 * low:.0f} to {100 * high:.0f} %"
         )
     if scarce:
         more = f", ... ({len(scarce)} classes)" if len(scarce) > 8 else ""
-        said.append(f"too few of single classes to judge these by ({', '.join(scarce[:8])}{more})")
-    if said:
+        reasons.append(f"too few of single classes to judge these by ({', '.join(scarce[:8])}{more})")
+    if reasons:
         more = (
             "A larger val part of the data tells more"
             if own_part
@@ -120,7 +120,7 @@ def _too_few(val: ImageSet, own_part: bool, by_folds: int | None) -> Iterator[st
         )
         if by_folds is not None:
             more += f"; --folds {FOLDS} judges by all {by_folds:,} images, and takes {FOLDS} trainings more"
-        yield f"careful: {'; '.join(said)}. {more}"
+        yield f"careful: {'; '.join(reasons)}. {more}"
 
 
 def left_out(run: Run) -> dict[str, Any]:
@@ -130,11 +130,11 @@ def left_out(run: Run) -> dict[str, Any]:
     [path, reason].
     """
     skipped = {**dict(run.train_set.report.skipped), **dict(run.val_set.report.skipped)}
-    found = {
+    record = {
         "skipped": [[path, reason] for path, reason in skipped.items() if path not in run.unreadable],
         "replaced": [[path, reason] for path, reason in run.unreadable.items()],
     }
-    return found if found["skipped"] or found["replaced"] else {}
+    return record if record["skipped"] or record["replaced"] else {}
 
 
 def about_left_out(record: dict[str, Any]) -> str:

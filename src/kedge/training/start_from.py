@@ -41,8 +41,8 @@ def inherit(recipe: Recipe) -> Recipe:
     anchored = recipe.anchored if recipe.anchored is not None else config.get("kind") == "anchored"
     run = run_of(folder)
     trained = recorded(run)
-    made = {**((config.get("architecture") or {}).get("arguments") or {}), **trained.get("arguments", {})}
-    if not recipe.arguments.items() <= made.items():
+    own = {**((config.get("architecture") or {}).get("arguments") or {}), **trained.get("arguments", {})}
+    if not recipe.arguments.items() <= own.items():
         raise ValueError(
             f"arguments {recipe.arguments} is for a new model: {recipe.init_from} is one already; leave arguments out"
         )
