@@ -13,7 +13,7 @@ from torch import nn
 
 import kedge
 from kedge import data
-from kedge.training import Recipe, TrainingStopped, callbacks, fit, load_recipe
+from kedge.training import Recipe, TrainingStopped, epochs, fit, load_recipe
 from kedge.training.images import load_sets
 from kedge.training.module import Run
 from kedge.training.threshold import reject_rule
@@ -388,7 +388,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tiny, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(thing, file)
 
-    monkeypatch.setattr(callbacks.torch, "save", save)
+    monkeypatch.setattr(epochs.torch, "save", save)
     with pytest.raises(TrainingStopped, match=r"disk is full.*intact"):
         fit(tiny(), progress=False)
     assert checkpoint_of(tmp_path / "run")["epoch"] == 0

@@ -19,7 +19,7 @@ from kedge.checkpoint import load, save
 from kedge.data import ImageSet, with_label_noise
 from kedge.data.sets import check_set
 from kedge.layout import as_stored
-from kedge.training.banner import opening
+from kedge.training.banner import about_left_out, left_out, opening, remarks
 from kedge.training.checkpoint_selection import kept_models, not_below_start, on_the_way, start_of
 from kedge.training.epochs import quiet, train_epochs
 from kedge.training.errors import explained
@@ -35,7 +35,6 @@ from kedge.training.objective import make_objective
 from kedge.training.prepare import prepare
 from kedge.training.recipe import Recipe, held_by, load_recipe
 from kedge.training.record import ImageRecord
-from kedge.training.remarks import about_left_out, left_out, remarks
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
 from kedge.training.sharding import check_shardable
 from kedge.training.space import check_room

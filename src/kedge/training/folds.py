@@ -15,8 +15,8 @@ from kedge import checkpoint, metrics, own_code
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.data.splitting import uniform
-from kedge.training.callbacks import AtomicCheckpoints
 from kedge.training.checkpoint_selection import most_trained, on_the_way, start_of
+from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.errors import TrainingStopped
 from kedge.training.folder import RunFolder, RunResult
 from kedge.training.judging import judge, measures
