@@ -443,6 +443,19 @@ def test_a_run_without_a_checkpoint_starts_over(tiny, tmp_path, broken_off):
     assert same(weights(fit(resume=broken_off, progress=False).model), weights(fit(recipe, progress=False).model))
 
 
+def test_the_page_can_be_written_by_what_is_handed_over(tiny):
+    calls = []
+
+    def write(model, folder, images, path, *_):
+        calls.append((folder, len(images)))
+        path.write_text("a page of my own")
+
+    result = fit(tiny(epochs=1), progress=False, report=write)
+    assert calls == [(result.folder, result.images)]
+    assert result.report.read_text() == "a page of my own"
+    assert fit(tiny(epochs=1, name="none"), progress=False, report=lambda *_: None).report is None
+
+
 def test_a_finished_run_says_so(tiny, capsys):
     first = fit(tiny(epochs=1), progress=False)
     again = fit(resume=first.folder, report=False)

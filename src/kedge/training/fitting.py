@@ -302,7 +302,7 @@ def _page(
     except Exception as error:
         log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
         return None
-    return folder.report
+    return folder.report if folder.report.is_file() else None
 
 
 def _finished(
