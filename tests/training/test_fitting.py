@@ -14,9 +14,9 @@ from torch import nn
 import kedge
 from kedge import data
 from kedge.training import Recipe, TrainingStopped, epochs, fit, load_recipe
+from kedge.training.calibration import reject_rule
 from kedge.training.images import load_sets
 from kedge.training.module import Run
-from kedge.training.threshold import reject_rule
 
 pytestmark = pytest.mark.usefixtures("no_report")
 

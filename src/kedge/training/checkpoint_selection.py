@@ -16,10 +16,10 @@ from kedge.data import ImageSet
 from kedge.data.augment import CROP
 from kedge.data.statistics import NormBatches
 from kedge.pretrained import read_weights
+from kedge.training.calibration import predict_logits
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run, attacks
 from kedge.training.recipe import Recipe
-from kedge.training.threshold import predict_logits
 from kedge.weights.wise_ft import between
 
 __all__ = ["kept_models", "most_trained", "norm_batches", "not_below_start", "on_the_way", "start_of"]

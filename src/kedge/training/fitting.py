@@ -20,6 +20,7 @@ from kedge.data import ImageSet, with_label_noise
 from kedge.data.sets import check_set
 from kedge.layout import as_stored
 from kedge.training.banner import about_left_out, left_out, opening, remarks
+from kedge.training.calibration import judge, predict_logits
 from kedge.training.checkpoint_selection import kept_models, not_below_start, on_the_way, start_of
 from kedge.training.epochs import quiet, train_epochs
 from kedge.training.errors import explained
@@ -28,7 +29,6 @@ from kedge.training.facts import costs, first_facts
 from kedge.training.folder import RunFolder, RunResult
 from kedge.training.folds import Pooled, about_first, cross_validate, fold_folder, fold_places, sweep_folds
 from kedge.training.images import record_of, resumed
-from kedge.training.judging import judge
 from kedge.training.module import Run, ball
 from kedge.training.named_models import NamedModels
 from kedge.training.objective import make_objective
@@ -38,7 +38,6 @@ from kedge.training.record import ImageRecord
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
 from kedge.training.sharding import check_shardable
 from kedge.training.space import check_room
-from kedge.training.threshold import predict_logits
 
 __all__ = ["RunResult", "fit"]
 

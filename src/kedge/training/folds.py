@@ -15,13 +15,12 @@ from kedge import checkpoint, metrics, own_code
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.data.splitting import uniform
+from kedge.training.calibration import judge, measures, predict_logits
 from kedge.training.checkpoint_selection import most_trained, on_the_way, start_of
 from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.errors import TrainingStopped
 from kedge.training.folder import RunFolder, RunResult
-from kedge.training.judging import judge, measures
 from kedge.training.recipe import Recipe, held_by
-from kedge.training.threshold import predict_logits
 
 __all__ = ["Pooled", "about_first", "cross_validate", "fold_folder", "fold_places", "sweep_folds"]
 
