@@ -22,7 +22,7 @@ from benchmarks.side_by_side import finish, options, parser, table
 from kedge import metrics
 from kedge.data import ImageSet
 from kedge.training import Recipe, fit, load_recipe
-from kedge.training.threshold import predict_logits
+from kedge.training.calibration import predict_logits
 
 AIM = 94.5  # percent of the test images
 VARIANTS: dict[str, dict[str, Any]] = {

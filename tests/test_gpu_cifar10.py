@@ -8,7 +8,7 @@ import pytest
 from benchmarks.gpu_cifar10 import main
 from benchmarks.lent_time import Clock
 
-from kedge.training.callbacks import EpochRows
+from kedge.training.epochs import EpochRows
 
 
 def test_work_that_takes_too_long_is_broken_off_and_what_is_in_time_is_not():

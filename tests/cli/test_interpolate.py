@@ -14,7 +14,7 @@ from kedge.cli.resolve_model import find
 from kedge.data.corruptions import corrupt
 from kedge.data.statistics import NormBatches
 from kedge.training import Recipe
-from kedge.training.threshold import predict_set
+from kedge.training.calibration import predict_set
 from kedge.weights import interpolate
 
 QUICK = ["--shift", "gaussian_noise", "--attack", "none", "--limit", "60", "--bn_images", "128", "--references", "1"]

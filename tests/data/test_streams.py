@@ -235,7 +235,7 @@ def test_a_run_on_shards_resumes_to_the_same_weights(shards, tmp_path, monkeypat
         "device": "cpu", "class_weights": "balanced",
     }  # fmt: skip
     whole = fit({**recipe, "name": "whole"}, progress=False, report=False)
-    from kedge.training.callbacks import LastCheckpoint
+    from kedge.training.epochs import LastCheckpoint
 
     write = LastCheckpoint.on_train_epoch_end
 

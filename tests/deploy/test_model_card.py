@@ -237,6 +237,8 @@ def test_an_adapted_model_is_described_by_what_was_done(tmp_path):
         assert "pics/" not in cards[how]  # a folder beside runs/, and no name of the hub
         assert ("epochs = 1<" in page) == ("optimizer = " in page) == ("learning rate" in page) == (how == "lp-ft")
     assert "share = 0.25 of lp-ft<" in pages["wise-ft"]
+    assert "[Wortsman et al., CVPR 2022](https://arxiv.org/abs/2109.01903)" in cards["wise-ft"]
+    assert "2109.01903" not in cards["lp-ft"]
     strength = json.loads((out / "linear-probe" / "run.json").read_text())["adaptation"]["strength"]
     assert f"strength = {strength:.3g} (by NLL" in pages["linear-probe"]
     assert "strength" not in pages["lp-ft"]

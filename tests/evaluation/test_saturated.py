@@ -11,7 +11,7 @@ from kedge.data import TensorSet
 from kedge.evaluation import evaluate
 from kedge.evaluation.inference_runner import measure
 from kedge.evaluation.selective import selective_summary
-from kedge.training.threshold import predict_logits, reject_rule
+from kedge.training.calibration import predict_logits, reject_rule
 
 
 class Sure(nn.Module):

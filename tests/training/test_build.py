@@ -12,8 +12,8 @@ from kedge.own_code import allow_code, code_in
 from kedge.training import Recipe, fit
 from kedge.training.build import make_model, make_network, make_optimizer, make_schedule
 from kedge.training.images import load_sets
-from kedge.training.masking import masking
 from kedge.training.objective import check_objective, make_objective
+from kedge.training.recorded import masking
 from kedge.training.start_from import inherit
 
 pytestmark = pytest.mark.usefixtures("own_code_allowed")

@@ -13,7 +13,7 @@ from kedge import data
 from kedge.data import DataError
 from kedge.evaluation import evaluate
 from kedge.training import Recipe, fit
-from kedge.training.callbacks import LastCheckpoint
+from kedge.training.epochs import LastCheckpoint
 
 SIZE = 68
 

@@ -13,10 +13,10 @@ from torch import nn
 
 import kedge
 from kedge import data
-from kedge.training import Recipe, TrainingStopped, callbacks, fit, load_recipe
+from kedge.training import Recipe, TrainingStopped, epochs, fit, load_recipe
+from kedge.training.calibration import reject_rule
 from kedge.training.images import load_sets
 from kedge.training.module import Run
-from kedge.training.threshold import reject_rule
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -388,7 +388,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tiny, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         original(thing, file)
 
-    monkeypatch.setattr(callbacks.torch, "save", save)
+    monkeypatch.setattr(epochs.torch, "save", save)
     with pytest.raises(TrainingStopped, match=r"disk is full.*intact"):
         fit(tiny(), progress=False)
     assert checkpoint_of(tmp_path / "run")["epoch"] == 0
@@ -441,6 +441,19 @@ def test_a_run_without_a_checkpoint_starts_over(tiny, tmp_path, broken_off):
     (broken_off / "last.ckpt").unlink()
     recipe = tiny(name="whole", epochs=3, ema=0.95, objective=[{"Mixup": {"alpha": 0.3}}, "Anchored", "CrossEntropy"])
     assert same(weights(fit(resume=broken_off, progress=False).model), weights(fit(recipe, progress=False).model))
+
+
+def test_the_page_can_be_written_by_what_is_handed_over(tiny):
+    calls = []
+
+    def write(model, folder, images, path, *_):
+        calls.append((folder, len(images)))
+        path.write_text("a page of my own")
+
+    result = fit(tiny(epochs=1), progress=False, report=write)
+    assert calls == [(result.folder, result.images)]
+    assert result.report.read_text() == "a page of my own"
+    assert fit(tiny(epochs=1, name="none"), progress=False, report=lambda *_: None).report is None
 
 
 def test_a_finished_run_says_so(tiny, capsys):

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from kedge import files
 from kedge.regular import file_digest
 from kedge.training import Recipe, fit
-from kedge.training.callbacks import LastCheckpoint
 from kedge.training.digests import settle
+from kedge.training.epochs import LastCheckpoint
 from kedge.training.record import ImageRecord
 
 STEADY = {"schedule": "constant", "warmup": 0.0}

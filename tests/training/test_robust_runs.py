@@ -20,7 +20,7 @@ from kedge.attacks import FGSM, PGD
 from kedge.cli import resolve_model
 from kedge.data import generator
 from kedge.objectives import Adversarial, Anchored
-from kedge.training import Recipe, TrainingStopped, callbacks, fit
+from kedge.training import Recipe, TrainingStopped, epochs, fit
 from kedge.training.cost import Cost
 from kedge.training.images import load_sets
 from kedge.training.module import Run
@@ -392,7 +392,7 @@ def test_a_full_disk_while_the_best_is_kept(tuned, tmp_path, monkeypatch):
             path.write_bytes(b"some of it")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        patch.setattr(callbacks, "save_file", save)
+        patch.setattr(epochs, "save_file", save)
         with pytest.raises(TrainingStopped, match="disk is full"):
             fit(tuned(), progress=False)
     assert not [p.name for p in (tmp_path / "run").iterdir() if p.name.startswith((".", "best"))]

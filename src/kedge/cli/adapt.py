@@ -165,7 +165,7 @@ def _share(text: str) -> float | str:
 
 def _objective(source: Source) -> list[Any] | None:
     """How a run masked its references, for fine-tuning to go on so; None for any other model."""
-    from kedge.training.masking import anchored_arguments
+    from kedge.training.recorded import anchored_arguments
     from kedge.training.start_from import going_on
 
     before = source.recipe().get("objective")

@@ -126,7 +126,7 @@ def choose_scores(words: list[str], recipes: Iterable[Mapping[str, Any]] = ()) -
 
 
 def _masked_to_uniform(recipe: Mapping[str, Any]) -> bool:
-    from kedge.training.masking import masking
+    from kedge.training.recorded import masking
 
     share, target = masking(recipe.get("objective"))
     return share > 0 and target == "uniform"

@@ -166,7 +166,7 @@ def set_anew(whole: Any, model: Any, validation: "ImageSet") -> str:
     """Set temperature and threshold of `model` anew on validation images, and say how it differs from `whole`."""
     from kedge.cli.export import THRESHOLD_IMAGES, set_threshold, spread
     from kedge.reporting.rows import number
-    from kedge.training.threshold import predict_set
+    from kedge.training.calibration import predict_set
 
     set_threshold(model, spread(validation, THRESHOLD_IMAGES))
     images = spread(validation, COMPARED)

@@ -168,7 +168,7 @@ def set_reject(
 ) -> list[str]:
     """Set the reject threshold of `model` for what that of the second was set for; what to say of it."""
     from kedge.rejection import in_words
-    from kedge.training.threshold import predict_logits, reject_rule
+    from kedge.training.calibration import predict_logits, reject_rule
 
     wanted: dict[str, Any] = {}
     for rule in (second.reject or {}, recipe, {"coverage": 0.95}):

@@ -20,15 +20,7 @@ _SHOWN = (
 )  # fmt: skip
 
 _PAPER = re.compile(r"https?://[\w./:%~+-]+")
-_TUNED = ("finetune", "lp-ft")  # ways to adapt that are a training by the recipe; of others it names the network
 _KEPT = ("model", "arguments", "image_size", "anchored", "references", "choose", "seed")
-_WAYS = {
-    "linear-probe": "a new head, all else as it was",
-    "anchored-probe": "a new head, fitted with drawn and hidden references, all else as it was",
-    "finetune": "all weights trained, with a fresh head",
-    "lp-ft": "all weights trained, from the head of linear-probe",
-    "wise-ft": "weights between those of linear-probe and lp-ft",
-}
 _WORDS = {"choose": "references chosen", "init_from": "started from", "lr": "learning rate"}
 
 
@@ -87,7 +79,8 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None) ->
     lines[-1] += "".join(f"\n| {words} | {escaped(value)} |" for words, value in _adapted(adapted, facts, run))
     for key in _SHOWN:
         value = recipe.get(key)
-        if adapted and (key == "init_from" or (adapted.get("how") not in _TUNED and key not in _KEPT)):
+        # Of a way to adapt that is no training by the recipe that names the network.
+        if adapted and (key == "init_from" or ("epochs" not in adapted and key not in _KEPT)):
             continue
         off = value is None or value is False or value in ({}, [], "none") or (value == 0 and key != "seed")
         if off or (key == "momentum" and recipe.get("optimizer") != "sgd"):
@@ -107,7 +100,7 @@ def _adapted(done: dict[str, Any], facts: dict[str, Any], run: Path | None) -> I
         if key == "from" and not value.startswith(("hf-hub:", "timm/")):
             value = data_name(value.removesuffix("/model"), run)
         if value:
-            yield key, f"{value}: {_WAYS[value]}" if key == "how" and value in _WAYS else value
+            yield key, f"{value}: {_way(value)}" if key == "how" and _way(value) else value
     if done.get("strength") is not None:
         chosen = f" ({done['chosen']})" if done.get("chosen") else ""
         yield "strength", f"{done['strength']:.3g}{chosen}"
@@ -118,6 +111,14 @@ def _adapted(done: dict[str, Any], facts: dict[str, Any], run: Path | None) -> I
     classes = dig(facts, "data", "classes")
     if shots and classes and done.get("train") == int(shots[1]) * len(classes):
         yield "shots", f"{int(shots[1]):,} of each class"
+
+
+def _way(how: str) -> str:
+    """What a way to adapt does, in a line; empty for one of another version."""
+    try:
+        return catalog.summary("procedures", how).rstrip(".")
+    except ValueError:
+        return ""
 
 
 def _said(value: Any) -> str:
@@ -208,9 +209,13 @@ def limits(results: dict[str, Any] | None, folds: bool = False) -> str:
     return "\n\n".join(lines) + "\n\n" + "\n".join(f"- {words}" for words in missing)
 
 
-def papers(recipe: dict[str, Any], results: dict[str, Any] | None) -> str:
-    """The section on what the training and the evaluation rest on: the papers that their methods name."""
-    cited = [*catalog.citations(_methods(recipe.get("objective"))), *(results or {}).get("citations", [])]
+def papers(recipe: dict[str, Any], results: dict[str, Any] | None, how: str = "") -> str:
+    """The section on what the training and the evaluation rest on: the papers that their methods name.
+
+    `how`: the way that a model was adapted in.
+    """
+    way = [catalog.get("procedures", how)] if _way(how) else []
+    cited = [*catalog.citations([*way, *_methods(recipe.get("objective"))]), *(results or {}).get("citations", [])]
     lines: dict[str, str] = {}
     for paper in cited:
         if _PAPER.fullmatch(str(paper.get("url"))):

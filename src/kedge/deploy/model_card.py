@@ -78,7 +78,7 @@ def model_card(
         _answers(model, changed),
         _references(model, means),
         _license(license),
-        text.papers(recipe, results),
+        text.papers(recipe, results, str((facts.get("adaptation") or {}).get("how", ""))),
         f"## Versions\n\nWritten by kedge {__version__}"
         + (f"; {did} with {_versions(facts)}." if facts.get("kedge") else "."),
     ]

@@ -34,18 +34,18 @@ def features(
 
     `references`: so many of the bank, all if None. Of a model that was just converted one is enough: all give the same.
     """
-    found = []
+    rows = []
     with evaluating(model), _reading(model, head) as read:
         for batch, _ in images.batches(batch_size, workers):
             pixels = _unit(batch, model)
             if not model.count():
-                found.append(read(pixels, None).cpu())
+                rows.append(read(pixels, None).cpu())
             elif others:
-                found.append(_over_others(read, pixels, model.references, images, model).cpu())
+                rows.append(_over_others(read, pixels, model.references, images, model).cpu())
             else:
                 every = torch.stack([read(pixels, r) for r in model.references[:references].split(1)])
-                found.append(every.mean(0).cpu())
-    return torch.cat(found)
+                rows.append(every.mean(0).cpu())
+    return torch.cat(rows)
 
 
 def _over_others(read: "_Reader", pixels: Tensor, references: Tensor, images: ImageSet, model: PixelModel) -> Tensor:
@@ -53,13 +53,13 @@ def _over_others(read: "_Reader", pixels: Tensor, references: Tensor, images: Im
     other = torch.stack([~_equal(pixels, r) for r in references])
     count = other.sum(0)
     read_all = [read(pixels, r[None]) * use[:, None] for r, use in zip(references, other, strict=True)]
-    found = torch.stack(read_all).sum(0) / count.clamp(min=1)[:, None]
+    means = torch.stack(read_all).sum(0) / count.clamp(min=1)[:, None]
     for row in (count == 0).nonzero().flatten().tolist():
         own = pixels[row : row + 1]
         candidates = (_unit(images[i][0][None], model) for i in range(len(images)))
         stand_in = next((r for r in candidates if not bool(_equal(own, r[0]))), own)  # all images alike: itself
-        found[row] = read(own, stand_in)[0]
-    return found
+        means[row] = read(own, stand_in)[0]
+    return means
 
 
 def _equal(pixels: Tensor, reference: Tensor) -> Tensor:
@@ -114,8 +114,8 @@ class _Reader:
             self.model(pixels)
         else:
             self.model(pixels, references=references, mask=mask)
-        (seen,) = self.inputs
-        return inputs_of(self.layer, seen).float()
+        (inputs,) = self.inputs
+        return inputs_of(self.layer, inputs).float()
 
 
 @contextmanager

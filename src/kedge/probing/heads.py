@@ -39,9 +39,9 @@ def find_head(model: PixelModel, name: str | None = None) -> str:
             f"{_offered(fitting)}"
         )
     images = torch.rand(2, *model.input_shape, generator=torch.Generator().manual_seed(0)).to(model.mean)
-    found = last_layer(model, images)
+    last = last_layer(model, images)
     if name is not None:
-        if layers[name] is not found:
+        if layers[name] is not last:
             warnings.warn(
                 f"what {name} computes is not what the model returns, something follows it: a probe of its inputs need "
                 "not be right about the outputs; finetune is",
@@ -49,7 +49,7 @@ def find_head(model: PixelModel, name: str | None = None) -> str:
             )
         return name
     for each, layer in layers.items():
-        if layer is found:
+        if layer is last:
             return each
     raise ValueError(
         f"no head was found in {type(model.network).__name__}: tried {', '.join(reversed(layers)) or 'nothing'}, and "
@@ -70,8 +70,8 @@ def with_head(
 
     The temperature and the reject rule are left out: they were fitted to other logits.
     """
-    made = copy.deepcopy(model)
-    old: Any = made.network.get_submodule(head) if head else made.network
+    model_with = copy.deepcopy(model)
+    old: Any = model_with.network.get_submodule(head) if head else model_with.network
     classes, like = len(class_names), old.weight
     new: Any
     if isinstance(old, nn.Linear):
@@ -88,26 +88,26 @@ def with_head(
             new.bias.copy_(torch.zeros(classes) if bias is None else bias)
     new = new.to(like.device, like.dtype).train(old.training)
     if head:
-        made.network.set_submodule(head, new)
+        model_with.network.set_submodule(head, new)
     else:
-        made.network = new
-    recorded: Any = getattr(made.network, "kedge_architecture", None)
+        model_with.network = new
+    recorded: Any = getattr(model_with.network, "kedge_architecture", None)
     if recorded is not None:
         arguments = {**recorded["arguments"], "num_classes": classes}
-        made.network.kedge_architecture = {**recorded, "arguments": arguments}  # type: ignore[assignment]
-    if hasattr(made.network, "num_classes"):
-        made.network.num_classes = classes  # type: ignore[assignment]
-    made.num_outputs, made.class_names = classes, list(class_names)
-    made.steps, made.reject = {}, None
-    images = torch.zeros(1, *made.input_shape).to(made.mean)
+        model_with.network.kedge_architecture = {**recorded, "arguments": arguments}  # type: ignore[assignment]
+    if hasattr(model_with.network, "num_classes"):
+        model_with.network.num_classes = classes  # type: ignore[assignment]
+    model_with.num_outputs, model_with.class_names = classes, list(class_names)
+    model_with.steps, model_with.reject = {}, None
+    images = torch.zeros(1, *model_with.input_shape).to(model_with.mean)
     try:
-        with torch.no_grad(), evaluating(made):
-            seen = list(made(images).shape)
+        with torch.no_grad(), evaluating(model_with):
+            shape = list(model_with(images).shape)
     except RuntimeError as error:
         raise ValueError(f"head {head!r} is not the last layer: with {classes} outputs, {error}") from error
-    if seen != [1, classes]:
-        raise ValueError(f"head {head!r} is not the last layer: with {classes} outputs the model returns {seen}")
-    return made
+    if shape != [1, classes]:
+        raise ValueError(f"head {head!r} is not the last layer: with {classes} outputs the model returns {shape}")
+    return model_with
 
 
 def _width(layer: nn.Module) -> int | None:

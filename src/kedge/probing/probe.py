@@ -99,23 +99,23 @@ def fit_probe(
         raise ValueError(f"a probe tells classes apart, and there is {data.classes}")
     if not bool(data.seen.isfinite().all()):
         raise ValueError("the features hold NaN or infinity: the network's weights may be broken")
-    found: dict[float, float] = {}
+    nll_of: dict[float, float] = {}
     if strength is not None:
         how = "given"
     elif validation is not None:
         how = f"by NLL on {len(validation[1])} validation images"
-        found = choose_strength(data, [(None, *validation)], intercept)
+        nll_of = choose_strength(data, [(None, *validation)], intercept)
     elif (folds := _fold_count(data)) >= 2:
         how = f"by NLL in {folds}-fold cross-validation of the {len(data.labels)} images"
-        found = choose_strength(data, _folds(data, folds), intercept)
+        nll_of = choose_strength(data, _folds(data, folds), intercept)
     else:
         strength, how = 1 / len(data.labels), "1/N: one image of a class leaves nothing to choose by"
     if strength is None:
-        strength = min(found, key=lambda s: found[s])
+        strength = min(nll_of, key=lambda s: nll_of[s])
     x, targets, weights = data.rows()
     scaled, mean, scale = _scaled(data, None, x, intercept)
     weight, bias = _unscaled(solve(scaled, targets, weights, strength, intercept), mean, scale)
-    return Probe(weight.float(), bias.float() if intercept else None, strength, how, found)
+    return Probe(weight.float(), bias.float() if intercept else None, strength, how, nll_of)
 
 
 def choose_strength(
@@ -213,11 +213,11 @@ def solve(
     optimizer.step(closure)
     closure()
     assert state.grad is not None
-    left = float(state.grad.abs().max())
-    if left > max(CONVERGED, 10 * tolerance):
+    gradient = float(state.grad.abs().max())
+    if gradient > max(CONVERGED, 10 * tolerance):
         warnings.warn(
-            f"the linear head is not at its minimum after {most} steps (gradient {left:.2g}, strength {strength:.2g}): "
-            "name a larger strength",
+            f"the linear head is not at its minimum after {most} steps (gradient {gradient:.2g}, strength "
+            f"{strength:.2g}): name a larger strength",
             stacklevel=2,
         )
     state.grad = None
@@ -238,6 +238,6 @@ def _folds(data: ProbeData, folds: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     middle = data.seen.mean(0)
     parts = []
     for fold in range(folds):
-        held = place == fold
-        parts.append(((~held).nonzero().squeeze(1), middle[held], data.labels[held]))
+        judged = place == fold
+        parts.append(((~judged).nonzero().squeeze(1), middle[judged], data.labels[judged]))
     return parts

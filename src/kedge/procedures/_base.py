@@ -116,10 +116,10 @@ def perform(context: Context) -> tuple[PixelModel, dict[str, Any]]:
         "validation": None if context.val is None else len(context.val),
         "settings": asdict(context.settings),
     }
-    made = procedure(context.how).run(context).cpu().eval()
+    result = procedure(context.how).run(context).cpu().eval()
     context.record["seconds"] = time.perf_counter() - began
     if context.trained:
         add_record(folder, context.record)
     else:
-        write_outcome(made, folder, context.train, context.val, context.settings, context.record)
-    return made, context.record
+        write_outcome(result, folder, context.train, context.val, context.settings, context.record)
+    return result, context.record

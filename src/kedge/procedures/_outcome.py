@@ -11,14 +11,13 @@ from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.files import folder_in_place_of, write_text
 from kedge.procedures._settings import Settings
+from kedge.training.calibration import judge, predict_logits
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.images import record_of
-from kedge.training.judging import judge
 from kedge.training.prepare import started
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 from kedge.training.recorded import recorded_facts
-from kedge.training.threshold import predict_logits
 
 __all__ = ["add_record", "finished", "load_outcome", "recipe_for", "write_outcome"]
 

@@ -1,21 +1,92 @@
-"""Steps after the logits, set on validation images: a temperature that is fitted, a class prior that is stated."""
+"""What is set on validation images, the reject threshold and the temperature, and what a model is worth on them."""
 
+import logging
+import warnings
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kedge import catalog, metrics
 from kedge.anchoring import PixelModel
 from kedge.checks import unlike_classes
+from kedge.confidence import log_odds
 from kedge.data import ImageSet
 from kedge.data.sets import check_set
 from kedge.own_code import near_names
 from kedge.postprocess import kind_of
 from kedge.postprocess.temperature import fit_temperature
-from kedge.rejection import by_confidence
-from kedge.training.threshold import predict_logits, reject_rule
+from kedge.rejection import by_confidence, rule_from
+from kedge.training.recipe import Recipe
 
-__all__ = ["calibrate", "fit_temperature", "set_anew"]
+__all__ = [
+    "calibrate",
+    "fit_temperature",
+    "judge",
+    "measures",
+    "predict_logits",
+    "predict_set",
+    "reject_rule",
+    "set_anew",
+]
+
+log = logging.getLogger("kedge")
+
+
+@torch.no_grad()
+def predict_logits(
+    model: PixelModel, images: ImageSet, batch_size: int = 256, workers: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits `[N, C]` and labels `[N]` of a whole set, with the model's whole bank and steps, on the CPU."""
+    device = model.mean.device
+    logits, labels = [], []
+    for batch, target in images.batches(batch_size, workers):
+        prediction = model.predict(batch.to(device).float() / 255)
+        logits.append(prediction.logits.float().cpu())
+        labels.append(target)
+    return torch.cat(logits), torch.cat(labels)
+
+
+def predict_set(
+    model: PixelModel, images: ImageSet, batch_size: int = 256, workers: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities `[N, C]` and labels `[N]` of a whole set, as `predict_logits`."""
+    logits, labels = predict_logits(model, images, batch_size, workers)
+    return logits.softmax(1), labels
+
+
+def reject_rule(
+    logits: torch.Tensor, labels: torch.Tensor, coverage: float | None = None, risk: float | None = None
+) -> dict[str, Any]:
+    """The rule stored with a model, from logits `[N, C]`: answer where the confidence is at least `threshold`.
+
+    The threshold is the highest that keeps at least `coverage` of these (validation) images, or with `risk` the one
+    that keeps the most of them with at most that share of wrong answers. Where none does, a warning says so, and the
+    threshold is above the confidence of all of them. `log_odds` is the same threshold, on the scale that is compared:
+    it tells apart answers whose confidence is 1 in float32.
+    """
+    odds, correct = log_odds(logits), logits.argmax(1) == labels
+    if risk is None:
+        assert coverage is not None
+        least = metrics.threshold_for_coverage(odds, coverage)
+    else:
+        fitting, _ = metrics.threshold_for_risk(odds, correct, risk)
+        if fitting is None:
+            warnings.warn(
+                f"no threshold brings the share of wrong answers among {len(labels)} validation images down to {risk}: "
+                "the model will reject whatever is not surer than all of them",
+                stacklevel=2,
+            )
+        above = torch.nextafter(odds.max(), odds.new_tensor(torch.inf))
+        least = float(above) if fitting is None else fitting
+    kept, accuracy = metrics.selective_accuracy(odds, correct, least)
+    return {
+        "score": "confidence",
+        **rule_from(least, met=kept > 0),
+        **({"coverage": coverage} if risk is None else {"risk": risk}),
+        "validation_coverage": kept,
+        "validation_accuracy": accuracy,
+    }
 
 
 def calibrate(
@@ -142,3 +213,33 @@ def _goal(rule: Any) -> dict[str, Any]:
     if by_confidence(rule) is None:
         return {}
     return {key: rule[key] for key in ("coverage", "risk") if rule.get(key) is not None}
+
+
+def judge(
+    model: PixelModel, recipe: Recipe, images: ImageSet, logits: Tensor, labels: Tensor, warn: bool = True
+) -> dict[str, float]:
+    """Set the reject threshold of `model`, and the temperature if one is wanted; gives accuracy, nll and ece.
+
+    By logits `[N, C]` and labels `[N]` of `images`. With folds in the recipe they are those of all folds, by models
+    that did not see them, and the rule says so. `warn`: say what is to be said of the temperature.
+    """
+    model.reject = reject_rule(logits, labels, recipe.coverage, recipe.risk)
+    if recipe.temperature:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            logits = logits / calibrate(model, images, measured=(logits, labels))["value"]
+        for warning in caught if warn else []:
+            log.warning("%s", warning.message)
+    if recipe.folds:
+        model.reject = {**model.reject, "folds": recipe.folds}
+    return measures(logits, labels)
+
+
+def measures(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy, nll and ece of logits `[N, C]`."""
+    probs = logits.softmax(1)
+    return {
+        "accuracy": float(metrics.accuracy(probs, labels)),
+        "nll": float(metrics.nll(probs, labels)),
+        "ece": float(metrics.calibration_error(probs, labels)),
+    }

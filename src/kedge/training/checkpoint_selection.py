@@ -16,10 +16,10 @@ from kedge.data import ImageSet
 from kedge.data.augment import CROP
 from kedge.data.statistics import NormBatches
 from kedge.pretrained import read_weights
+from kedge.training.calibration import predict_logits
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run, attacks
 from kedge.training.recipe import Recipe
-from kedge.training.threshold import predict_logits
 from kedge.weights.wise_ft import between
 
 __all__ = ["kept_models", "most_trained", "norm_batches", "not_below_start", "on_the_way", "start_of"]
@@ -79,8 +79,10 @@ def _average(run: Run, trained: PixelModel, folder: RunFolder) -> PixelModel:
     assert recipe.average is not None
     start = checkpoint.load(folder.start).to(trained.mean.device)
     attack = next(iter(attacks(run.objective)), None)  # what the trained end's own statistics are of
-    made: PixelModel = between(start, trained, recipe.average, norm_batches(recipe, run.train_set), recipe.seed, attack)
-    return made
+    average: PixelModel = between(
+        start, trained, recipe.average, norm_batches(recipe, run.train_set), recipe.seed, attack
+    )
+    return average
 
 
 def norm_batches(recipe: Recipe, train: ImageSet) -> NormBatches:
@@ -100,8 +102,8 @@ def _under_attack(run: Run, model: PixelModel) -> float:
     model, places = model.to(device), run.attacked.nonzero()[:, 0]
     for images, labels in run.val_set.subset(places).batches(256):
         pixels, labels = images.to(device).float() / 255, labels.to(device)
-        made = run.attack(model, pixels, labels, indices=places[done : done + len(labels)])
-        right += int(answers_right(model(made), labels).sum())
+        attacked = run.attack(model, pixels, labels, indices=places[done : done + len(labels)])
+        right += int(answers_right(model(attacked), labels).sum())
         done += len(labels)
     return right / done
 
@@ -127,10 +129,10 @@ def not_below_start(run: Run, trained: PixelModel, folder: RunFolder) -> tuple[P
     if share in (0.0, 1.0):
         model = trained if share else start
     if share < 1:
-        kept = "the start" if share == 0 else f"the average with {share:g} of the trained weights"
+        which = "the start" if share == 0 else f"the average with {share:g} of the trained weights"
         log.warning(
             "training ended below its start on the validation images: %.1f against %.1f %%; kept is %s, %.1f %%",
-            *(100 * accuracies[1.0], 100 * accuracies[0.0], kept, 100 * accuracies[share]),
+            *(100 * accuracies[1.0], 100 * accuracies[0.0], which, 100 * accuracies[share]),
         )
     record = {"start": accuracies[0.0], "trained": accuracies[1.0], "share": share, "accuracy": accuracies[share]}
     return model, record

@@ -19,7 +19,8 @@ from kedge.checkpoint import load, save
 from kedge.data import ImageSet, with_label_noise
 from kedge.data.sets import check_set
 from kedge.layout import as_stored
-from kedge.training.banner import opening
+from kedge.training.banner import about_left_out, left_out, opening, remarks
+from kedge.training.calibration import judge, predict_logits
 from kedge.training.checkpoint_selection import kept_models, not_below_start, on_the_way, start_of
 from kedge.training.epochs import quiet, train_epochs
 from kedge.training.errors import explained
@@ -28,18 +29,15 @@ from kedge.training.facts import costs, first_facts
 from kedge.training.folder import RunFolder, RunResult
 from kedge.training.folds import Pooled, about_first, cross_validate, fold_folder, fold_places, sweep_folds
 from kedge.training.images import record_of, resumed
-from kedge.training.judging import judge
 from kedge.training.module import Run, ball
 from kedge.training.named_models import NamedModels
 from kedge.training.objective import make_objective
 from kedge.training.prepare import prepare
 from kedge.training.recipe import Recipe, held_by, load_recipe
 from kedge.training.record import ImageRecord
-from kedge.training.remarks import about_left_out, left_out, remarks
 from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
 from kedge.training.sharding import check_shardable
 from kedge.training.space import check_room
-from kedge.training.threshold import predict_logits
 
 __all__ = ["RunResult", "fit"]
 
@@ -200,8 +198,8 @@ def _run(
         facts = go_on(folder, facts, recipe.epochs)
     if main:
         if progress:
-            if (said := train.report).skipped or said.converted_grey or said.converted_colour or said.notes:
-                print(f"{train.name} ({train.split}): {said.summary()}")
+            if (loading := train.report).skipped or loading.converted_grey or loading.converted_colour or loading.notes:
+                print(f"{train.name} ({train.split}): {loading.summary()}")
             print(opening(recipe, folder, train, val, model, objective, facts), flush=True)
             if record is not None:
                 in_hand = sets is not None or start is not None
@@ -237,12 +235,12 @@ def _finish(
             models["model"] = on_the_way(start_of(last, folder), last, pooled.share, recipe, run.train_set)
     elif not run.attacking and recipe.average is None and "fold" not in facts and folder.has_start:
         models["model"], below = not_below_start(run, last, folder)
-    found: dict[str, dict[str, float]] = {}
+    measured: dict[str, dict[str, float]] = {}
     for name, model in models.items():
-        found[name] = _judged(model, run, main, pooled)
-    validation, model = found["model"], models["model"]
+        measured[name] = _judged(model, run, main, pooled)
+    validation, model = measured["model"], models["model"]
     folds = None if pooled is None else pooled.record
-    beside = {name: found[name] for name in models if name != "model"}
+    beside = {name: measured[name] for name in models if name != "model"}
     report: Path | None = None
     if main:
         if unread := left_out(run):
@@ -303,7 +301,7 @@ def _page(
     except Exception as error:
         log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
         return None
-    return folder.report
+    return folder.report if folder.report.is_file() else None
 
 
 def _finished(

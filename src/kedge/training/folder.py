@@ -87,8 +87,8 @@ class RunFolder:
             model = recipe.model if recipe.init_from is None else f"{Path(recipe.init_from).resolve().name}-tuned"
             data, model = (Path(part).name or "run" for part in (recipe.data or "digits", model))
             name = f"{data}-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
-            taken = (f"{name}-{number}" for number in range(2, 1000))
-            return cls(next(path for n in chain([name], taken) if not (path := runs / n).exists()))
+            numbered = (f"{name}-{number}" for number in range(2, 1000))
+            return cls(next(path for n in chain([name], numbered) if not (path := runs / n).exists()))
         path = runs / recipe.name
         if path.exists() and not unbegun(path):
             raise FileExistsError(
@@ -186,18 +186,18 @@ class RunFolder:
             return stored
         if isinstance(given, Recipe):
             original = Recipe.from_dict(self.facts().get("given", {}))
-            wanted, keys = given, [k for k in changed(original, given) if k in changed(stored, given)]
+            other, keys = given, [k for k in changed(original, given) if k in changed(stored, given)]
         else:
-            wanted = Recipe.from_dict({**asdict(stored), **given})
-            keys = [k for k in changed(stored, wanted) if k in given]
+            other = Recipe.from_dict({**asdict(stored), **given})
+            keys = [k for k in changed(stored, other) if k in given]
         for key in keys:
-            if key not in MAY_CHANGE and not (key == "epochs" and may_grow(stored, wanted.epochs)):
+            if key not in MAY_CHANGE and not (key == "epochs" and may_grow(stored, other.epochs)):
                 raise ValueError(
                     f"a resumed run keeps its recipe: {key} is {getattr(stored, key)!r} there, not "
-                    f"{getattr(wanted, key)!r}. Only {', '.join(MAY_CHANGE[:5])} may change{_about_epochs(key)}; for "
+                    f"{getattr(other, key)!r}. Only {', '.join(MAY_CHANGE[:5])} may change{_about_epochs(key)}; for "
                     f"another {key} start a new run"
                 )
-        goes_on = replace(stored, **{k: getattr(wanted, k) for k in keys if k not in ("runs", "name")})
+        goes_on = replace(stored, **{k: getattr(other, k) for k in keys if k not in ("runs", "name")})
         if not stored.sync and goes_on.world != stored.world:
             raise ValueError(
                 f"without sync what each device draws depends on how many there are: the run has {stored.world}, not "
@@ -284,10 +284,10 @@ def _about_epochs(key: str) -> str:
 
 def _numbers(row: dict[str, str]) -> dict[str, Any]:
     """A row of metrics.csv; TypeError or ValueError for one that is none."""
-    made: dict[str, Any] = {k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items() if v}
-    if "epoch" not in made:
+    numbers: dict[str, Any] = {k: int(v) if k in ("epoch", "step") else float(v) for k, v in row.items() if v}
+    if "epoch" not in numbers:
         raise ValueError(f"a row says of no epoch: {', '.join(map(str, row.values()))[:80]!r}")
-    return made
+    return numbers
 
 
 def surroundings() -> dict[str, Any]:

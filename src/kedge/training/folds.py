@@ -15,13 +15,12 @@ from kedge import checkpoint, metrics, own_code
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.data.splitting import uniform
-from kedge.training.callbacks import AtomicCheckpoints
+from kedge.training.calibration import judge, measures, predict_logits
 from kedge.training.checkpoint_selection import most_trained, on_the_way, start_of
+from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.errors import TrainingStopped
 from kedge.training.folder import RunFolder, RunResult
-from kedge.training.judging import judge, measures
 from kedge.training.recipe import Recipe, held_by
-from kedge.training.threshold import predict_logits
 
 __all__ = ["Pooled", "about_first", "cross_validate", "fold_folder", "fold_places", "sweep_folds"]
 
@@ -69,9 +68,9 @@ class _Fold:
         """Of its own fold, by the average with `share` of the trained weights."""
         model = self.averaged(share)
         rows, workers = max(64, self.recipe.batch_size or 0), self.recipe.workers or 0
-        found = predict_logits(model.to(torch.device(self.recipe.device)), self.val, rows, workers)[0]
+        logits = predict_logits(model.to(torch.device(self.recipe.device)), self.val, rows, workers)[0]
         model.cpu()
-        return found
+        return logits
 
 
 def fold_places(images: ImageSet, folds: int, seed: int) -> list[Tensor]:
@@ -125,10 +124,10 @@ def cross_validate(recipe: Recipe, images: ImageSet, run: Path, fit: Callable[..
     assert recipe.folds is not None
     places = fold_places(images, recipe.folds, held_by(vars(recipe)))
     folds = []
-    for number, held in enumerate(places, 1):
+    for number, places_of in enumerate(places, 1):
         others = torch.ones(len(images), dtype=torch.bool)
-        others[held] = False
-        train, val = images.subset(others), images.subset(held)
+        others[places_of] = False
+        train, val = images.subset(others), images.subset(places_of)
         train.split, val.split = "train", "val"
         own = _recipe_of(recipe, len(train), len(images), fold_folder(run, number))
         began = time.monotonic()
@@ -144,22 +143,22 @@ def cross_validate(recipe: Recipe, images: ImageSet, run: Path, fit: Callable[..
     pooled = _pooled(folds, judged, len(images))
     _hand_over(folds, pooled, recipe)
     if tell:
-        print(_said(pooled.record), flush=True)
+        print(_summary(pooled.record), flush=True)
     return pooled
 
 
-def _said(record: dict[str, Any]) -> str:
+def _summary(record: dict[str, Any]) -> str:
     """What the folds say together, in a line."""
     alone = record["of"] - record["images"]
-    left = f"; {alone} more in no fold: alone in a class, or unreadable" if alone else ""
+    apart = f"; {alone} more in no fold: alone in a class, or unreadable" if alone else ""
     if "start" not in record:
-        return f"{100 * record['accuracy']:.1f} % of the {record['images']} images of all folds are right{left}"
+        return f"{100 * record['accuracy']:.1f} % of the {record['images']} images of all folds are right{apart}"
     what = {1.0: "the trained weights are kept", 0.0: "the start is kept"}.get(
         record["share"], f"the average with {record['share']:g} of the trained weights is kept"
     )
     return (
         f"of the {record['images']} images of all folds the start has {100 * record['start']:.1f} % right, training "
-        f"{100 * record['trained']:.1f} %: {what}, {100 * record['accuracy']:.1f} %{left}"
+        f"{100 * record['trained']:.1f} %: {what}, {100 * record['accuracy']:.1f} %{apart}"
     )
 
 
@@ -214,8 +213,8 @@ def _hand_over(folds: list[_Fold], pooled: Pooled, recipe: Recipe) -> None:
         own = slice(start, start := start + len(fold.val))
         temperature = model.steps["temperature"]["value"] if recipe.temperature else 1.0
         checkpoint.save(model, fold.folder.model)
-        found = measures(pooled.logits[own] / temperature, labels[own])
-        facts = {**fold.folder.facts(), "validation": found, "reject": model.reject, "steps": model.steps}
+        measured = measures(pooled.logits[own] / temperature, labels[own])
+        facts = {**fold.folder.facts(), "validation": measured, "reject": model.reject, "steps": model.steps}
         fold.folder.write_facts({**facts, "share": pooled.share})
 
 

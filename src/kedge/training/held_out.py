@@ -202,11 +202,11 @@ def unseen(images: ImageSet, record: ImageRecord, name: str) -> ImageSet:
     """
     if not (shared := record.count(images)):
         return images
-    left = len(images) - shared
-    if left < min(ENOUGH, (len(images) + 1) // 2):
+    others = len(images) - shared
+    if others < min(ENOUGH, (len(images) + 1) // 2):
         raise ValueError(
             f"{shared:,} of the {len(images):,} images of {images.name} ({images.split}) are training images of "
-            f"{name}, bit for bit: the {left:,} others are too few to measure on"
+            f"{name}, bit for bit: the {others:,} others are too few to measure on"
         )
     return _part(images, lambda key: key not in record.seen, images.split, name)
 

@@ -66,12 +66,12 @@ def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[Imag
         raise ValueError(
             f"{recipe.data}: no training images of class {', '.join(empty[:10])}; name the others in classes"
         )
-    left = unseen(val, record_of(recipe, train, None), "this run")
-    if len(left) < len(val):
+    unknown = unseen(val, record_of(recipe, train, None), "this run")
+    if len(unknown) < len(val):
         train.report.notes.append(
-            f"{len(val) - len(left)} of the {len(val)} images of the part val are training images too, and left out"
+            f"{len(val) - len(unknown)} of the {len(val)} images of the part val are training images too, and left out"
         )
-    return train, left
+    return train, unknown
 
 
 def _divide(recipe: Recipe, images: ImageSet) -> tuple[ImageSet, ImageSet]:

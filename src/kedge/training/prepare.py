@@ -110,17 +110,17 @@ def _images_and_model(
     The images are those of the run `known`, where one goes on that says them.
     """
     pool = load_pool(recipe) if known is None and sets is None else None
-    asked = recipe
+    chosen = recipe
     if earlier is None:
         images, part = pool if pool is not None else (None, None)
         continued = start is not None or (recipe.init_from is not None and not recipe.pretrained)
-        asked = resolve_folds(recipe, images, part is not None, continued)
-    train, val = _divided(asked, pool, known, sets)
-    model, resolved = begin(asked, train, earlier, has_checkpoint, start)
-    if pool is not None and asked.folds and recipe.folds is None and not resolved.pretrained:  # they cannot be had
-        asked = replace(recipe, folds=0, pretrained=False)
-        train, val = _divided(asked, pool, known, sets)
-        model, resolved = begin(asked, train, earlier, has_checkpoint, start)
+        chosen = resolve_folds(recipe, images, part is not None, continued)
+    train, val = _divided(chosen, pool, known, sets)
+    model, resolved = begin(chosen, train, earlier, has_checkpoint, start)
+    if pool is not None and chosen.folds and recipe.folds is None and not resolved.pretrained:  # they cannot be had
+        chosen = replace(recipe, folds=0, pretrained=False)
+        train, val = _divided(chosen, pool, known, sets)
+        model, resolved = begin(chosen, train, earlier, has_checkpoint, start)
     if resolved.folds:
         fold_places(train, resolved.folds, held_by(vars(resolved)))  # too few are an error before anything slow
     return train, val, model, resolved
@@ -148,13 +148,13 @@ def begin(
     train: ImageSet,
     earlier: RunFolder | None,
     has_checkpoint: bool,
-    given: PixelModel | None = None,
+    start: PixelModel | None = None,
 ) -> tuple[PixelModel, Recipe]:
-    """The model to train: the one given, that of init_from, or a network made by the recipe; and the recipe with it."""
+    """The model to train: `start`, that of init_from, or a network made by the recipe; and the recipe with it."""
     count, shape = len(train), train.image_shape
-    if given is not None:
-        _check_given(given, train)
-        return independent(given).train(), resolve_data(recipe, count, shape)
+    if start is not None:
+        _check_start(start, train)
+        return independent(start).train(), resolve_data(recipe, count, shape)
     if earlier is not None and earlier.has_start:
         return checkpoint.load(earlier.start).train(), resolve_data(recipe, count, shape)
     start = load_start(recipe, train)
@@ -228,7 +228,7 @@ def _start_from_probe(prepared: Prepared, val: ImageSet) -> None:
         model.cpu().train()
 
 
-def _check_given(model: PixelModel, train: ImageSet) -> None:
+def _check_start(model: PixelModel, train: ImageSet) -> None:
     if (unlike := unlike_classes(train.class_names, model.class_names or model.num_outputs, OF)) is not None:
         raise ValueError(
             f"start: the model has {model.num_outputs} outputs for {', '.join((model.class_names or ['?'])[:5])}, and "
@@ -276,14 +276,16 @@ def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:
 
 
 def _named(model: PixelModel) -> tuple[str, dict[str, Any]]:
-    made = getattr(model.network, "kedge_architecture", None)
-    if made is None:
+    architecture = getattr(model.network, "kedge_architecture", None)
+    if architecture is None:
         raise ValueError(
             f"init_from: {type(model.network).__name__} has no name in timm or torchvision, so that the run could not "
             "be resumed; train it with an objective in a loop of your own"
         )
-    given = {k: v for k, v in made["arguments"].items() if k not in ("num_classes", "in_chans")}
-    return (made["name"] if made["library"] == "timm" else f"torchvision/{made['name']}"), given
+    arguments = {k: v for k, v in architecture["arguments"].items() if k not in ("num_classes", "in_chans")}
+    return (
+        architecture["name"] if architecture["library"] == "timm" else f"torchvision/{architecture['name']}"
+    ), arguments
 
 
 def _flat(values: Any) -> list[float]:

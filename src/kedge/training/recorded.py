@@ -1,12 +1,13 @@
-"""What a run folder says of its run: its recipe and its facts, as mappings, whichever version of kedge wrote them."""
+"""What was written of a run: its recipe and its facts, as mappings, whichever version of kedge wrote them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from kedge.json_text import read_json
 from kedge.training.recipe import Recipe, values_of
 
-__all__ = ["recorded", "recorded_facts"]
+__all__ = ["anchored_arguments", "masking", "recorded", "recorded_facts"]
 
 # What run.json holds under these names are records of their own.
 _RECORDS = (
@@ -37,3 +38,20 @@ def recorded_facts(run: Path) -> dict[str, Any]:
         if not isinstance(facts.get(key), dict | None):
             raise ValueError(f"{run / 'run.json'}: {key} is a mapping, not {str(facts[key])[:80]!r}: it was changed")
     return facts
+
+
+def anchored_arguments(objective: Iterable[Any] | None) -> dict[str, Any] | None:
+    """What is written for `Anchored` in an objective, the outermost one; None without it."""
+    for entry in objective or []:
+        named = {entry: None} if isinstance(entry, str) else entry
+        if "Anchored" in named:
+            return dict(named["Anchored"] or {})
+    return None
+
+
+def masking(objective: Iterable[Any] | None) -> tuple[float, str]:
+    """(share of images whose reference is masked, their target); a share of 0 where nothing is."""
+    written = anchored_arguments(objective)
+    if written is None:
+        return 0.0, "uniform"
+    return written.get("alpha", 0.25), written.get("mask_target", "uniform")  # else the defaults of the class

@@ -8,8 +8,8 @@ from typing import Any
 from kedge.files import write_text
 from kedge.own_code import code_in, sources
 from kedge.regular import file_digest
-from kedge.training.callbacks import AtomicCheckpoints
 from kedge.training.digests import RUN_FORMAT, checkpoint_digests, plain, recipe_digest, settle, stamp
+from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.may_change import MAY_CHANGE, PLACES, may_grow
 from kedge.training.recipe import Recipe

@@ -7,9 +7,8 @@ from typing import Any
 from kedge.checkpoint import read_config
 from kedge.epsilon import parse_ball, print_ball
 from kedge.hub import PREFIX, download, split_name
-from kedge.training.masking import anchored_arguments
 from kedge.training.recipe import Recipe, held_by, near
-from kedge.training.recorded import recorded, recorded_facts
+from kedge.training.recorded import anchored_arguments, recorded, recorded_facts
 from kedge.training.resolve import has_weights
 
 __all__ = ["earlier_passes", "find_start", "inherit", "run_of", "same_place", "trained_eps"]
@@ -41,8 +40,8 @@ def inherit(recipe: Recipe) -> Recipe:
     anchored = recipe.anchored if recipe.anchored is not None else config.get("kind") == "anchored"
     run = run_of(folder)
     trained = recorded(run)
-    made = {**((config.get("architecture") or {}).get("arguments") or {}), **trained.get("arguments", {})}
-    if not recipe.arguments.items() <= made.items():
+    own = {**((config.get("architecture") or {}).get("arguments") or {}), **trained.get("arguments", {})}
+    if not recipe.arguments.items() <= own.items():
         raise ValueError(
             f"arguments {recipe.arguments} is for a new model: {recipe.init_from} is one already; leave arguments out"
         )
