@@ -1,0 +1,42 @@
+"""One line for each method of each room: the small arguments by which `test_every_method` tries it."""
+
+from pathlib import Path
+from typing import Any
+
+HOUSE = Path(__file__).parent / "fixtures" / "first-house"
+TEACHER = str(HOUSE / "plain" / "model")
+STEP = {"fgsm": {"eps": 0.1}}
+CLIMB = {"pgd": {"eps": 0.1, "steps": 2}}
+
+# What a recipe says besides TINY, so that a run trains with the method.
+RUNS: dict[str, dict[str, dict[str, Any]]] = {
+    "objectives": {
+        "aaer": {"anchored": False, "objective": [{"aaer": {"attack": STEP}}, "cross_entropy"]},
+        "adversarial": {"objective": [{"anchored": {"alpha": 0}}, {"adversarial": {"attack": CLIMB}}, "cross_entropy"]},
+        "anchored": {"objective": [{"anchored": {"alpha": 0.5, "mask_target": "label"}}, "cross_entropy"]},
+        "blend": {"anchored": False, "objective": ["blend", "cross_entropy"]},
+        "confidence_penalty": {"objective": ["anchored", "confidence_penalty"]},
+        "cross_entropy": {"objective": [{"cross_entropy": {"label_smoothing": 0.1}}]},
+        "cure": {"anchored": False, "objective": [{"cure": {"attack": CLIMB}}, "cross_entropy"]},
+        "cutmix": {"objective": ["cutmix", "anchored", "cross_entropy"]},
+        "distill": {"objective": ["anchored", {"distill": {"teacher": TEACHER}}, "cross_entropy"]},
+        "feature_distill": {
+            "anchored": False,
+            "objective": [{"feature_distill": {"teacher": TEACHER, "layer": "network.layer1"}}, "cross_entropy"],
+        },
+        "mixup": {"objective": [{"mixup": {"alpha": 0.2}}, "anchored", "cross_entropy"]},
+        "noise": {"anchored": False, "objective": ["noise", "cross_entropy"]},
+        "one_reference": {"init_from": str(HOUSE / "masked" / "model"), "objective": ["one_reference"]},
+        "outlier_exposure": {
+            "objective": ["anchored", "outlier_exposure", "cross_entropy"],
+            "extra": {"outliers": "OUTLIERS"},
+        },
+        "trades": {"objective": [{"anchored": {"alpha": 0}}, {"trades": {"attack": CLIMB}}, "cross_entropy"]},
+    },
+}
+TINY = {
+    "data": "digits", "model": "kedge_resnet_small", "arguments": {"width": 4}, "train_images": 160, "batch_size": 40,
+    "epochs": 2, "references": 3, "device": "cpu", "val_pgd_images": 8, "anchored": True,
+}  # fmt: skip
+# squared_error is for regression, which recipes do not train; tests/objectives has it.
+BY_HAND = {"objectives": {"squared_error"}}
