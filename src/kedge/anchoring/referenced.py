@@ -78,6 +78,10 @@ class ReferencedModel(PixelModel):
                 self._buffers[name] = None
         super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
 
+    def draw_references(self, images: Tensor) -> Tensor:
+        """For each of two or more images `[B, C, H, W]` another one of the batch, as `forward` draws in train mode."""
+        return images[derangement(len(images), device=images.device)]
+
     def forward(
         self,
         images: Tensor,
@@ -114,7 +118,7 @@ class ReferencedModel(PixelModel):
         outside = mask is None and slot is None and not torch.is_grad_enabled() and self.stem.at_hand
         if references is None:
             if self.training and len(images) > 1:
-                references = images[derangement(len(images), device=images.device)]
+                references = self.draw_references(images)
             else:
                 if outside:
                     return self._through(x, self._bank_terms(1, x))

@@ -13,7 +13,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kedge.anchoring import AnchoredModel, derangement
 from kedge.data.seeds import derive_seed
 from kedge.objectives._synchronised import synchronised_batch_norm
 from kedge.objectives._views import View, unwrapped
@@ -96,9 +95,9 @@ class WholeBatch(View):
         """Logits `[B, C]` of all processes' images; what is `bound` has one row for each image, or one for all."""
         count = len(images)
         core = unwrapped(self.module)
-        anchored = isinstance(core, AnchoredModel) and core.training
-        if anchored and bound.get("references") is None and count > 1:
-            bound["references"] = images[derangement(count, device=images.device)]  # as the model would
+        draw = getattr(core, "draw_references", None) if core.training and count > 1 else None
+        if draw is not None and bound.get("references") is None:
+            bound["references"] = draw(images)  # as the model would, of the images of all processes
         mine = {
             name: value if value is None or len(value) != count else value[share_of(count)]
             for name, value in bound.items()

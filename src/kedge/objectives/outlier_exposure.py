@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import AnchoredModel, derangement
 from kedge.catalog import Info
 from kedge.objectives._base import Objective, check_inner
 from kedge.objectives._views import BoundReferences, View, bare, repeated
@@ -106,8 +105,10 @@ class WithOutliers(View):
             return super().forward(images, **bound)
         count = len(images)
         whole = torch.cat([images, self.outliers])
-        if count > 1 and self._draws(bound):
-            bound["references"] = images[derangement(count, device=images.device)]
+        fixed = bound.get("references") is not None or any(isinstance(each, BoundReferences) for each in self.modules())
+        draw = getattr(bare(self), "draw_references", None) if count > 1 and not fixed else None
+        if draw is not None:
+            bound["references"] = draw(images)  # as the model would, but never an outlier
         logits = super().forward(whole, **repeated(bound, len(whole)))
         self.answers = logits[count:]
         return self.shown(logits)
@@ -115,8 +116,3 @@ class WithOutliers(View):
     def shown(self, rows: Tensor) -> Tensor:
         """The rows of the images, without those of the outliers."""
         return rows[: len(rows) - len(self.outliers)] if self.training else rows
-
-    def _draws(self, bound: dict[str, Tensor | None]) -> bool:
-        """Whether the model would draw its references itself, from a batch with outliers in it."""
-        fixed = bound.get("references") is not None or any(isinstance(each, BoundReferences) for each in self.modules())
-        return not fixed and isinstance(bare(self), AnchoredModel)
