@@ -19,8 +19,6 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from fractions import Fraction
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -372,6 +370,9 @@ def _made(
 
 def _number(text: str) -> float:
     """The number that a text stands for: `8/255` and `1e-2` are texts to YAML."""
+    from decimal import Decimal  # not before it is needed: the core of kedge costs torch and nothing more
+    from fractions import Fraction
+
     top, slash, bottom = text.partition("/")
     try:
         return float(Fraction(Decimal(top.strip())) / Fraction(Decimal(bottom.strip() if slash else "1")))
