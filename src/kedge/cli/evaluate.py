@@ -47,6 +47,7 @@ examples:
   kedge evaluate A B --ood mnist,textures --near cifar100 --attack pgd
   kedge evaluate mine --limit 500 --severities 3       a quick look
   kedge evaluate old=a0,a1,a2 new=b0,b1,b2             three seeds each: mean, spread, paired tests
+  kedge evaluate a "mean(a,b,c)"                       a model beside the ensemble of three
   kedge evaluate mine --unlabelled photos              how often it is right on images without labels, about
 
 Lists are separated by spaces or commas. The table, JSON or CSV goes to standard output, everything else to standard
