@@ -23,11 +23,11 @@ from kedge.evaluation.attacked import (
 from kedge.evaluation.checks import limited
 from kedge.evaluation.chunks import CHUNK, Work, as_batch, chunks, columns_of, first_chunk
 from kedge.evaluation.evaluated_model import Subject
+from kedge.evaluation.figures import attack_strip
 from kedge.evaluation.image_panel import panel
 from kedge.evaluation.inference_runner import Columns, Runner, duration
 from kedge.evaluation.inputs import to_unit
 from kedge.evaluation.sanity import same_answers
-from kedge.evaluation.strips import attack_strip
 
 if TYPE_CHECKING:
     from kedge.evaluation.runner import Collected

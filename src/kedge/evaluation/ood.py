@@ -8,9 +8,10 @@ from torch import Tensor
 
 from kedge.confidence import log_odds
 from kedge.evaluation.comparing import Share
-from kedge.evaluation.summaries import FEWEST, estimate
-from kedge.metrics import detection_summary, roc_curve
-from kedge.metrics.detection import placements
+from kedge.metrics import roc_curve
+from kedge.metrics._base import Detection, Estimate, Separation, metrics
+from kedge.metrics._detection import placements
+from kedge.metrics._summary import FEWEST
 from kedge.rejection import answered
 from kedge.scores import Outputs, Score
 
@@ -23,7 +24,6 @@ LACKING = {
     "head": "the model's last layer was not found",
     "images": "it reads images itself: use it from Python",
 }
-DETECTION = ("auroc", "aupr_in", "aupr_out", "fpr95")
 
 
 def ready(
@@ -93,10 +93,10 @@ def outside_summary(
         }
         for name, values in away.items():
             few = min(len(values), len(within)) < FEWEST
-            summary = detection_summary(within, values, resamples=0 if few else n, seed=seed)
+            sample = Separation(within, values, 0 if few else n, seed)
             fpr, tpr = roc_curve(within, values)
             ood[name]["scores"][score.name] = {
-                **{metric: bounded(summary[metric]) for metric in DETECTION},
+                **{metric.key: metric.of(sample).to_json() for metric in detection()},
                 "outside": _counts(values, edges),
                 "roc": {"fpr": _short(fpr), "tpr": _short(tpr)},
             }
@@ -141,7 +141,7 @@ def averaged(ood: Mapping[str, Any], groups: Mapping[str, str | None]) -> dict[s
         shared = [score for score in ood[names[0]]["scores"] if all(score in ood[n]["scores"] for n in names)]
         found[group] = {
             score: {
-                **{metric: _mean([ood[n]["scores"][score][metric] for n in names]) for metric in DETECTION},
+                **{m.key: _mean([ood[n]["scores"][score][m.key] for n in names]) for m in detection()},
                 "sets": names,
             }
             for score in shared
@@ -154,12 +154,11 @@ def _short(values: Tensor) -> list[float]:
     return [round(value, 5) for value in values.tolist()]
 
 
-def bounded(found: tuple[float, float | None, float | None]) -> dict:
-    """An estimate in [0, 1] of (value, low, high)."""
-    value, low, high = found
-    return estimate(value, low, high, 1.0)
+def detection() -> list[Detection]:
+    """The metrics of how well a score tells two sets apart."""
+    return [metric for metric in metrics("ood") if isinstance(metric, Detection)]
 
 
 def _mean(estimates: list[dict]) -> dict:
     ends = [[e[key] for e in estimates] for key in ("value", "low", "high")]
-    return estimate(*[None if None in values else sum(values) / len(values) for values in ends])
+    return Estimate(*[None if None in values else sum(values) / len(values) for values in ends]).to_json()

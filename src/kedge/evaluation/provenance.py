@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from kedge._version import __version__
+from kedge.metrics._base import metrics
 
 
 def machine() -> dict[str, Any]:
@@ -41,18 +42,11 @@ def peak_memory() -> float | None:
 
 
 CONVENTIONS = {
-    "accuracy": "share of correct answers; interval: Wilson. Means over corruptions: bootstrap over images",
-    "ece": "expected calibration error of the top prediction, equal-width bins, pooled over the set; interval: "
-    "bootstrap of the error without its bias (cross-fitted), by which models are compared",
-    "smooth_ece": "calibration error smoothed by a kernel whose width is the error itself, no bins; interval as of ece",
-    "brier": "sum over classes of squared differences, 0 to 2",
     "ood": "in-distribution is the positive class; a higher score means more in-distribution; AUROC's interval: "
     "DeLong's variance on the logit scale",
     "near and far": "unweighted means over the sets of the group, as OpenOOD 1.5 averages; their intervals are "
     "means of the sets' bounds, wider than the truth",
-    "fpr95": "share of out-of-distribution images accepted when 95 % of in-distribution ones are",
     "aupr_in, aupr_out": "average precision with in-distribution, and with out-of-distribution as the positive class",
-    "aurc": "area under the curve of risk (share of wrong answers) against coverage (share of images answered)",
     "confidence": "images are ranked and rejected by its log odds, log(p / (1 - p)): p is 1 in float32 from 17 on",
     "attack": "accuracy on attacked images of a stated random subset; interval: exact binomial (Clopper-Pearson)",
     "corruptions": "generated on the batch, deterministic in (image index, name, severity, seed); "
@@ -61,14 +55,8 @@ CONVENTIONS = {
 }
 _ARXIV = "https://arxiv.org/abs/"
 CITATIONS = {
-    "clean": [
-        ("Expected calibration error", "Guo et al., ICML 2017", f"{_ARXIV}1706.04599"),
-        ("Smooth calibration error", "Błasiok & Nakkiran, ICLR 2024", f"{_ARXIV}2309.12236"),
-        ("Risk and coverage", "Geifman & El-Yaniv, NeurIPS 2017", f"{_ARXIV}1705.08500"),
-    ],
     "ood": [
         ("Near and far sets", "OpenOOD 1.5, Zhang et al. 2023", f"{_ARXIV}2306.09301"),
-        ("Area under ROC, DeLong's interval", "DeLong et al., Biometrics 1988", "https://doi.org/10.2307/2531595"),
     ],
     "attack": [
         ("Signs of masked gradients", "Athalye et al., ICML 2018", f"{_ARXIV}1802.00420"),
@@ -79,6 +67,11 @@ CITATIONS = {
         ("Disagreement of references", "Thiagarajan et al., NeurIPS 2022", f"{_ARXIV}2207.07235"),
     ],
 }
+
+
+def conventions() -> dict[str, str]:
+    """How everything was measured, word to words: each metric says it itself."""
+    return {**{m.name: m.convention for m in metrics() if m.convention}, **CONVENTIONS}
 
 
 def citations(kinds: Iterable[str]) -> list[dict[str, str]]:

@@ -17,14 +17,15 @@ from kedge.evaluation.checks import check_images, check_request, limited, named_
 from kedge.evaluation.comparing import compare, group_table
 from kedge.evaluation.equalise import common_step, difference
 from kedge.evaluation.evaluated_model import Subject, gather_subjects
+from kedge.evaluation.figures import corruption_strips
 from kedge.evaluation.inference_runner import Runner
 from kedge.evaluation.inputs import conversion
 from kedge.evaluation.model_summary import Settings, about
-from kedge.evaluation.provenance import CONVENTIONS, citations, machine, now, peak_memory
+from kedge.evaluation.provenance import citations, conventions, machine, now, peak_memory
 from kedge.evaluation.runner import Collected, collect
 from kedge.evaluation.shifts import Shifts, class_masks, rendition_names, shifts
-from kedge.evaluation.strips import corruption_strips
-from kedge.evaluation.summaries import FEWEST
+from kedge.metrics._base import metrics
+from kedge.metrics._summary import FEWEST
 from kedge.scores import Score
 
 FORMAT_VERSION = 2
@@ -188,7 +189,7 @@ def evaluate(
             "risk": risk,
             "equalise": None if step is None else step.words(tuple(data.image_shape)),
         },
-        "conventions": CONVENTIONS,
+        "conventions": conventions(),
         "citations": [
             *citations(_kinds(bool(sets), attacks)),
             *catalog.citations(_methods(found_shifts, scores if sets else [], attacks)),
@@ -263,14 +264,15 @@ def _warning(data: Any, outside: Any, equalised: bool, shared: str | None) -> st
 
 
 def _kinds(outside: bool, attacks: Attacks | None) -> list[str]:
-    """What is cited beside the methods: metrics and checks."""
-    return ["clean", *(["ood"] if outside else []), *([] if attacks is None else ["attack"])]
+    """What is cited beside the methods: conventions and checks."""
+    return [*(["ood"] if outside else []), *([] if attacks is None else ["attack"])]
 
 
 def _methods(found: Shifts, scores: Sequence[Score], attacks: Attacks | None) -> list[Any]:
-    """The corruptions, scores and attacks that were measured."""
+    """The metrics, and the corruptions, scores and attacks that were measured."""
+    measured = [metric for metric in metrics() if scores or metric.part != "ood"]
     corruptions = [catalog.get("data.corruptions", name) for name in found.corruptions]
-    return [*corruptions, *scores, *([] if attacks is None else attacks.methods())]
+    return [*measured, *corruptions, *scores, *([] if attacks is None else attacks.methods())]
 
 
 def _strips(

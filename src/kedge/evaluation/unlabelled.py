@@ -14,7 +14,6 @@ from kedge.evaluation.checks import check_images, limited, seen
 from kedge.evaluation.evaluated_model import Subject, faults, gather_subjects
 from kedge.evaluation.inference_runner import Part, Runner, duration, identity, outputs_from
 from kedge.evaluation.provenance import citations
-from kedge.evaluation.summaries import FEWEST, estimate
 from kedge.metrics import (
     accuracy_interval,
     auroc,
@@ -24,6 +23,8 @@ from kedge.metrics import (
     difference_of_confidences,
     difference_of_confidences_interval,
 )
+from kedge.metrics._base import Estimate
+from kedge.metrics._summary import FEWEST
 from kedge.scores import KNN, MSP, Disagreement, Entropy, Outputs
 
 FEW_IMAGES = 50  # with fewer the interval is too wide to be of use
@@ -141,7 +142,7 @@ def estimate_accuracy(
                 "name": source.name,
                 "split": getattr(source, "split", None),
                 "images": len(source),
-                "accuracy": estimate(right / len(source), *accuracy_interval(right, len(source))),
+                "accuracy": Estimate(right / len(source), *accuracy_interval(right, len(source))).to_json(),
             },
             "warnings": list(subject.warnings),
             "sets": {
@@ -188,7 +189,7 @@ def _estimated(
             continue
         scores = one.score(source), correct, one.score(target)
         bounds = one.interval(*scores, n=resamples, seed=seed) if resamples and not few else (None, None)
-        found[key] = {"title": one.title, **estimate(float(one.value(*scores)), *bounds)}
+        found[key] = {"title": one.title, **Estimate(float(one.value(*scores)), *bounds).to_json()}
     unlike = _unlike(source, target, seed)
     return {
         "headline": HEADLINE,
@@ -210,7 +211,7 @@ def _unlike(source: Outputs, target: Outputs, seed: int) -> dict[str, Any] | Non
 
     score = KNN().fit(features(learnt), torch.zeros(len(learnt), dtype=torch.long))
     inside, outside = score.score(features(own)), score.score(target)
-    return {"score": score.title, **estimate(float(auroc(inside, outside)), *auroc_interval(inside, outside), 1.0)}
+    return {"score": score.title, **Estimate(float(auroc(inside, outside)), *auroc_interval(inside, outside)).to_json()}
 
 
 def _warnings(

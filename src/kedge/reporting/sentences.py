@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from kedge.metrics._base import metrics
 from kedge.printable import printable
 from kedge.rejection import in_words
 from kedge.reporting.claims import comparison
-from kedge.reporting.rows import dig, estimate, number, short
+from kedge.reporting.rows import dig, estimate, number, short, value_of
 from kedge.reporting.summary import at_place, ood_places, score_titles, strength
 
 __all__ = ["about", "comparison", "expected", "overconfidence"]
@@ -46,7 +47,14 @@ def about(name: str, model: dict[str, Any], results: dict[str, Any]) -> list[str
         + f"{_leaning(clean['reliability'])}.",
         *said,
     ]
-    found = [*_shift(model, results), *_outside(model, results), *_attacked(model), *_selective(model)]
+    worst = [w for m in metrics() if (w := m.sentence(value_of(model, m), results["data"]["class_names"]))]
+    found = [
+        *map(printable, worst),
+        *_shift(model, results),
+        *_outside(model, results),
+        *_attacked(model),
+        *_selective(model),
+    ]
     return [*said, *expected(name, model), *found]
 
 

@@ -4,14 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from kedge.epsilon import print_epsilon
+from kedge.metrics._base import Metric, metrics
 from kedge.printable import printable
-from kedge.rejection import resolved
-from kedge.reporting.rows import METRICS, Row, ahead_of, comparable, dig, estimate, failure, short
+from kedge.reporting.rows import Row, ahead_of, dig, estimate, failure, short, value_of
 
-MANY_CLASSES = 20  # from here on top-5 says something
 FEW_SCORES = 3  # up to so many scores have lines of their own, more only the first and the best
 FEW_SETS = 3  # up to so many sets that are neither near nor far have several lines each
-_ERRORS = ("accuracy", "ece", "smooth_ece", "nll", "brier")
 UNLIKE = "told from validation images (AUROC)"
 
 
@@ -21,6 +19,7 @@ class _Lines:
     def __init__(self, results: dict[str, Any]) -> None:
         self.models = list(results["models"].values())
         self.complete = results["complete"]
+        self.class_names = results["data"]["class_names"]
         self.rows: list[Row] = []
 
     def add(
@@ -33,14 +32,22 @@ class _Lines:
         marks: tuple[str, ...] = (),
         notes: tuple[str, ...] = (),
         marked: bool = True,
+        unbiased: bool = False,
     ) -> None:
         cells = [estimate(v) for v in values]
         first = all(row.group != group for row in self.rows)
         if not first:  # the reason once is enough
             marks = tuple(mark.partition(":")[0] for mark in marks)
         if any(c is not None for c in cells) or (first and any(marks)):
-            ahead = () if any(notes) or not marked else ahead_of(cells, better, unit)
-            self.rows.append(Row(group, label, unit, better, cells, ahead, marks, notes))
+            ahead = ahead_of(cells, better, unit) if marked else ()
+            self.rows.append(Row(group, label, unit, better, cells, ahead, marks, notes, unbiased))
+
+    def metric(self, group: str, one: Metric, values: Sequence[Any], marks: tuple[str, ...] = ()) -> None:
+        """The rows of a metric, as it says itself."""
+        for line in one.lines(values, self.class_names):
+            notes = tuple(short(note) if note else "" for note in line.notes)
+            self.add(group, line.label, line.unit, line.better, line.cells, marks, notes, one.comparable(values),
+                     one.unbiased)  # fmt: skip
 
     def marks(
         self, found: Sequence[Any], part: str, name: str | None = None, also: Sequence[str] = (), asked: bool = True
@@ -73,17 +80,15 @@ def summary_rows(results: dict[str, Any]) -> list[Row]:
     return lines.rows
 
 
-def clean_metric(model: dict[str, Any], key: str) -> Any:
-    """A metric on clean images; smooth ECE is kept with the rest of the calibration family."""
-    return dig(model, "clean", key) or dig(model, "clean", "calibration", key)
-
-
 def _clean(lines: _Lines, results: dict[str, Any]) -> None:
     marks = lines.marks([m["clean"] for m in lines.models], "clean")
-    keys = ["accuracy", *(["top5"] if len(results["data"]["class_names"]) >= MANY_CLASSES else []), *_ERRORS[1:]]
-    for key in keys:
-        values = [clean_metric(m, key) for m in lines.models]
-        lines.add("Clean images", *METRICS[key], values, marks, marked=comparable(key, values))
+    for one in summarised("clean", len(lines.class_names)):
+        lines.metric("Clean images", one, [value_of(m, one) for m in lines.models], marks)
+
+
+def summarised(place: str, classes: int = 0) -> list[Metric]:
+    """The metrics that the summary has of a place."""
+    return [one for one in metrics() if place in one.summary and classes >= one.classes]
 
 
 def _shift(lines: _Lines, results: dict[str, Any]) -> None:
@@ -96,9 +101,8 @@ def _shift(lines: _Lines, results: dict[str, Any]) -> None:
         group = f"Corrupted (mean of {count} × {len(severities)})" if many else (
             f"Corrupted ({count} kind{'s' if count > 1 else ''}, severity {severities[0]})"
         )  # fmt: skip
-        for key in _ERRORS:
-            values = [dig(m, "shift", "mean", key) for m in models]
-            lines.add(group, *METRICS[key], values, marks, marked=comparable(key, values))
+        for one in summarised("shift"):
+            lines.metric(group, one, [dig(m, "shift", "mean", one.key) for m in models], marks)
         for severity in severities if many else []:
             own = [next((r for r in dig(m, "shift", "by_severity") or [] if r["severity"] == severity), None)
                    for m in models]  # fmt: skip
@@ -107,11 +111,9 @@ def _shift(lines: _Lines, results: dict[str, Any]) -> None:
             )
     for name in results["shift_sets"]:
         found = [m["shift_sets"].get(name) for m in models]
-        for key in ("accuracy", "ece"):
-            values = [dig(f, key) for f in found]
-            marks = lines.marks(found, "shift_set", name)
-            group = f"Published set: {printable(name)}"
-            lines.add(group, *METRICS[key], values, marks, marked=comparable(key, values))
+        marks = lines.marks(found, "shift_set", name)
+        for one in summarised("sets"):
+            lines.metric(f"Published set: {printable(name)}", one, [dig(f, one.key) for f in found], marks)
 
 
 def score_titles(results: dict[str, Any]) -> dict[str, str]:
@@ -169,15 +171,16 @@ def _outside(lines: _Lines, results: dict[str, Any]) -> None:
         group = f"Out of distribution: {place_title(kind, name, sets)}"
         marks = lines.marks(found, "ood", name if kind == "set" else None)
         for score in shown or [""]:
-            for label, key, better in (("AUROC", "auroc", "higher"), ("FPR95", "fpr95", "lower")):
-                values = [dig(f, score, key) for f in found]
-                lines.add(group, f"{label}, {titles.get(score, 'all scores')}", "%", better, values, marks)
+            for one in summarised("ood"):
+                values = [dig(f, score, one.key) for f in found]
+                lines.add(group, f"{one.label}, {titles.get(score, 'all scores')}", one.unit, one.better, values, marks)
         if len(titles) > len(shown):
             best = [chosen_afterwards(f) for f in found]
             lines.add(
                 group, "AUROC, best of the scores, chosen after the fact", "%", None,
                 [{"value": f[b]["auroc"]["value"]} if b else None for f, b in zip(found, best, strict=True)], marks,
                 tuple(f"{titles[b]}, of {len(f)}" if b else "" for f, b in zip(found, best, strict=True)),
+                marked=False,
             )  # fmt: skip
 
 
@@ -193,12 +196,8 @@ def _selective(lines: _Lines, results: dict[str, Any]) -> None:
     found = [m["selective"] for m in models]
     marks = lines.marks(found, "selective")
     group = "Answering only when confident"
-    lines.add(group, "risk over all coverages (AURC)", "%%", "lower", [dig(f, "aurc") for f in found], marks)
-    risk = next((dig(f, "at_risk", "risk") for f in found if dig(f, "at_risk", "risk") is not None), None)
-    if risk is not None:
-        at = f"at {100 * risk:g} % risk"
-        lines.add(group, f"answered {at}", "%", "higher", [dig(f, "at_risk", "coverage") for f in found], marks)
-        lines.add(group, f"threshold {at}", "confidence", None, [_threshold(dig(f, "at_risk")) for f in found], marks)
+    for one in summarised("selective"):
+        lines.metric(group, one, [value_of(m, one) for m in models], marks)
     places = [place for place in ood_places(results) if place[0] == "group" or not _many(results)]
     for kind, name, sets in places:
         areas = [[dig(f, "joint", s, "aurc") for s in sets] for f in found]
@@ -212,10 +211,6 @@ def _selective(lines: _Lines, results: dict[str, Any]) -> None:
         areas = [[dig(m, "ood", s, "accepted") for s in sets] for m in models]
         values = [None if None in a else sum(a) / len(a) for a in areas]
         lines.add(group, f"answered, {place_title(kind, name, sets)}", "%", "lower", values)
-
-
-def _threshold(rule: dict[str, Any] | None) -> float | None:
-    return None if dig(rule, "threshold") is None else resolved(rule)  # type: ignore[arg-type]
 
 
 def unlabelled(models: dict[str, dict[str, Any]]) -> dict[str, list[tuple[str, list[Any]]]]:

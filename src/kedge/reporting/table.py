@@ -10,7 +10,7 @@ from kedge.printable import printable
 from kedge.reporting.claims import SETTLED, comparison
 from kedge.reporting.csv_table import as_csv
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import METRICS, Row, dig
+from kedge.reporting.rows import Row, dig
 from kedge.reporting.sections import comparing
 from kedge.reporting.sentences import expected
 from kedge.reporting.summary import summary_rows
@@ -114,8 +114,8 @@ def over_seeds(results: dict[str, Any], width: int | None = None) -> str:
 
 def leaning(rows: list[Row]) -> str:
     """Why a calibration error lies at the end of its interval; empty when no such interval is shown."""
-    shown = [row for row in rows if row.label in (METRICS["ece"][0], METRICS["smooth_ece"][0])]
-    return LEANING if any(row.spread(i) for row in shown for i in range(len(row.cells))) else ""
+    biased = [row for row in rows if row.unbiased]
+    return LEANING if any(row.spread(i) for row in biased for i in range(len(row.cells))) else ""
 
 
 def sizes(results: dict[str, Any]) -> str:

@@ -4,8 +4,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from kedge.metrics._base import metrics
 from kedge.printable import printable
-from kedge.reporting.rows import DETECTION, Row, ahead_of, dig, estimate, number, short
+from kedge.reporting.rows import Row, ahead_of, dig, estimate, number, short
 from kedge.reporting.summary import at_place, ood_places, place_title, score_titles
 from kedge.reporting.svg import Plot, svg
 
@@ -50,10 +51,11 @@ def _table(found: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[str
         areas = [a for a in (dig(f, score, "auroc", "value") for f in found) if a is not None]
         if areas:
             rows = []
-            for key, (label, unit, better) in DETECTION.items():
-                if any(estimate(dig(f, s, key)) for f in found for s in titles):
-                    cells = [estimate(dig(f, score, key)) for f in found]
-                    rows.append(Row(title, label, unit, better, cells, ahead_of(cells, better, unit)))
+            for one in metrics("ood"):
+                if any(estimate(dig(f, s, one.key)) for f in found for s in titles):
+                    cells = [estimate(dig(f, score, one.key)) for f in found]
+                    ahead = ahead_of(cells, one.better, one.unit)
+                    rows.append(Row(title, one.label, one.unit, one.better, cells, ahead))
             has = [i for i, f in enumerate(found) if score in f]
             made.append({"title": title, "mean": sum(areas) / len(areas), "rows": rows, "models": has})
     return sorted(made, key=lambda entry: -entry["mean"])

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kedge.metrics.calibration import SUM_DTYPE, width_bins
-from kedge.metrics.checks import check_probs
-from kedge.metrics.classification import brier_per_sample
+from kedge.metrics._calibration import SUM_DTYPE, width_bins
+from kedge.metrics._checks import check_probs
+from kedge.metrics._classification import brier_per_sample
 
 # Probabilities looked at in one go: their float64 copies take 32 MB.
 _AT_ONCE = 1 << 22

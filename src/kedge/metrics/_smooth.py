@@ -11,8 +11,8 @@ cosines, K_σ(t, s) = 1 + 2 Σ_k exp(-(πkσ)²/2) cos πkt cos πks, so on a gr
 import torch
 from torch import Tensor
 
-from kedge.metrics.calibration import SUM_DTYPE, resampled_sums
-from kedge.metrics.checks import check_confidence, check_probs
+from kedge.metrics._calibration import SUM_DTYPE, resampled_sums
+from kedge.metrics._checks import check_confidence, check_probs
 
 # Nodes of the grid less one. A confidence is shared out between the two nodes beside it, which keeps its mean; the
 # error of the result is below 2e-6 where it is above 0.005, and never above one step of the grid.

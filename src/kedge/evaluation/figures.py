@@ -1,7 +1,11 @@
-"""The images a person should look at: the most and the least certain, and the most confident mistakes."""
+"""The images of the page: answers that deserve a look, and strips of what corruptions and attacks do to an image.
+
+Answers that deserve one are the most and the least certain, and the most confident mistakes.
+"""
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -59,3 +63,40 @@ def example_images(columns: dict[str, Tensor], data: Any, indices: Tensor, most:
         }
 
     return {group: [entry(i) for i in chosen] for group, chosen in choose(columns, most).items()}
+
+
+def corruption_strips(
+    images: Any,
+    position: int,
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    seed: int,
+    frost_textures: str | None = None,
+) -> list[dict[str, Any]]:
+    """A strip for each corruption: the first of `images`, at `position` of the whole set, at each severity."""
+    from kedge.data.corruptions import corrupt
+
+    image = to_unit(images[0][0][None])
+    where = torch.tensor([position])
+
+    def shown(name: str, severity: int) -> Tensor:
+        return corrupt(image, name, severity, indices=where, seed=seed, frost_textures=frost_textures)[0]
+
+    return [
+        {
+            "title": name.replace("_", " "),
+            "images": [{"label": f"severity {s}", "thumbnail": thumbnail(shown(name, s))} for s in severities],
+        }
+        for name in corruptions
+    ]
+
+
+def attack_strip(title: str, clean: Tensor, attacked: Tensor, answers: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Images `[n, C, H, W]` in [0, 1] before and after an attack, side by side, with the model's answer to each."""
+    pairs = []
+    for before, after, (first, second) in zip(clean, attacked, answers, strict=True):
+        pairs += [
+            {"label": f"clean: {first}", "thumbnail": thumbnail(before)},
+            {"label": f"attacked: {second}", "thumbnail": thumbnail(after)},
+        ]
+    return {"title": title, "images": pairs}

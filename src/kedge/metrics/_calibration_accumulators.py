@@ -10,11 +10,11 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from kedge.metrics.calibration import SUM_DTYPE, binned_error, check_bins, reliability, unchecked_bin_sums
-from kedge.metrics.checks import check_deviation, check_shapes, deviation
-from kedge.metrics.classification import brier_per_sample
-from kedge.metrics.classwise import brier_parts, class_sums, classwise_error
-from kedge.metrics.smooth import GRID, grid_sums, smooth_error_of
+from kedge.metrics._calibration import SUM_DTYPE, binned_error, check_bins, reliability, unchecked_bin_sums
+from kedge.metrics._checks import check_deviation, check_shapes, deviation
+from kedge.metrics._classification import brier_per_sample
+from kedge.metrics._classwise import brier_parts, class_sums, classwise_error
+from kedge.metrics._smooth import GRID, grid_sums, smooth_error_of
 
 
 class Kept(Metric):

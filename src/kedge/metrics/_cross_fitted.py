@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kedge.metrics.calibration import SUM_DTYPE, mass_bins, resampled_sums, width_bins
-from kedge.metrics.checks import check_confidence
-from kedge.metrics.smooth import COARSE, shared_sums, smooth_error_of, smoothed_sums
+from kedge.metrics._calibration import SUM_DTYPE, mass_bins, resampled_sums, width_bins
+from kedge.metrics._checks import check_confidence
+from kedge.metrics._smooth import COARSE, shared_sums, smooth_error_of, smoothed_sums
 
 SPLITS = 10  # random halves; each is learned on and applied to
 _COARSER = (1, 2, 4)  # cells of equal mass whose signs may be better known than those of single bins

@@ -12,8 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from kedge.metrics.bootstrap import resamples
-from kedge.metrics.classification import exact_interval
+from kedge.metrics._bootstrap import resamples
+from kedge.metrics._classification import exact_interval
 
 # Resamples worked on at once hold this many counts.
 _AT_ONCE = 1 << 21
@@ -70,7 +70,7 @@ def risk_coverage(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     `confidence` `[N]`, higher = more certain; `correct` `[N]` bool. El-Yaniv & Wiener, JMLR 2010. Raises ValueError
     for no samples and NaN.
     """
-    kept, wrong = _at_thresholds(confidence, correct)
+    kept, wrong = at_thresholds(confidence, correct)
     k = torch.arange(1, int(kept[-1]) + 1, dtype=torch.float64)
     group = torch.searchsorted(kept, k)
     kept, wrong = (torch.cat([x.new_zeros(1), x]) for x in (kept, wrong))
@@ -118,7 +118,7 @@ def aurc_interval(
         for weights in block.split(rows):
             drawn = weights[:, order]
             kept, errors = (x.cumsum(1)[:, ends].double() for x in (drawn, drawn * wrong))
-            draws.append(_area(kept, errors, harmonic))
+            draws.append(area(kept, errors, harmonic))
     tail = (1 - level) / 2
     low, high = torch.quantile(torch.cat(draws), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     slack = 3 / len(order) if low == high else 0.0
@@ -149,7 +149,7 @@ def threshold_for_risk(
         raise ValueError(f"risk is the share of wrong answers, at least 0 and below 1, but it is {risk}")
     if certainty is not None and not 0 < certainty < 1:
         raise ValueError(f"certainty must be between 0 and 1, but it is {certainty}")
-    kept, wrong = _at_thresholds(confidence, correct)
+    kept, wrong = at_thresholds(confidence, correct)
     thresholds = confidence.detach().cpu().unique().flip(0)
     if certainty is None:
         fits = (wrong <= risk * kept + 1e-9).nonzero()[:, 0]
@@ -180,7 +180,7 @@ def joint(confidence_inside: Tensor, correct_inside: Tensor, confidence_outside:
     return torch.cat([confidence_inside, confidence_outside.to(confidence_inside)]), answers
 
 
-def _at_thresholds(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+def at_thresholds(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     """How many are kept and how many of these are wrong, `[G]` each, at the distinct confidences, highest first."""
     confidence = _check(confidence, correct)
     ordered, order = confidence.sort(descending=True)
@@ -189,7 +189,7 @@ def _at_thresholds(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]
     return kept.double(), wrong.double()
 
 
-def _area(kept: Tensor, wrong: Tensor, harmonic: Tensor) -> Tensor:
+def area(kept: Tensor, wrong: Tensor, harmonic: Tensor) -> Tensor:
     """AURC `[R]` from counts `[R, G]` at falling thresholds; `harmonic` `[N + 1]` holds 1 + 1/2 + ... + 1/k.
 
     Over a group of n equals after S samples with E errors, e of them wrong, the risks (E + j e / n) / (S + j) for

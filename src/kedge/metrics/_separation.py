@@ -5,14 +5,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from kedge.metrics.bootstrap import resamples
-from kedge.metrics.detection import (
+from kedge.metrics._base import Bounds, Detection, Separation, metrics
+from kedge.metrics._bootstrap import resamples
+from kedge.metrics._detection import (
     _check,
     accepted_at,
     aupr_in,
     aupr_out,
-    auroc,
-    auroc_interval,
     average_precision,
     fpr95,
     logit_interval,
@@ -35,17 +34,21 @@ def detection_summary(inside: Tensor, outside: Tensor, resamples: int = 1000, se
     others (see the functions of these names); low and high are None when `resamples` is 0. Raises ValueError for NaN
     and empty sets.
     """
-    values = {"auroc": auroc, "aupr_in": aupr_in, "aupr_out": aupr_out, "fpr95": fpr95}
-    found: dict[str, Triple] = {name: (float(value(inside, outside)), None, None) for name, value in values.items()}
-    if resamples == 0:
-        return found
-    few = min(inside.numel(), outside.numel())
-    draws = detection_draws(inside, outside, resamples, seed)
-    for i, name in enumerate(DETECTION):
-        value = found[name][0]
-        ends = auroc_interval(inside, outside) if name == "auroc" else _ends(draws[:, i], value, few)
-        found[name] = (value, *ends)
-    return found
+    sample = Separation(inside, outside, resamples, seed)
+    estimates = ((metric.name, metric.of(sample)) for metric in metrics("ood") if isinstance(metric, Detection))
+    return {name: (e.value, e.low, e.high) for name, e in estimates if e.value is not None}
+
+
+class Resampled(Detection):
+    """Base of those whose interval is from resamples of both sides, which all of them share."""
+
+    def interval(self, sample: Separation, value: float) -> Bounds:
+        draws = sample.once(_draws)[:, DETECTION.index(self.name)]
+        return _ends(draws, value, min(sample.inside.numel(), sample.outside.numel()))
+
+
+def _draws(sample: Separation) -> Tensor:
+    return detection_draws(sample.inside, sample.outside, sample.n, sample.seed)
 
 
 def grouped(

@@ -6,7 +6,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from kedge.metrics.checks import check_probs, check_top_k
+from kedge.metrics._checks import check_probs, check_top_k
 
 SMALLEST = torch.finfo(torch.float32).tiny
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kedge.metrics.bootstrap import interval, resamples
+from kedge.metrics._bootstrap import interval, resamples
 
 # Resamples worked on at once hold this many counts.
 _AT_ONCE = 1 << 21
