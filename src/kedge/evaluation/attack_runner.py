@@ -2,76 +2,42 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.twin import evaluating
 from kedge.attacks import as_attack
-from kedge.evaluation.attack_suite import Attacks
+from kedge.evaluation.attack_suite import Attacks, UnderAttack
 from kedge.evaluation.attacked import (
     Attack,
     at_places,
     attack_batch,
-    attack_summary,
     broken_at,
-    epsilon_curve,
     predictor,
 )
 from kedge.evaluation.checks import limited
 from kedge.evaluation.chunks import CHUNK, Work, as_batch, chunks, columns_of, first_chunk
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import attack_strip
-from kedge.evaluation.image_panel import panel
 from kedge.evaluation.inference_runner import Columns, Runner, duration
 from kedge.evaluation.inputs import to_unit
-from kedge.evaluation.sanity import same_answers
-
-if TYPE_CHECKING:
-    from kedge.evaluation.runner import Collected
+from kedge.evaluation.sanity import panel, same_answers
 
 SHOWN = 4
 
 
-@dataclass
-class Attacked:
-    """What attacks did to one model."""
-
-    columns: dict[str, Columns] = field(default_factory=dict)
-    attacks: dict[str, tuple[Attack, bool]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    broken: Tensor | None = None
-    curve: tuple[Sequence[float], str] | None = None
-    sanity: list[dict[str, Any]] = field(default_factory=list)
-    strip: dict[str, Any] | None = None
-
-    def entry(self) -> dict[str, Any]:
-        """What the results say."""
-        summaries = {
-            name: attack_summary(columns, attack, self.seconds[name], transfer)
-            for name, columns in self.columns.items()
-            for attack, transfer in [self.attacks[name]]
-        }
-        curve = None if self.broken is None or self.curve is None else epsilon_curve(self.broken, *self.curve)
-        return {"attacks": summaries, "attack_curve": curve, "sanity": self.sanity}
-
-    def correct(self) -> dict[str, Tensor]:
-        """Name of an attack to bool `[N]`: right under it. Cross-checks and transfer are not compared."""
-        return {n: c["robust"].bool() for n, c in self.columns.items() if ":" not in n and not self.attacks[n][1]}
-
-
 def run_attacks(
     runner: Runner,
-    collected: "Mapping[str, Collected]",
     attacks: Attacks,
     data: Any,
     positions: Tensor,
     seed: int,
     say: Callable[[str], None],
-) -> None:
-    """Attack every model; fills `attacked` of each of `collected`, chunk by chunk, kept as they are done."""
+) -> dict[str, UnderAttack]:
+    """Attack every model, chunk by chunk, kept as they are done: what that did to each, by name."""
+    results = {subject.name: UnderAttack() for subject in runner.subjects}
     images, rows = limited(data, attacks.images, seed)
     places = positions[rows]
     faced = {s.name: predictor(s.model, s.references, s.shape, s.dtype) for s in runner.subjects}
@@ -85,12 +51,12 @@ def run_attacks(
     first, checked = attacks.first(), attacks.to_check()
     for subject in runner.subjects:
         model = faced[subject.name]
-        found = collected[subject.name].attacked = Attacked()
+        found = results[subject.name]
         if attacks.cross_checks:
-            with _marked(collected[subject.name], "checks of the attacks"):
+            with _marked(results[subject.name], "checks of the attacks"):
                 few, _ = first_chunk(images, places)
                 found.sanity.append(same_answers(model, as_batch(few, subject.device)))
-        with _marked(collected[subject.name], "attacks"):
+        with _marked(results[subject.name], "attacks"):
             for name, attack in attacks.on(subject).items():
                 found.attacks[name] = (attack, False)
                 found.columns[name], found.seconds[name] = chunks(
@@ -104,22 +70,23 @@ def run_attacks(
                 )  # fmt: skip
                 found.broken, found.curve = columns["broken"], (grid, attack.norm)
     if first is not None and attacks.cross_checks:
-        _transfer(runner, collected, faced, first, images, places)
+        _transfer(runner, results, faced, first, images, places)
     for subject in runner.subjects:
-        done = collected[subject.name].attacked
-        if done is None or not any(name in done.columns for name in attacks.named):
+        done = results[subject.name]
+        if not any(name in done.columns for name in attacks.named):
             continue
         if attacks.cross_checks and checked is not None and len(data.class_names) > 1:
-            with _marked(collected[subject.name], "checks of the attacks"):
+            with _marked(results[subject.name], "checks of the attacks"):
                 done.sanity += panel(runner, subject, faced[subject.name], done, checked, images, places)
         if first is None or first[0] not in done.columns:
             continue
-        with _marked(collected[subject.name], "examples of the attack"):
+        with _marked(results[subject.name], "examples of the attack"):
             done.strip = _example(subject, faced[subject.name], first, images, places)
+    return results
 
 
 @contextmanager
-def _marked(one: "Collected", part: str) -> Iterator[None]:
+def _marked(one: UnderAttack, part: str) -> Iterator[None]:
     """Note what goes wrong within as an error of this part: hours of other work must not be lost for it."""
     try:
         yield
@@ -157,7 +124,7 @@ class _MadeOnce:
 
 def _transfer(
     runner: Runner,
-    collected: "Mapping[str, Collected]",
+    results: Mapping[str, UnderAttack],
     faced: Mapping[str, nn.Module],
     first: tuple[str, Any],
     images: Any,
@@ -170,9 +137,9 @@ def _transfer(
     for source in runner.subjects:
         settings = None if source.digest is None else ["transfer", source.digest, repr(attack)]
         for target, (columns, seconds) in _from(source, runner, faced, attack, settings, images, places).items():
-            found = collected[target].attacked
-            before = None if found is None else found.columns.get(title)
-            if found is None or (before is not None and columns["robust"].mean() >= before["robust"].mean()):
+            found = results[target]
+            before = found.columns.get(title)
+            if before is not None and columns["robust"].mean() >= before["robust"].mean():
                 continue
             found.columns[title], found.seconds[title] = columns, seconds
             found.attacks[title] = (attack, True)

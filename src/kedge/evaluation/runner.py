@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge.evaluation.attack_runner import Attacked, run_attacks
-from kedge.evaluation.attack_suite import Attacks
+from kedge.evaluation.attack_runner import run_attacks
+from kedge.evaluation.attack_suite import Attacks, UnderAttack
 from kedge.evaluation.equalise import Step, equalise
 from kedge.evaluation.evaluated_model import faults
 from kedge.evaluation.inference_runner import Columns, Kept, Part, Runner, duration, held, identity
@@ -39,7 +39,7 @@ class Collected:
     renditions: dict[str, Columns] = field(default_factory=dict)
     outside: dict[str, Kept] = field(default_factory=dict)
     inside: Kept | None = None
-    attacked: Attacked | None = None
+    attacked: UnderAttack | None = None
     errors: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -112,7 +112,9 @@ def collect(
             _announce(say, part.name, runner.expect([part]))
             _keep(collected, condition_ if condition_[1] is not None else part.name, part, runner.run(part))
     if attacks is not None:
-        run_attacks(runner, collected, attacks, data, positions, seed, say)
+        for name, attacked in run_attacks(runner, attacks, data, positions, seed, say).items():
+            collected[name].attacked = attacked
+            collected[name].errors += attacked.errors
     return collected
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as tv
 
-from kedge.evaluation.input_views import Views
+from kedge.evaluation.inputs import Views
 
 
 @pytest.fixture
