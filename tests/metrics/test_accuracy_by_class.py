@@ -52,7 +52,7 @@ def test_what_is_said_of_it():
     result = numbers([answers(labels, predicted, 3)], [BY_CLASS]).results()["accuracy_by_class"]
     names = ["cat", "dog", "cow"]
     (line,) = BY_CLASS.lines([result, None], names)
-    assert list(line.notes) == ["dog", ""]
+    assert list(line.notes) == ["class dog", ""]
     assert BY_CLASS.sentence(result, names) == "Its worst class is dog: right on 50.0 % of 2 images."
     assert [line.label for line in BY_CLASS.details([result], names)] == names
     assert [(where, value and value["value"]) for where, _, value in BY_CLASS.numbers(result, names)][1:] == [

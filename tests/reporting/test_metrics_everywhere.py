@@ -17,34 +17,13 @@ from kedge.reporting import as_csv, table
 from kedge.reporting.files import results_text
 from kedge.reporting.page import page
 
-NEW = '''"""The share of confident answers."""
-
-from kedge.catalog import Info
-from kedge.metrics._base import Metric
-
-info = Info("On confidence", "Newton", "Principia", 1687, "https://example.org/confidence", "derived")
-
-
-class ConfidentShare(Metric):
-    label = "confident answers"
-    places = ("clean", "shift")
-    summary = ("clean", "shift")
-    compared = ("clean", "corrupted")
-    order = 65
-    words = "How many answers are given with more than 60 %."
-    convention = "share of answers above 60 %"
-
-    def value(self, sample):
-        return float((sample["confidence"] > 0.6).double().mean())
-
-    def per_image(self, sample):
-        return (sample["confidence"] > 0.6).double()
-'''
+PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+NEW = next(code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if "class ConfidentShare" in code)
 
 
 @pytest.fixture
 def with_one_more(monkeypatch):
-    """The room with one more file."""
+    """The room with one more file, that of the page on metrics."""
     module = types.ModuleType("kedge.metrics.confident_share")
     exec(NEW, vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)

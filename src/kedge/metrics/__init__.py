@@ -52,6 +52,9 @@ from kedge.metrics._unlabelled import (
     difference_of_confidences,
     difference_of_confidences_interval,
 )
+from kedge.metrics.accuracy_by_class import worst_interval
+from kedge.metrics.augrc import augrc
+from kedge.metrics.confusion import confusion_counts
 
 if TYPE_CHECKING:
     from kedge.metrics._accumulators import AURC as AURC
@@ -90,6 +93,7 @@ __all__ = [
     "accuracy",
     "accuracy_interval",
     "agreement_of_references",
+    "augrc",
     "aupr_in",
     "aupr_in_interval",
     "aupr_out",
@@ -110,6 +114,7 @@ __all__ = [
     "calibration_summary",
     "classwise_calibration_error",
     "column_summary",
+    "confusion_counts",
     "cross_fitted_error",
     "cross_fitted_smooth_error",
     "detection_draws",
@@ -141,6 +146,7 @@ __all__ = [
     "smooth_error",
     "threshold_for_coverage",
     "threshold_for_risk",
+    "worst_interval",
 ]
 
 

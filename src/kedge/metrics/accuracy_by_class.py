@@ -78,7 +78,7 @@ class AccuracyByClass(Metric):
         return ByClass(value, low, high, worst, images, shares, *map(list, zip(*ends, strict=True)))
 
     def lines(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:
-        notes = [class_name(class_names, v["worst"]) if v else "" for v in values]
+        notes = [f"class {class_name(class_names, v['worst'])}" if v else "" for v in values]
         return [Line(self.label, values, self.unit, self.better, notes)]
 
     def details(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:

@@ -59,5 +59,3 @@ class AUGRC(Ranked):
     def area(self, answered: Tensor, wrong: Tensor) -> Tensor:
         return area(answered, wrong)
 
-
-__all__ = ["augrc"]

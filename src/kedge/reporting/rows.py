@@ -31,6 +31,7 @@ class Row:
         marks: per model what stands where there is no number, such as "failed: out of memory".
         notes: per model a note that stands beside the interval.
         unbiased: whether the intervals are about numbers without the bias that few images give them.
+        bare: whether the unit stands elsewhere.
     """
 
     group: str
@@ -42,6 +43,7 @@ class Row:
     marks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     unbiased: bool = False
+    bare: bool = False
 
     @property
     def best(self) -> int | None:
@@ -56,7 +58,7 @@ class Row:
     @property
     def title(self) -> str:
         """The label with its unit."""
-        return self.label + (", %" if self.unit.startswith("%") else "")
+        return self.label + (", %" if self.unit.startswith("%") and not self.bare else "")
 
     def failed(self, i: int) -> bool:
         """Whether model `i` has no number here though one was asked for."""

@@ -1,5 +1,6 @@
 """What some numbers are made of: lines of their own, such as one for each class, and tables of counts."""
 
+from dataclasses import replace
 from typing import Any
 
 from kedge.metrics._base import Heat, metrics
@@ -22,7 +23,8 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
                 {
                     "title": one.title or one.label,
                     "words": one.words,
-                    "rows": rows,
+                    "rows": [replace(row, bare=True) for row in rows],
+                    "head": "%" if rows and rows[0].unit.startswith("%") else "",
                     "heats": [{"model": i, **_drawn(heat)} for i, heat in heats],
                     "note": heats[0][1].note if heats else "",
                     "many": max((len(heat.columns) for _, heat in heats), default=0),
