@@ -64,7 +64,7 @@ def about(
     rule = by_confidence(getattr(subject.model, "reject", None))
     # Where sets were equalised, familiar images are compared in that form, or not at all.
     familiar = collected.inside if settings.equalised else collected.clean
-    outside = {name: outputs_from(kept.tensors, subject) for name, kept in collected.outside.items() if familiar}
+    outside = {name: outputs_from(part.tensors, subject) for name, part in collected.outside.items() if familiar}
     familiar = familiar or collected.clean
     training = None
     if collected.training is not None and training_labels is not None:

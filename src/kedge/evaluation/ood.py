@@ -74,7 +74,7 @@ def outside_summary(
 
     With a reject rule by confidence also the share of each set that it answers.
     """
-    found: dict[str, Any] = {}
+    histograms: dict[str, Any] = {}
     failed: dict[str, str] = {}
     ood: dict[str, Any] = {name: {"scores": {}, "accepted": None} for name in outside}
     for score in scores if outside else ():
@@ -85,7 +85,7 @@ def outside_summary(
             failed[score.name] = f"{bad} of its values are not finite"
             continue
         edges = _edges([within, *away.values()])
-        found[score.name] = {
+        histograms[score.name] = {
             "title": score.title,
             "edges": edges.tolist(),
             "inside": _counts(within, edges),
@@ -104,7 +104,7 @@ def outside_summary(
         for name, outputs in outside.items():
             confidence = outputs.logits.float().softmax(dim=1).amax(dim=1)
             ood[name]["accepted"] = float(answered(rule, confidence, log_odds(outputs.logits)).double().mean())
-    return found, ood, failed
+    return histograms, ood, failed
 
 
 def compared_outside(
@@ -114,17 +114,17 @@ def compared_outside(
 
     `familiar`: logits `[N, C]`; `outside`: name of a set to logits `[M, C]`.
     """
-    found, inside = {}, log_odds(familiar)
+    shares, inside = {}, log_odds(familiar)
     for name, logits in outside.items():
         away = log_odds(logits)
         if bool(inside.isfinite().all() and away.isfinite().all()):
             one, other = (side.cpu().double() for side in (inside, away))
             parts = placements(one, other), 1 - placements(other, one)
-            found["auroc", name] = Share(float(parts[0].mean()), parts)
+            shares["auroc", name] = Share(float(parts[0].mean()), parts)
         if rule is not None:
-            taken = answered(rule, logits.float().softmax(dim=1).amax(dim=1), away).cpu().double()
-            found["answered", name] = Share(float(taken.mean()), (taken,))
-    return found
+            accepted = answered(rule, logits.float().softmax(dim=1).amax(dim=1), away).cpu().double()
+            shares["answered", name] = Share(float(accepted.mean()), (accepted,))
+    return shares
 
 
 def averaged(ood: Mapping[str, Any], groups: Mapping[str, str | None]) -> dict[str, Any]:
@@ -133,20 +133,20 @@ def averaged(ood: Mapping[str, Any], groups: Mapping[str, str | None]) -> dict[s
     The interval is the mean of the sets' bounds: that of perfectly dependent sets, wider than the truth. A score that
     one of the sets lacks has no mean.
     """
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for group in ("near", "far"):
         names = [name for name, own in groups.items() if own == group]
         if not names or any(name not in ood for name in names):  # a set that failed leaves no mean
             continue
         shared = [score for score in ood[names[0]]["scores"] if all(score in ood[n]["scores"] for n in names)]
-        found[group] = {
+        means[group] = {
             score: {
                 **{m.key: _mean([ood[n]["scores"][score][m.key] for n in names]) for m in detection()},
                 "sets": names,
             }
             for score in shared
         }
-    return found
+    return means
 
 
 def _short(values: Tensor) -> list[float]:

@@ -74,12 +74,12 @@ def classwise_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) -
 
 def brier_parts(sums: Tensor, score: Tensor) -> BrierParts:
     """Parts `[...]` of Brier scores `score` `[...]` from `class_sums` `[3, ..., C, bins]` of the same samples."""
-    count, expected, seen = sums
+    count, expected, observed = sums
     total = count[..., :1, :].sum((-1, -2))
-    rate = seen.sum(-1, keepdim=True) / total[..., None, None]
+    rate = observed.sum(-1, keepdim=True) / total[..., None, None]
     samples = count.clamp(min=1)  # an empty bin has no sums
-    reliability = ((expected - seen).square() / samples).sum((-1, -2)) / total
-    resolution = (count * (seen / samples - rate).square()).sum((-1, -2)) / total
+    reliability = ((expected - observed).square() / samples).sum((-1, -2)) / total
+    resolution = (count * (observed / samples - rate).square()).sum((-1, -2)) / total
     uncertainty = (rate * (1 - rate)).sum((-1, -2))
     return BrierParts(reliability, resolution, uncertainty, score - (reliability - resolution + uncertainty))
 
@@ -107,8 +107,8 @@ def class_resampler(probs: Tensor, labels: Tensor, bins: int = 15) -> Callable[[
     size, classes = probs.shape
     rows = max(1, _AT_ONCE // classes)
     probs, labels = probs.detach().float(), labels.long()
-    found = [torch.nonzero(width_bins(p, bins)) + torch.tensor([i * rows, 0]) for i, p in enumerate(probs.split(rows))]
-    sample, column = torch.cat(found).unbind(1)
+    above = [torch.nonzero(width_bins(p, bins)) + torch.tensor([i * rows, 0]) for i, p in enumerate(probs.split(rows))]
+    sample, column = torch.cat(above).unbind(1)
     values = probs[sample, column]
     place = column * bins + width_bins(values, bins)
     own = (labels[sample] == column).float()
@@ -119,13 +119,13 @@ def class_resampler(probs: Tensor, labels: Tensor, bins: int = 15) -> Callable[[
 
     def sums(weights: Tensor) -> Tensor:
         count = weights.sum(1, keepdim=True).expand(-1, classes)
-        seen = weights.new_zeros(len(weights), classes).index_add_(1, labels, weights)
-        wholes = (count, weights @ probs, seen)
+        observed = weights.new_zeros(len(weights), classes).index_add_(1, labels, weights)
+        wholes = (count, weights @ probs, observed)
         columns = weights.T.contiguous()
-        made = weights.new_empty(3, len(weights), classes, bins)
-        for whole, part, out in zip(wholes, parts, made, strict=True):
+        blocks = weights.new_empty(3, len(weights), classes, bins)
+        for whole, part, out in zip(wholes, parts, blocks, strict=True):
             out.copy_(torch.sparse.mm(part, columns).T.view(-1, classes, bins))
             out[..., 0] = whole - out[..., 1:].sum(-1)
-        return made
+        return blocks
 
     return sums

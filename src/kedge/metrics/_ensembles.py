@@ -19,14 +19,14 @@ def false_false_true(a: Tensor, b: Tensor, ensemble: Tensor, labels: Tensor) -> 
     Raises:
         ValueError: for probabilities or logits, other shapes, and no images.
     """
-    for name, given in (("a", a), ("b", b), ("ensemble", ensemble), ("labels", labels)):
-        if given.ndim != 1 or given.is_floating_point() or given.dtype == torch.bool:
+    for name, indices in (("a", a), ("b", b), ("ensemble", ensemble), ("labels", labels)):
+        if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
             raise ValueError(
-                f"{name} must be class indices [N], but they are {given.dtype} {list(given.shape)}: take the argmax(1) "
-                "of probabilities or logits"
+                f"{name} must be class indices [N], but they are {indices.dtype} {list(indices.shape)}: take the "
+                "argmax(1) of probabilities or logits"
             )
-        if len(given) != len(labels):
-            raise ValueError(f"{name} has {len(given)} predictions for {len(labels)} labels")
+        if len(indices) != len(labels):
+            raise ValueError(f"{name} has {len(indices)} predictions for {len(labels)} labels")
     if len(labels) == 0:
         raise ValueError("a share of no images is undefined: there are 0 labels")
     return ((a != labels) & (b != labels) & (ensemble == labels)).double().mean()

@@ -70,12 +70,12 @@ def risk_coverage(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     `confidence` `[N]`, higher = more certain; `correct` `[N]` bool. El-Yaniv & Wiener, JMLR 2010. Raises ValueError
     for no samples and NaN.
     """
-    kept, wrong = at_thresholds(confidence, correct)
-    k = torch.arange(1, int(kept[-1]) + 1, dtype=torch.float64)
-    group = torch.searchsorted(kept, k)
-    kept, wrong = (torch.cat([x.new_zeros(1), x]) for x in (kept, wrong))
+    answered, wrong = at_thresholds(confidence, correct)
+    k = torch.arange(1, int(answered[-1]) + 1, dtype=torch.float64)
+    group = torch.searchsorted(answered, k)
+    answered, wrong = (torch.cat([x.new_zeros(1), x]) for x in (answered, wrong))
     # Within a group of equals, errors come evenly.
-    share = (k - kept[group]) / (kept[group + 1] - kept[group])
+    share = (k - answered[group]) / (answered[group + 1] - answered[group])
     errors = torch.lerp(wrong[group], wrong[group + 1], share)
     return k / len(k), errors / k
 
@@ -117,8 +117,8 @@ def aurc_interval(
     for block in resamples(len(order), n, seed):
         for weights in block.split(rows):
             drawn = weights[:, order]
-            kept, errors = (x.cumsum(1)[:, ends].double() for x in (drawn, drawn * wrong))
-            draws.append(area(kept, errors, harmonic))
+            answered, errors = (x.cumsum(1)[:, ends].double() for x in (drawn, drawn * wrong))
+            draws.append(area(answered, errors, harmonic))
     tail = (1 - level) / 2
     low, high = torch.quantile(torch.cat(draws), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     slack = 3 / len(order) if low == high else 0.0
@@ -149,14 +149,14 @@ def threshold_for_risk(
         raise ValueError(f"risk is the share of wrong answers, at least 0 and below 1, but it is {risk}")
     if certainty is not None and not 0 < certainty < 1:
         raise ValueError(f"certainty must be between 0 and 1, but it is {certainty}")
-    kept, wrong = at_thresholds(confidence, correct)
+    answered, wrong = at_thresholds(confidence, correct)
     thresholds = confidence.detach().cpu().unique().flip(0)
     if certainty is None:
-        fits = (wrong <= risk * kept + 1e-9).nonzero()[:, 0]
+        fits = (wrong <= risk * answered + 1e-9).nonzero()[:, 0]
         index = int(fits[-1]) if len(fits) else None
     else:
-        index = _bisected(kept, wrong, risk, certainty)
-    return (None, 0.0) if index is None else (float(thresholds[index]), float(kept[index] / kept[-1]))
+        index = _bisected(answered, wrong, risk, certainty)
+    return (None, 0.0) if index is None else (float(thresholds[index]), float(answered[index] / answered[-1]))
 
 
 def joint_risk_coverage(
@@ -184,31 +184,31 @@ def at_thresholds(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     """How many are kept and how many of these are wrong, `[G]` each, at the distinct confidences, highest first."""
     confidence = _check(confidence, correct)
     ordered, order = confidence.sort(descending=True)
-    kept = torch.unique_consecutive(ordered, return_counts=True)[1].cumsum(0)
-    wrong = (~correct.detach().cpu())[order].cumsum(0)[kept - 1]
-    return kept.double(), wrong.double()
+    answered = torch.unique_consecutive(ordered, return_counts=True)[1].cumsum(0)
+    wrong = (~correct.detach().cpu())[order].cumsum(0)[answered - 1]
+    return answered.double(), wrong.double()
 
 
-def area(kept: Tensor, wrong: Tensor, harmonic: Tensor) -> Tensor:
+def area(answered: Tensor, wrong: Tensor, harmonic: Tensor) -> Tensor:
     """AURC `[R]` from counts `[R, G]` at falling thresholds; `harmonic` `[N + 1]` holds 1 + 1/2 + ... + 1/k.
 
     Over a group of n equals after S samples with E errors, e of them wrong, the risks (E + j e / n) / (S + j) for
     j = 1 to n add up to n e / n + (E - S e / n) (H(S + n) - H(S)).
     """
-    before, errors = (torch.cat([x.new_zeros(len(x), 1), x[:, :-1]], 1) for x in (kept, wrong))
-    size, new = kept - before, wrong - errors
+    before, errors = (torch.cat([x.new_zeros(len(x), 1), x[:, :-1]], 1) for x in (answered, wrong))
+    size, new = answered - before, wrong - errors
     rate = new / size.clamp(min=1)
-    spread = harmonic[kept.long()] - harmonic[before.long()]
-    return (new + (errors - before * rate) * spread).sum(1) / kept[:, -1]
+    spread = harmonic[answered.long()] - harmonic[before.long()]
+    return (new + (errors - before * rate) * spread).sum(1) / answered[:, -1]
 
 
-def _bisected(kept: Tensor, wrong: Tensor, risk: float, certainty: float) -> int | None:
-    low, high, best = 0, len(kept) - 1, None
-    steps = max(1, math.ceil(math.log2(len(kept) + 1)))
+def _bisected(answered: Tensor, wrong: Tensor, risk: float, certainty: float) -> int | None:
+    low, high, best = 0, len(answered) - 1, None
+    steps = max(1, math.ceil(math.log2(len(answered) + 1)))
     while low <= high:
         middle = (low + high) // 2
         # The upper end of a two-sided interval is a one-sided bound at half its tail.
-        bound = exact_interval(int(wrong[middle]), int(kept[middle]), 1 - 2 * (1 - certainty) / steps)[1]
+        bound = exact_interval(int(wrong[middle]), int(answered[middle]), 1 - 2 * (1 - certainty) / steps)[1]
         if bound <= risk:
             best, low = middle, middle + 1
         else:

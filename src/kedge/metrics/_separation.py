@@ -65,7 +65,7 @@ def grouped(
     each set, e.g. `{"cifar100": "near", "mnist": "far"}`; a set without a group is left out. The interval resamples
     `inside` `[N]` once for all sets of a group, and every set for itself.
     """
-    found: dict[str, dict[str, Triple]] = {}
+    means: dict[str, dict[str, Triple]] = {}
     for group in dict.fromkeys(groups[name] for name in outside if groups.get(name) is not None):
         names = [name for name in outside if groups.get(name) == group]
         assert group is not None
@@ -75,16 +75,16 @@ def grouped(
             each = [detection_draws(inside, outside[n], resamples, seed, seed + i) for i, n in enumerate(names, 1)]
             draws = torch.stack(each).mean(0)
         few = min(inside.numel(), *(outside[name].numel() for name in names))
-        found[group] = {}
+        means[group] = {}
         for i, metric in enumerate(DETECTION):
             value = sum(v[metric][0] for v in values) / len(values)
             if draws is None:
-                found[group][metric] = (value, None, None)
+                means[group][metric] = (value, None, None)
             elif metric == "auroc" and 0 < value < 1 and float(draws[:, i].std()) > 0:  # as of one set
-                found[group][metric] = (value, *logit_interval(value, float(draws[:, i].std()), _Z))
+                means[group][metric] = (value, *logit_interval(value, float(draws[:, i].std()), _Z))
             else:
-                found[group][metric] = (value, *_ends(draws[:, i], value, few))
-    return found
+                means[group][metric] = (value, *_ends(draws[:, i], value, few))
+    return means
 
 
 def aupr_in_interval(inside: Tensor, outside: Tensor, n: int = 1000, seed: int = 0) -> tuple[float, float]:
@@ -133,8 +133,10 @@ def detection_draws(
         area = 1 - (gained * (false + before)).sum(1, dtype=torch.float64) / (2 * size * others)
         first = (true >= needed).int().argmax(1, keepdim=True)
         accepted = false.gather(1, first)[:, 0].double() / others
-        found, mistaken = others - best_out[:, out_missed], size - best_in[:, in_missed]
-        draws.append(torch.stack([area, average_precision(true, false), average_precision(found, mistaken), accepted]))
+        detected, mistaken = others - best_out[:, out_missed], size - best_in[:, in_missed]
+        draws.append(
+            torch.stack([area, average_precision(true, false), average_precision(detected, mistaken), accepted])
+        )
     return torch.cat(draws, dim=1).T
 
 

@@ -59,8 +59,8 @@ def average_thresholded_confidence_interval(
     The threshold is found anew on each resample of the source. Where no resample differs (all right, all alike) the
     reach is the rule of three, 3 / min(N, M).
     """
-    held = _Sorted(source_scores, source_correct, target_scores)
-    return _clipped(torch.cat(list(_thresholded_draws(held, n, seed))), _thresholded(held), held.fewest, level)
+    ordered = _Sorted(source_scores, source_correct, target_scores)
+    return _clipped(torch.cat(list(_thresholded_draws(ordered, n, seed))), _thresholded(ordered), ordered.fewest, level)
 
 
 def difference_of_confidences_interval(
@@ -132,38 +132,42 @@ class _Sorted:
         self.upto = torch.searchsorted(falling, -values, right=True)
 
 
-def _fitted(kept: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+def _fitted(counts: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """(which value is the threshold, what share of the images that score just that is counted), `[R]` each.
 
     From how many source images score at least each value, `[R, G]`, and how many are right, `[R]`.
     """
-    group = torch.searchsorted(kept, wanted[:, None])[:, 0]
-    before = torch.cat([kept.new_zeros(len(kept), 1), kept], 1).gather(1, group[:, None])[:, 0]
-    share = (wanted - before) / (kept.gather(1, group[:, None])[:, 0] - before).clamp(min=1)
+    group = torch.searchsorted(counts, right[:, None])[:, 0]
+    before = torch.cat([counts.new_zeros(len(counts), 1), counts], 1).gather(1, group[:, None])[:, 0]
+    share = (right - before) / (counts.gather(1, group[:, None])[:, 0] - before).clamp(min=1)
     return group, share
 
 
-def _thresholded(held: _Sorted) -> Tensor:
-    group, share = _fitted(held.ends[None].double(), held.right.sum()[None])
-    above, upto = held.above[group].double(), held.upto[group].double()
+def _thresholded(ordered: _Sorted) -> Tensor:
+    group, share = _fitted(ordered.ends[None].double(), ordered.right.sum()[None])
+    above, upto = ordered.above[group].double(), ordered.upto[group].double()
     # Where no answer is right, nothing lies above the threshold.
-    return (torch.lerp(above, upto, share) / held.targets)[0] * bool(held.right.any())
+    return (torch.lerp(above, upto, share) / ordered.targets)[0] * bool(ordered.right.any())
 
 
-def _thresholded_draws(held: _Sorted, n: int, seed: int) -> Iterator[Tensor]:
+def _thresholded_draws(ordered: _Sorted, n: int, seed: int) -> Iterator[Tensor]:
     """Blocks `[R]` of the estimate on resamples, n in all."""
     seeds = _seeds(seed)
     fitted = []
-    for weights in _drawn(len(held.right), n, seeds[0]):
-        fitted.append(_fitted(weights.cumsum(1)[:, held.ends - 1].double(), (weights @ held.right.float()).double()))
+    for weights in _drawn(len(ordered.right), n, seeds[0]):
+        fitted.append(
+            _fitted(weights.cumsum(1)[:, ordered.ends - 1].double(), (weights @ ordered.right.float()).double())
+        )
     groups, shares = (torch.cat(parts) for parts in zip(*fitted, strict=True))
     start = 0
-    for weights in _drawn(held.targets, n, seeds[1]):
+    for weights in _drawn(ordered.targets, n, seeds[1]):
         rows = slice(start, start + len(weights))
         start += len(weights)
         counts = torch.cat([weights.new_zeros(len(weights), 1), weights.cumsum(1)], 1)
-        above, upto = (counts.gather(1, at[groups[rows]][:, None])[:, 0].double() for at in (held.above, held.upto))
-        yield torch.lerp(above, upto, shares[rows]) / held.targets * bool(held.right.any())
+        above, upto = (
+            counts.gather(1, at[groups[rows]][:, None])[:, 0].double() for at in (ordered.above, ordered.upto)
+        )
+        yield torch.lerp(above, upto, shares[rows]) / ordered.targets * bool(ordered.right.any())
 
 
 def _drawn(size: int, n: int, seed: int) -> Iterator[Tensor]:

@@ -58,4 +58,3 @@ class AUGRC(Ranked):
 
     def area(self, answered: Tensor, wrong: Tensor) -> Tensor:
         return area(answered, wrong)
-

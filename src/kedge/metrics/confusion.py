@@ -105,4 +105,3 @@ def _counts(sample: Answers) -> Tensor:
 
 def _words(pair: dict[str, int], class_names: Sequence[str]) -> str:
     return f"{class_name(class_names, pair['label'])} taken for {class_name(class_names, pair['predicted'])}"
-

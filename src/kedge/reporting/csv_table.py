@@ -115,10 +115,10 @@ def _unlabelled(model: dict[str, Any]) -> Iterator[_Number]:
     known = dig(model, "unlabelled", "validation")
     if known is not None:
         yield "unlabelled", "validation images", "", "", "accuracy", known["accuracy"], known["images"]
-    for name, found in (dig(model, "unlabelled", "sets") or {}).items():
-        for key, one in found["estimates"].items():
-            yield "unlabelled", name, "", key, "expected accuracy", one, found["images"]
-        yield "unlabelled", name, "", "knn", "auroc", found["unlike"], found["images"]
+    for name, entry in (dig(model, "unlabelled", "sets") or {}).items():
+        for key, one in entry["estimates"].items():
+            yield "unlabelled", name, "", key, "expected accuracy", one, entry["images"]
+        yield "unlabelled", name, "", "knn", "auroc", entry["unlike"], entry["images"]
 
 
 def _cost(model: dict[str, Any]) -> Iterator[_Number]:
@@ -127,7 +127,7 @@ def _cost(model: dict[str, Any]) -> Iterator[_Number]:
     yield "cost", "", "", "", "parameters", model["parameters"], None
 
 
-def _seeds(metrics: dict[str, Any]) -> Iterator[_Number]:
-    for label, found in metrics.items():
-        yield "seeds", "mean", "", "", label, found["mean"], found["n"]
-        yield "seeds", "sd", "", "", label, found["sd"], found["n"]
+def _seeds(labels: dict[str, Any]) -> Iterator[_Number]:
+    for label, over in labels.items():
+        yield "seeds", "mean", "", "", label, over["mean"], over["n"]
+        yield "seeds", "sd", "", "", label, over["sd"], over["n"]

@@ -88,10 +88,10 @@ def glossary(results: dict[str, Any]) -> list[tuple[str, str]]:
     """(label, meaning) of the metrics that the summary has."""
     places = {"clean", "shift", "sets", "selective", *(["ood"] if results["ood_sets"] else [])}
     models = results["models"].values()
-    shown = (m for m in metrics() if m.words and places & {*m.summary})
+    listed = (m for m in metrics() if m.words and places & {*m.summary})
     return [
         (f"{m.label[0].upper()}{m.label[1:]}", m.words)
-        for m in shown
+        for m in listed
         if m.part == "ood" or any(value_of(model, m) is not None for model in models)
     ]
 

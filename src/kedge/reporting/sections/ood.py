@@ -27,16 +27,18 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     order = {"near": 0, "far": 1}
     sets = []
     for name, record in sorted(results["ood_sets"].items(), key=lambda item: order.get(item[1]["group"], 2)):
-        found = [dig(m, "ood", name, "scores") or {} for m in models.values()]
-        further = [s for s in titles if s != first and any(s in f for f in found)]
+        scores = [dig(m, "ood", name, "scores") or {} for m in models.values()]
+        further = [s for s in titles if s != first and any(s in f for f in scores)]
         sets.append(
             {
                 "name": printable(name),
                 "record": record,
                 "first": titles[first],
-                "areas": [(i, number(dig(f, first, "auroc", "value"), "%")) for i, f in enumerate(found) if first in f],
+                "areas": [
+                    (i, number(dig(f, first, "auroc", "value"), "%")) for i, f in enumerate(scores) if first in f
+                ],
                 "plots": _plots(results, name, first, titles[first]) if level < 4 else None,
-                "table": _table(found, titles) if level < 5 else [],
+                "table": _table(scores, titles) if level < 5 else [],
                 "further": [_plots(results, name, s, titles[s]) for s in further] if level < 1 else [],
             }
         )
@@ -44,21 +46,21 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
             "fitted": _fitted(results, titles), "first": titles[first], "count": len(titles)}  # fmt: skip
 
 
-def _table(found: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[str, Any]]:
+def _table(scores: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[str, Any]]:
     """Per score, sorted by its mean AUROC over the models that have it, a row for each metric."""
-    made = []
+    entries = []
     for score, title in titles.items():
-        areas = [a for a in (dig(f, score, "auroc", "value") for f in found) if a is not None]
+        areas = [a for a in (dig(f, score, "auroc", "value") for f in scores) if a is not None]
         if areas:
             rows = []
             for one in metrics("ood"):
-                if any(estimate(dig(f, s, one.key)) for f in found for s in titles):
-                    cells = [estimate(dig(f, score, one.key)) for f in found]
+                if any(estimate(dig(f, s, one.key)) for f in scores for s in titles):
+                    cells = [estimate(dig(f, score, one.key)) for f in scores]
                     ahead = ahead_of(cells, one.better, one.unit)
                     rows.append(Row(title, one.label, one.unit, one.better, cells, ahead))
-            has = [i for i, f in enumerate(found) if score in f]
-            made.append({"title": title, "mean": sum(areas) / len(areas), "rows": rows, "models": has})
-    return sorted(made, key=lambda entry: -entry["mean"])
+            has = [i for i, f in enumerate(scores) if score in f]
+            entries.append({"title": title, "mean": sum(areas) / len(areas), "rows": rows, "models": has})
+    return sorted(entries, key=lambda entry: -entry["mean"])
 
 
 def _plots(results: dict[str, Any], set_name: str, score: str, title: str) -> dict[str, Any]:
@@ -93,8 +95,8 @@ def _plots(results: dict[str, Any], set_name: str, score: str, title: str) -> di
 def thin(x: list[float], y: list[float], most: int = 60) -> tuple[list[float], list[float]]:
     """At most about `most` points of a curve, with both ends."""
     step = max(1, -(-len(x) // most))
-    kept = sorted({*range(0, len(x), step), len(x) - 1}) if x else []
-    return [x[k] for k in kept], [y[k] for k in kept]
+    places = sorted({*range(0, len(x), step), len(x) - 1}) if x else []
+    return [x[k] for k in places], [y[k] for k in places]
 
 
 def roc(curves: list[tuple[int, dict[str, list[float]]]]) -> Markup:
@@ -126,17 +128,17 @@ def _skipped(results: dict[str, Any]) -> list[tuple[str, str, tuple[int, ...]]]:
         for score, why in model["skipped_scores"].items():
             models.setdefault((printable(score), printable(why)), []).append(i)
     scores: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for (score, why), found in models.items():
-        scores.setdefault((why, tuple(found)), []).append(score)
-    return [(", ".join(names), why, found) for (why, found), names in scores.items()]
+    for (score, why), indices in models.items():
+        scores.setdefault((why, tuple(indices)), []).append(score)
+    return [(", ".join(names), why, indices) for (why, indices), names in scores.items()]
 
 
 def _fitted(results: dict[str, Any], titles: dict[str, str]) -> list[tuple[str, int]]:
     """(title, number of training images) of the scores that are fitted."""
-    found = {
+    counts = {
         score: own["fitted_on"]
         for model in results["models"].values()
         for score, own in model["scores"].items()
         if own["fitted_on"]
     }
-    return [(titles[score], n) for score, n in found.items()]
+    return [(titles[score], n) for score, n in counts.items()]

@@ -41,11 +41,11 @@ def title(one: Metric) -> str:
     return f"{one.label[0].upper()}{one.label[1:]}, %"
 
 
-def _curves(models: list[dict[str, Any]], shown: list[int]) -> list[dict[str, Any]]:
-    made = []
+def _curves(models: list[dict[str, Any]], indices: list[int]) -> list[dict[str, Any]]:
+    plots = []
     for one in drawn():
         lines = []
-        for i in shown:
+        for i in indices:
             points = [
                 (0, dig(models[i], "clean", one.key)),
                 *((r["severity"], r[one.key]) for r in models[i]["shift"]["by_severity"]),
@@ -63,23 +63,23 @@ def _curves(models: list[dict[str, Any]], shown: list[int]) -> list[dict[str, An
                 plot.band(x, [100 * e["low"] for _, e in points], [100 * e["high"] for _, e in points], i)
         for i, points in lines:
             plot.line([s for s, _ in points], [100 * e["value"] for _, e in points], i)
-        made.append({"title": title(one), "better": one.better, "plot": svg(plot)})
-    return made
+        plots.append({"title": title(one), "better": one.better, "plot": svg(plot)})
+    return plots
 
 
 def _heat_maps(
-    models: list[dict[str, Any]], shown: list[int], one: Metric
+    models: list[dict[str, Any]], indices: list[int], one: Metric
 ) -> tuple[list[dict[str, Any]], tuple[str, str] | None]:
     """For each model rows of corruptions and columns of severities, on one scale of colour; and its ends."""
-    found = {
-        i: {(r["corruption"], r["severity"]): r.get(one.key) for r in models[i]["shift"]["conditions"]} for i in shown
+    conditions = {
+        i: {(r["corruption"], r["severity"]): r.get(one.key) for r in models[i]["shift"]["conditions"]} for i in indices
     }
-    values = [e["value"] for own in found.values() for e in own.values() if e is not None]
+    values = [e["value"] for own in conditions.values() for e in own.values() if e is not None]
     if not values:
         return [], None
     low, high = min(values), max(values)
     maps = []
-    for i, own in found.items():
+    for i, own in conditions.items():
         severities = sorted({severity for _, severity in own})
         rows = []
         for corruption in dict.fromkeys(c for c, _ in own):
@@ -110,7 +110,7 @@ def _heat_cell(cell: dict[str, Any] | None, better: str | None, low: float, high
 
 def _sets(results: dict[str, Any], models: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each published set its record and a row for each metric."""
-    made = []
+    sets = []
     for name, record in results["shift_sets"].items():
         rows = [
             row
@@ -120,8 +120,8 @@ def _sets(results: dict[str, Any], models: list[dict[str, Any]]) -> list[dict[st
         ]
         if rows:
             part = record["classes"] is not None and record["classes"] != record["of_classes"]
-            made.append({"name": printable(name), "record": record, "rows": rows, "part": part})
-    return made
+            sets.append({"name": printable(name), "record": record, "rows": rows, "part": part})
+    return sets
 
 
 def legend_of_heat() -> Markup:
