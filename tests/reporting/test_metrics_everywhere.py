@@ -27,9 +27,9 @@ def with_one_more(monkeypatch):
     module = types.ModuleType("kedge.metrics.confident_share")
     exec(NEW, vars(module))
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    named = (*catalog.names("metrics"), "confident_share")
-    monkeypatch.setattr(catalog, "names", lambda room: named)
-    monkeypatch.setattr(_base, "names", lambda room: named)
+    names = catalog.names
+    for place in (catalog, _base):
+        monkeypatch.setattr(place, "names", lambda room: names(room) + ("confident_share",) * (room == "metrics"))
     _base.metrics.cache_clear()
     yield
     monkeypatch.undo()
