@@ -1,5 +1,7 @@
-"""All attacks on all models: what is run, what is kept, and what stands in the results."""
+"""All attacks on all models, in chunks of images whose results are kept as they are done; and the checks of them."""
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,18 +16,29 @@ from kedge.evaluation.attacked import (
     Attack,
     at_places,
     attack_batch,
+    attack_summary,
     broken_at,
     predictor,
 )
+from kedge.evaluation.cache import digest
 from kedge.evaluation.checks import limited
-from kedge.evaluation.chunks import CHUNK, Work, as_batch, chunks, columns_of, first_chunk
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import attack_strip
-from kedge.evaluation.inference_runner import Columns, Runner, duration
+from kedge.evaluation.inference_runner import Columns, Runner, duration, identity
 from kedge.evaluation.inputs import to_unit
-from kedge.evaluation.sanity import panel, same_answers
+from kedge.evaluation.sanity import (
+    LARGE,
+    MANY_STEPS,
+    OTHER_LOSS,
+    gradient_sizes,
+    same_answers,
+    sanity,
+    sanity_attacks,
+)
 
 SHOWN = 4
+CHUNK = 100  # images whose results are kept together
+Work = Callable[[Tensor, Tensor, Tensor], Columns]  # of images, labels and places
 
 
 def run_attacks(
@@ -185,3 +198,99 @@ def _example(subject: Subject, model: nn.Module, first: tuple[str, Any], images:
         answers = [model(x).argmax(1).tolist() for x in (shown, made)]
     words = [(some.class_names[a], some.class_names[b]) for a, b in zip(*answers, strict=True)]
     return attack_strip(f"{subject.name}, {name}", pixels, made.cpu(), words)
+
+
+def panel(
+    runner: Runner,
+    subject: Subject,
+    model: nn.Module,
+    found: UnderAttack,
+    checked: tuple[str, Any],
+    images: Any,
+    places: Tensor,
+) -> list[dict[str, Any]]:
+    """The checks for gradients that mislead: attacks with each other on all images, with stronger ones on a few.
+
+    `checked` is the PGD that the stronger ones are variants of: of those that were asked for, or else one more of them.
+    """
+    name, attack = checked
+    few, where = first_chunk(images, places)
+    whole = {n: attack_summary(c, *_of(found, n)) for n, c in found.columns.items()}
+    stronger = {
+        n: attack_summary({key: column[:CHUNK] for key, column in c.items()}, found.attacks[n][0])
+        for n, c in found.columns.items()
+        if n == name or _probed(found.attacks[n][0])
+    }
+    extra = sanity_attacks(attack, math.prod(images.image_shape))
+    if name in found.columns:
+        del extra["single step"]  # is among the others
+    else:  # what more steps would find is no question to an attack without steps to choose
+        extra = {MANY_STEPS: attack, **{key: extra[key] for key in (OTHER_LOSS[attack.loss], LARGE)}}
+    for title, variant in extra.items():
+        columns, _ = chunks(
+            runner, subject, few, where, ["sanity", title, repr(variant)],
+            columns_of(model, variant),
+        )  # fmt: skip
+        stronger[title] = attack_summary(columns, variant)
+    sizes, _ = chunks(
+        runner, subject, few, where, ["gradients", attack.loss],
+        lambda x, y, w: {"sizes": gradient_sizes(model, [(x, y)], attack.loss)},
+    )  # fmt: skip
+    return sanity(whole) + sanity(stronger, sizes["sizes"])
+
+
+def _probed(attack: Attack) -> bool:
+    """Whether an attack shows no gradients of its own, so that others are looked at beside it."""
+    return not as_attack(attack).follows_gradient and as_attack(attack).probe() is not None
+
+
+def _of(found: UnderAttack, name: str) -> tuple[Attack, float, bool]:
+    attack, transfer = found.attacks[name]
+    return attack, found.seconds[name], transfer
+
+
+def columns_of(model: nn.Module, attack: Attack, made_on: nn.Module | None = None) -> Work:
+    """What an attack does to some images of a model."""
+    return lambda images, labels, where: attack_batch(model, attack, images, labels, where, made_on=made_on).columns()
+
+
+def chunks(
+    runner: Runner,
+    subject: Subject,
+    images: Any,
+    places: Tensor,
+    settings: Any,
+    work: Work,
+) -> tuple[Columns, float]:
+    """(columns of all images, seconds): each chunk from what was kept, or by `work` of (images, labels, places).
+
+    Nothing is kept where `settings` is None.
+    """
+    columns: list[Columns] = []
+    total = 0.0
+    for start in range(0, len(images), CHUNK):
+        some = images.subset(range(start, min(start + CHUNK, len(images))))
+        where = places[start : start + CHUNK]
+        known = subject.digest is not None and settings is not None
+        key = digest(subject.digest, identity(some, where), settings) if known else None
+        kept = runner.parts.get(key)
+        if kept is None:
+            shown = as_batch(some, subject.device)
+            started = time.perf_counter()
+            kept = work(shown, some.labels.to(subject.device), where)
+            kept = {name: column.float().cpu() for name, column in kept.items()}
+            kept["_seconds"] = torch.tensor([time.perf_counter() - started], dtype=torch.float64)
+            runner.parts.put(key, kept)
+        total += float(kept.pop("_seconds"))
+        columns.append(kept)
+    return {name: torch.cat([c[name] for c in columns]) for name in columns[0]}, total
+
+
+def first_chunk(images: Any, places: Tensor) -> tuple[Any, Tensor]:
+    """The few images that checks are made on, and their places: those of the first chunk."""
+    return images.subset(range(min(CHUNK, len(images)))), places[:CHUNK]
+
+
+def as_batch(images: Any, device: torch.device) -> Tensor:
+    """A set of a few images as a batch `[B, C, H, W]` in [0, 1]."""
+    return to_unit(torch.stack([images[i][0] for i in range(len(images))])).to(device)

@@ -4,7 +4,6 @@ Source: Athalye, Carlini and Wagner, "Obfuscated Gradients Give a False Sense of
 Carlini et al., "On Evaluating Adversarial Robustness", arXiv 1902.06705.
 """
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,14 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.twin import evaluating
-from kedge.attacks import PGD, as_attack
+from kedge.attacks import PGD
 from kedge.attacks._losses import image_gradient, judge
 from kedge.epsilon import print_epsilon
-from kedge.evaluation.attack_suite import UnderAttack
-from kedge.evaluation.attacked import Attack, attack_summary
-from kedge.evaluation.chunks import CHUNK, chunks, columns_of, first_chunk
-from kedge.evaluation.evaluated_model import Subject
-from kedge.evaluation.inference_runner import Runner
 from kedge.evaluation.inputs import to_unit
 
 VANISHED = 1e-12  # a gradient whose largest entry is below this shows no direction worth the name
@@ -178,52 +172,3 @@ def _pairs(attacks: list[dict[str, Any]], by: str) -> list[tuple[dict[str, Any],
     return [
         (a, b) for a in named for b in named if a[by] < b[by] and all(a.get(k) == b.get(k) for k in same if k != by)
     ]
-
-
-def panel(
-    runner: Runner,
-    subject: Subject,
-    model: nn.Module,
-    found: UnderAttack,
-    checked: tuple[str, Any],
-    images: Any,
-    places: Tensor,
-) -> list[dict[str, Any]]:
-    """The checks for gradients that mislead: attacks with each other on all images, with stronger ones on a few.
-
-    `checked` is the PGD that the stronger ones are variants of: of those that were asked for, or else one more of them.
-    """
-    name, attack = checked
-    few, where = first_chunk(images, places)
-    whole = {n: attack_summary(c, *_of(found, n)) for n, c in found.columns.items()}
-    stronger = {
-        n: attack_summary({key: column[:CHUNK] for key, column in c.items()}, found.attacks[n][0])
-        for n, c in found.columns.items()
-        if n == name or _probed(found.attacks[n][0])
-    }
-    extra = sanity_attacks(attack, math.prod(images.image_shape))
-    if name in found.columns:
-        del extra["single step"]  # is among the others
-    else:  # what more steps would find is no question to an attack without steps to choose
-        extra = {MANY_STEPS: attack, **{key: extra[key] for key in (OTHER_LOSS[attack.loss], LARGE)}}
-    for title, variant in extra.items():
-        columns, _ = chunks(
-            runner, subject, few, where, ["sanity", title, repr(variant)],
-            columns_of(model, variant),
-        )  # fmt: skip
-        stronger[title] = attack_summary(columns, variant)
-    sizes, _ = chunks(
-        runner, subject, few, where, ["gradients", attack.loss],
-        lambda x, y, w: {"sizes": gradient_sizes(model, [(x, y)], attack.loss)},
-    )  # fmt: skip
-    return sanity(whole) + sanity(stronger, sizes["sizes"])
-
-
-def _probed(attack: Attack) -> bool:
-    """Whether an attack shows no gradients of its own, so that others are looked at beside it."""
-    return not as_attack(attack).follows_gradient and as_attack(attack).probe() is not None
-
-
-def _of(found: UnderAttack, name: str) -> tuple[Attack, float, bool]:
-    attack, transfer = found.attacks[name]
-    return attack, found.seconds[name], transfer

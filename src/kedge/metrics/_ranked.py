@@ -1,30 +1,38 @@
 """Base of the measures of answering in the order of confidence."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from kedge.metrics._base import Answers, Bounds, Metric
+from kedge.metrics._base import Answers, Bounds, Metric, metrics
 
 _AT_ONCE = 1 << 21  # resamples worked on at once hold this many counts
 
 
-def counted(sample: Answers) -> Callable[[Tensor], Iterable[tuple[Tensor, Tensor]]]:
-    """From weights `[R, N]` to blocks of (answered, wrong among them) `[r, G]` float64 at falling confidences."""
+def _areas(sample: Answers) -> Callable[[Tensor], dict[str, Tensor]]:
+    """From weights `[R, N]` to `[R]` areas of every metric of this kind; the last are kept, for all are asked of them.
+
+    The counts that they are made from are as large as the weights, and kept of a few resamples at a time.
+    """
     odds, correct = sample["log_odds"], sample.correct
     order = odds.argsort(descending=True)
     wrong = (~correct)[order].float()
     ends = torch.unique_consecutive(odds[order], return_counts=True)[1].cumsum(0) - 1
     rows = max(1, _AT_ONCE // len(order))
+    ranked = [metric for metric in metrics("selective") if isinstance(metric, Ranked)]
 
     @lru_cache(maxsize=1)
-    def counts(weights: Tensor) -> list[tuple[Tensor, Tensor]]:
-        drawn = (block[:, order] for block in weights.split(rows))
-        return [(w.cumsum(1)[:, ends].double(), (w * wrong).cumsum(1)[:, ends].double()) for w in drawn]
+    def areas(weights: Tensor) -> dict[str, Tensor]:
+        blocks: dict[str, list[Tensor]] = {metric.name: [] for metric in ranked}
+        for drawn in (block[:, order] for block in weights.split(rows)):
+            answered, mistaken = (x.cumsum(1)[:, ends].double() for x in (drawn, drawn * wrong))
+            for metric in ranked:
+                blocks[metric.name].append(metric.area(answered, mistaken))
+        return {name: torch.cat(parts) for name, parts in blocks.items()}
 
-    return counts
+    return areas
 
 
 class Ranked(Metric):
@@ -41,8 +49,8 @@ class Ranked(Metric):
         raise NotImplementedError
 
     def resampled(self, sample: Answers) -> Callable[[Tensor], Tensor]:
-        counts = sample.once(counted)
-        return lambda weights: torch.cat([self.area(*block) for block in counts(weights)])
+        areas = sample.once(_areas)
+        return lambda weights: areas(weights)[self.name]
 
     def bounds(self, draws: Tensor, value: float, center: float, size: int) -> Bounds:
         """Percentiles, widened where needed to hold the value; the rule of three where no resample differs."""
