@@ -320,6 +320,11 @@ def metrics(part: str | None = None) -> tuple[Metric, ...]:
     return tuple(sorted((m for m in every if part in (None, m.part)), key=lambda m: (m.order, m.name)))
 
 
+def leading(part: str) -> Metric:
+    """The first metric of a part: the one by which scores and models are told apart."""
+    return metrics(part)[0]
+
+
 def metric(name: str) -> Metric | None:
     """The metric of this name; None for one that this version does not know."""
     return next((m for m in metrics() if m.name == name), None)

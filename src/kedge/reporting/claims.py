@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from kedge.metrics._base import Metric, metrics
+from kedge.metrics._base import Metric, leading, metrics
 from kedge.metrics._base import metric as metric_called
 from kedge.printable import printable
 from kedge.reporting.files import check_results
@@ -157,9 +157,10 @@ def _questions(results: dict[str, Any], models: list[dict[str, Any]]) -> list[tu
     for kind, name, sets in ood_places(results) if titles else []:
         # The same score for every model: choosing each model's best after the fact would flatter.
         score = next(iter(titles))
-        values = [dig(at_place(m, kind, name, sets), score, "auroc") for m in models]
-        where = place_title(kind, name, sets)
-        questions.append((f"Out of distribution, {where}, AUROC by {titles[score]}", "auroc", name, "higher", values))
+        first = leading("ood")
+        values = [dig(at_place(m, kind, name, sets), score, first.key) for m in models]
+        words = f"Out of distribution, {place_title(kind, name, sets)}, {first.label} by {titles[score]}"
+        questions.append((words, first.name, name, first.better or "", values))
     for name, attack in attack_names(models).items():
         # A cross-check that only some models face compares nothing.
         if name in (results["settings"]["attacks"] or [name]):

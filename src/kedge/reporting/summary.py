@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kedge.epsilon import print_epsilon
-from kedge.metrics._base import Metric, metrics
+from kedge.metrics._base import Metric, leading, metrics
 from kedge.printable import printable
 from kedge.reporting.rows import Row, ahead_of, dig, estimate, failure, short, value_of
 
@@ -159,13 +159,13 @@ def place_title(kind: str, name: str, sets: list[str]) -> str:
 
 def _outside(lines: _Lines, results: dict[str, Any]) -> None:
     titles = score_titles(results)
-    chosen = list(titles)[: FEW_SCORES if len(titles) <= FEW_SCORES else 1]
+    chosen, first = list(titles)[: FEW_SCORES if len(titles) <= FEW_SCORES else 1], leading("ood")
     for kind, name, sets in ood_places(results):
         scores = [at_place(m, kind, name, sets) for m in lines.models]
         if kind == "set" and _many(results):
-            values = [dig(f, next(iter(titles), ""), "auroc") for f in scores]
-            label = f"AUROC, {titles.get(next(iter(titles), ''), 'all scores')}"
-            lines.add(f"Out of distribution: {label}", printable(name), "%", "higher", values,
+            values = [dig(f, next(iter(titles), ""), first.key) for f in scores]
+            label = f"{first.label}, {titles.get(next(iter(titles), ''), 'all scores')}"
+            lines.add(f"Out of distribution: {label}", printable(name), first.unit, first.better, values,
                       lines.marks(scores, "ood", name))  # fmt: skip
             continue
         group = f"Out of distribution: {place_title(kind, name, sets)}"
@@ -177,16 +177,16 @@ def _outside(lines: _Lines, results: dict[str, Any]) -> None:
         if len(titles) > len(chosen):
             best = [chosen_afterwards(f) for f in scores]
             lines.add(
-                group, "AUROC, best of the scores, chosen after the fact", "%", None,
-                [{"value": f[b]["auroc"]["value"]} if b else None for f, b in zip(scores, best, strict=True)], marks,
+                group, f"{first.label}, best of the scores, chosen after the fact", first.unit, None,
+                [{"value": f[b][first.key]["value"]} if b else None for f, b in zip(scores, best, strict=True)], marks,
                 tuple(f"{titles[b]}, of {len(f)}" if b else "" for f, b in zip(scores, best, strict=True)),
                 marked=False,
             )  # fmt: skip
 
 
 def chosen_afterwards(scores: dict[str, Any]) -> str | None:
-    """The score with the highest AUROC among `scores` (score to metrics): a choice that flatters."""
-    areas = {score: dig(f, "auroc", "value") for score, f in scores.items()}
+    """The best of `scores` (score to metrics): a choice that flatters."""
+    areas = {score: dig(f, leading("ood").key, "value") for score, f in scores.items()}
     areas = {score: area for score, area in areas.items() if area is not None}
     return max(areas, key=areas.__getitem__) if areas else None
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from kedge.metrics._base import metrics
+from kedge.metrics._base import leading, metrics
 from kedge.printable import printable
 from kedge.reporting.rows import Row, ahead_of, dig, estimate, number, short
-from kedge.reporting.summary import at_place, ood_places, place_title, score_titles
+from kedge.reporting.summary import at_place, ood_places, place_title, score_titles, summarised
 from kedge.reporting.svg import Plot, svg
 
 
@@ -35,7 +35,9 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
                 "record": record,
                 "first": titles[first],
                 "areas": [
-                    (i, number(dig(f, first, "auroc", "value"), "%")) for i, f in enumerate(scores) if first in f
+                    (i, number(dig(f, first, leading("ood").key, "value"), "%"))
+                    for i, f in enumerate(scores)
+                    if first in f
                 ],
                 "plots": _plots(results, name, first, titles[first]) if level < 4 else None,
                 "table": _table(scores, titles) if level < 5 else [],
@@ -50,7 +52,7 @@ def _table(scores: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[st
     """Per score, sorted by its mean AUROC over the models that have it, a row for each metric."""
     entries = []
     for score, title in titles.items():
-        areas = [a for a in (dig(f, score, "auroc", "value") for f in scores) if a is not None]
+        areas = [a for a in (dig(f, score, leading("ood").key, "value") for f in scores) if a is not None]
         if areas:
             rows = []
             for one in metrics("ood"):
@@ -70,7 +72,7 @@ def _plots(results: dict[str, Any], set_name: str, score: str, title: str) -> di
         values, own = dig(model, "ood", set_name, "scores", score), model["scores"].get(score)
         if values is None:
             continue
-        area = number(dig(values, "auroc", "value"), "%")
+        area = number(dig(values, leading("ood").key, "value"), "%")
         areas.append(f"{short(name)} {area} %")
         if values["roc"]:
             curves.append((i, values["roc"]))
@@ -78,8 +80,9 @@ def _plots(results: dict[str, Any], set_name: str, score: str, title: str) -> di
             cards.append(
                 {
                     "model": i,
-                    "auroc": area,
-                    "fpr95": number(dig(values, "fpr95", "value"), "%"),
+                    "numbers": ", ".join(
+                        f"{one.label} {number(dig(values, one.key, 'value'), one.unit)} %" for one in summarised("ood")
+                    ),
                     "aria": f"Histogram of {title} of {short(name)}, familiar images against {printable(set_name)}",
                     "plot": histogram(own["edges"], own["inside"], values["outside"], i),
                 }
