@@ -13,8 +13,8 @@ from kedge.anchoring.twin import evaluating
 from kedge.attacks import as_attack, distance
 from kedge.checks import answers_right, class_indices
 from kedge.evaluation.inputs import convert, to_unit
-from kedge.metrics._base import Estimate
 from kedge.metrics._classification import exact_interval
+from kedge.metrics._results import Estimate
 
 SLACK = 1e-6  # an image further away than eps by more than this was not made within eps
 Attack = Callable[..., Tensor]

@@ -16,7 +16,8 @@ from kedge.evaluation.ood import averaged, compared_outside, outside_summary, re
 from kedge.evaluation.runner import Collected
 from kedge.evaluation.shifts import Condition
 from kedge.metrics import aurc, bin_sums, joint_risk_coverage, reliability, risk_coverage
-from kedge.metrics._base import Answers, Estimate, metrics
+from kedge.metrics._base import Answers, metrics
+from kedge.metrics._results import Estimate
 from kedge.metrics._selective import accuracy_of_answered
 from kedge.metrics._summary import Numbers, numbers
 from kedge.rejection import answered, by_confidence

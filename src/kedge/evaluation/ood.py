@@ -9,8 +9,9 @@ from torch import Tensor
 from kedge.confidence import log_odds
 from kedge.evaluation.comparing import Share
 from kedge.metrics import roc_curve
-from kedge.metrics._base import Detection, Estimate, Separation, metrics
+from kedge.metrics._base import Detection, Separation, metrics
 from kedge.metrics._detection import placements
+from kedge.metrics._results import Estimate
 from kedge.metrics._summary import FEWEST
 from kedge.rejection import answered
 from kedge.scores import Outputs, Score

@@ -23,7 +23,7 @@ from kedge.metrics import (
     difference_of_confidences,
     difference_of_confidences_interval,
 )
-from kedge.metrics._base import Estimate
+from kedge.metrics._results import Estimate
 from kedge.metrics._summary import FEWEST
 from kedge.scores import KNN, MSP, Disagreement, Entropy, Outputs
 

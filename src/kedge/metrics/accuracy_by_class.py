@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kedge.catalog import Info
-from kedge.metrics._base import Answers, Estimate, Line, Metric, class_name
+from kedge.metrics._base import Answers, Metric, class_name
 from kedge.metrics._classification import accuracy_interval
+from kedge.metrics._results import Estimate, Line
 
 info = Info("Accuracy by class", checked="derived")
 MANY = 30  # of more classes the table has the worst alone

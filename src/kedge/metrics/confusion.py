@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from kedge.catalog import Info
-from kedge.metrics._base import Answers, Heat, Line, Metric, class_name
+from kedge.metrics._base import Answers, Metric, class_name
+from kedge.metrics._results import Heat, Line
 
 info = Info("Confusion matrix", checked="derived")
 COUNTED = 100  # up to so many classes all counts are kept

@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from kedge.catalog import Info
-from kedge.metrics._base import Answers, Line, Metric
+from kedge.metrics._base import Answers, Metric
+from kedge.metrics._results import Line
 from kedge.metrics._selective import threshold_for_risk
 from kedge.rejection import resolved, rule_from
 

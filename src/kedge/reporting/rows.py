@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kedge.metrics._base import Line, Metric
+from kedge.metrics._base import Metric
+from kedge.metrics._results import Line
 from kedge.printable import printable
 from kedge.rejection import in_words
 

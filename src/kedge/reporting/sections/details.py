@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from kedge.metrics._base import Heat, metrics
+from kedge.metrics._base import metrics
+from kedge.metrics._results import Heat
 from kedge.printable import printable
 from kedge.reporting.rows import rows_from, short, value_of
 
