@@ -240,8 +240,9 @@ def panel(
 
 
 def _probed(attack: Attack) -> bool:
-    """Whether an attack shows no gradients of its own, so that others are looked at beside it."""
-    return not as_attack(attack).follows_gradient and as_attack(attack).probe() is not None
+    """Whether another attack than this one is what gradients are looked at by, so that it stands beside it."""
+    probe = as_attack(attack).probe()
+    return probe is not None and probe is not attack
 
 
 def _of(found: UnderAttack, name: str) -> tuple[Attack, float, bool]:
