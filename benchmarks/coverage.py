@@ -22,17 +22,20 @@ from torch import Tensor
 
 from benchmarks.side_by_side import finish, options, parser, table
 from kedge import metrics
-from kedge.evaluation.comparing import Measured, compare
-from kedge.evaluation.summaries import METRICS, draw, estimates, exact_accuracy
+from kedge.evaluation.comparing import Measured, compare, compared_numbers
 from kedge.experiments.comparing import verdict, welch_interval
-from kedge.metrics.calibration import unchecked_bin_sums
-from kedge.metrics.smooth import grid_sums, smooth_error_of
+from kedge.metrics._base import Answers
+from kedge.metrics._base import metric as metric_called
+from kedge.metrics._calibration import unchecked_bin_sums
+from kedge.metrics._smooth import grid_sums, smooth_error_of
+from kedge.metrics._summary import Numbers, numbers
 from kedge.reporting.claims import agreeing
 from kedge.reporting.rows import best_of
 
 RESAMPLES = 200
 SEEDS = 3
 AT_ONCE = 12  # sets of a task
+METRICS = ("accuracy", "nll", "brier", "ece", "smooth_ece")
 ERRORS = ("ece", "smooth_ece")
 Gap = Callable[[Tensor, float], Tensor]
 
@@ -125,8 +128,15 @@ class Tally:
         return "" if seen is None else f"{100 * statistics.fmean(seen):.0f} %"
 
 
-def measured(found: Any, columns: dict[str, Tensor]) -> Measured:
-    return Measured(found.values, found.draws, {"clean": columns["rank"] == 0}, found.corrected)
+def draw(conditions: Sequence[dict[str, Tensor]], seed: int) -> Numbers:
+    samples = [Answers(columns, n=RESAMPLES, seed=seed) for columns in conditions]
+    return numbers(samples, [one for name in METRICS if (one := metric_called(name))])
+
+
+def measured(drawn: Numbers) -> Measured:
+    """The first condition is the clean one."""
+    corrupted = drawn.of(range(1, len(drawn.samples))) if len(drawn.samples) > 1 else None
+    return Measured(compared_numbers(drawn.of([0]), corrupted), {"clean": drawn.samples[0].correct})
 
 
 def pair(size: int, rounds: range, verdicts: Tally, holds: Tally, which: int) -> None:
@@ -140,14 +150,14 @@ def pair(size: int, rounds: range, verdicts: Tally, holds: Tally, which: int) ->
         for model, truth, run in zip((one, other), truths, series, strict=True):
             chance = torch.rand(size, generator=generator, dtype=torch.float64)
             columns = model.columns(model.confidences(size, generator), chance)
-            found = draw([columns], 15, RESAMPLES, r)
-            shown = {**estimates(found), "accuracy": exact_accuracy(columns)}
+            drawn = draw([columns], r)
+            shown = drawn.results()
             for metric in METRICS:
                 name = metric if metric not in ERRORS else f"{metric}, {what.partition(',')[0]}"
                 holds.add(name, size, shown[metric]["low"] <= truth[metric] <= shown[metric]["high"])
                 run.setdefault(metric, []).append(100 * shown[metric].get("corrected", 0.0))
                 run.setdefault(f"{metric}, reported", []).append(100 * shown[metric]["value"])
-            sides.append(measured(found, columns))
+            sides.append(measured(drawn))
             cells.append(shown)
         for test in compare({"a": sides[0], "b": sides[1]}, {}):
             if test["metric"] in ERRORS:
@@ -184,7 +194,7 @@ def corrupted_and_groups(size: int, rounds: range, verdicts: Tally, holds: Tally
                     conditions.append(
                         model.columns(model.confidences(size, generator), torch.where(agree, chance, own))
                     )
-                models[f"{group}{seed}"] = measured(draw(conditions, 15, RESAMPLES, r), conditions[0])
+                models[f"{group}{seed}"] = measured(draw(conditions, r))
         single = {name: models[name] for name in ("a0", "b0")}
         groups = {group: [f"{group}{seed}" for seed in range(SEEDS)] for group in "ab"}
         for how, tests in (("", compare(single, {})), (", groups of seeds", compare(models, groups))):
@@ -215,7 +225,7 @@ def others(size: int, rounds: range, verdicts: Tally, holds: Tally) -> None:
         for name in "ab":
             f = model.confidences(size, generator)
             columns = model.columns(f, torch.rand(size, generator=generator, dtype=torch.float64))
-            sides[name] = measured(draw([columns, columns], 15, RESAMPLES, r), columns)
+            sides[name] = measured(draw([columns, columns], r))
         right = columns["rank"] == 0
         low, high = metrics.aurc_interval(f, right, n=RESAMPLES, seed=r)
         holds.add("AURC", size, low <= area <= high)

@@ -19,6 +19,7 @@ extensions = [
     "commands",
     "gallery",
     "measured",
+    "measures",
     "reproduced",
 ]
 exclude_patterns = ["_build", "measured"]

@@ -120,10 +120,11 @@ def get(room: str, name: str) -> Any:
         return imported(name, _words(room))
     key = resolve(room, name)
     module = import_module(f"kedge.{room}.{key}")
-    for attribute, value in vars(module).items():
-        if _plain(attribute) == _plain(key) and callable(value):
-            return value
-    raise AttributeError(f"{module.__file__} has no class or function that is called like the file")
+    alike = [value for name, value in vars(module).items() if _plain(name) == _plain(key) and callable(value)]
+    if not alike:
+        raise AttributeError(f"{module.__file__} has no class or function that is called like the file")
+    # What the file defines goes before what it imports, and a class before a function that it is about.
+    return max(alike, key=lambda value: (value.__module__ == module.__name__, isinstance(value, type)))
 
 
 def info(room: str, name: str) -> Info | None:

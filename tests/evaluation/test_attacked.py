@@ -16,7 +16,7 @@ from kedge.evaluation.attacked import (
     predictor,
 )
 from kedge.evaluation.sanity import gradient_sizes, same_answers, sanity, sanity_attacks
-from kedge.metrics.classification import exact_interval
+from kedge.metrics._classification import exact_interval
 
 
 @pytest.fixture(scope="module")

@@ -8,19 +8,33 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from kedge.evaluation import evaluate
-from kedge.evaluation.comparing import Measured, bootstrap_p, compare, group_table, mcnemar
+from kedge.evaluation.comparing import (
+    Measured,
+    Number,
+    bootstrap_p,
+    compare,
+    compared_numbers,
+    group_table,
+    mcnemar,
+)
 from kedge.evaluation.ood import compared_outside
-from kedge.evaluation.summaries import draw, estimates
+from kedge.metrics._base import Answers
+from kedge.metrics._base import metric as metric_called
+from kedge.metrics._summary import numbers
 from kedge.rejection import rule_at
 
 
-def measured(correct: torch.Tensor, seed: int = 0, corruptions: int = 2) -> Measured:
+def measured(correct: torch.Tensor) -> Measured:
     """Metrics that are all the share of right answers, with their resamples."""
     generator = torch.Generator().manual_seed(5)
     drawn = torch.randint(len(correct), (400, len(correct)), generator=generator)
-    values = torch.full((1 + corruptions, 5), float(correct.double().mean()), dtype=torch.float64)
-    draws = correct.float()[drawn].mean(dim=1)[:, None, None].expand(-1, 1 + corruptions, 5)
-    return Measured(values, draws, {"clean": correct, "PGD": correct})
+    value, draws = float(correct.double().mean()), correct.float()[drawn].mean(dim=1)
+    known = {
+        (name, where): Number(value, value, draws, name.endswith("ece"), name == "accuracy")
+        for where in ("clean", "corrupted")
+        for name in ("accuracy", "nll", "ece", "smooth_ece")
+    }
+    return Measured(known, {"clean": correct, "PGD": correct})
 
 
 @pytest.fixture
@@ -79,7 +93,10 @@ def test_groups_of_seeds(right):
     groups = {"a": ["a0", "a1", "a2"], "b": ["b0", "b1", "b2"]}
     found = compare(models, groups)
     assert {(r["a"], r["b"]) for r in found} == {("a", "b")}
-    alone = {name: replace(one, draws=None) for name, one in models.items()}
+    alone = {
+        name: replace(one, numbers={key: replace(number, draws=None) for key, number in one.numbers.items()})
+        for name, one in models.items()
+    }
     welch = next(r for r in compare(alone, groups) if r["test"] == "Welch t over seeds" and r["where"] == "clean")
     values = [[float(models[n].correct["clean"].double().mean()) for n in names] for names in groups.values()]
     expected = scipy.stats.ttest_ind(*values, equal_var=False)
@@ -89,7 +106,10 @@ def test_groups_of_seeds(right):
     assert welch["difference"]["high"] == pytest.approx(interval.high)
     # Seeds that are tested on the same images share their chance: with it, the interval is wider.
     both = next(r for r in found if r["test"] == "Welch t over seeds and images" and r["where"] == "clean")
-    drawn = [torch.stack([models[n].draws[:, 0, 0] for n in names]).mean(dim=0) for names in groups.values()]
+    drawn = [
+        torch.stack([models[n].numbers["accuracy", "clean"].draws for n in names]).mean(dim=0)
+        for names in groups.values()
+    ]
     variance = sum(np.var(v, ddof=1) / 3 for v in values) + float((drawn[0] - drawn[1]).var())
     freedom = variance**2 / sum((np.var(v, ddof=1) / 3) ** 2 / 2 for v in values)
     expected = 2 * scipy.stats.t.sf(abs(np.mean(values[0]) - np.mean(values[1])) / variance**0.5, freedom)
@@ -113,10 +133,12 @@ def test_two_calibrated_models_with_other_confidences_do_not_differ():
             confidence = low + (1 - low) * torch.rand(2000, generator=generator)
             right = torch.rand(2000, generator=generator) < confidence
             columns = {"confidence": confidence, "rank": (~right).long(), "nll": confidence, "brier": confidence}
-            drawn = draw([columns, columns], 15, 200, seed)
-            plain.append(float(drawn.values[0, 3]))
-            assert estimates(drawn)["ece"]["corrected"] == pytest.approx(float(drawn.corrected[0, 3]))
-            models[name] = Measured(drawn.values, drawn.draws, {"clean": right}, drawn.corrected)
+            answers = Answers(columns, n=200, seed=seed)
+            of = [metric_called(name) for name in ("accuracy", "nll", "ece", "smooth_ece")]
+            known = numbers([answers], of)
+            plain.append(float(known.values[0, 2]))
+            assert known.results()["ece"]["corrected"] == pytest.approx(float(known.centers[0, 2]))
+            models[name] = Measured(compared_numbers(known, numbers([answers, answers], of)), {"clean": right})
         assert plain[1] > plain[0]
         found = [r for r in compare(models, {}) if r["metric"] in ("ece", "smooth_ece")]
         assert {(r["metric"], r["where"]) for r in found} == {
@@ -177,10 +199,7 @@ def shares(inside: torch.Tensor, outside: torch.Tensor) -> dict:
 
 def of_groups(first: list[int], second: list[int], shift: float = 0.0, images: int = 0) -> dict:
     models = {f"a{i}": scores(i, 0.0, images) for i in first} | {f"b{i}": scores(i, shift, images) for i in second}
-    known = {
-        name: Measured(torch.empty(0, 5), None, {"clean": torch.ones(0)}, None, shares(*each))
-        for name, each in models.items()
-    }
+    known = {name: Measured({}, {"clean": torch.ones(0)}, shares(*each)) for name, each in models.items()}
     groups = {g: [name for name in known if name[0] == g] for g in "ab"}
     return {r["metric"]: r for r in compare(known, groups)}, group_table(known, groups), models
 

@@ -10,7 +10,7 @@ import kedge
 from kedge.data import TensorSet
 from kedge.evaluation import evaluate
 from kedge.evaluation.inference_runner import measure
-from kedge.evaluation.selective import selective_summary
+from kedge.evaluation.model_summary import selective_summary
 from kedge.training.calibration import predict_logits, reject_rule
 
 
@@ -127,5 +127,5 @@ def test_parts_without_log_odds_are_measured_anew(images, model, tmp_path, monke
 
 def test_a_summary_of_a_model_without_a_rule():
     columns = measure(torch.randn(30, 3, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)
-    found = selective_summary(None, columns, [], {}, columns, 0.05, 0, 0)
+    found = selective_summary(None, {}, columns, [], {}, columns)
     assert (found["threshold"], found["log_odds"], found["wanted_coverage"], found["clean"]) == (None,) * 4

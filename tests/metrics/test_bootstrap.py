@@ -3,7 +3,7 @@ import torch
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from kedge import metrics
-from kedge.metrics import bootstrap
+from kedge.metrics import _bootstrap as bootstrap
 
 
 def test_resamples_are_draws_with_replacement_and_seeded(monkeypatch):

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import brier_score_loss
 
 from kedge import metrics
-from kedge.metrics import classwise
+from kedge.metrics import _classwise as classwise
 
 sets = st.tuples(st.integers(1, 60), st.integers(1, 6), st.integers(1, 20), st.integers(0, 999), st.booleans())
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kedge import metrics
-from kedge.metrics.cross_fitted import _averaged
+from kedge.metrics._cross_fitted import _averaged
 
 FITTED = (metrics.cross_fitted_error, metrics.cross_fitted_smooth_error)
 

@@ -107,7 +107,7 @@ def test_intervals_are_seeded_and_agree_with_a_plain_bootstrap(monkeypatch):
         middle = float(value(source, correct, target))
         low, high = 2 * middle - np.quantile(draws, [0.975, 0.025])
         assert ours == pytest.approx((low, high), abs=0.02)
-    monkeypatch.setattr("kedge.metrics.unlabelled._AT_ONCE", 500)
+    monkeypatch.setattr("kedge.metrics._unlabelled._AT_ONCE", 500)
     assert metrics.average_thresholded_confidence_interval(source, correct, target, n=2000, seed=3) == pytest.approx(
         (lambda f: f(source, correct, target, n=2000, seed=3))(metrics.average_thresholded_confidence_interval)
     )

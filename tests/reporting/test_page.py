@@ -220,7 +220,7 @@ def test_written_whole_or_not_at_all(one, tmp_path, monkeypatch):
 def test_thumbnails_hold_any_image():
     import torch
 
-    from kedge.evaluation.examples import thumbnail
+    from kedge.evaluation.figures import thumbnail
 
     for shape, kind in (((1, 8, 8), "png"), ((3, 200, 100), "jpeg"), ((4, 33, 20), "jpeg"), ((2, 5, 5), "png")):
         assert thumbnail(torch.randint(0, 256, shape, dtype=torch.uint8)).startswith(f"data:image/{kind};base64,")
@@ -238,7 +238,7 @@ def test_only_small_p_values_are_marked(two):
 def test_no_key_of_a_section_is_a_method_of_dict(three):
     # In a template `entry.copy` would be the method, not the entry.
     from kedge.reporting.formats import upgrade
-    from kedge.reporting.sections import attack, calibration, comparing, images, ood, run, selective, shift
+    from kedge.reporting.sections import attack, calibration, comparing, details, images, ood, run, selective, shift
 
     def keys(value):
         if isinstance(value, dict):
@@ -247,8 +247,8 @@ def test_no_key_of_a_section_is_a_method_of_dict(three):
             yield from keys(one)
 
     results = upgrade(three)
-    results["data"] = {}
-    for section in (attack, calibration, comparing, images, ood, run, selective, shift):
+    results["data"] = {"class_names": []}
+    for section in (attack, calibration, comparing, details, images, ood, run, selective, shift):
         assert not {k for k in keys(section.section(results, 0)) if hasattr({}, k)}
 
 

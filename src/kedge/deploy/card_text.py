@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from kedge import catalog
-from kedge.reporting.rows import METRICS, dig, estimate, number, short
-from kedge.reporting.summary import clean_metric, summary_rows
+from kedge.metrics._base import metrics
+from kedge.reporting.rows import dig, estimate, number, short, value_of
+from kedge.reporting.summary import summary_rows
 from kedge.reporting.table import LEGEND, OOD_LEGEND, leaning, sizes, subject_line, warnings
 
 MANY = 100  # so many classes are listed by name
@@ -240,18 +241,18 @@ def model_index(results: dict[str, Any], name: str, hub_data: str | None) -> lis
     """The hub's metadata with the numbers: accuracy and calibration on clean and on corrupted images, as fractions."""
     (model,) = results["models"].values()
     data = results["data"]
-    metrics = []
-    for place, found in (("", model["clean"]), (", corrupted", dig(model, "shift", "mean"))):
-        for key in ("accuracy", "ece"):
-            value = estimate(clean_metric(model, key) if not place else dig(found, key))
+    numbers = []
+    for place in ("", ", corrupted"):
+        for one in (one for one in metrics() if one.claims):
+            value = estimate(dig(model, "shift", "mean", one.key) if place else value_of(model, one))
             if value is not None:
-                metrics.append({"type": key, "value": round(value["value"], 4), "name": f"{METRICS[key][0]}{place}"})
-    if not metrics:
+                numbers.append({"type": one.key, "value": round(value["value"], 4), "name": f"{one.label}{place}"})
+    if not numbers:
         return []
     shown = Path(str(data["name"])).name if hub_data is None else hub_data
     dataset = {"type": shown, "name": shown, **({"split": data["split"]} if data["split"] else {})}
     task = {"type": "image-classification", "name": "Image classification"}
-    return [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": metrics}]}]
+    return [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": numbers}]}]
 
 
 def _public(line: str) -> str:

@@ -1,12 +1,15 @@
-"""Which attacks were asked for, and what each model faces."""
+"""Which attacks are asked for, what each model faces, and what they did to it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from kedge.attacks import as_attack
-from kedge.evaluation.attacked import Attack
+from kedge.evaluation.attacked import Attack, attack_summary, epsilon_curve
 from kedge.evaluation.evaluated_model import Subject
+from kedge.evaluation.inference_runner import Columns
 
 
 @dataclass(frozen=True)
@@ -87,3 +90,31 @@ class Attacks:
     def first(self) -> tuple[str, Any] | None:
         """The attack along the gradient that transfer, the curve and the examples use."""
         return next(((name, a) for name, a in self.named.items() if as_attack(a).follows_gradient), None)
+
+
+@dataclass
+class UnderAttack:
+    """What attacks did to one model."""
+
+    columns: dict[str, Columns] = field(default_factory=dict)
+    attacks: dict[str, tuple[Attack, bool]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    broken: Tensor | None = None
+    curve: tuple[Sequence[float], str] | None = None
+    sanity: list[dict[str, Any]] = field(default_factory=list)
+    strip: dict[str, Any] | None = None
+    errors: list[dict[str, str]] = field(default_factory=list)
+
+    def entry(self) -> dict[str, Any]:
+        """What the results say."""
+        summaries = {
+            name: attack_summary(columns, attack, self.seconds[name], transfer)
+            for name, columns in self.columns.items()
+            for attack, transfer in [self.attacks[name]]
+        }
+        curve = None if self.broken is None or self.curve is None else epsilon_curve(self.broken, *self.curve)
+        return {"attacks": summaries, "attack_curve": curve, "sanity": self.sanity}
+
+    def correct(self) -> dict[str, Tensor]:
+        """Name of an attack to bool `[N]`: right under it. Cross-checks and transfer are not compared."""
+        return {n: c["robust"].bool() for n, c in self.columns.items() if ":" not in n and not self.attacks[n][1]}

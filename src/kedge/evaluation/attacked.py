@@ -13,7 +13,8 @@ from kedge.anchoring.twin import evaluating
 from kedge.attacks import as_attack, distance
 from kedge.checks import answers_right, class_indices
 from kedge.evaluation.inputs import convert, to_unit
-from kedge.metrics.classification import exact_interval
+from kedge.metrics._classification import exact_interval
+from kedge.metrics._results import Estimate
 
 SLACK = 1e-6  # an image further away than eps by more than this was not made within eps
 Attack = Callable[..., Tensor]
@@ -223,10 +224,9 @@ def _checked_grid(eps_grid: Sequence[float]) -> list[float]:
     return grid
 
 
-def _share(column: Tensor) -> dict[str, float]:
+def _share(column: Tensor) -> dict[str, Any]:
     correct, total = int(column.sum()), len(column)
-    low, high = exact_interval(correct, total)
-    return {"value": correct / total, "low": low, "high": high}
+    return Estimate(correct / total, *exact_interval(correct, total)).to_json()
 
 
 def _held_to_its_word(attack: Attack, made: Tensor, images: Tensor) -> Tensor:

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge.evaluation.summaries import CALIBRATION, METRICS
 from kedge.metrics import interval
+from kedge.metrics._summary import Numbers
 
 MOST = 6  # up to so many models or groups every pair is compared, beyond it each with the first
-PLACES = {"clean": ("accuracy", "nll", "ece", "smooth_ece"), "corrupted": ("accuracy", "nll", "ece", "smooth_ece")}
 
 
 @dataclass(frozen=True)
@@ -30,42 +29,54 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Number:
+    """A metric on clean images, or its mean over corruptions.
+
+    Attributes:
+        reported: as it stands in the results.
+        value: what is compared: without the bias that a calibration error has. NaN: too few images for that.
+        draws: `[n]`, `value` on n resamples that all models share; None: there are none.
+        unbiased: whether `value` may differ from what is reported.
+        of_right_answers: whether it is the share of right answers, so that who was right on what decides.
+    """
+
+    reported: float
+    value: float
+    draws: Tensor | None = None
+    unbiased: bool = False
+    of_right_answers: bool = False
+
+
+@dataclass(frozen=True)
 class Measured:
     """What comparisons need of one model.
 
     Attributes:
-        values: `[J, 5]`, the metrics on clean images and then on each corruption; None draws: too few images.
-        draws: `[n, J, 5]`, `corrected` on n resamples that all models share.
+        numbers: (metric, "clean" or "corrupted") to the number there.
         correct: name of a set (clean, an attack) -> bool `[N]` for the same images of every model.
-        corrected: `[J, 5]`, the metrics without the bias that a calibration error has; None: they have none.
         outside: (metric, name of an out-of-distribution set) to its value, the same images for every model.
     """
 
-    values: Tensor
-    draws: Tensor | None
+    numbers: dict[tuple[str, str], Number]
     correct: dict[str, Tensor]
-    corrected: Tensor | None = None
     outside: dict[tuple[str, str], Share] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Metric:
-    """A metric on clean images or as the mean over corruptions: as reported, and what is compared."""
-
-    reported: float
-    value: float
-    draws: Tensor | None
-
-
-def _at(measured: Measured, where: str, metric: str) -> _Metric | None:
-    """None where it was not measured."""
-    column = METRICS.index(metric)
-    rows = slice(0, 1) if where == "clean" else slice(1, None)
-    if len(measured.values[rows]) == 0:
-        return None
-    corrected = measured.values if measured.corrected is None else measured.corrected
-    draws = None if measured.draws is None else measured.draws[:, rows, column].double().mean(dim=1)
-    return _Metric(float(measured.values[rows, column].mean()), float(corrected[rows, column].mean()), draws)
+def compared_numbers(clean: Numbers, corrupted: Numbers | None) -> dict[tuple[str, str], Number]:
+    """The numbers by which models are compared, of the metrics that say so."""
+    chosen = {}
+    for where, numbers in (("clean", clean), ("corrupted", corrupted)):
+        for m, metric in enumerate(() if numbers is None else numbers.metrics):
+            if numbers is not None and where in metric.compared:
+                draws = None if numbers.draws is None else numbers.draws[:, :, m].mean(dim=1)
+                chosen[metric.name, where] = Number(
+                    float(numbers.values[:, m].mean()),
+                    float(numbers.centers[:, m].mean()),
+                    None if draws is None or bool(draws[0].isnan()) else draws,
+                    metric.unbiased,
+                    metric.of_right_answers,
+                )
+    return chosen
 
 
 def mcnemar(a: Tensor, b: Tensor) -> float:
@@ -98,25 +109,24 @@ def compare(models: dict[str, Measured], groups: dict[str, list[str]]) -> list[d
     if len(entities) > MOST:
         first = next(iter(entities))
         pairs = [(first, other) for other in entities if other != first]
-    found = []
+    records: list[dict[str, Any]] = []
     for a, b in pairs:
         members = [[models[name] for name in entities[entity]] for entity in (a, b)]
-        for where, metrics in PLACES.items():
-            for metric in metrics:
-                found += _records(a, b, where, metric, *members)
+        for metric, where in members[0][0].numbers:
+            records += _records(a, b, where, metric, *members)
         shared = [set.intersection(*(set(m.correct) for m in side)) - {"clean"} for side in members]
         for name in sorted(shared[0] & shared[1]):
             sides = [[m.correct[name] for m in side] for side in members]
             if all(len(c) == len(sides[0][0]) for side in sides for c in side):
-                found.append(_of_correct(a, b, name, *sides))
+                records.append(_of_correct(a, b, name, *sides))
         if min(map(len, members)) >= 2:
-            found += _of_outside(a, b, *members)
-    return found
+            records += _of_outside(a, b, *members)
+    return records
 
 
 def _of_outside(a: str, b: str, ours: list[Measured], theirs: list[Measured]) -> list[dict[str, Any]]:
     """How groups of seeds tell out-of-distribution images."""
-    found = []
+    records = []
     for metric, where in ours[0].outside:
         sides = [[m.outside.get((metric, where)) for m in side] for side in (ours, theirs)]
         known: list[list[Share]] = [[one for one in side if one is not None] for side in sides]
@@ -125,48 +135,49 @@ def _of_outside(a: str, b: str, ours: list[Measured], theirs: list[Measured]) ->
                      for side in known]  # fmt: skip
             images = sum(float((one - other).var() / len(one)) for one, other in zip(*means, strict=True))
             over = welch([[one.value for one in side] for side in known], images)
-            found += [] if over is None else [{"a": a, "b": b, "metric": metric, "where": where, **over}]
-    return found
+            records += [] if over is None else [{"a": a, "b": b, "metric": metric, "where": where, **over}]
+    return records
 
 
 def _records(
     a: str, b: str, where: str, metric: str, ours: list[Measured], theirs: list[Measured]
 ) -> list[dict[str, Any]]:
-    sides = [[_at(m, where, metric) for m in side] for side in (ours, theirs)]
-    if any(one is None for side in sides for one in side):
+    sides = [[m.numbers.get((metric, where)) for m in side] for side in (ours, theirs)]
+    known = [[one for one in side if one is not None] for side in sides]
+    if list(map(len, known)) != [len(ours), len(theirs)]:
         return []
-    known: list[list[_Metric]] = sides  # type: ignore[assignment]
+    first = known[0][0]
     values = [[one.value for one in side] for side in known]
     if any(map(math.isnan, itertools.chain(*values))):
         return []  # too few images for a calibration error without bias
     record: dict[str, Any] = {"a": a, "b": b, "metric": metric, "where": where}
-    if metric in CALIBRATION:
+    if first.unbiased:
         means = [statistics.fmean(one.reported for one in side) for side in known]
         record["reported"] = means[0] - means[1]
-    found, draws = [], None
+    records, draws = [], None
     if all(one.draws is not None for side in known for one in side):
         draws = [torch.stack([one.draws for one in side]).mean(dim=0) for side in known]  # type: ignore[misc]
-    if len(ours) == len(theirs) == 1 and metric == "accuracy" and where == "clean":
-        found.append({**record, **_of_correct(a, b, where, [ours[0].correct["clean"]], [theirs[0].correct["clean"]])})
+    if len(ours) == len(theirs) == 1 and first.of_right_answers and where == "clean":
+        records.append({**record, **_of_correct(a, b, where, [ours[0].correct["clean"]], [theirs[0].correct["clean"]])})
     elif draws is not None:
         difference = statistics.fmean(values[0]) - statistics.fmean(values[1])
         drawn = draws[0] - draws[1]
         low, high = interval(drawn, torch.tensor(difference)).tolist()
-        found.append(
+        records.append(
             {
                 **record,
                 "difference": {"value": difference, "low": low, "high": high},
                 "p": bootstrap_p(difference, drawn),
                 "test": "paired bootstrap"
-                + (", cross-fitted" if metric in CALIBRATION else "")
+                + (", cross-fitted" if first.unbiased else "")
                 + (", seeds averaged" if len(ours) + len(theirs) > 2 else ""),
                 "n": len(ours[0].correct["clean"]),
             }
         )
     if min(len(ours), len(theirs)) >= 2:
         over = welch(values, 0.0 if draws is None else float((draws[0] - draws[1]).var()))
-        found += [] if over is None else [{**record, **over}]
-    return found
+        records += [] if over is None else [{**record, **over}]
+    return records
 
 
 def _of_correct(a: str, b: str, where: str, ours: list[Tensor], theirs: list[Tensor]) -> dict[str, Any]:
@@ -223,12 +234,11 @@ def group_table(models: dict[str, Measured], groups: dict[str, list[str]]) -> di
     table: dict[str, dict[str, dict]] = {}
     for group, members in groups.items():
         rows: dict[str, dict] = {}
-        for where, metrics in PLACES.items():
-            for metric in metrics:
-                found = [_at(models[name], where, metric) for name in members]
-                values = [one.reported for one in found if one is not None]
-                if len(values) == len(members):
-                    rows[f"{metric}, {where}"] = _mean_sd(values)
+        for metric, where in models[members[0]].numbers:
+            numbers = [models[name].numbers.get((metric, where)) for name in members]
+            values = [one.reported for one in numbers if one is not None]
+            if len(values) == len(members):
+                rows[f"{metric}, {where}"] = _mean_sd(values)
         for name in sorted(set.intersection(*(set(models[m].correct) for m in members)) - {"clean"}):
             rows[f"accuracy, {name}"] = _mean_sd([float(models[m].correct[name].double().mean()) for m in members])
         for metric, where in models[members[0]].outside:

@@ -93,10 +93,10 @@ def difference(inside: ImageSet, outside: ImageSet, shape: tuple[int, ...] | Non
     """
     shape = inside.image_shape if shape is None else shape
     final = min(shape[1:])
-    found = [w for w in (_format_words(inside, outside, final), _size_words(inside, outside, final)) if w]
-    if not found:
+    reasons = [w for w in (_format_words(inside, outside, final), _size_words(inside, outside, final)) if w]
+    if not reasons:
         return None
-    return f"{'; '.join(found)}: a detector can tell these sets apart without looking at what they show"
+    return f"{'; '.join(reasons)}: a detector can tell these sets apart without looking at what they show"
 
 
 def _format_words(inside: ImageSet, outside: ImageSet, final: int) -> str | None:

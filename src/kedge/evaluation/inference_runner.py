@@ -14,7 +14,7 @@ from kedge.confidence import log_odds
 from kedge.evaluation.cache import Parts, digest, tensor_digest
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.inputs import to_unit
-from kedge.metrics.classification import SMALLEST, brier_per_sample, label_rank
+from kedge.metrics._classification import SMALLEST, brier_per_sample, label_rank
 from kedge.scores import Outputs
 
 Columns = dict[str, Tensor]

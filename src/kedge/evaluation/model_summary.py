@@ -4,20 +4,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kedge.confidence import log_odds
-from kedge.evaluation.comparing import Measured
+from kedge.evaluation.comparing import Measured, compared_numbers
 from kedge.evaluation.evaluated_model import Subject
-from kedge.evaluation.examples import example_images
-from kedge.evaluation.inference_runner import measure, outputs_from
+from kedge.evaluation.figures import example_images
+from kedge.evaluation.inference_runner import Columns, measure, outputs_from
 from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready
 from kedge.evaluation.runner import Collected
-from kedge.evaluation.selective import selective_summary
-from kedge.evaluation.summaries import clean_summary, draw, estimates, shift_summary
-from kedge.metrics import bin_sums, reliability
-from kedge.rejection import by_confidence
+from kedge.evaluation.shifts import Condition
+from kedge.metrics import aurc, bin_sums, joint_risk_coverage, reliability, risk_coverage
+from kedge.metrics._base import Answers, metrics
+from kedge.metrics._results import Estimate
+from kedge.metrics._selective import accuracy_of_answered
+from kedge.metrics._summary import Numbers, numbers
+from kedge.rejection import answered, by_confidence
 from kedge.scores import Score
+
+POINTS = 200  # of a curve
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,14 @@ class Settings:
     examples: int
     equalised: bool
 
+    def answers(self, columns: Columns, probs: Tensor | None = None, labels: Tensor | None = None) -> Answers:
+        """What a model answered, for the metrics."""
+        return Answers(columns, probs, labels, self.bins, self.resamples, self.seed, risk=self.risk)
+
 
 def about(
     subject: Subject,
-    found: Collected,
+    collected: Collected,
     data: Any,
     positions: Tensor,
     training_labels: Tensor | None,
@@ -45,74 +55,184 @@ def about(
     settings: Settings,
 ) -> tuple[dict[str, Any], Measured]:
     """(the model's entry in the results, what comparisons with other models need)."""
-    bins, n, seed = settings.bins, settings.resamples, settings.seed
-    logits = found.clean.tensors["logits"]
+    logits = collected.clean.tensors["logits"]
     clean = measure(logits, data.labels)
-    if "uncertainty" in found.clean.tensors:
-        clean["uncertainty"] = found.clean.tensors["uncertainty"]
-    shifted = list(found.shift.values())
-    drawn = draw([clean, *shifted], bins, n, seed)
+    if "uncertainty" in collected.clean.tensors:
+        clean["uncertainty"] = collected.clean.tensors["uncertainty"]
+    answers = settings.answers(clean, logits.softmax(dim=1), data.labels)
+    on_clean = numbers([answers], [m for m in metrics() if "clean" in m.places and m.applies(answers)])
+    shifted = shifted_numbers(list(collected.shift.values()), settings)
     rule = by_confidence(getattr(subject.model, "reject", None))
     # Where sets were equalised, familiar images are compared in that form, or not at all.
-    familiar = found.inside if settings.equalised else found.clean
-    outside = {name: outputs_from(kept.tensors, subject) for name, kept in found.outside.items() if familiar}
-    familiar = familiar or found.clean
+    familiar = collected.inside if settings.equalised else collected.clean
+    outside = {name: outputs_from(part.tensors, subject) for name, part in collected.outside.items() if familiar}
+    familiar = familiar or collected.clean
     training = None
-    if found.training is not None and training_labels is not None:
-        training = (outputs_from(found.training.tensors, subject), training_labels)
+    if collected.training is not None and training_labels is not None:
+        training = (outputs_from(collected.training.tensors, subject), training_labels)
     usable, skipped = ready(scores if outside else (), subject.fields, training, no_training)
-    selective = selective_summary(
-        rule,
-        clean,
-        shifted,
-        {name: log_odds(o.logits) for name, o in outside.items()},
-        clean if familiar is found.clean else measure(familiar.tensors["logits"], data.labels),
-        settings.risk,
-        n,
-        seed,
-    )
     histograms, ood, broken = outside_summary(
         outputs_from(familiar.tensors, subject),
         outside,
         usable,
         rule,
         None if training is None else len(training[1]),
-        n,
-        seed,
+        settings.resamples,
+        settings.seed,
     )
-    renditions = {}
-    for name, columns in found.renditions.items():
-        renditions[name] = {
-            **estimates(draw([columns], bins, n, seed)),
-            "reliability": reliability(bin_sums(columns["confidence"], columns["rank"] == 0, bins)),
-        }
+    results = on_clean.results()
     entry = {
         **subject.description(tuple(data.image_shape)),
-        "clean": clean_summary(clean, logits, data.labels, estimates(drawn.of([0])), bins, n, seed),
-        "shift": shift_summary(found.shift, found.failed, drawn.of(range(1, 1 + len(shifted))), bins),
-        "shift_sets": renditions,
+        "clean": clean_summary(results, answers),
+        "shift": None if not collected.shift and not collected.failed
+        else shift_summary(list(collected.shift), collected.failed, shifted),
+        "shift_sets": {name: one_set(settings.answers(columns)) for name, columns in collected.renditions.items()},
         "scores": histograms,
         "ood": ood,
         "ood_groups": averaged(ood, groups),
         "skipped_scores": {**skipped, **broken},
-        "selective": selective,
+        "selective": selective_summary(
+            rule,
+            results,
+            clean,
+            list(collected.shift.values()),
+            {name: log_odds(o.logits) for name, o in outside.items()},
+            clean if familiar is collected.clean else measure(familiar.tensors["logits"], data.labels),
+        ),
         "attacks": {},
         "attack_curve": None,
         "sanity": [],
-        **({} if found.attacked is None else found.attacked.entry()),
+        **({} if collected.attacked is None else collected.attacked.entry()),
         "unlabelled": None,
         "images": example_images(clean, data, positions, settings.examples),
         "timing": {
             "images_per_second": 1 / pace if pace > 0 else None,
             "device": str(subject.device),
         },
-        "errors": found.errors,
+        "errors": collected.errors,
         "warnings": list(subject.warnings),
-    }
-    correct = {"clean": clean["rank"] == 0}
-    if found.attacked is not None:
-        correct |= found.attacked.correct()
-    compared = drawn.of([0]) if found.failed else drawn
+    }  # fmt: skip
+    correct = {"clean": answers.correct}
+    if collected.attacked is not None:
+        correct |= collected.attacked.correct()
+    compared = compared_numbers(on_clean, None if collected.failed else shifted)
     away = {name: outputs.logits for name, outputs in outside.items()}
-    share = compared_outside(familiar.tensors["logits"], away, rule)
-    return entry, Measured(compared.values, compared.draws, correct, compared.corrected, share)
+    return entry, Measured(compared, correct, compared_outside(familiar.tensors["logits"], away, rule))
+
+
+def clean_summary(results: Mapping[str, Any], answers: Answers) -> dict[str, Any]:
+    """What every metric of labelled images says on clean ones, and the reliability diagram."""
+    parts: dict[str, dict[str, Any]] = {"clean": {}, "calibration": {}, "selective": {}}
+    for metric in metrics():
+        if "clean" in metric.places:
+            parts[metric.part][metric.key] = results.get(metric.key)
+    unbiased = {m.key: results[m.key] for m in metrics("clean") if m.unbiased}
+    return {**parts["clean"], "reliability": diagram([answers]), "calibration": {**parts["calibration"], **unbiased}}
+
+
+def diagram(samples: Sequence[Answers]) -> dict[str, Any]:
+    """The reliability diagram of all samples together."""
+    sums = [bin_sums(sample["confidence"], sample.correct, sample.bins) for sample in samples]
+    return reliability(torch.stack(sums).sum(dim=0))
+
+
+def shifted_numbers(conditions: Sequence[Columns], settings: Settings) -> Numbers | None:
+    """The metrics of corrupted images by condition; None: there are none."""
+    samples = [settings.answers(columns) for columns in conditions]
+    return numbers(samples, [m for m in metrics() if "shift" in m.places]) if samples else None
+
+
+def one_set(answers: Answers) -> dict[str, Any]:
+    """The same metrics and the reliability diagram of a published set."""
+    measured = numbers([answers], [m for m in metrics() if "shift" in m.places])
+    return {**measured.results(), "reliability": diagram([answers])}
+
+
+def shift_summary(
+    conditions: Sequence[Condition], failed: Sequence[Condition], measured: Numbers | None
+) -> dict[str, Any]:
+    """Metrics under each corruption, mean by severity and overall; `measured` is of the conditions.
+
+    A mean over conditions of which one failed is no mean: its values are None.
+    """
+    rows: list[dict[str, Any]] = []
+    for j, (corruption, severity) in enumerate(conditions if measured else ()):
+        assert measured is not None
+        rows.append({"corruption": corruption, "severity": severity, **measured.of([j]).results()})
+
+    def mean(chosen: list[int], lost: bool) -> dict[str, Any]:
+        if lost or not chosen or measured is None:
+            return {m.key: Estimate(None).to_json() for m in metrics() if "shift" in m.places}
+        return measured.of(chosen).results()
+
+    severities = sorted({severity for _, severity in [*conditions, *failed]})
+    return {
+        "mean": mean(list(range(len(conditions))), bool(failed)),
+        "by_severity": [
+            {
+                "severity": s,
+                **mean([j for j, key in enumerate(conditions) if key[1] == s], any(f[1] == s for f in failed)),
+            }
+            for s in severities
+        ],
+        "conditions": rows,
+        "reliability": diagram(measured.samples) if measured else None,
+    }
+
+
+def selective_summary(
+    rule: Mapping[str, Any] | None,
+    results: Mapping[str, Any],
+    clean: Columns,
+    shifted: Sequence[Columns],
+    outside: Mapping[str, Tensor],
+    beside: Columns,
+) -> dict[str, Any]:
+    """Risk and coverage by confidence on clean images, on all shifted ones together, and with each unfamiliar set.
+
+    Images are ranked by the log odds of their confidence. `rule` is the model's reject rule by confidence, or None:
+    with one also coverage and accuracy where it answers. `results` are those of the metrics, `outside` has log odds
+    `[M]`, and `beside` what clean images gave in the form in which they are compared with those.
+    """
+    together = (
+        {name: torch.cat([c[name] for c in shifted]) for name in ("confidence", "log_odds", "rank")}
+        if len(shifted)
+        else None
+    )
+
+    def at(columns: Columns | None) -> dict[str, float | None] | None:
+        if rule is None or columns is None:
+            return None
+        accepted = answered(rule, columns["confidence"], columns["log_odds"])
+        coverage, accuracy = accuracy_of_answered(accepted, columns["rank"] == 0)
+        return {"coverage": coverage, "accuracy": accuracy}
+
+    stored = rule or {}
+    return {
+        "score": "confidence",
+        "threshold": float(stored["threshold"]) if rule else None,
+        "log_odds": stored.get("log_odds"),
+        "wanted_coverage": stored.get("coverage"),
+        "clean": at(clean),
+        "shift": at(together),
+        **{m.key: results.get(m.key) for m in metrics("selective")},
+        "curve": {"clean": _curve(clean), "shift": None if together is None else _curve(together)},
+        "joint": {name: _joint(beside["log_odds"], beside["rank"] == 0, away) for name, away in outside.items()},
+    }
+
+
+def _curve(columns: Columns) -> dict[str, list[float]]:
+    return _thinned(*risk_coverage(columns["log_odds"], columns["rank"] == 0))
+
+
+def _joint(odds: Tensor, correct: Tensor, outside: Tensor) -> dict[str, Any]:
+    coverage, risk = joint_risk_coverage(odds, correct, outside)
+    merged = torch.cat([correct, torch.zeros(len(outside), dtype=torch.bool)])
+    return {**_thinned(coverage, risk), "aurc": float(aurc(torch.cat([odds, outside]), merged))}
+
+
+def _thinned(coverage: Tensor, risk: Tensor) -> dict[str, list[float]]:
+    """At most `POINTS` points of a curve, both ends among them."""
+    index = torch.linspace(0, len(coverage) - 1, min(POINTS, len(coverage))).round().long().unique()
+    curves = {"coverage": coverage[index], "risk": risk[index]}
+    return {name: [round(value, 5) for value in values.tolist()] for name, values in curves.items()}

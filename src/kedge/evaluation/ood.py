@@ -8,9 +8,11 @@ from torch import Tensor
 
 from kedge.confidence import log_odds
 from kedge.evaluation.comparing import Share
-from kedge.evaluation.summaries import FEWEST, estimate
-from kedge.metrics import detection_summary, roc_curve
-from kedge.metrics.detection import placements
+from kedge.metrics import roc_curve
+from kedge.metrics._base import Detection, Separation, metrics
+from kedge.metrics._detection import placements
+from kedge.metrics._results import Estimate
+from kedge.metrics._summary import FEWEST
 from kedge.rejection import answered
 from kedge.scores import Outputs, Score
 
@@ -23,7 +25,6 @@ LACKING = {
     "head": "the model's last layer was not found",
     "images": "it reads images itself: use it from Python",
 }
-DETECTION = ("auroc", "aupr_in", "aupr_out", "fpr95")
 
 
 def ready(
@@ -74,7 +75,7 @@ def outside_summary(
 
     With a reject rule by confidence also the share of each set that it answers.
     """
-    found: dict[str, Any] = {}
+    histograms: dict[str, Any] = {}
     failed: dict[str, str] = {}
     ood: dict[str, Any] = {name: {"scores": {}, "accepted": None} for name in outside}
     for score in scores if outside else ():
@@ -85,7 +86,7 @@ def outside_summary(
             failed[score.name] = f"{bad} of its values are not finite"
             continue
         edges = _edges([within, *away.values()])
-        found[score.name] = {
+        histograms[score.name] = {
             "title": score.title,
             "edges": edges.tolist(),
             "inside": _counts(within, edges),
@@ -93,10 +94,10 @@ def outside_summary(
         }
         for name, values in away.items():
             few = min(len(values), len(within)) < FEWEST
-            summary = detection_summary(within, values, resamples=0 if few else n, seed=seed)
+            sample = Separation(within, values, 0 if few else n, seed)
             fpr, tpr = roc_curve(within, values)
             ood[name]["scores"][score.name] = {
-                **{metric: bounded(summary[metric]) for metric in DETECTION},
+                **{metric.key: metric.of(sample).to_json() for metric in detection()},
                 "outside": _counts(values, edges),
                 "roc": {"fpr": _short(fpr), "tpr": _short(tpr)},
             }
@@ -104,7 +105,7 @@ def outside_summary(
         for name, outputs in outside.items():
             confidence = outputs.logits.float().softmax(dim=1).amax(dim=1)
             ood[name]["accepted"] = float(answered(rule, confidence, log_odds(outputs.logits)).double().mean())
-    return found, ood, failed
+    return histograms, ood, failed
 
 
 def compared_outside(
@@ -114,17 +115,17 @@ def compared_outside(
 
     `familiar`: logits `[N, C]`; `outside`: name of a set to logits `[M, C]`.
     """
-    found, inside = {}, log_odds(familiar)
+    shares, inside = {}, log_odds(familiar)
     for name, logits in outside.items():
         away = log_odds(logits)
         if bool(inside.isfinite().all() and away.isfinite().all()):
             one, other = (side.cpu().double() for side in (inside, away))
             parts = placements(one, other), 1 - placements(other, one)
-            found["auroc", name] = Share(float(parts[0].mean()), parts)
+            shares["auroc", name] = Share(float(parts[0].mean()), parts)
         if rule is not None:
-            taken = answered(rule, logits.float().softmax(dim=1).amax(dim=1), away).cpu().double()
-            found["answered", name] = Share(float(taken.mean()), (taken,))
-    return found
+            accepted = answered(rule, logits.float().softmax(dim=1).amax(dim=1), away).cpu().double()
+            shares["answered", name] = Share(float(accepted.mean()), (accepted,))
+    return shares
 
 
 def averaged(ood: Mapping[str, Any], groups: Mapping[str, str | None]) -> dict[str, Any]:
@@ -133,20 +134,20 @@ def averaged(ood: Mapping[str, Any], groups: Mapping[str, str | None]) -> dict[s
     The interval is the mean of the sets' bounds: that of perfectly dependent sets, wider than the truth. A score that
     one of the sets lacks has no mean.
     """
-    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
     for group in ("near", "far"):
         names = [name for name, own in groups.items() if own == group]
         if not names or any(name not in ood for name in names):  # a set that failed leaves no mean
             continue
         shared = [score for score in ood[names[0]]["scores"] if all(score in ood[n]["scores"] for n in names)]
-        found[group] = {
+        means[group] = {
             score: {
-                **{metric: _mean([ood[n]["scores"][score][metric] for n in names]) for metric in DETECTION},
+                **{m.key: _mean([ood[n]["scores"][score][m.key] for n in names]) for m in detection()},
                 "sets": names,
             }
             for score in shared
         }
-    return found
+    return means
 
 
 def _short(values: Tensor) -> list[float]:
@@ -154,12 +155,11 @@ def _short(values: Tensor) -> list[float]:
     return [round(value, 5) for value in values.tolist()]
 
 
-def bounded(found: tuple[float, float | None, float | None]) -> dict:
-    """An estimate in [0, 1] of (value, low, high)."""
-    value, low, high = found
-    return estimate(value, low, high, 1.0)
+def detection() -> list[Detection]:
+    """The metrics of how well a score tells two sets apart."""
+    return [metric for metric in metrics("ood") if isinstance(metric, Detection)]
 
 
 def _mean(estimates: list[dict]) -> dict:
     ends = [[e[key] for e in estimates] for key in ("value", "low", "high")]
-    return estimate(*[None if None in values else sum(values) / len(values) for values in ends])
+    return Estimate(*[None if None in values else sum(values) / len(values) for values in ends]).to_json()

@@ -1,14 +1,16 @@
-"""Where results come from: versions and machine, without names of users, hosts or folders."""
+"""Where results come from: versions, machine and sets, without names of users, hosts or folders."""
 
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kedge._version import __version__
+from kedge.metrics._base import metrics
 
 
 def machine() -> dict[str, Any]:
@@ -41,18 +43,11 @@ def peak_memory() -> float | None:
 
 
 CONVENTIONS = {
-    "accuracy": "share of correct answers; interval: Wilson. Means over corruptions: bootstrap over images",
-    "ece": "expected calibration error of the top prediction, equal-width bins, pooled over the set; interval: "
-    "bootstrap of the error without its bias (cross-fitted), by which models are compared",
-    "smooth_ece": "calibration error smoothed by a kernel whose width is the error itself, no bins; interval as of ece",
-    "brier": "sum over classes of squared differences, 0 to 2",
     "ood": "in-distribution is the positive class; a higher score means more in-distribution; AUROC's interval: "
     "DeLong's variance on the logit scale",
     "near and far": "unweighted means over the sets of the group, as OpenOOD 1.5 averages; their intervals are "
     "means of the sets' bounds, wider than the truth",
-    "fpr95": "share of out-of-distribution images accepted when 95 % of in-distribution ones are",
     "aupr_in, aupr_out": "average precision with in-distribution, and with out-of-distribution as the positive class",
-    "aurc": "area under the curve of risk (share of wrong answers) against coverage (share of images answered)",
     "confidence": "images are ranked and rejected by its log odds, log(p / (1 - p)): p is 1 in float32 from 17 on",
     "attack": "accuracy on attacked images of a stated random subset; interval: exact binomial (Clopper-Pearson)",
     "corruptions": "generated on the batch, deterministic in (image index, name, severity, seed); "
@@ -61,14 +56,8 @@ CONVENTIONS = {
 }
 _ARXIV = "https://arxiv.org/abs/"
 CITATIONS = {
-    "clean": [
-        ("Expected calibration error", "Guo et al., ICML 2017", f"{_ARXIV}1706.04599"),
-        ("Smooth calibration error", "Błasiok & Nakkiran, ICLR 2024", f"{_ARXIV}2309.12236"),
-        ("Risk and coverage", "Geifman & El-Yaniv, NeurIPS 2017", f"{_ARXIV}1705.08500"),
-    ],
     "ood": [
         ("Near and far sets", "OpenOOD 1.5, Zhang et al. 2023", f"{_ARXIV}2306.09301"),
-        ("Area under ROC, DeLong's interval", "DeLong et al., Biometrics 1988", "https://doi.org/10.2307/2531595"),
     ],
     "attack": [
         ("Signs of masked gradients", "Athalye et al., ICML 2018", f"{_ARXIV}1802.00420"),
@@ -81,6 +70,41 @@ CITATIONS = {
 }
 
 
+def conventions() -> dict[str, str]:
+    """How everything was measured, word to words: each metric says it itself."""
+    return {**{m.name: m.convention for m in metrics() if m.convention}, **CONVENTIONS}
+
+
 def citations(kinds: Iterable[str]) -> list[dict[str, str]]:
     """What to cite for metrics and checks; methods are cited by `kedge.catalog.citations`."""
     return [{"what": what, "cite": cite, "url": url} for kind in kinds for what, cite, url in CITATIONS[kind]]
+
+
+def set_record(data: Any, used: int, limit: int | None) -> dict[str, Any]:
+    """What the results say of a set of which `used` images were measured."""
+    report = getattr(data, "report", None)
+    return {
+        "name": data.name,
+        "split": getattr(data, "split", None),
+        "images": used,
+        "of": len(data),
+        "limited": limit is not None and limit < len(data),
+        "image_shape": list(data.image_shape),
+        "unreadable": len(getattr(report, "skipped", ())),
+    }
+
+
+def published_record(
+    images: Any, name: str, mask: Tensor | None, renditions: Sequence[Mapping[str, Any]], of_classes: int
+) -> dict[str, Any]:
+    """What the results say of a published set; `renditions` is by model what was measured of each set."""
+    counts = {len(own[name]["rank"]) for own in renditions if name in own}
+    classes = of_classes if mask is None else len(mask)
+    words = [f"answers are looked for among its {classes} classes"] if classes < of_classes else []
+    return {
+        "name": name,
+        "images": max(counts, default=0),
+        "classes": classes,
+        "of_classes": of_classes,
+        "note": "; ".join([*words, *images.notes]) or None,
+    }

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge.evaluation.attack_runner import Attacked, run_attacks
-from kedge.evaluation.attack_suite import Attacks
+from kedge.evaluation.attack_runner import run_attacks
+from kedge.evaluation.attack_suite import Attacks, UnderAttack
 from kedge.evaluation.equalise import Step, equalise
 from kedge.evaluation.evaluated_model import faults
 from kedge.evaluation.inference_runner import Columns, Kept, Part, Runner, duration, held, identity
@@ -39,7 +39,7 @@ class Collected:
     renditions: dict[str, Columns] = field(default_factory=dict)
     outside: dict[str, Kept] = field(default_factory=dict)
     inside: Kept | None = None
-    attacked: Attacked | None = None
+    attacked: UnderAttack | None = None
     errors: list[dict[str, str]] = field(default_factory=list)
 
 
@@ -48,7 +48,7 @@ def collect(
     data: Any,
     positions: Tensor,
     training: Any,
-    found: Shifts,
+    shifts: Shifts,
     masks: Mapping[str, Tensor | None],
     severities: Sequence[int],
     outside: Mapping[str, Any],
@@ -65,7 +65,7 @@ def collect(
     _announce(say, f"{len(data)} clean images", runner.expect([clean]))
     gave = runner.run(clean)
     runner.learn_pace(clean, gave)
-    collected = {name: Collected(kept) for name, kept in gave.items()}
+    collected = {name: Collected(outcome) for name, outcome in gave.items()}
     for name, one in collected.items():
         if words := faults(one.clean.tensors["logits"]):
             raise ValueError(f"model {name!r} gave {words} on clean images")
@@ -75,8 +75,8 @@ def collect(
     if step is not None:
         shape_ = tuple(data.image_shape)
 
-        def change(shown: Tensor, where: Tensor) -> Tensor:
-            return equalise(shown, shape_, step)
+        def change(batch: Tensor, where: Tensor) -> Tensor:
+            return equalise(batch, shape_, step)
 
         settings = ["equalise", shape_, step.size, step.quality]
         within = Part("clean, equalised", data, who, positions, change, settings, outputs=True)
@@ -86,16 +86,16 @@ def collect(
     before = [part for part in (learn, *away.values(), within) if part is not None]
     _announce(say, "out-of-distribution sets", runner.expect(before))
     if learn is not None:
-        for name, kept in runner.run(learn).items():
-            collected[name].training = kept
+        for name, outcome in runner.run(learn).items():
+            collected[name].training = outcome
     for set_name, part in away.items():
-        for name, kept in _sound(part, runner, collected):
-            collected[name].outside[set_name] = kept
+        for name, outcome in _sound(part, runner, collected):
+            collected[name].outside[set_name] = outcome
     if within is not None:
-        for name, kept in _sound(within, runner, collected):
-            collected[name].inside = kept
+        for name, outcome in _sound(within, runner, collected):
+            collected[name].inside = outcome
 
-    shifted = list(generated(found, data, who, positions, seed, frost_textures))
+    shifted = list(generated(shifts, data, who, positions, seed, frost_textures))
     _announce(say, f"{len(shifted)} kinds of corrupted images", runner.expect([part for _, part in shifted]))
     source = data
     if any(runner.missing(part) for _, part in shifted):
@@ -104,40 +104,42 @@ def collect(
     for _, same in groupby(shifted, key=lambda each: each[0][0] if source is data else each[0]):
         group = list(same)
         together = runner.run_together([part.of(source) for _, part in group])
-        for (condition, part), kept_ in zip(group, together, strict=True):
-            _keep(collected, condition, part, kept_)
+        for (condition, part), outcomes in zip(group, together, strict=True):
+            _keep(collected, condition, part, outcomes)
     shape = tuple(data.image_shape)  # read like the test images, whatever the models take
-    for sets in (found.published, found.renditions):
+    for sets in (shifts.published, shifts.renditions):
         for condition_, part in published(sets, masks, severities, shape, limit, seed):
             _announce(say, part.name, runner.expect([part]))
             _keep(collected, condition_ if condition_[1] is not None else part.name, part, runner.run(part))
     if attacks is not None:
-        run_attacks(runner, collected, attacks, data, positions, seed, say)
+        for name, attacked in run_attacks(runner, attacks, data, positions, seed, say).items():
+            collected[name].attacked = attacked
+            collected[name].errors += attacked.errors
     return collected
 
 
 def _sound(part: Part, runner: Runner, collected: Mapping[str, Collected]) -> Iterator[tuple[str, Kept]]:
     """(model, what it gave) of the models whose logits are finite; an error is noted of the others."""
-    for name, kept in runner.run(part).items():
-        if words := faults(kept.tensors["logits"]):
+    for name, outcome in runner.run(part).items():
+        if words := faults(outcome.tensors["logits"]):
             collected[name].errors.append({"part": part.name, "message": words})
         else:
-            yield name, kept
+            yield name, outcome
 
 
 def _keep(collected: Mapping[str, Collected], condition: Any, part: Part, gave: Mapping[str, Kept]) -> None:
-    for name, kept in gave.items():
+    for name, outcome in gave.items():
         one = collected[name]
-        bad = int(kept.tensors["bad"].sum())
+        bad = int(outcome.tensors["bad"].sum())
         if bad:
-            words = f"logits that are not finite for {bad} of {len(kept.tensors['bad'])} images"
+            words = f"logits that are not finite for {bad} of {len(outcome.tensors['bad'])} images"
             one.errors.append({"part": part.name, "message": words})
             if isinstance(condition, tuple):
                 one.failed.append(condition)
         elif isinstance(condition, tuple):
-            one.shift[condition] = kept.tensors
+            one.shift[condition] = outcome.tensors
         else:
-            one.renditions[condition] = kept.tensors
+            one.renditions[condition] = outcome.tensors
 
 
 def _whole(name: str, images: Any) -> Part:

@@ -72,13 +72,13 @@ def same_answers(model: nn.Module, images: Tensor) -> dict[str, Any]:
 
 def gradient_sizes(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: str = "ce") -> Tensor:
     """The largest entry, in absolute value, of each image's loss gradient at the clean image, `[N]` float32."""
-    found = []
+    sizes = []
     for images, labels in batches:
         with torch.enable_grad(), evaluating(model):
             leaf = to_unit(images).clone().requires_grad_()
             losses, _ = judge(model(leaf), labels.to(images.device), loss)
-            found.append(image_gradient(losses, leaf).flatten(1).abs().amax(1).float().cpu())
-    return torch.cat(found)
+            sizes.append(image_gradient(losses, leaf).flatten(1).abs().amax(1).float().cpu())
+    return torch.cat(sizes)
 
 
 def sanity(attacks: Mapping[str, dict[str, Any]], gradients: Tensor | None = None) -> list[dict[str, Any]]:
@@ -167,8 +167,8 @@ def _words(attack: dict[str, Any]) -> str:
 
 def _pairs(attacks: list[dict[str, Any]], by: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Attacks that differ in `by` and in nothing else of note, the smaller value first."""
-    kept = ("kind", "norm", "eps", "steps", "random_start", "loss")
+    same = ("kind", "norm", "eps", "steps", "random_start", "loss")
     named = [a for a in attacks if a["kind"] == "pgd" and a.get(by) is not None]
     return [
-        (a, b) for a in named for b in named if a[by] < b[by] and all(a.get(k) == b.get(k) for k in kept if k != by)
+        (a, b) for a in named for b in named if a[by] < b[by] and all(a.get(k) == b.get(k) for k in same if k != by)
     ]

@@ -17,14 +17,15 @@ from kedge.evaluation.checks import check_images, check_request, limited, named_
 from kedge.evaluation.comparing import compare, group_table
 from kedge.evaluation.equalise import common_step, difference
 from kedge.evaluation.evaluated_model import Subject, gather_subjects
+from kedge.evaluation.figures import corruption_strips
 from kedge.evaluation.inference_runner import Runner
 from kedge.evaluation.inputs import conversion
 from kedge.evaluation.model_summary import Settings, about
-from kedge.evaluation.provenance import CONVENTIONS, citations, machine, now, peak_memory
+from kedge.evaluation.provenance import citations, conventions, machine, now, peak_memory, published_record, set_record
 from kedge.evaluation.runner import Collected, collect
 from kedge.evaluation.shifts import Shifts, class_masks, rendition_names, shifts
-from kedge.evaluation.strips import corruption_strips
-from kedge.evaluation.summaries import FEWEST
+from kedge.metrics._base import metrics
+from kedge.metrics._summary import FEWEST
 from kedge.scores import Score
 
 FORMAT_VERSION = 2
@@ -163,6 +164,7 @@ def evaluate(
         for s in subjects
     }  # fmt: skip
     measured = {name: own for name, (_, own) in summarised.items()}
+    renditions = [c.renditions for c in collected.values()]
     results: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "complete": not any(c.errors for c in collected.values()),
@@ -188,24 +190,24 @@ def evaluate(
             "risk": risk,
             "equalise": None if step is None else step.words(tuple(data.image_shape)),
         },
-        "conventions": CONVENTIONS,
+        "conventions": conventions(),
         "citations": [
             *citations(_kinds(bool(sets), attacks)),
             *catalog.citations(_methods(found_shifts, scores if sets else [], attacks)),
             *catalog.citations(method for s in subjects for method in s.model.methods()),
         ],
         "fewest_images": FEWEST,
-        "data": {**_set_record(data, len(chosen), limit), "class_names": list(data.class_names)},
+        "data": {**set_record(data, len(chosen), limit), "class_names": list(data.class_names)},
         "ood_sets": {
             name: {
-                **_set_record(full, len(outside[name]), limit),
+                **set_record(full, len(outside[name]), limit),
                 "conversion": {s.name: conversion(tuple(full.image_shape), s.shape) for s in subjects},
                 "group": group_of[name],
                 "warning": warnings[name],
             }
             for name, full in sets.items()
         },
-        "shift_sets": {name: _published_record(given, name, masks[given.name], collected, len(data.class_names))
+        "shift_sets": {name: published_record(given, name, masks[given.name], renditions, len(data.class_names))
                        for given in found_shifts.renditions for name in rendition_names(given)},
         "models": {name: {**entry, "trained_on": known[name]} for name, (entry, _) in summarised.items()},
         "strips": _strips(chosen, positions, found_shifts, collected, seed, examples, textures),
@@ -263,14 +265,15 @@ def _warning(data: Any, outside: Any, equalised: bool, shared: str | None) -> st
 
 
 def _kinds(outside: bool, attacks: Attacks | None) -> list[str]:
-    """What is cited beside the methods: metrics and checks."""
-    return ["clean", *(["ood"] if outside else []), *([] if attacks is None else ["attack"])]
+    """What is cited beside the methods: conventions and checks."""
+    return [*(["ood"] if outside else []), *([] if attacks is None else ["attack"])]
 
 
 def _methods(found: Shifts, scores: Sequence[Score], attacks: Attacks | None) -> list[Any]:
-    """The corruptions, scores and attacks that were measured."""
+    """The metrics, and the corruptions, scores and attacks that were measured."""
+    measured = [metric for metric in metrics() if scores or metric.part != "ood"]
     corruptions = [catalog.get("data.corruptions", name) for name in found.corruptions]
-    return [*corruptions, *scores, *([] if attacks is None else attacks.methods())]
+    return [*measured, *corruptions, *scores, *([] if attacks is None else attacks.methods())]
 
 
 def _strips(
@@ -287,31 +290,3 @@ def _strips(
     severities = sorted({severity for _, severity in found.conditions})
     strips = corruption_strips(chosen, int(positions[0]), found.corruptions, severities, seed, frost_textures)
     return strips + [c.attacked.strip for c in collected.values() if c.attacked is not None and c.attacked.strip]
-
-
-def _set_record(data: Any, used: int, limit: int | None) -> dict[str, Any]:
-    report = getattr(data, "report", None)
-    return {
-        "name": data.name,
-        "split": getattr(data, "split", None),
-        "images": used,
-        "of": len(data),
-        "limited": limit is not None and limit < len(data),
-        "image_shape": list(data.image_shape),
-        "unreadable": len(getattr(report, "skipped", ())),
-    }
-
-
-def _published_record(
-    given: Any, name: str, mask: Tensor | None, collected: Mapping[str, Collected], of_classes: int
-) -> dict[str, Any]:
-    counts = {len(c.renditions[name]["rank"]) for c in collected.values() if name in c.renditions}
-    classes = of_classes if mask is None else len(mask)
-    words = [f"answers are looked for among its {classes} classes"] if classes < of_classes else []
-    return {
-        "name": name,
-        "images": max(counts, default=0),
-        "classes": classes,
-        "of_classes": of_classes,
-        "note": "; ".join([*words, *given.notes]) or None,
-    }

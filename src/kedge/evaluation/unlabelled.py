@@ -14,7 +14,6 @@ from kedge.evaluation.checks import check_images, limited, seen
 from kedge.evaluation.evaluated_model import Subject, faults, gather_subjects
 from kedge.evaluation.inference_runner import Part, Runner, duration, identity, outputs_from
 from kedge.evaluation.provenance import citations
-from kedge.evaluation.summaries import FEWEST, estimate
 from kedge.metrics import (
     accuracy_interval,
     auroc,
@@ -24,6 +23,8 @@ from kedge.metrics import (
     difference_of_confidences,
     difference_of_confidences_interval,
 )
+from kedge.metrics._results import Estimate
+from kedge.metrics._summary import FEWEST
 from kedge.scores import KNN, MSP, Disagreement, Entropy, Outputs
 
 FEW_IMAGES = 50  # with fewer the interval is too wide to be of use
@@ -116,21 +117,21 @@ def estimate_accuracy(
     models = models if isinstance(models, Mapping) else {"model": models}
     if not sets:
         raise ValueError("there are no images to estimate an accuracy on: images is empty")
-    given = validation if isinstance(validation, Mapping) else dict.fromkeys(models, validation)
-    if absent := [name for name in models if name not in given]:
+    sources = validation if isinstance(validation, Mapping) else dict.fromkeys(models, validation)
+    if absent := [name for name in models if name not in sources]:
         raise ValueError(f"there are no validation images for {', '.join(map(repr, absent))}")
-    for found in [*sets.values(), *given.values()]:
+    for found in [*sets.values(), *sources.values()]:
         check_images(found)
     say = notice or (lambda words: None)
     cut = {name: limited(found, limit, seed) for name, found in sets.items()}
     entries = {}
     for name, model in models.items():
-        source, positions = limited(given[name], limit, seed)
+        source, positions = limited(sources[name], limit, seed)
         (subject,) = gather_subjects({name: model}, source, references, batch_size, say)
         runner = Runner([subject], Parts(parts), {"features": True, "masked": False}, batch_size, workers, progress)
         known = Part("validation images", source, identity(source, positions), positions, outputs=True)
-        asked = {n: Part(f"unlabelled {n}", s, identity(s, p), p, outputs=True) for n, (s, p) in cut.items()}
-        seconds = runner.expect([known, *asked.values()])
+        targets = {n: Part(f"unlabelled {n}", s, identity(s, p), p, outputs=True) for n, (s, p) in cut.items()}
+        seconds = runner.expect([known, *targets.values()])
         if seconds >= 20:
             say(f"{name}, images without labels and validation images: about {duration(seconds)}")
         ours = _outputs(runner, known, subject)
@@ -141,7 +142,7 @@ def estimate_accuracy(
                 "name": source.name,
                 "split": getattr(source, "split", None),
                 "images": len(source),
-                "accuracy": estimate(right / len(source), *accuracy_interval(right, len(source))),
+                "accuracy": Estimate(right / len(source), *accuracy_interval(right, len(source))).to_json(),
             },
             "warnings": list(subject.warnings),
             "sets": {
@@ -149,10 +150,10 @@ def estimate_accuracy(
                     "images": len(part.images),
                     "of": len(sets[n]),
                     **_estimated(ours, correct, _outputs(runner, part, subject), resamples, seed,
-                                 shared_images(given[name], sets[n]),
+                                 shared_images(sources[name], sets[n]),
                                  seen(trained_on, name, part.images) or 0),
                 }
-                for n, part in asked.items()
+                for n, part in targets.items()
             },
         }  # fmt: skip
     return entries
@@ -182,19 +183,19 @@ def _estimated(
 ) -> dict[str, Any]:
     """The estimates for one set, how unlike it is, and what speaks against believing them."""
     few = min(len(source), len(target)) < FEWEST
-    found = {}
+    estimates = {}
     for key, one in ESTIMATORS.items():
         if getattr(source, one.needs) is None or getattr(target, one.needs) is None:
             continue
         scores = one.score(source), correct, one.score(target)
         bounds = one.interval(*scores, n=resamples, seed=seed) if resamples and not few else (None, None)
-        found[key] = {"title": one.title, **estimate(float(one.value(*scores)), *bounds)}
+        estimates[key] = {"title": one.title, **Estimate(float(one.value(*scores)), *bounds).to_json()}
     unlike = _unlike(source, target, seed)
     return {
         "headline": HEADLINE,
-        "estimates": found,
+        "estimates": estimates,
         "unlike": unlike,
-        "warnings": _warnings(source, correct, target, found, unlike, shared, known),
+        "warnings": _warnings(source, correct, target, estimates, unlike, shared, known),
     }
 
 
@@ -210,50 +211,50 @@ def _unlike(source: Outputs, target: Outputs, seed: int) -> dict[str, Any] | Non
 
     score = KNN().fit(features(learnt), torch.zeros(len(learnt), dtype=torch.long))
     inside, outside = score.score(features(own)), score.score(target)
-    return {"score": score.title, **estimate(float(auroc(inside, outside)), *auroc_interval(inside, outside), 1.0)}
+    return {"score": score.title, **Estimate(float(auroc(inside, outside)), *auroc_interval(inside, outside)).to_json()}
 
 
 def _warnings(
     source: Outputs,
     correct: Tensor,
     target: Outputs,
-    found: Mapping[str, dict[str, Any]],
+    estimates: Mapping[str, dict[str, Any]],
     unlike: dict[str, Any] | None,
     shared: int,
     known: int,
 ) -> list[str]:
     """Why not to believe the estimates, in words."""
-    said = []
+    sentences = []
     if shared:
-        said.append(f"{shared} of these images are validation images: the estimate repeats what was found there")
+        sentences.append(f"{shared} of these images are validation images: the estimate repeats what was found there")
     if known:
-        said.append(f"the model was trained on {known} of these images, where its confidence is no guide")
+        sentences.append(f"the model was trained on {known} of these images, where its confidence is no guide")
     for count, what in ((len(target), "of these images"), (len(source), "validation images")):
         if count < FEW_IMAGES:
-            said.append(f"only {count} {what}: an estimate from fewer than {FEW_IMAGES} says little")
+            sentences.append(f"only {count} {what}: an estimate from fewer than {FEW_IMAGES} says little")
     wrong, right = int((~correct).sum()), int(correct.sum())
     if min(wrong, right) < FEW_WRONG:
         which, count = ("wrong", wrong) if wrong <= right else ("right", right)
-        said.append(
+        sentences.append(
             f"the model is {which} on only {count} of {len(source)} validation images: every estimate rests on these"
         )
     own, away = (MSP().score(outputs) for outputs in (source, target))
     beyond = float((away < own.double().quantile(0.01)).double().mean())
     if beyond > BEYOND:
-        said.append(
+        sentences.append(
             f"{beyond:.0%} of these images get a lower confidence than all but 1 % of the validation images: nothing "
             "is known of how often such answers are right"
         )
-    values = {key: one["value"] for key, one in found.items()}
+    values = {key: one["value"] for key, one in estimates.items()}
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
     if values[high] - values[low] > APART:
-        said.append(
-            f"the estimates contradict each other: {found[low]['title']} says {values[low]:.0%}, "
-            f"{found[high]['title']} {values[high]:.0%}"
+        sentences.append(
+            f"the estimates contradict each other: {estimates[low]['title']} says {values[low]:.0%}, "
+            f"{estimates[high]['title']} {values[high]:.0%}"
         )
     if unlike is not None and unlike["value"] >= UNLIKE:
-        said.append(
+        sentences.append(
             f"these images look unlike validation images to the model (told apart with AUROC {unlike['value']:.0%}): "
             "the further away, the less an estimate is worth; label some of them"
         )
-    return said
+    return sentences

@@ -50,7 +50,7 @@ def evaluate_one(
 
     import kedge
     from kedge import evaluation
-    from kedge.evaluation.input_views import Views
+    from kedge.evaluation.inputs import Views
     from kedge.evaluation.provenance import machine, now
     from kedge.layout import channels_last
     from kedge.scores import MSP, Energy, Masked

@@ -69,7 +69,7 @@ class Experiment:
             `after` one whose runs this one starts from.
         evaluation: keywords of `kedge.evaluation.evaluate`: shift, severities, near, ood, limit, references, equalise;
             `part`: judge on the `test` images, or on the `rest`, the training images beyond train_images; `views`:
-            so many views of an image, see `kedge.evaluation.input_views`.
+            so many views of an image, see `kedge.evaluation.inputs`.
         scales: name to changes of the base, and `variants`: those that this scale keeps.
         seeds: how many, from 0.
         expected: measure to variant to the percentage in the source, at its own scale.

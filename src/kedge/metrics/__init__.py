@@ -2,20 +2,30 @@
 
 The functions need torch only. The classes (those with capital letters, such as `ECE`) accumulate over batches and
 processes; they import torchmetrics, which is slow, so they are looked up on first use.
+
+What `kedge evaluate` reports is the folder: a metric is a file, with a class called like it that says its label, unit
+and direction, its value and its interval (`kedge.metrics._base.Metric`).
 """
 
+# ruff: noqa: E402
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from kedge.catalog import names
+
+# Before the functions below: a module is an attribute of its package, and some functions are called like their file.
+for _name in names("metrics"):
+    import_module(f"kedge.metrics.{_name}")
+
 from kedge.confidence import log_odds, log_odds_of_probs, log_odds_of_references
-from kedge.metrics.bootstrap import bootstrap_interval, interval, resamples
-from kedge.metrics.calibration import bin_sums, binned_error, calibration_error, reliability, resampled_error
-from kedge.metrics.classification import accuracy, accuracy_interval, brier, exact_interval, label_rank, nll
-from kedge.metrics.classwise import BrierParts, brier_decomposition, brier_parts, classwise_calibration_error
-from kedge.metrics.cross_fitted import CrossFitted, cross_fitted_error, cross_fitted_smooth_error, halves
-from kedge.metrics.detection import aupr_in, aupr_out, auroc, auroc_interval, fpr95, roc_curve
-from kedge.metrics.ensembles import false_false_true
-from kedge.metrics.selective import (
+from kedge.metrics._bootstrap import bootstrap_interval, interval, resamples
+from kedge.metrics._calibration import bin_sums, binned_error, calibration_error, reliability, resampled_error
+from kedge.metrics._classification import accuracy, accuracy_interval, brier, exact_interval, label_rank, nll
+from kedge.metrics._classwise import BrierParts, brier_decomposition, brier_parts, classwise_calibration_error
+from kedge.metrics._cross_fitted import CrossFitted, cross_fitted_error, cross_fitted_smooth_error, halves
+from kedge.metrics._detection import aupr_in, aupr_out, auroc, auroc_interval, fpr95, roc_curve
+from kedge.metrics._ensembles import false_false_true
+from kedge.metrics._selective import (
     aurc,
     aurc_interval,
     excess_aurc,
@@ -25,7 +35,7 @@ from kedge.metrics.selective import (
     threshold_for_coverage,
     threshold_for_risk,
 )
-from kedge.metrics.separation import (
+from kedge.metrics._separation import (
     aupr_in_interval,
     aupr_out_interval,
     detection_draws,
@@ -33,36 +43,39 @@ from kedge.metrics.separation import (
     fpr95_interval,
     grouped,
 )
-from kedge.metrics.smooth import resampled_smooth_error, smooth_calibration_error, smooth_error
-from kedge.metrics.summary import calibration_summary, column_summary
-from kedge.metrics.unlabelled import (
+from kedge.metrics._smooth import resampled_smooth_error, smooth_calibration_error, smooth_error
+from kedge.metrics._summary import calibration_summary, column_summary
+from kedge.metrics._unlabelled import (
     agreement_of_references,
     average_thresholded_confidence,
     average_thresholded_confidence_interval,
     difference_of_confidences,
     difference_of_confidences_interval,
 )
+from kedge.metrics.accuracy_by_class import worst_interval
+from kedge.metrics.augrc import augrc
+from kedge.metrics.confusion import confusion_counts
 
 if TYPE_CHECKING:
-    from kedge.metrics.accumulators import AUROC as AUROC
-    from kedge.metrics.accumulators import FPR95 as FPR95
-    from kedge.metrics.accumulators import NLL as NLL
-    from kedge.metrics.accumulators import Accuracy as Accuracy
-    from kedge.metrics.accumulators import Brier as Brier
-    from kedge.metrics.calibration_accumulators import ECE as ECE
-    from kedge.metrics.calibration_accumulators import MCE as MCE
-    from kedge.metrics.calibration_accumulators import RMSCE as RMSCE
-    from kedge.metrics.calibration_accumulators import BrierDecomposition as BrierDecomposition
-    from kedge.metrics.calibration_accumulators import ClasswiseECE as ClasswiseECE
-    from kedge.metrics.calibration_accumulators import EqualMassECE as EqualMassECE
-    from kedge.metrics.calibration_accumulators import SmoothECE as SmoothECE
-    from kedge.metrics.detection_accumulators import AURC as AURC
-    from kedge.metrics.detection_accumulators import AUPRIn as AUPRIn
-    from kedge.metrics.detection_accumulators import AUPROut as AUPROut
+    from kedge.metrics._accumulators import AURC as AURC
+    from kedge.metrics._accumulators import AUROC as AUROC
+    from kedge.metrics._accumulators import FPR95 as FPR95
+    from kedge.metrics._accumulators import NLL as NLL
+    from kedge.metrics._accumulators import Accuracy as Accuracy
+    from kedge.metrics._accumulators import AUPRIn as AUPRIn
+    from kedge.metrics._accumulators import AUPROut as AUPROut
+    from kedge.metrics._accumulators import Brier as Brier
+    from kedge.metrics._calibration_accumulators import ECE as ECE
+    from kedge.metrics._calibration_accumulators import MCE as MCE
+    from kedge.metrics._calibration_accumulators import RMSCE as RMSCE
+    from kedge.metrics._calibration_accumulators import BrierDecomposition as BrierDecomposition
+    from kedge.metrics._calibration_accumulators import ClasswiseECE as ClasswiseECE
+    from kedge.metrics._calibration_accumulators import EqualMassECE as EqualMassECE
+    from kedge.metrics._calibration_accumulators import SmoothECE as SmoothECE
 
 _ACCUMULATORS = {
-    "accumulators": ("AUROC", "FPR95", "NLL", "Accuracy", "Brier"),
-    "calibration_accumulators": (
+    "_accumulators": ("AUPRIn", "AUPROut", "AURC", "AUROC", "FPR95", "NLL", "Accuracy", "Brier"),
+    "_calibration_accumulators": (
         "ECE",
         "MCE",
         "RMSCE",
@@ -71,7 +84,6 @@ _ACCUMULATORS = {
         "EqualMassECE",
         "SmoothECE",
     ),
-    "detection_accumulators": ("AURC", "AUPRIn", "AUPROut"),
 }
 _HOMES = {name: home for home, names in _ACCUMULATORS.items() for name in names}
 __all__ = [
@@ -81,6 +93,7 @@ __all__ = [
     "accuracy",
     "accuracy_interval",
     "agreement_of_references",
+    "augrc",
     "aupr_in",
     "aupr_in_interval",
     "aupr_out",
@@ -101,6 +114,7 @@ __all__ = [
     "calibration_summary",
     "classwise_calibration_error",
     "column_summary",
+    "confusion_counts",
     "cross_fitted_error",
     "cross_fitted_smooth_error",
     "detection_draws",
@@ -132,6 +146,7 @@ __all__ = [
     "smooth_error",
     "threshold_for_coverage",
     "threshold_for_risk",
+    "worst_interval",
 ]
 
 

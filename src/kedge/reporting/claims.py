@@ -4,19 +4,11 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+from kedge.metrics._base import Metric, leading, metrics
+from kedge.metrics._base import metric as metric_called
 from kedge.printable import printable
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import (
-    METRICS,
-    OUTSIDE,
-    ahead_of,
-    best_of,
-    comparable,
-    dig,
-    estimate,
-    number,
-    short,
-)
+from kedge.reporting.rows import OUTSIDE, ahead_of, best_of, dig, estimate, number, short, value_of
 from kedge.reporting.summary import (
     at_place,
     attack_names,
@@ -75,7 +67,8 @@ def agreeing(test: Test) -> bool:
 def _unjudged(metric: str, tests: list[Test], cells: list[Any]) -> str:
     """Why no difference is claimed, where results of an earlier version compare calibration errors with their bias."""
     old = [t for t in tests if t["metric"] == metric and "reported" not in t]
-    if metric != "ece" or (not old and comparable(metric, cells)):
+    known = metric_called(metric)
+    if known is None or not known.unbiased or (not old and known.comparable(cells)):
         return ""
     return (
         "not judged: these results compare calibration errors with the bias that few images give them; evaluate again"
@@ -93,7 +86,7 @@ def comparison(results: dict[str, Any]) -> list[tuple[str, str]]:
     if len(results["groups"]) > 1:
         return _between_groups(results, tests)
     attacks = attack_names(models)
-    found = []
+    claims = []
     for words, metric, where, better, cells in _questions(results, models):
         known = {i: e for i, e in enumerate(map(estimate, cells)) if e is not None}
         if len(known) > 1:
@@ -101,16 +94,16 @@ def comparison(results: dict[str, Any]) -> list[tuple[str, str]]:
             doubtful = [i for i in known if doubted(models[i])] if attack is not None else []
             clear = {i: e for i, e in known.items() if i not in doubtful}
             tested = _tested(tests, [list(results["models"])[i] for i in clear], metric, where)
-            said = _claim(better, list(clear.values()), [names[i] for i in clear], tested) if len(clear) > 1 else ""
+            sentence = _claim(better, list(clear.values()), [names[i] for i in clear], tested) if len(clear) > 1 else ""
             if old := _unjudged(metric, tests, cells):
-                said = f"{old}."
+                sentence = f"{old}."
             if attack is not None and doubtful:
-                rest = said or "".join(f"{names[i]} {number(e['value'], '%')} %." for i, e in clear.items())
+                rest = sentence or "".join(f"{names[i]} {number(e['value'], '%')} %." for i, e in clear.items())
                 weakest = {names[i]: lowest(models[i], attack) for i in doubtful}
-                said = _not_believable(weakest) + (f" Without {', '.join(weakest)}: {rest}" if rest else "")
+                sentence = _not_believable(weakest) + (f" Without {', '.join(weakest)}: {rest}" if rest else "")
             lacking = [name for i, name in enumerate(names) if i not in known]
-            found.append((words, said + (f" No number for {', '.join(lacking)}." if lacking else "")))
-    return found
+            claims.append((words, sentence + (f" No number for {', '.join(lacking)}." if lacking else "")))
+    return claims
 
 
 def _under(attack: dict[str, Any]) -> str:
@@ -128,52 +121,57 @@ def _not_believable(weakest: dict[str, tuple[float, str] | None]) -> str:
 def _between_groups(results: dict[str, Any], tests: list[Test]) -> list[tuple[str, str]]:
     """What can be claimed between methods that were trained with several seeds each: seeds decide, not images alone."""
     table, over_seeds = results["group_table"], [t for t in tests if "over seeds" in t["test"]]
-    asked = [
-        (metric, where, f"{METRICS[metric][0]}, {where} images")
-        for metric, where in itertools.product(("accuracy", "ece"), ("clean", "corrupted"))
+    questions = [
+        (one.name, where, f"{one.label}, {where} images", one.better or "")
+        for one, where in itertools.product(_claimed(), ("clean", "corrupted"))
     ] + [
-        (metric, name, f"{OUTSIDE[metric][0]}, {printable(name)}")
+        (metric, name, f"{OUTSIDE[metric][0]}, {printable(name)}", OUTSIDE[metric][2])
         for name, metric in itertools.product(results["ood_sets"], OUTSIDE)
     ]
-    found = []
-    for metric, where, label in asked:
+    claims = []
+    for metric, where, label, better in questions:
         cells = [dig(metrics, f"{metric}, {where}") for metrics in table.values()]
         if cells and all(c is not None for c in cells):
             tested = _tested(over_seeds, list(table), metric, where)
             values = [{"value": c["mean"]} for c in cells]
-            better = {**METRICS, **OUTSIDE}[metric][2]
-            said = _claim(better, values, [short(n) for n in table], tested)
+            sentence = _claim(better, values, [short(n) for n in table], tested)
             old = _unjudged(metric, over_seeds, [])
-            found.append((f"{label[0].upper()}{label[1:]}, mean over seeds", f"{old}." if old else said))
-    return found
+            claims.append((f"{label[0].upper()}{label[1:]}, mean over seeds", f"{old}." if old else sentence))
+    return claims
 
 
 def _questions(results: dict[str, Any], models: list[dict[str, Any]]) -> list[tuple[str, str, str, str, list[Any]]]:
     """(words, metric, where, direction, value of each model)."""
-    asked: list[tuple[str, str, str, str, list[Any]]] = [
-        ("Accuracy on clean images", "accuracy", "clean", "higher", [dig(m, "clean", "accuracy") for m in models]),
-        ("Calibration error on clean images", "ece", "clean", "lower", [dig(m, "clean", "ece") for m in models]),
+    questions: list[tuple[str, str, str, str, list[Any]]] = [
+        (f"{one.claims} on clean images", one.name, "clean", one.better or "", [value_of(m, one) for m in models])
+        for one in _claimed()
     ]
-    if results["settings"]["corruptions"]:
-        for words, metric, better in (("Accuracy", "accuracy", "higher"), ("Calibration error", "ece", "lower")):
-            values = [dig(m, "shift", "mean", metric) for m in models]
-            asked.append((f"{words} on corrupted images", metric, "corrupted", better, values))
+    for one in _claimed() if results["settings"]["corruptions"] else ():
+        values = [dig(m, "shift", "mean", one.key) for m in models]
+        questions.append((f"{one.claims} on corrupted images", one.name, "corrupted", one.better or "", values))
     for name in results["shift_sets"]:
-        values = [dig(m, "shift_sets", name, "accuracy") for m in models]
-        asked.append((f"Accuracy on {printable(name)}", "accuracy", name, "higher", values))
+        for one in (one for one in _claimed() if one.of_right_answers):
+            values = [dig(m, "shift_sets", name, one.key) for m in models]
+            questions.append((f"{one.claims} on {printable(name)}", one.name, name, one.better or "", values))
     titles = score_titles(results)
     for kind, name, sets in ood_places(results) if titles else []:
         # The same score for every model: choosing each model's best after the fact would flatter.
         score = next(iter(titles))
-        values = [dig(at_place(m, kind, name, sets), score, "auroc") for m in models]
-        where = place_title(kind, name, sets)
-        asked.append((f"Out of distribution, {where}, AUROC by {titles[score]}", "auroc", name, "higher", values))
+        first = leading("ood")
+        values = [dig(at_place(m, kind, name, sets), score, first.key) for m in models]
+        words = f"Out of distribution, {place_title(kind, name, sets)}, {first.label} by {titles[score]}"
+        questions.append((words, first.name, name, first.better or "", values))
     for name, attack in attack_names(models).items():
         # A cross-check that only some models face compares nothing.
         if name in (results["settings"]["attacks"] or [name]):
             values = [dig(m["attacks"].get(name), "accuracy") for m in models]
-            asked.append((_under(attack), "accuracy", name, "higher", values))
-    return asked
+            questions.append((_under(attack), "accuracy", name, "higher", values))
+    return questions
+
+
+def _claimed() -> list[Metric]:
+    """The metrics of which it is said in words which model is better."""
+    return [one for one in metrics() if one.claims]
 
 
 def _tested(tests: list[Test], names: list[str], metric: str, where: str) -> Callable[[int, int], Test | None]:

@@ -5,12 +5,12 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from kedge.metrics._base import metrics
 from kedge.printable import cell
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import DETECTION, dig, estimate
+from kedge.reporting.rows import dig, estimate, value_of
 
 COLUMNS = ("model", "part", "where", "severity", "score", "metric", "value", "low", "high", "n")
-_ERRORS = ("accuracy", "nll", "brier", "ece", "smooth_ece")
 # part, where, severity, score, metric, value, n
 _Number = tuple[str, str, int | str, str, str, Any, int | None]
 
@@ -41,8 +41,8 @@ def as_csv(results: dict[str, Any]) -> str:
         write(name, _attacks(model))
         write(name, _unlabelled(model))
         write(name, _cost(model))
-    for group, metrics in results["group_table"].items():
-        write(group, _seeds(metrics))
+    for group, labels in results["group_table"].items():
+        write(group, _seeds(labels))
     for one in results["comparisons"]:
         difference, p = (("comparison", one["where"], "", one["test"], key, one[value], one["n"])
                          for key, value in ((one["metric"], "difference"), (f"p, {one['metric']}", "p")))  # fmt: skip
@@ -53,52 +53,52 @@ def as_csv(results: dict[str, Any]) -> str:
 def _labelled(model: dict[str, Any], results: dict[str, Any]) -> Iterator[_Number]:
     """Clean, corrupted and published sets."""
     n = results["data"]["images"]
-    for metric in ("accuracy", "top5", "nll", "brier", "ece"):
-        yield "clean", "", "", "", metric, dig(model, "clean", metric), n
-    for metric, value in (dig(model, "clean", "calibration") or {}).items():
-        yield "clean", "", "", "", metric, value, n
+    for one in (one for one in metrics() if one.part in ("clean", "calibration")):
+        for where, metric, value in one.numbers(value_of(model, one), results["data"]["class_names"]):
+            yield "clean", where, "", "", metric, value, None if where else n
+    shifted = [one.key for one in metrics() if "shift" in one.places]
     shift = model["shift"] or {"mean": {}, "by_severity": [], "conditions": []}
-    for metric in _ERRORS:
+    for metric in shifted:
         yield "shift", "mean", "", "", metric, shift["mean"].get(metric), n
     for row in shift["by_severity"]:
-        for metric in _ERRORS:
+        for metric in shifted:
             yield "shift", "mean", row["severity"], "", metric, row.get(metric), n
     for row in shift["conditions"]:
-        for metric in _ERRORS:
+        for metric in shifted:
             yield "shift", row["corruption"], row["severity"], "", metric, row.get(metric), n
-    for name, found in model["shift_sets"].items():
-        for metric in _ERRORS:
-            yield "shift set", name, "", "", metric, dig(found, metric), dig(results["shift_sets"], name, "images")
+    for name, own in model["shift_sets"].items():
+        for metric in shifted:
+            yield "shift set", name, "", "", metric, dig(own, metric), dig(results["shift_sets"], name, "images")
 
 
 def _outside(model: dict[str, Any], results: dict[str, Any]) -> Iterator[_Number]:
-    for name, found in model["ood"].items():
+    keys = [one.key for one in metrics("ood")]
+    for name, own in model["ood"].items():
         n = dig(results["ood_sets"], name, "images")
-        for score, values in found["scores"].items():
-            for metric in DETECTION:
-                yield "ood", name, "", score, metric, values[metric], n
-        yield "ood", name, "", "", "accepted", found["accepted"], n
+        for score, values in own["scores"].items():
+            for metric in keys:
+                yield "ood", name, "", score, metric, values.get(metric), n
+        yield "ood", name, "", "", "accepted", own["accepted"], n
     for group, scores in model["ood_groups"].items():
         for score, values in scores.items():
-            for metric in DETECTION:
+            for metric in keys:
                 yield "ood mean", group, "", score, metric, values.get(metric), None
 
 
 def _selective(model: dict[str, Any], results: dict[str, Any]) -> Iterator[_Number]:
-    found, n = model["selective"], results["data"]["images"]
-    if found is None:
+    own, n = model["selective"], results["data"]["images"]
+    if own is None:
         return
-    for metric in ("aurc", "excess_aurc"):
-        yield "selective", "clean", "", found["score"], metric, found[metric], n
-    for metric in ("risk", "coverage", "threshold", "log_odds"):
-        yield "selective", "at risk", "", found["score"], metric, dig(found, "at_risk", metric), n
+    for one in metrics("selective"):
+        for where, metric, value in one.numbers(own.get(one.key), results["data"]["class_names"]):
+            yield "selective", where or "clean", "", own["score"], metric, value, n
     for metric in ("threshold", "log_odds"):
-        yield "selective", "stored", "", found["score"], metric, found[metric], None
+        yield "selective", "stored", "", own["score"], metric, own[metric], None
     for place in ("clean", "shift"):
-        for metric, value in (found[place] or {}).items():
-            yield "selective", f"stored, {place}", "", found["score"], metric, value, n if place == "clean" else None
-    for name, joint in found["joint"].items():
-        yield "selective", f"with {name}", "", found["score"], "aurc", joint.get("aurc"), None
+        for metric, value in (own[place] or {}).items():
+            yield "selective", f"stored, {place}", "", own["score"], metric, value, n if place == "clean" else None
+    for name, joint in own["joint"].items():
+        yield "selective", f"with {name}", "", own["score"], "aurc", joint.get("aurc"), None
 
 
 def _attacks(model: dict[str, Any]) -> Iterator[_Number]:
@@ -115,10 +115,10 @@ def _unlabelled(model: dict[str, Any]) -> Iterator[_Number]:
     known = dig(model, "unlabelled", "validation")
     if known is not None:
         yield "unlabelled", "validation images", "", "", "accuracy", known["accuracy"], known["images"]
-    for name, found in (dig(model, "unlabelled", "sets") or {}).items():
-        for key, one in found["estimates"].items():
-            yield "unlabelled", name, "", key, "expected accuracy", one, found["images"]
-        yield "unlabelled", name, "", "knn", "auroc", found["unlike"], found["images"]
+    for name, entry in (dig(model, "unlabelled", "sets") or {}).items():
+        for key, one in entry["estimates"].items():
+            yield "unlabelled", name, "", key, "expected accuracy", one, entry["images"]
+        yield "unlabelled", name, "", "knn", "auroc", entry["unlike"], entry["images"]
 
 
 def _cost(model: dict[str, Any]) -> Iterator[_Number]:
@@ -127,7 +127,7 @@ def _cost(model: dict[str, Any]) -> Iterator[_Number]:
     yield "cost", "", "", "", "parameters", model["parameters"], None
 
 
-def _seeds(metrics: dict[str, Any]) -> Iterator[_Number]:
-    for label, found in metrics.items():
-        yield "seeds", "mean", "", "", label, found["mean"], found["n"]
-        yield "seeds", "sd", "", "", label, found["sd"], found["n"]
+def _seeds(labels: dict[str, Any]) -> Iterator[_Number]:
+    for label, over in labels.items():
+        yield "seeds", "mean", "", "", label, over["mean"], over["n"]
+        yield "seeds", "sd", "", "", label, over["sd"], over["n"]

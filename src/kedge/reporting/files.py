@@ -24,7 +24,7 @@ def write_results(results: dict[str, Any], path: str | os.PathLike[str]) -> Path
 def results_text(results: dict[str, Any]) -> str:
     """What `write_results` writes."""
     text = json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False)
-    return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
+    return _NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n"
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:

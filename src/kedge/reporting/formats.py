@@ -100,19 +100,19 @@ def upgrade(results: dict[str, Any]) -> dict[str, Any]:
 
     What was not measured is None or empty. Only what is missing is filled in; nothing is computed anew.
     """
-    made = copy.deepcopy(results)
-    made["format_version"] = NEWEST
-    _fill(made, _RESULTS)
-    _fill(made["settings"], _SETTINGS)
-    _fill(made["machine"], _MACHINE)
-    _fill(made["data"], {**_DATA, "class_names": []})
-    for name, record in made["ood_sets"].items():
+    newest = copy.deepcopy(results)
+    newest["format_version"] = NEWEST
+    _fill(newest, _RESULTS)
+    _fill(newest["settings"], _SETTINGS)
+    _fill(newest["machine"], _MACHINE)
+    _fill(newest["data"], {**_DATA, "class_names": []})
+    for name, record in newest["ood_sets"].items():
         _fill(record, {**_DATA, "name": name, "conversion": {}, "group": None, "warning": None})
-    for name, record in made["shift_sets"].items():
+    for name, record in newest["shift_sets"].items():
         _fill(record, {"name": name, "images": None, "classes": None, "of_classes": None, "note": None})
-    for model in made["models"].values():
+    for model in newest["models"].values():
         _upgrade_model(model)
-    return made
+    return newest
 
 
 def _upgrade_model(model: dict[str, Any]) -> None:
@@ -128,18 +128,18 @@ def _upgrade_model(model: dict[str, Any]) -> None:
                                "reliability": None, "calibration": {}})  # fmt: skip
     if model["shift"] is not None:
         _fill(model["shift"], {"mean": {}, "by_severity": [], "conditions": [], "reliability": None})
-    for found in model["scores"].values():
-        _fill(found, {"title": "?", "edges": [], "inside": [], "fitted_on": None})
-    for found in model["ood"].values():
-        _fill(found, {"scores": {}, "accepted": None})
-        for values in found["scores"].values():
+    for record in model["scores"].values():
+        _fill(record, {"title": "?", "edges": [], "inside": [], "fitted_on": None})
+    for record in model["ood"].values():
+        _fill(record, {"scores": {}, "accepted": None})
+        for values in record["scores"].values():
             _fill(values, _DETECTION)
             if isinstance(values["fpr95"], (int, float)):  # format 1 had no interval
                 values["fpr95"] = {"value": values["fpr95"], "low": None, "high": None}
     if model["unlabelled"] is not None:
         _fill(model["unlabelled"], {"validation": None, "sets": {}, "warnings": []})
-        for found in model["unlabelled"]["sets"].values():
-            _fill(found, {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": []})
+        for record in model["unlabelled"]["sets"].values():
+            _fill(record, {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": []})
     if model["selective"] is not None:
         _fill(model["selective"], _SELECTIVE)
         model["selective"]["curve"] = {"clean": None, "shift": None, **(model["selective"]["curve"] or {})}

@@ -5,11 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from kedge.files import write_text
+from kedge.metrics._base import metrics
 from kedge.printable import printable
 from kedge.reporting.claims import SETTLED
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import short
-from kedge.reporting.sections import attack, calibration, comparing, images, ood, run, selective, shift, unlabelled
+from kedge.reporting.rows import short, value_of
+from kedge.reporting.sections import (
+    attack,
+    calibration,
+    comparing,
+    details,
+    images,
+    ood,
+    run,
+    selective,
+    shift,
+    unlabelled,
+)
 from kedge.reporting.sentences import about, comparison
 from kedge.reporting.summary import summary_rows
 from kedge.reporting.svg import COLORS, GLYPHS
@@ -72,6 +84,18 @@ def _seen(models: dict[str, Any]) -> str:
     return "not trained on, but" if None not in counts else "whether any were trained on is not on record, and"
 
 
+def glossary(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """(label, meaning) of the metrics that the summary has."""
+    places = {"clean", "shift", "sets", "selective", *(["ood"] if results["ood_sets"] else [])}
+    models = results["models"].values()
+    listed = (m for m in metrics() if m.words and places & {*m.summary})
+    return [
+        (f"{m.label[0].upper()}{m.label[1:]}", m.words)
+        for m in listed
+        if m.part == "ood" or any(value_of(model, m) is not None for model in models)
+    ]
+
+
 def _page(results: dict[str, Any], level: int) -> str:
     environment = templates()
     models = results["models"]
@@ -98,9 +122,11 @@ def _page(results: dict[str, Any], level: int) -> str:
         leaning=leaning(rows),
         groups=[(g, [r for r in rows if r.group == g]) for g in dict.fromkeys(r.group for r in rows)],
         claims=comparison(results),
+        glossary=glossary(results),
         settled=SETTLED if len(results["groups"]) > 1 else "",
         stories=[about(name, model, results) for name, model in models.items()],
         shift=shift.section(results, level),
+        details=details.section(results, level),
         heat_scale=shift.legend_of_heat(),
         calibration=calibration.section(results, level),
         ood=ood.section(results, level),

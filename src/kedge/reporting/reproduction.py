@@ -46,8 +46,8 @@ def reproduction_markdown(results: dict[str, Any]) -> str:
     lines += ["## What differs", "", "| question | measure | paper | ours | 95 % interval | verdict |"]
     lines += ["| --- | --- | ---: | ---: | ---: | --- |"]
     for contrast in questions(results):
-        for found in contrast["measures"]:
-            row = [contrast["question"], found["measure"], *difference_cells(found)]
+        for difference in contrast["measures"]:
+            row = [contrast["question"], difference["measure"], *difference_cells(difference)]
             lines.append(f"| {' | '.join(_cell(text) for text in row)} |")
     lines += ["", *(f"- {_cell(note)}" for note in results["notes"]), "", f"    {results['command']}", ""]
     return "\n".join(lines)
@@ -57,7 +57,7 @@ def facts(results: dict[str, Any]) -> list[str]:
     """What was done, a sentence each."""
     sizes = sorted({f"{v['network']}, {v['parameters'] / 1e6:.2f} M parameters" for v in results["variants"].values()})
     seeds = results["seeds"]
-    said = [
+    sentences = [
         f"Source: {results['source']}.",
         f"Scale {results['scale']}: {'; '.join(sizes)}; seeds {', '.join(map(str, seeds))}; kedge "
         f"{results['machine']['kedge']}, torch {results['machine']['torch']}.",
@@ -66,25 +66,25 @@ def facts(results: dict[str, Any]) -> list[str]:
         "out a true value, so among many rows some do by chance.",
     ]
     if any("ECE" in row["measure"] for row in results["rows"]):
-        said.append(
+        sentences.append(
             "Whether a calibration error differs is judged without the bias that few images give it (cross-fitted): "
             "even of two calibrated variants the less sure one reads the larger error. The figures are as reported."
             + f" {SMOOTH}"
             * any("smooth" in row["measure"] for row in results["rows"])
         )
     if results["images"] < 10_000:
-        said.append(
+        sentences.append(
             f"All were tested on the same {results['images']:,} images; other images would move the levels, by "
             f"{100 * 1.96 * math.sqrt(0.21 / results['images']):.0f} points or so, and the differences by less."
         )
     if results["scale"] != "paper":
-        said.append(
+        sentences.append(
             "This is not the paper's scale: the levels are not its levels, and a difference from the paper's says what "
             "happens at this scale, not that the paper is wrong at its own."
         )
     if results["unfinished"]:
-        said.append(f"Not finished: {', '.join(results['unfinished'])}.")
-    return said
+        sentences.append(f"Not finished: {', '.join(results['unfinished'])}.")
+    return sentences
 
 
 def by_measure(results: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -118,13 +118,17 @@ def cells(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def difference_cells(found: dict[str, Any]) -> list[str]:
+def difference_cells(difference: dict[str, Any]) -> list[str]:
     """The paper's difference, ours, its interval and the verdict, as text."""
-    paper = "" if found["paper"] is None else signed(found["paper"])
+    paper = "" if difference["paper"] is None else signed(difference["paper"])
     # Earlier results judged the reported error, bias and all.
-    judged = not found["measure"].endswith("ECE") or "corrected" in found or found["verdict"].startswith("not resolved")
-    words = found["verdict"] if judged or found["interval"] is None else UNJUDGED
-    return [paper, signed(found["difference"]), between(found["interval"]), words]
+    judged = (
+        not difference["measure"].endswith("ECE")
+        or "corrected" in difference
+        or difference["verdict"].startswith("not resolved")
+    )
+    words = difference["verdict"] if judged or difference["interval"] is None else UNJUDGED
+    return [paper, signed(difference["difference"]), between(difference["interval"]), words]
 
 
 def signed(value: float) -> str:
@@ -182,9 +186,9 @@ def severity_plot(results: dict[str, Any], names: Sequence[str]) -> Markup:
     """Accuracy against severity, the mean over corruptions and seeds."""
     lines = []
     for i, name in enumerate(names):
-        found = results["variants"][name]["severities"]
-        if found:
-            points = sorted((int(severity), value) for severity, value in found.items())
+        severities = results["variants"][name]["severities"]
+        if severities:
+            points = sorted((int(severity), value) for severity, value in severities.items())
             lines.append((i, [x for x, _ in points], [y for _, y in points]))
     every = [y for _, _, ys in lines for y in ys]
     xs = sorted({at for _, x, _ in lines for at in x})

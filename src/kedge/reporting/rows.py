@@ -4,26 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kedge.metrics._base import Metric
+from kedge.metrics._results import Line
 from kedge.printable import printable
 from kedge.rejection import in_words
 
 Estimate = dict[str, Any]  # value, low, high
 
-# key in the results: (label, unit, direction)
-METRICS = {
-    "accuracy": ("accuracy", "%", "higher"),
-    "top5": ("top-5 accuracy", "%", "higher"),
-    "ece": ("calibration error (ECE)", "%", "lower"),
-    "smooth_ece": ("smooth calibration error", "%", "lower"),
-    "nll": ("NLL", "", "lower"),
-    "brier": ("Brier score", "", "lower"),
-}
-DETECTION = {
-    "auroc": ("AUROC", "%", "higher"),
-    "aupr_in": ("AUPR-in", "%", "higher"),
-    "aupr_out": ("AUPR-out", "%", "higher"),
-    "fpr95": ("FPR95", "%", "lower"),
-}
 # What groups of seeds are compared by on images of other kinds.
 OUTSIDE = {
     "auroc": ("AUROC by confidence", "%", "higher"),
@@ -43,7 +30,9 @@ class Row:
         cells: per model, in order, an estimate (value, low, high) or None.
         ahead: per model the others whose intervals lie wholly on the worse side of its own; empty: nothing is claimed.
         marks: per model what stands where there is no number, such as "failed: out of memory".
-        notes: per model a note that stands in the place of the interval.
+        notes: per model a note that stands beside the interval.
+        unbiased: whether the intervals are about numbers without the bias that few images give them.
+        bare: whether the unit stands elsewhere.
     """
 
     group: str
@@ -54,6 +43,8 @@ class Row:
     ahead: tuple[tuple[int, ...], ...] = ()
     marks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unbiased: bool = False
+    bare: bool = False
 
     @property
     def best(self) -> int | None:
@@ -68,7 +59,7 @@ class Row:
     @property
     def title(self) -> str:
         """The label with its unit."""
-        return self.label + (", %" if self.unit.startswith("%") else "")
+        return self.label + (", %" if self.unit.startswith("%") and not self.bare else "")
 
     def failed(self, i: int) -> bool:
         """Whether model `i` has no number here though one was asked for."""
@@ -82,8 +73,9 @@ class Row:
         return number(cell["value"], self.unit)
 
     def spread(self, i: int) -> str:
-        """The 95 % interval of model `i` for people, or the note in its place; empty when there is neither."""
-        return self.notes[i] if self.notes and self.notes[i] else spread(self.cells[i], self.unit)
+        """The 95 % interval of model `i` for people and the note beside it; empty when there is neither."""
+        note = self.notes[i] if self.notes else ""
+        return ", ".join(filter(None, (spread(self.cells[i], self.unit), note)))
 
 
 def number(value: float | None, unit: str) -> str:
@@ -147,12 +139,30 @@ def best_of(cells: Sequence[Estimate | None], better: str | None, unit: str) -> 
     return Row("", "", unit, better, list(cells), ahead_of(cells, better, unit)).best
 
 
-def comparable(key: str, cells: Sequence[Any]) -> bool:
-    """Whether the intervals of a metric may be set against each other: those of a calibration error without its bias.
+def value_of(model: dict[str, Any], metric: Metric) -> Any:
+    """What a model has of a metric on clean images, or None; earlier results have some of them elsewhere."""
+    for place in (("clean",), ("clean", "calibration"), ("selective",)):
+        if (value := dig(model, *place, metric.key)) is not None:
+            return value
+    return None
 
-    Earlier results do not have them.
-    """
-    return key not in ("ece", "smooth_ece") or all(estimate(c) is None or "corrected" in c for c in cells)
+
+def rows_of(metric: Metric, values: Sequence[Any], class_names: Sequence[str], group: str = "") -> list[Row]:
+    """The lines of a metric in a table, without those that no model has a number for."""
+    return rows_from(metric.lines(values, class_names), metric, values, group)
+
+
+def rows_from(lines: Sequence[Line], metric: Metric, values: Sequence[Any], group: str = "") -> list[Row]:
+    """Lines of a metric as rows; `values` are what the models have of it."""
+    rows = []
+    for line in lines:
+        cells = [estimate(v) for v in line.cells]
+        if any(cell is not None for cell in cells):
+            ahead = ahead_of(cells, line.better, line.unit) if metric.comparable(values) else ()
+            notes = tuple(short(note) if note else "" for note in line.notes)
+            rows.append(Row(group, short(line.label, 80), line.unit, line.better, cells, ahead, (), notes,
+                            metric.unbiased))  # fmt: skip
+    return rows
 
 
 def _apart(own: tuple[Any, Any], other: tuple[Any, Any], better: str) -> bool:

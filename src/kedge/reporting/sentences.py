@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from kedge.metrics._base import metrics
 from kedge.printable import printable
 from kedge.rejection import in_words
 from kedge.reporting.claims import comparison
-from kedge.reporting.rows import dig, estimate, number, short
+from kedge.reporting.rows import dig, estimate, number, short, value_of
 from kedge.reporting.summary import at_place, ood_places, score_titles, strength
 
 __all__ = ["about", "comparison", "expected", "overconfidence"]
@@ -31,11 +32,11 @@ def _leaning(reliability: dict[str, list] | None) -> str:
 
 def about(name: str, model: dict[str, Any], results: dict[str, Any]) -> list[str]:
     """What one model did; `results` are of the newest format."""
-    said = [f"{printable(e['part'])} failed: {printable(e['message'])}." for e in model["errors"]]
+    sentences = [f"{printable(e['part'])} failed: {printable(e['message'])}." for e in model["errors"]]
     clean = model["clean"]
     if clean is None:
-        return [*said, f"{short(name)} has no results on clean images."]
-    said = [
+        return [*sentences, f"{short(name)} has no results on clean images."]
+    sentences = [
         f"{short(name)} is right on {number(clean['accuracy']['value'], '%')} % of clean images"
         + _bounds(clean["accuracy"])
         + (
@@ -44,21 +45,28 @@ def about(name: str, model: dict[str, Any], results: dict[str, Any]) -> list[str
             else ""
         )
         + f"{_leaning(clean['reliability'])}.",
-        *said,
+        *sentences,
     ]
-    found = [*_shift(model, results), *_outside(model, results), *_attacked(model), *_selective(model)]
-    return [*said, *expected(name, model), *found]
+    worst = [w for m in metrics() if (w := m.sentence(value_of(model, m), results["data"]["class_names"]))]
+    rest = [
+        *map(printable, worst),
+        *_shift(model, results),
+        *_outside(model, results),
+        *_attacked(model),
+        *_selective(model),
+    ]
+    return [*sentences, *expected(name, model), *rest]
 
 
 def expected(name: str, model: dict[str, Any]) -> list[str]:
     """How often it is right on images without labels, as far as can be told: in whole percent, as it is about."""
-    said = []
-    for images, found in (dig(model, "unlabelled", "sets") or {}).items():
-        cell = dig(found, "estimates", found["headline"])
+    sentences = []
+    for images, entry in (dig(model, "unlabelled", "sets") or {}).items():
+        cell = dig(entry, "estimates", entry["headline"])
         if cell is None:
             continue
         text = (
-            f"{short(name)}, {printable(images)} ({found['images']:,} images without labels): expected accuracy about "
+            f"{short(name)}, {printable(images)} ({entry['images']:,} images without labels): expected accuracy about "
             f"{100 * cell['value']:.0f} %"
         )
         if cell["low"] is not None:
@@ -66,12 +74,12 @@ def expected(name: str, model: dict[str, Any]) -> list[str]:
         known = dig(model, "unlabelled", "validation", "accuracy", "value")
         if known is not None:
             text += f", against {100 * known:.0f} % on validation images"
-        unlike = dig(found, "unlike", "value")
+        unlike = dig(entry, "unlike", "value")
         if unlike is not None:
             kind = "like" if unlike < ALIKE else "somewhat unlike" if unlike < STRANGE else "unlike"
             text += f". To the model they look {kind} those (told apart with AUROC {100 * unlike:.0f} %)"
-        said.append(f"{text}.")
-    return said
+        sentences.append(f"{text}.")
+    return sentences
 
 
 def _bounds(cell: dict[str, Any]) -> str:
@@ -81,10 +89,10 @@ def _bounds(cell: dict[str, Any]) -> str:
 
 
 def _shift(model: dict[str, Any], results: dict[str, Any]) -> list[str]:
-    said = []
+    sentences = []
     if model["shift"] is not None and estimate(dig(model, "shift", "mean", "accuracy")):
         last = model["shift"]["by_severity"][-1]
-        said.append(
+        sentences.append(
             f"On corrupted images it is right on {number(model['shift']['mean']['accuracy']['value'], '%')} %, with a "
             f"calibration error of {number(model['shift']['mean']['ece']['value'], '%')} points"
             f"{_leaning(model['shift']['reliability'])}"
@@ -94,20 +102,20 @@ def _shift(model: dict[str, Any], results: dict[str, Any]) -> list[str]:
                 else "."
             )
         )
-    for set_name, found in model["shift_sets"].items():
-        if dig(found, "accuracy"):
+    for set_name, entry in model["shift_sets"].items():
+        if dig(entry, "accuracy"):
             clean = model["clean"]["accuracy"]
             part = dig(results["shift_sets"], set_name, "classes") != dig(results["shift_sets"], set_name, "of_classes")
             # Fewer classes are easier: the two accuracies cannot be set against each other.
             against = " (of fewer classes)" if part else f", against {number(clean['value'], '%')} % on clean images"
-            said.append(
-                f"On {printable(set_name)} it is right on {number(found['accuracy']['value'], '%')} %{against}."
+            sentences.append(
+                f"On {printable(set_name)} it is right on {number(entry['accuracy']['value'], '%')} %{against}."
             )
-    return said
+    return sentences
 
 
 def _outside(model: dict[str, Any], results: dict[str, Any]) -> list[str]:
-    said = []
+    sentences = []
     titles = score_titles(results)
     for kind, name, sets in ood_places(results) if titles else []:
         score = next(iter(titles))
@@ -123,16 +131,16 @@ def _outside(model: dict[str, Any], results: dict[str, Any]) -> list[str]:
             text += ", which on so few images cannot be told from guessing"
         elif area.get("high") is not None and area["high"] < 0.5:
             text += ", worse than guessing: unfamiliar images look more familiar to it than familiar ones"
-        said.append(text + ".")
-    return said
+        sentences.append(text + ".")
+    return sentences
 
 
 def _attacked(model: dict[str, Any]) -> list[str]:
     attacks = [a for a in model["attacks"].values() if dig(a, "accuracy", "value") is not None]
-    said = []
+    sentences = []
     if attacks:
         worst = min(attacks, key=lambda a: a["accuracy"]["value"])
-        said.append(
+        sentences.append(
             f"Under the strongest of {len(attacks)} attack{'s' if len(attacks) > 1 else ''} tried "
             f"({printable(worst['title'])}, {strength(worst, worst['title'])}) it is right on "
             f"{number(worst['accuracy']['value'], '%')} % of {worst['images']:,} images{_bounds(worst['accuracy'])}; "
@@ -140,33 +148,37 @@ def _attacked(model: dict[str, Any]) -> list[str]:
         )
     doubts = dict.fromkeys(printable(s["check"]) for s in model["sanity"] if not s["ok"])
     if doubts:
-        said.append(
+        sentences.append(
             f"Its accuracy under attack is not to be believed as it stands ({'; '.join(doubts)}): the attack may have "
             "failed."
         )
-    return said
+    return sentences
 
 
 def _selective(model: dict[str, Any]) -> list[str]:
-    found = model["selective"]
-    said: list[str] = []
-    if found is None:
-        return said
-    if dig(found, "at_risk", "risk") is not None:
-        at = found["at_risk"]
+    selective = model["selective"]
+    sentences: list[str] = []
+    if selective is None:
+        return sentences
+    if dig(selective, "at_risk", "risk") is not None:
+        at = selective["at_risk"]
         risk = f"{100 * at['risk']:g} %"
-        said.append(
+        sentences.append(
             f"To be wrong on at most {risk} of its answers to these images, it may answer "
             f"{number(at['coverage'], '%')} % of them (above a confidence of {in_words(at, 2)}; the threshold was "
             "chosen on the same images)."
             if at["threshold"] is not None and at["coverage"]
             else f"No threshold keeps its errors on these images at {risk} or below."
         )
-    kept = found["clean"]
-    if found["threshold"] is not None and kept is not None:
-        said.append(
-            f"Answering only above its stored confidence threshold of {in_words(found, 2)}, "
-            f"it answers {number(kept['coverage'], '%')} % of clean images"
-            + (f" and is right on {number(kept['accuracy'], '%')} % of those." if kept["accuracy"] is not None else ".")
+    clean = selective["clean"]
+    if selective["threshold"] is not None and clean is not None:
+        sentences.append(
+            f"Answering only above its stored confidence threshold of {in_words(selective, 2)}, "
+            f"it answers {number(clean['coverage'], '%')} % of clean images"
+            + (
+                f" and is right on {number(clean['accuracy'], '%')} % of those."
+                if clean["accuracy"] is not None
+                else "."
+            )
         )
-    return said
+    return sentences

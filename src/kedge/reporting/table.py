@@ -10,7 +10,7 @@ from kedge.printable import printable
 from kedge.reporting.claims import SETTLED, comparison
 from kedge.reporting.csv_table import as_csv
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import METRICS, Row, dig
+from kedge.reporting.rows import Row, dig
 from kedge.reporting.sections import comparing
 from kedge.reporting.sentences import expected
 from kedge.reporting.summary import summary_rows
@@ -79,8 +79,8 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
     legends = [LEGEND, BETTER if len(names) > 1 else "", BETTER_THAN_SOME if some else "", leaning(rows)]
     legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
     console.print(Text(" ".join(filter(None, legends)), style="dim"))
-    for made in _over_seeds(results, width):
-        console.print(made)
+    for grid in _over_seeds(results, width):
+        console.print(grid)
     for name, model in results["models"].items():
         for sentence in expected(name, model):
             console.print(Text(sentence, style="bold"))
@@ -105,8 +105,8 @@ def over_seeds(results: dict[str, Any], width: int | None = None) -> str:
     width = width or shutil.get_terminal_size((110, 24)).columns
     console = Console(file=stream, width=width, highlight=False)
     console.print(Text(subject_line(results)))
-    for made in _over_seeds(results, width):
-        console.print(made)
+    for grid in _over_seeds(results, width):
+        console.print(grid)
     for line in warnings(results):
         console.print(Text(line))
     return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n")) + "\n"
@@ -114,8 +114,8 @@ def over_seeds(results: dict[str, Any], width: int | None = None) -> str:
 
 def leaning(rows: list[Row]) -> str:
     """Why a calibration error lies at the end of its interval; empty when no such interval is shown."""
-    shown = [row for row in rows if row.label in (METRICS["ece"][0], METRICS["smooth_ece"][0])]
-    return LEANING if any(row.spread(i) for row in shown for i in range(len(row.cells))) else ""
+    biased = [row for row in rows if row.unbiased]
+    return LEANING if any(row.spread(i) for row in biased for i in range(len(row.cells))) else ""
 
 
 def sizes(results: dict[str, Any]) -> str:
@@ -126,25 +126,25 @@ def sizes(results: dict[str, Any]) -> str:
 
 def warnings(results: dict[str, Any]) -> list[str]:
     """What a reader must not miss: unfinished and failed parts, and robust accuracies that are not to be believed."""
-    said = [] if results["complete"] else ["Some parts could not be measured: their cells say why."]
+    lines = [] if results["complete"] else ["Some parts could not be measured: their cells say why."]
     for name, model in results["models"].items():
         if model["trained_on"]:
             count = f"{model['trained_on']:,} of these {results['data']['images']:,} images"
-            said.append(f"{printable(name)} was trained on {count}, bit for bit: its numbers on them are flattered.")
+            lines.append(f"{printable(name)} was trained on {count}, bit for bit: its numbers on them are flattered.")
         errors = [f"{printable(e['part'])} failed: {printable(e['message'])}" for e in model["errors"]]
         more = [f"{len(errors) - _ERRORS} more parts failed; results.json has them all"]
-        said += [f"{printable(name)}, {e}" for e in errors[:_ERRORS] + (more if len(errors) > _ERRORS else [])]
+        lines += [f"{printable(name)}, {e}" for e in errors[:_ERRORS] + (more if len(errors) > _ERRORS else [])]
         doubts = dict.fromkeys([*model["warnings"], *(dig(model, "unlabelled", "warnings") or [])])
-        said += [f"{printable(name)}: {printable(words)}." for words in doubts]
-        for images, found in (dig(model, "unlabelled", "sets") or {}).items():
-            said += [f"{printable(name)}, {printable(images)}: {printable(words)}" for words in found["warnings"]]
+        lines += [f"{printable(name)}: {printable(words)}." for words in doubts]
+        for images, entry in (dig(model, "unlabelled", "sets") or {}).items():
+            lines += [f"{printable(name)}, {printable(images)}: {printable(words)}" for words in entry["warnings"]]
     for name, model in results["models"].items():
-        said += [
+        lines += [
             f"{printable(name)}, suspicious under attack ({printable(s['check'])}): {printable(s['detail'])}"
             for s in model["sanity"]
             if not s["ok"]
         ]
-    return said
+    return lines
 
 
 def _columns(rows: list[Row], heads: list[str], models: list[int]) -> "Table":
@@ -153,15 +153,15 @@ def _columns(rows: list[Row], heads: list[str], models: list[int]) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=SIMPLE_HEAD, pad_edge=False)
-    made.add_column("", overflow="fold")
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("", overflow="fold")
     for i in models:
-        made.add_column(Text(heads[i]), justify="right", overflow="fold")
+        grid.add_column(Text(heads[i]), justify="right", overflow="fold")
     group = None
     for row in rows:
         if row.group != group:
             group = row.group
-            made.add_row(Text(printable(group), style="bold"), *[""] * len(models))
+            grid.add_row(Text(printable(group), style="bold"), *[""] * len(models))
         arrow = {"higher": "↑", "lower": "↓", None: " "}[row.better]
         cells = []
         for i in models:
@@ -169,8 +169,8 @@ def _columns(rows: list[Row], heads: list[str], models: list[int]) -> "Table":
             mark = f"{MARK} " if row.best == i else f"{SOME}{','.join(str(j + 1) for j in row.beats(i))} "
             text = Text((mark if row.best == i or row.beats(i) else "") + row.text(i), "bold" if row.best == i else "")
             cells.append(text.append(spread, style="dim"))
-        made.add_row(Text(printable(f"{arrow} {row.title}")), *cells)
-    return made
+        grid.add_row(Text(printable(f"{arrow} {row.title}")), *cells)
+    return grid
 
 
 def _over_seeds(results: dict[str, Any], width: int) -> list["Table"]:
@@ -179,30 +179,30 @@ def _over_seeds(results: dict[str, Any], width: int) -> list["Table"]:
     from rich.table import Table
     from rich.text import Text
 
-    found = comparing.section(results, 0)
-    groups = found["groups"] if found is not None and found["rows"] else []
+    seeds = comparing.section(results, 0)
+    groups = seeds["groups"] if seeds is not None and seeds["rows"] else []
     tables = []
     fit = max(1, (width - _LABEL) // _CELL)
     for start in range(0, len(groups), fit):
-        made = Table(box=SIMPLE_HEAD, pad_edge=False)
-        made.add_column("Over seeds, mean ± sd (n)", overflow="fold")
+        grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+        grid.add_column("Over seeds, mean ± sd (n)", overflow="fold")
         for group in groups[start : start + fit]:
-            made.add_column(Text(group["name"]), justify="right", overflow="fold")
-        for label, cells in found["rows"] if found is not None else []:
+            grid.add_column(Text(group["name"]), justify="right", overflow="fold")
+        for label, cells in seeds["rows"] if seeds is not None else []:
             texts = [f"{c['text']} ({c['n']})" if c["n"] else c["text"] for c in cells[start : start + fit]]
-            made.add_row(Text(label), *map(Text, texts))
-        tables.append(made)
+            grid.add_row(Text(label), *map(Text, texts))
+        tables.append(grid)
     return tables
 
 
 def as_json(results: dict[str, Any]) -> str:
     """All results as JSON, without the pictures."""
-    shown = copy.deepcopy(check_results(results))
-    for model in shown["models"].values():
+    bare = copy.deepcopy(check_results(results))
+    for model in bare["models"].values():
         for entries in model["images"].values():
             for entry in entries:
                 entry.pop("thumbnail", None)
-    for strip in shown["strips"]:
+    for strip in bare["strips"]:
         for image in strip["images"]:
             image.pop("thumbnail", None)
-    return json.dumps(shown, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    return json.dumps(bare, indent=1, allow_nan=False, ensure_ascii=False) + "\n"

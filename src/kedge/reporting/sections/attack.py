@@ -23,13 +23,13 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     models = list(results["models"].values())
     attacks = []
     for name, attack in attack_names(models).items():
-        found = [m["attacks"].get(name) for m in models]
+        entries = [m["attacks"].get(name) for m in models]
         rows = []
         for label, key in (("accuracy under attack", "accuracy"), ("the same images, clean", "clean_accuracy")):
-            cells = [estimate(dig(f, key)) for f in found]
+            cells = [estimate(dig(f, key)) for f in entries]
             fair = key == "clean_accuracy" or believed(models, cells)
             rows.append(Row("", label, "%", "higher", cells, ahead_of(cells, "higher", "%") if fair else ()))
-        seconds = [estimate(dig(f, "seconds")) for f in found]
+        seconds = [estimate(dig(f, "seconds")) for f in entries]
         if any(s is not None for s in seconds):
             rows.append(Row("", "seconds", "count", None, seconds))
         kind = _KINDS.get(attack["kind"], "")

@@ -4,9 +4,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from kedge.metrics._base import metrics
 from kedge.printable import printable
-from kedge.reporting.rows import Row, ahead_of, comparable, dig, estimate, number, short
-from kedge.reporting.summary import clean_metric
+from kedge.reporting.rows import dig, number, rows_of, short, value_of
 from kedge.reporting.svg import Plot, svg
 
 FEW = 10  # a bar of fewer images is drawn faint
@@ -15,20 +15,6 @@ POOLED = (
     "over the corruptions that the summary gives: where one corruption makes a model too sure and another too "
     "cautious, pooling cancels that out."
 )
-_FAMILY = (
-    ("ece", "ECE, bins of equal width", "%"),
-    ("ece_mass", "ECE, bins of equal mass", "%"),
-    ("ece_classwise", "class-wise ECE", "%%"),
-    ("smooth_ece", "smooth ECE", "%"),
-    ("rmsce", "root mean square error", "%"),
-    ("mce", "largest error of a bin (MCE)", "%"),
-    ("brier_reliability", "Brier score: reliability", ""),
-    ("brier_resolution", "Brier score: resolution", ""),
-    ("brier_uncertainty", "Brier score: uncertainty", ""),
-)
-# A calibrated model does not read 0 by these, but what its confidences make of it, and their intervals lean that way.
-_BIASED = ("ece_mass", "ece_classwise", "rmsce", "mce", "brier_reliability")
-_BETTER = {"brier_resolution": "higher", "brier_uncertainty": None}
 
 
 def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
@@ -56,13 +42,10 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
                 {"title": title, "cards": cards, "open": len(kinds) < 2, "error": "pooled ECE" if pooled else "ECE",
                  "note": POOLED if pooled else ""}
             )  # fmt: skip
-    rows = []
-    for key, label, unit in _FAMILY:
-        cells = [estimate(clean_metric(m, key)) for m in models.values()]
-        if any(c is not None for c in cells):
-            better = _BETTER.get(key, "lower")
-            judged = key not in _BIASED and comparable(key, cells)
-            rows.append(Row("", label, unit, better, cells, ahead_of(cells, better, unit) if judged else ()))
+    # A calibrated model does not read 0 by most of these, but what its confidences make of it: they are not judged.
+    family = [one for one in metrics() if one.unbiased or one.part == "calibration"]
+    classes = results["data"]["class_names"]
+    rows = [row for one in family for row in rows_of(one, [value_of(m, one) for m in models.values()], classes)]
     return {"kinds": kinds, "rows": rows if len(rows) > 1 else [], "few": FEW} if kinds else None
 
 

@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from kedge.metrics._base import metric as metric_called
 from kedge.printable import printable
 from kedge.reporting.claims import LEVEL, agreeing, compared, p_text
-from kedge.reporting.rows import METRICS, OUTSIDE, dig, number, short, spread
+from kedge.reporting.rows import OUTSIDE, dig, number, short, spread
 from kedge.reporting.summary import attack_names, doubted
 
 
@@ -54,17 +55,18 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
 def _row_label(label: str) -> str:
     """Of the table of groups: `METRIC, WHERE`."""
     metric, _, where = label.partition(", ")
-    return f"{_label(metric)}, {printable(where)}{', %' if _unit(metric) else ''}"
+    return f"{_label(metric)}, {printable(where)}{', %' if _unit(metric).startswith('%') else ''}"
 
 
 def _label(metric: str) -> str:
-    known = {**METRICS, **OUTSIDE}
-    return known[metric][0] if metric in known else printable(metric)
+    known = metric_called(metric)
+    return OUTSIDE[metric][0] if metric in OUTSIDE else known.label if known else printable(metric)
 
 
 def _unit(metric: str) -> str:
-    """Shares are written in percent; NLL and the Brier score are no shares."""
-    return "" if metric.lower().startswith(("nll", "brier")) else "%"
+    """Shares are written in percent."""
+    known = metric_called(metric)
+    return known.unit if known else "%"
 
 
 def signed(cell: dict[str, Any], unit: str) -> str:
@@ -76,6 +78,6 @@ def signed(cell: dict[str, Any], unit: str) -> str:
 def _mean_sd(cell: dict[str, Any] | None, label: str) -> dict[str, str]:
     if cell is None or cell["mean"] is None:
         return {"text": "–", "n": ""}
-    unit = _unit(label)
+    unit = _unit(label.partition(", ")[0])
     sd = "" if cell["sd"] is None else f" ± {number(cell['sd'], unit + '%' if unit else '')}"
     return {"text": f"{number(cell['mean'], unit)}{sd}", "n": f"n = {cell['n']}" + (", no spread" if not sd else "")}

@@ -4,9 +4,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from kedge.metrics._base import leading, metrics
 from kedge.printable import printable
-from kedge.reporting.rows import DETECTION, Row, ahead_of, dig, estimate, number, short
-from kedge.reporting.summary import at_place, ood_places, place_title, score_titles
+from kedge.reporting.rows import Row, ahead_of, dig, estimate, number, short
+from kedge.reporting.summary import at_place, ood_places, place_title, score_titles, summarised
 from kedge.reporting.svg import Plot, svg
 
 
@@ -26,16 +27,20 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     order = {"near": 0, "far": 1}
     sets = []
     for name, record in sorted(results["ood_sets"].items(), key=lambda item: order.get(item[1]["group"], 2)):
-        found = [dig(m, "ood", name, "scores") or {} for m in models.values()]
-        further = [s for s in titles if s != first and any(s in f for f in found)]
+        scores = [dig(m, "ood", name, "scores") or {} for m in models.values()]
+        further = [s for s in titles if s != first and any(s in f for f in scores)]
         sets.append(
             {
                 "name": printable(name),
                 "record": record,
                 "first": titles[first],
-                "areas": [(i, number(dig(f, first, "auroc", "value"), "%")) for i, f in enumerate(found) if first in f],
+                "areas": [
+                    (i, number(dig(f, first, leading("ood").key, "value"), "%"))
+                    for i, f in enumerate(scores)
+                    if first in f
+                ],
                 "plots": _plots(results, name, first, titles[first]) if level < 4 else None,
-                "table": _table(found, titles) if level < 5 else [],
+                "table": _table(scores, titles) if level < 5 else [],
                 "further": [_plots(results, name, s, titles[s]) for s in further] if level < 1 else [],
             }
         )
@@ -43,20 +48,21 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
             "fitted": _fitted(results, titles), "first": titles[first], "count": len(titles)}  # fmt: skip
 
 
-def _table(found: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[str, Any]]:
+def _table(scores: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[str, Any]]:
     """Per score, sorted by its mean AUROC over the models that have it, a row for each metric."""
-    made = []
+    entries = []
     for score, title in titles.items():
-        areas = [a for a in (dig(f, score, "auroc", "value") for f in found) if a is not None]
+        areas = [a for a in (dig(f, score, leading("ood").key, "value") for f in scores) if a is not None]
         if areas:
             rows = []
-            for key, (label, unit, better) in DETECTION.items():
-                if any(estimate(dig(f, s, key)) for f in found for s in titles):
-                    cells = [estimate(dig(f, score, key)) for f in found]
-                    rows.append(Row(title, label, unit, better, cells, ahead_of(cells, better, unit)))
-            has = [i for i, f in enumerate(found) if score in f]
-            made.append({"title": title, "mean": sum(areas) / len(areas), "rows": rows, "models": has})
-    return sorted(made, key=lambda entry: -entry["mean"])
+            for one in metrics("ood"):
+                if any(estimate(dig(f, s, one.key)) for f in scores for s in titles):
+                    cells = [estimate(dig(f, score, one.key)) for f in scores]
+                    ahead = ahead_of(cells, one.better, one.unit)
+                    rows.append(Row(title, one.label, one.unit, one.better, cells, ahead))
+            has = [i for i, f in enumerate(scores) if score in f]
+            entries.append({"title": title, "mean": sum(areas) / len(areas), "rows": rows, "models": has})
+    return sorted(entries, key=lambda entry: -entry["mean"])
 
 
 def _plots(results: dict[str, Any], set_name: str, score: str, title: str) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def _plots(results: dict[str, Any], set_name: str, score: str, title: str) -> di
         values, own = dig(model, "ood", set_name, "scores", score), model["scores"].get(score)
         if values is None:
             continue
-        area = number(dig(values, "auroc", "value"), "%")
+        area = number(dig(values, leading("ood").key, "value"), "%")
         areas.append(f"{short(name)} {area} %")
         if values["roc"]:
             curves.append((i, values["roc"]))
@@ -74,8 +80,9 @@ def _plots(results: dict[str, Any], set_name: str, score: str, title: str) -> di
             cards.append(
                 {
                     "model": i,
-                    "auroc": area,
-                    "fpr95": number(dig(values, "fpr95", "value"), "%"),
+                    "numbers": ", ".join(
+                        f"{one.label} {number(dig(values, one.key, 'value'), one.unit)} %" for one in summarised("ood")
+                    ),
                     "aria": f"Histogram of {title} of {short(name)}, familiar images against {printable(set_name)}",
                     "plot": histogram(own["edges"], own["inside"], values["outside"], i),
                 }
@@ -91,8 +98,8 @@ def _plots(results: dict[str, Any], set_name: str, score: str, title: str) -> di
 def thin(x: list[float], y: list[float], most: int = 60) -> tuple[list[float], list[float]]:
     """At most about `most` points of a curve, with both ends."""
     step = max(1, -(-len(x) // most))
-    kept = sorted({*range(0, len(x), step), len(x) - 1}) if x else []
-    return [x[k] for k in kept], [y[k] for k in kept]
+    places = sorted({*range(0, len(x), step), len(x) - 1}) if x else []
+    return [x[k] for k in places], [y[k] for k in places]
 
 
 def roc(curves: list[tuple[int, dict[str, list[float]]]]) -> Markup:
@@ -124,17 +131,17 @@ def _skipped(results: dict[str, Any]) -> list[tuple[str, str, tuple[int, ...]]]:
         for score, why in model["skipped_scores"].items():
             models.setdefault((printable(score), printable(why)), []).append(i)
     scores: dict[tuple[str, tuple[int, ...]], list[str]] = {}
-    for (score, why), found in models.items():
-        scores.setdefault((why, tuple(found)), []).append(score)
-    return [(", ".join(names), why, found) for (why, found), names in scores.items()]
+    for (score, why), indices in models.items():
+        scores.setdefault((why, tuple(indices)), []).append(score)
+    return [(", ".join(names), why, indices) for (why, indices), names in scores.items()]
 
 
 def _fitted(results: dict[str, Any], titles: dict[str, str]) -> list[tuple[str, int]]:
     """(title, number of training images) of the scores that are fitted."""
-    found = {
+    counts = {
         score: own["fitted_on"]
         for model in results["models"].values()
         for score, own in model["scores"].items()
         if own["fitted_on"]
     }
-    return [(titles[score], n) for score, n in found.items()]
+    return [(titles[score], n) for score, n in counts.items()]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from kedge.metrics._base import metrics
 from kedge.printable import printable
 
 _SETTINGS = {
@@ -31,7 +32,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any]:
         "conventions": [
             (printable(key), printable(words))
             for key, words in results["conventions"].items()
-            if (results["ood_sets"] or key not in ("ood", "fpr95"))
+            if (results["ood_sets"] or key not in ("ood", *(one.name for one in metrics("ood"))))
             and (results["settings"]["corruptions"] or key != "corruptions")
         ],
         "citations": [

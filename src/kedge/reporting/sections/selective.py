@@ -4,8 +4,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from kedge.metrics._base import metrics
 from kedge.printable import printable
-from kedge.reporting.rows import Row, ahead_of, dig, estimate, number, short
+from kedge.reporting.rows import Row, ahead_of, dig, estimate, number, rows_of, short
 from kedge.reporting.sections.ood import thin
 from kedge.reporting.svg import Plot, svg
 
@@ -13,30 +14,30 @@ from kedge.reporting.svg import Plot, svg
 def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     """The curves, clean and corrupted and with each out-of-distribution set, and their areas in numbers."""
     models = results["models"]
-    found = [m["selective"] for m in models.values()]
-    areas = [
-        ("AURC, clean", "%%", "lower", [dig(f, "aurc") for f in found]),
-        ("above the best order (E-AURC), clean", "%%", "lower", [dig(f, "excess_aurc") for f in found]),
-        *((f"AURC with {printable(s)}", "%%", "lower", [dig(f, "joint", s, "aurc") for f in found])
-          for s in results["ood_sets"]),
-    ]  # fmt: skip
-    rows = []
-    for label, unit, better, values in areas:
-        cells = [estimate(v) for v in values]
-        if any(c is not None for c in cells):
-            rows.append(Row("", label, unit, better, cells, ahead_of(cells, better, unit)))
+    entries = [m["selective"] for m in models.values()]
+    classes = results["data"]["class_names"]
+    rows = [
+        row
+        for one in metrics("selective")
+        if one.unit == "%%"
+        for row in rows_of(one, [dig(f, one.key) for f in entries], classes)
+    ]
+    for name in results["ood_sets"]:
+        cells = [estimate(dig(f, "joint", name, "aurc")) for f in entries]
+        if any(cell is not None for cell in cells):
+            rows.append(Row("", f"AURC with {printable(name)}", "%%", "lower", cells, ahead_of(cells, "lower", "%%")))
     plots = [
-        _card(models, title, [dig(f, "curve", place) for f in found])
+        _card(models, title, [dig(f, "curve", place) for f in entries])
         for place, title in (("clean", "Clean images"), ("shift", "Corrupted images, all together"))
     ]
     joint = [
-        _card(models, f"Clean images and {printable(s)}", [dig(f, "joint", s) for f in found])
+        _card(models, f"Clean images and {printable(s)}", [dig(f, "joint", s) for f in entries])
         for s in results["ood_sets"]
     ]
     plots, joint = [p for p in plots if p], [p for p in joint if p]
     if not plots and not joint:
         return None
-    risk = next((r for r in (dig(f, "at_risk", "risk") for f in found) if r is not None), None)
+    risk = next((r for r in (dig(f, "at_risk", "risk") for f in entries) if r is not None), None)
     return {"plots": plots, "joint": joint, "rows": rows, "risk": None if risk is None else f"{100 * risk:g} %"}
 
 

@@ -1,0 +1,60 @@
+"""What metrics hand out: numbers with intervals, and lines and tables for reports."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; None: not computed."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in results.json."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Corrected(Estimate):
+    """An estimate of what is biased on few images, with what it is without bias; None: too few images for that."""
+
+    corrected: float | None = None
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A table of counts whose cells are coloured by their share of the row.
+
+    Attributes:
+        rows, columns: what stands beside and above the counts.
+        counts: as many for each row as there are columns.
+        corner: what rows and columns are, in a few words.
+        note: what to know of it.
+        good: whether the diagonal is what should be large, as of a confusion matrix.
+    """
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    corner: str
+    note: str = ""
+    good: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table: what was measured, and a number for each model (None: it has none).
+
+    Attributes:
+        notes: per model what belongs beside the number; () for nothing.
+    """
+
+    label: str
+    cells: Sequence[Any]
+    unit: str
+    better: str | None
+    notes: Sequence[str] = ()

@@ -1,0 +1,216 @@
+"""Answering only when confident: risk against coverage, thresholds for a wanted one of the two, what is gained.
+
+Risk is the share of wrong answers among those given, coverage the share of inputs answered. Equal confidences cannot be
+told apart, so they are counted in a random order, on average: no result depends on the order of the samples.
+
+`confidence` is whatever is higher for a surer answer. Take the log odds (`log_odds(logits)`, `Prediction.log_odds`):
+they rank as the largest probability does, and go on where that is 1 in float32.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from kedge.metrics._bootstrap import resamples
+from kedge.metrics._classification import exact_interval
+
+# Resamples worked on at once hold this many counts.
+_AT_ONCE = 1 << 21
+
+
+def _check(confidence: Tensor, correct: Tensor | None = None) -> Tensor:
+    if confidence.ndim != 1 or confidence.numel() == 0 or bool(confidence.isnan().any()):
+        raise ValueError(f"confidence must be [N] without NaN, N >= 1, but its shape is {list(confidence.shape)}")
+    if correct is not None and (correct.shape != confidence.shape or correct.dtype != torch.bool):
+        raise ValueError(
+            f"correct must be bool of shape {list(confidence.shape)}, one for each confidence, but it is "
+            f"{correct.dtype} {list(correct.shape)}"
+        )
+    return confidence.detach().cpu()
+
+
+def threshold_for_coverage(confidence: Tensor, coverage: float) -> float:
+    """The highest threshold t for which `confidence >= t` keeps at least `coverage` of the samples.
+
+    `confidence` `[N]`, higher = more certain; `coverage` in (0, 1]. Ties at t are kept, so the share that is
+    kept can be larger. Choose it on validation data. Raises ValueError for no samples, NaN, and a coverage
+    out of range.
+    """
+    confidence = _check(confidence)
+    if not 0 < coverage <= 1:
+        raise ValueError(f"coverage must be above 0 and at most 1, but it is {coverage}")
+    keep = math.ceil(coverage * confidence.numel() - 1e-9)
+    return float(confidence.sort(descending=True).values[max(keep, 1) - 1])
+
+
+def selective_accuracy(confidence: Tensor, correct: Tensor, threshold: float) -> tuple[float, float | None]:
+    """(coverage, accuracy): the share of samples with `confidence >= threshold`, and the accuracy among those.
+
+    `confidence` `[N]`, `correct` `[N]` bool. The accuracy is None when nothing is kept. Raises ValueError for no
+    samples, NaN, and a threshold that is NaN.
+    """
+    _check(confidence, correct)
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, but it is NaN: nothing would be kept")
+    # The threshold is compared in the dtype of the confidences: stored as JSON it has more digits than a
+    # float32.
+    return accuracy_of_answered(confidence >= confidence.new_tensor(threshold), correct)
+
+
+def accuracy_of_answered(answered: Tensor, correct: Tensor) -> tuple[float, float | None]:
+    """(coverage, accuracy): the share of samples that are answered, and the accuracy among those, `[N]` bool each."""
+    count = int(answered.sum())
+    return count / answered.numel(), float(correct[answered].double().mean()) if count else None
+
+
+def risk_coverage(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """(coverage, risk), each `[N]` float64: the risk among the k most confident samples, for k = 1 to N.
+
+    `confidence` `[N]`, higher = more certain; `correct` `[N]` bool. El-Yaniv & Wiener, JMLR 2010. Raises ValueError
+    for no samples and NaN.
+    """
+    answered, wrong = at_thresholds(confidence, correct)
+    k = torch.arange(1, int(answered[-1]) + 1, dtype=torch.float64)
+    group = torch.searchsorted(answered, k)
+    answered, wrong = (torch.cat([x.new_zeros(1), x]) for x in (answered, wrong))
+    # Within a group of equals, errors come evenly.
+    share = (k - answered[group]) / (answered[group + 1] - answered[group])
+    errors = torch.lerp(wrong[group], wrong[group + 1], share)
+    return k / len(k), errors / k
+
+
+def aurc(confidence: Tensor, correct: Tensor) -> Tensor:
+    """Area under the risk-coverage curve, a scalar in [0, 1]: the mean of the N risks of `risk_coverage`.
+
+    Lower is better; a random order has the error rate. Geifman, Uziel & El-Yaniv, "Bias-Reduced Uncertainty
+    Estimation for Deep Neural Classifiers", ICLR 2019, arXiv 1805.08206 (some authors print it times 1000).
+    """
+    return risk_coverage(confidence, correct)[1].mean()
+
+
+def excess_aurc(confidence: Tensor, correct: Tensor) -> Tensor:
+    """How far `aurc` is above that of the best order, all correct samples before all wrong ones: E-AURC, in [0, 1).
+
+    It leaves the order alone to be judged, whatever the accuracy; 0 is perfect. Geifman et al., ICLR 2019; the
+    optimum is summed exactly, where they use its integral.
+    """
+    return aurc(confidence, correct) - aurc(correct.detach().float(), correct)
+
+
+def aurc_interval(
+    confidence: Tensor, correct: Tensor, n: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Bootstrap interval of `aurc` from `n` resamples, in [0, 1]: percentiles, widened where needed to hold it.
+
+    Without a single error, and with nothing but errors, no resample differs: then the reach is 3 / N.
+    """
+    confidence = _check(confidence, correct)
+    value = float(aurc(confidence, correct))
+    order = confidence.argsort(descending=True)
+    wrong = (~correct.detach().cpu())[order].float()
+    ends = torch.unique_consecutive(confidence[order], return_counts=True)[1].cumsum(0) - 1
+    harmonic = torch.arange(1, len(order) + 1, dtype=torch.float64).reciprocal().cumsum(0)
+    harmonic = torch.cat([harmonic.new_zeros(1), harmonic])
+    rows = max(1, _AT_ONCE // len(order))
+    draws = []
+    for block in resamples(len(order), n, seed):
+        for weights in block.split(rows):
+            drawn = weights[:, order]
+            answered, errors = (x.cumsum(1)[:, ends].double() for x in (drawn, drawn * wrong))
+            draws.append(area(answered, errors, harmonic))
+    tail = (1 - level) / 2
+    low, high = torch.quantile(torch.cat(draws), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    slack = 3 / len(order) if low == high else 0.0
+    return max(0.0, min(low, value) - slack), min(1.0, max(high, value) + slack)
+
+
+def threshold_for_risk(
+    confidence: Tensor, correct: Tensor, risk: float, certainty: float | None = None
+) -> tuple[float | None, float]:
+    """(threshold, coverage): answering where `confidence >= threshold` has a risk of at most `risk` on these samples.
+
+    Of the thresholds that do, the one of the largest coverage; (None, 0.0) where there is none. Choose it on validation
+    data. The risk on new data is a little above that of the data it was chosen on: with `certainty`, such as 0.95, the
+    threshold is one whose true risk is at most `risk` with that probability, over the draw of independent samples. It
+    is found by the bisection of "Selective Classification for Deep Neural Networks" (Geifman & El-Yaniv, NeurIPS 2017,
+    arXiv 1705.08500, algorithm 1), with exact binomial bounds, each at (1 - certainty) / the number of steps.
+
+    Args:
+        confidence: `[N]`, higher = more certain.
+        correct: `[N]` bool.
+        risk: the wanted share of wrong answers, in [0, 1).
+        certainty: None, or in (0, 1).
+
+    Raises:
+        ValueError: for no samples, NaN, and a risk or certainty out of range.
+    """
+    if not 0 <= risk < 1:
+        raise ValueError(f"risk is the share of wrong answers, at least 0 and below 1, but it is {risk}")
+    if certainty is not None and not 0 < certainty < 1:
+        raise ValueError(f"certainty must be between 0 and 1, but it is {certainty}")
+    answered, wrong = at_thresholds(confidence, correct)
+    thresholds = confidence.detach().cpu().unique().flip(0)
+    if certainty is None:
+        fits = (wrong <= risk * answered + 1e-9).nonzero()[:, 0]
+        index = int(fits[-1]) if len(fits) else None
+    else:
+        index = _bisected(answered, wrong, risk, certainty)
+    return (None, 0.0) if index is None else (float(thresholds[index]), float(answered[index] / answered[-1]))
+
+
+def joint_risk_coverage(
+    confidence_inside: Tensor, correct_inside: Tensor, confidence_outside: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(coverage, risk), each `[N + M]` float64, together with out-of-distribution inputs, whose every answer is wrong.
+
+    `confidence_inside` `[N]` and `correct_inside` `[N]` bool of in-distribution inputs, `confidence_outside` `[M]`. One
+    threshold has to reject both the own mistakes and the foreign inputs: Kim et al., "A Unified Benchmark for the
+    Unknown Detection Capability of Deep Neural Networks" (arXiv 2112.00337), and Xia & Bouganis (SCOD), ACCV 2022,
+    arXiv 2207.07506. The risk depends on the share M / (N + M): compare only mixtures of the same sizes.
+    """
+    _check(confidence_inside, correct_inside)
+    _check(confidence_outside)
+    return risk_coverage(*joint(confidence_inside, correct_inside, confidence_outside))
+
+
+def joint(confidence_inside: Tensor, correct_inside: Tensor, confidence_outside: Tensor) -> tuple[Tensor, Tensor]:
+    """(confidence, correct) `[N + M]` of the mixture of `joint_risk_coverage`, for `aurc` and the other functions."""
+    answers = torch.cat([correct_inside, correct_inside.new_zeros(len(confidence_outside))])
+    return torch.cat([confidence_inside, confidence_outside.to(confidence_inside)]), answers
+
+
+def at_thresholds(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """How many are kept and how many of these are wrong, `[G]` each, at the distinct confidences, highest first."""
+    confidence = _check(confidence, correct)
+    ordered, order = confidence.sort(descending=True)
+    answered = torch.unique_consecutive(ordered, return_counts=True)[1].cumsum(0)
+    wrong = (~correct.detach().cpu())[order].cumsum(0)[answered - 1]
+    return answered.double(), wrong.double()
+
+
+def area(answered: Tensor, wrong: Tensor, harmonic: Tensor) -> Tensor:
+    """AURC `[R]` from counts `[R, G]` at falling thresholds; `harmonic` `[N + 1]` holds 1 + 1/2 + ... + 1/k.
+
+    Over a group of n equals after S samples with E errors, e of them wrong, the risks (E + j e / n) / (S + j) for
+    j = 1 to n add up to n e / n + (E - S e / n) (H(S + n) - H(S)).
+    """
+    before, errors = (torch.cat([x.new_zeros(len(x), 1), x[:, :-1]], 1) for x in (answered, wrong))
+    size, new = answered - before, wrong - errors
+    rate = new / size.clamp(min=1)
+    spread = harmonic[answered.long()] - harmonic[before.long()]
+    return (new + (errors - before * rate) * spread).sum(1) / answered[:, -1]
+
+
+def _bisected(answered: Tensor, wrong: Tensor, risk: float, certainty: float) -> int | None:
+    low, high, best = 0, len(answered) - 1, None
+    steps = max(1, math.ceil(math.log2(len(answered) + 1)))
+    while low <= high:
+        middle = (low + high) // 2
+        # The upper end of a two-sided interval is a one-sided bound at half its tail.
+        bound = exact_interval(int(wrong[middle]), int(answered[middle]), 1 - 2 * (1 - certainty) / steps)[1]
+        if bound <= risk:
+            best, low = middle, middle + 1
+        else:
+            high = middle - 1
+    return best

@@ -1,0 +1,108 @@
+"""Confusion matrix: how often each class was taken for each other one."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kedge.catalog import Info
+from kedge.metrics._base import Answers, Metric, class_name
+from kedge.metrics._results import Heat, Line
+
+info = Info("Confusion matrix", checked="derived")
+COUNTED = 100  # up to so many classes all counts are kept
+DRAWN = 20  # up to so many they are drawn; of more the largest confusions are listed
+LARGEST = 20
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The counts, and the largest of those off the diagonal.
+
+    Attributes:
+        value: the largest confusion as a share of all images; 0.0: there is none.
+        counts: `[C][C]`, rows are true classes and columns answers; None for many classes.
+        largest: `label`, `predicted` (class indices), `count` and `of`, the images of the class; the largest first.
+    """
+
+    value: float
+    counts: list[list[int]] | None
+    largest: list[dict[str, int]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def confusion_counts(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
+    """`[C, C]` int64: how many images of each class (rows) got each answer (columns), from indices `[N]`."""
+    index = labels.long() * classes + predicted.long()
+    return torch.bincount(index, minlength=classes * classes).view(classes, classes)
+
+
+class Confusion(Metric):
+    """Counts of every answer to every class; in the summary the confusion that is most frequent."""
+
+    label = "most frequent confusion, of all images"
+    better = "lower"
+    judged = False
+    order = 80
+    summary = ("clean",)
+    title = "Confusion matrix"
+    probs = True
+    words = "Which class is taken for which other one, and how often."
+    convention = "rows are the true classes, columns the answers"
+
+    def value(self, sample: Answers) -> float:
+        counts = sample.once(_counts)
+        return float((counts - counts.diag().diag()).max() / len(sample))
+
+    def result(self, sample: Answers, value: float, center: float, draws: Tensor | None) -> Matrix:
+        counts = sample.once(_counts)
+        classes = len(counts)
+        off = (counts - counts.diag().diag()).flatten()
+        order = off.argsort(descending=True, stable=True)[:LARGEST]
+        images = counts.sum(1)
+        largest = [
+            {"label": i // classes, "predicted": i % classes, "count": int(off[i]), "of": int(images[i // classes])}
+            for i in order.tolist() if off[i] > 0
+        ]  # fmt: skip
+        return Matrix(value, counts.tolist() if classes <= COUNTED else None, largest)
+
+    def lines(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:
+        first = [v["largest"][0] if v and v["largest"] else None for v in values]
+        notes = ["" if pair is None else _words(pair, class_names) for pair in first]
+        return [Line(self.label, [v and v["value"] for v in values], self.unit, self.better, notes)]
+
+    def details(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:
+        if len(class_names) <= DRAWN:
+            return []
+        pairs = [{_words(pair, class_names): pair["count"] for pair in (v or {}).get("largest", ())} for v in values]
+        every = dict.fromkeys(words for own in pairs for words in own)
+        order = sorted(every, key=lambda words: -max(own.get(words, 0) for own in pairs))[:LARGEST]
+        return [Line(words, [own.get(words) for own in pairs], "count", None) for words in order]
+
+    def heat(self, value: Any, class_names: Sequence[str]) -> Heat | None:
+        if not value or value["counts"] is None or len(class_names) > DRAWN:
+            return None
+        note = "Rows: the true class. Columns: the answer. Stronger colour: a larger share of the images of the row."
+        return Heat(class_names, class_names, value["counts"], "true ↓ answer →", note, good=True)
+
+    def numbers(self, value: Any, class_names: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
+        yield "", self.name, value and value["value"]
+        if value and value["counts"] is not None:
+            pairs = [{"label": i, "predicted": j, "count": n} for i, row in enumerate(value["counts"])
+                     for j, n in enumerate(row)]  # fmt: skip
+        else:
+            pairs = value["largest"] if value else []
+        for pair in pairs:
+            yield _words(pair, class_names), self.name, pair["count"]
+
+
+def _counts(sample: Answers) -> Tensor:
+    return confusion_counts(sample.labels, sample["predicted"], sample.probs.shape[1])
+
+
+def _words(pair: dict[str, int], class_names: Sequence[str]) -> str:
+    return f"{class_name(class_names, pair['label'])} taken for {class_name(class_names, pair['predicted'])}"

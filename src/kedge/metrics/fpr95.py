@@ -1,0 +1,28 @@
+"""Share of unfamiliar images that are accepted when 95 % of the familiar ones are."""
+
+from kedge.catalog import Info
+from kedge.metrics import _detection
+from kedge.metrics._base import Separation
+from kedge.metrics._separation import Resampled
+
+info = Info(
+    "Enhancing The Reliability of Out-of-distribution Image Detection in Neural Networks", "Liang et al.", "ICLR", 2018,
+    "https://arxiv.org/abs/1706.02690", "derived",
+)  # fmt: skip
+
+
+class FPR95(Resampled):
+    """False positives at a threshold that keeps 95 % of the familiar images."""
+
+    label = "FPR95"
+    better = "lower"
+    order = 340
+    summary = ("ood",)
+    words = (
+        "Set the threshold so that 95 % of familiar images pass: which share of the unfamiliar ones passes too? 0 % is "
+        "perfect."
+    )
+    convention = "share of out-of-distribution images accepted when 95 % of in-distribution ones are"
+
+    def value(self, sample: Separation) -> float:
+        return float(_detection.fpr95(sample.inside, sample.outside))
