@@ -42,9 +42,9 @@ def trained(command, tmp_path, monkeypatch, looked_at):
     seen = set()
     init = fitting.Run.__init__
 
-    def spy(run, recipe, model, objective, train, val):
+    def spy(run, recipe, model, objective, train, val, *more):
         seen.update(image.numpy().tobytes() for image in train.images)
-        init(run, recipe, model, objective, train, val)
+        init(run, recipe, model, objective, train, val, *more)
 
     monkeypatch.setattr(fitting.Run, "__init__", spy)
     command("train", "--data", photos, "--name", "mine", "--runs", tmp_path, *TRAIN)

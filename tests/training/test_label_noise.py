@@ -19,9 +19,9 @@ def labels(monkeypatch):
     seen = []
     original = Run.__init__
 
-    def watch(self, recipe, model, objective, train, val):
+    def watch(self, recipe, model, objective, train, val, *more):
         seen.append((train.labels.clone(), val.labels.clone()))
-        original(self, recipe, model, objective, train, val)
+        original(self, recipe, model, objective, train, val, *more)
 
     monkeypatch.setattr(Run, "__init__", watch)
     return seen
