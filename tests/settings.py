@@ -5,13 +5,15 @@ from typing import Any
 
 HOUSE = Path(__file__).parent / "fixtures" / "first-house"
 TEACHER = str(HOUSE / "plain" / "model")
-STEP = {"fgsm": {"eps": 0.1}}
 CLIMB = {"pgd": {"eps": 0.1, "steps": 2}}
 
 # What a recipe says besides TINY, so that a run trains with the method.
 RUNS: dict[str, dict[str, dict[str, Any]]] = {
     "objectives": {
-        "aaer": {"anchored": False, "objective": [{"aaer": {"attack": STEP}}, "cross_entropy"]},
+        "aaer": {
+            "anchored": False,
+            "objective": [{"aaer": {"attack": {"fgsm": {"eps": 0.1, "variant": "rs"}}}}, "cross_entropy"],
+        },
         "adversarial": {"objective": [{"anchored": {"alpha": 0}}, {"adversarial": {"attack": CLIMB}}, "cross_entropy"]},
         "anchored": {"objective": [{"anchored": {"alpha": 0.5, "mask_target": "label"}}, "cross_entropy"]},
         "blend": {"anchored": False, "objective": ["blend", "cross_entropy"]},
@@ -22,7 +24,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         "distill": {"objective": ["anchored", {"distill": {"teacher": TEACHER}}, "cross_entropy"]},
         "feature_distill": {
             "anchored": False,
-            "objective": [{"feature_distill": {"teacher": TEACHER, "layer": "network.layer1"}}, "cross_entropy"],
+            "objective": [{"feature_distill": {"teacher": TEACHER, "layer": "network.blocks.0"}}, "cross_entropy"],
         },
         "mixup": {"objective": [{"mixup": {"alpha": 0.2}}, "anchored", "cross_entropy"]},
         "noise": {"anchored": False, "objective": ["noise", "cross_entropy"]},
