@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kedge.anchoring import AnchoredModel, derangement
-from kedge.data.seeds import derive_seed
 from kedge.objectives._synchronised import synchronised_batch_norm
 from kedge.objectives._views import View, unwrapped
+from kedge.seeds import derive_seed
 
 __all__ = ["WholeBatch", "by_rows", "gathered", "share_of"]
 
