@@ -50,7 +50,9 @@ def page(room, name):
     if command is not None:
         wraps = next(iter(catalog.arguments(method)), "") == "inner"
         spec = f"{label}, CrossEntropy" if wraps and room == "objectives" else label if room == "objectives" else name
-        lines += ["```console", f"$ {command.format(name=name, spec=spec)}", "```", ""]
+        if (example := catalog.stated(room, name, "EXAMPLE")) is not None:  # where the name alone is not enough
+            example = f"'{example}'"
+        lines += ["```console", f"$ {command.format(name=example or name, spec=spec)}", "```", ""]
     package = method.__module__.rpartition(".")[0]
     public = getattr(import_module(package), label, None) is method
     lines += ["```python", f"from {package if public else method.__module__} import {label}", "```", ""]

@@ -49,6 +49,7 @@ _ROOMS = {
     "recipes",
     "rejection",
     "reporting",
+    "samplers",
     "scores",
     "training",
     "weights",

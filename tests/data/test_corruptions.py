@@ -12,7 +12,7 @@ from PIL import Image
 
 from kedge.data.corruptions import CORRUPTIONS, GROUPS, HENDRYCKS, NAMES, SEVERITIES, check, corrupt, expand, variant
 from kedge.data.corruptions._draws import normal
-from kedge.data.seeds import derive_keys
+from kedge.seeds import derive_keys
 
 from .conftest import picture
 

@@ -8,7 +8,7 @@ from PIL import Image
 from kedge.data.corruptions import CORRUPTIONS, NAMES, SEVERITIES, corrupt
 from kedge.data.corruptions._draws import integers, normal, poisson, stream, uniform
 from kedge.data.corruptions.frost import _generated, read_textures, texture_files
-from kedge.data.seeds import derive_keys
+from kedge.seeds import derive_keys
 
 from . import corruption_definitions as definitions
 

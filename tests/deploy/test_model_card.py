@@ -261,3 +261,16 @@ def test_plain_and_other_models():
     many = make()
     many.class_names = None
     assert "prediction.label" in model_card(many)
+
+
+def test_rules_and_samplers_are_cited_and_shown():
+    from kedge.deploy import card_text
+
+    recipe = {"optimizer": [{"sam": {"rho": 0.1}}, "adamw"], "momentum": 0.9, "sampler": "class-balanced"}
+    papers = card_text.papers(recipe, None)
+    for paper in ("2010.01412", "1711.05101", "1710.05381"):  # SAM, AdamW, Buda et al.
+        assert paper in papers
+    rows = card_text.training({**recipe, "data": "digits"}, {}, None)
+    assert "class-balanced" in rows
+    assert "momentum" not in rows  # which AdamW does not take
+    assert "sampler" not in card_text.training({"data": "digits", "sampler": "shuffled"}, {}, None)

@@ -126,7 +126,8 @@ def test_two_processes_train_one_model(train, tmp_path):
 def test_two_processes_train_as_one_with_an_uneven_last_batch_and_one_validation_image(tmp_path):
     from benchmarks.processes import compared
 
-    for row in compared(tmp_path, ["moving average of the weights", "one validation image"], syncs=(True,)):
+    cases = ["moving average of the weights", "one validation image", "SAM", "classes drawn equally often"]
+    for row in compared(tmp_path, cases, syncs=(True,)):
         assert row["sync"] < 1e-5, row
 
 

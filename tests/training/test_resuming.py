@@ -89,7 +89,11 @@ def flip(path, place=-200):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"lr": 0.5}, r"recipe\.yaml was changed since the run began: lr is 0\.5 there, and was 0\.0\d+\."),
+        (
+            {"optimizer": {"sgd": {"lr": 0.5}}},
+            r"recipe\.yaml was changed since the run began: lr is 0\.5 there, and was 0\.0\d+\.",
+        ),
+        ({"lr": 0.5}, r"lr is 0\.0\d+ in optimizer sgd and 0\.5 beside it: leave out one"),
         ({"seed": 7}, r"seed is 7 there, and was 0\."),
         ({"epochs": 9}, r"epochs is 9 there, and was 2\."),
         ({"epochs": 1}, r"epochs is 1 there, and was 2\."),

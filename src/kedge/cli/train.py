@@ -7,8 +7,10 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from kedge.own_code import ALLOW_CODE, allow_code, check_allowed, code_in, working_folder_first
+from kedge import catalog
+from kedge.own_code import ALLOW_CODE, allow_code, check_allowed, working_folder_first
 from kedge.rejection import in_words
+from kedge.training.nested import ROOMS, code_of
 from kedge.training.recipe import Recipe, read_recipe, recipe_names
 
 DESCRIPTION = """Train a classifier on images.
@@ -45,6 +47,9 @@ def parser() -> ArgumentParser:
     made.add_argument("--allow_code", action="store_true", help=ALLOW_CODE)
     made.add_argument("--print_config", action="store_true", help="print the recipe as YAML and do nothing else")
     made.add_class_arguments(Recipe, None)
+    for key, room in ROOMS.items():
+        action = made._option_string_actions[f"--{key}"]
+        action.help = f"{action.help}; {', '.join(catalog.names(room)).replace('_', '-')}"
     return made
 
 
@@ -57,12 +62,12 @@ def run(config: Namespace) -> int:
         raise ValueError("--resume goes on with the run's own recipe: leave out --config")
     if resume is None:
         base = asdict(read_recipe(name)) if name is not None else {}
-        recipe = Recipe.from_dict({**base, **given})
+        recipe = Recipe.from_dict({**base, **Recipe.typed(given)})
         if printing:
             print(recipe.to_yaml(), end="")
             return 0
         with allow_code(allowed):  # before anything slow is imported
-            for code in code_in(recipe.objective):
+            for code in code_of(vars(recipe)):
                 check_allowed(code, "objective")
         return _train(recipe, None, allowed)
     return _train(given, resume, allowed)

@@ -10,10 +10,10 @@ from kedge.data.origin import Origin
 from kedge.data.overlap import check_apart, shared_images
 from kedge.data.published import PublishedSet, is_published, published
 from kedge.data.report import DataError, LoadReport, UnreadableImage
-from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import FileSet, ImageSet, TensorSet
 from kedge.data.splitting import reference_subset, split_validation
 from kedge.data.streams import StreamSet, from_stream
+from kedge.seeds import derive_seed, generator
 
 __all__ = [
     "BatchAugmentation",

@@ -13,9 +13,11 @@ from kedge.data.augment import AUGMENTATIONS, CROP, WHOLE, photo_transform
 from kedge.data.decode import evaluation_view, open_image, to_tensor
 from kedge.data.formats import Encoded
 from kedge.data.report import DataError, UnreadableImage, listed, tolerated
-from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import FileSet, ImageSet, TensorSet
 from kedge.data.streams import StreamSet
+from kedge.samplers import Sampler
+from kedge.samplers.shuffled import shuffled
+from kedge.seeds import derive_seed, generator
 
 log = logging.getLogger(__name__)
 SMALL = 2**30  # bytes of pixels: up to this a set in memory is copied to where the model is (CIFAR-10: 0.14 of it)
@@ -35,14 +37,15 @@ def training_batches(
     crop: float = CROP,
     failed: dict[str, str] | None = None,
     together: bool = False,
+    sampler: Sampler = shuffled,
 ) -> "TrainingBatches":
     """Return the shuffled batches of a training set.
 
     Call `set_epoch(epoch)`, then iterate: the batches of an epoch are bitwise the same whatever came before and
-    however many workers there are. All ranks together get each image once, in the batches of one process with
-    `batch_size * world`; of the last, smaller one some may get an image more than others, or none. A FileSet's images
-    are augmented per image here; a TensorSet's are not: they are augmented on the batch, on the model's device, by
-    `BatchAugmentation`.
+    however many workers there are. All ranks together get each image that the sampler draws once, in the batches of one
+    process with `batch_size * world`; of the last, smaller one some may get an image more than others, or none. A
+    FileSet's images are augmented per image here; a TensorSet's are not: they are augmented on the batch, on the
+    model's device, by `BatchAugmentation`.
 
     Args:
         images: the set.
@@ -62,15 +65,27 @@ def training_batches(
         crop: smallest share of the area that a random crop of a FileSet's image keeps.
         failed: where to note images that cannot be read, path to reason; None makes a new dict.
         together: the ranks make one batch of their shares, see `kedge.objectives._whole_batch`.
+        sampler: which images an epoch holds, in their order: (labels, epoch, seed) -> indices, see `kedge.samplers`.
 
     Raises:
         ValueError: a bad batch size, rank or augmentation.
-        DataError: no batch would be left.
+        DataError: no batch would be left, or a sampler for a set that is read in turn.
     """
+    check_sampler(images, sampler)
     kind = StreamBatches if isinstance(images, StreamSet) else TrainingBatches
     return kind(
-        images, batch_size, seed, rank, world, augment, workers, drop_last_single, device, crop, failed, together
-    )
+        images, batch_size, seed, rank, world, augment, workers, drop_last_single, device, crop, failed, together,
+        sampler,
+    )  # fmt: skip
+
+
+def check_sampler(images: ImageSet, sampler: Sampler) -> None:
+    """Raise DataError where images cannot be drawn as `sampler` says: those of a stream come as they come."""
+    if isinstance(images, StreamSet) and sampler is not shuffled:
+        raise DataError(
+            f"{images.name} is read in turn, so that no sampler can choose its images: leave sampler out, or unpack "
+            "the shards into a folder"
+        )
 
 
 class TrainingBatches:
@@ -97,6 +112,7 @@ class TrainingBatches:
         crop: float = CROP,
         failed: dict[str, str] | None = None,
         together: bool = False,
+        sampler: Sampler = shuffled,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -107,6 +123,7 @@ class TrainingBatches:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
+        self.sampler = sampler
         self.rank, self.world = rank, world
         self.epoch = 0
         self.failed: dict[str, str] = {} if failed is None else failed
@@ -139,8 +156,21 @@ class TrainingBatches:
 
     def indices(self) -> list[torch.Tensor]:
         """Return this rank's batches of the epoch as indices into the set, each long [B]."""
-        order = torch.randperm(len(self.images), generator=generator(self.seed, "order", self.epoch))
-        batches = order.split(self.batch_size * self.world)[: self._length]
+        return self._shares(self._order())
+
+    def _order(self) -> torch.Tensor:
+        """The images of the epoch for all ranks, long [N]."""
+        order = self.sampler(self.images.labels, self.epoch, self.seed)
+        if order.dtype != torch.long or order.shape != (len(self.images),):
+            raise ValueError(
+                f"a sampler gives one index for each of the {len(self.images)} images, long, not {order.dtype} of the "
+                f"shape {list(order.shape)}: an epoch is as long as the set"
+            )
+        return order
+
+    def _shares(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """Values `[N]` in the order of the epoch, cut into this rank's batches."""
+        batches = values.split(self.batch_size * self.world)[: self._length]
         return [batch[self.rank :: self.world] for batch in batches]
 
     def size(self, step: int) -> int:
@@ -175,8 +205,11 @@ class TrainingBatches:
 
     def _entries(self) -> Iterator[list[Any]]:
         """What the workers are told of each batch of the epoch."""
-        # One batch at a time: the pairs of an epoch of a million images take 200 MB.
-        return ([(self.epoch, i) for i in batch.tolist()] for batch in self.indices() if len(batch))
+        order = self._order()
+        # One batch at a time: the entries of an epoch of a million images take 200 MB.
+        for batch, times in zip(self._shares(order), self._shares(repeats(order)), strict=True):
+            if len(batch):
+                yield [(self.epoch, i, n) for i, n in zip(batch.tolist(), times.tolist(), strict=True)]
 
 
 class EndlessBatches(TrainingBatches):
@@ -207,7 +240,7 @@ class EndlessBatches(TrainingBatches):
         return [batch[:, 1] for batch in self._passes()]
 
     def _entries(self) -> Iterator[list[Any]]:
-        return ([(number, i) for number, i in batch.tolist()] for batch in self._passes())
+        return ([(number, i, 0) for number, i in batch.tolist()] for batch in self._passes())
 
 
 class StreamBatches(TrainingBatches):
@@ -230,6 +263,17 @@ class StreamBatches(TrainingBatches):
         for _ in range(self._length):
             some = islice(samples, self.batch_size)
             yield [(self.epoch, number, sample.name, sample.source, label) for number, sample, label in some]
+
+
+def repeats(order: torch.Tensor) -> torch.Tensor:
+    """For each of the indices `[N]` how often it has come before, long `[N]`."""
+    if len(order) == 0 or int(order.bincount().max()) == 1:
+        return torch.zeros_like(order)
+    by_index = order.argsort(stable=True)
+    ordered = order[by_index]
+    times = torch.empty_like(order)
+    times[by_index] = torch.arange(len(order)) - torch.searchsorted(ordered, ordered)
+    return times
 
 
 class _TensorLoader:
@@ -324,20 +368,20 @@ def _views(images: FileSet | StreamSet, seed: int, augment: str, crop: float) ->
 
 
 class _AugmentedPhotos(Dataset):
-    """Training views, each drawn with a generator seeded by (seed, epoch, index)."""
+    """Training views, each drawn with a generator seeded by (seed, epoch, index), of a repeated image differently."""
 
     def __init__(self, images: FileSet, seed: int, augment: str, crop: float) -> None:
         self._images = images
         self._seed = seed
         self._transform = photo_transform(augment, images.image_shape[1], images.mirror, crop)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int, UnreadableImage | None]:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, int, UnreadableImage | None]:
+        epoch, index, repeat = key
         label = int(self._images.labels[index])
         first: UnreadableImage | None = None
         for candidate in self._candidates(index):
             try:
-                return self._view(epoch, candidate), label, first
+                return self._view(epoch, candidate, repeat), label, first
             except UnreadableImage as error:
                 first = first or error
         raise DataError(f"{first}; nor can any other image of class {self._images.class_names[label]!r} be read")
@@ -349,12 +393,13 @@ class _AugmentedPhotos(Dataset):
         start = int((members == index).nonzero())
         yield from members.roll(-start - 1)[:-1].tolist()
 
-    def _view(self, epoch: int, index: int) -> torch.Tensor:
+    def _view(self, epoch: int, index: int, repeat: int) -> torch.Tensor:
         if self._transform is None:
             return self._images[index][0]
         channels, size, _ = self._images.image_shape
         image = self._images.items.image(int(self._images.rows[index]), least=2 * size)
-        return _augmented(image, self._transform, derive_seed(self._seed, "augment", epoch, index), channels)
+        seed = derive_seed(self._seed, "augment", epoch, index, *([repeat] if repeat else []))
+        return _augmented(image, self._transform, seed, channels)
 
 
 class _AugmentedSamples(Dataset):

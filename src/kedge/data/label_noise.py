@@ -2,8 +2,8 @@
 
 import torch
 
-from kedge.data.seeds import generator
 from kedge.data.sets import ImageSet
+from kedge.seeds import generator
 
 
 def with_label_noise(images: ImageSet, share: float, seed: int) -> ImageSet:

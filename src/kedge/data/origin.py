@@ -14,8 +14,8 @@ from PIL import Image
 from kedge.data.decode import upright_size
 from kedge.data.formats import Encoded, opened
 from kedge.data.report import UnreadableImage
-from kedge.data.seeds import generator
 from kedge.regular import open_file
+from kedge.seeds import generator
 
 _LOOKED_AT = 200
 _LOSSY = ("JPEG", "WEBP lossy")

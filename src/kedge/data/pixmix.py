@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kedge.data.policies import OPERATIONS, transform
-from kedge.data.seeds import generator
+from kedge.seeds import generator
 
 # Of AugMix: the largest magnitude on its scale of 10. Side stands for the side of the image.
 _AUGMIX = {

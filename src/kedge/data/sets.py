@@ -16,7 +16,7 @@ from kedge.data.origin import Origin, of_arrays
 from kedge.data.paths import Paths
 from kedge.data.reading import Caught, collate_caught, first_readable, sound_places
 from kedge.data.report import DataError, LoadReport, UnreadableImage
-from kedge.data.seeds import generator
+from kedge.seeds import generator
 
 Indices = Sequence[int] | torch.Tensor
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 import torch
 
 from kedge.data.report import DataError
-from kedge.data.seeds import derive_keys, unit_interval
 from kedge.data.sets import ImageSet, class_numbers
+from kedge.seeds import derive_keys, unit_interval
 
 _CHANCE = 1e-6  # that a draw which is less likely is taken for a mistake
 

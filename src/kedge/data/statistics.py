@@ -6,8 +6,8 @@ import torch
 
 from kedge.data.augment import CROP, BatchAugmentation
 from kedge.data.batches import training_batches
-from kedge.data.seeds import generator
 from kedge.data.sets import ImageSet
+from kedge.seeds import generator
 
 
 class NormBatches:

@@ -15,10 +15,10 @@ from kedge.data.formats import Encoded
 from kedge.data.items import ENCODED, RowItems, below
 from kedge.data.report import DataError, UnreadableImage
 from kedge.data.samples import Label, Pieces, Sample, named
-from kedge.data.seeds import derive_seed, generator
 from kedge.data.sets import ImageSet, Indices
 from kedge.data.splitting import spare, uniform
 from kedge.data.tables import choose_columns, class_names_of, features_of
+from kedge.seeds import derive_seed, generator
 
 SAMPLED = 2048  # training images that are held, encoded: for references, normalisation and a probe
 HELD = 5000  # validation images at most, which are held too

@@ -10,6 +10,7 @@ from kedge.metrics._base import metrics
 from kedge.reporting.rows import dig, estimate, number, short, value_of
 from kedge.reporting.summary import summary_rows
 from kedge.reporting.table import LEGEND, OOD_LEGEND, leaning, sizes, subject_line, warnings
+from kedge.training.nested import AUTO, DEFAULTS, ROOMS, innermost, methods, takes
 
 MANY = 100  # so many classes are listed by name
 _SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&!@$^]|:(?=//)|(?<=www)\.)")
@@ -17,7 +18,7 @@ _SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&!@$^]|:(?=//)|(?<=www)\.)")
 _SHOWN = (
     "model", "arguments", "pretrained", "init_from", "image_size", "augment", "anchored", "references", "choose",
     "residuals", "objective", "class_weights", "optimizer", "lr", "momentum", "weight_decay", "clip", "ema", "schedule",
-    "warmup", "epochs", "batch_size", "precision", "label_noise", "average", "seed",
+    "warmup", "sampler", "epochs", "batch_size", "precision", "label_noise", "average", "seed",
 )  # fmt: skip
 
 _PAPER = re.compile(r"https?://[\w./:%~+-]+")
@@ -84,7 +85,9 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None) ->
         if adapted and (key == "init_from" or ("epochs" not in adapted and key not in _KEPT)):
             continue
         off = value is None or value is False or value in ({}, [], "none") or (value == 0 and key != "seed")
-        if off or (key == "momentum" and recipe.get("optimizer") != "sgd"):
+        if off or (key == "sampler" and value == DEFAULTS[key]):
+            continue
+        if key == "momentum" and not takes("optimizer", innermost(recipe.get("optimizer", AUTO)), key):
             continue
         if not recipe.get("anchored") and key in ("references", "choose", "residuals"):
             continue
@@ -216,7 +219,7 @@ def papers(recipe: dict[str, Any], results: dict[str, Any] | None, how: str = ""
     `how`: the way that a model was adapted in.
     """
     way = [catalog.get("procedures", how)] if _way(how) else []
-    cited = [*catalog.citations([*way, *_methods(recipe.get("objective"))]), *(results or {}).get("citations", [])]
+    cited = [*catalog.citations([*way, *_methods(recipe)]), *(results or {}).get("citations", [])]
     lines: dict[str, str] = {}
     for paper in cited:
         if _PAPER.fullmatch(str(paper.get("url"))):
@@ -225,15 +228,21 @@ def papers(recipe: dict[str, Any], results: dict[str, Any] | None, how: str = ""
     return "## Papers\n\n" + "\n".join(lines.values()) if lines else ""
 
 
-def _methods(objective: Any) -> Iterator[Any]:
-    """The classes of the objectives that a recipe lists, and of the attacks in them; not those of one's own."""
-    for entry in objective or []:
+def _methods(recipe: dict[str, Any]) -> Iterator[Any]:
+    """A recipe's objectives and the attacks in them, its rules, schedule and sampler; not those of one's own."""
+    for entry in recipe.get("objective") or []:
         try:
             name, values = catalog.spelled("objectives", entry)
             specs = [("objectives", name), *([("attacks", values["attack"])] if values.get("attack") else [])]
             named = [(room, catalog.spelled(room, spec)[0]) for room, spec in specs]
             yield from (catalog.get(room, each) for room, each in named if ":" not in each)
         except ValueError:  # a name of another version
+            continue
+    for key, room in ROOMS.items():
+        try:
+            listed = [name for name, _ in methods(key, recipe.get(key, AUTO)) if ":" not in name and name != AUTO]
+            yield from (catalog.get(room, name) for name in listed)
+        except ValueError:
             continue
 
 

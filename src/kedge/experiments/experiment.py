@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kedge.training.nested import change, flattened
 from kedge.training.recipe import Recipe, load_recipe, near
 from kedge.yaml_text import parse_yaml, read_yaml
 
@@ -66,7 +67,7 @@ class Experiment:
         base: a recipe without data and seed, or {recipe: NAME, ...} for a shipped one with changes.
         variants: name to changes of the base; `objective.Anchored.alpha` reaches into the list of objectives,
             `evaluation.references` into the evaluation, `same_as` names a variant whose runs are evaluated again,
-            `after` one whose runs this one starts from.
+            `after` one whose runs this one starts from, `optimizer.sgd.lr` and `lr` are the same.
         evaluation: keywords of `kedge.evaluation.evaluate`: shift, severities, near, ood, limit, references, equalise;
             `part`: judge on the `test` images, or on the `rest`, the training images beyond train_images; `views`:
             so many views of an image, see `kedge.evaluation.inputs`.
@@ -167,14 +168,15 @@ class Experiment:
                 raise ValueError(f"{where}after names a variant with runs of its own that starts from no other")
             if list(self.variants).index(after) > list(self.variants).index(same or name):
                 raise ValueError(f"{where}it comes after {after}: write it below that")
-        base = dict(self.base)
+        base = flattened(self.base, where)
         if "recipe" in base:
             shipped = asdict(load_recipe(base.pop("recipe")))
             base = {**{k: v for k, v in shipped.items() if k not in OURS}, **base}
         tree: dict[str, Any] = {**copy.deepcopy(base), "evaluation": copy.deepcopy(self.evaluation)}
         # What makes a variant wins over what makes a scale.
         for key, value in [*scaled.items(), *own.items()]:
-            _change(tree, key.split("."), copy.deepcopy(value), f"{where}{key}: ")
+            if not change(tree, key.split("."), copy.deepcopy(value), f"{where}{key}: "):
+                _change(tree, key.split("."), copy.deepcopy(value), f"{where}{key}: ")
         evaluation = tree.pop("evaluation")
         for key in evaluation:
             if key not in EVALUATION:

@@ -13,9 +13,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kedge.data.seeds import derive_seed
 from kedge.objectives._synchronised import synchronised_batch_norm
 from kedge.objectives._views import View, unwrapped
+from kedge.seeds import derive_seed
 
 __all__ = ["WholeBatch", "by_rows", "gathered", "share_of"]
 

@@ -1,17 +1,25 @@
-"""Schedules and parameter groups for ordinary `torch.optim` optimizers."""
+"""Gradient rules, schedules and parameter groups for any training loop of torch.
 
+A rule (`SGD`, `AdamW`, `SAM`, `OrthoGrad`, ...) is a file in `kedge.optim.rules`, a schedule (`cosine`, ...) one in
+`kedge.optim.schedules`; all of them can be had from here by their names.
+"""
+
+from typing import Any
+
+from kedge import catalog
 from kedge.optim.groups import by_layer, layer_numbers, parameter_groups
-from kedge.optim.schedules import constant, cosine, multistep, unfreezing
-from kedge.optim.slow_start import SlowStartFastDecay, SlowStartHalving
+from kedge.optim.unfreezing import unfreezing
 
+_ROOMS = ("optim.rules", "optim.schedules")
 __all__ = [
-    "SlowStartFastDecay",
-    "SlowStartHalving",
     "by_layer",
-    "constant",
-    "cosine",
     "layer_numbers",
-    "multistep",
     "parameter_groups",
     "unfreezing",
+    *(name for room in _ROOMS for name in catalog.class_names(room)),
 ]
+
+
+def __getattr__(name: str) -> Any:
+    room = next((room for room in _ROOMS if name in catalog.class_names(room)), _ROOMS[0])
+    return catalog.exported(f"kedge.{room}", name)

@@ -11,6 +11,7 @@ from kedge.procedures._base import Context
 from kedge.procedures._outcome import load_outcome, recipe_for
 from kedge.training.fitting import fit
 from kedge.training.folder import RunFolder
+from kedge.training.nested import code_of
 from kedge.training.recipe import Recipe
 from kedge.training.resolve import resolve_data, resolve_device, resolve_network
 
@@ -32,7 +33,7 @@ def tune(context: Context, start: PixelModel, factor: float = 1.0) -> PixelModel
     how |= {"progress": False, "report": False}
     if (run.path / "recipe.yaml").is_file():
         # Code that the caller names is the caller's; what the folder alone names is not.
-        own = set(code_in(run.recipe().objective)) <= set(code_in(context.settings.objective))
+        own = set(code_of(vars(run.recipe()))) <= set(code_in(context.settings.objective))
         over = "finished" in run.facts()
         result = None if over else fit(resume=run.path, allow_code=own or is_allowed(), **how)
     else:

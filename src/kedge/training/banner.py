@@ -10,9 +10,11 @@ from kedge import data, metrics
 from kedge.data import DataError, ImageSet
 from kedge.data.report import listed
 from kedge.epsilon import print_ball
+from kedge.training.build import step_passes
 from kedge.training.cost import Cost
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run, attacks, ball
+from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 from kedge.training.record import ImageRecord
 from kedge.training.recorded import anchored_arguments, masking
@@ -38,6 +40,7 @@ def opening(
     cost, wrong = facts.get("cost"), facts["data"].get("wrong_labels", 0)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     kind = "anchored " if recipe.anchored else ""
+    rules = " round ".join(name for name, _ in methods("optimizer", recipe.optimizer))
     start = "pretrained" if recipe.pretrained else "from random weights"
     left = unused_weights(facts.get("given", {}), recipe, train)
     why = reasons(facts.get("given", {}), recipe, len(train))
@@ -50,7 +53,7 @@ def opening(
         + (f"{_folds(recipe, len(train), facts.get('given', {}).get('folds') is None)}\n" if recipe.folds else "")
         + (f"label noise: {wrong} of the {len(train)} training labels are a random other class\n" if wrong else "")
         + f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
-        f"{recipe.batch_size}, {recipe.optimizer} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
+        f"{recipe.batch_size}, {rules} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}\n"
         + (f"{fitted}\n" if (fitted := getattr(getattr(model, "network", None), "kedge_weights", "")) else "")
         + _masking(recipe)
@@ -58,7 +61,8 @@ def opening(
         + (f"{left}\n" if left else "")
         + (f"{about_bank(recipe)}\n" if about_bank(recipe) and not recipe.folds else "")
         + f"{_attack(recipe, objective)}{_probe(facts.get('probe'), len(val))}"
-        f"run folder: {folder.path}" + (f"\n{Cost(**cost)}" if cost and attacks(objective) else "")
+        f"run folder: {folder.path}"
+        + (f"\n{Cost(**cost)}" if cost and (attacks(objective) or step_passes(recipe) > 1) else "")
     )
 
 

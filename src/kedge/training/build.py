@@ -1,14 +1,19 @@
 """From a resolved recipe to the objects of a run: model, objective, optimizer, schedule."""
 
+import math
+import sys
+from typing import Any
+
 import torch
 from torch import nn
 
-from kedge import networks, optim
+from kedge import catalog, networks, optim
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.anchoring.base import published_normalisation
 from kedge.data import ImageSet, derive_seed
 from kedge.pretrained import load_weights
 from kedge.probing.heads import find_head
+from kedge.training.nested import FLAT, methods, takes
 from kedge.training.objective import images_of
 from kedge.training.recipe import Recipe
 
@@ -16,7 +21,9 @@ __all__ = [
     "make_model",
     "make_network",
     "make_optimizer",
+    "make_rule",
     "make_schedule",
+    "step_passes",
 ]
 
 
@@ -51,7 +58,7 @@ def make_model(recipe: Recipe, network: nn.Module, train: ImageSet) -> PixelMode
 
 
 def make_optimizer(recipe: Recipe, model: PixelModel, objective: nn.Module | None = None) -> torch.optim.Optimizer:
-    """SGD or AdamW over the model's parameter groups; fused on CUDA, one kernel for a whole step.
+    """The recipe's rules over the model's parameter groups; fused on CUDA, one kernel for a whole step.
 
     Weights of the `objective`'s own are groups of their own, at the rate `lr`.
     """
@@ -64,14 +71,39 @@ def make_optimizer(recipe: Recipe, model: PixelModel, objective: nn.Module | Non
         groups = optim.by_layer(groups, numbers, recipe.lr, recipe.layer_decay, head_lr)
     own = [] if objective is None else optim.parameter_groups(objective, recipe.weight_decay)
     groups += [{**group, "layer": 0} for group in own]
+    return make_rule(recipe, groups, model)
+
+
+def make_rule(recipe: Recipe, groups: Any, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    """The rules that the recipe names, round each other, over parameters or groups of them."""
     # A fused optimizer undoes the scaling of precision 16 itself, after the hooks that change gradients, and Lightning
     # refuses to clip for one in mixed precision.
     may = recipe.precision != "16" and (recipe.clip is None or recipe.precision == "32")
-    fused = True if may and next(model.parameters()).is_cuda else None
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, fused=fused)
-    nesterov = recipe.nesterov and recipe.momentum > 0
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=fused)
+    on_cuda = model is not None and next(model.parameters()).is_cuda
+    fused = True if may and on_cuda else None
+    *outer, (name, settings) = methods("optimizer", recipe.optimizer)
+    flat = {key: getattr(recipe, key) for key in FLAT["optimizer"] if takes("optimizer", name, key)}
+    optimizer: torch.optim.Optimizer = catalog.build("optim.rules", {name: settings}, groups, fused=fused, **flat)
+    for rule, own in reversed(outer):
+        optimizer = catalog.build("optim.rules", {rule: own}, optimizer, model=model)
+    return optimizer
+
+
+def step_passes(recipe: Recipe) -> int:
+    """How often a step of the optimizer computes the gradients of its batch.
+
+    Raises:
+        ValueError: more than once, where that cannot be.
+    """
+    kinds = {name: catalog.get("optim.rules", name) for name, _ in methods("optimizer", recipe.optimizer)}
+    passes = {name: int(getattr(kind, "passes", 1)) for name, kind in kinds.items()}
+    several = [name for name, count in passes.items() if count > 1]
+    if several and recipe.precision == "16":
+        raise ValueError(
+            f"optimizer {several[0]} computes the gradients of a step more than once, which the scaled gradients of "
+            "precision 16 do not allow: take bf16 or 32"
+        )
+    return math.prod(passes.values())
 
 
 def _layers(model: PixelModel, apart: bool) -> dict[nn.Parameter, int]:
@@ -105,16 +137,15 @@ def _schedule(
     assert recipe.warmup is not None
     steps = recipe.epochs * steps_per_epoch
     warmup = round(recipe.warmup * (steps if recipe.warmup < 1 else steps_per_epoch))
-    warmup = min(warmup, steps - 1)
-    if recipe.schedule == "slow-start-fast-decay":
-        share = warmup / steps
-        return optim.SlowStartFastDecay(optimizer, steps, share, recipe.start_factor, recipe.end_factor, recipe.ramp)
-    if recipe.schedule == "slow-start-halving":
-        return optim.SlowStartHalving(optimizer, steps_per_epoch, max(1, round(warmup / steps_per_epoch)))
-    if recipe.schedule == "multistep":
-        milestones = [max(1, round(m * steps_per_epoch)) for m in recipe.milestones]
-        return optim.multistep(optimizer, milestones, recipe.gamma, min(warmup, milestones[0] - 1))
-    return optim.cosine(optimizer, steps, warmup) if recipe.schedule == "cosine" else optim.constant(optimizer, warmup)
+    run = {"steps": steps, "steps_per_epoch": steps_per_epoch, "warmup": min(warmup, steps - 1)}
+    ((name, settings),) = methods("schedule", recipe.schedule)
+    method = catalog.get("optim.schedules", name)
+    method = getattr(sys.modules[method.__module__], "for_run", method)
+    flat = {key: getattr(recipe, key) for key in FLAT["schedule"] if takes("schedule", name, key)}
+    known = catalog.arguments(method)
+    values = {key: value for key, value in {**flat, **run, **settings}.items() if key in known}
+    schedule: torch.optim.lr_scheduler.LambdaLR = method(optimizer, **values)
+    return schedule
 
 
 def _reference_set(recipe: Recipe, train: ImageSet) -> ImageSet | None:

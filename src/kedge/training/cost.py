@@ -39,13 +39,15 @@ class Cost:
         )
 
 
-def cost_of(objective: nn.Module, epochs: int, images: int, batch: int, earlier: float | None) -> Cost:
-    """The cost of `epochs` over `images` training images in batches of `batch`."""
+def cost_of(
+    objective: nn.Module, epochs: int, images: int, batch: int, earlier: float | None, of_step: int = 1
+) -> Cost:
+    """The cost of `epochs` over `images` training images in batches of `batch`, computed `of_step` times in a step."""
     steps = epochs * -(-images // batch)
 
     def passes(share: float) -> float:
         set_progress(objective, share)
-        return objective.passes if isinstance(objective, Objective) else 1.0
+        return of_step * (objective.passes if isinstance(objective, Objective) else 1.0)
 
     mean = sum(passes(step / steps) for step in range(steps)) / steps
     return Cost(mean * images * epochs, earlier, passes(1.0) * images * FROM_SCRATCH)

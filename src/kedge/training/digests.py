@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kedge.files import write_text
-from kedge.own_code import code_in, sources
+from kedge.own_code import sources
 from kedge.regular import file_digest, read_text
 from kedge.training.may_change import PLACES
+from kedge.training.nested import code_of
 from kedge.training.recipe import Recipe
 
 __all__ = ["checkpoint_digests", "plain", "recipe_digest", "settle", "stamp", "vouch"]
@@ -23,7 +24,7 @@ def stamp(recipe: Recipe, images: Path) -> dict[str, Any]:
     return {
         "run_format": RUN_FORMAT,
         "recipe": plain(asdict(recipe)),
-        "code": sources(code_in(recipe.objective)),
+        "code": sources(code_of(vars(recipe))),
         "digests": {
             "recipe": recipe_digest(asdict(recipe)),
             "images": file_digest(images) if images.exists() else None,

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from kedge.epsilon import print_ball
+from kedge.training.build import step_passes
 from kedge.training.cost import cost_of
 from kedge.training.folder import surroundings
 from kedge.training.module import ball
@@ -43,6 +44,7 @@ def costs(recipe: Recipe, objective: nn.Module, data: dict[str, Any], earlier: f
     """What the run takes, after `earlier` passes of what it starts from; None where that is not known."""
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
-    cost = cost_of(objective, recipe.epochs, data["train"], recipe.batch_size, earlier)
+    passes = step_passes(recipe)
+    cost = cost_of(objective, recipe.epochs, data["train"], recipe.batch_size, earlier, passes)
     # k trainings of (k - 1)/k of the images, then one of all
     return asdict(replace(cost, passes=cost.passes * max(1, recipe.folds or 0)))

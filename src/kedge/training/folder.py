@@ -188,8 +188,9 @@ class RunFolder:
             original = Recipe.from_dict(self.facts().get("given", {}))
             other, keys = given, [k for k in changed(original, given) if k in changed(stored, given)]
         else:
-            other = Recipe.from_dict({**asdict(stored), **given})
-            keys = [k for k in changed(stored, other) if k in given]
+            values = Recipe.typed(given)
+            other = Recipe.from_dict({**asdict(stored), **values})
+            keys = [k for k in changed(stored, other) if k in values]
         for key in keys:
             if key not in MAY_CHANGE and not (key == "epochs" and may_grow(stored, other.epochs)):
                 raise ValueError(

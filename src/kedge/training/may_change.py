@@ -1,6 +1,7 @@
 """What of a recipe may differ when a run goes on; docs/decisions/resume.md says why."""
 
-from kedge.own_code import code_in
+from kedge import catalog
+from kedge.training.nested import code_of, methods
 from kedge.training.objective import written
 from kedge.training.recipe import Recipe
 
@@ -19,8 +20,9 @@ def may_grow(recipe: Recipe, epochs: int | None) -> bool:
     """
     if epochs is None or recipe.epochs is None or epochs <= recipe.epochs:
         return False
-    in_epochs = recipe.schedule in ("constant", "multistep") and not recipe.unfreeze
-    if not in_epochs or recipe.warmup is None or 0 < recipe.warmup < 1 or code_in(recipe.objective):
+    if code_of(vars(recipe)) or recipe.unfreeze or recipe.warmup is None or 0 < recipe.warmup < 1:
+        return False
+    if "steps" in catalog.argument_names("optim.schedules", methods("schedule", recipe.schedule)[0][0]):
         return False
     return not any(
         part.values.get(key, parameter.default)

@@ -21,7 +21,8 @@ from kedge.data.batches import EndlessBatches
 from kedge.data.sets import TensorSet
 from kedge.objectives import Objective, attacks_images, set_looks, set_progress, set_streams
 from kedge.objectives._whole_batch import WholeBatch, gathered
-from kedge.training.build import make_optimizer, make_schedule
+from kedge.samplers import make_sampler
+from kedge.training.build import make_optimizer, make_schedule, step_passes
 from kedge.training.errors import TrainingStopped
 from kedge.training.recipe import Recipe
 from kedge.training.sharding import here, shard
@@ -60,6 +61,8 @@ class Run(LightningModule):
             check_target_values(images.labels, model.num_outputs)
         for each in self._objectives:
             each.prepare(model)
+        self._passes = step_passes(recipe)
+        self._before: list[Tensor] = []
         set_looks(objective, 0)  # images that were uint8 are in [0, 1], and the labels have been looked at
         # Compiled for the training step alone, and out of the module tree: what is validated and saved stays as it is.
         self._step_model = (torch.compile(model) if recipe.compile else model,)
@@ -109,7 +112,10 @@ class Run(LightningModule):
 
     def train_dataloader(self) -> "EpochBatches":
         """This rank's share of the training batches, or all of each."""
-        self._batches = self._shared_out(training_batches, self.train_set, self.recipe.seed, failed=self.unreadable)
+        sampler = make_sampler(self.recipe.sampler)
+        self._batches = self._shared_out(
+            training_batches, self.train_set, self.recipe.seed, failed=self.unreadable, sampler=sampler
+        )
         self._streams = {
             name: self._shared_out(
                 partial(EndlessBatches, steps=len(self._batches)), images, derive_seed(self.recipe.seed, "extra", name)
@@ -185,6 +191,7 @@ class Run(LightningModule):
         self._loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
         self._bad_step = torch.full((), NEVER, device=self.device)
         self._steps = 0
+        self._last = -1
         self._logged = {}
         if self.ema is not None:
             # Listed once: naming every tensor in each step took longer than moving the average of a small network.
@@ -195,7 +202,11 @@ class Run(LightningModule):
             self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     def training_step(self, batch: tuple[Tensor, Tensor, dict[str, Tensor]], step: int) -> Tensor:
-        """The loss of one batch: uint8 images `[B, C, H, W]`, labels `[B]`, and further images by the stream's name."""
+        """The loss of one batch: uint8 images `[B, C, H, W]`, labels `[B]`, and further images by the stream's name.
+
+        An optimizer may compute a step again, with the same draws: it is counted once, and what an objective keeps from
+        step to step is as the first time.
+        """
         images, targets, streams = batch
         model: Any = self._step_model[0]
         share = 1.0
@@ -214,18 +225,39 @@ class Run(LightningModule):
             further = {name: self._further(name, rows, len(images), keys) for name, rows in streams.items()}
             set_streams(self.objective, **further)
         set_progress(self.objective, (self.current_epoch + step / self.trainer.num_training_batches) / self.epochs)
-        loss = self.objective(model, self._pixels(images), targets)
+        again, self._last = step == self._last, step
+        loss = self._loss(model, self._pixels(images), targets, again)
+        if not again:
+            self._count(loss.detach(), step)
+        return loss if share == 1 else loss * share
+
+    def _loss(self, model: Any, images: Tensor, targets: Tensor, again: bool) -> Tensor:
+        if self._passes == 1:
+            loss: Tensor = self.objective(model, images, targets)
+            return loss
+        # Weights that follow the model, as CURE's revision, move once in a step, and are the same in all its passes.
+        state = [v for v in self.objective.state_dict(keep_vars=True).values() if not getattr(v, "requires_grad", True)]
+        now = [value.clone() for value in state]
+        if again:
+            _put_back(state, self._before)
+        else:
+            self._before = now
+        loss = self.objective(model, images, targets)
+        if again:
+            _put_back(state, now)
+        return loss
+
+    def _count(self, loss: Tensor, step: int) -> None:
+        """Add a step to the sums of the epoch."""
         for each in self._objectives:
             for name, value in each.logged.items():
                 self._logged[name] = self._logged.get(name, 0) + value.detach().double()
-        seen = loss.detach()
-        bad = torch.where(seen.isfinite(), NEVER, step)
+        bad = torch.where(loss.isfinite(), NEVER, step)
         self._bad_step = torch.minimum(self._bad_step, bad)
-        self._loss_sum += seen.double()
+        self._loss_sum += loss.double()
         self._steps += 1
         if self._steps % CHECK_EVERY == 0:
             self.check_loss()
-        return loss if share == 1 else loss * share
 
     def _further(self, name: str, rows: Tensor, count: int, keys: tuple[int, int, int]) -> Tensor:
         """As many further images of a step as there are images, augmented, as pixels."""
@@ -332,6 +364,12 @@ class Run(LightningModule):
             raise TypeError(f"images of a set that is trained on must be uint8, 0 to 255, got {images.dtype}")
         images = images.float().div_(255)
         return images if self.device.type == "mps" else images.contiguous(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _put_back(tensors: list[Tensor], values: list[Tensor]) -> None:
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
 
 
 def _seed_draws(seed: int, device: torch.device) -> None:

@@ -3,14 +3,18 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kedge import catalog, data
 from kedge.catalog import Part
 from kedge.data import ImageSet
+from kedge.data.batches import check_sampler
 from kedge.epsilon import parse_epsilon
 from kedge.objectives._weights import balanced_weights
+from kedge.samplers import make_sampler
+from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 
 # What a run knows, by the names of the arguments that get it.
@@ -106,7 +110,7 @@ def make_objective(
 ) -> nn.Module:
     """Nest the objectives that the recipe lists, the innermost last, with what the run knows for those that ask.
 
-    Arguments of these names that the recipe leaves out are filled in: `labels` of the training images `[N]`, `classes`,
+    Arguments of these names that the recipe leaves out are filled in: `labels` of an epoch's images `[N]`, `classes`,
     their names, `num_classes`, `seed`, and `class_weights` where the recipe balances classes.
 
     Args:
@@ -118,10 +122,11 @@ def make_objective(
     Raises:
         ValueError: as of `written`; for an objective that cannot be made with its arguments.
     """
-    known = {"labels": train.labels, "classes": train.class_names, "num_classes": len(train.class_names)}
+    labels = train.labels if recipe.sampler == Recipe.sampler else drawn_labels(recipe, train)
+    known = {"labels": labels, "classes": train.class_names, "num_classes": len(train.class_names)}
     known |= {"seed": recipe.seed, **(models or {})}
     if recipe.class_weights == "balanced":
-        known["class_weights"] = balanced_weights(train.labels, len(train.class_names))
+        known["class_weights"] = balanced_weights(labels, len(train.class_names))
     builders: dict[type, Callable[[Any], Any]] = {Dataset: lambda value: images_of(train, value)}
     if load_model is not None:
         builders[nn.Module] = load_model
@@ -134,6 +139,26 @@ def make_objective(
         objective = catalog.build("objectives", {part.name: values}, *inner, builders=builders, **known)
     assert objective is not None
     return objective
+
+
+def drawn_labels(recipe: Recipe, train: ImageSet) -> Tensor:
+    """The labels of an epoch's images `[N]`, which a sampler can have drawn.
+
+    Raises:
+        DataError: for a sampler that cannot draw from the set.
+        ValueError: for class weights that would correct what the sampler has corrected.
+    """
+    sampler = make_sampler(recipe.sampler)
+    check_sampler(train, sampler)
+    labels = train.labels[sampler(train.labels, 0, recipe.seed)]
+    there, drawn = (torch.bincount(each, minlength=len(train.class_names)) for each in (train.labels, labels))
+    there, drawn = there[there > 0], drawn[there > 0]
+    if recipe.class_weights == "balanced" and drawn.max() - drawn.min() <= 1 < there.max() - there.min():
+        raise ValueError(
+            f"sampler {methods('sampler', recipe.sampler)[0][0]} draws every class equally often, and class_weights "
+            "balanced weighs them so: one of the two is enough, leave out the other"
+        )
+    return labels
 
 
 def images_of(train: ImageSet, value: Any) -> Any:

@@ -14,7 +14,8 @@ import yaml
 
 from kedge import catalog
 from kedge.epsilon import parse_epsilon
-from kedge.own_code import check_allowed, code_in
+from kedge.own_code import check_allowed
+from kedge.training.nested import DEFAULTS, FLAT, ROOMS, check_methods, code_of, flattened, methods, nested, takes
 from kedge.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
@@ -67,7 +68,9 @@ class Recipe:
             leaves it as it is, at random where it is new; `auto`: probe for published weights.
         batch_norm: `frozen` keeps the statistics of batch norm as they are, `train` follows the batches; `auto`: frozen
             where the run starts from trained weights and attacks nothing.
-        optimizer: `sgd`, `adamw` or `auto`.
+        optimizer: the rule of a step, a name or {name: {setting: value}}; a list wraps rules from the outside in, such
+            as [{sam: {rho: 0.1}}, {sgd: {lr: 0.1}}]; `auto`: by network and start. The next keys but two are settings
+            of the innermost, there or here.
         lr: highest learning rate; null: by optimizer, batch and whether the run starts from trained weights or attacks.
         head_lr: factor on the learning rate of the last layer; null: 5 for published weights, else 1.
         layer_decay: factor on the learning rate from each layer to the one before it, nearer to the image.
@@ -77,7 +80,8 @@ class Recipe:
         weight_decay: on weights, not on biases and norms; null: by optimizer.
         clip: largest norm of the gradient; null: no limit.
         ema: decay of the moving average of the weights that is validated and saved, such as 0.999; null: off.
-        schedule: `cosine`, `multistep`, `constant`, `slow-start-fast-decay` or `slow-start-halving`.
+        schedule: how lr goes over the run, a name or {name: {setting: value}}. The next keys are settings of those
+            that have them, there or here.
         warmup: below 1 a fraction of the run, else epochs; null: 0.05, from published weights and for a slow start
             0.3, for the halving one half of the epochs.
         milestones: epochs after which `multistep` multiplies the learning rate by gamma.
@@ -85,6 +89,8 @@ class Recipe:
         start_factor: of `slow-start-fast-decay`: the share of lr that it starts from.
         end_factor: of `slow-start-fast-decay`: the share of lr that it ends at.
         ramp: of `slow-start-fast-decay`: `linear` or `exp`.
+        sampler: which training images an epoch holds, as many as there are: `shuffled` each once, `class-balanced`
+            every class equally often.
         epochs: passes over the training images; null: by the data.
         batch_size: images in a step, over all devices together; null: by the data.
         precision: `auto`, `32`, `bf16` or `16`.
@@ -134,7 +140,7 @@ class Recipe:
     extra: dict[str, str] = field(default_factory=dict)
     head: str = "auto"
     batch_norm: str = "auto"
-    optimizer: str = "auto"
+    optimizer: list[Any] | dict[str, Any] | str = DEFAULTS["optimizer"]
     lr: float | None = None
     head_lr: float | None = None
     layer_decay: float = 1.0
@@ -144,13 +150,14 @@ class Recipe:
     weight_decay: float | None = None
     clip: float | None = None
     ema: float | None = None
-    schedule: str = "cosine"
+    schedule: dict[str, Any] | str = DEFAULTS["schedule"]
     warmup: float | None = None
     milestones: list[float] = field(default_factory=list)
     gamma: float = 0.2
     start_factor: float = 0.01
     end_factor: float = 0.01
     ramp: str = "linear"
+    sampler: dict[str, Any] | str = DEFAULTS["sampler"]
     epochs: int | None = None
     batch_size: int | None = None
     precision: str = "auto"
@@ -172,9 +179,13 @@ class Recipe:
     runs: str = "runs"
 
     def __post_init__(self) -> None:
-        """Spell the names of objectives as their classes are: `cross_entropy` is `CrossEntropy`."""
+        """Spell objectives as their classes are; settings under the name of a method go to fields of their own."""
         if isinstance(self.objective, list):
             self.objective = [_spelled(entry) for entry in self.objective]
+        settings = [f for f in fields(self) if f.name in sum(FLAT.values(), ())]
+        beside = {f.name: value for f in settings if (value := getattr(self, f.name)) not in (f.default, [])}
+        for key, value in self.typed({**beside, **{key: getattr(self, key) for key in ROOMS}}).items():
+            setattr(self, key, value)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str = "") -> "Recipe":
@@ -194,9 +205,13 @@ class Recipe:
 
     @classmethod
     def typed(cls, values: dict[str, Any], source: str = "") -> dict[str, Any]:
-        """`values` in the types of their fields, keys that are none as they are; ValueError for another type."""
-        hints = get_type_hints(cls)
-        return {k: _typed(source, k, value, hints[k]) if k in hints else value for k, value in values.items()}
+        """`values` flat and in the types of their fields, keys that are none as they are.
+
+        Raises ValueError for another type, and for a setting that is there twice with two values.
+        """
+        hints = {key: hint for key, hint in get_type_hints(cls).items() if key not in ROOMS}
+        flat = flattened(values, source)
+        return {k: _typed(source, k, value, hints[k]) if k in hints else value for k, value in flat.items()}
 
     @property
     def world(self) -> int:
@@ -204,11 +219,13 @@ class Recipe:
         return self.devices * self.nodes
 
     def to_yaml(self) -> str:
-        """Return the recipe as YAML, in the order of its fields."""
-        return yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True, width=110)
+        """Return the recipe as YAML, in the order of its fields, settings of a method under its name."""
+        tree = nested(asdict(self), asdict(Recipe()))
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=110)
 
     def check(self, source: str = "") -> None:
         """Raise ValueError for the first value that cannot work, before anything slow starts."""
+        check_methods(vars(self), source)
         for key, allowed in _CHOICES.items():
             value = getattr(self, key)
             if value not in allowed:
@@ -226,8 +243,9 @@ class Recipe:
                 raise ValueError(f"{source}{key} must be {bound}{limit}, not {value}")
         if self.name is not None and (not self.name or self.name.startswith(".") or set(self.name) & set("/\\")):
             raise ValueError(f"{source}name is a folder inside {self.runs}/, it cannot be {self.name!r}")
-        if self.schedule == "multistep" and not self.milestones:
-            raise ValueError(f"{source}schedule multistep needs milestones, such as [60, 120, 160] (epochs)")
+        schedule = methods("schedule", self.schedule)[0][0]
+        if takes("schedule", schedule, "milestones") and not self.milestones:
+            raise ValueError(f"{source}schedule {schedule} needs milestones, such as [60, 120, 160] (epochs)")
         if self.milestones != sorted(self.milestones) or any(m <= 0 for m in self.milestones):
             raise ValueError(f"{source}milestones are rising epochs above 0, not {self.milestones}")
         if self.milestones and self.epochs is not None and self.milestones[-1] >= self.epochs:
@@ -280,8 +298,6 @@ _CHOICES = {
     "class_weights": ("none", "balanced"),
     "head": ("auto", "probe", "leave"),
     "batch_norm": ("auto", "frozen", "train"),
-    "optimizer": ("auto", "sgd", "adamw"),
-    "schedule": ("cosine", "multistep", "constant", "slow-start-fast-decay", "slow-start-halving"),
     "ramp": ("linear", "exp"),
     "keep": ("best", "last"),
     "precision": ("auto", "32", "bf16", "16"),
@@ -329,12 +345,12 @@ def load_recipe(source: "str | Path | dict[str, Any] | Recipe", allow_code: bool
 
     Raises:
         FileNotFoundError: if there is none of that name.
-        ValueError: if it cannot work; for a file whose objective names code, `module:Class`, which training would
-            import and so run, unless `allow_code`, or `kedge.own_code.allow_code()` around the call, says that it may.
+        ValueError: if it cannot work; for a file that names code, `module:Class`, which training would import and so
+            run, unless `allow_code`, or `kedge.own_code.allow_code()` around the call, says that it may.
     """
     recipe = read_recipe(source)
     if not isinstance(source, Recipe | dict) and not allow_code:
-        for name in code_in(recipe.objective):
+        for name in code_of(vars(recipe)):
             check_allowed(name, f"{source}: objective")
     return recipe
 

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from kedge import objectives
+from kedge import catalog, objectives
 from kedge.data import ImageSet
 from kedge.data.augment import CROP
 from kedge.data.batches import photo_workers
 from kedge.devices import chosen_device
+from kedge.optim.rules.adamw import FEW
+from kedge.training.nested import innermost, methods, short
 from kedge.training.objective import objective_class
 from kedge.training.recipe import Recipe
 
@@ -28,7 +30,6 @@ __all__ = [
 ]
 
 STEPS = 200  # of fine-tuning from published weights, at least where that takes no more than 50 epochs
-FEW = 100  # images to train on, below which a lower rate moves a fitted probe to less harm
 FOLDS = 3  # of fewer than FEW images, of which a tenth is too few to judge a training by
 SMALL = 64  # pixels of a side up to which a set is trained from scratch, in memory
 
@@ -151,28 +152,28 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
 def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape: tuple[int, int, int]) -> Recipe:
     """Fill in optimizer, learning rate, weight decay and epochs by what the network is and starts from."""
     assert recipe.batch_size is not None
-    optimizer, attacking = recipe.optimizer, _attacking(recipe)
+    attacking = _attacking(recipe)
     tuned = bool(recipe.pretrained) and not attacking  # measured on photos: docs/train-your-own.md
-    if optimizer == "auto":  # transformers and their kin train badly with SGD
+    *wrappers, (rule, settings) = methods("optimizer", recipe.optimizer)
+    if rule == "auto":  # transformers and their kin train badly with SGD
         transformer = any(isinstance(m, nn.LayerNorm) for m in network.modules())
-        optimizer = "adamw" if transformer or (tuned and recipe.lr is None) else "sgd"
-    lr, decay, epochs = recipe.lr, recipe.weight_decay, recipe.epochs
+        rule = "adamw" if transformer or (tuned and recipe.lr is None) else "sgd"
     started = recipe.pretrained or recipe.init_from is not None
-    if lr is None and optimizer == "sgd":  # linear in the batch size (Goyal et al., 2017)
-        # What is trained on attacked images has as much to learn as from scratch.
-        lr = (0.1 if attacking or not started else 0.02) * recipe.batch_size / 128
-    elif lr is None:
-        lr = 3e-4 if tuned and count >= FEW else 1e-4 if started else 1e-3
-    if decay is None:
-        decay = 5e-4 if optimizer == "sgd" else 0.05
+    usual = _usual(rule, recipe.batch_size, count, bool(started), tuned, attacking)
+    lr = usual.get("lr") if recipe.lr is None else recipe.lr
+    decay = usual["weight_decay"] if recipe.weight_decay is None else recipe.weight_decay
+    if lr is None:
+        raise ValueError(f"nothing is known of the learning rate of optimizer {rule}: say lr")
+    epochs = recipe.epochs
     if epochs is None:
         steps = -(-count // recipe.batch_size)
         few = max(6, min(50, -(-STEPS // steps)))
         epochs = few if tuned else 10 if started else 30 if max(image_shape[1:]) <= SMALL else 40
     warmup = recipe.warmup
     if warmup is None:
-        usual = 0.3 if tuned else 0.05
-        warmup = {"slow-start-fast-decay": 0.3, "slow-start-halving": 0.5}.get(recipe.schedule, usual)
+        schedule, usual_warmup = methods("schedule", recipe.schedule)[0][0], 0.3 if tuned else 0.05
+        own = ":" in schedule
+        warmup = usual_warmup if own else catalog.stated("optim.schedules", schedule, "WARMUP", usual_warmup)
     head = ("probe" if tuned else "leave") if recipe.head == "auto" else recipe.head
     head_lr = (5.0 if tuned else 1.0) if recipe.head_lr is None else recipe.head_lr
     norm = recipe.batch_norm
@@ -180,7 +181,7 @@ def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape:
         norm = "frozen" if started and not attacking else "train"
     resolved = replace(
         recipe,
-        optimizer=optimizer,
+        optimizer=short([*wrappers, (rule, settings)]),
         lr=lr,
         weight_decay=decay,
         epochs=epochs,
@@ -191,6 +192,15 @@ def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape:
     )
     resolved.check()  # milestones against the epochs, the batch against the devices
     return resolved
+
+
+def _usual(rule: str, batch_size: int, count: int, trained: bool, tuned: bool, attacking: bool) -> dict[str, float]:
+    """The rate and the weight decay that a rule has where a recipe says none; of one's own it may say no rate."""
+    usual = getattr(catalog.get("optim.rules", rule), "usual", None)
+    if usual is None:
+        return {"weight_decay": 0.0}
+    values: dict[str, float] = usual(batch_size, count, trained, tuned, attacking)
+    return values
 
 
 def _anchored_attack(entries: list[Any]) -> list[Any]:
@@ -237,7 +247,10 @@ def reasons(given: Mapping[str, Any], recipe: Recipe, count: int) -> str | None:
     if given.get("epochs") is None:
         steps = recipe.epochs * -(-count // recipe.batch_size)
         words.append(f"{recipe.epochs} epochs ({steps} steps; {STEPS} where 6 to 50 epochs give them)")
-    if given.get("lr") is None and recipe.optimizer == "adamw":
+    rates = [
+        _usual(innermost(recipe.optimizer), recipe.batch_size, n, True, True, False).get("lr") for n in (FEW - 1, FEW)
+    ]
+    if given.get("lr") is None and rates[0] != rates[1]:
         words.append(f"lr {recipe.lr:g} ({'below' if count < FEW else 'from'} {FEW} images)")
     if given.get("batch_norm", "auto") == "auto" and recipe.batch_norm == "frozen":
         words.append("batch norm with its published statistics")

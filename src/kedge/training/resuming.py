@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from kedge.files import write_text
-from kedge.own_code import code_in, sources
+from kedge.own_code import sources
 from kedge.regular import file_digest
 from kedge.training.digests import RUN_FORMAT, checkpoint_digests, plain, recipe_digest, settle, stamp
 from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.may_change import MAY_CHANGE, PLACES, may_grow
+from kedge.training.nested import code_of
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 
@@ -40,7 +41,7 @@ def check_run(folder: RunFolder, facts: dict[str, Any], within: dict[str, Any] |
     elif "digests" not in facts:
         lines.append("the run is of an earlier version, without digests: whether its recipe, its images and its "
                      "checkpoint are those it had cannot be checked; from now on they are")  # fmt: skip
-    now = sources(code_in((facts.get("recipe") or {}).get("objective")))
+    now = sources(code_of(facts.get("recipe") or {}))
     for module, before in (facts.get("code") or {}).items():
         if now.get(module) not in (None, before):
             lines.append(f"careful: the module {module} was changed since the run began: it goes on as it is now")

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import fully_shard
 
 from kedge.anchoring import PixelModel
 from kedge.objectives import Objective
+from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 
 __all__ = ["Sharded", "check_shardable", "here", "put_together", "shard"]
@@ -40,6 +41,8 @@ def check_shardable(recipe: Recipe, objective: nn.Module) -> None:
     for name, there in asked.items():
         if there:
             raise ValueError(f"{name} {getattr(recipe, name)} does not go with shard: leave one of them out")
+    if wrappers := methods("optimizer", recipe.optimizer)[:-1]:
+        raise ValueError(f"optimizer {wrappers[0][0]} looks at whole weights, which shard takes apart: leave one out")
     for each in objective.modules():
         if isinstance(each, Objective) and type(each).on_gradients is not Objective.on_gradients:
             raise ValueError(f"{type(each).__name__} changes gradients of whole weights, which shard takes apart")

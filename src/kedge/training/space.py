@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from kedge.full_disk import check_space
+from kedge.training.build import make_rule
 from kedge.training.folder import RunFolder
 from kedge.training.recipe import Recipe
 
@@ -24,7 +26,7 @@ def least_room(recipe: Recipe, model: nn.Module, resumed: bool, attacking: bool)
     assert recipe.epochs is not None
     weights = _bytes(model.state_dict().values())
     trained = _bytes(p for p in model.parameters() if p.requires_grad)
-    moments = 2 if recipe.optimizer == "adamw" else 1 if recipe.momentum else 0
+    moments = _moments(recipe)
     checkpoint = weights + moments * trained + (weights if recipe.ema is not None else 0)
     if resumed:
         return checkpoint
@@ -36,6 +38,16 @@ def least_room(recipe: Recipe, model: nn.Module, resumed: bool, attacking: bool)
     kept += 1 if recipe.init_from is not None else 0
     kept += 1 if attacking else 0
     return max(checkpoints, checkpoint + weights) + kept * weights + folds
+
+
+def _moments(recipe: Recipe) -> int:
+    """How many tensors like the weights the optimizer keeps: seen after a step with two weights."""
+    weights = nn.Parameter(torch.ones(2))
+    optimizer = make_rule(recipe, [weights])
+    weights.grad = torch.ones(2)
+    optimizer.step(lambda: 0.0)
+    values = optimizer.state.get(weights, {}).values()
+    return sum(isinstance(v, Tensor) and v.shape == weights.shape for v in values)
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

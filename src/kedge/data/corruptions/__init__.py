@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from kedge.data.corruptions._base import Corruption, Levels, corruption, groups, known
-from kedge.data.seeds import derive_keys
+from kedge.seeds import derive_keys
 
 __all__ = [
     "CBAR",

@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from kedge.data.seeds import GAMMA, hashed
+from kedge.seeds import GAMMA, hashed
 
 _BITS = 24  # what float32 holds exactly
 _FEW = 10.0  # Poisson rates below which counting up is used

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from kedge.data.corruptions._draws import normal, uniform
 from kedge.data.corruptions.fog import plasma
-from kedge.data.seeds import derive_keys
+from kedge.seeds import derive_keys
 
 COUNT = 5
 VERSION = 2  # rises when the pictures change, so that what was measured on others is not taken for it

@@ -1,4 +1,4 @@
-"""Slow start, fast decay: the learning rate of adversarial fine-tuning.
+"""A slow rise to the full rate, then a fast decay: the learning rate of adversarial fine-tuning.
 
 Source: Jeddi, Shafiee and Wong, "A Simple Fine-tuning Is All You Need: Towards Robust Deep Learning Via Adversarial
 Fine-tuning", 2020, arXiv 2012.13628. The paper gives the idea in words, a rate that starts small, rises gradually and
@@ -8,9 +8,20 @@ then decays steeply; its formula could not be recovered. What is here is our rea
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["SlowStartFastDecay", "SlowStartHalving"]
+from kedge.catalog import Info
+from kedge.optim.schedules._checks import check_factor, check_whole
+
+info = Info(
+    "A Simple Fine-tuning Is All You Need: Towards Robust Deep Learning Via Adversarial Fine-tuning",
+    "Jeddi et al.",
+    "arXiv",
+    2020,
+    "https://arxiv.org/abs/2012.13628",
+    "abstract",
+)
 
 RAMPS = ("linear", "exp")
+WARMUP = 0.3  # of a run that does not say
 
 
 class SlowStartFastDecay(LambdaLR):
@@ -47,14 +58,14 @@ class SlowStartFastDecay(LambdaLR):
         end_factor: float = 0.01,
         ramp: str = "linear",
     ) -> None:
-        _check_whole("total_steps", total_steps)
+        check_whole("total_steps", total_steps)
         if not 0 <= warmup < 1:
             raise ValueError(
                 f"warmup is the share of the run in which the rate rises, in [0, 1), got {warmup}: "
                 "0.3 is the first 30 % of the steps"
             )
-        _check_factor("start_factor", start_factor)
-        _check_factor("end_factor", end_factor)
+        check_factor("start_factor", start_factor)
+        check_factor("end_factor", end_factor)
         if ramp not in RAMPS:
             raise ValueError(f"ramp must be one of {RAMPS}, got {ramp!r}")
         # A whole number, so that one step runs at the full rate; less than T, so that a short run has that step.
@@ -69,44 +80,13 @@ class SlowStartFastDecay(LambdaLR):
         super().__init__(optimizer, factor)
 
 
-class SlowStartHalving(LambdaLR):
-    """Up in equal jumps for `rise` epochs, then multiplied by `gamma` each epoch; constant within an epoch.
-
-    Epoch k (from 0) runs at f(k) times the rate that the optimizer was made with, the peak:
-
-        f(k) = (k + 1) / rise               k < rise
-        f(k) = gamma^(k - rise + 1)         k ≥ rise
-
-    A step-wise form of the same idea, seen in a public re-implementation of arXiv 2012.13628: it multiplies its
-    optimizer's rate by 1 to 5 over five epochs and then halves it each epoch; give five times that rate here.
-
-    Args:
-        optimizer: its rates are the peaks, one for each parameter group.
-        steps_per_epoch: optimizer steps in an epoch; `step()` is called after each of them.
-        rise: epochs until the peak, whose last runs at the peak; 1 or more.
-        gamma: what the rate is multiplied by at every epoch after the rise, in (0, 1].
-
-    Raises:
-        ValueError: for values out of range.
-    """
-
-    def __init__(self, optimizer: Optimizer, steps_per_epoch: int, rise: int = 5, gamma: float = 0.5) -> None:
-        _check_whole("steps_per_epoch", steps_per_epoch)
-        _check_whole("rise", rise)
-        _check_factor("gamma", gamma)
-
-        def factor(step: int) -> float:
-            epoch = step // steps_per_epoch
-            return (epoch + 1) / rise if epoch < rise else gamma ** (epoch - rise + 1)
-
-        super().__init__(optimizer, factor)
-
-
-def _check_whole(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number, 1 or more, got {value!r}")
-
-
-def _check_factor(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ValueError(f"{name} must be in (0, 1], a share of the full rate, got {value}")
+def for_run(
+    optimizer: Optimizer,
+    steps: int,
+    warmup: int,
+    start_factor: float = 0.01,
+    end_factor: float = 0.01,
+    ramp: str = "linear",
+) -> LambdaLR:
+    """As `SlowStartFastDecay`, with the rise in steps."""
+    return SlowStartFastDecay(optimizer, steps, warmup / steps, start_factor, end_factor, ramp)

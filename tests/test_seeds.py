@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kedge.data.seeds import GAMMA, derive_keys, derive_seed, generator, hashed, splitmix64
+from kedge.seeds import GAMMA, derive_keys, derive_seed, generator, hashed, splitmix64
 
 # first outputs of the published C program for the state 1234567
 KNOWN = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]

@@ -1,0 +1,1 @@
+"""Rules by which a step moves the weights: `torch.optim` optimizers, and wrappers round one."""
