@@ -35,6 +35,20 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "trades": {"objective": [{"anchored": {"alpha": 0}}, {"trades": {"attack": CLIMB}}, "cross_entropy"]},
     },
+    "optim.rules": {
+        "adamw": {"optimizer": {"adamw": {"lr": 0.002, "weight_decay": 0.1}}},
+        "orthograd": {"optimizer": ["orthograd", {"sgd": {"lr": 0.05}}]},
+        "sam": {"optimizer": [{"sam": {"rho": 0.05}}, {"sgd": {"lr": 0.05}}], "ema": 0.9},
+        "sgd": {"optimizer": {"sgd": {"lr": 0.05, "momentum": 0.8, "nesterov": False}}},
+    },
+    "optim.schedules": {
+        "constant": {"schedule": "constant"},
+        "cosine": {"schedule": {"cosine": {"warmup": 0.2}}},
+        "multistep": {"schedule": {"multistep": {"milestones": [1], "gamma": 0.5}}},
+        "slow_start_fast_decay": {"schedule": "slow-start-fast-decay"},
+        "slow_start_halving": {"schedule": "slow-start-halving"},
+    },
+    "samplers": {"class_balanced": {"sampler": "class-balanced"}, "shuffled": {"sampler": "shuffled"}},
 }
 TINY = {
     "data": "digits", "model": "kedge_resnet_small", "arguments": {"width": 4}, "train_images": 160, "batch_size": 40,
