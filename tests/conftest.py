@@ -2,6 +2,7 @@ import os
 
 import pytest
 
+from tests.dropping import drop as drop
 from tests.hub_stand_in import serving
 
 # Tests import onnxruntime by themselves, which else writes an identifier of the machine below the home folder.

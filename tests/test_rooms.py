@@ -1,13 +1,10 @@
 """The rooms of scores, attacks, corruptions and steps: what every file has, and that a method is one file."""
 
 import dataclasses
-import importlib
 import inspect
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,60 +23,15 @@ from kedge.deploy import card_text
 from kedge.evaluation import Attacks
 from kedge.evaluation import evaluate as evaluated
 from kedge.reporting.page import page
+from tests.dropping import from_docs
 
 ROOMS = ("scores", "attacks", "data.corruptions", "postprocess")
 FILES = [(room, name) for room in ROOMS for name in catalog.names(room)]
 
 
-def from_docs(page: str, line: str) -> str:
-    """The file that a page of the docs shows as a method of one's own."""
-    text = (Path(__file__).parents[1] / "docs" / page).read_text(encoding="utf-8")
-    (file,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if line in block)
-    return file
-
-
 LOUDEST = from_docs("scores.md", "class Loudest")
 NUDGE = from_docs("attacks.md", "class Nudge")
 NEGATIVE = from_docs("corruptions.md", "def negative")
-
-
-@pytest.fixture
-def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, str, str], None]]:
-    """Puts a file into a room: a folder beside that of kedge, in which all else is kedge's."""
-    home = tmp_path / "kedge"
-    dropped = []
-
-    def clear() -> None:
-        catalog.names.cache_clear()
-        catalog.class_names.cache_clear()
-
-    def mirror(folder: Path, room: Path) -> None:
-        if not folder.is_dir() or folder.is_symlink():
-            source = room.resolve()
-            folder.unlink(missing_ok=True)
-            folder.mkdir()
-            for each in source.iterdir():
-                (folder / each.name).symlink_to(each)
-
-    def put(room: str, name: str, text: str) -> None:
-        folder, source = home, catalog.HOME.resolve() if not home.exists() else Path(kedge.__file__).parent
-        mirror(folder, source)
-        for part in room.split("."):
-            folder, source = folder / part, source / part
-            mirror(folder, source)
-        (folder / f"{name}.py").write_text(text)
-        package = importlib.import_module(f"kedge.{room}")
-        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-        monkeypatch.setattr(catalog, "HOME", home)
-        dropped.append((package, name))
-        clear()
-
-    yield put
-    for package, name in dropped:
-        sys.modules.pop(f"{package.__name__}.{name}", None)
-        vars(package).pop(name, None)
-    corruptions.corruption.cache_clear()
-    clear()
 
 
 @pytest.fixture

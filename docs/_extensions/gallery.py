@@ -84,9 +84,7 @@ def overview(room):
         info = catalog.info(room, name)
         source = "" if info is None else f"[{info.cite or info.title}]({info.url})" if info.url else info.cite
         lines.append(f"| [`{name}`]({name}.md) | {catalog.summary(room, name)} | {source} |")
-    own = DOCS / "add" / f"{room}.md"
-    if own.is_file():
-        lines += ["", f"One of your own: [how](../../add/{room}.md)."]
+    lines += ["", "[A method of your own](../../add-your-own.md) is one more file."]
     names = "\n".join(catalog.names(room))
     return "\n".join([*lines, "", "```{toctree}", ":hidden:", "", names, "```", ""])
 

@@ -229,15 +229,18 @@ def _literal(lines: list[str]) -> Any:
 def argument_names(room: str, name: str) -> tuple[str, ...]:
     """The arguments of a method, or of `for_run` beside it, as its file writes them, which is read without importing.
 
-    Arguments that a class takes on to the one that it extends are not among them.
+    Arguments that a class takes on to the one that it extends are not among them. Only of a class that has no arguments
+    of its own, but those of the one that it extends, the file is imported.
     """
     nodes = [node for node in ast.parse(_text(room, name)).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     for node in sorted(nodes, key=lambda node: node.name != "for_run"):
         if node.name != "for_run" and _plain(node.name) != _plain(name):
             continue
         inits = [n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"]
-        function = node if isinstance(node, ast.FunctionDef) else inits[0] if inits else None
-        names = [] if function is None else [a.arg for a in (*function.args.args, *function.args.kwonlyargs)]
+        if isinstance(node, ast.ClassDef) and not inits:
+            return tuple(arguments(get(room, name)))
+        function = node if isinstance(node, ast.FunctionDef) else inits[0]
+        names = [a.arg for a in (*function.args.args, *function.args.kwonlyargs)]
         return tuple(n for n in names if n != "self")
     return ()
 

@@ -47,9 +47,9 @@ def parser() -> ArgumentParser:
     made.add_argument("--allow_code", action="store_true", help=ALLOW_CODE)
     made.add_argument("--print_config", action="store_true", help="print the recipe as YAML and do nothing else")
     made.add_class_arguments(Recipe, None)
-    for key, room in ROOMS.items():
+    for key, room in {"objective": "objectives", **ROOMS}.items():
         action = made._option_string_actions[f"--{key}"]
-        action.help = f"{action.help}; {', '.join(catalog.names(room)).replace('_', '-')}"
+        action.help = f"{str(action.help).rstrip('.')}; there are {', '.join(catalog.names(room)).replace('_', '-')}."
     return made
 
 
