@@ -88,7 +88,7 @@ def test_printing_does_nothing_else(command, small):
         ({"evaluation": {"severities": [6]}}, "severities are of 1 to 5, not 6"),
         ({"evaluation": {"references": "best"}}, "references is a number, blt or adaptive, not 'best'"),
         ({"base": {"model": "kedge_resnet_smal"}}, "kedge_resnet_small"),
-        ({"base": {"objective": ["CrossEntropi"]}}, "Did you mean 'CrossEntropy'"),
+        ({"base": {"objective": ["CrossEntropi"]}}, "did you mean cross_entropy"),
     ],
 )
 def test_names_that_are_none_are_said_before_training(command, small, tmp_path, change, words):

@@ -1,5 +1,7 @@
 """Several processes that share a batch compute what one does: parameters and statistics after steps of training."""
 
+import multiprocessing
+
 import pytest
 import torch
 from torch import nn
@@ -157,7 +159,9 @@ def one_of(rank, world, folder):
 def together(request, tmp_path_factory):
     """What every process ended with, by its rank."""
     folder, world = tmp_path_factory.mktemp("processes"), request.param
-    torch.multiprocessing.start_processes(one_of, args=(world, folder), nprocs=world, start_method="fork")
+    # Not forked from this process: autograd has threads here once a test before this one needed them.
+    multiprocessing.set_forkserver_preload([__name__])
+    torch.multiprocessing.start_processes(one_of, args=(world, folder), nprocs=world, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 
