@@ -289,6 +289,31 @@ class Part:
         """The types that each argument is annotated with, those of a union apart."""
         return _kinds(self.method)
 
+    def check_arguments(self) -> None:
+        """Raise ValueError for a value that is written for no argument of the method."""
+        known = self.arguments
+        for key in self.values:
+            if key not in known:
+                raise ValueError(
+                    f"{_words(self.room)} {self.name} has no argument {key!r}{near_names(key, list(known))}"
+                )
+
+    def make(self, *inner: Any, builders: Mapping[type, Callable[[Any], Any]] | None = None, **context: Any) -> Any:
+        """What the method makes; see `build`."""
+        self.check_arguments()
+        asked, kinds = self.arguments, self.kinds
+        made = {
+            key: _made(kinds.get(key, ()), value, f"{self.name}: {key}", builders or {}, context)
+            for key, value in self.values.items()
+        }
+        made |= {key: value for key, value in context.items() if key in asked and key not in made}
+        if missing := self.missing(len(inner), made):
+            raise ValueError(self.say_missing(missing))
+        try:
+            return self.method(*inner, **made)
+        except TypeError as error:
+            raise ValueError(f"{_words(self.room)} {self.name} cannot be made with {self.values}: {error}") from error
+
 
 def parts(room: str, spec: Any) -> list[Part]:
     """The methods that a spec names, itself first, then those that its arguments are built from; nothing is built.
@@ -326,20 +351,7 @@ def build(
     Raises:
         ValueError: for a name, an argument or a value that cannot be, naming it.
     """
-    part = _part(room, spec)
-    name, method, values, asked = part.name, part.method, part.values, part.arguments
-    kinds = part.kinds
-    made = {
-        key: _made(kinds.get(key, ()), value, f"{name}: {key}", builders or {}, context)
-        for key, value in values.items()
-    }
-    made |= {key: value for key, value in context.items() if key in asked and key not in made}
-    if missing := part.missing(len(inner), made):
-        raise ValueError(part.say_missing(missing))
-    try:
-        return method(*inner, **made)
-    except TypeError as error:
-        raise ValueError(f"{_words(room)} {name} cannot be made with {values}: {error}") from error
+    return _part(room, spec).make(*inner, builders=builders, **context)
 
 
 def spelled(room: str, spec: Any) -> tuple[str, dict[str, Any]]:
@@ -356,12 +368,9 @@ def spelled(room: str, spec: Any) -> tuple[str, dict[str, Any]]:
 def _part(room: str, spec: Any) -> Part:
     """The method that a spec names, with the arguments that it has."""
     name, values = spelled(room, spec)
-    method = get(room, name)
-    known = arguments(method)
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{_words(room)} {name} has no argument {key!r}{near_names(key, list(known))}")
-    return Part(room, name, method, values)
+    part = Part(room, name, get(room, name), values)
+    part.check_arguments()
+    return part
 
 
 def _room(kinds: tuple[Any, ...], value: Any) -> str | None:

@@ -35,7 +35,8 @@ __all__ = [
 
 NAME = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)(?P<call>\(\))?")
 ALLOW_CODE = (  # what the command line says of its flag
-    "import classes that the objective names as module:Class, and so run their module, from the working folder too; "
+    "import the code that is named as module:NAME (in objective, optimizer, schedule, sampler), and so run its module, "
+    "from the working folder too; "
     "look at it first: no recipe, run or experiment says so itself"
 )
 _ALLOWED: ContextVar[bool] = ContextVar("kedge_allow_code", default=False)

@@ -183,6 +183,8 @@ def test_what_are_no_class_shares_is_refused(command, run_folder, words, match):
     [
         {"class_weights": "balanced"},
         {"objective": [{"CrossEntropy": {"class_weights": [1.0] * 10}}]},
+        {"sampler": "class-balanced"},
+        {"sampler": {"mine:rare_first": {"share": 0.5}}},
     ],
 )
 def test_a_run_that_weighed_its_classes_is_refused_a_prior(command, run_folder, weighed):
@@ -191,8 +193,19 @@ def test_a_run_that_weighed_its_classes_is_refused_a_prior(command, run_folder, 
     (run_folder / "recipe.yaml").write_text(
         Recipe.from_dict({"name": "first", "data": "digits", "image_size": 8, **weighed}).to_yaml()
     )
-    with pytest.raises(ValueError, match=r"trained with class_weights .*correct twice"):
+    with pytest.raises(ValueError, match=r"trained with (class_weights|sampler) .*correct twice"):
         command("calibrate", run_folder, "--step", "class_prior")
+
+
+def test_a_head_fitted_to_equal_classes_is_refused_a_prior(command, run_folder):
+    """Two phases leave the probabilities of equally frequent classes, and a recipe that does not say so."""
+    for how, words in (("two-phase", "--how two-phase, which counts.*correct twice"), ("finetune", None)):
+        (run_folder / "run.json").write_text(json.dumps({"adaptation": {"how": how}}))
+        if words is None:
+            command("calibrate", run_folder, "--step", "class_prior")
+        else:
+            with pytest.raises(ValueError, match=words):
+                command("calibrate", run_folder, "--step", "class_prior")
 
 
 def test_shares_of_training_must_be_known(command, model_folder):

@@ -312,3 +312,23 @@ def test_settings_beside_the_names_have_the_defaults_of_the_methods():
             for setting, parameter in catalog.arguments(getattr(module, "for_run", method)).items():
                 if setting in FLAT[key] and isinstance(usual[setting], int | float | str):
                     assert parameter.default == usual[setting], (name, setting)
+
+
+def test_sam_goes_nearby_with_the_weights_that_learn_alone():
+    """Beside a group whose rate is 0 the step is the one without that group, by hand."""
+    w, closure = least_squares()
+    still = nn.Parameter(torch.full((50,), 3.0))
+
+    def with_more():
+        still.grad = None
+        loss = closure() + 100 * still.square().sum()
+        loss.backward(inputs=[still])
+        return loss.detach()
+
+    rule = SAM(torch.optim.SGD([{"params": [w]}, {"params": [still], "lr": 0.0}], lr=0.1), rho=0.5)
+    seen = []
+    rule.step(lambda: (seen.append(still.detach().clone()), with_more())[1])
+    here = np.array(START)
+    g = slope(here)
+    np.testing.assert_allclose(w.detach(), here - 0.1 * slope(here + 0.5 * g / np.linalg.norm(g)), rtol=1e-5)
+    assert all(torch.equal(each, torch.full((50,), 3.0)) for each in [*seen, still.detach()])

@@ -62,3 +62,9 @@ def test_state_survives_a_checkpoint():
         assert again.param_groups[0]["lr"] == whole[step]
         again.step()
         resumed.step()
+
+
+@pytest.mark.parametrize("floor", [-0.1, 1.5])
+def test_the_floor_of_the_cosine_is_a_share(floor):
+    with pytest.raises(ValueError, match=f"floor .* 0 to 1, got {floor}"):
+        rates(lambda o: cosine(o, 10, floor=floor), 1)

@@ -255,6 +255,18 @@ def test_a_run_that_learns_from_one_trained_on_its_validation_images_says_so(tin
     assert "was trained on" in capsys.readouterr().out
 
 
+def test_a_teacher_that_saw_what_the_folds_judge_by_is_said(tiny, outliers, tmp_path, capsys):
+    for i, path in enumerate(sorted(outliers.iterdir())[:20]):
+        place = tmp_path / "photos" / "ab"[i % 2] / path.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    fields = {"classes": None, "data": str(tmp_path / "photos"), "epochs": 1, "batch_size": 10, "anchored": False}
+    teacher = fit(tiny(name="teacher", val_fraction=0.2, **fields), progress=False)
+    objective = [{"Distill": {"teacher": str(teacher.folder)}}, "CrossEntropy"]
+    fit(tiny(objective=objective, folds=2, **fields), progress=True)
+    assert "was trained on 16 of its 20 images that its 2 folds judge by" in capsys.readouterr().out
+
+
 def test_a_student_at_weight_0_trains_as_without_a_teacher(tiny):
     teacher = fit(tiny(name="teacher", epochs=1), progress=False)
     objective = [{"Distill": {"teacher": str(teacher.folder), "weight": 0}}, "CrossEntropy"]

@@ -175,3 +175,12 @@ def test_own_code_is_named_and_not_imported(tmp_path):
 def test_a_run_may_grow_where_its_schedule_counts_epochs(schedule, grows):
     recipe = Recipe(schedule=schedule, warmup=0.0, epochs=3, milestones=[1.0], objective=["CrossEntropy"])
     assert may_grow(recipe, 5) is grows
+
+
+@pytest.mark.parametrize("flag", ["--optimizer.sgd.lr", "--objective.Anchored.alpha=0.3", "--schedule.cosine"])
+def test_a_dotted_flag_is_told_how_to_write_it(flag, capsys):
+    assert main(["train", flag, "0.3", "--print_config"]) == 2
+    key, name = flag.removeprefix("--").split(".")[:2]
+    said = capsys.readouterr().err
+    assert f"--{key} '{{{name}: {{SETTING: VALUE}}}}'" in " ".join(said.split())
+    assert "NestedArg" not in said

@@ -89,6 +89,10 @@ def test_a_file_never_says_so_itself(evil, tiny):
     with own_code.allow_code():
         assert load_recipe(evil / "own.yaml").objective == ["evil:Loss"]
     assert load_recipe(evil / "own.yaml", allow_code=True).objective == ["evil:Loss"]
+    for key in ("optimizer", "schedule", "sampler"):
+        (evil / "other.yaml").write_text(f"data: digits\n{key}: {{'evil:Loss': {{}}}}\n")
+        with pytest.raises(ValueError, match=rf"{key} evil:Loss is Python code"):
+            load_recipe(evil / "other.yaml")
     assert not (evil / "marker").exists()  # reading is not running
 
 

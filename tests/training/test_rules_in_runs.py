@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import kedge
 from kedge import catalog
 from kedge.training import fit
 from kedge.training.build import make_optimizer, step_passes
@@ -167,3 +168,50 @@ def test_every_schedule_runs_in_a_recipe(tiny, name):
     rates = [row["lr"] for row in fit(tiny(schedule=name, lr=0.1, **fields), progress=False).history]
     assert len(rates) == 2
     assert max(rates) <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"schedule": {"cosine": {"floor": "low"}}}, "cosine: floor: 'low' is not a number"),
+        ({"schedule": {"cosine": {"floor": 1.5}}}, "floor .* 0 to 1, got 1.5"),
+        ({"optimizer": [{"sam": {"rho": -1}}, "sgd"]}, "rho is a distance"),
+        ({"objective": ["Distill", "CrossEntropy"], "anchored": False}, "outputs of the teacher, 7, are not"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_a_run_has_a_folder(tiny, tmp_path, fields, words):
+    teacher = kedge.plain(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7)), example=(1, 8, 8))
+    with pytest.raises(ValueError, match=words):
+        fit(tiny(**fields), models={"teacher": teacher} if "objective" in fields else None, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_setting_of_a_schedule_may_be_a_text_that_is_a_number(tiny):
+    """As YAML reads 1e-1."""
+    rates = [
+        fit(tiny(schedule={"cosine": {"floor": floor}}, name=str(floor)), progress=False).history[-1]["lr"]
+        for floor in ("1e-1", 0.1, 0.0)
+    ]
+    assert rates[0] == rates[1] > rates[2]
+
+
+def test_ones_own_schedule_refuses_a_setting_that_it_does_not_have(tiny, tmp_path, monkeypatch):
+    (tmp_path / "own_rates.py").write_text(
+        "from torch.optim.lr_scheduler import LambdaLR\n"
+        "def level(optimizer, steps, share=0.5):\n    return LambdaLR(optimizer, lambda step: share)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"no argument 'shear'.*share"):
+        fit(tiny(schedule={"own_rates:level": {"shear": 0.1}}), progress=False)
+    assert not (tmp_path / "run").exists()
+    result = fit(tiny(schedule={"own_rates:level": {"share": 0.25}}, lr=0.04), progress=False)
+    assert result.history[-1]["lr"] == 0.01
+
+
+def test_weights_of_an_objective_that_it_makes_for_the_model_are_not_shared_out(tiny, tmp_path):
+    teacher = kedge.plain(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4)), example=(1, 8, 8))
+    objective = [{"FeatureDistill": {"layer": "fc", "teacher_layer": "network.1"}}, "CrossEntropy"]
+    recipe = tiny(objective=objective, anchored=False, devices=2, shard=True)
+    with pytest.raises(ValueError, match="FeatureDistill has weights of its own"):
+        fit(recipe, models={"teacher": teacher}, progress=False)
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kedge.catalog import names
+from kedge.catalog import names, stated
 from kedge.cli.parse import separated
 from kedge.cli.ranges import check_values
 from kedge.cli.resolve_model import Source, find
@@ -150,12 +150,22 @@ def _shares(texts: list[str] | None, flag: str) -> Any:
 
 def _check_unweighted(source: Source) -> None:
     """Raise ValueError where the run weighed its classes: its logits are not of the shares of its training images."""
+    from kedge.training.nested import DEFAULTS, methods
+    from kedge.training.recorded import recorded_facts
+
     recipe = source.recipe()
     weighs = [
         f"{key} {value}"
-        for key, value in _entries({key: recipe.get(key) for key in ("class_weights", "objective", "sampler")})
+        for key, value in _entries({key: recipe.get(key) for key in ("class_weights", "objective")})
         if (key == "class_weights" and value not in (None, "none")) or "balanced" in f"{key} {value}".lower()
     ]
+    sampler = methods("sampler", recipe.get("sampler", DEFAULTS["sampler"]))[0][0]
+    if sampler != DEFAULTS["sampler"]:  # what one of the user's own draws is not known
+        weighs.append(f"sampler {sampler}")
+    facts = recorded_facts(source.run) if source.run is not None and (source.run / "run.json").is_file() else {}
+    how = (facts.get("adaptation") or {}).get("how")
+    if how is not None and stated("procedures", how, "equal_classes", False):
+        weighs.append(f"--how {how}")
     if weighs:
         raise ValueError(
             f"{source.name} was trained with {weighs[0]}, which counts the classes in other shares than its training "

@@ -8,9 +8,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from kedge import catalog
-from kedge.own_code import ALLOW_CODE, allow_code, check_allowed, working_folder_first
+from kedge.own_code import ALLOW_CODE, allow_code, working_folder_first
 from kedge.rejection import in_words
-from kedge.training.nested import ROOMS, code_of
+from kedge.training.nested import ROOMS, check_code
 from kedge.training.recipe import Recipe, read_recipe, recipe_names
 
 DESCRIPTION = """Train a classifier on images.
@@ -27,6 +27,14 @@ class _Parser(ArgumentParser):
         given = list(sys.argv[1:] if args is None else args)
         # Not handed on: jsonargparse has a --print_config of its own, which prints its own view of the flags.
         kept = [argument for argument in given if argument != "--print_config"]
+        for argument in kept:
+            key, dot, below = argument.removeprefix("--").partition(".")
+            if argument.startswith("--") and dot and key in ("objective", *ROOMS):
+                name = below.partition("=")[0].partition(".")[0]
+                self.error(
+                    f"--{key} has no flags below it: say --{key} '{{{name}: {{SETTING: VALUE}}}}'"
+                    + ("" if key == "objective" else ", or a setting that has a flag of its own, such as --lr, by that")
+                )
         made = super().parse_args(kept, *rest, **{**settings, "defaults": False})
         made.print_config = len(kept) < len(given)
         return made
@@ -67,8 +75,7 @@ def run(config: Namespace) -> int:
             print(recipe.to_yaml(), end="")
             return 0
         with allow_code(allowed):  # before anything slow is imported
-            for code in code_of(vars(recipe)):
-                check_allowed(code, "objective")
+            check_code(vars(recipe))
         return _train(recipe, None, allowed)
     return _train(given, resume, allowed)
 

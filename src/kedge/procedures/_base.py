@@ -25,11 +25,14 @@ class Procedure:
     Attributes:
         decided_by: the settings that its own stage depends on: made with others, a folder is not handed back.
         rests_on: procedures whose models it is made from, each in a folder of its own beside it.
+        equal_classes: whether its probabilities are those of classes that are equally frequent, whatever their shares
+            in the training images.
     """
 
     room = "procedures"
     decided_by: tuple[str, ...] = tuple(f.name for f in fields(Settings) if f.name not in _PLACES)
     rests_on: tuple[str, ...] = ()
+    equal_classes: bool = False
 
     def check(self, settings: Settings, val: ImageSet | None) -> None:
         """Raise ValueError, before anything is made, for settings that it cannot work with."""

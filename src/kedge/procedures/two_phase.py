@@ -24,6 +24,7 @@ class TwoPhase(Procedure):
 
     decided_by = ("seed", "head", "strength")
     rests_on = ("finetune",)
+    equal_classes = True
 
     def run(self, context: Context) -> PixelModel:
         """The fine-tuned body with the new head."""

@@ -18,6 +18,7 @@ from kedge.training.objective import images_of
 from kedge.training.recipe import Recipe
 
 __all__ = [
+    "check_steps",
     "make_model",
     "make_network",
     "make_optimizer",
@@ -89,6 +90,12 @@ def make_rule(recipe: Recipe, groups: Any, model: nn.Module | None = None) -> to
     return optimizer
 
 
+def check_steps(recipe: Recipe, steps_per_epoch: int) -> None:
+    """Raise ValueError for settings of rules or of the schedule that cannot work, before a run has a folder."""
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "layer": 0}]
+    make_schedule(recipe, make_rule(recipe, groups), steps_per_epoch)
+
+
 def step_passes(recipe: Recipe) -> int:
     """How often a step of the optimizer computes the gradients of its batch.
 
@@ -142,9 +149,8 @@ def _schedule(
     method = catalog.get("optim.schedules", name)
     method = getattr(sys.modules[method.__module__], "for_run", method)
     flat = {key: getattr(recipe, key) for key in FLAT["schedule"] if takes("schedule", name, key)}
-    known = catalog.arguments(method)
-    values = {key: value for key, value in {**flat, **run, **settings}.items() if key in known}
-    schedule: torch.optim.lr_scheduler.LambdaLR = method(optimizer, **values)
+    part = catalog.Part("optim.schedules", name, method, settings)
+    schedule: torch.optim.lr_scheduler.LambdaLR = part.make(optimizer, **{**flat, **run})
     return schedule
 
 

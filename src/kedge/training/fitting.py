@@ -20,6 +20,7 @@ from kedge.data import ImageSet, with_label_noise
 from kedge.data.sets import check_set
 from kedge.layout import as_stored
 from kedge.training.banner import about_left_out, left_out, opening, remarks
+from kedge.training.build import check_steps
 from kedge.training.calibration import judge, predict_logits
 from kedge.training.checkpoint_selection import kept_models, not_below_start, on_the_way, start_of
 from kedge.training.epochs import quiet, train_epochs
@@ -164,6 +165,8 @@ def _run(
     extra = load_extra(recipe, train, val, in_memory)
     if record is not None:
         record = with_extra(record, extra)
+    run = Run(recipe, model, objective, train, val, extra)  # what cannot be trained is said before a folder is made
+    check_steps(recipe, -(-len(train) // (recipe.batch_size or len(train))))
     if recipe.shard:
         check_shardable(recipe, objective)
     if before.get("data") not in (None, data):
@@ -203,13 +206,13 @@ def _run(
             print(opening(recipe, folder, train, val, model, objective, facts), flush=True)
             if record is not None:
                 in_hand = sets is not None or start is not None
-                for remark in [*remarks(recipe, train, val, record, in_hand), *named.remarks(val)]:
+                taught = named.remarks(train if recipe.folds else val, recipe.folds or 0)
+                for remark in [*remarks(recipe, train, val, record, in_hand), *taught]:
                     print(remark, flush=True)
         folder.write_rows(rows_within(folder, within))
     with folder.claimed() if main else nullcontext():
         again = partial(_fit, extra=in_memory, models=models)
         pooled = cross_validate(recipe, images, folder.path, again, progress) if recipe.folds else None
-        run = Run(recipe, model, objective, train, val, extra)
         run.last_good = str(checkpoint) if checkpoint else None
         try:
             folder = train_epochs(run, folder, checkpoint, progress, main, facts.get("digests", {}))

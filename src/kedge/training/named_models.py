@@ -51,13 +51,15 @@ class NamedModels:
         self._note(name, model)
         return model
 
-    def remarks(self, val: ImageSet) -> Iterable[str]:
-        """What is to be said of models that were trained on validation images of this run."""
+    def remarks(self, judged: ImageSet, folds: int = 0) -> Iterable[str]:
+        """What is to be said of models that were trained on images which judge this run: held out, or in `folds`."""
+        which = f"images that its {folds} folds judge by" if folds else "validation images"
+        way = "take another model, or folds 0 and" if folds else "start with"
         for name, record in self._records.items():
-            if record is not None and (count := record.count(val)):
+            if record is not None and (count := record.count(judged)):
                 yield (
-                    f"careful: {name}, which this run learns from, was trained on {count:,} of its {len(val):,} "
-                    "validation images, whose accuracy says too much: start with the split_seed of that run"
+                    f"careful: {name}, which this run learns from, was trained on {count:,} of its {len(judged):,} "
+                    f"{which}, whose accuracy says too much: {way} the split_seed of that run"
                 )
 
     def _note(self, name: str, model: nn.Module) -> None:

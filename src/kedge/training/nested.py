@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kedge import catalog
-from kedge.own_code import code_in, near_names
+from kedge.own_code import check_allowed, code_in, near_names
 
 __all__ = [
     "AUTO",
@@ -20,6 +20,7 @@ __all__ = [
     "FLAT",
     "ROOMS",
     "change",
+    "check_code",
     "check_methods",
     "code_of",
     "flattened",
@@ -178,11 +179,19 @@ def check_methods(values: Mapping[str, Any], source: str = "") -> None:
 
 def code_of(values: Mapping[str, Any]) -> list[str]:
     """The names in a recipe, as a mapping, that ask for code which is not kedge's."""
-    entries: list[Any] = list(values.get("objective") or [])
-    for key in ROOMS:
-        value = values.get(key)
-        entries += value if isinstance(value, list) else [value] if isinstance(value, str | Mapping) else []
-    return code_in(entries)
+    return [name for names in _code_by_key(values).values() for name in names]
+
+
+def check_code(values: Mapping[str, Any], source: str = "") -> None:
+    """Raise ValueError, in words that name the key, for such a name where nothing said that it may be imported."""
+    for key, names in _code_by_key(values).items():
+        for name in names:
+            check_allowed(name, f"{source}{key}")
+
+
+def _code_by_key(values: Mapping[str, Any]) -> dict[str, list[str]]:
+    of_key = {key: values.get(key) for key in ("objective", *ROOMS)}
+    return {key: code_in(value if isinstance(value, list) else [value]) for key, value in of_key.items()}
 
 
 def _settings(key: str, name: str) -> tuple[str, ...]:

@@ -14,8 +14,7 @@ import yaml
 
 from kedge import catalog
 from kedge.epsilon import parse_epsilon
-from kedge.own_code import check_allowed
-from kedge.training.nested import DEFAULTS, FLAT, ROOMS, check_methods, code_of, flattened, methods, nested, takes
+from kedge.training.nested import DEFAULTS, FLAT, ROOMS, check_code, check_methods, flattened, methods, nested, takes
 from kedge.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
@@ -69,8 +68,8 @@ class Recipe:
         batch_norm: `frozen` keeps the statistics of batch norm as they are, `train` follows the batches; `auto`: frozen
             where the run starts from trained weights and attacks nothing.
         optimizer: the rule of a step, a name or {name: {setting: value}}; a list wraps rules from the outside in, such
-            as [{sam: {rho: 0.1}}, {sgd: {lr: 0.1}}]; `auto`: by network and start. The next keys but two are settings
-            of the innermost, there or here.
+            as [{sam: {rho: 0.1}}, {sgd: {lr: 0.1}}]; `auto`: by network and start. lr, momentum, nesterov and
+            weight_decay are settings of the innermost, there or here.
         lr: highest learning rate; null: by optimizer, batch and whether the run starts from trained weights or attacks.
         head_lr: factor on the learning rate of the last layer; null: 5 for published weights, else 1.
         layer_decay: factor on the learning rate from each layer to the one before it, nearer to the image.
@@ -350,8 +349,7 @@ def load_recipe(source: "str | Path | dict[str, Any] | Recipe", allow_code: bool
     """
     recipe = read_recipe(source)
     if not isinstance(source, Recipe | dict) and not allow_code:
-        for name in code_of(vars(recipe)):
-            check_allowed(name, f"{source}: objective")
+        check_code(vars(recipe), f"{source}: ")
     return recipe
 
 

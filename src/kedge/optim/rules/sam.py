@@ -27,6 +27,9 @@ EXAMPLE = "[{sam: {rho: 0.05}}, sgd]"
 class SAM(Wrapper):
     """A step by the gradient at w + ρ g / ‖g‖, with g the gradient at w and ‖g‖ its norm over all weights together.
 
+    Weights whose rate is 0, as layers that do not learn yet, are none of these: the point nearby is one that the step
+    could go to.
+
     The closure runs twice, so that a step costs two passes. It has to draw the same both times (dropout, references,
     augmentation), as a run of kedge does: `torch.manual_seed` in its first line. A wrapper outside, a hook or a limit
     on the gradient inside of the closure acts on both gradients; the weights are put back bit for bit in between.
@@ -66,7 +69,8 @@ class SAM(Wrapper):
         with torch.enable_grad():
             loss = closure()
         after = [each.clone() for each in statistics]
-        weights = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        learning = [group for group in self.param_groups if group.get("lr") != 0]  # not layers before their turn
+        weights = [p for group in learning for p in group["params"] if p.grad is not None]
         here = [p.detach().clone() for p in weights]
         self._climb(weights)
         _set(statistics, before)  # which an attack that looks at the model in eval mode sees

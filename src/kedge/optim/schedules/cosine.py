@@ -24,6 +24,8 @@ def cosine(optimizer: Optimizer, steps: int, warmup: int = 0, floor: float = 0.0
     Source: Loshchilov and Hutter, "SGDR", 2017 (one cycle). `steps` counts the whole run, warm-up included.
     """
     check_warmup(steps, warmup)
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor is the last rate as a share of the full one, 0 to 1, got {floor}")
 
     def factor(step: int) -> float:
         done = min(1.0, (step - warmup) / max(1, steps - warmup))
