@@ -40,6 +40,7 @@ class Ensemble(PixelModel):
     """
 
     kind: ClassVar[str] = "ensemble"
+    of_members: ClassVar[bool] = True
 
     def __init__(self, members: Sequence[PixelModel]) -> None:
         """Raises TypeError for a member that is no model of kedge, ValueError where they differ in what they answer."""
