@@ -151,6 +151,25 @@ def test_scores_that_mean_nothing_for_the_mean_of_several_models_are_left_out(me
     assert set(results["mean"]["ood"]["away"]["scores"]) == {"msp", "max_logit", "disagreement"}
 
 
+def test_an_attack_that_would_overlook_a_member_is_refused(images):
+    """A member without a gradient, as an exported file is, would leave an attack on the others alone."""
+    from kedge.anchoring.base import PlainModel
+
+    class Exported(PlainModel):
+        def network_logits(self, images, references=None):
+            return super().network_logits(images).detach()
+
+        def forward(self, images):
+            return super().forward(images).detach()
+
+    plain = member(0)
+    exported = Exported(Small(), mean=plain.mean, std=plain.std, input_shape=(3, 6, 6), num_outputs=4).eval()
+    ensemble = kedge.Ensemble([plain, exported])
+    assert ensemble(images).shape == (7, 4)
+    with pytest.raises(ValueError, match="member 1 of the ensemble carry no gradient"):
+        PGD(8 / 255, steps=1)(ensemble.for_attack(), images, torch.zeros(7).long())
+
+
 @pytest.mark.parametrize("to", ["torch", "onnx"])
 def test_it_is_folded_and_exported_where_each_member_has_one_reference(members, images, to, tmp_path):
     if to == "onnx" and find_spec("onnxscript") is None:
