@@ -61,6 +61,24 @@ def test_predict_answers_with_the_mean(command, three, photos):
     assert row["uncertainty"] > 0
 
 
+def test_export_folds_the_members(command, three, tmp_path):
+    pytest.importorskip("onnxscript")
+    name, file = f"mean({three[0]},{three[1]})", tmp_path / "both.onnx"
+    members = [kedge.load(folder) for folder in three[:2]]
+    assert members[0].count() > 1
+    code, out, _ = command("export", name, "--out", file)
+    assert code == 0
+    assert f"one reference each (of {members[0].count()}, {members[1].count()})" in out
+    images = kedge.data.load("digits", "test").images.float() / 255
+    for member in members:
+        member.references = member.references[:1]  # without images to choose by the first
+    expected = kedge.Ensemble(members).predict(images)
+    torch.testing.assert_close(kedge.deploy.load_onnx(file).predict(images).probs, expected.probs, atol=1e-4, rtol=1e-3)
+    code, out, _ = command("export", name, "--out", file, "--data", "digits")
+    assert code == 0
+    assert f"its {2 * kedge.load(three[0]).count()} references in all members" in out
+
+
 def test_evaluate_measures_the_mean_beside_a_member(command, three, tmp_path):
     name = f"mean({three[0]},{three[1]})"
     out = tmp_path / "out"
