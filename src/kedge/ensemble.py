@@ -91,9 +91,9 @@ class Ensemble(PixelModel):
             for place, each in enumerate(logits):
                 if not each.requires_grad:
                     raise ValueError(
-                        f"the logits of member {place} of the ensemble carry no gradient with respect to the images (an "
-                        "exported or quantised model), so that an attack would overlook it: leave it out, or make the "
-                        "images on models that have one and judge them on this one (transfer)"
+                        f"the logits of member {place} of the ensemble carry no gradient with respect to the images "
+                        "(an exported or quantised model), so that an attack would overlook it: leave it out, or make "
+                        "the images on models that have one and judge them on this one (transfer)"
                     )
         return _mean(torch.stack(logits))
 

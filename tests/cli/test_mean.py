@@ -49,6 +49,19 @@ def test_what_is_named(three, tmp_path, monkeypatch):
     assert find(str(folder), several=True).members == ()  # a path that exists comes first
 
 
+def test_only_what_kedge_saved_may_have_been_masked(command, three, tmp_path, monkeypatch):
+    """Beside runs that were not masked to uniform, a file or a function does not bring the score `masked` back."""
+    (tmp_path / "named.py").write_text("def zeros(images):\n    return images.new_zeros(len(images), 10)\n")
+    monkeypatch.chdir(tmp_path)
+    sources, _ = find_groups([str(three[0]), "named:zeros"])
+    assert [source.saved for source in sources.values()] == [True, False]
+    of_recipes = []
+    monkeypatch.setattr("kedge.cli.evaluate.choose_scores", lambda words, recipes: of_recipes.append(list(recipes)))
+    for model in ("named:zeros", three[0]):
+        assert command("evaluate", model, "--data", "digits", "--shift", "none", "--limit", 5)[0] == 0
+    assert of_recipes == [[], [{}]]
+
+
 def test_predict_answers_with_the_mean(command, three, photos):
     out = command("predict", f"mean({','.join(map(str, three))})", photos / "d1.png", "--format", "json")[1]
     (row,) = json.loads(out)

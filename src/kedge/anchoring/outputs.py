@@ -29,7 +29,7 @@ class Outputs:
         head: the last layer's weight `[C, D]` and bias `[C]` where there are features. W·features + b is what the
             network returned, see `network_logits`.
         steps: those that `logits` went through after the network, such as a temperature; nothing else did.
-        of_members: whether the uncertainty is the disagreement of an ensemble's members, in nats, and not of references.
+        of_members: whether the uncertainty is the disagreement of an ensemble's members, in nats, not of references.
     """
 
     logits: Tensor

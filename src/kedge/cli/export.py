@@ -85,7 +85,8 @@ def run(config: "jsonargparse.Namespace") -> int:
             "--data gives some",
             file=sys.stderr,
         )
-    if hasattr(whole, "members"):
+    members = getattr(whole, "members", None)  # of an ensemble
+    if members:
         model = with_one_reference_each(whole, held_out)  # type: ignore[arg-type]
     elif hasattr(whole, "references"):
         model, choice = with_one_reference(whole, held_out)  # type: ignore[arg-type]
@@ -100,8 +101,8 @@ def run(config: "jsonargparse.Namespace") -> int:
         inside.append(f"the reject threshold {in_words(model.reject)}")
     if inside:
         print(f"inside: {', '.join(inside)}")
-    if hasattr(whole, "members"):
-        banks = [str(member.count()) for member in whole.members]
+    if members:
+        banks = [str(member.count()) for member in members]
         print(f"folded: the members keep one reference each (of {', '.join(banks)}), and the file gives no uncertainty")
     elif model is not whole:
         print("\n".join(about_folding(whole, model, choice)))  # type: ignore[arg-type]
@@ -159,11 +160,13 @@ def what_it_is_worth(done: "Exported", whole: "PixelModel", images: "ImageSet", 
     )
     if choice is not None:
         of_whole, right_of_whole, bank = choice.label, choice.right, f"{len(whole.references)} references"
-    elif hasattr(whole, "members"):
+    elif members := getattr(whole, "members", None):
         with torch.no_grad():
-            of_whole = torch.cat([whole.predict(batch.float() / 255).label for batch, _ in images.batches(64)])
+            of_whole = torch.cat(
+                [whole.predict(batch.float() / 255).logits.argmax(1) for batch, _ in images.batches(64)]
+            )
         right_of_whole = of_whole == images.labels
-        bank = f"{sum(member.count() for member in whole.members)} references in all members"
+        bank = f"{sum(member.count() for member in members)} references in all members"
     else:
         return share
     from kedge.evaluation.comparing import mcnemar
