@@ -123,6 +123,53 @@ def test_scores_and_steps(members, images):
     assert described["parameters"] == sum(p.numel() for m in members for p in m.parameters())
 
 
+def test_scores_that_mean_nothing_for_the_mean_of_several_models_are_left_out(members, images):
+    """The log of a mean probability has the free energy log Σ exp = log 1 = 0; AMP's τ is a sum over references."""
+    from kedge.scores import AMP, MSP, Disagreement, Energy, MaxLogit, usable
+
+    ensemble = kedge.Ensemble(members)
+    scores = [MSP(), MaxLogit(), Energy(), Disagreement(), AMP()]
+    for temperature in (None, 1.7):
+        if temperature:
+            ensemble.set_temperature(temperature)
+        outputs = ensemble.outputs(images)
+        assert [s.name for s in usable(scores, outputs)] == ["msp", "max_logit", "disagreement"]
+        assert [s.name for s in usable(scores, members[1].outputs(images))] == [s.name for s in scores]
+        with pytest.raises(ValueError, match="ensemble"):
+            AMP()(ensemble, images)
+    names = [str(i) for i in range(ensemble.num_outputs)]
+    for each in (ensemble, *members):
+        each.class_names = names
+    pixels = (images * 255).to(torch.uint8)
+    familiar = kedge.data.TensorSet(pixels, torch.arange(len(images)) % len(names), names, "familiar")
+    away = kedge.data.TensorSet(255 - pixels, torch.zeros(len(images)).long(), ["other"], "away")
+    models = {"mean": ensemble, "logs": lambda x: ensemble(x), "anchored": members[1]}
+    results = kedge.evaluation.evaluate(models, familiar, shift=(), ood=away, scores=scores, resamples=0)["models"]
+    assert "log probabilities" in results["mean"]["skipped_scores"]["energy"]
+    assert "references" in results["mean"]["skipped_scores"]["amp"]
+    assert not results["anchored"]["skipped_scores"]
+    assert set(results["mean"]["ood"]["away"]["scores"]) == {"msp", "max_logit", "disagreement"}
+
+
+def test_an_attack_that_would_overlook_a_member_is_refused(images):
+    """A member without a gradient, as an exported file is, would leave an attack on the others alone."""
+    from kedge.anchoring.base import PlainModel
+
+    class Exported(PlainModel):
+        def network_logits(self, images, references=None):
+            return super().network_logits(images).detach()
+
+        def forward(self, images):
+            return super().forward(images).detach()
+
+    plain = member(0)
+    exported = Exported(Small(), mean=plain.mean, std=plain.std, input_shape=(3, 6, 6), num_outputs=4).eval()
+    ensemble = kedge.Ensemble([plain, exported])
+    assert ensemble(images).shape == (7, 4)
+    with pytest.raises(ValueError, match="member 1 of the ensemble carry no gradient"):
+        PGD(8 / 255, steps=1)(ensemble.for_attack(), images, torch.zeros(7).long())
+
+
 @pytest.mark.parametrize("to", ["torch", "onnx"])
 def test_it_is_folded_and_exported_where_each_member_has_one_reference(members, images, to, tmp_path):
     if to == "onnx" and find_spec("onnxscript") is None:

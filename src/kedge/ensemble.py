@@ -40,6 +40,7 @@ class Ensemble(PixelModel):
     """
 
     kind: ClassVar[str] = "ensemble"
+    of_members: ClassVar[bool] = True
 
     def __init__(self, members: Sequence[PixelModel]) -> None:
         """Raises TypeError for a member that is no model of kedge, ValueError where they differ in what they answer."""
@@ -85,7 +86,16 @@ class Ensemble(PixelModel):
 
     def network_logits(self, images: Tensor, references: Any = None) -> Tensor:
         """The logarithm of the mean probability `[B, C]`, with gradients, before the ensemble's own steps."""
-        return _mean(torch.stack([member.for_attack(_for(member, references))(images) for member in self.members]))
+        logits = [member.for_attack(_for(member, references))(images) for member in self.members]
+        if torch.is_grad_enabled() and images.requires_grad:
+            for place, each in enumerate(logits):
+                if not each.requires_grad:
+                    raise ValueError(
+                        f"the logits of member {place} of the ensemble carry no gradient with respect to the images "
+                        "(an exported or quantised model), so that an attack would overlook it: leave it out, or make "
+                        "the images on models that have one and judge them on this one (transfer)"
+                    )
+        return _mean(torch.stack(logits))
 
     def forward(self, images: Tensor, references: Any = None) -> Tensor:
         """What `predict` computes as logits `[B, C]`, with gradients; `references` are those of anchored members."""

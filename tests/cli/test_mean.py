@@ -49,6 +49,19 @@ def test_what_is_named(three, tmp_path, monkeypatch):
     assert find(str(folder), several=True).members == ()  # a path that exists comes first
 
 
+def test_only_what_kedge_saved_may_have_been_masked(command, three, tmp_path, monkeypatch):
+    """Beside runs that were not masked to uniform, a file or a function does not bring the score `masked` back."""
+    (tmp_path / "named.py").write_text("def zeros(images):\n    return images.new_zeros(len(images), 10)\n")
+    monkeypatch.chdir(tmp_path)
+    sources, _ = find_groups([str(three[0]), "named:zeros"])
+    assert [source.saved for source in sources.values()] == [True, False]
+    of_recipes = []
+    monkeypatch.setattr("kedge.cli.evaluate.choose_scores", lambda words, recipes: of_recipes.append(list(recipes)))
+    for model in ("named:zeros", three[0]):
+        assert command("evaluate", model, "--data", "digits", "--shift", "none", "--limit", 5)[0] == 0
+    assert of_recipes == [[], [{}]]
+
+
 def test_predict_answers_with_the_mean(command, three, photos):
     out = command("predict", f"mean({','.join(map(str, three))})", photos / "d1.png", "--format", "json")[1]
     (row,) = json.loads(out)
@@ -59,6 +72,24 @@ def test_predict_answers_with_the_mean(command, three, photos):
     assert row["confidence"] == pytest.approx(float(prediction.confidence), rel=1e-4)
     assert row["uncertainty"] == pytest.approx(float(prediction.uncertainty), rel=1e-3)
     assert row["uncertainty"] > 0
+
+
+def test_export_folds_the_members(command, three, tmp_path):
+    pytest.importorskip("onnxscript")
+    name, file = f"mean({three[0]},{three[1]})", tmp_path / "both.onnx"
+    members = [kedge.load(folder) for folder in three[:2]]
+    assert members[0].count() > 1
+    code, out, _ = command("export", name, "--out", file)
+    assert code == 0
+    assert f"one reference each (of {members[0].count()}, {members[1].count()})" in out
+    images = kedge.data.load("digits", "test").images.float() / 255
+    for member in members:
+        member.references = member.references[:1]  # without images to choose by the first
+    expected = kedge.Ensemble(members).predict(images)
+    torch.testing.assert_close(kedge.deploy.load_onnx(file).predict(images).probs, expected.probs, atol=1e-4, rtol=1e-3)
+    code, out, _ = command("export", name, "--out", file, "--data", "digits")
+    assert code == 0
+    assert f"its {2 * kedge.load(three[0]).count()} references in all members" in out
 
 
 def test_evaluate_measures_the_mean_beside_a_member(command, three, tmp_path):

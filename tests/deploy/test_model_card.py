@@ -274,3 +274,33 @@ def test_rules_and_samplers_are_cited_and_shown():
     assert "class-balanced" in rows
     assert "momentum" not in rows  # which AdamW does not take
     assert "sampler" not in card_text.training({"data": "digits", "sampler": "shuffled"}, {}, None)
+
+
+def test_the_steps_of_a_model_are_cited_and_numbers_from_before_them_called_that(run):
+    model = make()
+    page = model_card(model, run)
+    assert "before its labels" not in page
+    assert "1706.04599" not in page.partition("## Papers")[2] or "(ECE)" in page
+    model.set_temperature(1.3)
+    model.set_step("class_prior", {"target": [0.5, 0.3, 0.2], "train": [0.2, 0.3, 0.5]})
+    page = model_card(model, run)
+    assert "https://doi.org/10.1162/089976602753284446" in page.partition("## Papers")[2]  # Saerens et al.
+    assert "https://arxiv.org/abs/1706.04599" in page.partition("## Papers")[2]  # Guo et al.
+
+
+def test_papers_are_those_of_the_numbers_that_the_card_shows():
+    from kedge.deploy import card_text
+    from kedge.metrics._base import metrics
+    from kedge.scores import SCORES
+
+    scores = [score() for score in SCORES.values()]
+    values = {s.name: {"auroc": {"value": 0.9 if s.name == "knn" else 0.5, "low": None, "high": None}} for s in scores}
+    results = {
+        "models": {"m": {"ood": {"far": {"scores": values}}}},
+        "citations": kedge.catalog.citations([*metrics(), *scores]),
+    }
+    papers = card_text.papers({}, results)
+    for shown in ("1706.04599", "2407.01032", "1610.02136", "2204.06507"):  # ECE, AUGRC, MSP and the best, KNN
+        assert shown in papers
+    for left_out in ("1910.12656", "2203.10807", "1807.03888"):  # the classwise error, ViM, Mahalanobis
+        assert left_out not in papers

@@ -29,6 +29,7 @@ class Outputs:
         head: the last layer's weight `[C, D]` and bias `[C]` where there are features. W·features + b is what the
             network returned, see `network_logits`.
         steps: those that `logits` went through after the network, such as a temperature; nothing else did.
+        of_members: whether the uncertainty is the disagreement of an ensemble's members, in nats, not of references.
     """
 
     logits: Tensor
@@ -37,6 +38,23 @@ class Outputs:
     masked: Tensor | None = None
     head: tuple[Tensor, Tensor] | None = None
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    of_members: bool = False
+
+    @property
+    def reference_spread(self) -> Tensor | None:
+        """`[B]` the uncertainty where it is the disagreement between references: std of the sigmoids of logits."""
+        return None if self.of_members else self.uncertainty
+
+    @property
+    def unnormalised(self) -> Tensor | None:
+        """The logits; None where the network gives log probabilities, whose free energy is 0 for every image."""
+        sums = self.network_logits().logsumexp(dim=1).abs()
+        return None if len(sums) and bool((sums < 1e-2).all()) else self.logits
+
+    def present(self) -> frozenset[str]:
+        """The names of all that is there and that a score can need."""
+        names = [each.name for each in dataclasses.fields(self)] + ["reference_spread", "unnormalised"]
+        return frozenset(name for name in names if getattr(self, name) is not None)
 
     def network_logits(self) -> Tensor:
         """`[B, C]` in float32 or better: the logits as the network gave them, without the model's steps."""
@@ -60,7 +78,7 @@ class Outputs:
             values = [getattr(part, name) for part in parts]
             joined[name] = None if any(value is None for value in values) else torch.cat(values)
         head = parts[0].head if joined["features"] is not None else None
-        return Outputs(**joined, head=head, steps=parts[0].steps)
+        return Outputs(**joined, head=head, steps=parts[0].steps, of_members=parts[0].of_members)
 
     def to(self, device: torch.device | str) -> "Outputs":
         """The same on another device."""
@@ -69,7 +87,7 @@ class Outputs:
             for each in dataclasses.fields(self)
             if isinstance(value := getattr(self, each.name), Tensor | tuple)
         }
-        return Outputs(**moved, steps=self.steps)
+        return dataclasses.replace(self, **moved)
 
 
 @contextmanager

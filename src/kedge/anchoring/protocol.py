@@ -29,9 +29,11 @@ class Model(nn.Module):
         input_shape: `(C, H, W)` or `(D,)` that it takes; None where that is not known.
         num_outputs: how many logits it gives; None where that is not known.
         steps: what its logits go through after the network.
+        of_members: whether its uncertainty is the disagreement of members, not of references.
     """
 
     kind: ClassVar[str]
+    of_members: ClassVar[bool] = False
     network: Any
     input_shape: tuple[int, ...] | None = None
     num_outputs: int | None = None
@@ -72,7 +74,7 @@ class Model(nn.Module):
         layer = self.feature_layer(images, references) if features else None
         with collecting(layer) as seen:
             logits, uncertainty = self.answers(images, references)
-        outputs = Outputs(logits, uncertainty, steps=self.steps)
+        outputs = Outputs(logits, uncertainty, steps=self.steps, of_members=self.of_members)
         if layer is not None and (seen or len(images) == 0):
             weight, bias = affine(layer)
             parts = [inputs_of(layer, x) for x in seen if len(x)]

@@ -200,7 +200,7 @@ def run(config: "jsonargparse.Namespace") -> int:
     severities = whole_numbers(config.severities)
     check_words(attacks, severities)
     check_sets(separated(config.ood), separated(config.near))
-    chosen = choose_scores(separated(config.scores), [source.recipe() for source in single.values()])
+    chosen = choose_scores(separated(config.scores), [each.recipe() for each in single.values() if each.saved])
     if config.references == "adaptive" and (separated(config.ood) or separated(config.near)):
         print(
             "--references adaptive makes the score disagreement noisier: trust the others, or ask all", file=sys.stderr

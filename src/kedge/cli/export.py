@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kedge.anchoring import AnchoredModel, PixelModel
     from kedge.data import ImageSet
     from kedge.deploy import Exported, FoldChoice
+    from kedge.ensemble import Ensemble
 
 THRESHOLD_IMAGES = 2000  # enough to place a threshold, few enough for a CPU
 WORTH_IMAGES = 500  # each meets every reference of the bank
@@ -39,7 +40,12 @@ def parser() -> "jsonargparse.ArgumentParser":
     made = jsonargparse.ArgumentParser(
         prog="kedge export", usage="kedge export MODEL [options]", description=DESCRIPTION
     )
-    made.add_argument("model", metavar="MODEL", help="a run folder (runs/NAME, or only NAME) or a model folder")
+    made.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a run folder (runs/NAME, or only NAME), a model folder, or mean(MODEL,MODEL,...), "
+        "the mean of the probabilities of several",
+    )
     made.add_argument("--to", choices=["onnx", "torch"], default="onnx", help="onnx, or torch for torch.export (.pt2)")
     made.add_argument(
         "--out", type=str | None, default=None, help="the file to write; null: NAME.onnx or NAME.pt2 in the run folder"
@@ -79,7 +85,10 @@ def run(config: "jsonargparse.Namespace") -> int:
             "--data gives some",
             file=sys.stderr,
         )
-    if hasattr(whole, "references"):
+    members = getattr(whole, "members", None)  # of an ensemble
+    if members:
+        model = with_one_reference_each(whole, held_out)  # type: ignore[arg-type]
+    elif hasattr(whole, "references"):
         model, choice = with_one_reference(whole, held_out)  # type: ignore[arg-type]
         if held_out is not None and config.data is None and not folds:
             set_threshold(model, spread(held_out, THRESHOLD_IMAGES))
@@ -87,11 +96,15 @@ def run(config: "jsonargparse.Namespace") -> int:
     done = export(model, out, to=config.to, check_images=images)
     print(done)
     inside = [f"{len(model.class_names)} class names"] if model.class_names else []
+    inside += model.describe_steps()
     if model.reject is not None:
         inside.append(f"the reject threshold {in_words(model.reject)}")
     if inside:
         print(f"inside: {', '.join(inside)}")
-    if model is not whole:
+    if members:
+        banks = [str(member.count()) for member in members]
+        print(f"folded: the members keep one reference each (of {', '.join(banks)}), and the file gives no uncertainty")
+    elif model is not whole:
         print("\n".join(about_folding(whole, model, choice)))  # type: ignore[arg-type]
     if folds:
         print(
@@ -120,6 +133,16 @@ def with_one_reference(whole: "AnchoredModel", images: "ImageSet | None") -> "tu
     return model, choice
 
 
+def with_one_reference_each(whole: "Ensemble", images: "ImageSet | None") -> "Ensemble":
+    """An ensemble of the members, each with the one reference that folding keeps."""
+    from kedge.ensemble import Ensemble
+
+    each = [with_one_reference(member, images)[0] if member.count() else member for member in whole.members]
+    model = Ensemble(each)
+    model.steps, model.reject = dict(whole.steps), whole.reject
+    return model
+
+
 def what_it_is_worth(done: "Exported", whole: "PixelModel", images: "ImageSet", choice: "FoldChoice | None") -> str:
     """The share of the file's answers that are right, beside that of the model; a warning where they differ."""
     import torch
@@ -135,21 +158,30 @@ def what_it_is_worth(done: "Exported", whole: "PixelModel", images: "ImageSet", 
     share = (
         f"on {len(images)} images of {images.name} ({images.split}) {right.float().mean():.1%} of its answers are right"
     )
-    if choice is None:
+    if choice is not None:
+        of_whole, right_of_whole, bank = choice.label, choice.right, f"{len(whole.references)} references"
+    elif members := getattr(whole, "members", None):
+        with torch.no_grad():
+            of_whole = torch.cat(
+                [whole.predict(batch.float() / 255).logits.argmax(1) for batch, _ in images.batches(64)]
+            )
+        right_of_whole = of_whole == images.labels
+        bank = f"{sum(member.count() for member in members)} references in all members"
+    else:
         return share
     from kedge.evaluation.comparing import mcnemar
 
-    theirs, same = choice.right.float().mean(), int((label == choice.label).sum())
-    apart, p = float(right.float().mean() - theirs), mcnemar(right, choice.right)
+    theirs, same = right_of_whole.float().mean(), int((label == of_whole).sum())
+    apart, p = float(right.float().mean() - theirs), mcnemar(right, right_of_whole)
     if p < 0.05 or abs(apart) >= APART:
         print(
-            f"careful: the file is another model than {len(whole.references)} references together, "
+            f"careful: the file is another model than {bank} together, "
             f"{100 * abs(apart):.1f} points {'better' if apart > 0 else 'worse'} here"
             + (f" (p = {p:.2g})" if p < 0.05 else f", which chance can do too (p = {p:.2g})")
             + ": judge it by its own numbers, or keep the model folder",
             file=sys.stderr,
         )
-    return f"{share}, of the model's with its {len(whole.references)} references {theirs:.1%} (same label on {same})"
+    return f"{share}, of the model's with its {bank} {theirs:.1%} (same label on {same})"
 
 
 def next_step(source: Source, config: "jsonargparse.Namespace", out: Path) -> str:

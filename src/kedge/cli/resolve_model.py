@@ -52,9 +52,14 @@ class Source:
         """Whether the path is in the cache of the hub's client, where nothing is written."""
         return self.given.startswith(HUB)
 
+    @property
+    def saved(self) -> bool:
+        """Whether `kedge.save` wrote it: of a file, a function or a network of timm nothing is anchored."""
+        return self.path is not None and self.path.is_dir()
+
     def folder(self, otherwise: str) -> Path:
         """The folder that `kedge.save` wrote the model in; ValueError, with what to do `otherwise`, without one."""
-        if self.path is None or not self.path.is_dir():
+        if self.path is None or not self.saved:
             raise ValueError(f"{self.given or self.path} is no folder that kedge saved a model in: {otherwise}")
         return self.path
 

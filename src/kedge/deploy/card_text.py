@@ -1,12 +1,12 @@
 """The parts of a model card that come from a recipe and from results, and Markdown that a name cannot break out of."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kedge import catalog
-from kedge.metrics._base import metrics
+from kedge.metrics._base import leading, metrics
 from kedge.reporting.rows import dig, estimate, number, short, value_of
 from kedge.reporting.summary import summary_rows
 from kedge.reporting.table import LEGEND, OOD_LEGEND, leaning, sizes, subject_line, warnings
@@ -56,8 +56,12 @@ def data_name(data: Any, run: Path | None) -> str:
     return hub_name(data, run) or Path(str(data)).name or "data"
 
 
-def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None) -> str:
-    """The section on training data and recipe; of an adapted model on what was done to which model."""
+def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None, moved: bool = False) -> str:
+    """The section on training data and recipe; of an adapted model on what was done to which model.
+
+    `moved`: whether a step has changed labels since the accuracy was measured.
+    """
+    before = ", before its labels were moved to other class shares" if moved else ""
     adapted: dict[str, Any] = facts.get("adaptation") or {}
     if not recipe:
         return "## Training\n\nHow it was trained is not recorded with the model."
@@ -73,10 +77,10 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None) ->
         said = (
             f"{did} {counts.get('train')} images of {data}. None was held out: in {folds.get('folds')}-fold "
             f"cross-validation {folds.get('images')} of them were each judged by a model that was not trained on it, "
-            f"and {number(accuracy['value'], '%')} % were right"
+            f"and {number(accuracy['value'], '%')} % were right{before}"
         )
     elif accuracy is not None:
-        said += f", of which it got {number(accuracy['value'], '%')} % right"
+        said += f", of which it got {number(accuracy['value'], '%')} % right{before}"
     lines = ["## Training", f"{said}.", "| recipe | |\n| --- | --- |"]
     lines[-1] += "".join(f"\n| {words} | {escaped(value)} |" for words, value in _adapted(adapted, facts, run))
     for key in _SHOWN:
@@ -213,19 +217,38 @@ def limits(results: dict[str, Any] | None, folds: bool = False) -> str:
     return "\n\n".join(lines) + "\n\n" + "\n".join(f"- {words}" for words in missing)
 
 
-def papers(recipe: dict[str, Any], results: dict[str, Any] | None, how: str = "") -> str:
-    """The section on what the training and the evaluation rest on: the papers that their methods name.
+def papers(recipe: dict[str, Any], results: dict[str, Any] | None, how: str = "", steps: Sequence[type] = ()) -> str:
+    """The section on what model, training and table rest on: the papers that their methods name.
 
-    `how`: the way that a model was adapted in.
+    `how`: the way that a model was adapted in; `steps`: the classes of those after its logits.
     """
     way = [catalog.get("procedures", how)] if _way(how) else []
-    cited = [*catalog.citations([*way, *_methods(recipe)]), *(results or {}).get("citations", [])]
+    unseen = _not_in_the_table(results) if results else set()
+    measured = [paper for paper in (results or {}).get("citations", []) if paper.get("url") not in unseen]
     lines: dict[str, str] = {}
-    for paper in cited:
+    for paper in [*catalog.citations([*way, *_methods(recipe), *steps]), *measured]:
         if _PAPER.fullmatch(str(paper.get("url"))):
             what = escaped(str(paper["what"])[:1].upper() + str(paper["what"])[1:])
             lines.setdefault(paper["url"], f"- {what}: [{escaped(paper['cite'])}]({paper['url']})")
     return "## Papers\n\n" + "\n".join(lines.values()) if lines else ""
+
+
+def _not_in_the_table(results: dict[str, Any]) -> set[str]:
+    """The addresses of the papers of metrics and scores whose numbers the report has, but not the card's table."""
+    best = {ranked[0] for model in results["models"].values() for ranked in _ranked(model)}
+    scores = {name: catalog.get("scores", name) for name in catalog.names("scores")}
+    shown = [*(m for m in metrics() if m.summary), *(scores[name] for name in scores if name in best | {"msp"})]
+    every = {paper["url"] for paper in catalog.citations([*metrics(), *scores.values()])}
+    return every - {paper["url"] for paper in catalog.citations(shown)}
+
+
+def _ranked(model: dict[str, Any]) -> Iterator[list[str]]:
+    """For each out-of-distribution set the scores, the best first."""
+    for name in model.get("ood") or {}:
+        scores = dig(model, "ood", name, "scores") or {}
+        by = {score: dig(values, leading("ood").key, "value") for score, values in scores.items()}
+        if ranked := sorted((s for s in by if by[s] is not None), key=by.__getitem__, reverse=True):
+            yield ranked
 
 
 def _methods(recipe: dict[str, Any]) -> Iterator[Any]:

@@ -66,19 +66,20 @@ def model_card(
         means = means_of(recipe, facts)
     name = repo.partition("/")[2] if repo else run.resolve().name if run is not None else "A model of kedge"
     did = "adapted" if facts.get("adaptation") else "trained"
+    steps = [kind_of(step) for step in model.steps_in_force()]
     parts = [
         _metadata(model, recipe, None if changed else results, run, repo or name, license),
         MARKER,
         f"# {text.escaped(name)}",
         _what(model, did),
         _use(model, repo, by_name),
-        text.training(recipe, facts, run),
+        text.training(recipe, facts, run, any(step.changes_labels for step in steps)),
         text.evaluation(results, why, changed),
         text.limits(results, bool(facts.get("folds"))),
         _answers(model, changed),
         _references(model, means),
         _license(license),
-        text.papers(recipe, results, str((facts.get("adaptation") or {}).get("how", ""))),
+        text.papers(recipe, results, str((facts.get("adaptation") or {}).get("how", "")), steps),
         f"## Versions\n\nWritten by kedge {__version__}"
         + (f"; {did} with {_versions(facts)}." if facts.get("kedge") else "."),
     ]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class Subject:
     """One model under evaluation, with where it runs and what it takes.
 
     Attributes:
-        fields: the fields of `Outputs` that it can give.
+        fields: what of `Outputs` it can give (`Outputs.present`).
         head: weight and bias of its last layer, or None.
         digest: what stands for it where parts of an evaluation are kept; None: nothing can.
         pace: seconds for an image, as a few images say.
@@ -110,7 +110,6 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     if words := faults(outputs.logits):
         raise ValueError(f"model {subject.name!r} gave {words}")
     warned = [PROBABILITIES] if looks_like_probabilities(outputs.network_logits()) else []
-    given = {f.name for f in fields(Outputs) if getattr(outputs, f.name) is not None}
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
     alone = subject.model.outputs(shown[:1], subject.references).logits
     scale = float(outputs.logits[:1].float().abs().clamp(max=1e6).max()) + 1
@@ -133,7 +132,7 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     for words in warned:
         say(f"careful, {subject.name}: {words}")
     found = model_digest(subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None)
-    return replace(subject, fields=frozenset(given), head=head, digest=found, pace=pace, warnings=tuple(warned))
+    return replace(subject, fields=outputs.present(), head=head, digest=found, pace=pace, warnings=tuple(warned))
 
 
 def faults(logits: Tensor) -> str | None:

@@ -20,6 +20,8 @@ HISTOGRAM_BINS = 30
 # Why a model may lack what a score reads.
 LACKING = {
     "uncertainty": "there is no disagreement between references: the model is not anchored, or was asked with one",
+    "reference_spread": "there is no disagreement between references: the model is not anchored, or was asked with one",
+    "unnormalised": "the model gives log probabilities, as the mean of several models does: their energy is always 0",
     "masked": "there are no masked passes: the model is not anchored",
     "features": "the model's last layer was not found, so there are no features",
     "head": "the model's last layer was not found",

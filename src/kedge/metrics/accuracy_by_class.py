@@ -58,7 +58,8 @@ class AccuracyByClass(Metric):
     compared = ("clean",)
     words = (
         "Of the images of each class the share that gets the right answer, and the class where that is lowest. Its "
-        "interval counts that it was picked as the lowest of all."
+        f"interval counts that it was picked as the lowest of all. Of more than {MANY} classes the {MANY} lowest are "
+        "listed here, and all in results.csv."
     )
     convention = (
         "Wilson's interval for each class; of the worst class the lowest ends of intervals that hold for all classes "

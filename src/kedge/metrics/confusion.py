@@ -51,7 +51,10 @@ class Confusion(Metric):
     summary = ("clean",)
     title = "Confusion matrix"
     probs = True
-    words = "Which class is taken for which other one, and how often."
+    words = (
+        "Which class is taken for which other one, and how often. "
+        f"Of more than {DRAWN} classes the {LARGEST} most frequent confusions are listed."
+    )
     convention = "rows are the true classes, columns the answers"
 
     def value(self, sample: Answers) -> float:

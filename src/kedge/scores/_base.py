@@ -10,6 +10,9 @@ from kedge.scores._outputs import Outputs, outputs_of
 
 WHERE_FROM = {
     "uncertainty": "an anchored model and two or more references: a plain model, or references=1, has no uncertainty",
+    "reference_spread": "an anchored model and two or more references: a plain model has no uncertainty, and that of "
+    "an ensemble is of another kind",
+    "unnormalised": "logits whose exponentials do not sum to 1: of log probabilities it is 0 for every image",
     "features": "features: outputs_of(..., features=True), of a network whose last layer is affine",
     "head": "the last layer: outputs_of(..., features=True), of a network whose last layer is affine",
     "masked": "masked logits: outputs_of(..., masked=True), of an anchored model",

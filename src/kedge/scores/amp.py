@@ -33,11 +33,11 @@ class AMP(Score):
     name = "amp"
     place = 6
     title = "AMP"
-    needs = ("uncertainty",)
+    needs = ("reference_spread",)
 
     def score(self, outputs: Outputs) -> Tensor:
         """`[B]`, at least log C. Raises ValueError for outputs without uncertainty."""
         logits = outputs.network_logits().float()  # τ is that of the logits as the network gave them
         # The uncertainty is the mean over classes of what τ sums.
-        tau = (self._take(outputs, "uncertainty").float() * logits.shape[1]).clamp(min=SMALLEST)
+        tau = (self._take(outputs, "reference_spread").float() * logits.shape[1]).clamp(min=SMALLEST)
         return -(logits / tau[:, None]).log_softmax(dim=1).mean(dim=1)

@@ -26,6 +26,7 @@ class Energy(Score):
     name = "energy"
     place = 3
     title = "energy"
+    needs = ("unnormalised",)
 
     def __init__(self, temperature: float = 1.0) -> None:
         if not temperature > 0:
