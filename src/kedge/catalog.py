@@ -131,8 +131,8 @@ def get(room: str, name: str) -> Any:
 def info(room: str, name: str) -> Info | None:
     """Where a method comes from; None for one's own that does not say."""
     method = get(room, name)
-    found: Info | None = getattr(sys.modules[method.__module__], "info", None)
-    return found
+    origin: Info | None = getattr(sys.modules[method.__module__], "info", None)
+    return origin
 
 
 def exported(package: str, name: str) -> Any:
@@ -301,16 +301,16 @@ class Part:
     def make(self, *inner: Any, builders: Mapping[type, Callable[[Any], Any]] | None = None, **context: Any) -> Any:
         """What the method makes; see `build`."""
         self.check_arguments()
-        asked, kinds = self.arguments, self.kinds
-        made = {
-            key: _made(kinds.get(key, ()), value, f"{self.name}: {key}", builders or {}, context)
+        known, kinds = self.arguments, self.kinds
+        values = {
+            key: _value(kinds.get(key, ()), value, f"{self.name}: {key}", builders or {}, context)
             for key, value in self.values.items()
         }
-        made |= {key: value for key, value in context.items() if key in asked and key not in made}
-        if missing := self.missing(len(inner), made):
+        values |= {key: value for key, value in context.items() if key in known and key not in values}
+        if missing := self.missing(len(inner), values):
             raise ValueError(self.say_missing(missing))
         try:
-            return self.method(*inner, **made)
+            return self.method(*inner, **values)
         except TypeError as error:
             raise ValueError(f"{_words(self.room)} {self.name} cannot be made with {self.values}: {error}") from error
 
@@ -380,7 +380,7 @@ def _room(kinds: tuple[Any, ...], value: Any) -> str | None:
     return next((room for kind in kinds if isinstance(room := getattr(kind, "room", None), str)), None)
 
 
-def _made(
+def _value(
     kinds: tuple[Any, ...], value: Any, place: str, builders: Mapping[type, Callable[[Any], Any]], context: Any
 ) -> Any:
     if not isinstance(value, str | Mapping):
@@ -393,22 +393,12 @@ def _made(
         if room is not None:
             return build(room, value, builders=builders, **context)
         if isinstance(value, str) and float in kinds and str not in kinds:
-            return _number(value)
+            from kedge.epsilon import parse_number  # not before a number is written so: every command reads this file
+
+            return parse_number(value)
     except ValueError as error:
         raise ValueError(f"{place}: {error}") from error
     return value
-
-
-def _number(text: str) -> float:
-    """The number that a text stands for: `8/255` and `1e-2` are texts to YAML."""
-    from decimal import Decimal  # not before a number is written so: every command reads this file
-    from fractions import Fraction
-
-    top, slash, bottom = text.partition("/")
-    try:
-        return float(Fraction(Decimal(top.strip())) / Fraction(Decimal(bottom.strip() if slash else "1")))
-    except (ValueError, ArithmeticError):
-        raise ValueError(f"{text!r} is not a number, such as 0.03, 1e-2 or 8/255") from None
 
 
 def _kinds(method: Any) -> dict[str, tuple[Any, ...]]:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-__all__ = ["check_epsilon", "parse_ball", "parse_epsilon", "print_ball", "print_epsilon"]
+__all__ = ["check_epsilon", "parse_ball", "parse_epsilon", "parse_number", "print_ball", "print_epsilon"]
 
 LEVELS = 255
 CLOSE = 1e-9  # relative; a share of a radius is off in the last bits
@@ -26,13 +26,21 @@ def parse_epsilon(value: Any, name: str = "eps") -> float:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(words)
     try:
-        top, slash, bottom = str(value).partition("/")
-        found = float(Fraction(Decimal(top.strip())) / Fraction(Decimal(bottom.strip() if slash else "1")))
-    except (ValueError, ArithmeticError):  # NaN and infinity are no fractions
+        eps = parse_number(str(value))
+    except ValueError:
         raise ValueError(words) from None
-    if found < 0:
+    if eps < 0:
         raise ValueError(words)
-    return found
+    return eps
+
+
+def parse_number(text: str) -> float:
+    """The number that a text stands for: `8/255` and `1e-2` are texts to YAML. Raises ValueError for any other."""
+    top, slash, bottom = text.partition("/")
+    try:
+        return float(Fraction(Decimal(top.strip())) / Fraction(Decimal(bottom.strip() if slash else "1")))
+    except (ValueError, ArithmeticError):  # NaN and infinity are no fractions
+        raise ValueError(f"{text!r} is not a number, such as 0.03, 1e-2 or 8/255") from None
 
 
 def print_epsilon(eps: float) -> str:
