@@ -26,7 +26,7 @@ import torch
 import kedge
 from benchmarks.cifar10_small import VARIANTS
 from benchmarks.conversion import RESULTS, trained
-from benchmarks.side_by_side import lines, table
+from benchmarks.side_by_side import command, lines, table
 from kedge import data
 from kedge.adaptation import HOWS, Settings, study
 from kedge.adaptation.studies import spread
@@ -173,7 +173,7 @@ def main() -> None:
                 print(f"{task}, {folder.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
                 record = {
                     "name": "adaptation",
-                    "command": " ".join(["python -m benchmarks.adaptation", *sys.argv[1:]]),
+                    "command": command("adaptation"),
                     "created": now(),
                     "machine": machine(),
                     "load": os.getloadavg()[0],

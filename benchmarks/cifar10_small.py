@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import kedge.data
+from benchmarks.side_by_side import command
 from kedge.evaluation import evaluate
 from kedge.evaluation.provenance import machine, now
 from kedge.files import write_text
@@ -97,7 +98,7 @@ def main() -> None:
             print(f"seed {seed}, {NAMES[variant]}: {seconds[variant][-1]:.0f} s, {rows[variant][-1]}", file=sys.stderr)
         # Written after every seed: a run that is broken off leaves what it has.
         record = {
-            "command": "python -m benchmarks.cifar10_small " + " ".join(sys.argv[1:]),
+            "command": command("cifar10_small"),
             "created": now(),
             "machine": machine(),
             "settings": settings,

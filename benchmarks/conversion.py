@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import kedge.data
-from benchmarks.side_by_side import lines, table
+from benchmarks.side_by_side import command, lines, table
 from kedge.adaptation.studies import spread
 from kedge.evaluation import evaluate
 from kedge.evaluation.provenance import machine, now
@@ -171,7 +171,7 @@ def _record(
     keys = ("model", "width", "first", "then", "seeds", "limit")
     return {
         "name": "conversion",
-        "command": " ".join(["python -m benchmarks.conversion", *sys.argv[1:]]),
+        "command": command("conversion"),
         "created": now(),
         "machine": machine(),
         "load": os.getloadavg()[0],

@@ -25,6 +25,7 @@ import torch
 
 import kedge
 import kedge.data
+from benchmarks.side_by_side import command
 from kedge.attacks import PGD
 from kedge.data import ImageSet
 from kedge.evaluation.provenance import machine, now
@@ -96,8 +97,7 @@ def table(rows: dict[str, dict[str, dict[str, float]]]) -> list[str]:
 
 def write(record: dict[str, Any], settings: dict[str, Any], out: Path) -> None:
     """Write the file, whole or not at all."""
-    command = "python -m benchmarks.robust_cifar10 " + " ".join(sys.argv[1:])
-    record |= {"command": command.strip(), "created": now(), "machine": machine(), "settings": settings}
+    record |= {"command": command("robust_cifar10"), "created": now(), "machine": machine(), "settings": settings}
     order = sorted(record["rows"], key=lambda name: not name.startswith("natural"))
     record["rows"] = {name: record["rows"][name] for name in order}
     record["table"] = table(record["rows"])

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 import kedge.data
+from benchmarks.side_by_side import command
 from kedge.attacks import PGD
 from kedge.data import ImageSet
 from kedge.evaluation.provenance import machine, now
@@ -127,7 +128,7 @@ def main() -> None:
                 rows.setdefault(name, []).append(row)
         # Written after every seed: a run that is broken off leaves what it has.
         record = {
-            "command": " ".join(["OMP_NUM_THREADS=1 python -m benchmarks.robust_digits", *sys.argv[1:]]),
+            "command": f"OMP_NUM_THREADS=1 {command('robust_digits')}",
             "created": now(),
             "machine": machine(),
             "settings": {

@@ -178,6 +178,12 @@ def finish(
     return 0
 
 
+def command(name: str) -> str:
+    """The command line of a program of this folder, without the places of this machine."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return " ".join([f"python -m benchmarks.{name}", *words])
+
+
 def write(
     args: argparse.Namespace,
     rows: Sequence[Mapping[str, Any]] = (),
@@ -185,10 +191,9 @@ def write(
     **more: Any,
 ) -> dict[str, Any]:
     """The result with where it comes from, also written where `--out` says: what is there so far, if more follows."""
-    given = sys.argv[1:]
     record = {
         "name": args.name,
-        "command": " ".join([f"python -m benchmarks.{args.name}", *given]),
+        "command": command(args.name),
         "created": now(),
         "machine": machine(),
         "load": os.getloadavg()[0],
