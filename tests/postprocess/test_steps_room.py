@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from kedge.attacks import Bank
 from kedge.postprocess import _base
 from kedge.scores import AMP, Masked, outputs_of
 from kedge.training import calibrate
+from tests.dropping import from_docs
 
 VALUES = {"temperature": 1.7, "class_prior": {"target": [0.2, 0.3, 0.5], "train": [0.7, 0.2, 0.1]}}
 
@@ -176,37 +176,24 @@ def test_a_step_of_a_stranger_names_no_code(tmp_path, model):
         kedge.load(folder, model=Small())
 
 
-DOCS = Path(__file__).parents[2] / "docs" / "calibration.md"
-
-
-def test_a_new_step_is_a_file(tmp_path, monkeypatch, model, images):
-    home, room = catalog.HOME, tmp_path / "home" / "postprocess"
-    room.mkdir(parents=True)
-    for path in (home / "postprocess").glob("*.py"):
-        shutil.copy(path, room / path.name)
-    (room / "own_scale.py").write_text(DOCS.read_text().partition("### A step of your own")[2].split("```")[1][7:])
-    monkeypatch.setattr(catalog, "HOME", room.parent)
-    monkeypatch.setattr(postprocess, "__path__", [*postprocess.__path__, str(room)])
-    catalog.names.cache_clear()
-    try:
-        labels = torch.arange(16) % 3
-        validation = data.TensorSet((images * 255).byte(), labels, ["a", "b", "c"], "specks", "val")
-        before = model.predict(validation.images.float() / 255).logits
-        record = calibrate(model, validation, "own-scale")
-        assert record["value"] == pytest.approx(before.std(0).tolist(), rel=1e-5)
-        assert "accuracy_after" in record
-        loaded = kedge.load(kedge.save(model, tmp_path / "m"), model=Small())
-        shown = validation.images.float() / 255
-        torch.testing.assert_close(loaded.predict(shown).logits, before / before.std(0), atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(loaded.fold()(shown), loaded(shown), atol=1e-5, rtol=1e-5)
-        assert loaded.describe_steps() == ["own scale of 3"]
-        done = kedge.deploy.export(loaded, tmp_path / "m.pt2", to="torch")
-        torch.testing.assert_close(done.load()(shown), loaded(shown).detach(), atol=1e-5, rtol=1e-5)
-        with pytest.raises(ValueError, match="own_scale takes no prior"):
-            calibrate(loaded, validation, "own_scale", prior="uniform")
-    finally:
-        catalog.names.cache_clear()
-        _base._KINDS.pop("own_scale", None)
+def test_a_new_step_is_a_file(drop, tmp_path, monkeypatch, model, images):
+    drop("postprocess", "own_scale", from_docs("calibration.md", "class OwnScale"))
+    monkeypatch.setattr(_base, "_KINDS", dict(_base._KINDS))
+    labels = torch.arange(16) % 3
+    validation = data.TensorSet((images * 255).byte(), labels, ["a", "b", "c"], "specks", "val")
+    before = model.predict(validation.images.float() / 255).logits
+    record = calibrate(model, validation, "own-scale")
+    assert record["value"] == pytest.approx(before.std(0).tolist(), rel=1e-5)
+    assert "accuracy_after" in record
+    loaded = kedge.load(kedge.save(model, tmp_path / "m"), model=Small())
+    shown = validation.images.float() / 255
+    torch.testing.assert_close(loaded.predict(shown).logits, before / before.std(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(loaded.fold()(shown), loaded(shown), atol=1e-5, rtol=1e-5)
+    assert loaded.describe_steps() == ["own scale of 3"]
+    done = kedge.deploy.export(loaded, tmp_path / "m.pt2", to="torch")
+    torch.testing.assert_close(done.load()(shown), loaded(shown).detach(), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="own_scale takes no prior"):
+        calibrate(loaded, validation, "own_scale", prior="uniform")
 
 
 def test_the_file_that_is_listed_is_a_file_of_the_room():

@@ -1,8 +1,6 @@
 """The room of procedures: a file dropped into it is a way to adapt; two phases against scikit-learn's balanced head."""
 
 import json
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,34 +8,16 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 import kedge
-from kedge import catalog, procedures
+from kedge import catalog
 from kedge.adaptation import HOWS, ProbeData, adapt, fit_probe
 from kedge.cli import main
 from kedge.probing.features import features
 from kedge.procedures._base import procedure, ways
 from kedge.training import fitting
+from tests.dropping import from_docs
 
 QUICK = {"epochs": 2, "device": "cpu", "batch_size": 16}
-GUIDE = (Path(__file__).parents[2] / "docs" / "adapt.md").read_text()
-(HALF_AS_SURE,) = (block for block in re.findall("```python\n(.*?)```", GUIDE, re.DOTALL) if "HalfAsSure" in block)
-
-
-@pytest.fixture
-def dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The room with one more file: that of the guide."""
-    folder = tmp_path / "house" / "procedures"
-    folder.mkdir(parents=True)
-    for other in catalog.HOME.iterdir():
-        if other.name != "procedures":
-            (tmp_path / "house" / other.name).symlink_to(other)
-    for file in Path(procedures.__file__).parent.glob("*.py"):
-        (folder / file.name).symlink_to(file)
-    (folder / "half_as_sure.py").write_text(HALF_AS_SURE)
-    monkeypatch.setattr(catalog, "HOME", tmp_path / "house")
-    monkeypatch.setattr(procedures, "__path__", [*procedures.__path__, str(folder)])
-    catalog.names.cache_clear()
-    yield
-    catalog.names.cache_clear()
+HALF_AS_SURE = from_docs("adapt.md", "HalfAsSure")
 
 
 def uneven(images):
@@ -46,7 +26,8 @@ def uneven(images):
     return images.subset(torch.cat(rows))
 
 
-def test_a_file_in_the_room_is_a_way_of_the_command(dropped, body, tmp_path, monkeypatch, capsys):
+def test_a_file_in_the_room_is_a_way_of_the_command(drop, body, tmp_path, monkeypatch, capsys):
+    drop("procedures", "half_as_sure", HALF_AS_SURE)
     monkeypatch.chdir(tmp_path)
     kedge.save(body, tmp_path / "old")
     with pytest.raises(SystemExit, match="0"):
