@@ -111,7 +111,9 @@ def test_scores_and_steps(members, images):
     assert outputs.features is None
     assert outputs.masked is None
     torch.testing.assert_close(Disagreement().score(outputs), -ensemble.predict(images).uncertainty)
-    torch.testing.assert_close(Energy().score(outputs), torch.zeros(7), atol=1e-5, rtol=0)
+    torch.testing.assert_close(outputs.logits.logsumexp(1), torch.zeros(7), atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="0 for every image"):
+        Energy().score(outputs)
     before = ensemble.predict(images)
     ensemble.set_temperature(2.0)
     torch.testing.assert_close(ensemble.predict(images).logits, before.logits / 2)
@@ -168,6 +170,31 @@ def test_an_attack_that_would_overlook_a_member_is_refused(images):
     assert ensemble(images).shape == (7, 4)
     with pytest.raises(ValueError, match="member 1 of the ensemble carry no gradient"):
         PGD(8 / 255, steps=1)(ensemble.for_attack(), images, torch.zeros(7).long())
+
+
+@pytest.mark.parametrize("how", ["alone", "resized", "nested", "folded"])
+def test_a_member_that_detaches_its_input_is_refused_though_its_weights_have_gradients(images, how):
+    """The gradient of the mean would be that of the other members, and the mean look robust."""
+
+    class Detaching(Small):
+        def forward(self, x):
+            return super().forward(x.detach())
+
+    detaching = kedge.plain(Detaching(), example=(3, 6, 6)).eval()
+    inner = kedge.Ensemble([member(0), detaching])
+    model = {
+        "alone": inner.for_attack,
+        "resized": lambda: inner.for_attack(prepare=lambda x: x * 0.5),
+        "nested": kedge.Ensemble([member(1), inner]).for_attack,
+        "folded": inner.fold,
+    }[how]()
+    images.requires_grad_(False)
+    with torch.no_grad():
+        assert model(images).shape == (7, 4)
+    with pytest.raises(ValueError, match="member 1 of the ensemble carry no gradient"):
+        PGD(8 / 255, steps=1)(model.requires_grad_(True), images, torch.zeros(7).long())
+    with pytest.raises(ValueError, match="member 1 of the ensemble carry no gradient"):
+        model(images.clone().requires_grad_())
 
 
 @pytest.mark.parametrize("to", ["torch", "onnx"])

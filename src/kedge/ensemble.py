@@ -87,14 +87,7 @@ class Ensemble(PixelModel):
     def network_logits(self, images: Tensor, references: Any = None) -> Tensor:
         """The logarithm of the mean probability `[B, C]`, with gradients, before the ensemble's own steps."""
         logits = [member.for_attack(_for(member, references))(images) for member in self.members]
-        if torch.is_grad_enabled() and images.requires_grad:
-            for place, each in enumerate(logits):
-                if not each.requires_grad:
-                    raise ValueError(
-                        f"the logits of member {place} of the ensemble carry no gradient with respect to the images "
-                        "(an exported or quantised model), so that an attack would overlook it: leave it out, or make "
-                        "the images on models that have one and judge them on this one (transfer)"
-                    )
+        check_followed(logits, images)
         return _mean(torch.stack(logits))
 
     def forward(self, images: Tensor, references: Any = None) -> Tensor:
@@ -189,7 +182,42 @@ class _FoldedEnsemble(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, images: Tensor) -> Tensor:
-        return _mean(torch.stack([network(images) for network in self.networks]))
+        logits = [network(images) for network in self.networks]
+        check_followed(logits, images)
+        return _mean(torch.stack(logits))
+
+
+def check_followed(logits: Sequence[Tensor], images: Tensor) -> None:
+    """Raise ValueError where the logits of a member have no gradient with respect to images that want one.
+
+    An attack would climb the others alone, and call the ensemble robust where it has not looked.
+    """
+    if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and images.requires_grad):
+        return
+    for place, each in enumerate(logits):
+        if not _follows(each, images):
+            raise ValueError(
+                f"the logits of member {place} of the ensemble carry no gradient with respect to the images (an "
+                "exported or quantised model, or one that detaches its input), so that an attack would overlook it: "
+                "leave it out, or make the images on models that have one and judge them on this one (transfer)"
+            )
+
+
+def _follows(outputs: Tensor, inputs: Tensor) -> bool:
+    """Whether autograd has a way from `outputs` back to `inputs`: its graph is walked, nothing is computed.
+
+    That outputs require a gradient does not say so: trainable weights are enough for that.
+    """
+    waiting, visited = [outputs.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in visited:
+            continue
+        if node is inputs.grad_fn or getattr(node, "variable", None) is inputs:
+            return True
+        visited.add(node)
+        waiting += [earlier for earlier, _ in node.next_functions]
+    return False
 
 
 def _mean(logits: Tensor) -> Tensor:

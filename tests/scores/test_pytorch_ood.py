@@ -235,3 +235,16 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ImportError, match=r'pip install "kedge\[ood\]"'):
         PytorchOOD("ODIN")
+
+
+@pytest.mark.parametrize("name", ["EnergyBased", "RankFeat"])
+def test_an_energy_of_an_ensemble_is_refused(models, name):
+    """The logarithms of mean probabilities have the free energy log 1 = 0 for every image, which tells nothing."""
+    ensemble = kedge.Ensemble([kedge.plain(trained(), example=TRAIN) for _ in range(2)])
+    assert float(outputs_of(ensemble, TEST).logits.logsumexp(1).abs().max()) < 1e-5
+    with pytest.raises(ValueError, match="0 for every image"):
+        PytorchOOD(name)(ensemble, TEST)
+    assert float(PytorchOOD(name)(ensemble.members[0], TEST).std()) > 1e-3
+    if name == "EnergyBased":
+        assert not scores.usable([PytorchOOD(name)], outputs_of(ensemble, TEST))
+        assert scores.usable([PytorchOOD(name)], outputs_of(ensemble.members[0], TEST))

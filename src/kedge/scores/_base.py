@@ -59,6 +59,11 @@ class Score:
             raise ValueError(f"{self.name} needs {WHERE_FROM[field]}; these outputs hold none")
         return value
 
+    def _check_unnormalised(self, of_members: bool) -> None:
+        """Raise ValueError for an ensemble, whose logits are the logarithms of mean probabilities."""
+        if of_members:
+            raise ValueError(f"{self.name} needs {WHERE_FROM['unnormalised']}; an ensemble gives log probabilities")
+
     def _fitted(self, value: Any) -> Any:
         if value is None:
             raise RuntimeError(

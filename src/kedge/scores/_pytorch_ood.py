@@ -31,6 +31,8 @@ EXTRA = {
     "text_embeddings": "the text embeddings of a vision-language model",
     "weights": "the class weights that training with the VOS loss learns",
 }
+# Those that read the free energy of logits, which is 0 for every image where a network gives log probabilities.
+ENERGIES = ("EnergyBased", "RankFeat")
 # Rows handed to a detector at a time: some hold [rows, classes, features].
 ROWS = 256
 # What pytorch-ood calls what a detector reads, in its fit_... and predict_... .
@@ -80,7 +82,8 @@ class PytorchOOD(Score):
         self.name = f"pytorch_ood_{detector.lower()}"  # type: ignore[misc]
         self.title = f"{detector} (pytorch-ood)"  # type: ignore[misc]
         self.fits = self._kind.requires_fit  # type: ignore[misc]
-        self.needs = {"logits": (), "images": ("images",)}.get(self.reads, ("features", "head"))  # type: ignore[misc]
+        logits = ("unnormalised",) if detector in ENERGIES else ()
+        self.needs = {"logits": logits, "images": ("images",)}.get(self.reads, ("features", "head"))  # type: ignore[misc]
         self._detector: Any = None
         self._network: nn.Module | None = None
 
@@ -114,7 +117,7 @@ class PytorchOOD(Score):
         """
         if self.reads != "images":
             if self.fits:
-                features = bool(self.needs)
+                features = "features" in self.needs
                 parts, labels = zip(*[(outputs_of(model, x, features=features), y) for x, y in batches], strict=True)
                 self.fit(Outputs.cat(parts), torch.cat(labels))
             return self
@@ -141,7 +144,7 @@ class PytorchOOD(Score):
         if len(images) == 0:
             return images.new_zeros(0, dtype=torch.float32)
         if self.reads != "images":
-            return self.score(outputs_of(model, images, references, features=bool(self.needs)))
+            return self.score(outputs_of(model, images, references, features="features" in self.needs))
         check_images(images)
         detector = self._fitted(self._detector) if self.fits else self._build_on(model, images)
         with torch.enable_grad(), self._seeded():
@@ -165,6 +168,8 @@ class PytorchOOD(Score):
                 f"{self.title} reads images, not outputs: use fit_model(model, batches) and call it with images"
             )
         if self.reads == "logits":
+            if self._kind.__name__ in ENERGIES:
+                self._check_unnormalised(outputs.of_members)
             return outputs.logits.float()
         features: Tensor = self._take(outputs, "features").float()
         return features[:, :, None, None] if self.reads == "maps" else features
@@ -172,7 +177,7 @@ class PytorchOOD(Score):
     def _build(self, outputs: Outputs) -> Any:
         """The detector for features or logits: whatever would run the model is None."""
         pieces: dict[str, Any] = dict.fromkeys(("model", "encoder", "backbone"))
-        if self.needs:
+        if "head" in self.needs:
             weight, bias = (part.float() for part in self._take(outputs, "head"))
             linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device).requires_grad_(False)
             linear.weight.copy_(weight)
@@ -185,6 +190,8 @@ class PytorchOOD(Score):
         """The detector that runs a copy of the model."""
         network = self._network = ordinary(model, self.reference)
         name = self._kind.__name__
+        if name in ENERGIES:
+            self._check_unnormalised(as_model(model).of_members)
         pieces: dict[str, Any] = {"model": network}
         if "encoder" in self._parameters:
             pieces["encoder"] = Features(network, images)

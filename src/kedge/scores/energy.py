@@ -34,5 +34,6 @@ class Energy(Score):
         self.temperature = temperature
 
     def score(self, outputs: Outputs) -> Tensor:
-        """`[B]`."""
+        """`[B]`. Raises ValueError for the outputs of an ensemble."""
+        self._check_unnormalised(outputs.of_members)
         return self.temperature * (outputs.logits.float() / self.temperature).logsumexp(dim=1)
