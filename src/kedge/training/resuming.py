@@ -41,9 +41,11 @@ def check_run(folder: RunFolder, facts: dict[str, Any], within: dict[str, Any] |
     elif "digests" not in facts:
         lines.append("the run is of an earlier version, without digests: whether its recipe, its images and its "
                      "checkpoint are those it had cannot be checked; from now on they are")  # fmt: skip
-    now = sources(code_of(facts.get("recipe") or {}))
-    for module, before in (facts.get("code") or {}).items():
-        if now.get(module) not in (None, before):
+    before = facts.get("code") or {}
+    for module, digest in sources([*before, *code_of(vars(folder.recipe()))]).items():
+        if module not in before and "digests" in facts:
+            lines.append(f"nothing says whether the module {module} is as it was when the run began: it goes on as now")
+        elif before.get(module, digest) != digest:
             lines.append(f"careful: the module {module} was changed since the run began: it goes on as it is now")
     if changed := _other_versions(facts):
         words = ", ".join(f"{name} {before}, now {now}" for name, (before, now) in changed.items())
