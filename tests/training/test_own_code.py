@@ -15,9 +15,9 @@ from kedge.procedures._base import Context
 from kedge.procedures._settings import Settings
 from kedge.procedures._tuning import tune
 from kedge.training import fit, load_recipe
+from kedge.training.facts import check_run
 from kedge.training.folder import RunFolder
 from kedge.training.objective import objective_class
-from kedge.training.resuming import check_run
 
 KEDGE = Path(sys.executable).with_name("kedge")
 EVIL = """\
@@ -100,9 +100,9 @@ def test_what_is_called_like_a_library_is_not_taken_for_it(evil):
 def test_a_file_never_says_so_itself(evil, tiny):
     text = tiny(objective=["evil:Loss"], anchored=False).to_yaml()
     (evil / "own.yaml").write_text(text)
-    for load in (load_recipe, fit):
+    for reader in (load_recipe, fit):
         with pytest.raises(ValueError, match=r"objective evil:Loss is Python code.*evil\.py.*--allow-code"):
-            load(evil / "own.yaml")
+            reader(evil / "own.yaml")
     assert not (evil / "marker").exists()
     with own_code.allow_code():
         assert load_recipe(evil / "own.yaml").objective == ["evil:Loss"]

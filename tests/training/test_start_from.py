@@ -13,9 +13,10 @@ from torch import nn
 import kedge
 from kedge import data, networks
 from kedge.training import Recipe, fit
+from kedge.training.cost import earlier_passes
 from kedge.training.images import load_sets
 from kedge.training.prepare import load_start
-from kedge.training.start_from import earlier_passes, going_on, inherit, trained_eps
+from kedge.training.start_from import going_on, inherit, trained_eps
 
 pytestmark = pytest.mark.usefixtures("no_report")
 SIZE = {"arguments": {"width": 4}, "batch_size": 64, "device": "cpu", "references": 3}

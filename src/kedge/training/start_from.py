@@ -11,7 +11,7 @@ from kedge.training.recipe import Recipe, held_by, near
 from kedge.training.recorded import anchored_arguments, recorded, recorded_facts
 from kedge.training.resolve import has_weights
 
-__all__ = ["earlier_passes", "find_start", "inherit", "run_of", "same_place", "trained_eps"]
+__all__ = ["find_start", "inherit", "run_of", "same_place", "trained_eps"]
 
 OWN = ("model", "best", "last", "start")  # the model folders inside a run
 
@@ -143,23 +143,6 @@ def _published(recipe: Recipe) -> Recipe:
     if recipe.data is None:
         raise ValueError(f"{name} is a network with published weights, which belong to no data here: name the data")
     return replace(recipe, model=name, pretrained=True, anchored=bool(recipe.anchored))
-
-
-def earlier_passes(recipe: Recipe) -> float | None:
-    """Forward and backward passes that training the model in init_from took; None where that is not on record."""
-    folder = find_start(recipe.init_from) if recipe.init_from is not None else None
-    run = run_of(folder) if folder is not None else None
-    if folder is None or run is None:
-        return None
-    try:
-        facts = recorded_facts(run)
-        if "cost" in facts:
-            before = facts["cost"]["earlier"]
-            own = 0.0 if folder.name == "start" else float(facts["cost"]["passes"])
-            return None if before is None else own + float(before)
-        return float(recorded(run)["epochs"]) * float(facts["data"]["train"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def same_place(data: str, other: str | None) -> bool:
