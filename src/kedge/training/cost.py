@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from kedge.full_disk import check_space
+from kedge.named_model import run_of
 from kedge.objectives import Objective, set_progress
 from kedge.training.build import make_rule, step_passes
 from kedge.training.recipe import Recipe
 from kedge.training.recorded import recorded, recorded_facts
-from kedge.training.start_from import find_start, run_of
+from kedge.training.start_from import find_start
 
 __all__ = ["Cost", "check_room", "costs", "earlier_passes", "least_room"]
 
@@ -67,8 +68,7 @@ def costs(recipe: Recipe, objective: nn.Module, images: int, earlier: float | No
 def earlier_passes(recipe: Recipe) -> float | None:
     """Forward and backward passes that training the model in init_from took; None where that is not on record."""
     folder = find_start(recipe.init_from) if recipe.init_from is not None else None
-    run = run_of(folder) if folder is not None else None
-    if folder is None or run is None:
+    if folder is None or (run := run_of(folder)) is None:
         return None
     try:
         facts = recorded_facts(run)
