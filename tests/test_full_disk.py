@@ -18,7 +18,7 @@ from kedge.deploy import export
 from kedge.files import whole, write_text
 from kedge.full_disk import FullDisk, about_full_disk, check_space, in_bytes, is_full_disk
 from kedge.training import Recipe
-from kedge.training.space import least_room
+from kedge.training.cost import least_room
 
 ROOM = 400_000
 

@@ -16,7 +16,7 @@ ORDER = (
     "reporting probing weights",
     "objectives scores test_time hub",
     "attacks optim checkpoint metrics ensemble",
-    "architectures stated",
+    "architectures named_model stated",
     "anchoring networks",
     "data confidence postprocess",
     "samplers",

@@ -289,6 +289,12 @@ class Part:
         """The types that each argument is annotated with, those of a union apart."""
         return _kinds(self.method)
 
+    @property
+    def rooms(self) -> dict[str, str]:
+        """The room that a value is looked up in, of each argument that is built from a spec of its own."""
+        rooms = {key: _room(self.kinds.get(key, ()), value) for key, value in self.values.items()}
+        return {key: room for key, room in rooms.items() if room is not None}
+
     def check_arguments(self) -> None:
         """Raise ValueError for a value that is written for no argument of the method."""
         known = self.arguments
@@ -323,12 +329,11 @@ def parts(room: str, spec: Any) -> list[Part]:
     """
     part = _part(room, spec)
     listed = [part]
-    for key, value in part.values.items():
-        if (of := _room(part.kinds.get(key, ()), value)) is not None:
-            try:
-                listed += parts(of, value)
-            except ValueError as error:
-                raise ValueError(f"{part.name}: {key}: {error}") from error
+    for key, of in part.rooms.items():
+        try:
+            listed += parts(of, part.values[key])
+        except ValueError as error:
+            raise ValueError(f"{part.name}: {key}: {error}") from error
     return listed
 
 

@@ -28,6 +28,7 @@ from kedge.anchoring.twin import evaluating
 from kedge.architectures import at_most, describe, rebuild
 from kedge.files import sweep, whole, write_text
 from kedge.json_text import read_json
+from kedge.named_model import model_folder
 from kedge.postprocess import check_steps
 from kedge.regular import LARGEST_TEXT, check_file, file_digest
 from kedge.stated import check_stated, check_there, refuse
@@ -256,14 +257,9 @@ def _model_folder(folder: Path) -> Path:
         raise FileNotFoundError(f"there is no folder {str(folder)!r}")
     if folder.is_file():
         raise ValueError(f"{str(folder)!r} is a file; kedge.load takes the folder that kedge.save wrote")
-    for candidate in (folder, folder / "model"):
-        if (candidate / CONFIG).is_file():
-            return candidate
-    if (folder / "recipe.yaml").is_file():
-        raise FileNotFoundError(
-            f"the run {str(folder)!r} has no model yet: finish it with kedge train --resume {folder}"
-        )
-    raise FileNotFoundError(f"{str(folder)!r} holds no {CONFIG}, so it is not a model that kedge.save wrote")
+    if (model := model_folder(folder)) is None:
+        raise FileNotFoundError(f"{str(folder)!r} holds no {CONFIG}, so it is not a model that kedge.save wrote")
+    return model
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,6 @@ __all__ = [
     "NAME",
     "allow_code",
     "check_allowed",
-    "code_in",
     "command",
     "imported",
     "is_allowed",
@@ -55,20 +54,6 @@ def allow_code(allowed: bool = True) -> Iterator[None]:
 def is_allowed() -> bool:
     """Whether names may import modules here and now; not unless something said so."""
     return _ALLOWED.get()
-
-
-def code_in(objective: Iterable[Any] | None) -> list[str]:
-    """The names of an objective, as a recipe lists them, that ask for code which is not kedge's."""
-    entries = list(objective or [])
-    named = [entry for entry in entries if isinstance(entry, str)]
-    while entries:  # what an argument is built from is named as an objective is
-        entry = entries.pop()
-        if isinstance(entry, dict):
-            named += entry
-            entries += entry.values()
-        elif isinstance(entry, list):
-            entries += entry
-    return [name for name in named if isinstance(name, str) and ":" in name]
 
 
 def check_allowed(name: str, what: str) -> None:

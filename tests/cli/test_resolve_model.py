@@ -43,7 +43,7 @@ def test_what_is_no_model_says_what_to_give(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="a folder without a model"):
         find("some")
     (tmp_path / "runs" / "some" / "recipe.yaml").write_text("data: digits")
-    with pytest.raises(FileNotFoundError, match="kedge train --resume some"):
+    with pytest.raises(FileNotFoundError, match=r"kedge train --resume runs.some"):
         find("some")
     for name, hint in (("last.ckpt", "run folder"), ("m.pt2", "ONNX"), ("m.pth", "not a model that kedge reads")):
         (tmp_path / name).write_bytes(b"")

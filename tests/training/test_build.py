@@ -8,10 +8,11 @@ import kedge
 from kedge import data
 from kedge.data import TensorSet
 from kedge.objectives._weights import balanced_weights
-from kedge.own_code import allow_code, code_in
+from kedge.own_code import allow_code
 from kedge.training import Recipe, fit
 from kedge.training.build import make_model, make_network, make_optimizer, make_schedule
 from kedge.training.images import load_sets
+from kedge.training.nested import code_of
 from kedge.training.objective import check_objective, make_objective
 from kedge.training.recorded import masking
 from kedge.training.start_from import inherit
@@ -164,7 +165,7 @@ def test_an_attack_of_ones_own_is_built_by_its_name(train):
     adversarial = {"Adversarial": {"attack": {f"{__name__}:Nudge": {"eps": 0.2}}}}
     assert make_objective(recipe(objective=[adversarial, "CrossEntropy"]), train).attack.eps == 0.2
     assert make_objective(recipe(objective=[adversarial, "CrossEntropy"], eps="8/255"), train).attack.eps == 8 / 255
-    assert code_in([adversarial, "CrossEntropy"]) == [f"{__name__}:Nudge"]
+    assert code_of({"objective": [adversarial, "CrossEntropy"]}) == [f"{__name__}:Nudge"]
     with allow_code(False), pytest.raises(ValueError, match=r"Nudge is Python code.*--allow-code"):
         make_objective(recipe(objective=[adversarial, "CrossEntropy"]), train)
 

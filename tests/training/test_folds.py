@@ -21,12 +21,12 @@ from kedge.data.sets import TensorSet
 from kedge.metrics import accuracy_interval
 from kedge.probing import set_probe
 from kedge.training import Recipe, checkpoint_selection, fit, fitting, folds
+from kedge.training.cost import least_room
 from kedge.training.folds import fold_places
 from kedge.training.held_out import RunImages
 from kedge.training.module import Run
 from kedge.training.record import ImageRecord
 from kedge.training.resolve import resolve_folds
-from kedge.training.space import least_room
 
 COUNTS = {"4": 9, "5": 10, "6": 8, "7": 1}  # 28 images, one class of a single one
 

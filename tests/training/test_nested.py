@@ -8,8 +8,7 @@ import yaml
 
 from kedge.cli import main
 from kedge.experiments.experiment import Experiment
-from kedge.training.digests import recipe_digest
-from kedge.training.may_change import may_grow
+from kedge.training.digests import may_grow, recipe_digest
 from kedge.training.nested import change, flattened
 from kedge.training.recipe import Recipe, load_recipe
 

@@ -1,14 +1,22 @@
 """Names of one's own code: nothing is imported unless the command line, or the calling program, says so."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from kedge import own_code
+import kedge
+from kedge import networks, own_code
 from kedge.cli.foreign import load_callable
+from kedge.data import load
+from kedge.procedures._base import Context
+from kedge.procedures._settings import Settings
+from kedge.procedures._tuning import tune
 from kedge.training import fit, load_recipe
+from kedge.training.facts import check_run
+from kedge.training.folder import RunFolder
 from kedge.training.objective import objective_class
 
 KEDGE = Path(sys.executable).with_name("kedge")
@@ -22,6 +30,16 @@ pathlib.Path(__file__).with_name("marker").touch()
 class Loss(nn.CrossEntropyLoss):
     def forward(self, model, images, targets):
         return super().forward(model(images), targets)
+"""
+NUDGE = """\
+from kedge.attacks import Attack
+
+
+class Nudge(Attack):
+    eps, norm = 0.1, "linf"
+
+    def __call__(self, model, images, targets):
+        return (images + self.eps).clamp(0, 1)
 """
 STARTS = [[str(KEDGE)], [sys.executable, "-m", "kedge"]]
 
@@ -37,7 +55,7 @@ def evil(tmp_path, monkeypatch):
     return tmp_path
 
 
-def kedge(start, *words):
+def command(start, *words):
     done = subprocess.run([*start, *words], capture_output=True, text=True, timeout=300)
     return done.returncode, done.stderr
 
@@ -52,7 +70,7 @@ def kedge(start, *words):
     ],
 )
 def test_without_the_flag_nothing_runs_and_both_ways_say_the_same(evil, words):
-    one, other = (kedge(start, *words) for start in STARTS)
+    one, other = (command(start, *words) for start in STARTS)
     assert one == other
     assert one[0] == 1
     assert "--allow-code" in one[1]
@@ -65,7 +83,7 @@ def test_without_the_flag_nothing_runs_and_both_ways_say_the_same(evil, words):
 @pytest.mark.parametrize("start", STARTS, ids=["kedge", "python -m kedge"])
 def test_with_the_flag_the_module_of_the_working_folder_is_taken(evil, start):
     """Objectives are looked at before the data, of which there is none."""
-    code, said = kedge(start, "train", "--config", "recipe.yaml", "--allow-code")
+    code, said = command(start, "train", "--config", "recipe.yaml", "--allow-code")
     assert (code, "nowhere" in said, "evil" in said) == (1, True, False), said
     assert (evil / "marker").exists()
 
@@ -74,7 +92,7 @@ def test_with_the_flag_the_module_of_the_working_folder_is_taken(evil, start):
 def test_what_is_called_like_a_library_is_not_taken_for_it(evil):
     """`python -m` looks into the working folder first."""
     (evil / "yaml.py").write_text(EVIL)
-    code, said = kedge(STARTS[1], "train", "--config", "recipe.yaml", "--print-config")
+    code, said = command(STARTS[1], "train", "--config", "recipe.yaml", "--print-config")
     assert code == 0, said
     assert not (evil / "marker").exists()
 
@@ -82,9 +100,9 @@ def test_what_is_called_like_a_library_is_not_taken_for_it(evil):
 def test_a_file_never_says_so_itself(evil, tiny):
     text = tiny(objective=["evil:Loss"], anchored=False).to_yaml()
     (evil / "own.yaml").write_text(text)
-    for load in (load_recipe, fit):
+    for reader in (load_recipe, fit):
         with pytest.raises(ValueError, match=r"objective evil:Loss is Python code.*evil\.py.*--allow-code"):
-            load(evil / "own.yaml")
+            reader(evil / "own.yaml")
     assert not (evil / "marker").exists()
     with own_code.allow_code():
         assert load_recipe(evil / "own.yaml").objective == ["evil:Loss"]
@@ -156,3 +174,46 @@ def test_names_are_looked_for_before_anything_runs(evil, monkeypatch):
         with pytest.raises(ValueError, match="not a class of nn"):
             objective_class("evil:pathlib")
         assert objective_class("evil:Loss").__module__ == "evil"
+
+
+def test_code_named_as_the_value_of_an_argument_is_named_digested_and_asked_for(evil, tiny, no_report, monkeypatch):
+    """Its digest is that of hashlib; a text of the same form which names data is none."""
+    (evil / "mine.py").write_text(NUDGE)
+    attacked = [{"Adversarial": {"attack": "mine:Nudge"}}, "CrossEntropy"]
+    recipe = tiny(objective=attacked, anchored=False, epochs=1, val_pgd_steps=0)
+    (evil / "own.yaml").write_text(recipe.to_yaml())
+    with pytest.raises(ValueError, match=r"objective mine:Nudge is Python code.*--allow-code"):
+        load_recipe(evil / "own.yaml")
+    (evil / "bank.yaml").write_text("objective: [{Anchored: {reference_set: 'stream:photos'}}, CrossEntropy]\n")
+    assert "stream:photos" in str(load_recipe(evil / "bank.yaml").objective)
+    assert "mine" not in sys.modules
+    monkeypatch.syspath_prepend(evil)
+    try:
+        folder = fit(recipe, progress=False).folder
+        facts = RunFolder(folder).facts()
+        digest = hashlib.sha256((evil / "mine.py").read_bytes()).hexdigest()
+        assert facts["code"] == {"mine": digest}
+        (folder / "model" / "config.json").unlink()
+        with (evil / "mine.py").open("a") as file:
+            file.write("# edited\n")
+        words = check_run(RunFolder(folder), facts, None)
+        assert [line for line in words if "module mine was changed since the run began" in line]
+        assert [line for line in check_run(RunFolder(folder), {**facts, "code": {}}, None) if "module mine" in line]
+    finally:
+        sys.modules.pop("mine", None)
+
+
+def test_code_that_only_a_stage_of_an_adaptation_names_is_not_run(evil, tiny, monkeypatch):
+    """A folder from anybody can hold a recipe with such an attack; the program that adapts named nothing of it."""
+    (evil / "adapted").mkdir()
+    recipe = tiny(objective=[{"Adversarial": {"attack": "evil:Loss"}}, "CrossEntropy"], anchored=False)
+    (evil / "adapted" / "recipe.yaml").write_text(recipe.to_yaml())
+    (evil / "adapted" / "run.json").write_text("{}")
+    monkeypatch.syspath_prepend(evil)
+    images = load("digits", "val").subset(range(20))
+    context = Context(
+        "adapted", kedge.plain(networks.create("kedge_resnet_small", 10, 1)), images, None, Settings(), evil
+    )
+    with pytest.raises(ValueError, match="evil:Loss is Python code"):
+        tune(context, context.model)
+    assert not (evil / "marker").exists()

@@ -221,7 +221,7 @@ def test_more_epochs_where_nothing_follows_their_number(tmp_path, how, state):
     ],
 )
 def test_no_more_epochs_where_something_does(fields):
-    from kedge.training.may_change import may_grow
+    from kedge.training.digests import may_grow
 
     wanted = Recipe(**{"epochs": 2, "warmup": 0.05, **fields})
     assert not may_grow(wanted, 3)

@@ -10,9 +10,9 @@ import kedge
 from kedge import catalog
 from kedge.training import fit
 from kedge.training.build import make_optimizer, step_passes
+from kedge.training.cost import _moments
 from kedge.training.module import Run
 from kedge.training.sharding import check_shardable
-from kedge.training.space import _moments
 
 pytestmark = pytest.mark.usefixtures("no_report")
 # Everything that draws at random or counts: augmentation, references and masks, dropout, averages, limits.

@@ -13,9 +13,9 @@ from torch import nn
 import kedge
 from kedge import data, networks
 from kedge.training import Recipe, fit
+from kedge.training.cost import earlier_passes
 from kedge.training.images import load_sets
-from kedge.training.prepare import load_start
-from kedge.training.start_from import earlier_passes, going_on, inherit, trained_eps
+from kedge.training.start_from import going_on, inherit, load_start, trained_eps
 
 pytestmark = pytest.mark.usefixtures("no_report")
 SIZE = {"arguments": {"width": 4}, "batch_size": 64, "device": "cpu", "references": 3}
@@ -229,8 +229,10 @@ def refused(tmp_path, error, words, sets=None, **fields):
 
 def test_other_classes(home, tmp_path):
     source = str(home / "plain")
-    told = refused(tmp_path, ValueError, "the 4 classes of", init_from=source, classes=["0", "1", "2", "7"])
-    assert "the data also has 7; the model also has 3" in told
+    message = refused(
+        tmp_path, ValueError, "has 4 outputs for 0, 1, 2, 3", init_from=source, classes=["0", "1", "2", "7"]
+    )
+    assert "the data also has 7; the model also has 3" in message
     refused(tmp_path, ValueError, "the model also has 3", init_from=source, classes=["0", "1", "2"])
     train, val = load_sets(Recipe(**FOUR))
     turned = [data.TensorSet(s.images, 3 - s.labels, ["3", "2", "1", "0"]) for s in (train, val)]

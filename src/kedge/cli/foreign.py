@@ -5,12 +5,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kedge.named_model import TIMM, published, with_class_names
 from kedge.own_code import NAME, imported, near_names, working_folder_first
 
 if TYPE_CHECKING:
     from kedge.anchoring import PlainModel
-
-TIMM = "timm/"
 
 
 def load_timm(given: str, weights: str | None = None, headless: bool = False) -> "PlainModel":
@@ -24,38 +23,15 @@ def load_timm(given: str, weights: str | None = None, headless: bool = False) ->
         ValueError: timm has no such network or weights, they have no classes, or the file is of another network.
         kedge.networks.PretrainedUnavailable: the weights exist but cannot be had here.
     """
-    import timm
-
-    from kedge.networks import create
-
     name = given.removeprefix(TIMM)
     _check_name(name)
     if weights is not None:
-        model = _with_classes(_from_file(name, weights, headless))
+        model = with_class_names(_from_file(name, weights, headless))
         if not headless:
             named = "ImageNet's classes" if model.class_names else "the classes of the data, in its order"
             print(f"its {model.num_outputs} outputs have no names in the file: taken for {named}", file=sys.stderr)
         return model
-    published = timm.models.get_pretrained_cfg(name)
-    if not timm.is_model_pretrained(name) or published is None:
-        raise ValueError(
-            f"no weights were published for {given!r}, and with random ones there is nothing to measure"
-            + near_names(name, timm.list_pretrained(f"{name.split('_')[0].split('.')[0]}*"))
-        )
-    if not published.num_classes:
-        raise ValueError(f"{given!r} gives features, not classes: choose weights with a classifier")
-    return _with_classes(create(given, published.num_classes, pretrained=True))
-
-
-def _with_classes(network: Any) -> "PlainModel":
-    """The network behind its normalisation, with the names of ImageNet's classes where it has as many."""
-    import kedge
-    from kedge.data.label_spaces import imagenet
-
-    model = kedge.plain(network).eval()
-    if model.num_outputs == len(imagenet()):
-        model.class_names = list(imagenet())
-    return model
+    return published(given)
 
 
 def _from_file(name: str, weights: str, headless: bool) -> Any:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.foreign import TIMM, load_callable, load_timm
+from kedge.cli.foreign import load_callable, load_timm
+from kedge.named_model import TIMM, model_folder, run_of
 from kedge.own_code import NAME
 
 if TYPE_CHECKING:
@@ -154,19 +155,12 @@ def find(given: str, python: bool = False, several: bool = False) -> Source:
             ".py": f"a Python file; give {path.stem}:NAME for a model of that name in it, or {path.stem}:make()",
         }.get(path.suffix, "not a model that kedge reads; give a run folder, a model folder or an .onnx file")
         raise ValueError(f"{given} is {hint}")
-    if (path / "model" / "config.json").is_file():
-        return Source(path / "model", path, path.resolve().name)
-    if (path / "config.json").is_file():
-        parent = path.resolve().parent
-        kept = path.resolve().name
-        if kept in ("model", "best", "last", "start") and (parent / "recipe.yaml").is_file():
-            return Source(path, parent, parent.name if kept == "model" else f"{parent.name}-{kept}")
-        return Source(path, None, path.resolve().name)
-    if (path / "recipe.yaml").is_file():
-        raise FileNotFoundError(
-            f"{given} is a run that has no model yet: its training has not finished. "
-            f"Go on with: kedge train --resume {given}"
-        )
+    if (folder := model_folder(path)) is not None:
+        run = path if folder != path else run_of(folder)
+        if run is None:
+            return Source(folder, None, folder.resolve().name)
+        part = folder.resolve().name
+        return Source(folder, run, run.resolve().name + ("" if part == "model" else f"-{part}"))
     raise FileNotFoundError(f"{given} is a folder without a model (no model/config.json and no config.json in it)")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from kedge.training.nested import change, flattened
-from kedge.training.recipe import Recipe, load_recipe, near
+from kedge.training.recipe import Recipe, load_recipe
+from kedge.training.recipe_checks import near
 from kedge.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["Experiment", "Variant", "experiment_names", "load_experiment"]

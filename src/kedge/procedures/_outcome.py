@@ -14,10 +14,10 @@ from kedge.procedures._settings import Settings
 from kedge.training.calibration import judge, predict_logits
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.images import record_of
-from kedge.training.prepare import started
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 from kedge.training.recorded import recorded_facts
+from kedge.training.start_from import started
 
 __all__ = ["add_record", "finished", "load_outcome", "recipe_for", "write_outcome"]
 

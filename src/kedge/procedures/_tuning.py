@@ -6,7 +6,7 @@ from typing import Any
 
 from kedge import checkpoint
 from kedge.anchoring import PixelModel
-from kedge.own_code import code_in, is_allowed
+from kedge.own_code import is_allowed
 from kedge.procedures._base import Context
 from kedge.procedures._outcome import load_outcome, recipe_for
 from kedge.training.fitting import fit
@@ -33,7 +33,7 @@ def tune(context: Context, start: PixelModel, factor: float = 1.0) -> PixelModel
     how |= {"progress": False, "report": False}
     if (run.path / "recipe.yaml").is_file():
         # Code that the caller names is the caller's; what the folder alone names is not.
-        own = set(code_of(vars(run.recipe()))) <= set(code_in(context.settings.objective))
+        own = set(code_of(vars(run.recipe()))) <= set(code_of(vars(context.settings)))
         over = "finished" in run.facts()
         result = None if over else fit(resume=run.path, allow_code=own or is_allowed(), **how)
     else:

@@ -1,4 +1,7 @@
-"""What vouches for a run when it goes on: digests of its recipe, its images and its checkpoint, written as it runs."""
+"""What a run is known by when it goes on: what of its recipe may change, and digests of all else, written as it runs.
+
+docs/decisions/resume.md says why.
+"""
 
 import hashlib
 import json
@@ -6,17 +9,52 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kedge import catalog
 from kedge.files import write_text
 from kedge.own_code import sources
 from kedge.regular import file_digest, read_text
-from kedge.training.may_change import PLACES
-from kedge.training.nested import code_of
+from kedge.training.nested import code_of, methods
+from kedge.training.objective import written
 from kedge.training.recipe import Recipe
 
-__all__ = ["checkpoint_digests", "plain", "recipe_digest", "settle", "stamp", "vouch"]
+__all__ = [
+    "MAY_CHANGE",
+    "PLACES",
+    "checkpoint_digests",
+    "may_grow",
+    "plain",
+    "recipe_digest",
+    "settle",
+    "stamp",
+    "vouch",
+]
 
 RUN_FORMAT = 1  # raised when a run of before can no longer be continued to what it would have become
 SIDECAR = ".sha256"  # last.ckpt.sha256: of last.ckpt, and of the one before it
+# Another machine, another place: what the run learns does not depend on them, but for rounding.
+MAY_CHANGE = ("device", "devices", "nodes", "workers", "shard", "runs", "name")
+# In recipe.yaml also where the images are now: which they are is told by their content.
+PLACES = (*MAY_CHANGE, "data", "extra")
+
+
+def may_grow(recipe: Recipe, epochs: int | None) -> bool:
+    """Whether a run may go on to more `epochs` than its recipe says: where none of it depends on how many there are.
+
+    That is, a schedule in epochs, with a warm-up in epochs, and no part of the objective that follows the progress.
+    """
+    if epochs is None or recipe.epochs is None or epochs <= recipe.epochs:
+        return False
+    if code_of(vars(recipe)) or recipe.unfreeze or recipe.warmup is None or 0 < recipe.warmup < 1:
+        return False
+    if "steps" in catalog.argument_names("optim.schedules", methods("schedule", recipe.schedule)[0][0]):
+        return False
+    return not any(
+        part.values.get(key, parameter.default)
+        for parts in written(recipe)
+        for part in parts
+        for key, parameter in part.arguments.items()
+        if key in ("hold", "ramp", "warmup")
+    )
 
 
 def stamp(recipe: Recipe, images: Path) -> dict[str, Any]:
@@ -35,8 +73,8 @@ def stamp(recipe: Recipe, images: Path) -> dict[str, Any]:
 def recipe_digest(recipe: dict[str, Any]) -> str:
     """Hex digits for a recipe, given as a mapping, without what may change and what is as usual."""
     usual = plain(asdict(Recipe()))
-    told = {k: v for k, v in plain(recipe).items() if k not in PLACES and v != usual.get(k)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    decides = {k: v for k, v in plain(recipe).items() if k not in PLACES and v != usual.get(k)}
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,42 @@
-"""What run.json says of a run when it begins."""
+"""The facts of a run, run.json: written when it begins, checked before it goes on, where others are then added.
 
+What must be as it was is refused in words if it is not; what may differ is said.
+"""
+
+import time
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from kedge.epsilon import print_ball
-from kedge.training.build import step_passes
-from kedge.training.cost import cost_of
-from kedge.training.folder import surroundings
+from kedge.files import write_text
+from kedge.own_code import sources
+from kedge.regular import file_digest
+from kedge.training.cost import costs, earlier_passes
+from kedge.training.digests import (
+    MAY_CHANGE,
+    PLACES,
+    RUN_FORMAT,
+    checkpoint_digests,
+    may_grow,
+    plain,
+    recipe_digest,
+    settle,
+    stamp,
+)
+from kedge.training.epochs import AtomicCheckpoints
+from kedge.training.folder import RunFolder, surroundings
 from kedge.training.module import ball
+from kedge.training.nested import code_of
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
-from kedge.training.start_from import earlier_passes
 
-__all__ = ["costs", "first_facts"]
+__all__ = ["check_run", "facts_of", "first_facts", "go_on", "grown", "rows_within", "written_by_run"]
+
+VERSIONS = ("kedge", "python", "torch", "torchvision", "timm", "lightning", "numpy")
+_PUT_BACK = "Put it back from a copy, or start a new run"
 
 
 def first_facts(
@@ -31,7 +53,7 @@ def first_facts(
     """
     facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(given)}
     spent = None if in_memory else earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
-    facts["cost"] = costs(recipe, objective, data, spent)
+    facts["cost"] = costs(recipe, objective, data["train"], spent)
     if attack := ball(objective):
         facts["attack"] = print_ball(attack.eps, attack.norm)
     if probe is not None:
@@ -40,11 +62,162 @@ def first_facts(
     return facts
 
 
-def costs(recipe: Recipe, objective: nn.Module, data: dict[str, Any], earlier: float | None) -> dict[str, Any]:
-    """What the run takes, after `earlier` passes of what it starts from; None where that is not known."""
-    assert recipe.epochs is not None
-    assert recipe.batch_size is not None
-    passes = step_passes(recipe)
-    cost = cost_of(objective, recipe.epochs, data["train"], recipe.batch_size, earlier, passes)
-    # k trainings of (k - 1)/k of the images, then one of all
-    return asdict(replace(cost, passes=cost.passes * max(1, recipe.folds or 0)))
+def check_run(folder: RunFolder, facts: dict[str, Any], within: dict[str, Any] | None) -> list[str]:
+    """What is to be said before a run goes on: what cannot be checked, and versions that differ.
+
+    `within`: as of `written_by_run`; None without a checkpoint.
+
+    Raises:
+        ValueError: where its recipe, its record of images or its checkpoint is not what it wrote, or it was begun by a
+            version whose runs this one cannot go on with; the message names what differs.
+    """
+    if facts.get("run_format", 0) > RUN_FORMAT:
+        raise ValueError(f"{folder.path} was begun by kedge {facts.get('kedge')}, which is newer: upgrade kedge")
+    _check_recipe(folder, facts)
+    _check_images(folder, facts)
+    lines = [] if within is None else _about_checkpoint(folder, facts, within)
+    if "data" not in facts:
+        lines.append(f"{folder.path / 'run.json'} does not say how the run began: it cannot be checked, and is written")
+    elif "digests" not in facts:
+        lines.append("the run is of an earlier version, without digests: whether its recipe, its images and its "
+                     "checkpoint are those it had cannot be checked; from now on they are")  # fmt: skip
+    before = facts.get("code") or {}
+    for module, digest in sources([*before, *code_of(vars(folder.recipe()))]).items():
+        if module not in before and "digests" in facts:
+            lines.append(f"nothing says whether the module {module} is as it was when the run began: it goes on as now")
+        elif before.get(module, digest) != digest:
+            lines.append(f"careful: the module {module} was changed since the run began: it goes on as it is now")
+    if changed := _other_versions(facts):
+        words = ", ".join(f"{name} {before}, now {now}" for name, (before, now) in changed.items())
+        lines.append(f"begun with {words}: it goes on, and may end with other last digits than with one version alone")
+    return lines
+
+
+def facts_of(folder: RunFolder) -> dict[str, Any]:
+    """What run.json holds; nothing where a run was broken off before it was written.
+
+    Raises:
+        ValueError: for a damaged one, and for a folder with a model that no run.json says the making of.
+    """
+    if (folder.path / "run.json").exists():  # also what is no file: it is refused, and nothing begins again over it
+        return folder.facts()
+    if (folder.model / "config.json").is_file():
+        raise ValueError(
+            f"{folder.path} holds a model and no run.json that says how it was trained: there is no run to go on with"
+        )
+    return {}
+
+
+def grown(folder: RunFolder | None, facts: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether `recipe` has more epochs than the run had so far."""
+    if folder is None or recipe.epochs is None:
+        return False
+    before = (facts.get("recipe") or {}).get("epochs", folder.recipe().epochs)
+    return before is not None and recipe.epochs > before
+
+
+def go_on(folder: RunFolder, facts: dict[str, Any], epochs: int | None) -> dict[str, Any]:
+    """Write what the run is from now on: its `epochs`, that it went on, and with which other versions; gives the facts.
+
+    The recipe first: broken off between the two, it is one with more epochs, as somebody may write it.
+    """
+    recipe = folder.recipe()
+    if epochs != recipe.epochs:
+        recipe = replace(recipe, epochs=epochs)
+        write_text(folder.path / "recipe.yaml", recipe.to_yaml())
+    changed = {name: now for name, (_, now) in _other_versions(facts).items()}
+    again = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **changed}
+    known = {key: value for key, value in facts.items() if key != "finished"}
+    stamped = stamp(recipe, folder.path / FILE)
+    before = (facts.get("digests") or {}).get("recipe")
+    if before not in (None, stamped["digests"]["recipe"]):  # more epochs: the checkpoint is still of fewer
+        known["earlier_recipes"] = [*facts.get("earlier_recipes", []), before]
+    facts = {**known, **stamped, "resumed": [*facts.get("resumed", []), again]}
+    folder.write_facts(facts)
+    if folder.checkpoint.is_file():
+        settle(folder.checkpoint)
+    return facts
+
+
+def written_by_run(checkpoint: Path) -> dict[str, Any]:
+    """What kedge wrote into a checkpoint beside what is trained; nothing in one of an earlier version.
+
+    Raises:
+        ValueError: as of `AtomicCheckpoints.load_checkpoint`.
+    """
+    within: dict[str, Any] = AtomicCheckpoints().load_checkpoint(checkpoint).get("kedge") or {}
+    return within
+
+
+def rows_within(folder: RunFolder, within: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The rows of the epochs that the checkpoint holds, from there; of an earlier version as metrics.csv has them."""
+    if within is None:
+        return []
+    return within.get("rows") or folder.rows()
+
+
+def _check_recipe(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Refuse a recipe that was edited, naming the key."""
+    if (before := facts.get("recipe")) is None:
+        return
+    stored = folder.recipe()
+    now, usual = plain(asdict(stored)), plain(asdict(Recipe()))
+    edited = (facts.get("digests") or {}).get("recipe") != recipe_digest(now)
+    for key, value in now.items():
+        then = before.get(key, usual[key])
+        if value == then or key in PLACES:
+            continue
+        if key == "epochs" and may_grow(replace(stored, epochs=then), value):
+            continue
+        what = f"recipe.yaml was changed since the run began: {key} is {value!r} there, and was {then!r}"
+        if not edited:
+            what = f"run.json was changed since the run began: {key} is {then!r} there, and was {value!r}"
+        raise ValueError(
+            f"{folder.path / what}. A resumed run keeps its recipe, only {', '.join(MAY_CHANGE[:5])} may change: put "
+            "it back, or start a new run"
+        )
+
+
+def _check_images(folder: RunFolder, facts: dict[str, Any]) -> None:
+    """Refuse a record of images that is not the one that was written."""
+    path, digest = folder.path / FILE, (facts.get("digests") or {}).get("images")
+    if digest is not None and path.is_file() and file_digest(path) != digest:
+        raise ValueError(
+            f"{path}, which says what the run trains on and holds out, is not the file that it wrote: it was changed "
+            f"or damaged. {_PUT_BACK}"
+        )
+
+
+def _about_checkpoint(folder: RunFolder, facts: dict[str, Any], within: dict[str, Any]) -> list[str]:
+    """Refuse a checkpoint, or the best weights so far, that this run did not write; say it where nothing tells."""
+    path = folder.checkpoint
+    vouched, digests = checkpoint_digests(path), facts.get("digests") or {}
+    if vouched and file_digest(path) not in vouched:
+        raise ValueError(
+            f"{path} is not the checkpoint that the run wrote: it is another one, was changed, or damaged. "
+            f"{_PUT_BACK}; without it, --resume begins again from the first epoch"
+        )
+    for key, what in (("recipe", "another recipe"), ("images", "other images")):
+        if key in within and digests.get(key) is not None and within[key] not in (digests[key], *_before(facts, key)):
+            raise ValueError(f"{path} is the checkpoint of a run with {what}. {_PUT_BACK}")
+    best = within.get("best")
+    if (
+        best is not None
+        and (weights := folder.best(best["epoch"])).is_file()
+        and file_digest(weights) != best["sha256"]
+    ):
+        raise ValueError(f"{weights} is not the file that the run wrote: it was changed or damaged. {_PUT_BACK}")
+    if digests and not vouched:
+        return [f"nothing says whether {path.name} is the one that the run wrote: it cannot be checked"]
+    return []
+
+
+def _before(facts: dict[str, Any], key: str) -> list[str]:
+    """Digests of the recipes that the run had before it got more epochs."""
+    return list(facts.get("earlier_recipes", [])) if key == "recipe" else []
+
+
+def _other_versions(facts: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    now = surroundings()
+    then = {**facts, **{k: v for again in facts.get("resumed", []) for k, v in again.items()}}
+    return {name: (then[name], now[name]) for name in VERSIONS if name in then and then[name] != now[name]}

@@ -23,10 +23,11 @@ from kedge.training.banner import about_left_out, left_out, opening, remarks
 from kedge.training.build import check_steps
 from kedge.training.calibration import judge, predict_logits
 from kedge.training.checkpoint_selection import kept_models, not_below_start, on_the_way, start_of
+from kedge.training.cost import check_room, costs
 from kedge.training.epochs import quiet, train_epochs
 from kedge.training.errors import explained
 from kedge.training.extra import about_extra, check_extra, load_extra, with_extra
-from kedge.training.facts import costs, first_facts
+from kedge.training.facts import check_run, facts_of, first_facts, go_on, grown, rows_within, written_by_run
 from kedge.training.folder import RunFolder, RunResult
 from kedge.training.folds import Pooled, about_first, cross_validate, fold_folder, fold_places, sweep_folds
 from kedge.training.images import record_of, resumed
@@ -36,9 +37,7 @@ from kedge.training.objective import make_objective
 from kedge.training.prepare import prepare
 from kedge.training.recipe import Recipe, held_by, load_recipe
 from kedge.training.record import ImageRecord
-from kedge.training.resuming import check_run, facts_of, go_on, grown, rows_within, written_by_run
 from kedge.training.sharding import check_shardable
-from kedge.training.space import check_room
 
 __all__ = ["RunResult", "fit"]
 
@@ -185,12 +184,12 @@ def _run(
         facts |= {} if fold is None else {"fold": fold}
         facts |= {key: value for key, value in (("extra", about_extra(extra)), ("models", named.digests)) if value}
     elif grown(earlier, before, recipe):
-        facts |= {"cost": costs(recipe, objective, data, (before.get("cost") or {}).get("earlier"))}
+        facts |= {"cost": costs(recipe, objective, len(train), (before.get("cost") or {}).get("earlier"))}
     # What a resumed run is made from, and what the trained weights can be averaged with.
     begun_with = model if recipe.init_from is not None or start is not None or probe is not None else None
     folder = earlier or (RunFolder.plan(recipe) if main else RunFolder(Path()))
     if main:
-        check_room(recipe, model, folder, checkpoint is not None, ball(objective) is not None)
+        check_room(recipe, model, folder.path, checkpoint is not None, ball(objective) is not None)
     if main and earlier is None:
         facts = folder.create(recipe, facts, record, begun_with)
     elif main:

@@ -22,8 +22,7 @@ from kedge._version import __version__
 from kedge.anchoring import PixelModel
 from kedge.files import is_temporary, lock, sweep, whole_folder, write_text
 from kedge.regular import read_text
-from kedge.training.digests import stamp
-from kedge.training.may_change import MAY_CHANGE, may_grow
+from kedge.training.digests import MAY_CHANGE, may_grow, stamp
 from kedge.training.recipe import Recipe, changed, read_recipe
 from kedge.training.record import FILE, ImageRecord
 from kedge.training.recorded import recorded, recorded_facts

@@ -9,10 +9,11 @@ from kedge import data
 from kedge.checks import unlike_classes
 from kedge.data import ImageSet
 from kedge.data.splitting import split_validation
+from kedge.named_model import run_of
 from kedge.training.held_out import RunImages, unseen
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.record import ImageRecord
-from kedge.training.start_from import find_start, run_of, same_place
+from kedge.training.start_from import find_start, same_place
 
 __all__ = ["divided", "load_pool", "load_sets", "record_of", "resumed"]
 

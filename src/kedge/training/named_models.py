@@ -7,13 +7,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import nn
 
-from kedge import checkpoint, networks
-from kedge.anchoring import plain
+from kedge import checkpoint
 from kedge.data import ImageSet
-from kedge.data.label_spaces import imagenet
+from kedge.named_model import published, run_of
 from kedge.training.record import ImageRecord
-from kedge.training.resolve import has_weights
-from kedge.training.start_from import find_start, run_of
+from kedge.training.start_from import find_start
 
 __all__ = ["NamedModels", "model_digest"]
 
@@ -70,27 +68,6 @@ class NamedModels:
                 "name. Put it back from a copy, or start a new run"
             )
         self.digests[name] = digest
-
-
-def published(name: str) -> nn.Module:
-    """A network of timm or torchvision with its published weights and classes, behind its normalisation.
-
-    Raises:
-        ValueError: for one without published weights, or whose weights have no classes.
-    """
-    import timm
-
-    plain_name = name.removeprefix("timm/")
-    if not has_weights(plain_name):
-        raise ValueError(f"no weights were published for {name!r}: an objective could learn nothing from it")
-    of_timm = timm.is_model(plain_name) and not plain_name.startswith("torchvision/")
-    classes = timm.models.get_pretrained_cfg(plain_name).num_classes if of_timm else len(imagenet())  # type: ignore[union-attr]
-    if not classes:
-        raise ValueError(f"{name!r} gives features, not classes: choose weights with a classifier")
-    model = plain(networks.create(plain_name, classes, pretrained=True))
-    if classes == len(imagenet()):
-        model.class_names = list(imagenet())
-    return model
 
 
 def model_digest(model: nn.Module) -> str:

@@ -8,11 +8,12 @@ under the names. Imports nothing slow.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from kedge import catalog
-from kedge.own_code import check_allowed, code_in, near_names
+from kedge.own_code import NAME, check_allowed, near_names
 
 __all__ = [
     "AUTO",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 ROOMS = {"optimizer": "optim.rules", "schedule": "optim.schedules", "sampler": "samplers"}
+_METHODS = {"objective": "objectives", **ROOMS}
 AUTO = "auto"  # stands for the innermost rule until the network is known
 DEFAULTS = {"optimizer": AUTO, "schedule": "cosine", "sampler": "shuffled"}
 # Keys of a recipe that are settings of whichever method takes them. Other settings are written under its name alone.
@@ -190,8 +192,42 @@ def check_code(values: Mapping[str, Any], source: str = "") -> None:
 
 
 def _code_by_key(values: Mapping[str, Any]) -> dict[str, list[str]]:
-    of_key = {key: values.get(key) for key in ("objective", *ROOMS)}
-    return {key: code_in(value if isinstance(value, list) else [value]) for key, value in of_key.items()}
+    entries = {key: values.get(key) or [] for key in _METHODS}
+    return {
+        key: [
+            name for spec in (value if isinstance(value, list) else [value]) for name in _code_in(_METHODS[key], spec)
+        ]
+        for key, value in entries.items()
+    }
+
+
+def _code_in(room: str, spec: Any) -> list[str]:
+    """The names of one's own code in how a method is named: its own, and those that its arguments are built from.
+
+    Nothing of that code is imported. What its arguments are is not known then: all texts of that form count.
+    """
+    texts = [text for text in _texts(spec) if ":" in text]
+    if not texts:  # as nearly always; else the method of kedge is imported, to see what its arguments are
+        return []
+    name = ""
+    with suppress(ValueError):  # for what names no method
+        name, values = catalog.spelled(room, spec)
+        if ":" not in name:
+            part = catalog.Part(room, name, catalog.get(room, name), values)
+            return [code for key, of in part.rooms.items() for code in _code_in(of, values[key])]
+    return [text for text in texts if text == name or NAME.fullmatch(text)]
+
+
+def _texts(spec: Any) -> Iterator[str]:
+    """All texts in a spec, names and values."""
+    if isinstance(spec, str):
+        yield spec
+    elif isinstance(spec, Mapping):
+        for name, value in spec.items():
+            yield from (*_texts(name), *_texts(value))
+    elif isinstance(spec, list | tuple):
+        for value in spec:
+            yield from _texts(value)
 
 
 def _settings(key: str, name: str) -> tuple[str, ...]:

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from kedge import checkpoint
-from kedge.anchoring import PixelModel, anchor, choose_references
+from kedge.anchoring import PixelModel
 from kedge.anchoring.protocol import independent
-from kedge.checks import unlike_classes
-from kedge.data import ImageSet, derive_seed
+from kedge.data import ImageSet
 from kedge.networks import PretrainedUnavailable
 from kedge.probing.set_probe import set_probe
 from kedge.training.build import make_model, make_network
@@ -22,12 +21,11 @@ from kedge.training.images import divided, load_pool, resumed
 from kedge.training.objective import check_objective
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.resolve import resolve_data, resolve_device, resolve_folds, resolve_network
-from kedge.training.start_from import find_start, inherit
+from kedge.training.start_from import check_start, inherit, load_start, network_of, started
 
-__all__ = ["Prepared", "begin", "load_start", "prepare", "started"]
+__all__ = ["Prepared", "begin", "prepare"]
 
 log = logging.getLogger("kedge")
-OF = ("the data", "the model")
 
 
 @dataclass
@@ -153,64 +151,15 @@ def begin(
     """The model to train: `start`, that of init_from, or a network made by the recipe; and the recipe with it."""
     count, shape = len(train), train.image_shape
     if start is not None:
-        _check_start(start, train)
+        check_start(start, train)
         return independent(start).train(), resolve_data(recipe, count, shape)
     if earlier is not None and earlier.has_start:
         return checkpoint.load(earlier.start).train(), resolve_data(recipe, count, shape)
     start = load_start(recipe, train)
     if start is not None:
-        return start, resolve_data(_resolve_start(recipe, start), count, shape)
+        return start, resolve_data(network_of(recipe, start), count, shape)
     network, resolved = _network(recipe, train, has_checkpoint)
     return make_model(resolved, network, train), resolved
-
-
-def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
-    """The model of init_from with the classes of `train`, anchored if the recipe says so; None for published weights.
-
-    Raises:
-        ValueError: for other classes, channels or sizes, or a network without a name to make it again by.
-    """
-    folder = find_start(recipe.init_from) if recipe.init_from is not None else None
-    if folder is None:
-        return None
-    model = checkpoint.load(folder)
-    if model.task != "classification":
-        raise ValueError(f"init_from: {recipe.init_from} is a model for {model.task}, and this is classification")
-    _check_classes(recipe, model, train)
-    if tuple(model.input_shape) != tuple(train.image_shape):
-        c, h, w = train.image_shape
-        raise ValueError(
-            f"init_from: {recipe.init_from} takes images of {'x'.join(map(str, model.input_shape))} (C, H, W), the "
-            f"images are {c}x{h}x{w}"
-            + (f"; set image_size {model.input_shape[-1]}, or leave it out" if c == model.input_shape[0] else "")
-        )
-    name, _ = _named(model)
-    if recipe.model not in ("auto", name):
-        raise ValueError(f"the model is {recipe.model}, but {recipe.init_from} is a {name}: leave out model")
-    # A temperature and a threshold were fitted to the logits of the weights that are trained now.
-    for step in list(model.steps):
-        model.remove_step(step)
-    model.reject = None
-    if recipe.anchored and not model.count():
-        wide = anchor(model.network, mean=_flat(model.mean), std=_flat(model.std), example=model.input_shape)
-        seed = derive_seed(recipe.seed, "references") % 2**31
-        wide.references = choose_references(train.sample, recipe.references, recipe.choose, seed)
-        model = wide
-    model.class_names = list(train.class_names)
-    return model.train()
-
-
-def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] | None) -> Recipe:
-    """The recipe of a run that trains on from a model in memory: network, anchoring and bank are the model's."""
-    anchored, count = model.count() > 0, model.count() or recipe.references
-    name: str = type(model.network).__name__
-    arguments: dict[str, Any] = {}
-    if getattr(model.network, "kedge_architecture", None) is not None:
-        name, arguments = _named(model)
-    data = recipe.data or (sets[0].name if sets else "digits")
-    return replace(
-        recipe, data=data, anchored=anchored, model=name, arguments=arguments, references=count, pretrained=False
-    )
 
 
 def _start_from_probe(prepared: Prepared, val: ImageSet) -> None:
@@ -226,24 +175,6 @@ def _start_from_probe(prepared: Prepared, val: ImageSet) -> None:
         prepared.recipe = replace(recipe, head="leave", head_lr=1.0)
     finally:
         model.cpu().train()
-
-
-def _check_start(model: PixelModel, train: ImageSet) -> None:
-    if (unlike := unlike_classes(train.class_names, model.class_names or model.num_outputs, OF)) is not None:
-        raise ValueError(
-            f"start: the model has {model.num_outputs} outputs for {', '.join((model.class_names or ['?'])[:5])}, and "
-            f"{train.name} has {len(train.class_names)} classes, {', '.join(train.class_names[:5])} ({unlike}); "
-            "kedge.adaptation gives it a new head"
-        )
-    if tuple(model.input_shape) != tuple(train.image_shape):
-        raise ValueError(f"start: the model takes images of {model.input_shape}, the images are {train.image_shape}")
-
-
-def _resolve_start(recipe: Recipe, model: PixelModel) -> Recipe:
-    """The recipe with the network, and the size of the bank, of the model that is started from."""
-    name, arguments = _named(model)
-    count = model.count() or recipe.references
-    return replace(recipe, model=name, arguments=arguments, references=count, pretrained=False)
 
 
 def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.Module, Recipe]:
@@ -264,29 +195,3 @@ def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.
         )
         resolved = resolve_data(replace(recipe, pretrained=False), len(train), train.image_shape)
         return make_network(resolved, train), resolved
-
-
-def _check_classes(recipe: Recipe, model: PixelModel, train: ImageSet) -> None:
-    if (unlike := unlike_classes(train.class_names, model.class_names or model.num_outputs, OF)) is not None:
-        raise ValueError(
-            f"init_from: the {model.num_outputs} classes of {recipe.init_from} are not the {len(train.class_names)} of "
-            f"{train.name}: {unlike}. With fewer classes name them in classes, in the model's order; "
-            "for new ones take it to the new task with kedge adapt, or train from published weights"
-        )
-
-
-def _named(model: PixelModel) -> tuple[str, dict[str, Any]]:
-    architecture = getattr(model.network, "kedge_architecture", None)
-    if architecture is None:
-        raise ValueError(
-            f"init_from: {type(model.network).__name__} has no name in timm or torchvision, so that the run could not "
-            "be resumed; train it with an objective in a loop of your own"
-        )
-    arguments = {k: v for k, v in architecture["arguments"].items() if k not in ("num_classes", "in_chans")}
-    return (
-        architecture["name"] if architecture["library"] == "timm" else f"torchvision/{architecture['name']}"
-    ), arguments
-
-
-def _flat(values: Any) -> list[float]:
-    return [float(v) for v in values.flatten().tolist()]

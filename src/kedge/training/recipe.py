@@ -1,20 +1,16 @@
 """The recipe: one run as one flat record. Imports nothing slow: the command line builds its flags from it."""
 
-import contextlib
-import difflib
-import math
-import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
 
 from kedge import catalog
-from kedge.epsilon import parse_epsilon
-from kedge.training.nested import DEFAULTS, FLAT, ROOMS, check_code, check_methods, flattened, methods, nested, takes
+from kedge.training.nested import DEFAULTS, FLAT, ROOMS, check_code, flattened, nested
+from kedge.training.recipe_checks import as_type, check_recipe, near
 from kedge.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
@@ -210,7 +206,7 @@ class Recipe:
         """
         hints = {key: hint for key, hint in get_type_hints(cls).items() if key not in ROOMS}
         flat = flattened(values, source)
-        return {k: _typed(source, k, value, hints[k]) if k in hints else value for k, value in flat.items()}
+        return {k: as_type(source, k, value, hints[k]) if k in hints else value for k, value in flat.items()}
 
     @property
     def world(self) -> int:
@@ -224,119 +220,7 @@ class Recipe:
 
     def check(self, source: str = "") -> None:
         """Raise ValueError for the first value that cannot work, before anything slow starts."""
-        check_methods(vars(self), source)
-        for key, allowed in _CHOICES.items():
-            value = getattr(self, key)
-            if value not in allowed:
-                listed = ", ".join(allowed)
-                raise ValueError(f"{source}{key} is one of {listed}, not {value!r}.{near(value, allowed)}")
-        for key, value in vars(self).items():
-            if isinstance(value, str) and not value.strip():
-                raise ValueError(f"{source}{key} is empty: say what is meant, or leave it out")
-        for key, (low, high, open_low) in _RANGES.items():
-            value = getattr(self, key)
-            bad = value is not None and not (low < value <= high if open_low else low <= value <= high)
-            if bad or (isinstance(value, float) and not math.isfinite(value)):
-                bound = f"above {low:g}" if open_low else f"{low:g} or more"
-                limit = "" if high == math.inf else f", at most {high:g}"
-                raise ValueError(f"{source}{key} must be {bound}{limit}, not {value}")
-        if self.name is not None and (not self.name or self.name.startswith(".") or set(self.name) & set("/\\")):
-            raise ValueError(f"{source}name is a folder inside {self.runs}/, it cannot be {self.name!r}")
-        schedule = methods("schedule", self.schedule)[0][0]
-        if takes("schedule", schedule, "milestones") and not self.milestones:
-            raise ValueError(f"{source}schedule {schedule} needs milestones, such as [60, 120, 160] (epochs)")
-        if self.milestones != sorted(self.milestones) or any(m <= 0 for m in self.milestones):
-            raise ValueError(f"{source}milestones are rising epochs above 0, not {self.milestones}")
-        if self.milestones and self.epochs is not None and self.milestones[-1] >= self.epochs:
-            raise ValueError(f"{source}milestone {self.milestones[-1]:g} is never reached in {self.epochs} epochs")
-        if self.weights is not None:
-            if not self.weights:
-                raise ValueError(f"{source}weights is empty: name a file")
-            if self.model == "auto":
-                raise ValueError(f"{source}weights {self.weights} are of which network? name it in model")
-        if self.average is not None and self.init_from is None:
-            raise ValueError(f"{source}average is with the weights of init_from: say where the run starts from")
-        if self.warmup is not None and self.epochs is not None and self.warmup >= max(1, self.epochs):
-            raise ValueError(f"{source}warmup of {self.warmup:g} epochs leaves nothing of a run of {self.epochs}")
-        if self.batch_size is not None and self.batch_size % self.world:
-            raise ValueError(
-                f"{source}batch_size {self.batch_size} is shared out over {self.world} devices and must be a "
-                f"multiple of that"
-            )
-        if self.folds == 1:
-            raise ValueError(f"{source}folds is 0 (hold some images out), or 2 or more, not 1")
-        if self.classes is not None and len(set(self.classes)) < 2:
-            raise ValueError(f"{source}classes needs two different classes or more, not {self.classes}")
-        if self.eps is not None:
-            parse_epsilon(self.eps, f"{source}eps")
-        self.check_objective(source)
-
-    def check_objective(self, source: str = "") -> None:
-        """Raise ValueError for a list of objectives that is none."""
-        for entry in self.objective or []:
-            pair = isinstance(entry, dict) and len(entry) == 1
-            if not isinstance(entry, str) and not (pair and isinstance(next(iter(entry.values())), dict | None)):
-                raise ValueError(
-                    f"{source}objective is a list of names or {{name: {{argument: value}}}}, outermost first, "
-                    f"such as [{{Anchored: {{alpha: 0.25, mask_target: label}}}}, CrossEntropy]; {entry!r} is neither"
-                )
-        if self.objective is not None and not self.objective:
-            raise ValueError(f"{source}objective is empty; leave it out for the default")
-        for name, place in self.extra.items():
-            if not (isinstance(name, str) and isinstance(place, str) and name.strip() and place.strip()):
-                raise ValueError(
-                    f"{source}extra is names and the data that they stand for, such as {{outliers: FOLDER}}, "
-                    f"not {name!r}: {place!r}"
-                )
-
-
-# Values a field may take, and (low, high, low itself excluded).
-_CHOICES = {
-    "augment": ("auto", "none", "crop-flip", "trivial", "randaugment", "pixmix"),
-    "choose": ("random", "stratified", "kcenter", "mean"),
-    "class_weights": ("none", "balanced"),
-    "head": ("auto", "probe", "leave"),
-    "batch_norm": ("auto", "frozen", "train"),
-    "ramp": ("linear", "exp"),
-    "keep": ("best", "last"),
-    "precision": ("auto", "32", "bf16", "16"),
-    "device": ("auto", "cpu", "cuda", "mps"),
-}
-_RANGES: dict[str, tuple[float, float, bool]] = {
-    "image_size": (4, 4096, False),
-    "val_fraction": (0, 0.5, True),
-    "folds": (0, 100, False),
-    "train_images": (2, 1_000_000_000, False),
-    "label_noise": (0, 0.9999, False),
-    "workers": (0, 256, False),
-    "references": (1, 100_000, False),
-    "residuals": (0, 1_000_000, False),
-    "crop": (0, 1, True),
-    "lr": (0, math.inf, True),
-    "head_lr": (0, 1000, True),
-    "layer_decay": (0, 1, True),
-    "unfreeze": (0, 1, False),
-    "momentum": (0, 0.9999, False),
-    "weight_decay": (0, math.inf, False),
-    "clip": (0, math.inf, True),
-    "ema": (0, 0.999999, True),
-    "warmup": (0, math.inf, False),
-    "gamma": (0, 1, True),
-    "start_factor": (0, 1, True),
-    "end_factor": (0, 1, True),
-    "epochs": (1, 1_000_000, False),
-    "batch_size": (2, 1_000_000, False),
-    "devices": (1, 1024, False),
-    "nodes": (1, 100_000, False),
-    "seed": (0, 2**32 - 1, False),
-    "split_seed": (0, 2**32 - 1, False),
-    "val_pgd_steps": (0, 10_000, False),
-    "val_pgd_images": (1, 100_000_000, False),
-    "average": (0, 1, False),
-    "snapshots": (0, 1_000_000, False),
-    "coverage": (0, 1, True),
-    "risk": (0, 0.9999, False),
-}
+        check_recipe(vars(self), source)
 
 
 def load_recipe(source: "str | Path | dict[str, Any] | Recipe", allow_code: bool = False) -> Recipe:
@@ -387,12 +271,6 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean ...?` for a misspelled word, or nothing."""
-    matches = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f" Did you mean {matches[0]!r}?" if matches else ""
-
-
 def held_by(recipe: Mapping[str, Any]) -> int:
     """The seed that decides which images a run holds out, of its recipe as a mapping."""
     own = recipe.get("split_seed")
@@ -411,31 +289,3 @@ def _spelled(entry: Any) -> Any:
     if isinstance(entry, dict):
         return {catalog.class_name("objectives", str(name)): values for name, values in entry.items()}
     return entry
-
-
-def _typed(source: str, key: str, value: Any, hint: Any) -> Any:
-    """Return `value` as the type of the field, or raise ValueError; `1e-3` is text to YAML and a number to people."""
-    options = list(get_args(hint)) if get_origin(hint) in (Union, types.UnionType) else [hint]
-    if value is None and type(None) in options:
-        return None
-    kind = next(option for option in options if option is not type(None))
-    outer = get_origin(kind) or kind
-    if kind is float and isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = float(value)
-    if kind is int and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)  # precision: 32, name: 7
-    if outer is list and isinstance(value, tuple):
-        value = list(value)
-    good = isinstance(value, int | float) if kind is float else isinstance(value, outer)
-    if not good or (isinstance(value, bool) and kind is not bool):
-        wanted = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-        names = {list: "a list", dict: "a mapping"} | wanted
-        quote = f"; write it in quotes, {str(value)!r}, if that is its name" if key.startswith("an entry of") else ""
-        raise ValueError(f"{source}{key} is {names[outer]}, not {value!r}{quote}")
-    if outer is list and (key == "classes" or get_args(kind)[0] is float):
-        # Classes are names; typed as anything, because names such as 7 are numbers to YAML and the command line.
-        return [_typed(source, f"an entry of {key}", entry, str if key == "classes" else float) for entry in value]
-    return float(value) if kind is float else value

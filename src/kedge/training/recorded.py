@@ -6,13 +6,14 @@ from typing import Any
 
 from kedge.json_text import read_json
 from kedge.training.recipe import Recipe, values_of
+from kedge.training.recipe_checks import check_objectives
 
 __all__ = ["anchored_arguments", "masking", "recorded", "recorded_facts"]
 
 # What run.json holds under these names are records of their own.
 _RECORDS = (
-    "given", "recipe", "digests", "data", "cost", "validation", "reject", "steps", "adaptation", "robust", "probe",
-    "folds", "unreadable",
+    "given", "recipe", "code", "digests", "data", "cost", "validation", "reject", "steps", "adaptation", "robust",
+    "probe", "folds", "unreadable",
 )  # fmt: skip
 
 
@@ -24,7 +25,7 @@ def recorded(run: Path | None) -> dict[str, Any]:
     if run is None or not (path := run / "recipe.yaml").is_file():
         return {}
     values = Recipe.typed(values_of(path), f"{path}: ")
-    Recipe(objective=values.get("objective")).check_objective(f"{path}: ")
+    check_objectives(values.get("objective"), f"{path}: ")
     return values
 
 

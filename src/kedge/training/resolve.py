@@ -13,13 +13,13 @@ from kedge.data import ImageSet
 from kedge.data.augment import CROP
 from kedge.data.batches import photo_workers
 from kedge.devices import chosen_device
+from kedge.named_model import has_weights
 from kedge.optim.rules.adamw import FEW
 from kedge.training.nested import innermost, methods, short
 from kedge.training.objective import objective_class
 from kedge.training.recipe import Recipe
 
 __all__ = [
-    "has_weights",
     "reasons",
     "resolve_data",
     "resolve_device",
@@ -279,14 +279,3 @@ def unused_weights(given: Mapping[str, Any], recipe: Recipe, train: ImageSet) ->
         f"at up to {SMALL} px a small network is trained from random weights: --pretrained true takes a resnet18 with "
         "published weights, and so do larger images (--image_size 224)"
     )
-
-
-def has_weights(name: str) -> bool:
-    """Whether weights were published for a network of timm or torchvision."""
-    import timm
-
-    from kedge import networks
-
-    if not name.startswith("torchvision/") and timm.is_model(name):
-        return bool(timm.is_model_pretrained(name))
-    return name.removeprefix("torchvision/") in networks.names()

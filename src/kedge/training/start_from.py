@@ -1,19 +1,37 @@
-"""Where a run starts from: published weights, or a model that was trained before."""
+"""Where a run starts from: published weights, or a model that was trained before; what that decides of the recipe."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import timm
+
+from kedge import checkpoint, networks
+from kedge.anchoring import PixelModel, anchor, choose_references
 from kedge.checkpoint import read_config
+from kedge.checks import unlike_classes
+from kedge.data import ImageSet, derive_seed
 from kedge.epsilon import parse_ball, print_ball
 from kedge.hub import PREFIX, download, split_name
-from kedge.training.recipe import Recipe, held_by, near
+from kedge.named_model import TIMM, has_weights, model_folder, run_of
+from kedge.training.recipe import Recipe, held_by
+from kedge.training.recipe_checks import near
 from kedge.training.recorded import anchored_arguments, recorded, recorded_facts
-from kedge.training.resolve import has_weights
 
-__all__ = ["earlier_passes", "find_start", "inherit", "run_of", "same_place", "trained_eps"]
+__all__ = [
+    "check_start",
+    "find_start",
+    "going_on",
+    "inherit",
+    "load_start",
+    "network_of",
+    "same_place",
+    "start_run",
+    "started",
+    "trained_eps",
+]
 
-OWN = ("model", "best", "last", "start")  # the model folders inside a run
+OF = ("the data", "the model")
 
 
 def inherit(recipe: Recipe) -> Recipe:
@@ -96,41 +114,6 @@ def going_on(objective: list[Any] | None, anchored: bool) -> list[Any] | None:
     return [{"Anchored": masked}, loss] if anchored else [loss]
 
 
-def find_start(init_from: str, what: str = "init_from") -> Path | None:
-    """The model folder that `init_from` names (of the hub: in its cache); None for a name of timm or torchvision.
-
-    `what` begins the messages.
-    """
-    if init_from == "RUN" and not Path(init_from).exists():
-        raise FileNotFoundError(
-            "say what to start from: --init-from with a run, a model folder, or a network of timm with its weights"
-        )
-    for path in (Path(init_from), Path(Recipe.runs) / init_from):
-        for folder in (path / "model", path):
-            if (folder / "config.json").is_file():
-                return folder
-        if (path / "recipe.yaml").is_file():
-            raise FileNotFoundError(
-                f"{what}: the run {path} has no model yet; finish it with kedge train --resume {path}"
-            )
-    if Path(init_from).exists():
-        raise FileNotFoundError(f"{what}: {init_from} holds no model (no config.json that kedge.save wrote)")
-    if init_from.startswith(PREFIX):
-        return download(*split_name(init_from))
-    import timm
-
-    from kedge import networks
-
-    name = init_from.removeprefix("timm/")
-    if timm.is_model(name) or name.removeprefix("torchvision/") in networks.names():
-        return None
-    known = [p.name for p in Path(Recipe.runs).iterdir() if p.is_dir()] if Path(Recipe.runs).is_dir() else []
-    raise FileNotFoundError(
-        f"{what}: {init_from!r} is no run, no model folder and no network of timm."
-        f"{near(init_from, [*known, *timm.list_models(), *timm.list_models(pretrained=True)])}"
-    )
-
-
 def _published(recipe: Recipe) -> Recipe:
     assert recipe.init_from is not None
     name = recipe.init_from.removeprefix("timm/")
@@ -145,21 +128,39 @@ def _published(recipe: Recipe) -> Recipe:
     return replace(recipe, model=name, pretrained=True, anchored=bool(recipe.anchored))
 
 
-def earlier_passes(recipe: Recipe) -> float | None:
-    """Forward and backward passes that training the model in init_from took; None where that is not on record."""
+def find_start(init_from: str, what: str = "init_from") -> Path | None:
+    """The model folder that `init_from` names (of the hub: in its cache); None for a name of timm or torchvision.
+
+    `what` begins the messages.
+    """
+    if init_from == "RUN" and not Path(init_from).exists():
+        raise FileNotFoundError(
+            "say what to start from: --init-from with a run, a model folder, or a network of timm with its weights"
+        )
+    for path in (Path(init_from), Path(Recipe.runs) / init_from):
+        try:
+            if (folder := model_folder(path)) is not None:
+                return folder
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{what}: {error}") from error
+    if Path(init_from).exists():
+        raise FileNotFoundError(f"{what}: {init_from} holds no model (no config.json that kedge.save wrote)")
+    if init_from.startswith(PREFIX):
+        return download(*split_name(init_from))
+    known = networks.names()
+    if init_from.removeprefix("torchvision/") in known or timm.is_model(init_from.removeprefix(TIMM)):
+        return None
+    runs = [p.name for p in Path(Recipe.runs).iterdir() if p.is_dir()] if Path(Recipe.runs).is_dir() else []
+    raise FileNotFoundError(
+        f"{what}: {init_from!r} is no run, no model folder and no network of timm."
+        f"{near(init_from, [*runs, *known, *timm.list_models(pretrained=True)])}"
+    )
+
+
+def start_run(recipe: Recipe) -> Path | None:
+    """The run that the model in init_from is of; None without one. Raises as of `find_start`."""
     folder = find_start(recipe.init_from) if recipe.init_from is not None else None
-    run = run_of(folder) if folder is not None else None
-    if folder is None or run is None:
-        return None
-    try:
-        facts = recorded_facts(run)
-        if "cost" in facts:
-            before = facts["cost"]["earlier"]
-            own = 0.0 if folder.name == "start" else float(facts["cost"]["passes"])
-            return None if before is None else own + float(before)
-        return float(recorded(run)["epochs"]) * float(facts["data"]["train"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return None if folder is None else run_of(folder)
 
 
 def same_place(data: str, other: str | None) -> bool:
@@ -169,11 +170,81 @@ def same_place(data: str, other: str | None) -> bool:
     return Path(data).exists() and Path(other).exists() and Path(data).resolve() == Path(other).resolve()
 
 
+def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
+    """The model of init_from with the classes of `train`, anchored if the recipe says so; None for published weights.
+
+    Raises:
+        ValueError: for other classes, channels or sizes, or a network without a name to make it again by.
+    """
+    folder = find_start(recipe.init_from) if recipe.init_from is not None else None
+    if folder is None:
+        return None
+    model = checkpoint.load(folder)
+    check_start(model, train, f"init_from: {recipe.init_from}")
+    name, _ = _architecture(model)
+    if recipe.model not in ("auto", name):
+        raise ValueError(f"the model is {recipe.model}, but {recipe.init_from} is a {name}: leave out model")
+    # A temperature and a threshold were fitted to the logits of the weights that are trained now.
+    for step in list(model.steps):
+        model.remove_step(step)
+    model.reject = None
+    if recipe.anchored and not model.count():
+        wide = anchor(
+            model.network,
+            mean=model.mean.flatten().tolist(),
+            std=model.std.flatten().tolist(),
+            example=model.input_shape,
+        )
+        seed = derive_seed(recipe.seed, "references") % 2**31
+        wide.references = choose_references(train.sample, recipe.references, recipe.choose, seed)
+        model = wide
+    model.class_names = list(train.class_names)
+    return model.train()
+
+
+def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] | None) -> Recipe:
+    """The recipe of a run that trains on from a model in memory: network, anchoring and bank are the model's."""
+    anchored, count = model.count() > 0, model.count() or recipe.references
+    name = type(model.network).__name__
+    arguments: dict[str, Any] = {}
+    if getattr(model.network, "kedge_architecture", None) is not None:
+        name, arguments = _architecture(model)
+    data = recipe.data or (sets[0].name if sets else "digits")
+    return replace(
+        recipe, data=data, anchored=anchored, model=name, arguments=arguments, references=count, pretrained=False
+    )
+
+
+def network_of(recipe: Recipe, model: PixelModel) -> Recipe:
+    """The recipe with the network, and the size of the bank, of the model that is started from."""
+    name, arguments = _architecture(model)
+    count = model.count() or recipe.references
+    return replace(recipe, model=name, arguments=arguments, references=count, pretrained=False)
+
+
+def check_start(model: PixelModel, train: ImageSet, name: str = "start: the model") -> None:
+    """Raise ValueError unless a model, called `name` in the message, has the task, classes and shape of the images."""
+    if model.task != "classification":
+        raise ValueError(f"{name} is a model for {model.task}, and this is classification")
+    if (unlike := unlike_classes(train.class_names, model.class_names or model.num_outputs, OF)) is not None:
+        raise ValueError(
+            f"{name} has {model.num_outputs} outputs for {', '.join((model.class_names or ['?'])[:5])}, and "
+            f"{train.name} has {len(train.class_names)} classes, {', '.join(train.class_names[:5])} ({unlike}). With "
+            "fewer classes name them in classes, in the model's order; for new ones take it to the new task with kedge "
+            "adapt (kedge.adaptation), which gives it a new head, or train from published weights"
+        )
+    if (takes := tuple(model.input_shape)) != tuple(train.image_shape):
+        raise ValueError(
+            f"{name} takes images of {'x'.join(map(str, takes))} (C, H, W), the images are "
+            f"{'x'.join(map(str, train.image_shape))}"
+            + (f"; set image_size {takes[-1]}, or leave it out" if train.image_shape[0] == takes[0] else "")
+        )
+
+
 def trained_eps(recipe: Recipe) -> str | None:
     """The epsilon that the run in init_from was trained against, as it is printed; None if it attacked nothing."""
     try:
-        folder = find_start(recipe.init_from) if recipe.init_from is not None else None
-        run = run_of(folder) if folder is not None else None
+        run = start_run(recipe)
         facts = recorded_facts(run) if run is not None else {}
         if "attack" not in facts:
             return None
@@ -183,14 +254,21 @@ def trained_eps(recipe: Recipe) -> str | None:
         return None
 
 
-def run_of(folder: Path) -> Path | None:
-    """The run that a model folder belongs to; None if it belongs to none."""
-    parent = folder.resolve().parent
-    return parent if folder.resolve().name in OWN and (parent / "recipe.yaml").is_file() else None
-
-
 def _config_of(folder: Path) -> dict[str, Any]:
     try:
         return read_config(folder)
     except ValueError as error:
         raise ValueError(f"init_from: {error}") from error
+
+
+def _architecture(model: PixelModel) -> tuple[str, dict[str, Any]]:
+    """What a recipe names a network by: its name, and its arguments beside those that the images decide."""
+    architecture = getattr(model.network, "kedge_architecture", None)
+    if architecture is None:
+        raise ValueError(
+            f"init_from: {type(model.network).__name__} has no name in timm or torchvision, so that the run could not "
+            "be resumed; train it with an objective in a loop of your own"
+        )
+    arguments = {k: v for k, v in architecture["arguments"].items() if k not in ("num_classes", "in_chans")}
+    library = "" if architecture["library"] == "timm" else "torchvision/"
+    return f"{library}{architecture['name']}", arguments
