@@ -233,18 +233,27 @@ def left_out(run: Run) -> dict[str, Any]:
     """Which images of a run could not be read, for its record; empty if there were none.
 
     `skipped` when the data was loaded, and `replaced` by another of their class while it trained: lists of
-    [path, reason].
+    [path, reason]. `extra` has the same of further images, by the stream's name, where there were some.
     """
-    skipped = {**dict(run.train_set.report.skipped), **dict(run.val_set.report.skipped)}
-    record = {
-        "skipped": [[path, reason] for path, reason in skipped.items() if path not in run.unreadable],
-        "replaced": [[path, reason] for path, reason in run.unreadable.items()],
-    }
-    return record if record["skipped"] or record["replaced"] else {}
+    record: dict[str, Any] = _unreadable((run.train_set, run.val_set), run.unreadable)
+    further = {name: _unreadable((images,), run.unreadable_extra[name]) for name, images in run.extra.items()}
+    if extra := {name: each for name, each in further.items() if any(each.values())}:
+        record["extra"] = extra
+    return record if any(record.values()) else {}
+
+
+def _unreadable(sets: tuple[ImageSet, ...], replaced: dict[str, str]) -> dict[str, list[list[str]]]:
+    skipped = {path: reason for images in sets for path, reason in images.report.skipped if path not in replaced}
+    return {"skipped": [list(pair) for pair in skipped.items()], "replaced": [list(pair) for pair in replaced.items()]}
 
 
 def about_left_out(record: dict[str, Any]) -> str:
     """What `left_out` recorded, in words that name the first images."""
-    words = {"skipped": "left out", "replaced": "replaced by another of their class in training"}
-    counts = ", ".join(f"{len(record[key])} {what}" for key, what in words.items() if record[key])
-    return f"unreadable images: {counts}\n{listed([*record['skipped'], *record['replaced']])}"
+    sets = [("", "another of their class in training", record)]
+    sets += [(f" of {name}", "another in training", each) for name, each in record.get("extra", {}).items()]
+    lines = []
+    for which, another, each in sets:
+        words = {"skipped": "left out", "replaced": f"replaced by {another}"}
+        if counts := ", ".join(f"{len(each[key])} {what}" for key, what in words.items() if each[key]):
+            lines.append(f"unreadable images{which}: {counts}\n{listed([*each['skipped'], *each['replaced']])}")
+    return "\n".join(lines)
