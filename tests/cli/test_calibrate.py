@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -195,6 +196,41 @@ def test_a_run_that_weighed_its_classes_is_refused_a_prior(command, run_folder, 
     )
     with pytest.raises(ValueError, match=r"trained with (class_weights|sampler) .*correct twice"):
         command("calibrate", run_folder, "--step", "class_prior")
+
+
+@pytest.mark.parametrize(
+    ("fields", "facts", "refused"),
+    [
+        ({}, {"start": {"share": 0.1}}, True),
+        ({}, {"start": {"share": 0.0}}, True),
+        ({"average": 0.7}, {}, True),
+        ({"folds": 5}, {"folds": {"share": 0.5}}, True),
+        ({}, {"start": {"share": 1.0}}, False),
+        ({}, {}, False),
+    ],
+)
+def test_a_start_that_weighed_its_classes_counts_where_it_is_in_the_average(
+    command, run_folder, tmp_path, fields, facts, refused
+):
+    """The shares in the logits are then between those of the start and those of the training: known to nobody."""
+    from kedge.training import Recipe
+
+    recipe = {"name": "first", "data": "digits", "image_size": 8}
+    before = tmp_path / "balanced"
+    shutil.copytree(run_folder, before)
+    (before / "recipe.yaml").write_text(Recipe.from_dict({**recipe, "sampler": "class-balanced"}).to_yaml())
+    own = Recipe.from_dict({**recipe, "init_from": str(before), **fields})
+    (run_folder / "recipe.yaml").write_text(own.to_yaml())
+    stored = json.loads((run_folder / "run.json").read_text()) if (run_folder / "run.json").is_file() else {}
+    (run_folder / "run.json").write_text(json.dumps({**stored, **facts}))
+    if refused:
+        with pytest.raises(
+            ValueError, match=r"trained with sampler class-balanced in .*balanced, that it started from"
+        ):
+            command("calibrate", run_folder, "--step", "class_prior")
+        (before / "recipe.yaml").write_text(own.to_yaml())  # a circle, as edited by hand: no end of looking
+        (before / "run.json").write_text(json.dumps({**stored, **facts}))
+    assert command("calibrate", run_folder, "--step", "class_prior")[0] == 0
 
 
 def test_a_head_fitted_to_equal_classes_is_refused_a_prior(command, run_folder):

@@ -276,6 +276,18 @@ def test_rules_and_samplers_are_cited_and_shown():
     assert "sampler" not in card_text.training({"data": "digits", "sampler": "shuffled"}, {}, None)
 
 
+def test_further_images_are_shown():
+    from kedge.deploy import card_text
+
+    recipe = {"data": "digits", "extra": {"outliers": "/home/me/photos/other_things"}}
+    facts = {"extra": {"outliers": {"images": 1500, "sha256": "x"}, "unlabelled": {"images": 7, "sha256": "y"}}}
+    rows = card_text.training(recipe, facts, None)
+    assert "| further images | outliers: 1,500 of other\\_things, unlabelled: 7 |" in rows
+    assert "/home" not in rows
+    assert "| further images | outliers: other\\_things |" in card_text.training(recipe, {}, None)
+    assert "further" not in card_text.training({"data": "digits"}, {}, None)
+
+
 def test_the_steps_of_a_model_are_cited_and_numbers_from_before_them_called_that(run):
     model = make()
     page = model_card(model, run)

@@ -102,6 +102,35 @@ def test_a_run_that_was_broken_off_counts_on_and_ends_alike(recipe, no_report, t
     assert [Path(path).name for path, _ in records[0]["replaced"]] == ["031.png"]
 
 
+def test_further_images_that_cannot_be_read_are_counted_over_a_resume(
+    recipe, no_report, too_many_to_check, monkeypatch, tmp_path, caplog
+):
+    """The 1 % that may be replaced is of the run: counted anew after each resume, it would be of none."""
+    (tmp_path / "further").mkdir()
+    for i in range(60):
+        picture(100 + i, SIZE, SIZE).save(tmp_path / "further" / f"{i:03d}.png")
+    damage(tmp_path / "further" / "031.png")
+    settings = {"anchored": False, "epochs": 2, "batch_size": 26, "extra": {"outliers": str(tmp_path / "further")}}
+    settings |= {"objective": ["OutlierExposure", "CrossEntropy"]}
+    saved = LastCheckpoint.on_train_epoch_end
+
+    def stop(self, trainer, module):
+        saved(self, trainer, module)
+        if trainer.current_epoch == 0:
+            raise RuntimeError("broken off")
+
+    whole = fit(recipe(**settings), progress=False)
+    monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", stop)
+    with pytest.raises(RuntimeError, match="broken off"):
+        fit(recipe(**settings, name="other"), progress=False)
+    monkeypatch.setattr("kedge.data.batches._PhotoLoader._note", lambda self, error: None)  # only what it knew
+    again = fit(resume=whole.folder.parent / "other", progress=False)
+    records = [json.loads((each.folder / "run.json").read_text())["unreadable"]["extra"] for each in (whole, again)]
+    assert records[0] == records[1]
+    assert [Path(path).name for path, _ in records[0]["outliers"]["replaced"]] == ["031.png"]
+    assert "unreadable images of outliers: 1 replaced by another in training" in caplog.text
+
+
 def test_too_many_of_them_are_named(folder, too_many_to_check):
     for i in range(10, 13):
         damage(folder / "dog" / f"{i:03d}.png")

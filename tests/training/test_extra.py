@@ -124,6 +124,19 @@ def test_a_run_with_outliers_resumes_to_the_same_bits_from_a_folder_that_moved(t
     assert any(not torch.equal(a, b) for a, b in zip(whole.model.parameters(), without.model.parameters(), strict=True))
 
 
+def test_the_first_lines_name_further_images_and_the_sampler(tiny, outliers, capsys):
+    fields = {"objective": ["OutlierExposure", "CrossEntropy"], "anchored": False, "epochs": 1}
+    fit(tiny(**fields, extra={"outliers": str(outliers)}, sampler="class-balanced"), progress=True)
+    lines = capsys.readouterr().out
+    assert f"outliers: 150 further images, {outliers}\n" in lines
+    assert ", sampler class-balanced, on 1 cpu" in lines
+    further = data.load_images(outliers, "train", 8, 1)
+    fit(tiny(**fields, name="memory"), extra={"outliers": further}, progress=True)
+    lines = capsys.readouterr().out
+    assert "outliers: 150 further images, handed over\n" in lines
+    assert "sampler" not in lines
+
+
 def test_other_outliers_are_refused_on_resumption(tiny, outliers, monkeypatch):
     fields = {"objective": ["OutlierExposure", "CrossEntropy"], "extra": {"outliers": str(outliers)}, "anchored": False}
     with pytest.raises(ValueError, match=r"extra: the images outliers changed .*150 then, 149 now.*put them back"):

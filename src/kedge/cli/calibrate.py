@@ -3,6 +3,7 @@
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.catalog import names, stated
@@ -149,28 +150,34 @@ def _shares(texts: list[str] | None, flag: str) -> Any:
 
 
 def _check_unweighted(source: Source) -> None:
-    """Raise ValueError where the run weighed its classes: its logits are not of the shares of its training images."""
-    from kedge.training.nested import DEFAULTS, methods
-    from kedge.training.recorded import recorded_facts
+    """Raise ValueError where a training weighed the classes: the logits are not of the shares of its images."""
+    from kedge.training.checkpoint_selection import trainings_in
 
-    recipe = source.recipe()
-    weighs = [
-        f"{key} {value}"
-        for key, value in _entries({key: recipe.get(key) for key in ("class_weights", "objective")})
-        if (key == "class_weights" and value not in (None, "none")) or "balanced" in f"{key} {value}".lower()
-    ]
+    for run in trainings_in(source.path) if source.path is not None else []:
+        if weighs := _weighs(run):
+            own = source.run is not None and run.resolve() == source.run.resolve()
+            start = "" if own else f" in {run}, that it started from and has weights of"
+            raise ValueError(
+                f"{source.name} was trained with {weighs}{start}, which counts the classes in other shares than its "
+                "training images have: a class prior on top would correct twice"
+            )
+
+
+def _weighs(run: Path) -> str | None:
+    """What in the recipe or the making of a run weighed its classes; None where nothing did."""
+    from kedge.training.nested import DEFAULTS, methods
+    from kedge.training.recorded import recorded, recorded_facts
+
+    recipe = recorded(run)
+    for key, value in _entries({key: recipe.get(key) for key in ("class_weights", "objective")}):
+        if (key == "class_weights" and value not in (None, "none")) or "balanced" in f"{key} {value}".lower():
+            return f"{key} {value}"
     sampler = methods("sampler", recipe.get("sampler", DEFAULTS["sampler"]))[0][0]
     if sampler != DEFAULTS["sampler"]:  # what one of the user's own draws is not known
-        weighs.append(f"sampler {sampler}")
-    facts = recorded_facts(source.run) if source.run is not None and (source.run / "run.json").is_file() else {}
+        return f"sampler {sampler}"
+    facts = recorded_facts(run) if (run / "run.json").is_file() else {}
     how = (facts.get("adaptation") or {}).get("how")
-    if how is not None and stated("procedures", how, "equal_classes", False):
-        weighs.append(f"--how {how}")
-    if weighs:
-        raise ValueError(
-            f"{source.name} was trained with {weighs[0]}, which counts the classes in other shares than its training "
-            "images have: a class prior on top would correct twice"
-        )
+    return f"--how {how}" if how is not None and stated("procedures", how, "equal_classes", False) else None
 
 
 def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -98,7 +98,21 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None, mo
         if key == "init_from":
             value = data_name(value, run)
         lines[-1] += f"\n| {_WORDS.get(key, key.replace('_', ' '))} | {escaped(_said(value))} |"
+    if further := _further(recipe.get("extra") or {}, facts.get("extra") or {}, run):
+        lines[-1] += f"\n| further images | {escaped(further)} |"
     return "\n\n".join(lines)
+
+
+def _further(places: dict[str, Any], counted: dict[str, Any], run: Path | None) -> str:
+    """The further images by the stream's name: how many, as run.json has it, of which data, as the recipe names it."""
+    words = []
+    for name in dict.fromkeys([*places, *counted]):
+        count = dig(counted, name, "images")
+        parts = [f"{count:,}"] if isinstance(count, int) else []
+        if name in places:
+            parts.append(data_name(places[name], run))
+        words.append(f"{name}: {' of '.join(parts)}")
+    return ", ".join(words)
 
 
 def _adapted(done: dict[str, Any], facts: dict[str, Any], run: Path | None) -> Iterator[tuple[str, str]]:

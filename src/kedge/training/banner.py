@@ -37,38 +37,43 @@ def opening(
     facts: dict[str, Any],
 ) -> str:
     """The lines before the first epoch: data, network, attack, folder, cost; `facts` as in run.json."""
-    cost, wrong = facts.get("cost"), facts["data"].get("wrong_labels", 0)
+    cost, wrong, written = facts.get("cost"), facts["data"].get("wrong_labels", 0), facts.get("given", {})
     size = sum(p.numel() for p in model.parameters()) / 1e6
     kind = "anchored " if recipe.anchored else ""
     rules = " round ".join(name for name, _ in methods("optimizer", recipe.optimizer))
+    sampler = "" if recipe.sampler == Recipe.sampler else f", sampler {methods('sampler', recipe.sampler)[0][0]}"
     start = "pretrained" if recipe.pretrained else "from random weights"
-    left = unused_weights(facts.get("given", {}), recipe, train)
-    why = reasons(facts.get("given", {}), recipe, len(train))
     if recipe.init_from is not None:
         start = f"from {recipe.init_from}"
-    return (
+    lines = [
         f"{train.name}: {len(train)} images to train on, {f'{len(val)} to validate, ' if not recipe.folds else ''}"
-        f"{len(train.class_names)} classes, "
-        f"{'x'.join(str(n) for n in train.image_shape)}\n"
-        + (f"{_folds(recipe, len(train), facts.get('given', {}).get('folds') is None)}\n" if recipe.folds else "")
-        + (f"label noise: {wrong} of the {len(train)} training labels are a random other class\n" if wrong else "")
-        + f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
-        f"{recipe.batch_size}, {rules} at {recipe.lr:.3g}, on {recipe.world} {recipe.device}, "
-        f"precision {recipe.precision}\n"
-        + (f"{fitted}\n" if (fitted := getattr(getattr(model, "network", None), "kedge_weights", "")) else "")
-        + _masking(recipe)
-        + (f"{why}\n" if why else "")
-        + (f"{left}\n" if left else "")
-        + (f"{about_bank(recipe)}\n" if about_bank(recipe) and not recipe.folds else "")
-        + f"{_attack(recipe, objective)}{_probe(facts.get('probe'), len(val))}"
-        f"run folder: {folder.path}"
-        + (f"\n{Cost(**cost)}" if cost and (attacks(objective) or step_passes(recipe) > 1) else "")
-    )
+        f"{len(train.class_names)} classes, {'x'.join(str(n) for n in train.image_shape)}",
+        *(
+            f"{name}: {about['images']} further images, {recipe.extra.get(name, 'handed over')}"
+            for name, about in facts.get("extra", {}).items()
+        ),
+        _folds(recipe, len(train), written.get("folds") is None),
+        f"label noise: {wrong} of the {len(train)} training labels are a random other class" if wrong else "",
+        f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
+        f"{recipe.batch_size}, {rules} at {recipe.lr:.3g}{sampler}, on {recipe.world} {recipe.device}, "
+        f"precision {recipe.precision}",
+        getattr(getattr(model, "network", None), "kedge_weights", ""),
+        _masking(recipe),
+        reasons(written, recipe, len(train)),
+        unused_weights(written, recipe, train),
+        "" if recipe.folds else about_bank(recipe),
+        _attack(recipe, objective),
+        _probe(facts.get("probe"), len(val)),
+        f"run folder: {folder.path}",
+        str(Cost(**cost)) if cost and (attacks(objective) or step_passes(recipe) > 1) else "",
+    ]
+    return "\n".join(line for line in lines if line)
 
 
 def _folds(recipe: Recipe, count: int, chosen: bool) -> str:
     """What is done instead of holding images out, for the line before a run of `count` images."""
-    assert recipe.folds is not None
+    if not recipe.folds:
+        return ""
     part = "two thirds" if recipe.folds == 3 else "half" if recipe.folds == 2 else f"{recipe.folds - 1}/{recipe.folds}"
     few = f"{count:,} images are few: none" if chosen else f"of {count:,} images none"
     return (
@@ -81,18 +86,18 @@ def _masking(recipe: Recipe) -> str:
     if anchored_arguments(recipe.objective) is None:
         return ""
     share, target = masking(recipe.objective)
-    return f"references masked: {100 * share:g} %, target {target}\n" if share else "references are not masked\n"
+    return f"references masked: {100 * share:g} %, target {target}" if share else "references are not masked"
 
 
 def _probe(record: dict[str, Any] | None, images: int) -> str:
     if record is None:
         return ""
-    few = ""
     if "accuracy" not in record:
         return (
             f"linear probe of the frozen network: fitted on {record['images']} in {record['seconds']:.0f} s; training "
-            "starts from it, and nothing worse in the folds is kept\n"
+            "starts from it, and nothing worse in the folds is kept"
         )
+    few = ""
     if "folds" in record:
         few = (
             f"; {100 * record['fold_accuracy']:.1f} % of those {record['images']} in {record['folds']}-fold "
@@ -101,7 +106,7 @@ def _probe(record: dict[str, Any] | None, images: int) -> str:
     return (
         f"linear probe of the frozen network: {100 * record['accuracy']:.1f} % of {images} validation images, fitted "
         f"on {record['images']} in {record['seconds']:.0f} s{few}; training starts from it, and nothing worse on the "
-        "validation images is kept\n"
+        "validation images is kept"
     )
 
 
@@ -122,7 +127,7 @@ def _attack(recipe: Recipe, objective: nn.Module) -> str:
     eps, before = print_ball(attack.eps, attack.norm), trained_eps(recipe)
     other = "" if before in (None, eps) else f"; what it starts from was trained at {before}"
     off = "" if recipe.val_pgd_steps else "; validation images are not attacked, so the last epoch is kept"
-    return f"trained on images under {attack.phrase}, eps {eps}{other}{off}\n"
+    return f"trained on images under {attack.phrase}, eps {eps}{other}{off}"
 
 
 def remarks(
@@ -233,18 +238,27 @@ def left_out(run: Run) -> dict[str, Any]:
     """Which images of a run could not be read, for its record; empty if there were none.
 
     `skipped` when the data was loaded, and `replaced` by another of their class while it trained: lists of
-    [path, reason].
+    [path, reason]. `extra` has the same of further images, by the stream's name, where there were some.
     """
-    skipped = {**dict(run.train_set.report.skipped), **dict(run.val_set.report.skipped)}
-    record = {
-        "skipped": [[path, reason] for path, reason in skipped.items() if path not in run.unreadable],
-        "replaced": [[path, reason] for path, reason in run.unreadable.items()],
-    }
-    return record if record["skipped"] or record["replaced"] else {}
+    record: dict[str, Any] = _unreadable((run.train_set, run.val_set), run.unreadable)
+    further = {name: _unreadable((images,), run.unreadable_extra[name]) for name, images in run.extra.items()}
+    if extra := {name: each for name, each in further.items() if any(each.values())}:
+        record["extra"] = extra
+    return record if any(record.values()) else {}
+
+
+def _unreadable(sets: tuple[ImageSet, ...], replaced: dict[str, str]) -> dict[str, list[list[str]]]:
+    skipped = {path: reason for images in sets for path, reason in images.report.skipped if path not in replaced}
+    return {"skipped": [list(pair) for pair in skipped.items()], "replaced": [list(pair) for pair in replaced.items()]}
 
 
 def about_left_out(record: dict[str, Any]) -> str:
     """What `left_out` recorded, in words that name the first images."""
-    words = {"skipped": "left out", "replaced": "replaced by another of their class in training"}
-    counts = ", ".join(f"{len(record[key])} {what}" for key, what in words.items() if record[key])
-    return f"unreadable images: {counts}\n{listed([*record['skipped'], *record['replaced']])}"
+    sets = [("", "another of their class in training", record)]
+    sets += [(f" of {name}", "another in training", each) for name, each in record.get("extra", {}).items()]
+    lines = []
+    for which, another, each in sets:
+        words = {"skipped": "left out", "replaced": f"replaced by {another}"}
+        if counts := ", ".join(f"{len(each[key])} {what}" for key, what in words.items() if each[key]):
+            lines.append(f"unreadable images{which}: {counts}\n{listed([*each['skipped'], *each['replaced']])}")
+    return "\n".join(lines)

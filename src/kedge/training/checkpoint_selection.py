@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,19 @@ from kedge.training.calibration import predict_logits
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run, attacks
 from kedge.training.recipe import Recipe
+from kedge.training.recorded import recorded, recorded_facts
+from kedge.training.start_from import find_start, run_of
 from kedge.weights.wise_ft import between
 
-__all__ = ["kept_models", "most_trained", "norm_batches", "not_below_start", "on_the_way", "start_of"]
+__all__ = [
+    "kept_models",
+    "most_trained",
+    "norm_batches",
+    "not_below_start",
+    "on_the_way",
+    "start_of",
+    "trainings_in",
+]
 
 log = logging.getLogger("kedge")
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of the trained weights, in the averages that are tried
@@ -152,6 +163,35 @@ def most_trained(accuracy: Callable[[float], float]) -> tuple[float, dict[float,
         if accuracies[share] >= accuracies[0.0]:
             return share, accuracies
     return 0.0, accuracies
+
+
+def trainings_in(folder: Path) -> list[Path]:
+    """The runs that trained the weights of a model folder: its own, and that of a start which it is an average with.
+
+    The start is looked for where the recipe says; of one that is not there any more nothing is known.
+    """
+    runs: list[Path] = []
+    run = run_of(folder)
+    while run is not None and run not in runs:
+        if folder.resolve().name != "start":  # which is not trained by the run that it is in
+            runs.append(run)
+        if not _averaged(folder, run):
+            break
+        try:
+            start = find_start(str(recorded(run).get("init_from")))
+        except (OSError, ValueError):
+            break
+        folder, run = start or folder, None if start is None else run_of(start)
+    return runs
+
+
+def _averaged(folder: Path, run: Path) -> bool:
+    """Whether a model of a run has weights of what the run started from, which were not trained in it."""
+    if (name := folder.resolve().name) != "model":
+        return name == "start"
+    facts = recorded_facts(run) if (run / "run.json").is_file() else {}
+    shares = [(facts.get(key) or {}).get("share", 1) for key in ("start", "folds")]
+    return min(shares) < 1 or recorded(run).get("average") is not None
 
 
 def start_of(trained: PixelModel, folder: RunFolder) -> PixelModel:

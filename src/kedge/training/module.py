@@ -85,7 +85,9 @@ class Run(LightningModule):
         self.last_good: str | None = None  # the checkpoint that a stopped run names
         # With `shard` the model as it will be saved; no part of this module.
         self.whole: tuple[PixelModel] | None = None
-        self.unreadable: dict[str, str] = {}  # path and reason of training images that others stood in for
+        # Path and reason of training images, and of further ones by the stream's name, that others stood in for.
+        self.unreadable: dict[str, str] = {}
+        self.unreadable_extra: dict[str, dict[str, str]] = {name: {} for name in self.extra}
 
     @property
     def evaluated(self) -> PixelModel:
@@ -118,7 +120,10 @@ class Run(LightningModule):
         )
         self._streams = {
             name: self._shared_out(
-                partial(EndlessBatches, steps=len(self._batches)), images, derive_seed(self.recipe.seed, "extra", name)
+                partial(EndlessBatches, steps=len(self._batches)),
+                images,
+                derive_seed(self.recipe.seed, "extra", name),
+                failed=self.unreadable_extra[name],
             )
             for name, images in self.extra.items()
         }
@@ -170,17 +175,23 @@ class Run(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep which training images could not be read; all ranks take part."""
+        """Keep which images could not be read; all ranks take part."""
+        mine = self.unreadable, self.unreadable_extra
         if self.trainer.world_size > 1:  # each rank reads images of its own
             of_ranks: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(of_ranks, self.unreadable)
+            torch.distributed.all_gather_object(of_ranks, mine)
             for each in of_ranks:
-                self.unreadable.update(each)
-        checkpoint["unreadable"] = dict(self.unreadable)
+                self._note_unreadable(*each)
+        checkpoint["unreadable"], checkpoint["unreadable_extra"] = mine
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Count on from the images that the run could not read before it was broken off."""
-        self.unreadable.update(checkpoint.get("unreadable", {}))
+        self._note_unreadable(checkpoint.get("unreadable", {}), checkpoint.get("unreadable_extra", {}))
+
+    def _note_unreadable(self, of_training: dict[str, str], of_streams: dict[str, dict[str, str]]) -> None:
+        self.unreadable.update(of_training)
+        for name, unreadable in of_streams.items():
+            self.unreadable_extra[name].update(unreadable)
 
     # Training
 
