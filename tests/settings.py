@@ -16,6 +16,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "adversarial": {"objective": [{"anchored": {"alpha": 0}}, {"adversarial": {"attack": CLIMB}}, "cross_entropy"]},
         "anchored": {"objective": [{"anchored": {"alpha": 0.5, "mask_target": "label"}}, "cross_entropy"]},
+        "brier": {"objective": ["anchored", "brier"]},
         "blend": {"anchored": False, "objective": ["blend", "cross_entropy"]},
         "confidence_penalty": {"objective": ["anchored", "confidence_penalty"]},
         "cross_entropy": {"objective": [{"cross_entropy": {"label_smoothing": 0.1}}]},

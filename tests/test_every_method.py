@@ -16,7 +16,7 @@ from tests.killing import afterwards, killed, places, watched
 from tests.settings import BY_HAND, RUNS, TINY
 
 ROOMS = [
-    "attacks", "data.corruptions", "metrics", "objectives", "optim.rules", "optim.schedules", "postprocess",
+    "attacks", "claims", "data.corruptions", "metrics", "objectives", "optim.rules", "optim.schedules", "postprocess",
     "procedures", "samplers", "scores",
 ]  # fmt: skip
 METHODS = [(room, name) for room in ROOMS for name in catalog.names(room)]

@@ -10,6 +10,7 @@ from benchmarks.house import SOURCE, circles, graph_of
 ORDER = (
     "__main__",
     "cli",
+    "claims",
     "adaptation experiments deploy",
     "procedures run_page",
     "training evaluation",

@@ -1,13 +1,17 @@
 """The gallery: a page for each method of each room, written from its file when the documentation is built.
 
-`docs/methods/` is made anew by every build. What was measured of a method stands in `docs/measured/ROOM/NAME.md`.
+`docs/methods/` is made anew by every build. What was measured of a method stands in `docs/measured/ROOM/NAME.md`, and
+what came out of the claims about it in `benchmarks/results/claims-*/results.json`.
 """
 
+import json
 import shutil
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 from kedge import catalog
+from kedge.claims._table import claim_lines
 
 DOCS = Path(__file__).resolve().parents[1]
 ROOMS = {
@@ -71,9 +75,22 @@ def page(room, name):
         "",
     ]
     measured = DOCS / "measured" / room / f"{name}.md"
+    claims = [each for each in claimed() if f"{room}.{name}" in each["methods"]]
+    if measured.is_file() or claims:
+        lines += ["## Measured", ""]
     if measured.is_file():
-        lines += ["## Measured", "", measured.read_text(encoding="utf-8"), ""]
+        lines += [measured.read_text(encoding="utf-8"), ""]
+    for each in claims:
+        command = f"`kedge reproduce claims --only {each['claim']}`"
+        lines += [f"{each['title']} **{each['verdict'].capitalize()}** ({command}).", "", *claim_lines(each), ""]
     return "\n".join(lines)
+
+
+@cache
+def claimed():
+    """What came out of all claims, as it was recorded."""
+    files = sorted((DOCS.parent / "benchmarks" / "results").glob("claims-*/results.json"))
+    return [each for file in files for each in json.loads(file.read_text(encoding="utf-8"))["claims"]]
 
 
 def overview(room):

@@ -30,6 +30,7 @@ COMMANDS = {
     "export": "write a model as ONNX or torch.export, checked",
     "card": "write a model card: what it is, how it did, what it holds",
     "push": "publish a model on the Hugging Face hub, without training photos unless they may go",
+    "methods": "list every method, with its paper and settings",
     "version": "versions of kedge and of the libraries it runs on",
 }
 KINDS = {"NoneType": "null", "list": "a list such as [a, b]", "int": "a whole number", "float": "a number"}

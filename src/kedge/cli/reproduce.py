@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.cli.parse import with_examples
 from kedge.cli.ranges import check_values
+from kedge.cli.reproduce_claims import reproduce_claims
 from kedge.experiments.experiment import Experiment, experiment_names, load_experiment
 from kedge.own_code import ALLOW_CODE, allow_code, working_folder_first
 
@@ -30,6 +31,7 @@ EPILOG = """\
 examples:
   kedge reproduce                                      lists the experiments
   kedge reproduce digits-masking --jobs 2              a quarter of an hour on a laptop, needs no data
+  kedge reproduce claims --part training --jobs 2      each method against its control, in one table
   kedge reproduce cifar10-masking --scale laptop --seeds 3 --jobs 2
   kedge reproduce cifar10-masking --scale paper --part 2/4 --out /shared/masking      one of four machines
   torchrun --nproc-per-node 8 -m kedge reproduce imagenet --scale paper --devices 8   each run on eight GPUs
@@ -41,14 +43,27 @@ def parser() -> "jsonargparse.ArgumentParser":
     """The flags of `kedge reproduce`."""
     made = with_examples("kedge reproduce", "[NAME]", DESCRIPTION, EPILOG)
     add = made.add_argument
-    add("name", metavar="NAME", nargs="?", type=str | None, default=None, help="an experiment, or a YAML file of one")
+    add(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        type=str | None,
+        default=None,
+        help="an experiment, a YAML file of one, or claims",
+    )
     add("--scale", type=str, default="laptop", help="how large: paper, gpu-hour, laptop, or what the file has")
     add("--seeds", type=str | None, default=None, help="how many, or which, such as 0,1,2; null: as the file says")
     add("--variants", type=str | None, default=None, help="only these, separated by commas; null: all")
     add("--data", type=str | None, default=None, help="the data set, in place of the one that the file names")
     add("--out", type=str | None, default=None, help="folder of runs and results; null: reproduce/NAME-SCALE")
     add("--jobs", type=int, default=1, help="processes that train and evaluate at once on this machine")
-    add("--part", type=str | None, default=None, help="K/N: only each Nth run from the Kth on, to share them out")
+    add(
+        "--part",
+        type=str | None,
+        default=None,
+        help="K/N: only each Nth run from the Kth on, to share them out; of claims: training or measuring",
+    )
+    add("--only", type=str | None, default=None, help="of claims: only these, separated by commas; null: all")
     add("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
     add("--devices", type=int, default=1, help="devices that train one run together, on each node; started by torchrun")
     add("--nodes", type=int, default=1, help="nodes that train one run together")
@@ -70,6 +85,15 @@ def _run(config: "jsonargparse.Namespace") -> int:
     if config.name is None:
         print(listed())
         return 0
+    if config.name == "claims":
+        return reproduce_claims(
+            config.part,
+            None if config.only is None else [name.strip() for name in config.only.split(",") if name.strip()],
+            None if config.seeds is None else seeds_of(config.seeds, 0),
+            Path(config.out or Path("reproduce") / "-".join(word for word in ("claims", config.part) if word)),
+            config.jobs,
+            config.printing,
+        )
     check_values(config)
     experiment = load_experiment(config.name)
     seeds = seeds_of(config.seeds, experiment.seeds)

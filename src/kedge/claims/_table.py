@@ -1,0 +1,164 @@
+"""The table of claims: what each method did against its control, over seeds, and whether the claim passes."""
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kedge import catalog
+from kedge.claims._base import PARTS, claim, verdict_of
+from kedge.claims._running import Task, missing_data, record_of
+from kedge.evaluation.provenance import machine, now
+from kedge.experiments.comparing import mean_interval
+from kedge.files import write_text
+
+__all__ = ["claim_lines", "results_of", "table_markdown", "write_results"]
+
+COST = "seconds a step"
+MEANING = (
+    "A criterion compares variants that share seed, images, order and first weights: the difference is the mean over "
+    "seeds, with Student's 95 % interval of the paired differences in brackets. It passes where the mean does what the "
+    "criterion says and the interval leaves out no effect, is not resolved where the mean does and the interval does "
+    "not, and fails otherwise. Cost is the time of a training step over that of the first variant, measured in turn in "
+    "the same run. Small networks on small images: which way an effect points at that size, nothing about the authors' "
+    "scale."
+)
+
+
+def results_of(todo: Sequence[Task], command: str) -> dict[str, Any]:
+    """What was measured, by claim: means over seeds, criteria with their verdicts, cost."""
+    return {
+        "name": "claims",
+        "command": command,
+        "created": now(),
+        "machine": machine(),
+        "claims": [_claim(name, [t for t in todo if t.name == name]) for name in dict.fromkeys(t.name for t in todo)],
+    }
+
+
+def _claim(name: str, own: Sequence[Task]) -> dict[str, Any]:
+    each, origin = claim(name), catalog.info("claims", name)
+    values: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in each.variants}
+    seconds = 0.0
+    for task in own:
+        if (record := record_of(task)) is not None:
+            values[task.variant][task.seed] = record["measures"]
+            seconds += record["seconds"]
+    whole = all(len(values[variant]) == len(own) // len(each.variants) for variant in each.variants)
+    criteria = [criterion.judge(values) for criterion in each.criteria] if whole else []
+    return {
+        "claim": name,
+        "title": catalog.summary("claims", name),
+        "cite": origin.cite if origin else "",
+        "url": origin.url if origin else "",
+        "part": each.part,
+        "methods": list(each.methods),
+        "missing": missing_data(each),
+        "seconds": seconds,
+        "variants": {variant: _summary(values[variant]) for variant in each.variants},
+        "cost": _cost(values, each.variants),
+        "criteria": criteria,
+        "verdict": verdict_of(criteria) if criteria else "not measured",
+    }
+
+
+def _summary(measured: Mapping[int, Mapping[str, float]]) -> dict[str, Any]:
+    names = [name for name in next(iter(measured.values()), {}) if name != COST]
+    summary = {}
+    for name in names:
+        values = [measured[seed][name] for seed in sorted(measured)]
+        interval = mean_interval(values)
+        summary[name] = {
+            "mean": statistics.fmean(values),
+            "sd": statistics.stdev(values) if len(values) > 1 else None,
+            "interval": list(interval) if interval else None,
+            "values": values,
+        }
+    return summary
+
+
+def _cost(values: Mapping[str, Mapping[int, Mapping[str, float]]], variants: Sequence[str]) -> dict[str, float]:
+    """The time of a step over that of the first variant: the median over seeds."""
+    control = values[variants[0]]
+    ratios = {
+        variant: [own[COST] / control[seed][COST] for seed, own in values[variant].items()
+                  if COST in own and COST in control.get(seed, {})]
+        for variant in variants
+    }  # fmt: skip
+    return {variant: statistics.median(each) for variant, each in ratios.items() if each}
+
+
+def table_markdown(results: Mapping[str, Any]) -> str:
+    """All claims: an overview, then each with its variants and criteria."""
+    lines = [MEANING, "", "| claim | of | verdict |", "| --- | --- | --- |"]
+    for each in results["claims"]:
+        cite = f"[{each['cite']}]({each['url']})" if each["url"] else each["cite"]
+        lines.append(f"| {each['title']} | {cite} | {each['verdict']} |")
+    for part, what in PARTS.items():
+        mine = [each for each in results["claims"] if each["part"] == part]
+        if mine:
+            lines += ["", f"## {what[0].upper()}{what[1:]}"]
+        for each in mine:
+            lines += ["", f"### {each['claim'].replace('_', ' ')}", "", each["title"], "", *claim_lines(each)]
+    where = results["machine"]
+    lines += ["", f"Made by `{results['command']}` ({results['created'][:10]}, kedge {where['kedge']}, torch "
+              f"{where['torch']}, {where['system']}, one thread each)."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def claim_lines(each: Mapping[str, Any]) -> list[str]:
+    """The tables of one claim: variants with their measures, criteria with their verdicts."""
+    if not each["criteria"]:
+        why = f"{each['missing']} is not here" if each["missing"] else "not all of it was run"
+        return [f"Not measured: {why}."]
+    measures = list(next(iter(each["variants"].values())))
+    head = ["variant", *measures, *(["cost"] if each["cost"] else [])]
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    for variant, summary in each["variants"].items():
+        cells = [_number(summary[name]) for name in measures]
+        cost = [f"{each['cost'][variant]:.2f}"] if variant in each["cost"] else [""] if each["cost"] else []
+        lines.append("| " + " | ".join([variant, *cells, *cost]) + " |")
+    lines += ["", "| criterion | difference | verdict |", "| --- | --- | --- |"]
+    for criterion in each["criteria"]:
+        lines.append(
+            f"| {criterion['words']}: {_rule(criterion)} | {_difference(criterion)} | {criterion['verdict']} |"
+        )
+    return lines
+
+
+def _rule(criterion: Mapping[str, Any]) -> str:
+    other, must, by = criterion["other"], criterion["must"], criterion["by"]
+    if other is None:
+        return f"{criterion['measure']} of {criterion['one']} {must} {by:g}"
+    if must == "near":
+        return f"{criterion['measure']} of {criterion['one']} within {by:g} of {other}"
+    return f"{criterion['measure']} of {criterion['one']} {must} {other}" + (f" by {by:g}" if by else "")
+
+
+def _difference(criterion: Mapping[str, Any]) -> str:
+    sign = "" if criterion["other"] is None else "+"
+    digits = _digits(criterion["difference"])
+    low_high = criterion["interval"]
+    bounds = "" if low_high is None else f" [{low_high[0]:{sign}.{digits}f}, {low_high[1]:{sign}.{digits}f}]"
+    return f"{criterion['difference']:{sign}.{digits}f}{bounds} ({criterion['seeds']} seeds)"
+
+
+def _number(summary: Mapping[str, Any]) -> str:
+    digits = _digits(summary["mean"])
+    spread = "" if summary["sd"] is None else f" ± {summary['sd']:.{digits}f}"
+    return f"{summary['mean']:.{digits}f}{spread}"
+
+
+def _digits(value: float) -> int:
+    """Decimals that show three significant figures, one at least."""
+    return 1 if not value or not math.isfinite(value) else max(1, 2 - math.floor(math.log10(abs(value))))
+
+
+def write_results(results: Mapping[str, Any], out: Path) -> list[Path]:
+    """Write results.json and table.md; their paths."""
+    paths = [out / "results.json", out / "table.md"]
+    write_text(paths[0], json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_text(paths[1], table_markdown(results))
+    return paths

@@ -1,0 +1,161 @@
+import json
+
+import pytest
+from scipy.stats import ttest_rel
+
+from kedge import catalog
+from kedge.claims import Claim, Criterion, claim, claims_of
+from kedge.claims import _running as running
+from kedge.claims._base import verdict_of
+from kedge.claims._running import Task, record_of, run_tasks, tasks
+from kedge.claims._table import results_of, table_markdown, write_results
+
+
+def measured(**variants):
+    return {name: {seed: {"accuracy": value} for seed, value in enumerate(values)} for name, values in variants.items()}
+
+
+def test_the_interval_is_the_paired_t_interval_of_scipy():
+    one, other = [90.1, 91.5, 89.7, 92.0], [88.0, 90.1, 89.0, 89.9]
+    outcome = Criterion("", "accuracy", "one", "other", "above", 1).judge(measured(one=one, other=other))
+    expected = ttest_rel(one, other).confidence_interval(0.95)
+    assert outcome["interval"] == pytest.approx([expected.low, expected.high])
+    assert outcome["difference"] == pytest.approx(sum(one) / 4 - sum(other) / 4)
+    assert outcome["verdict"] == "passes"
+
+
+@pytest.mark.parametrize(
+    ("must", "by", "one", "other", "verdict"),
+    [
+        ("above", 1, [92, 93, 92.5], [90, 91, 90.6], "passes"),
+        ("above", 3, [92, 93, 92.5], [90, 91, 90.6], "fails"),
+        ("above", 1, [95, 90, 92], [90, 91, 90.6], "not resolved"),
+        ("below", 1, [90, 91, 90.6], [92, 93, 92.5], "passes"),
+        ("below", 1, [92, 93, 92.5], [90, 91, 90.6], "fails"),
+        ("near", 1, [90, 91, 90.6], [90.5, 91, 90.1], "passes"),
+        ("near", 0.1, [90, 91, 90.6], [90.5, 92, 90.9], "fails"),
+        ("above", 1, [92], [90], "not resolved"),
+    ],
+)
+def test_verdicts(must, by, one, other, verdict):
+    outcome = Criterion("", "accuracy", "one", "other", must, by).judge(measured(one=one, other=other))
+    assert outcome["verdict"] == verdict
+
+
+def test_a_criterion_may_name_a_value_in_place_of_a_control():
+    alone = measured(one=[96.0, 97.0, 96.5])
+    assert Criterion("", "accuracy", "one", None, "above", 95).judge(alone)["verdict"] == "passes"
+    assert Criterion("", "accuracy", "one", None, "above", 96).judge(alone)["verdict"] == "not resolved"
+    assert Criterion("", "accuracy", "one", None, "below", 95).judge(alone)["verdict"] == "fails"
+
+
+def test_a_claim_is_worth_its_worst_criterion():
+    verdicts = ["passes", "not resolved", "fails"]
+    assert verdict_of([{"verdict": word} for word in verdicts]) == "fails"
+    assert verdict_of([{"verdict": word} for word in verdicts[:2]]) == "not resolved"
+    assert verdict_of([{"verdict": word} for word in verdicts[:1]]) == "passes"
+
+
+@pytest.mark.parametrize("name", catalog.names("claims"))
+def test_every_claim_is_whole(name):
+    each = claim(name)
+    assert len(each.variants) >= 2, "a claim has a control"
+    assert each.criteria
+    assert each.seeds >= 3
+    assert catalog.info("claims", name) is not None
+    for method in each.methods:
+        room, _, what = method.rpartition(".")
+        assert what in catalog.names(room)
+    assert catalog.stated("claims", name, "part", "training") == each.part
+
+
+class Counted(Claim):
+    """Computes instead of training."""
+
+    variants = ("control", "method")
+    criteria = (Criterion("higher", "score", "method", "control"),)
+    calls: list = []
+
+    def run(self, variant, seed):
+        if seed == 7:
+            raise RuntimeError("no memory left")
+        self.calls.append((variant, seed))
+        return {"score": seed + (2.0 if variant == "method" else 1.0), "seconds a step": 0.5}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    Counted.calls.clear()
+    for module in ("_running", "_table"):
+        monkeypatch.setattr(f"kedge.claims.{module}.claim", lambda name: Counted())
+    return "brier"  # whose file stands for that of the claim
+
+
+def test_what_is_there_is_not_done_again(counted, tmp_path):
+    todo = tasks([counted], None, tmp_path)
+    assert [(task.variant, task.seed) for task in todo[:3]] == [("control", 0), ("method", 0), ("control", 1)]
+    assert run_tasks(todo, 1, lambda line: None) == []
+    assert len(Counted.calls) == 6
+    todo[2].file.unlink()
+    assert run_tasks(todo, 1, lambda line: None) == []
+    assert Counted.calls[6:] == [("control", 1)]
+
+
+def test_another_text_of_the_claim_is_measured_again(counted, tmp_path, monkeypatch):
+    todo = tasks([counted], [0], tmp_path)
+    run_tasks(todo, 1, lambda line: None)
+    assert record_of(todo[0]) is not None
+    monkeypatch.setattr(running, "_digest", lambda name: "another")
+    assert record_of(todo[0]) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"measures": 3}', "[]"])
+def test_a_damaged_record_is_measured_again(counted, tmp_path, text):
+    task = Task(counted, "control", 0, tmp_path)
+    task.file.parent.mkdir(parents=True)
+    task.file.write_text(text)
+    assert record_of(task) is None
+
+
+def test_one_that_fails_leaves_the_others_and_is_said(counted, tmp_path):
+    todo = tasks([counted], [7, 1], tmp_path)
+    lines = []
+    failed = run_tasks(todo, 1, lines.append)
+    assert len(failed) == 2
+    assert "no memory left" in failed[0]
+    assert Counted.calls == [("control", 1), ("method", 1)]
+    results = results_of(todo, "kedge reproduce claims")
+    assert results["claims"][0]["verdict"] == "not measured"
+    assert "not all of it was run" in table_markdown(results)
+
+
+def test_the_table_has_effect_interval_verdict_and_cost(counted, tmp_path):
+    todo = tasks([counted], None, tmp_path)
+    run_tasks(todo, 1, lambda line: None)
+    results = results_of(todo, "kedge reproduce claims --part training")
+    paths = write_results(results, tmp_path)
+    assert json.loads(paths[0].read_text()) == results
+    entry = results["claims"][0]
+    assert entry["cost"] == {"control": 1.0, "method": 1.0}
+    assert entry["variants"]["method"]["score"]["mean"] == 3.0
+    assert entry["verdict"] == "passes"
+    table = paths[1].read_text()
+    assert "| higher: score of method above control | +1.00 [+1.00, +1.00] (3 seeds) | passes |" in table
+    assert "| method | 3.00 ± 1.00 | 1.00 |" in table
+    assert "kedge reproduce claims --part training" in table
+
+
+def test_other_processes_find_the_claim_by_its_name(tmp_path):
+    """Real ones: each looks the claim up, and says what is wrong with what it was asked."""
+    todo = [Task("brier", variant, 0, tmp_path) for variant in ("no such", "nor this")]
+    lines = []
+    failed = run_tasks(todo, 2, lines.append)
+    assert len(failed) == len(lines) == 2
+    assert all("no variant is named" in line for line in failed)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(("part", "only"), [("trainings", None), (None, ["brierr"])])
+def test_names_that_are_none(part, only):
+    with pytest.raises(ValueError, match=r"training|brier"):
+        claims_of(part, only)
