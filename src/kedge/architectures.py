@@ -35,13 +35,16 @@ def describe(model: PixelModel) -> dict[str, Any] | None:
         )
         return None
     if recorded is not None:
-        made = json.loads(json.dumps(recorded))
+        architecture = json.loads(json.dumps(recorded))
     else:
-        given = {k: v for k, v in getattr(network, "_model_args", {}).items() if v is not None}
-        given |= {"num_classes": model.num_outputs, "in_chans": model.input_shape[0]}
-        made = {"library": "timm", "name": name, "arguments": json.loads(json.dumps(given, default=str))}
+        arguments = {k: v for k, v in getattr(network, "_model_args", {}).items() if v is not None}
+        arguments |= {"num_classes": model.num_outputs, "in_chans": model.input_shape[0]}
+        arguments = json.loads(json.dumps(arguments, default=str))
+        architecture = {"library": "timm", "name": name, "arguments": arguments}
     stems = [(path, module) for path, module in network.named_modules() if isinstance(module, FoldedStem)]
-    return made if not stems else {**made, "folded": {"layer": stems[0][0], **stems[0][1].description()}}
+    if not stems:
+        return architecture
+    return {**architecture, "folded": {"layer": stems[0][0], **stems[0][1].description()}}
 
 
 def rebuild(architecture: dict[str, Any]) -> nn.Module:
@@ -82,11 +85,8 @@ def at_most(values: int) -> Iterator[None]:
             if total > values:
                 raise MemoryError(f"a network of {total:,} values and more")
 
-    handle = register_module_parameter_registration_hook(count)
-    try:
+    with register_module_parameter_registration_hook(count):
         yield
-    finally:
-        handle.remove()
 
 
 def _checked(folded: Any) -> tuple[str, bool, dict[str, list[int]]]:

@@ -455,7 +455,7 @@ def test_what_a_hook_on_all_modules_sees_is_left_alone(model):
 
 def test_kept_terms_carry_no_graph(model):
     model.predict(torch.rand(3, 3, 16, 16))
-    assert not model._kept.bank[2].requires_grad
+    assert not model._cache.bank[2].requires_grad
 
 
 def test_activation_checkpointing_of_the_first_layer():

@@ -169,10 +169,10 @@ def test_what_is_kept_is_no_part_of_a_copy_or_a_checkpoint(model):
     before = set(model.state_dict()), len(pickle.dumps(model))
     images = torch.rand(2, 3, 8, 8)
     expected = model.predict(images, references="blt").logits
-    assert model._search._kept is not None
+    assert model._search._cached is not None
     twin, loaded = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
-    assert twin._search._kept is None
-    assert loaded._search._kept is None
+    assert twin._search._cached is None
+    assert loaded._search._cached is None
     # The terms of the bank are kept by `references=1` only, so the size is the same to the byte.
     assert (set(model.state_dict()), len(pickle.dumps(model))) == before
     assert torch.equal(twin.predict(images, references="blt").logits, expected)

@@ -396,7 +396,7 @@ def test_where_trades_could_not_climb_it_is_refused():
     with pytest.raises(ValueError, match='loss="ce"'):
         TRADES(CrossEntropy(), PGD(EPS, 5, loss="margin"))
     for beta in (-1.0, math.nan, math.inf):
-        with pytest.raises(ValueError, match="beta must be a number, 0 or more"):
+        with pytest.raises(ValueError, match="beta is a number, 0 or more"):
             TRADES(CrossEntropy(), ATTACK, beta)
 
 

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from kedge.anchoring.budget import budget_of, references_at_a_time
-from kedge.anchoring.inference import through
 from kedge.anchoring.referenced import ReferencedModel
 from kedge.anchoring.stem import at_least_float32
 
@@ -62,7 +61,7 @@ def scatter(terms: Callable[[int, int], Iterable[Tensor]], ends: list[int]) -> T
 
     `terms(start, stop)` gives those of references start to stop in blocks `[k, ...]`.
     """
-    first, total, squares, found = None, torch.zeros(()), torch.zeros(()), []
+    first, total, squares, variances = None, torch.zeros(()), torch.zeros(()), []
     for start, stop in pairwise([0, *ends]):
         for block in terms(start, stop):
             flat = block.flatten(1)
@@ -71,8 +70,8 @@ def scatter(terms: Callable[[int, int], Iterable[Tensor]], ends: list[int]) -> T
             flat = flat - first
             total = total.to(flat) + flat.sum(0)
             squares = squares.to(flat) + torch.linalg.vector_norm(flat).square()
-        found.append((squares - total.square().sum() / stop).clamp(min=0) / max(stop - 1, 1))
-    return torch.stack(found)
+        variances.append((squares - total.square().sum() / stop).clamp(min=0) / max(stop - 1, 1))
+    return torch.stack(variances)
 
 
 def settled(logits: Tensor, bank: int, tolerance: float = TOLERANCE, scale: Tensor | float = 1.0) -> Tensor:
@@ -118,20 +117,20 @@ def adaptively(
         logits = run(inputs, start, stop)
         logits = logits.to(at_least_float32(logits))
         if start == 0:
-            seen, mean, spread = logits, torch.empty_like(logits[0]), torch.empty_like(logits[0, :, 0])
+            so_far, mean, spread = logits, torch.empty_like(logits[0]), torch.empty_like(logits[0, :, 0])
         else:
-            seen = torch.cat([seen, logits])
-        mean[which], used[which] = seen.mean(0), stop
+            so_far = torch.cat([so_far, logits])
+        mean[which], used[which] = so_far.mean(0), stop
         # Right after a conversion no term scatters.
         scale = torch.where(scatters[-1] > 0, (scatters[-1] / scatters[i]).sqrt(), 1.0).to(mean.dtype)
         if stop > 1:
-            spread[which] = seen.sigmoid().std(0).mean(-1) * (scale * (c4(bank) / c4(stop)))
+            spread[which] = so_far.sigmoid().std(0).mean(-1) * (scale * (c4(bank) / c4(stop)))
         if stop == bank:
             break
-        left = (~settled(decide(seen), bank, tolerance, scale)).nonzero().squeeze(1)
-        if len(left) == 0:
+        unsettled = (~settled(decide(so_far), bank, tolerance, scale)).nonzero().squeeze(1)
+        if len(unsettled) == 0:
             break
-        inputs, seen, which = inputs[left], seen[:, left], which[left]
+        inputs, so_far, which = inputs[unsettled], so_far[:, unsettled], which[unsettled]
     return mean, spread if bank > 1 else None, used
 
 
@@ -145,12 +144,12 @@ def predict_adaptively(
     x, count = model.normalise(images), len(model.references)
     budget = budget_of(len(images), max_rows)
     whole = len(images) > 0 and references_at_a_time(count, len(images), budget) == count
-    kept = model._bank_terms(count, x) if whole else None
+    cached = model._bank_terms(count, x) if whole else None
 
     def terms(start: int, stop: int, batch: int = len(images)) -> Iterator[Tensor]:
         at_a_time = references_at_a_time(stop - start, batch, budget)
-        if kept is not None:
-            yield from kept[start:stop].split(at_a_time)
+        if cached is not None:
+            yield from cached[start:stop].split(at_a_time)
             return
         for some in model.references[start:stop].split(at_a_time):
             yield model._terms(some, x)
@@ -158,6 +157,6 @@ def predict_adaptively(
     def run(inputs: Tensor, start: int, stop: int) -> Tensor:
         if len(inputs) == 0:
             return x.new_zeros(stop - start, 0, model.num_outputs)
-        return torch.cat([through(model, inputs, block, budget) for block in terms(start, stop, len(inputs))])
+        return torch.cat([model._in_passes(inputs, block, budget) for block in terms(start, stop, len(inputs))])
 
     return adaptively(run, terms, x, count, TOLERANCE if tolerance is None else tolerance, model.decided)

@@ -81,13 +81,13 @@ class Bank(nn.Module):
         """
         images = images if self.prepare is None else self.prepare(images)
         if not torch.is_grad_enabled() or len(images) == 0:
-            given = self.count if self.images is None else self.images
-            return self.model.predict(images, given, max_rows=self.max_rows, check=False).logits
-        references = self.references
+            references = self.count if self.images is None else self.images
+            return self.model.predict(images, references, max_rows=self.max_rows, check=False).logits
+        bank = self.references
         budget = self.budget(len(images)) if max_rows is None else max_rows
-        kept = len(images) * len(references) <= budget
+        keep = len(images) * len(bank) <= budget
         parts = images.split(budget)
-        mean = torch.cat([self._mean(part, references, max(budget // len(part), 1), kept) for part in parts])
+        mean = torch.cat([self._mean(part, bank, max(budget // len(part), 1), keep) for part in parts])
         return self.model._stepped(mean)  # of the mean, as in `predict`
 
     def single(self, images: Tensor, index: Tensor) -> Tensor:
@@ -95,11 +95,11 @@ class Bank(nn.Module):
         images = images if self.prepare is None else self.prepare(images)
         return self.model(images, references=self.references[index.to(self.references.device)])
 
-    def _mean(self, images: Tensor, references: Tensor, at_a_time: int, kept: bool) -> Tensor:
+    def _mean(self, images: Tensor, references: Tensor, at_a_time: int, keep: bool) -> Tensor:
         """The mean over the references, `at_a_time` of them side by side; their activations kept, or made again."""
         total: Tensor | None = None
         for part in references.split(at_a_time):
-            if kept:
+            if keep:
                 summed = self._sum(images, part)
             else:
                 summed = checkpoint(self._sum, images, part, use_reentrant=False, preserve_rng_state=False)

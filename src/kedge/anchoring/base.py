@@ -126,9 +126,9 @@ class PixelModel(Model):
         return (images.to(self.mean.dtype) - self.mean).div_(self.std)
 
 
-def _channels_last(shape: Sequence[int], wanted: Sequence[int]) -> str:
+def _channels_last(shape: Sequence[int], expected: Sequence[int]) -> str:
     """How to turn images around whose channels come last; nothing where that is not what is wrong."""
-    if len(wanted) != 3 or len(shape) not in (3, 4) or shape[-1] != wanted[0] or shape[-3] == wanted[0]:
+    if len(expected) != 3 or len(shape) not in (3, 4) or shape[-1] != expected[0] or shape[-3] == expected[0]:
         return ""
     return f"; the channels come first: images.permute({'0, 3, 1, 2' if len(shape) == 4 else '2, 0, 1'})"
 
@@ -156,8 +156,8 @@ class PlainModel(PixelModel):
         if check:
             check_images(images)
         with in_eval(self.network) as network:
-            found = summarise([network(self.normalise(images))[None]], self.task, steps=self.steps)
-        return vetted(found, self.steps) if check else found
+            prediction = summarise([network(self.normalise(images))[None]], self.task, steps=self.steps)
+        return vetted(prediction, self.steps) if check else prediction
 
     def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:
         """The logits of `predict`; a plain model has no uncertainty."""
@@ -189,16 +189,16 @@ def plain(
     with torch.no_grad(), evaluating(network):
         outputs = run(network, (probe - mean_) / std_, "the model")
     warn_of_probabilities(outputs, task)
-    made = PlainModel(network, mean=mean_, std=std_, input_shape=shape, num_outputs=outputs.shape[1], task=task)
-    return made.train(model.training)
+    plain_model = PlainModel(network, mean=mean_, std=std_, input_shape=shape, num_outputs=outputs.shape[1], task=task)
+    return plain_model.train(model.training)
 
 
 def check_module(model: Any, who: str) -> None:
     """Raise TypeError unless `model` is a network."""
     if not isinstance(model, nn.Module):
-        seen = f"the text {model!r}" if isinstance(model, str) else f"{type(model).__name__}"
+        other = f"the text {model!r}" if isinstance(model, str) else type(model).__name__
         raise TypeError(
-            f"{who} takes a network (torch.nn.Module), got {seen}; timm.create_model or kedge.networks.create makes "
+            f"{who} takes a network (torch.nn.Module), got {other}; timm.create_model or kedge.networks.create makes "
             "one of its name"
         )
 
@@ -219,9 +219,9 @@ def run(network: nn.Module, inputs: Tensor, what: str) -> Tensor:
             "Pass example= with an input that it takes"
         ) from error
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
-        seen = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+        other = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
         raise ValueError(
-            f"{what} must return one tensor [B, C], got {seen} for an input of shape {list(inputs.shape)}; "
+            f"{what} must return one tensor [B, C], got {other} for an input of shape {list(inputs.shape)}; "
             "wrap it in a module that returns the logits alone"
         )
     return outputs
@@ -281,7 +281,7 @@ def resolve_normalisation(
     published = published_normalisation(model, shape[0]) if len(shape) > 1 else None
     published_mean, published_std = published or (0.0, 1.0)
     tensor = next((t for t in [*model.parameters(), *model.buffers()] if t.is_floating_point()), torch.empty(0))
-    made = []
+    tensors = []
     for name, values, default in (("mean", mean, published_mean), ("std", std, published_std)):
         values = default if values is None else values
         flat = torch.as_tensor(values, dtype=torch.float32).flatten()
@@ -292,5 +292,5 @@ def resolve_normalisation(
         if name == "std" and not bool((flat > 0).all()):
             raise ValueError(f"std must be positive, got {flat.tolist()}")
         flat = flat.expand(shape[0]) if len(shape) > 1 else flat
-        made.append(flat.reshape(1, -1, *[1] * (len(shape) - 1)).to(tensor.device, tensor.dtype).clone())
-    return made[0], made[1]
+        tensors.append(flat.reshape(1, -1, *[1] * (len(shape) - 1)).to(tensor.device, tensor.dtype).clone())
+    return tensors[0], tensors[1]

@@ -75,7 +75,7 @@ def anchor(
         expected = run(network, x, "the model")
         warn_of_probabilities(expected, task)
         name, arriving = find_first_layer(network, x, first_layer)
-        if not any(arriving.shape == seen.shape and torch.equal(arriving, seen) for seen in (x, x.flatten(1))):
+        if not any(arriving.shape == whole.shape and torch.equal(arriving, whole) for whole in (x, x.flatten(1))):
             raise ValueError(
                 f"the first layer with weights, {name!r}, does not get the image itself: it gets shape "
                 f"{list(arriving.shape)} of an input of {list(x.shape)}. What the model does to its input before that "
@@ -85,7 +85,7 @@ def anchor(
         if references is None:
             references = mean_.expand(1, *shape)
             references = references.clamp(0, 1) if len(shape) > 1 else references
-        made = AnchoredModel(
+        anchored = AnchoredModel(
             network,
             name,
             references,
@@ -95,13 +95,13 @@ def anchor(
             num_outputs=expected.shape[1],
             task=task,
         )
-        made.eval()
+        anchored.eval()
         try:
-            predicted = made.predict(images, check=False).logits
-            got = [made(images, references=others), made(images, references=others[:1]), predicted]
-            error = max(float((expected - logits).abs().max()) for logits in got)
+            predicted = anchored.predict(images, check=False).logits
+            answers = [anchored(images, references=others), anchored(images, references=others[:1]), predicted]
+            error = max(float((expected - logits).abs().max()) for logits in answers)
             if error <= tolerance(x.dtype, expected):
-                error = _disagreement(made, images, others[:1])
+                error = _disagreement(anchored, images, others[:1])
         except Exception as failure:
             raise ValueError(
                 f"the model cannot be anchored at {name!r}: with the reference beside the image it fails with "
@@ -114,7 +114,7 @@ def anchor(
             "input or the layer's weights elsewhere too (a normalisation inside the model belongs in mean= and std=); "
             "name another layer with first_layer="
         )
-    return made.train(model.training)
+    return anchored.train(model.training)
 
 
 def put_stem(network: nn.Module, name: str, axis: int | None = None) -> bool:
@@ -138,12 +138,12 @@ def _disagreement(model: AnchoredModel, images: Tensor, reference: Tensor) -> fl
     With equal halves the reference has no effect, and a model that treats it wrongly would pass.
     """
     weights = list(model.stem.reference.parameters())
-    kept = [weight.clone() for weight in weights]
+    values = [weight.clone() for weight in weights]
     generator = torch.Generator().manual_seed(0)
     for weight in weights:
         noise = torch.randn(weight.shape, generator=generator).to(weight)
         weight.add_(0.1 * weight.float().std(correction=0).nan_to_num().to(weight) * noise)
     stacked, shared = model(images, references=reference.expand_as(images)), model(images, references=reference)
-    for weight, value in zip(weights, kept, strict=True):
+    for weight, value in zip(weights, values, strict=True):
         weight.copy_(value)
     return float((stacked - shared).abs().max())

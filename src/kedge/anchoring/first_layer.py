@@ -1,5 +1,6 @@
 """Find the first layer of a network that sees the input, and check that it is affine in it."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,32 +12,30 @@ from kedge.anchoring.base import run
 
 def weighted_layers(network: nn.Module) -> dict[str, nn.Module]:
     """The modules that own weights and have no children: where a network's arithmetic happens."""
-    found = {}
+    layers = {}
     for name, module in network.named_modules():
         children = [child for child, _ in module.named_children() if child != "parametrizations"]
         if not children and any(True for _ in module.parameters()):
-            found[name] = module
-    return found
+            layers[name] = module
+    return layers
 
 
 def arrivals(network: nn.Module, inputs: Tensor) -> list[tuple[str, Tensor]]:
     """Run `network` and list what arrives at each weighted layer, `(name, tensor)`, in the order of the calls."""
-    seen: list[tuple[str, Tensor]] = []
+    arrived: list[tuple[str, Tensor]] = []
 
     def watch(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             if len(args) > 0 and isinstance(args[0], Tensor):
-                seen.append((name, args[0].detach()))
+                arrived.append((name, args[0].detach()))
 
         return hook
 
-    handles = [m.register_forward_pre_hook(watch(n)) for n, m in weighted_layers(network).items()]
-    try:
+    with ExitStack() as hooks:
+        for name, module in weighted_layers(network).items():
+            hooks.enter_context(module.register_forward_pre_hook(watch(name)))
         run(network, inputs, "the model")
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+    return arrived
 
 
 def find_first_layer(network: nn.Module, example: Tensor, name: str | None = None) -> tuple[str, Tensor]:

@@ -56,26 +56,26 @@ class FoldedStem(InPlaceOf):
 
     def description(self) -> dict[str, Any]:
         """What `empty` needs beside the layer: plain, and the shapes of the constants that there are."""
-        held = {
+        constants = {
             "mean": self.mean,
             "scale": self.scale,
             "map": self.map,
             "bias": self.layer.bias if self.plain else None,
         }
-        return {"plain": self.plain, "shapes": {name: list(x.shape) for name, x in held.items() if x is not None}}
+        return {"plain": self.plain, "shapes": {name: list(x.shape) for name, x in constants.items() if x is not None}}
 
     @classmethod
     def empty(cls, layer: Any, plain: bool, shapes: dict[str, list[int]]) -> "FoldedStem":
         """One without a reference in it, for a state dict to fill: `layer` as it was before, constants of zero."""
-        made = cls.__new__(cls)
-        nn.Module.__init__(made)
-        made.plain = plain
+        stem = cls.__new__(cls)
+        nn.Module.__init__(stem)
+        stem.plain = plain
         for name in ("mean", "scale", "map"):
-            made.register_buffer(name, torch.zeros(shapes[name]) if name in shapes else None)
+            stem.register_buffer(name, torch.zeros(shapes[name]) if name in shapes else None)
         if plain:
             layer.bias = nn.Parameter(torch.zeros(shapes["bias"])) if "bias" in shapes else None
-        made.layer = layer
-        return made
+        stem.layer = layer
+        return stem
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The layer's outputs for images in [0, 1]."""

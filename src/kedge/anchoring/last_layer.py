@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from kedge.anchoring.twin import in_eval
 
-# The layer that was found for a model, and the layers it was chosen among: another head is searched for again.
-_found: WeakKeyDictionary[nn.Module, tuple[list[int], ReferenceType[nn.Module] | None]] = WeakKeyDictionary()
+# The last layer of a model, and the layers it was chosen among: another head is searched for again.
+_searched: WeakKeyDictionary[nn.Module, tuple[list[int], ReferenceType[nn.Module] | None]] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -29,12 +30,12 @@ def last_layer(model: Callable[[Tensor], Any], example: Tensor) -> nn.Module | N
         return None
     candidates = [m for m in model.modules() if isinstance(m, nn.Linear) or _is_pointwise(m)]
     identities = [id(m) for m in candidates]
-    known = _found.get(model)
+    known = _searched.get(model)
     if known is None or known[0] != identities:
         if len(example) == 0:
             return None
         layer = _search(model, candidates, example[:2])
-        known = _found[model] = identities, None if layer is None else ref(layer)
+        known = _searched[model] = identities, None if layer is None else ref(layer)
     return None if known[1] is None else known[1]()
 
 
@@ -69,14 +70,12 @@ def _search(model: nn.Module, candidates: list[nn.Module], example: Tensor) -> n
         if inputs and threading.get_ident() == thread:
             calls.append((place, inputs[0].detach()))
 
-    handles = [m.register_forward_pre_hook(partial(read, place=i)) for i, m in enumerate(candidates)]
-    try:
-        with in_eval(model) as quiet:
-            # Without the steps of a model of kedge: what the layer explains is what the network says.
-            logits = getattr(quiet, "network_logits", quiet)(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks:
+        for i, module in enumerate(candidates):
+            hooks.enter_context(module.register_forward_pre_hook(partial(read, place=i)))
+        # Without the steps of a model of kedge: what the layer explains is what the network says.
+        quiet = hooks.enter_context(in_eval(model))
+        logits = getattr(quiet, "network_logits", quiet)(example)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         return None
     for place, inputs in reversed(calls):
@@ -95,9 +94,9 @@ def _explains(layer: Any, inputs: Tensor, logits: Tensor) -> bool:
     if features.shape != (len(logits), weight.shape[1]):
         return False
     expected = (features.float() @ weight.float().T + bias.float()).nan_to_num(0)
-    seen = logits.float().nan_to_num(0)
+    actual = logits.float().nan_to_num(0)
     # A network may divide the layer's outputs by a temperature of its own.
-    factor = float((expected * seen).sum() / expected.square().sum().clamp(min=1e-30))
+    factor = float((expected * actual).sum() / expected.square().sum().clamp(min=1e-30))
     half = logits.dtype in (torch.float16, torch.bfloat16)
-    slack = (0.05 if half else 5e-3) * max(float(seen.abs().max()), 1e-30)
-    return factor > 0 and float((factor * expected - seen).abs().max()) <= slack
+    slack = (0.05 if half else 5e-3) * max(float(actual.abs().max()), 1e-30)
+    return factor > 0 and float((factor * expected - actual).abs().max()) <= slack

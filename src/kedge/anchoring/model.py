@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from kedge.anchoring.adaptive import predict_adaptively
 from kedge.anchoring.bank import Bank
 from kedge.anchoring.fold import fold_network
-from kedge.anchoring.inference import per_reference
 from kedge.anchoring.prediction import Prediction, conclude, summarise, vetted
 from kedge.anchoring.referenced import ReferencedModel
 from kedge.anchoring.transduction import BestReferences
@@ -82,8 +81,8 @@ class AnchoredModel(ReferencedModel):
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
         adaptive = isinstance(references, str) and references == "adaptive"
         if tolerance is not None and not adaptive:
-            given = f"a tensor {list(references.shape)}" if isinstance(references, Tensor) else repr(references)
-            raise ValueError(f'tolerance={tolerance} is of references="adaptive", and references is {given}')
+            other = f"a tensor {list(references.shape)}" if isinstance(references, Tensor) else repr(references)
+            raise ValueError(f'tolerance={tolerance} is of references="adaptive", and references is {other}')
         if adaptive and (keep_per_reference or self.task != "classification"):
             raise ValueError(
                 'references="adaptive" gives inputs different numbers of references, so keep_per_reference has no '
@@ -98,16 +97,16 @@ class AnchoredModel(ReferencedModel):
             chunks: Iterable[Tensor]
             if adaptive:
                 logits, spread, used = predict_adaptively(model, images, tolerance, max_rows)
-                found = conclude(logits, spread, self.task, recalibrate, self.steps, references_used=used)
+                prediction = conclude(logits, spread, self.task, recalibrate, self.steps, references_used=used)
             else:
                 if not isinstance(references, str):
-                    chunks = per_reference(model, images, references, max_rows)
+                    chunks = model._per_reference(images, references, max_rows)
                 elif references == "blt":
                     chunks = [model._transduced(images, max_rows)[None]]
                 else:
                     raise ValueError(f'references must be a number, a tensor, "blt" or "adaptive", got {references!r}')
-                found = summarise(chunks, self.task, recalibrate, keep_per_reference, self.steps)
-        return vetted(found, {} if recalibrate else self.steps) if check else found
+                prediction = summarise(chunks, self.task, recalibrate, keep_per_reference, self.steps)
+        return vetted(prediction, {} if recalibrate else self.steps) if check else prediction
 
     def fold(self, reference: int = 0, image_size: int | tuple[int, int] | None = None) -> nn.Module:
         """Fold one reference of the bank and the normalisation into an ordinary network: pixels in, logits out.

@@ -93,21 +93,18 @@ class Outputs:
 @contextmanager
 def collecting(layer: nn.Module | None) -> Iterator[list[Tensor]]:
     """What `layer` reads within, call by call of this thread."""
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
     if layer is None:
-        yield seen
+        yield inputs
         return
     thread = threading.get_ident()
 
-    def read(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def read(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         if threading.get_ident() == thread:
-            seen.append(inputs[0].detach())
+            inputs.append(arguments[0].detach())
 
-    handle = layer.register_forward_pre_hook(read)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+    with layer.register_forward_pre_hook(read):
+        yield inputs
 
 
 def mean_of_passes(passes: list[Tensor], count: int, batch: int) -> Tensor:

@@ -82,7 +82,7 @@ def summarise(
     Mean and deviation are gathered chunk by chunk (Chan, Golub & LeVeque 1979): the memory does not grow with K. For
     `recalibrate` and `steps` see `conclude`.
     """
-    count, total, mean, squares, kept = 0, torch.zeros(()), torch.zeros(()), torch.zeros(()), []
+    count, total, mean, squares, each = 0, torch.zeros(()), torch.zeros(()), torch.zeros(()), []
     for chunk in chunks:
         # Half precision is averaged in float32.
         logits = chunk.to(at_least_float32(chunk))
@@ -94,12 +94,12 @@ def summarise(
         total = total.to(own) + logits.sum(0)
         count += k
         if keep_per_reference:
-            kept.append(logits)
+            each.append(logits)
     logits, spread = total / count, None
     if count > 1:
         spread = (squares / (count - 1)).sqrt()
         spread = spread if task == "regression" else spread.mean(-1)
-    per_reference = torch.cat(kept) if keep_per_reference else None
+    per_reference = torch.cat(each) if keep_per_reference else None
     return conclude(logits, spread, task, recalibrate, steps, per_reference)
 
 

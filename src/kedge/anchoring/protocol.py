@@ -72,12 +72,12 @@ class Model(nn.Module):
         if check:
             check_images(images)
         layer = self.feature_layer(images, references) if features else None
-        with collecting(layer) as seen:
+        with collecting(layer) as passes:
             logits, uncertainty = self.answers(images, references)
         outputs = Outputs(logits, uncertainty, steps=self.steps, of_members=self.of_members)
-        if layer is not None and (seen or len(images) == 0):
+        if layer is not None and (passes or len(images) == 0):
             weight, bias = affine(layer)
-            parts = [inputs_of(layer, x) for x in seen if len(x)]
+            parts = [inputs_of(layer, x) for x in passes if len(x)]
             if not parts:
                 collected = weight.new_zeros(0, weight.shape[1])
             else:
@@ -224,10 +224,9 @@ def _logits_of(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
             "wrap it in a function that returns a tensor of the logits alone"
         )
     if logits.ndim != 2 or len(logits) != len(images):
-        seen = f"a tensor {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(
-            f"a model must return logits [B, C], but for {len(images)} images {type(model).__name__} returned {seen}; "
-            "wrap it in a function that returns the logits alone"
+            f"a model must return logits [B, C], but for {len(images)} images {type(model).__name__} returned a tensor "
+            f"{list(logits.shape)}; wrap it in a function that returns the logits alone"
         )
     return logits
 

@@ -1,6 +1,7 @@
 """A network that sees an image as a reference and the residual from it: how references reach its first layer."""
 
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.base import PixelModel
+from kedge.anchoring.budget import budget_of, references_at_a_time
 from kedge.anchoring.references import derangement, resized
 from kedge.anchoring.stem import AnchoredStem
 
@@ -24,7 +26,7 @@ class ReferencedModel(PixelModel):
     def __init__(self, network: nn.Module, first_layer: str, references: Tensor, **settings: Any) -> None:
         super().__init__(network, **settings)
         self.first_layer = first_layer
-        self._kept = _Kept()
+        self._cache = _TermsCache()
         self.register_buffer("references", self._checked_bank("references", references).clone())
         self.register_buffer("residuals", None)
 
@@ -49,9 +51,9 @@ class ReferencedModel(PixelModel):
         if images.ndim == len(self.input_shape):
             images = images[None]
         sides = len(self.input_shape) - 1
-        wanted = ["K", self.input_shape[0], *"DHW"[3 - sides :]]
-        if images.ndim != len(wanted) or images.shape[1] != self.input_shape[0] or len(images) == 0:
-            raise ValueError(f"{name} must have shape {wanted} with K >= 1, got {list(images.shape)}")
+        shape = ["K", self.input_shape[0], *"DHW"[3 - sides :]]
+        if images.ndim != len(shape) or images.shape[1] != self.input_shape[0] or len(images) == 0:
+            raise ValueError(f"{name} must have shape {shape} with K >= 1, got {list(images.shape)}")
         low, high = (float(bound) for bound in torch.aminmax(images))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError(f"{name} must be finite, got [{low}, {high}]; images are in [0, 1]")
@@ -71,8 +73,8 @@ class ReferencedModel(PixelModel):
                 except (TypeError, ValueError) as error:
                     lists[-1].append(str(error))
                     continue
-                held = self._buffers[name]
-                if held is None or held.shape != checked.shape:
+                present = self._buffers[name]
+                if present is None or present.shape != checked.shape:
                     self._buffers[name] = torch.empty_like(checked)
             elif name == "residuals":
                 self._buffers[name] = None
@@ -174,6 +176,36 @@ class ReferencedModel(PixelModel):
         with self.stem.bound(terms):
             return self._logits(rows)
 
+    def _in_passes(self, x: Tensor, terms: Tensor, budget: int) -> Tensor:
+        """The logits `[K, B, C]` of normalised `x` with K reference terms, at most `budget` rows at a time."""
+        k = len(terms)
+        return torch.cat([self._through(part, terms).unflatten(0, (k, -1)) for part in x.split(budget // k)], 1)
+
+    def _per_reference(self, images: Tensor, references: int | Tensor | None, max_rows: int | None) -> Iterator[Tensor]:
+        """The logits of some of the references at a time, `[k, B, C]`; arguments as of `predict`."""
+        x = self.normalise(images)
+        own = not isinstance(references, Tensor)
+        if isinstance(references, Tensor):
+            bank = self._checked_bank("references", references)
+        else:
+            size = len(self.references)
+            k = size if references is None else references
+            if not isinstance(k, int) or isinstance(k, bool):
+                raise TypeError(f'references must be a whole number, a tensor, "blt" or "adaptive", got {references!r}')
+            if not 1 <= k <= size:
+                raise ValueError(
+                    f"references={k}, but the bank holds {size}; assign more to model.references "
+                    "(see kedge.anchoring.choose_references) or pass a tensor"
+                )
+            bank = self.references[:k]
+        if len(images) == 0:
+            yield x.new_zeros(len(bank), 0, self.num_outputs)
+            return
+        budget = budget_of(len(images), max_rows)
+        for some in bank.split(references_at_a_time(len(bank), len(images), budget)):
+            terms = self._bank_terms(len(bank), x) if own and len(some) == len(bank) else self._terms(some, x)
+            yield self._in_passes(x, terms, budget)
+
     def _terms(self, references: Tensor, x: Tensor) -> Tensor:
         """What references `[K, ...]` add to the first layer's outputs for inputs like `x`."""
         return self.stem.reference_terms(self._arriving(self._fitted(references, x)))
@@ -188,25 +220,25 @@ class ReferencedModel(PixelModel):
         sources = [*stem.parameters(), *stem.buffers(), references, self.mean, self.std]
         keep = x.device.type == "cpu" and not torch.compiler.is_compiling()
         key = (k, x.shape[2:], x.dtype)
-        kept = self._kept.bank
-        if keep and kept is not None and kept[0] == key and all(map(_same, kept[1], sources)):
-            return kept[2]
+        cached = self._cache.bank
+        if keep and cached is not None and cached[0] == key and all(map(_same, cached[1], sources)):
+            return cached[2]
         with torch.inference_mode(False) if keep else nullcontext(), torch.no_grad():
             # Copied first: where another thread trains meanwhile, the terms are at worst newer than what they go by.
             copies = [source.detach().clone() for source in sources] if keep else []
             terms = self._terms(references, x)
             if keep and terms.numel() <= CACHED_VALUES:
-                self._kept.bank = (key, copies, terms)
+                self._cache.bank = (key, copies, terms)
         return terms
 
 
-class _Kept:
+class _TermsCache:
     """Terms of the bank, and what they were computed from; no part of the model: a copy begins with none."""
 
     bank: tuple[Any, list[Tensor], Tensor] | None = None
 
-    def __reduce__(self) -> tuple[type["_Kept"], tuple[()]]:
-        return _Kept, ()
+    def __reduce__(self) -> tuple[type["_TermsCache"], tuple[()]]:
+        return _TermsCache, ()
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -39,7 +39,7 @@ class BestReferences:
     """
 
     def __init__(self) -> None:
-        self._kept: tuple[Any, list[Tensor], tuple[Tensor, Tensor]] | None = None
+        self._cached: tuple[Any, list[Tensor], tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, images: Tensor, references: Tensor, residuals: Tensor, std: Tensor | float = 1.0) -> Tensor:
         """For each input the index `[B]` of argmin over r of min over δ of ||(x - r - δ) / std||²; of equals any.
@@ -69,14 +69,14 @@ class BestReferences:
         if references.device.type != "cpu" or torch.compiler.is_compiling():
             return _table(references, residuals, weight, size)
         key = (tuple(size), references.shape, residuals.shape, references.dtype, residuals.dtype, weight.dtype)
-        seen = [_probed(references), _probed(residuals), weight]
-        kept = self._kept
-        if kept is None or kept[0] != key or not all(map(torch.equal, kept[1], seen)):
-            kept = self._kept = (key, seen, _table(references, residuals, weight, size))
-        return kept[2]
+        probes = [_probed(references), _probed(residuals), weight]
+        cached = self._cached
+        if cached is None or cached[0] != key or not all(map(torch.equal, cached[1], probes)):
+            cached = self._cached = (key, probes, _table(references, residuals, weight, size))
+        return cached[2]
 
     def __getstate__(self) -> dict[str, None]:
-        return {"_kept": None}
+        return {"_cached": None}
 
 
 def _probed(bank: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ def _probed(bank: Tensor) -> Tensor:
 
 def _nearest(to_references: Tensor, to_residuals: Tensor, table: Tensor) -> Tensor:
     """argmin over k of min over m of to_references `[B, K]` + to_residuals `[B, M]` + table `[K, M]`: `[B]`."""
-    held = HELD_CPU if table.device.type == "cpu" else HELD
-    rows = max(1, held // table.shape[1])
-    images = max(1, held // table[:rows].numel())
+    at_a_time = HELD_CPU if table.device.type == "cpu" else HELD
+    rows = max(1, at_a_time // table.shape[1])
+    images = max(1, at_a_time // table[:rows].numel())
     smallest = [
         torch.cat([(some + part[:, None]).amin(2) for part in to_residuals.split(images)]) for some in table.split(rows)
     ]

@@ -4,7 +4,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +13,15 @@ from torch import Tensor, nn
 
 from kedge.anchoring.bank import Bank
 from kedge.anchoring.protocol import as_model
-from kedge.anchoring.twin import evaluating
 from kedge.attacks._ball import project, rounded
 from kedge.attacks._base import Attack
-from kedge.attacks._losses import check_ball, check_batch, check_range
+from kedge.attacks._losses import check_ball, check_batch, check_range, evaluated
 from kedge.catalog import Info
 
 info = Info(
-    "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks",
-    "Croce & Hein",
-    "ICML",
-    2020,
-    "https://arxiv.org/abs/2003.01690",
-    "code",
-)
+    "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks", "Croce & Hein",
+    "ICML", 2020, "https://arxiv.org/abs/2003.01690", "code",
+)  # fmt: skip
 place = 3
 words = {"autoattack": {}, "autoattack-rand": {"version": "rand"}}
 
@@ -98,9 +93,8 @@ class AutoAttack(Attack):
         if self.version == "rand":
             bank = model if isinstance(model, Bank) else as_model(model).for_attack()
             model = _RandomReference(bank) if isinstance(bank, Bank) else model
-        mode = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
         devices = [images.device] if images.device.type == "cuda" else []
-        with torch.inference_mode(False), mode, _frozen(model), _quiet(), torch.random.fork_rng(devices):
+        with torch.inference_mode(False), evaluated(model), _frozen(model), _quiet(), torch.random.fork_rng(devices):
             torch.manual_seed(self.seed)
             images, targets = images.detach().clone(), targets.detach().clone()
             labels = targets.argmax(1) if targets.ndim == 2 else targets.long()

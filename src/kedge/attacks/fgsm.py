@@ -6,13 +6,9 @@ from kedge.attacks.pgd import PGD
 from kedge.catalog import Info
 
 info = Info(
-    "Explaining and Harnessing Adversarial Examples",
-    "Goodfellow et al.",
-    "ICLR",
-    2015,
-    "https://arxiv.org/abs/1412.6572",
-    "derived",
-)
+    "Explaining and Harnessing Adversarial Examples", "Goodfellow et al.", "ICLR", 2015,
+    "https://arxiv.org/abs/1412.6572", "derived",
+)  # fmt: skip
 place = 2
 
 

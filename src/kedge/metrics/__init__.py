@@ -57,39 +57,35 @@ from kedge.metrics.augrc import augrc
 from kedge.metrics.confusion import confusion_counts
 
 if TYPE_CHECKING:
-    from kedge.metrics._accumulators import AURC as AURC
-    from kedge.metrics._accumulators import AUROC as AUROC
-    from kedge.metrics._accumulators import FPR95 as FPR95
-    from kedge.metrics._accumulators import NLL as NLL
-    from kedge.metrics._accumulators import Accuracy as Accuracy
-    from kedge.metrics._accumulators import AUPRIn as AUPRIn
-    from kedge.metrics._accumulators import AUPROut as AUPROut
-    from kedge.metrics._accumulators import Brier as Brier
-    from kedge.metrics._calibration_accumulators import ECE as ECE
-    from kedge.metrics._calibration_accumulators import MCE as MCE
-    from kedge.metrics._calibration_accumulators import RMSCE as RMSCE
-    from kedge.metrics._calibration_accumulators import BrierDecomposition as BrierDecomposition
-    from kedge.metrics._calibration_accumulators import ClasswiseECE as ClasswiseECE
-    from kedge.metrics._calibration_accumulators import EqualMassECE as EqualMassECE
-    from kedge.metrics._calibration_accumulators import SmoothECE as SmoothECE
+    from kedge.metrics._accumulators import AURC, AUROC, FPR95, NLL, Accuracy, AUPRIn, AUPROut, Brier
+    from kedge.metrics._calibration_accumulators import (
+        ECE,
+        MCE,
+        RMSCE,
+        BrierDecomposition,
+        ClasswiseECE,
+        EqualMassECE,
+        SmoothECE,
+    )
 
-_ACCUMULATORS = {
-    "_accumulators": ("AUPRIn", "AUPROut", "AURC", "AUROC", "FPR95", "NLL", "Accuracy", "Brier"),
-    "_calibration_accumulators": (
-        "ECE",
-        "MCE",
-        "RMSCE",
-        "BrierDecomposition",
-        "ClasswiseECE",
-        "EqualMassECE",
-        "SmoothECE",
-    ),
-}
-_HOMES = {name: home for home, names in _ACCUMULATORS.items() for name in names}
 __all__ = [
-    *_HOMES,
+    "AURC",
+    "AUROC",
+    "ECE",
+    "FPR95",
+    "MCE",
+    "NLL",
+    "RMSCE",
+    "AUPRIn",
+    "AUPROut",
+    "Accuracy",
+    "Brier",
+    "BrierDecomposition",
     "BrierParts",
+    "ClasswiseECE",
     "CrossFitted",
+    "EqualMassECE",
+    "SmoothECE",
     "accuracy",
     "accuracy_interval",
     "agreement_of_references",
@@ -151,8 +147,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"kedge.metrics.{_HOMES[name]}"), name)
+    if name in __all__:
+        for home in ("kedge.metrics._accumulators", "kedge.metrics._calibration_accumulators"):
+            if hasattr(import_module(home), name):
+                return getattr(import_module(home), name)
     raise AttributeError(f"module 'kedge.metrics' has no attribute {name!r}")
 
 

@@ -7,76 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
+from kedge.metrics._accumulators import OfEverySample, OfProbs
 from kedge.metrics._calibration import SUM_DTYPE, binned_error, check_bins, reliability, unchecked_bin_sums
-from kedge.metrics._checks import check_deviation, check_shapes, deviation
+from kedge.metrics._checks import check_deviation
 from kedge.metrics._classification import brier_per_sample
 from kedge.metrics._classwise import brier_parts, class_sums, classwise_error
 from kedge.metrics._smooth import GRID, grid_sums, smooth_error_of
-
-
-class Kept(Metric):
-    """Base of the metrics that keep every sample: `kept` names the lists and the dtypes of what is in them."""
-
-    kept: ClassVar[dict[str, torch.dtype]]
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for name in self.kept:
-            self.add_state(name, [], dist_reduce_fx="cat")
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather what all processes have seen."""
-        # A list that is empty is left out of the exchange, and a process that saw nothing would stop the others.
-        for name, dtype in self.kept.items():
-            if len(getattr(self, name)) == 0:
-                setattr(self, name, [torch.zeros(0, dtype=dtype, device=self.device)])
-        super().sync(*args, **kwargs)
-
-    def keep(self, **values: Tensor) -> None:
-        """Add a batch, `[B]` under each name."""
-        for name, dtype in self.kept.items():
-            getattr(self, name).append(values[name].detach().to(dtype))
-
-    def whole(self, name: str) -> Tensor:
-        """All samples so far, `[N]`."""
-        parts = getattr(self, name)
-        return dim_zero_cat(parts) if len(parts) else torch.zeros(0, dtype=self.kept[name], device=self.device)
-
-
-class OfProbs(Metric):
-    """Base of the metrics of (probs `[B, C]`, labels `[B]`): remembers the worst deviation from probabilities."""
-
-    is_differentiable = False
-    full_state_update = False
-    higher_is_better = False
-    worst: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("worst", torch.zeros(()), dist_reduce_fx="max")
-
-    def update(self, probs: Tensor, labels: Tensor) -> None:
-        """Add a batch: probabilities `[B, C]` and class indices `[B]`."""
-        check_shapes(probs, labels)
-        self.worst = torch.maximum(self.worst, deviation(probs, labels))
-        if probs.shape[0]:
-            # A label out of range would stop the device inside gather, and so would a NaN inside a scatter; compute()
-            # reports them instead.
-            self._add(probs.detach().nan_to_num(0).clamp(0, 1), labels.clamp(0, probs.shape[1] - 1))
-
-    def _add(self, probs: Tensor, labels: Tensor) -> None:
-        raise NotImplementedError
-
-    def compute(self) -> Any:
-        """The measure of all samples so far (NaN before the first). Raises ValueError if given non-probabilities."""
-        check_deviation(self.worst)
-        return self._value()
-
-    def _value(self) -> Any:
-        raise NotImplementedError
 
 
 class ECE(OfProbs):
@@ -99,7 +36,7 @@ class ECE(OfProbs):
         return binned_error(self.sums, self.norm)
 
     def reliability(self) -> dict[str, list[float | None]]:
-        """The reliability diagram of the samples seen by this process (see `kedge.metrics.reliability`).
+        """The reliability diagram of the samples of this process (see `kedge.metrics.reliability`).
 
         Raises ValueError if given non-probabilities, as `compute` does.
         """
@@ -119,13 +56,13 @@ class MCE(ECE):
     norm = "max"
 
 
-class EqualMassECE(Kept, OfProbs):
+class EqualMassECE(OfEverySample, OfProbs):
     """Expected calibration error in [0, 1] over bins of equal mass: `calibration_error` with binning "mass".
 
-    The bins depend on the whole set, so confidences are kept: 9 bytes for each sample.
+    The bins depend on the whole set, so it holds the confidences: 9 bytes for each sample.
     """
 
-    kept: ClassVar = {"confidence": SUM_DTYPE, "correct": torch.bool}
+    columns: ClassVar = {"confidence": SUM_DTYPE, "correct": torch.bool}
 
     def __init__(self, bins: int = 15, **kwargs: Any) -> None:
         check_bins(bins)
@@ -134,10 +71,10 @@ class EqualMassECE(Kept, OfProbs):
 
     def _add(self, probs: Tensor, labels: Tensor) -> None:
         confidence, predicted = probs.max(dim=1)
-        self.keep(confidence=confidence, correct=predicted == labels)
+        self.append(confidence=confidence, correct=predicted == labels)
 
     def _value(self) -> Tensor:
-        return binned_error(unchecked_bin_sums(self.whole("confidence"), self.whole("correct"), self.bins, "mass"))
+        return binned_error(unchecked_bin_sums(self.column("confidence"), self.column("correct"), self.bins, "mass"))
 
 
 class SmoothECE(OfProbs):

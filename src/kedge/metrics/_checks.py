@@ -25,6 +25,27 @@ def check_top_k(top_k: int, classes: int | None = None) -> None:
         raise ValueError(f"top_k must be between 1 and the number of classes {classes}, but it is {top_k}")
 
 
+def check_scores(name: str, scores: Tensor) -> Tensor:
+    """`scores` on the CPU, without gradients. Raises ValueError unless they are `[N]`, N >= 1, without NaN."""
+    if scores.ndim != 1 or scores.numel() == 0:
+        raise ValueError(f"{name} must be of shape [N], N >= 1, without NaN, but the shape is {list(scores.shape)}")
+    if bool(scores.isnan().any()):
+        raise ValueError(
+            f"{int(scores.isnan().sum())} of {scores.numel()} {name} are NaN, and they must be without NaN"
+        )
+    return scores.detach().cpu()
+
+
+def check_flags(name: str, flags: Tensor, scores: Tensor) -> Tensor:
+    """`flags` on the CPU. Raises ValueError unless they are bool, one for each of `scores`."""
+    if flags.shape != scores.shape or flags.dtype != torch.bool:
+        raise ValueError(
+            f"{name} must be bool of shape {list(scores.shape)}, one for each score, but it is "
+            f"{flags.dtype} {list(flags.shape)}"
+        )
+    return flags.detach().cpu()
+
+
 def check_confidence(confidence: Tensor, correct: Tensor, fewest: int = 1) -> None:
     """Raise ValueError unless `confidence` is `[N]` in [0, 1], N >= `fewest`, and `correct` is `[N]` bool or 0/1."""
     if confidence.ndim != 1 or confidence.shape != correct.shape or len(confidence) < fewest:

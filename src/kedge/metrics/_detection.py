@@ -10,17 +10,15 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from kedge.metrics._checks import check_scores
+
 _FEW_AMONG = 10  # scores among those of the other side, from which on a variance can be estimated
 
 
-def _check(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    for name, scores in (("inside", inside), ("outside", outside)):
-        if scores.ndim != 1 or scores.numel() == 0:
-            raise ValueError(f"{name} must be scores of shape [N], N >= 1, but its shape is {list(scores.shape)}")
-        if bool(scores.isnan().any()):
-            raise ValueError(f"{int(scores.isnan().sum())} of {scores.numel()} scores {name} are NaN")
+def both_sides(inside: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+    """The scores of both sides on the CPU in float64. Raises ValueError for NaN and for an empty set."""
     # Scores are compared on the CPU in float64: float32 logits lose nothing, and MPS has no float64.
-    return inside.detach().cpu().double(), outside.detach().cpu().double()
+    return check_scores("scores inside", inside).double(), check_scores("scores outside", outside).double()
 
 
 def placements(scores: Tensor, others: Tensor) -> Tensor:
@@ -41,7 +39,7 @@ def auroc(inside: Tensor, outside: Tensor) -> Tensor:
     `inside` `[N]` scores of in-distribution inputs (the positive class), `outside` `[M]` of the others.
     Raises ValueError for NaN and for an empty set.
     """
-    inside, outside = _check(inside, outside)
+    inside, outside = both_sides(inside, outside)
     return placements(inside, outside).mean()
 
 
@@ -56,7 +54,7 @@ def auroc_interval(inside: Tensor, outside: Tensor, level: float = 0.95) -> tupl
     separation), the reach is also 3 / min(N, M), the rule of three; with fewer than two scores on a side the interval
     is (0, 1).
     """
-    inside, outside = _check(inside, outside)
+    inside, outside = both_sides(inside, outside)
     if min(inside.numel(), outside.numel()) < 2:
         return 0.0, 1.0
     ins, outs = placements(inside, outside), placements(outside, inside)
@@ -107,7 +105,7 @@ def fpr95(inside: Tensor, outside: Tensor, recall: float = 0.95) -> Tensor:
     least `recall` of `inside` `[N]`; an input of `outside` `[M]` at exactly t counts as accepted.
     Raises ValueError for NaN and for an empty set.
     """
-    inside, outside = _check(inside, outside)
+    inside, outside = both_sides(inside, outside)
     threshold = inside.sort(descending=True).values[accepted_at(recall, inside.numel()) - 1]
     return (outside >= threshold).double().mean()
 
@@ -126,7 +124,7 @@ def aupr_in(inside: Tensor, outside: Tensor) -> Tensor:
     between points, which would flatter; OpenOOD draws them). Chance is the share of `inside` `[N]` among all, so it
     depends on the sizes of the sets. Raises ValueError for NaN and for an empty set.
     """
-    inside, outside = _check(inside, outside)
+    inside, outside = both_sides(inside, outside)
     return average_precision(*counts_above(inside, outside))
 
 
@@ -136,7 +134,7 @@ def aupr_out(inside: Tensor, outside: Tensor) -> Tensor:
     As `aupr_in`, for finding the inputs of `outside` `[M]` by a low score; chance is their share among all.
     Raises ValueError for NaN and for an empty set.
     """
-    inside, outside = _check(inside, outside)
+    inside, outside = both_sides(inside, outside)
     return average_precision(*counts_above(-outside, -inside))
 
 
@@ -163,7 +161,7 @@ def roc_curve(inside: Tensor, outside: Tensor, points: int = 200) -> tuple[Tenso
     """
     if points < 2:
         raise ValueError(f"a curve has two points at least, but points is {points}")
-    inside, outside = _check(inside, outside)
+    inside, outside = both_sides(inside, outside)
     steps = torch.cat([inside, outside]).unique().flip(0)
     rates = [
         torch.cat([side.new_zeros(1), 1 - torch.searchsorted(side.sort().values, steps).double() / len(side)])

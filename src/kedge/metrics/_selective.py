@@ -8,26 +8,22 @@ they rank as the largest probability does, and go on where that is 1 in float32.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from kedge.metrics._bootstrap import resamples
+from kedge.metrics._bootstrap import percentile_interval, resamples
+from kedge.metrics._checks import check_flags, check_scores
 from kedge.metrics._classification import exact_interval
 
 # Resamples worked on at once hold this many counts.
 _AT_ONCE = 1 << 21
 
 
-def _check(confidence: Tensor, correct: Tensor | None = None) -> Tensor:
-    if confidence.ndim != 1 or confidence.numel() == 0 or bool(confidence.isnan().any()):
-        raise ValueError(f"confidence must be [N] without NaN, N >= 1, but its shape is {list(confidence.shape)}")
-    if correct is not None and (correct.shape != confidence.shape or correct.dtype != torch.bool):
-        raise ValueError(
-            f"correct must be bool of shape {list(confidence.shape)}, one for each confidence, but it is "
-            f"{correct.dtype} {list(correct.shape)}"
-        )
-    return confidence.detach().cpu()
+def _checked(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    return check_scores("confidence", confidence), check_flags("correct", correct, confidence)
 
 
 def threshold_for_coverage(confidence: Tensor, coverage: float) -> float:
@@ -37,7 +33,7 @@ def threshold_for_coverage(confidence: Tensor, coverage: float) -> float:
     kept can be larger. Choose it on validation data. Raises ValueError for no samples, NaN, and a coverage
     out of range.
     """
-    confidence = _check(confidence)
+    confidence = check_scores("confidence", confidence)
     if not 0 < coverage <= 1:
         raise ValueError(f"coverage must be above 0 and at most 1, but it is {coverage}")
     keep = math.ceil(coverage * confidence.numel() - 1e-9)
@@ -50,7 +46,7 @@ def selective_accuracy(confidence: Tensor, correct: Tensor, threshold: float) ->
     `confidence` `[N]`, `correct` `[N]` bool. The accuracy is None when nothing is kept. Raises ValueError for no
     samples, NaN, and a threshold that is NaN.
     """
-    _check(confidence, correct)
+    confidence, correct = _checked(confidence, correct)
     if math.isnan(threshold):
         raise ValueError("threshold must be a number, but it is NaN: nothing would be kept")
     # The threshold is compared in the dtype of the confidences: stored as JSON it has more digits than a
@@ -105,24 +101,12 @@ def aurc_interval(
 
     Without a single error, and with nothing but errors, no resample differs: then the reach is 3 / N.
     """
-    confidence = _check(confidence, correct)
+    confidence, correct = _checked(confidence, correct)
     value = float(aurc(confidence, correct))
-    order = confidence.argsort(descending=True)
-    wrong = (~correct.detach().cpu())[order].float()
-    ends = torch.unique_consecutive(confidence[order], return_counts=True)[1].cumsum(0) - 1
-    harmonic = torch.arange(1, len(order) + 1, dtype=torch.float64).reciprocal().cumsum(0)
-    harmonic = torch.cat([harmonic.new_zeros(1), harmonic])
-    rows = max(1, _AT_ONCE // len(order))
-    draws = []
-    for block in resamples(len(order), n, seed):
-        for weights in block.split(rows):
-            drawn = weights[:, order]
-            answered, errors = (x.cumsum(1)[:, ends].double() for x in (drawn, drawn * wrong))
-            draws.append(area(answered, errors, harmonic))
-    tail = (1 - level) / 2
-    low, high = torch.quantile(torch.cat(draws), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
-    slack = 3 / len(order) if low == high else 0.0
-    return max(0.0, min(low, value) - slack), min(1.0, max(high, value) + slack)
+    size, counts = len(confidence), resampled_counts(confidence, correct)
+    draws = [area(*block, harmonic(size)) for weights in resamples(size, n, seed) for block in counts(weights)]
+    low, high = percentile_interval(torch.cat(draws), value, size, (1 - level) / 2)
+    return max(0.0, low), min(1.0, high)
 
 
 def threshold_for_risk(
@@ -169,8 +153,8 @@ def joint_risk_coverage(
     Unknown Detection Capability of Deep Neural Networks" (arXiv 2112.00337), and Xia & Bouganis (SCOD), ACCV 2022,
     arXiv 2207.07506. The risk depends on the share M / (N + M): compare only mixtures of the same sizes.
     """
-    _check(confidence_inside, correct_inside)
-    _check(confidence_outside)
+    _checked(confidence_inside, correct_inside)
+    check_scores("confidence_outside", confidence_outside)
     return risk_coverage(*joint(confidence_inside, correct_inside, confidence_outside))
 
 
@@ -182,11 +166,36 @@ def joint(confidence_inside: Tensor, correct_inside: Tensor, confidence_outside:
 
 def at_thresholds(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
     """How many are kept and how many of these are wrong, `[G]` each, at the distinct confidences, highest first."""
-    confidence = _check(confidence, correct)
+    confidence, correct = _checked(confidence, correct)
     ordered, order = confidence.sort(descending=True)
     answered = torch.unique_consecutive(ordered, return_counts=True)[1].cumsum(0)
-    wrong = (~correct.detach().cpu())[order].cumsum(0)[answered - 1]
+    wrong = (~correct)[order].cumsum(0)[answered - 1]
     return answered.double(), wrong.double()
+
+
+def resampled_counts(confidence: Tensor, correct: Tensor) -> Callable[[Tensor], Iterator[tuple[Tensor, Tensor]]]:
+    """A function from weights `[R, N]`, how often each sample was drawn, to `at_thresholds` of the resamples.
+
+    They come in blocks `[r, G]` of a few resamples at a time.
+    """
+    order = confidence.argsort(descending=True)
+    wrong = (~correct)[order].float()
+    ends = torch.unique_consecutive(confidence[order], return_counts=True)[1].cumsum(0) - 1
+    rows = max(1, _AT_ONCE // len(order))
+
+    def counts(weights: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for block in weights.split(rows):
+            drawn = block[:, order]
+            yield drawn.cumsum(1)[:, ends].double(), (drawn * wrong).cumsum(1)[:, ends].double()
+
+    return counts
+
+
+@lru_cache(maxsize=2)
+def harmonic(size: int) -> Tensor:
+    """`[size + 1]`: 1 + 1/2 + ... + 1/k for k from 0 on."""
+    sums = torch.arange(1, size + 1, dtype=torch.float64).reciprocal().cumsum(0)
+    return torch.cat([sums.new_zeros(1), sums])
 
 
 def area(answered: Tensor, wrong: Tensor, harmonic: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from torch import Tensor
 from kedge.metrics._base import Bounds, Detection, Separation, metrics
 from kedge.metrics._bootstrap import resamples
 from kedge.metrics._detection import (
-    _check,
     accepted_at,
     aupr_in,
     aupr_out,
     average_precision,
+    both_sides,
     fpr95,
     logit_interval,
 )
@@ -113,7 +113,7 @@ def detection_draws(
     Both sets are drawn with replacement to their own sizes. The same `seed` and N draw the same of `inside`, so that
     several sets and several scores of the same images are paired.
     """
-    inside, outside = _check(inside, outside)
+    inside, outside = both_sides(inside, outside)
     other = (seed if outside_seed is None else outside_seed) + _OTHER_STREAM
     orders = inside.argsort(descending=True), outside.argsort(descending=True)
     falling, rising = inside.unique().flip(0), outside.unique()

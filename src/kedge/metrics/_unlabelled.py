@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kedge.metrics._bootstrap import interval, resamples
+from kedge.metrics._checks import check_flags, check_scores
 
 # Resamples worked on at once hold this many counts.
 _AT_ONCE = 1 << 21
@@ -97,17 +98,8 @@ def agreement_of_references(per_reference: Tensor, label: Tensor | None = None) 
 
 def _checked(source: Tensor, correct: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """All three on the CPU in float64. Raises ValueError for what cannot be measured on."""
-    for name, scores in (("source_scores", source), ("target_scores", target)):
-        if scores.ndim != 1 or scores.numel() == 0:
-            raise ValueError(f"{name} must be [N] with N >= 1, but their shape is {list(scores.shape)}")
-        if bool(scores.isnan().any()):
-            raise ValueError(f"{int(scores.isnan().sum())} of {scores.numel()} {name} are NaN")
-    if correct.shape != source.shape or correct.dtype != torch.bool:
-        raise ValueError(
-            f"source_correct must be bool of shape {list(source.shape)}, one for each score, but it is "
-            f"{correct.dtype} {list(correct.shape)}"
-        )
-    return tuple(x.detach().cpu().double() for x in (source, correct, target))  # type: ignore[return-value]
+    source, target = check_scores("source_scores", source), check_scores("target_scores", target)
+    return source.double(), check_flags("source_correct", correct, source).double(), target.double()
 
 
 class _Sorted:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kedge.catalog import Info
 from kedge.metrics._base import Answers
-from kedge.metrics._ranked import Ranked
+from kedge.metrics._families import Ranked
 from kedge.metrics._selective import at_thresholds
 
 info = Info(

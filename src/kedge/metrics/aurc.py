@@ -1,14 +1,11 @@
 """Area under the risk-coverage curve: the mean share of wrong answers while more and more images are answered."""
 
-from functools import lru_cache
-
-import torch
 from torch import Tensor
 
 from kedge.catalog import Info
 from kedge.metrics import _selective
 from kedge.metrics._base import Answers
-from kedge.metrics._ranked import Ranked
+from kedge.metrics._families import Ranked
 
 info = Info(
     "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", "Geifman et al.", "ICLR", 2019,
@@ -32,11 +29,4 @@ class AURC(Ranked):
         return float(_selective.aurc(sample["log_odds"], sample.correct))
 
     def area(self, answered: Tensor, wrong: Tensor) -> Tensor:
-        return _selective.area(answered, wrong, harmonic(int(answered[0, -1])))
-
-
-@lru_cache(maxsize=2)
-def harmonic(size: int) -> Tensor:
-    """`[size + 1]`: 1 + 1/2 + ... + 1/k for k from 0 on."""
-    sums = torch.arange(1, size + 1, dtype=torch.float64).reciprocal().cumsum(0)
-    return torch.cat([sums.new_zeros(1), sums])
+        return _selective.area(answered, wrong, _selective.harmonic(int(answered[0, -1])))

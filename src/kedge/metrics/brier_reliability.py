@@ -1,7 +1,7 @@
 """The part of the Brier score that is miscalibration."""
 
 from kedge.catalog import Info
-from kedge.metrics._class_bins import ClassBins
+from kedge.metrics._families import ClassBins
 
 info = Info(
     "A New Vector Partition of the Probability Score", "Murphy", "Journal of Applied Meteorology", 1973,

@@ -1,12 +1,7 @@
 """The part of the Brier score that the labels alone decide."""
 
-from kedge.catalog import Info
-from kedge.metrics._class_bins import ClassBins
-
-info = Info(
-    "A New Vector Partition of the Probability Score", "Murphy", "Journal of Applied Meteorology", 1973,
-    "https://doi.org/10.1175/1520-0450(1973)012%3C0595:ANVPOT%3E2.0.CO;2", "derived",
-)  # fmt: skip
+from kedge.metrics._families import ClassBins
+from kedge.metrics.brier_reliability import info as info
 
 
 class BrierUncertainty(ClassBins):

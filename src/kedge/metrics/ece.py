@@ -2,8 +2,8 @@
 
 from kedge.catalog import Info
 from kedge.metrics._base import Answers
-from kedge.metrics._binned import Binned
 from kedge.metrics._cross_fitted import CrossFitted, cross_fitted_error
+from kedge.metrics._families import Binned
 
 info = Info(
     "On Calibration of Modern Neural Networks", "Guo et al.", "ICML", 2017, "https://arxiv.org/abs/1706.04599", "paper"

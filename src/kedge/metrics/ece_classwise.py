@@ -1,7 +1,7 @@
 """Calibration error of each class's probability, averaged over classes."""
 
 from kedge.catalog import Info
-from kedge.metrics._class_bins import ClassBins
+from kedge.metrics._families import ClassBins
 
 info = Info(
     "Beyond temperature scaling: Obtaining well-calibrated multi-class probabilities with Dirichlet calibration",

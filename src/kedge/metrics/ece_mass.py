@@ -2,8 +2,8 @@
 
 from kedge.catalog import Info
 from kedge.metrics._base import Answers
-from kedge.metrics._binned import Binned
 from kedge.metrics._cross_fitted import CrossFitted, cross_fitted_error
+from kedge.metrics._families import Binned
 
 info = Info(
     "Posterior calibration and exploratory analysis for natural language processing models", "Nguyen & O'Connor",

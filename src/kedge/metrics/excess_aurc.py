@@ -1,13 +1,8 @@
 """How far AURC is above that of the best order of the same answers (E-AURC)."""
 
-from kedge.catalog import Info
 from kedge.metrics import _selective
 from kedge.metrics._base import Answers, Metric
-
-info = Info(
-    "Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers", "Geifman et al.", "ICLR", 2019,
-    "https://arxiv.org/abs/1805.08206", "paper",
-)  # fmt: skip
+from kedge.metrics.aurc import info as info
 
 
 class ExcessAURC(Metric):

@@ -1,7 +1,7 @@
 """Largest calibration error of a bin."""
 
 from kedge.catalog import Info
-from kedge.metrics._binned import Binned
+from kedge.metrics._families import Binned
 
 info = Info(
     "Obtaining Well Calibrated Probabilities Using Bayesian Binning", "Naeini et al.", "AAAI", 2015,

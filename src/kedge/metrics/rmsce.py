@@ -1,7 +1,7 @@
 """Root mean square calibration error over bins of equal width."""
 
 from kedge.catalog import Info
-from kedge.metrics._binned import Binned
+from kedge.metrics._families import Binned
 
 info = Info("Root mean square calibration error", checked="derived")
 

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from kedge.catalog import Info
 from kedge.metrics._base import Answers
-from kedge.metrics._binned import Fitted
 from kedge.metrics._cross_fitted import CrossFitted, cross_fitted_smooth_error
+from kedge.metrics._families import Fitted
 from kedge.metrics._smooth import resampled_smooth_error, smooth_error
 
 info = Info(

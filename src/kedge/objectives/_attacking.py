@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from kedge.anchoring import AnchoredModel
 from kedge.attacks import Attack, as_attack
 from kedge.attacks._losses import check_batch, check_labels, check_range, evaluated, image_gradient, judge
-from kedge.objectives._base import Objective, check_inner
+from kedge.objectives._base import Objective
+from kedge.objectives._nesting import Wrapper, nested
 from kedge.objectives._views import unwrapped
 from kedge.objectives.anchored import Anchored
 
@@ -17,7 +18,7 @@ from kedge.objectives.anchored import Anchored
 VANISHED = 0.5
 
 
-class Attacking(Objective):
+class Attacking(Wrapper):
     """Base of the objectives with an attack inside: `perturb` makes the images, by an epsilon that may grow.
 
     The attack sees the model in eval mode with the references and the mask of the step, if `Anchored` is outside; it
@@ -41,6 +42,7 @@ class Attacking(Objective):
     """
 
     changes_images = True
+    classifies = True
 
     def __init__(
         self,
@@ -50,21 +52,18 @@ class Attacking(Objective):
         ramp: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(inner)
         name = type(self).__name__
         if attack is None:
             raise ValueError(f"{name} needs an attack, such as kedge.attacks.PGD(eps=8/255, steps=10)")
         if not callable(attack):
             raise ValueError(f"the attack of {name} is called with (model, images, targets), got {attack!r}")
-        if getattr(inner, "targets_kind", "soft") == "values":
-            raise ValueError(f"{name} is for classification; {type(inner).__name__} is not")
         if isinstance(inner, nn.modules.loss._Loss):
             raise ValueError(
                 f"{type(inner).__name__} takes outputs and targets; an objective takes (model, images, targets): "
                 "kedge.objectives.CrossEntropy()"
             )
-        nested = list(inner.modules()) if isinstance(inner, nn.Module) else []
-        for each in nested:
+        for each in nested(inner):
             if isinstance(each, Anchored | Attacking) or getattr(each, "mixes_targets", False):
                 other = type(each).__name__
                 if isinstance(each, Attacking):
@@ -77,12 +76,10 @@ class Attacking(Objective):
             raise ValueError(f"{name} has the true targets, which a targeted attack would make easier: leave it out")
         if (hold or ramp) and not as_attack(attack).scales:
             raise ValueError(f"hold and ramp change the eps of a PGD or FGSM; {attack!r} is none")
-        self.inner = check_inner(inner, self)
         self.attack: Any = as_attack(attack).training()
         self.hold = hold
         self.ramp = ramp
         self.generator = generator
-        self.targets_kind = getattr(inner, "targets_kind", "soft")
         self._looked = False
 
     def extra_repr(self) -> str:

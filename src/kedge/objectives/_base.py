@@ -1,7 +1,7 @@
 """What all objectives share: the base, what a loop tells them, and the targets."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -105,22 +105,6 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
-def check_inner(inner: Any, outer: Objective) -> Any:
-    """`inner` itself. Raises TypeError where it is no objective: a name, or a class that is not called yet."""
-    if not callable(inner) or isinstance(inner, type):
-        seen = f"the class {inner.__name__}: {inner.__name__}() makes one" if isinstance(inner, type) else repr(inner)
-        raise TypeError(f"{type(outer).__name__} takes an objective, got {seen}")
-    return inner
-
-
-def check_same_images(inner: Any, outer: str) -> None:
-    """Raise ValueError for an inner objective that changes images: `outer` compares answers for the ones it got."""
-    for each in inner.modules() if isinstance(inner, nn.Module) else ():
-        if getattr(each, "changes_images", False):
-            name = type(each).__name__
-            raise ValueError(f"{name} inside {outer} would change the images; put it outside: {name}({outer}(...))")
-
-
 def set_progress(objective: nn.Module, share: float) -> None:
     """Tell an objective and all inside it how far training is, 0 to 1: schedules of theirs follow it."""
     for each in objective.modules():
@@ -170,3 +154,15 @@ def soft_targets(targets: Tensor, num_classes: int) -> Tensor:
     if targets.ndim == 2:
         return targets
     return F.one_hot(class_indices(targets, "targets"), num_classes).float()
+
+
+def check_share(name: str, value: float, what: str = "a share") -> None:
+    """Raise ValueError unless `value` is in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is {what}, 0 to 1, got {value}")
+
+
+def check_weight(name: str, value: float, what: str = "a number") -> None:
+    """Raise ValueError unless `value` is finite and 0 or more."""
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} is {what}, 0 or more, got {value}")

@@ -17,11 +17,13 @@ class Frozen(nn.Module):
     reaches it.
 
     Args:
-        model: images in [0, 1] to logits.
+        model: images in [0, 1] to logits. Raises TypeError for what is no module.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"the teacher is a model, an nn.Module from images to logits, got {model!r}")
         # In a tuple it is no submodule: its weights are none of the objective's.
         self._inside = (copy.deepcopy(model).eval().requires_grad_(False),)
 

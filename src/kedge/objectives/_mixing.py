@@ -3,22 +3,22 @@
 import torch
 from torch import Tensor
 
-from kedge.objectives._base import Objective, check_inner
+from kedge.objectives._base import Objective
+from kedge.objectives._nesting import Wrapper
 
 
-class Mixing(Objective):
+class Mixing(Wrapper):
     """Base of the objectives that mix the images of a batch and their targets, by a share λ ~ Beta(α, α)."""
 
     mixes_targets = True
     changes_images = True
 
     def __init__(self, inner: Objective, alpha: float = 1.0, generator: torch.Generator | None = None) -> None:
-        super().__init__()
+        super().__init__(inner)
         if alpha <= 0:
             raise ValueError(f"alpha, the parameter of the Beta distribution, must be positive, got {alpha}")
-        if getattr(inner, "targets_kind", "soft") != "soft":
+        if self.targets_kind != "soft":
             raise ValueError(f"{type(inner).__name__} cannot take the mixed targets of {type(self).__name__}")
-        self.inner = check_inner(inner, self)
         self.alpha = alpha
         self.generator = generator
 

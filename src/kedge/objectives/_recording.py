@@ -1,7 +1,7 @@
 """What layers inside a model put out while an objective calls it, with its gradients."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,10 +37,8 @@ def recording(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, 
     named = dict(core.named_modules())
     inside = named | {name.removeprefix("network."): m for name, m in named.items() if name.startswith("network.")}
     if unknown := [name for name in layers if not name or name not in inside]:
-        listed = [
-            name for name in (inside if "network" not in named else dict(named["network"].named_modules())) if name
-        ]
-        raise ValueError(f"the model has no layer {unknown[0]!r}; it has {', '.join(listed[:40])}")
+        listed = dict(named.get("network", core).named_modules())
+        raise ValueError(f"the model has no layer {unknown[0]!r}; it has {', '.join(list(filter(None, listed))[:40])}")
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -51,9 +49,7 @@ def recording(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, 
 
         return hook
 
-    handles = [inside[name].register_forward_hook(keep(name)) for name in layers]
-    try:
+    with ExitStack() as hooks:
+        for name in layers:
+            hooks.enter_context(inside[name].register_forward_hook(keep(name)))
         yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()

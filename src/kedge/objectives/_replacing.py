@@ -6,26 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import PixelModel
-from kedge.objectives._base import Objective, check_inner, set_looks, soft_targets
-from kedge.objectives._uniform import check_takes_uniform
+from kedge.objectives._base import Objective, check_share, set_looks, soft_targets
+from kedge.objectives._nesting import Wrapper, check_takes_uniform
 from kedge.objectives._views import Unlabelled, num_outputs, unwrapped
 
 
-class Replacing(Objective):
+class Replacing(Wrapper):
     """Base of the objectives that replace each image with probability α, and its target by the uniform one or not."""
 
     changes_images = True
 
     def __init__(self, inner: Objective, alpha: float, target: str, generator: torch.Generator | None = None) -> None:
-        super().__init__()
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is a probability, got {alpha}")
+        super().__init__(inner)
+        check_share("alpha", alpha, "a probability")
         if target not in ("label", "uniform"):
             raise ValueError(f'target must be "label" or "uniform", got {target!r}')
         if alpha > 0 and target == "uniform":
             check_takes_uniform(inner, type(self).__name__, "replaced", 'target="label"')
-        self.inner = check_inner(inner, self)
-        self.targets_kind = getattr(inner, "targets_kind", "soft")
         self.alpha = alpha
         self.target = target
         self.generator = generator
@@ -35,12 +32,12 @@ class Replacing(Objective):
         replaced = (torch.rand(len(images), generator=self.generator) < self.alpha).to(images.device)
         where = replaced.view(-1, *[1] * (images.ndim - 1))
         set_looks(self.inner, 0)  # this objective has looked, and what it hands on may lie beyond [0, 1]
-        shown = torch.where(where, self._replacements(unwrapped(model), images), images)
+        mixed = torch.where(where, self._replacements(unwrapped(model), images), images)
         if self.target == "label":
-            return self.inner(model, shown, targets)
+            return self.inner(model, mixed, targets)
         classes = num_outputs(model)
         soft = torch.where(replaced[:, None], 1 / classes, soft_targets(targets, classes))
-        return self.inner(Unlabelled(model, replaced), shown, soft)
+        return self.inner(Unlabelled(model, replaced), mixed, soft)
 
     def _replacements(self, model: nn.Module, images: Tensor) -> Tensor:
         """What stands in for each image, `[B, C, H, W]`."""

@@ -12,17 +12,13 @@ from kedge.attacks import Attack, as_attack
 from kedge.attacks._losses import judge
 from kedge.catalog import Info
 from kedge.objectives._attacking import Attacking
-from kedge.objectives._base import Objective
+from kedge.objectives._base import Objective, check_share
 from kedge.objectives._views import Recorded
 
 info = Info(
-    "Eliminating Catastrophic Overfitting Via Abnormal Adversarial Examples Regularization",
-    "Lin, Yu and Liu",
-    "NeurIPS",
-    2023,
-    "https://arxiv.org/abs/2404.08154",
-    "code",
-)
+    "Eliminating Catastrophic Overfitting Via Abnormal Adversarial Examples Regularization", "Lin, Yu and Liu",
+    "NeurIPS", 2023, "https://arxiv.org/abs/2404.08154", "code",
+)  # fmt: skip
 
 # The authors' (λ1, λ2, λ3) on CIFAR-10, by the variant of FGSM and by eps in levels of 255.
 PUBLISHED = {
@@ -93,8 +89,7 @@ class AAER(Attacking):
         chosen = published_weights(attack) if weights is None else tuple(float(w) for w in weights)
         if len(chosen) != 3 or not all(math.isfinite(w) and w >= 0 for w in chosen):
             raise ValueError(f"weights are three numbers (λ1, λ2, λ3), 0 or more, got {weights}")
-        if not 0 <= warmup <= 1:
-            raise ValueError(f"warmup is a share of training, 0 to 1, got {warmup}")
+        check_share("warmup", warmup, "a share of training")
         self.weights = chosen
         self.warmup = warmup
         self.follow_fall = follow_fall
@@ -107,14 +102,14 @@ class AAER(Attacking):
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss after the step, and what abnormal images add to it."""
         start = AsItIs(model)
-        with statistics_kept(model):
-            made = self.perturb(start, images, targets)
-        seen = Recorded(model)
-        loss = self.inner(seen, made, targets)
+        with unrecorded_statistics(model):
+            adversarial = self.perturb(start, images, targets)
+        recorded = Recorded(model)
+        loss = self.inner(recorded, adversarial, targets)
         if self.attack.eps == 0 or self.share == 0:
             self.logged["abnormal_ratio"] = torch.zeros((), device=images.device)
             return loss
-        ratio, fall, excess = abnormality(start.logits, seen.logits, targets)
+        ratio, fall, excess = abnormality(start.logits, recorded.logits, targets)
         self.logged["abnormal_ratio"] = ratio
         first, second, third = self.weights
         fall = fall if self.follow_fall else fall.detach()
@@ -163,18 +158,18 @@ class AsItIs(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         # In a tuple it is no submodule, so an attack that sets the mode of all modules does not find it.
-        self.held = (model,)
+        self.inside = (model,)
         self.num_outputs = getattr(model, "num_outputs", getattr(model, "num_classes", None))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, C]`, kept in `logits` without their graph."""
-        logits: Tensor = self.held[0](images)
+        logits: Tensor = self.inside[0](images)
         self.logits = logits.detach()
         return logits
 
 
 @contextmanager
-def statistics_kept(model: nn.Module) -> Iterator[None]:
+def unrecorded_statistics(model: nn.Module) -> Iterator[None]:
     """Batch normalisation in training mode uses the statistics of its batch, as ever, and does not record them."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     for norm in norms:

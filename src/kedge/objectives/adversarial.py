@@ -6,12 +6,9 @@ from kedge.catalog import Info
 from kedge.objectives._attacking import Attacking
 
 info = Info(
-    "Towards Deep Learning Models Resistant to Adversarial Attacks",
-    "Madry et al.",
-    "ICLR",
-    2018,
+    "Towards Deep Learning Models Resistant to Adversarial Attacks", "Madry et al.", "ICLR", 2018,
     "https://arxiv.org/abs/1706.06083",
-)
+)  # fmt: skip
 
 
 class Adversarial(Attacking):

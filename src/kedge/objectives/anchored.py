@@ -13,25 +13,21 @@ from kedge.anchoring import AnchoredModel, derangement
 from kedge.anchoring.references import stack_images
 from kedge.catalog import Info
 from kedge.checks import unit_images
-from kedge.objectives._base import Objective, check_inner, soft_targets
-from kedge.objectives._uniform import check_takes_uniform
+from kedge.objectives._base import Objective, check_share, soft_targets
+from kedge.objectives._nesting import Wrapper, check_takes_uniform
 from kedge.objectives._views import BoundReferences, num_outputs, unwrapped
 
 info = Info(
-    "On the Use of Anchoring for Training Vision Models",
-    "Narayanaswamy et al.",
-    "NeurIPS",
-    2024,
-    "https://arxiv.org/abs/2406.00529",
-    "code",
-)
+    "On the Use of Anchoring for Training Vision Models", "Narayanaswamy et al.", "NeurIPS", 2024,
+    "https://arxiv.org/abs/2406.00529", "code",
+)  # fmt: skip
 
 # Masking hurts with reference sets up to this size (arXiv 2406.00529, the authors' own curve).
 SMALL_REFERENCE_SET = 50
 MASK_TARGETS = ("uniform", "label", "share")
 
 
-class Anchored(Objective):
+class Anchored(Wrapper):
     """Draw a reference for every image, hide some of them, and hand the anchored model on to `inner`.
 
     With probability α the reference slot is zero while the residual keeps the true reference, [0, x - r]; the target
@@ -85,23 +81,20 @@ class Anchored(Objective):
         average: int = 1,
         blur: int = 0,
     ) -> None:
-        super().__init__()
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha is a probability, got {alpha}")
+        super().__init__(inner)
+        check_share("alpha", alpha, "a probability")
+        check_share("ramp", ramp, "a share of training")
         if mask_target not in MASK_TARGETS:
             raise ValueError(f"mask_target must be one of {', '.join(MASK_TARGETS)}, got {mask_target!r}")
         if mask_per not in ("sample", "batch"):
             raise ValueError(f'mask_per must be "sample" or "batch", got {mask_per!r}')
-        kind = getattr(inner, "targets_kind", "soft")
         if alpha > 0 and mask_target != "label":
             check_takes_uniform(inner, "Anchored", "masked", 'alpha=0 (plain anchoring) or mask_target="label"')
-        if not 0 <= ramp <= 1:
-            raise ValueError(f"ramp is a share of training, got {ramp}")
         if partners not in ("any", "other-class"):
             raise ValueError(f'partners must be "any" or "other-class", got {partners!r}')
         if partners == "other-class" and reference_set is not None:
             raise ValueError('partners="other-class" is of the batch, and there is a reference_set: leave one out')
-        if partners == "other-class" and kind == "values":
+        if partners == "other-class" and self.targets_kind == "values":
             raise ValueError('partners="other-class" needs classes, and the targets are regression values')
         if average < 1:
             raise ValueError(f"average is a number of images, 1 or more, got {average}")
@@ -116,8 +109,6 @@ class Anchored(Objective):
                 f"hurts with {SMALL_REFERENCE_SET} or fewer; use more references or alpha=0",
                 stacklevel=2,
             )
-        self.inner = check_inner(inner, self)
-        self.targets_kind = kind
         self.alpha = alpha
         self.mask_target = mask_target
         self.mask_per = mask_per
@@ -160,8 +151,8 @@ class Anchored(Objective):
         if mask is not None and self.mask_target != "label":
             classes = num_outputs(core)
             own = soft_targets(targets, classes)
-            kept = 0.0 if self.mask_target == "uniform" else _share(core, images, references)[:, None]
-            targets = torch.where(mask[:, None], kept * own + (1 - kept) / classes, own)
+            share = 0.0 if self.mask_target == "uniform" else _share(core, images, references)[:, None]
+            targets = torch.where(mask[:, None], share * own + (1 - share) / classes, own)
         unlabelled = mask if self.mask_target == "uniform" else None
         return self.inner(BoundReferences(model, references, mask, slot, unlabelled), images, targets)
 

@@ -6,15 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.catalog import Info
+from kedge.objectives._base import check_weight
 from kedge.objectives.cross_entropy import CrossEntropy
 
 info = Info(
-    "Regularizing Neural Networks by Penalizing Confident Output Distributions",
-    "Pereyra et al.",
-    "arXiv",
-    2017,
+    "Regularizing Neural Networks by Penalizing Confident Output Distributions", "Pereyra et al.", "arXiv", 2017,
     "https://arxiv.org/abs/1701.06548",
-)
+)  # fmt: skip
 
 
 class ConfidencePenalty(CrossEntropy):
@@ -41,8 +39,7 @@ class ConfidencePenalty(CrossEntropy):
         labels: Tensor | None = None,
     ) -> None:
         super().__init__(label_smoothing, class_weights, labels)
-        if weight < 0:
-            raise ValueError(f"weight is 0 or more, got {weight}")
+        check_weight("weight", weight)
         self.weight = weight
 
     def extra_repr(self) -> str:

@@ -9,18 +9,14 @@ from torch import Tensor, nn
 
 from kedge.attacks import Attack
 from kedge.catalog import Info
-from kedge.objectives._base import Objective
+from kedge.objectives._base import Objective, check_share, check_weight
 from kedge.objectives._views import Recorded, bare, seen_by
 from kedge.objectives.trades import TRADES, divergence
 
 info = Info(
     "Conserve-Update-Revise to Cure Generalization and Robustness Trade-off in Adversarial Training",
-    "Gowda, Zonooz and Arani",
-    "ICLR",
-    2024,
-    "https://arxiv.org/abs/2401.14948",
-    "code",
-)
+    "Gowda, Zonooz and Arani", "ICLR", 2024, "https://arxiv.org/abs/2401.14948", "code",
+)  # fmt: skip
 
 MASKS = ("prominence", "random", "none")
 # Only the order of the gradients counts, so they may have any scale; this one is above what float16 rounds to zero.
@@ -92,17 +88,14 @@ class CURE(TRADES):
         super().__init__(inner, attack, beta, hold, ramp, generator)
         if not 0 <= frac < 1:
             raise ValueError(f"frac is the share of weights to conserve, 0 or more and below 1, got {frac}")
-        weights = {"w_natural": w_natural, "w_robust": w_robust, "consistency": consistency}
-        for name, value in weights.items():
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is a weight, 0 or more, got {value}")
+        for name, value in {"w_natural": w_natural, "w_robust": w_robust, "consistency": consistency}.items():
+            check_weight(name, value, "a weight")
         if w_natural == w_robust == 0:
             raise ValueError("w_natural and w_robust are both 0, so no weight is prominent: give one of them a weight")
         if mask not in MASKS:
             raise ValueError(f"mask must be one of {MASKS}, got {mask!r}")
         for name, value in {"decay": decay, "update_probability": update_probability}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {value}")
+            check_share(name, value)
         if isinstance(layers, str):
             raise ValueError(f"layers is a list of parts of names, such as [{layers!r}], got {layers!r}")
         self.frac = frac
@@ -138,11 +131,11 @@ class CURE(TRADES):
         """The loss; keeps the two gradients that `on_gradients` ranks by."""
         ranked = self._ranked(model) if self.mask == "prominence" and torch.is_grad_enabled() else []
         nearby = self.neighbours(model, images, targets)
-        seen = Recorded(model)
-        natural = self.inner(seen, images, targets)
-        clean = seen.logits
-        robust = self.inner(seen, nearby, targets) if ranked else seen(nearby)
-        attacked = seen.logits
+        recorded = Recorded(model)
+        natural = self.inner(recorded, images, targets)
+        clean = recorded.logits
+        robust = self.inner(recorded, nearby, targets) if ranked else recorded(nearby)
+        attacked = recorded.logits
         loss = natural + self.beta * divergence(clean, attacked)
         if ranked:
             self._keep_gradients(ranked, natural, robust)
@@ -180,8 +173,8 @@ class CURE(TRADES):
             # Summed, as the gradients are that accumulate over batches.
             self._gradients.setdefault(parameter, (torch.zeros_like(parameter), torch.zeros_like(parameter)))
         for place, loss in enumerate((natural, robust)):
-            found = torch.autograd.grad(loss * SCALE, parameters, retain_graph=True, allow_unused=True)
-            for parameter, gradient in zip(parameters, found, strict=True):
+            gradients = torch.autograd.grad(loss * SCALE, parameters, retain_graph=True, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
                 if gradient is not None:
                     self._gradients[parameter][place].add_(gradient)
 

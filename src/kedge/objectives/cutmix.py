@@ -9,12 +9,9 @@ from kedge.objectives._mixing import Mixing
 from kedge.objectives._views import num_outputs
 
 info = Info(
-    "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
-    "Yun et al.",
-    "ICCV",
-    2019,
+    "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features", "Yun et al.", "ICCV", 2019,
     "https://arxiv.org/abs/1905.04899",
-)
+)  # fmt: skip
 
 
 class CutMix(Mixing):

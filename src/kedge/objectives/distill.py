@@ -7,20 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.catalog import Info
-from kedge.objectives._base import Objective, check_inner, check_same_images
+from kedge.objectives._base import Objective, check_share
 from kedge.objectives._frozen import Frozen
+from kedge.objectives._nesting import Wrapper, check_same_images
 from kedge.objectives._views import Recorded, without_labels
 
 info = Info(
-    "Distilling the Knowledge in a Neural Network",
-    "Hinton, Vinyals and Dean",
-    "arXiv",
-    2015,
+    "Distilling the Knowledge in a Neural Network", "Hinton, Vinyals and Dean", "arXiv", 2015,
     "https://arxiv.org/abs/1503.02531",
-)
+)  # fmt: skip
 
 
-class Distill(Objective):
+class Distill(Wrapper):
     """(1 - w) inner(x, y) + w T² KL(softmax(t / T) ‖ softmax(s / T)), t the teacher's logits and s the model's.
 
     T² keeps the size of the gradients as T changes; for large T the second term is half the mean squared difference of
@@ -44,19 +42,14 @@ class Distill(Objective):
             a teacher of other classes or another image size.
     """
 
+    classifies = True
+
     def __init__(self, inner: Objective, teacher: nn.Module, temperature: float = 4.0, weight: float = 0.5) -> None:
-        super().__init__()
-        if not isinstance(teacher, nn.Module):
-            raise TypeError(f"the teacher is a model, an nn.Module from images to logits, got {teacher!r}")
+        super().__init__(inner)
         if not (math.isfinite(temperature) and temperature > 0):
             raise ValueError(f"temperature is a number above 0, got {temperature}")
-        if not 0 <= weight <= 1:
-            raise ValueError(f"weight is a share, 0 to 1, got {weight}")
-        if getattr(inner, "targets_kind", "soft") == "values":
-            raise ValueError(f"Distill is for classification; {type(inner).__name__} is not")
+        check_share("weight", weight)
         check_same_images(inner, "Distill")
-        self.inner = check_inner(inner, self)
-        self.targets_kind = getattr(inner, "targets_kind", "soft")
         self.teacher = Frozen(teacher)
         self.temperature = temperature
         self.weight = weight

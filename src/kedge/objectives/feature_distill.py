@@ -1,15 +1,14 @@
 """Distillation of features: a layer of the model follows a layer of a trained one, through a learned projection."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.attacks._losses import evaluated
 from kedge.catalog import Info
-from kedge.objectives._base import Objective, check_inner, check_same_images
+from kedge.objectives._base import Objective, check_weight
 from kedge.objectives._frozen import Frozen
+from kedge.objectives._nesting import Wrapper, check_same_images
 from kedge.objectives._recording import recording
 from kedge.objectives._views import bare, without_labels
 from kedge.objectives._whole_batch import by_rows
@@ -19,7 +18,7 @@ info = Info(
 )
 
 
-class FeatureDistill(Objective):
+class FeatureDistill(Wrapper):
     """inner(x, y) + w / 2 · mean (r(s) - t)², s and t what a layer of the model and one of the teacher put out.
 
     The projection r, a linear map of the channels (1 × 1 for feature maps), is trained along; feature maps of the
@@ -54,14 +53,9 @@ class FeatureDistill(Objective):
         weight: float = 1.0,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if not isinstance(teacher, nn.Module):
-            raise TypeError(f"the teacher is a model, an nn.Module from images to logits, got {teacher!r}")
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"weight is a number, 0 or more, got {weight}")
+        super().__init__(inner)
+        check_weight("weight", weight)
         check_same_images(inner, "FeatureDistill")
-        self.inner = check_inner(inner, self)
-        self.targets_kind = getattr(inner, "targets_kind", "soft")
         self.teacher = Frozen(teacher)
         self.layer, self.teacher_layer = layer, layer if teacher_layer is None else teacher_layer
         self.weight = weight

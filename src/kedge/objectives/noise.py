@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.catalog import Info
-from kedge.objectives._base import Objective
+from kedge.objectives._base import Objective, check_weight
 from kedge.objectives._replacing import Replacing, pixel_model
 
 info = Info("Noise on images, a control of reference masking", checked="own")
@@ -37,8 +37,7 @@ class Noise(Replacing):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(inner, alpha, target, generator)
-        if scale < 0:
-            raise ValueError(f"scale is a deviation, 0 or more, got {scale}")
+        check_weight("scale", scale, "a deviation")
         self.scale = scale
 
     def extra_repr(self) -> str:

@@ -7,18 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.anchoring import AnchoredModel
-from kedge.catalog import Info
-from kedge.objectives._base import Objective, check_targets, soft_targets
+from kedge.objectives._base import Objective, check_share, check_targets, soft_targets
 from kedge.objectives._views import unwrapped
 from kedge.objectives._whole_batch import by_rows
-
-info = Info(
-    "Distilling the Knowledge in a Neural Network",
-    "Hinton, Vinyals and Dean",
-    "arXiv",
-    2015,
-    "https://arxiv.org/abs/1503.02531",
-)
+from kedge.objectives.distill import info as info
 
 
 class OneReference(Objective):
@@ -40,8 +32,7 @@ class OneReference(Objective):
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= weight <= 1:
-            raise ValueError(f"weight is a share, 0 to 1, got {weight}")
+        check_share("weight", weight)
         self.weight = weight
         self.teacher: AnchoredModel | None = None
 
@@ -66,9 +57,9 @@ class OneReference(Objective):
         logits = model(images, references=core.references[:1])
         targets = soft_targets(check_targets(targets, logits), core.num_outputs)
         with torch.no_grad():
-            wanted = by_rows(model, self._taught, images)
+            taught = by_rows(model, self._taught, images)
         # KL is this cross-entropy up to the teacher's entropy, which has no gradient.
-        return F.cross_entropy(logits, self.weight * wanted.to(targets) + (1 - self.weight) * targets)
+        return F.cross_entropy(logits, self.weight * taught.to(targets) + (1 - self.weight) * targets)
 
     def _taught(self, images: Tensor) -> Tensor:
         """The teacher's probabilities `[B, C]`."""

@@ -1,25 +1,20 @@
 """Outlier exposure: images of no class, on which the model is to be unsure."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from kedge.catalog import Info
-from kedge.objectives._base import Objective, check_inner
+from kedge.objectives._base import Objective, check_weight
+from kedge.objectives._nesting import Wrapper
 from kedge.objectives._views import BoundReferences, View, bare, repeated
 
 info = Info(
-    "Deep Anomaly Detection with Outlier Exposure",
-    "Hendrycks, Mazeika and Dietterich",
-    "ICLR",
-    2019,
-    "https://arxiv.org/abs/1812.04606",
-    "code",
-)
+    "Deep Anomaly Detection with Outlier Exposure", "Hendrycks, Mazeika and Dietterich", "ICLR", 2019,
+    "https://arxiv.org/abs/1812.04606", "code",
+)  # fmt: skip
 
 
-class OutlierExposure(Objective):
+class OutlierExposure(Wrapper):
     """inner(x, y) + λ H(u; f(x')), the cross-entropy of the uniform distribution u with the answers for outliers x'.
 
     The network sees images and outliers as one batch, as in the authors' code: batch norm has one set of statistics,
@@ -42,15 +37,11 @@ class OutlierExposure(Objective):
 
     streams = ("outliers",)
     changes_images = True
+    classifies = True
 
     def __init__(self, inner: Objective, weight: float = 0.5) -> None:
-        super().__init__()
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"weight is a number, 0 or more, got {weight}")
-        if getattr(inner, "targets_kind", "soft") == "values":
-            raise ValueError(f"OutlierExposure is for classification; {type(inner).__name__} is not")
-        self.inner = check_inner(inner, self)
-        self.targets_kind = getattr(inner, "targets_kind", "soft")
+        super().__init__(inner)
+        check_weight("weight", weight)
         self.mixes_targets = getattr(inner, "mixes_targets", False)
         self.weight = weight
 

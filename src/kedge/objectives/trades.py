@@ -1,7 +1,5 @@
 """TRADES: a clean loss plus the distance between the answers for an image and for its worst neighbour."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,16 +8,13 @@ from kedge.attacks import Attack, as_attack
 from kedge.attacks._losses import check_batch, check_labels, evaluated
 from kedge.catalog import Info
 from kedge.objectives._attacking import Attacking
-from kedge.objectives._base import Objective
+from kedge.objectives._base import Objective, check_weight
 from kedge.objectives._views import Recorded
 
 info = Info(
-    "Theoretically Principled Trade-off between Robustness and Accuracy",
-    "Zhang et al.",
-    "ICML",
-    2019,
+    "Theoretically Principled Trade-off between Robustness and Accuracy", "Zhang et al.", "ICML", 2019,
     "https://arxiv.org/abs/1901.08573",
-)
+)  # fmt: skip
 
 
 class TRADES(Attacking):
@@ -50,8 +45,7 @@ class TRADES(Attacking):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(inner, attack, hold, ramp, generator)
-        if not (math.isfinite(beta) and beta >= 0):
-            raise ValueError(f"beta must be a number, 0 or more, got {beta}")
+        check_weight("beta", beta)
         climbs = as_attack(attack).loss
         if climbs is not None and not as_attack(attack).random_start:
             raise ValueError("TRADES needs random_start: at the image itself the divergence has no gradient")
@@ -71,9 +65,9 @@ class TRADES(Attacking):
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The clean loss plus β times the divergence."""
         nearby = self.neighbours(model, images, targets)
-        seen = Recorded(model)
-        loss = self.inner(seen, images, targets)
-        return loss + self.beta * divergence(seen.logits, model(nearby))
+        recorded = Recorded(model)
+        loss = self.inner(recorded, images, targets)
+        return loss + self.beta * divergence(recorded.logits, model(nearby))
 
     def neighbours(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The images near `images` whose answers differ most from theirs; `targets` are only looked at, once."""

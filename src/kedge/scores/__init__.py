@@ -9,8 +9,7 @@ from typing import Any
 
 from kedge import catalog
 from kedge.anchoring.last_layer import last_layer
-from kedge.scores._base import Score, usable
-from kedge.scores._outputs import Outputs, outputs_of
+from kedge.scores._base import Outputs, Score, outputs_of, usable
 from kedge.scores._pytorch_ood import PytorchOOD
 
 SCORES: dict[str, type[Score]]

@@ -1,4 +1,4 @@
-"""What every score has."""
+"""What every score has, and what scores read of a model."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from kedge.scores._outputs import Outputs, outputs_of
+from kedge.anchoring.outputs import Outputs
+from kedge.anchoring.protocol import as_model
 
 WHERE_FROM = {
     "uncertainty": "an anchored model and two or more references: a plain model, or references=1, has no uncertainty",
@@ -39,6 +40,11 @@ class Score:
     needs: ClassVar[tuple[str, ...]] = ()
     fits: ClassVar[bool] = False
     uniform_masking: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not hasattr(cls, "name"):
+            cls.name = cls.__module__.rpartition(".")[2]
 
     def fit(self, outputs: Outputs, labels: Tensor) -> "Score":
         """Learn from in-distribution training data, where the score does; here there is nothing to learn."""
@@ -96,3 +102,32 @@ def precise(tensor: Tensor) -> Tensor:
 def usable(scores: Iterable[Score], outputs: Outputs) -> list[Score]:
     """Those of `scores` whose needs `outputs` meets."""
     return [score for score in scores if all(getattr(outputs, need, None) is not None for need in score.needs)]
+
+
+def outputs_of(
+    model: Callable[[Tensor], Any],
+    images: Tensor,
+    references: Any = None,
+    *,
+    features: bool = False,
+    masked: bool = False,
+    check: bool = True,
+) -> Outputs:
+    """Run `model` on `images` `[B, C, H, W]` in [0, 1], without gradients and in eval mode.
+
+    The model is only read, so that threads may ask it at once. A kedge model is asked through `predict`, an anchored
+    one with `references` (an int, a tensor, "blt", "adaptive", or None for the whole bank); any other callable must
+    return logits `[B, C]`. Raises ValueError when it returns something else, and for images that cannot be in [0, 1].
+
+    Args:
+        model: what to run.
+        images: the batch.
+        references: which references an anchored model uses.
+        features: also collect what the last layer reads, in the same pass. A callable that is no module, and a
+            network whose last layer is not found (see `last_layer`), has none, nor has "adaptive", where inputs meet
+            different numbers of references.
+        masked: also run the masked passes of an anchored model, one for each reference; "blt" and "adaptive" take
+            the whole bank.
+        check: look at the images, for which the device is waited for.
+    """
+    return as_model(model).outputs(images, references, features=features, masked=masked, check=check)

@@ -12,19 +12,14 @@ from kedge.anchoring.last_layer import last_layer
 from kedge.anchoring.protocol import as_model
 from kedge.catalog import Info
 from kedge.checks import check_images
-from kedge.scores._base import Score
-from kedge.scores._outputs import Outputs, outputs_of
+from kedge.scores._base import Outputs, Score, outputs_of
 from kedge.scores._splitting import Chain, Cut, Features, named_layers, stages
 from kedge.scores.vim import principal_dimension
 
 info = Info(
-    "PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch",
-    "Kirchheim, Filax & Ortmeier",
-    "CVPR Workshops",
-    2022,
-    "https://pytorch-ood.readthedocs.io",
-    "code",
-)
+    "PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch", "Kirchheim, Filax & Ortmeier",
+    "CVPR Workshops", 2022, "https://pytorch-ood.readthedocs.io", "code",
+)  # fmt: skip
 
 # What no classifier can give; a detector runs with it as a setting.
 EXTRA = {
@@ -104,11 +99,9 @@ class PytorchOOD(Score):
         """`[B]`. Raises ValueError for a detector that reads images, RuntimeError before a `fit` that it needs."""
         read = self._readable(outputs)
         detector = self._fitted(self._detector) if self.fits else self._build(outputs)
-        method = {"logits": "predict_logits", "features": "predict_features", "maps": "predict_feature_maps"}[
-            self.reads
-        ]
+        predict = getattr(detector, f"predict_{METHODS[self.reads]}")
         with torch.no_grad():
-            return self._turned([getattr(detector, method)(part) for part in read.split(ROWS)], outputs.logits)
+            return self._turned([predict(part) for part in read.split(ROWS)], outputs.logits)
 
     def fit_model(self, model: Callable[[Tensor], Any], batches: Iterable[tuple[Tensor, Tensor]]) -> "PytorchOOD":
         """Fit to training images: `batches` is a DataLoader or a list of (images in [0, 1], class indices).

@@ -1,6 +1,7 @@
 """A network cut open for detectors that read more than its logits: stages, feature maps, features with gradients."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -23,13 +24,11 @@ def stages(network: nn.Module, example: Tensor) -> list[nn.Module]:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
             recorded[tuple(output.shape[2:])] = module
 
-    handles = [m.register_forward_hook(note) for m in network.modules() if m is not network]
-    try:
-        with evaluating(network):
-            network(example[:2])
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, evaluating(network):
+        for module in network.modules():
+            if module is not network:
+                hooks.enter_context(module.register_forward_hook(note))
+        network(example[:2])
     if not recorded:
         raise ValueError(
             f"{type(network).__name__} has no feature maps [B, C, H, W]; name its layers with layers=[...]"
@@ -59,11 +58,8 @@ class Features:
     def __call__(self, images: Tensor) -> Tensor:
         """Features `[B, D]`."""
         recorded: list[Tensor] = []
-        handle = self.layer.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0]))
-        try:
+        with self.layer.register_forward_pre_hook(lambda _, inputs: recorded.append(inputs[0])):
             self.network(images)
-        finally:
-            handle.remove()
         return inputs_of(self.layer, recorded[0])
 
 
@@ -91,11 +87,8 @@ class Cut:
 
     def _run(self, hook: Any) -> Tensor:
         assert self.images is not None, "head() before backbone()"
-        handle = self.layer.register_forward_hook(hook)
-        try:
+        with self.layer.register_forward_hook(hook):
             return self.network(self.images)
-        finally:
-            handle.remove()
 
 
 class Chain:
@@ -114,15 +107,11 @@ class Chain:
     def run(self, images: Tensor) -> None:
         """Keep the outputs of all layers and the logits for `images` `[B, C, H, W]`."""
         recorded: dict[int, Tensor] = {}
-        hooks = [
-            layer.register_forward_hook(lambda _, __, output, i=i: recorded.__setitem__(i, output))
-            for i, layer in enumerate(self.layers)
-        ]
-        try:
+        with ExitStack() as hooks:
+            for i, layer in enumerate(self.layers):
+                note = layer.register_forward_hook(lambda _, __, output, i=i: recorded.__setitem__(i, output))
+                hooks.enter_context(note)
             self.logits = self.network(images)
-        finally:
-            for hook in hooks:
-                hook.remove()
         self.outputs = [recorded[i] for i in range(len(self.layers))]
 
     def head(self, _: Tensor) -> Tensor:

@@ -3,17 +3,12 @@
 from torch import Tensor
 
 from kedge.catalog import Info
-from kedge.scores._base import Score
-from kedge.scores._outputs import Outputs
+from kedge.scores._base import Outputs, Score
 
 info = Info(
-    "Out of Distribution Detection via Neural Network Anchoring",
-    "Anirudh & Thiagarajan",
-    "ACML",
-    2022,
-    "https://arxiv.org/abs/2207.04125",
-    "paper",
-)
+    "Out of Distribution Detection via Neural Network Anchoring", "Anirudh & Thiagarajan", "ACML", 2022,
+    "https://arxiv.org/abs/2207.04125", "paper",
+)  # fmt: skip
 
 # Right after conversion the references agree exactly.
 SMALLEST = 1e-6
@@ -30,7 +25,6 @@ class AMP(Score):
     model with two or more references; it was published for models trained with augmented anchors.
     """
 
-    name = "amp"
     place = 6
     title = "AMP"
     needs = ("reference_spread",)

@@ -3,17 +3,12 @@
 from torch import Tensor
 
 from kedge.catalog import Info
-from kedge.scores._base import Score
-from kedge.scores._outputs import Outputs
+from kedge.scores._base import Outputs, Score
 
 info = Info(
-    "Single Model Uncertainty Estimation via Stochastic Data Centering",
-    "Thiagarajan et al.",
-    "NeurIPS",
-    2022,
-    "https://arxiv.org/abs/2207.07235",
-    "paper",
-)
+    "Single Model Uncertainty Estimation via Stochastic Data Centering", "Thiagarajan et al.", "NeurIPS", 2022,
+    "https://arxiv.org/abs/2207.07235", "paper",
+)  # fmt: skip
 
 
 class Disagreement(Score):
@@ -23,7 +18,6 @@ class Disagreement(Score):
     arXiv 2207.07235. Needs an anchored model with two or more references.
     """
 
-    name = "disagreement"
     place = 5
     title = "disagreement"
     needs = ("uncertainty",)

@@ -3,17 +3,12 @@
 from torch import Tensor
 
 from kedge.catalog import Info
-from kedge.scores._base import Score
-from kedge.scores._outputs import Outputs
+from kedge.scores._base import Outputs, Score
 
 info = Info(
-    "Energy-based Out-of-distribution Detection",
-    "Liu et al.",
-    "NeurIPS",
-    2020,
-    "https://arxiv.org/abs/2010.03759",
+    "Energy-based Out-of-distribution Detection", "Liu et al.", "NeurIPS", 2020, "https://arxiv.org/abs/2010.03759",
     "code",
-)
+)  # fmt: skip
 
 
 class Energy(Score):
@@ -23,7 +18,6 @@ class Energy(Score):
     negative of this, so that here too higher = more in-distribution.
     """
 
-    name = "energy"
     place = 3
     title = "energy"
     needs = ("unnormalised",)

@@ -5,17 +5,12 @@ from torch.nn.functional import logsigmoid
 
 from kedge.catalog import Info
 from kedge.confidence import log_odds
-from kedge.scores._base import Score
-from kedge.scores._outputs import Outputs
+from kedge.scores._base import Outputs, Score
 
 info = Info(
     "Entropy Maximization and Meta Classification for Out-of-Distribution Detection in Semantic Segmentation",
-    "Chan et al.",
-    "ICCV",
-    2021,
-    "https://arxiv.org/abs/2012.06575",
-    "code",
-)
+    "Chan et al.", "ICCV", 2021, "https://arxiv.org/abs/2012.06575", "code",
+)  # fmt: skip
 
 
 class Entropy(Score):
@@ -25,7 +20,6 @@ class Entropy(Score):
     Out-of-Distribution Detection in Semantic Segmentation", ICCV 2021, arXiv 2012.06575.
     """
 
-    name = "entropy"
     place = 4
     title = "negative entropy"
 

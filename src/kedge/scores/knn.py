@@ -5,17 +5,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kedge.catalog import Info
-from kedge.scores._base import Score
-from kedge.scores._outputs import Outputs
+from kedge.scores._base import Outputs, Score
 
 info = Info(
-    "Out-of-Distribution Detection with Deep Nearest Neighbors",
-    "Sun et al.",
-    "ICML",
-    2022,
-    "https://arxiv.org/abs/2204.06507",
-    "code",
-)
+    "Out-of-Distribution Detection with Deep Nearest Neighbors", "Sun et al.", "ICML", 2022,
+    "https://arxiv.org/abs/2204.06507", "code",
+)  # fmt: skip
 
 # Similarities held at once: 64 MB in float32.
 AT_ONCE = 1 << 24
@@ -32,7 +27,6 @@ class KNN(Score):
             paper's k for CIFAR-10 and, nearly, for ImageNet, and shrinks in proportion with a part of them.
     """
 
-    name = "knn"
     place = 8
     title = "nearest neighbours (KNN)"
     needs = ("features",)

@@ -4,17 +4,12 @@ import torch
 from torch import Tensor
 
 from kedge.catalog import Info
-from kedge.scores._base import Score, precise
-from kedge.scores._outputs import Outputs
+from kedge.scores._base import Outputs, Score, precise
 
 info = Info(
-    "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks",
-    "Lee et al.",
-    "NeurIPS",
-    2018,
-    "https://arxiv.org/abs/1807.03888",
-    "code",
-)
+    "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", "Lee et al.",
+    "NeurIPS", 2018, "https://arxiv.org/abs/1807.03888", "code",
+)  # fmt: skip
 
 # Directions of less than this share of the largest variance are rounding.
 CUTOFF = 1e-10
@@ -36,7 +31,6 @@ class Mahalanobis(Score):
             more than 0 lets directions without variance count.
     """
 
-    name = "mahalanobis"
     place = 9
     title = "Mahalanobis distance"
     needs = ("features",)

@@ -5,17 +5,12 @@ import math
 from torch import Tensor
 
 from kedge.catalog import Info
-from kedge.scores._base import Score
-from kedge.scores._outputs import Outputs
+from kedge.scores._base import Outputs, Score
 
 info = Info(
-    "On the Use of Anchoring for Training Vision Models",
-    "Narayanaswamy et al.",
-    "NeurIPS",
-    2024,
-    "https://arxiv.org/abs/2406.00529",
-    "own",
-)
+    "On the Use of Anchoring for Training Vision Models", "Narayanaswamy et al.", "NeurIPS", 2024,
+    "https://arxiv.org/abs/2406.00529", "own",
+)  # fmt: skip
 
 
 class Masked(Score):
@@ -28,7 +23,6 @@ class Masked(Score):
     is this project's, and not evaluated elsewhere.
     """
 
-    name = "masked"
     place = 7
     title = "masked-reference deviation"
     needs = ("masked",)

@@ -3,17 +3,12 @@
 from torch import Tensor
 
 from kedge.catalog import Info
-from kedge.scores._base import Score
-from kedge.scores._outputs import Outputs
+from kedge.scores._base import Outputs, Score
 
 info = Info(
-    "Scaling Out-of-Distribution Detection for Real-World Settings",
-    "Hendrycks et al.",
-    "ICML",
-    2022,
-    "https://arxiv.org/abs/1911.11132",
-    "code",
-)
+    "Scaling Out-of-Distribution Detection for Real-World Settings", "Hendrycks et al.", "ICML", 2022,
+    "https://arxiv.org/abs/1911.11132", "code",
+)  # fmt: skip
 
 
 class MaxLogit(Score):
@@ -22,7 +17,6 @@ class MaxLogit(Score):
     Hendrycks et al., "Scaling Out-of-Distribution Detection for Real-World Settings", ICML 2022, arXiv 1911.11132.
     """
 
-    name = "max_logit"
     place = 2
     title = "largest logit"
 

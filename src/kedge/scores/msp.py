@@ -4,17 +4,12 @@ from torch import Tensor
 
 from kedge.catalog import Info
 from kedge.confidence import log_odds
-from kedge.scores._base import Score
-from kedge.scores._outputs import Outputs
+from kedge.scores._base import Outputs, Score
 
 info = Info(
-    "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks",
-    "Hendrycks & Gimpel",
-    "ICLR",
-    2017,
-    "https://arxiv.org/abs/1610.02136",
-    "code",
-)
+    "A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural Networks", "Hendrycks & Gimpel",
+    "ICLR", 2017, "https://arxiv.org/abs/1610.02136", "code",
+)  # fmt: skip
 
 
 class MSP(Score):
@@ -27,7 +22,6 @@ class MSP(Score):
     ICLR 2017, arXiv 1610.02136.
     """
 
-    name = "msp"
     place = 1
     title = "confidence (MSP)"
 

@@ -4,17 +4,12 @@ import torch
 from torch import Tensor
 
 from kedge.catalog import Info
-from kedge.scores._base import Score, precise
-from kedge.scores._outputs import Outputs
+from kedge.scores._base import Outputs, Score, precise
 
 info = Info(
-    "ViM: Out-of-Distribution with Virtual-Logit Matching",
-    "Wang et al.",
-    "CVPR",
-    2022,
-    "https://arxiv.org/abs/2203.10807",
-    "code",
-)
+    "ViM: Out-of-Distribution with Virtual-Logit Matching", "Wang et al.", "CVPR", 2022,
+    "https://arxiv.org/abs/2203.10807", "code",
+)  # fmt: skip
 
 
 class ViM(Score):
@@ -31,7 +26,6 @@ class ViM(Score):
             half of them where there are fewer than 768.
     """
 
-    name = "vim"
     place = 10
     title = "virtual logit (ViM)"
     needs = ("features", "head")

@@ -1,0 +1,82 @@
+"""Objectives round an inner one: the base of those, and what may be inside of what."""
+
+from typing import Any, ClassVar
+
+from torch import nn
+
+from kedge.objectives._base import Objective
+
+
+class Wrapper(Objective):
+    """Base of the objectives round an inner one, whose kind of targets they take.
+
+    Attributes:
+        inner: the objective that gets what this one makes of model, images and targets.
+        classifies: whether an inner objective for regression is refused.
+    """
+
+    classifies: ClassVar[bool] = False
+
+    def __init__(self, inner: Objective) -> None:
+        """Raises TypeError where `inner` is no objective: a name, or a class that is not called yet."""
+        super().__init__()
+        name = type(self).__name__
+        if not callable(inner) or isinstance(inner, type):
+            other = (
+                f"the class {inner.__name__}: {inner.__name__}() makes one" if isinstance(inner, type) else repr(inner)
+            )
+            raise TypeError(f"{name} takes an objective, got {other}")
+        self.targets_kind = targets_kind(inner)
+        if self.classifies and self.targets_kind == "values":
+            raise ValueError(f"{name} is for classification; {type(inner).__name__} is not")
+        self.inner: Any = inner
+
+
+def targets_kind(objective: Any) -> str:
+    """What targets an objective takes, see `Objective`; a plain function takes soft ones."""
+    return str(getattr(objective, "targets_kind", "soft"))
+
+
+def check_same_images(inner: Any, outer: str) -> None:
+    """Raise ValueError for an inner objective that changes images: `outer` compares answers for the ones it got."""
+    for each in nested(inner):
+        if getattr(each, "changes_images", False):
+            name = type(each).__name__
+            raise ValueError(f"{name} inside {outer} would change the images; put it outside: {name}({outer}(...))")
+
+
+def check_takes_uniform(inner: Any, outer: str, which: str, instead: str) -> None:
+    """Raise ValueError if `inner` cannot take the uniform target that `outer` gives to some images.
+
+    `which`: what these images are called; `instead`: what to write where there are to be none.
+    """
+    kind = targets_kind(inner)
+    if kind != "soft":
+        takes = "class indices" if kind == "indices" else "regression values"
+        raise ValueError(
+            f"{type(inner).__name__} takes {takes}, not the uniform distribution that {which} images are trained "
+            f"to; use {instead}"
+        )
+    every = nested(inner)
+    mixing = [m for m in every if getattr(m, "mixes_targets", False)]
+    if mixing:
+        name = type(mixing[0]).__name__
+        raise ValueError(
+            f"{name} inside {outer} would mix the uniform target of {which} images into others; put it outside: "
+            f"{name}({outer}(...)), where {which} images come of the mixed ones"
+        )
+    if any(_needs_labels(m) for m in every):
+        raise ValueError(
+            f"an attack with loss='margin' inside {outer} leads away from the label, and {which} images have none; "
+            f"use loss='ce', or {instead}"
+        )
+
+
+def nested(inner: Any) -> list[Any]:
+    """The objectives inside `inner`, itself first; a plain function is an objective too."""
+    return list(inner.modules()) if isinstance(inner, nn.Module) else [inner]
+
+
+def _needs_labels(objective: Any) -> bool:
+    """Whether an attack inside climbs the margin of a label: of the uniform target it would be that of class 0."""
+    return getattr(getattr(objective, "attack", None), "loss", None) == "margin"
