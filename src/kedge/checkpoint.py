@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
-from kedge.anchoring.base import resolve_normalisation
+from kedge.anchoring.bare_network import resolve_normalisation
 from kedge.anchoring.convert import put_stem
 from kedge.anchoring.protocol import Model, as_model
 from kedge.anchoring.twin import evaluating

@@ -68,10 +68,10 @@ def create(
     for key, value in (("num_classes", num_outputs), ("in_chans", in_channels)):
         if (arguments or {}).get(key, value) != value:
             raise ValueError(f"network argument {key} is {value}, as the images are, not {(arguments or {})[key]!r}")
-    given = {"num_classes": num_outputs, "in_chans": in_channels, **(arguments or {})}
+    sizes = {"num_classes": num_outputs, "in_chans": in_channels, **(arguments or {})}
     if image_size is not None and _has_fixed_size(library, name):
-        given.setdefault("img_size", image_size)
-    architecture = {"library": library, "name": name, "arguments": given}
+        sizes.setdefault("img_size", image_size)
+    architecture = {"library": library, "name": name, "arguments": sizes}
     network = rebuild(architecture)  # first without weights: a wrong argument is not a missing download
     if not pretrained:
         return network
@@ -80,9 +80,9 @@ def create(
     try:
         if library == "timm":
             with _short_wait():
-                network = timm.create_model(name, pretrained=True, **given)
+                network = timm.create_model(name, pretrained=True, **sizes)
         else:
-            _load_torchvision(network, name, given)
+            _load_torchvision(network, name, sizes)
     except Exception as error:  # the hub raises a dozen types; arguments were proven good just above
         why = str(error).strip().split(". ")[0].split("\n")[0] or type(error).__name__
         raise PretrainedUnavailable(f"the published weights of {name!r} could not be had: {why}") from error
@@ -98,20 +98,20 @@ def rebuild(architecture: dict[str, Any]) -> nn.Module:
     """
     if not isinstance(architecture, dict) or set(architecture) != {"library", "name", "arguments"}:
         raise ValueError(f"an architecture has the keys library, name and arguments, not {architecture!r}")
-    library, name, given = architecture["library"], architecture["name"], architecture["arguments"]
-    if library not in ("timm", "torchvision") or not isinstance(name, str) or not isinstance(given, dict):
+    library, name, arguments = architecture["library"], architecture["name"], architecture["arguments"]
+    if library not in ("timm", "torchvision") or not isinstance(name, str) or not isinstance(arguments, dict):
         raise ValueError(f"not an architecture of timm or torchvision: {architecture!r}")
     if locate(f"{library}/{name}") != (library, name):
         raise ValueError(f"{library} has no network named {name!r}")
-    _check_arguments(given)
+    _check_arguments(arguments)
     try:
         if library == "timm":
-            network = timm.create_model(name, pretrained=False, **given)
+            network = timm.create_model(name, pretrained=False, **arguments)
         else:
-            network = _make_torchvision(name, given)
+            network = _make_torchvision(name, arguments)
     except (TypeError, RuntimeError, AssertionError, ValueError, LookupError, ArithmeticError) as error:
-        raise ValueError(f"{library} cannot make {name!r} with {given}: {error}") from error
-    network.kedge_architecture = {"library": library, "name": name, "arguments": dict(given)}  # type: ignore
+        raise ValueError(f"{library} cannot make {name!r} with {arguments}: {error}") from error
+    network.kedge_architecture = {"library": library, "name": name, "arguments": dict(arguments)}  # type: ignore
     return network
 
 
@@ -140,8 +140,8 @@ def locate(name: str) -> tuple[str, str]:
     raise ValueError(f"no network is named {name!r} in timm, torchvision or kedge.{hint}")
 
 
-def _check_arguments(given: dict[str, Any]) -> None:
-    for key, value in given.items():
+def _check_arguments(arguments: dict[str, Any]) -> None:
+    for key, value in arguments.items():
         if key not in _ARGUMENTS:
             near = difflib.get_close_matches(str(key), _ARGUMENTS, n=1)
             raise ValueError(
@@ -174,10 +174,10 @@ def _torchvision_names() -> list[str]:
     return torchvision.models.list_models(module=torchvision.models)
 
 
-def _make_torchvision(name: str, given: dict[str, Any]) -> nn.Module:
+def _make_torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
     import torchvision
 
-    extra = {{"img_size": "image_size", "drop_rate": "dropout"}.get(k, k): v for k, v in given.items()}
+    extra = {{"img_size": "image_size", "drop_rate": "dropout"}.get(k, k): v for k, v in arguments.items()}
     channels = extra.pop("in_chans", 3)
     if name in ("googlenet", "inception_v3"):
         extra |= {"aux_logits": False, "init_weights": True}  # one output in training too
@@ -192,7 +192,7 @@ def _make_torchvision(name: str, given: dict[str, Any]) -> nn.Module:
     return network
 
 
-def _load_torchvision(network: nn.Module, name: str, given: dict[str, Any]) -> None:
+def _load_torchvision(network: nn.Module, name: str, arguments: dict[str, Any]) -> None:
     """Copy torchvision's weights into `network`; the head stays fresh where the number of classes differs.
 
     The network carries what the weights expect of images as `pretrained_cfg`, where timm's networks have it.
@@ -202,12 +202,12 @@ def _load_torchvision(network: nn.Module, name: str, given: dict[str, Any]) -> N
     published = torchvision.models.get_model(name, weights="DEFAULT")
     state = published.state_dict()
     own = network.state_dict()
-    if "encoder.pos_embedding" in state and "img_size" in given:
+    if "encoder.pos_embedding" in state and "img_size" in arguments:
         from torchvision.models.vision_transformer import interpolate_embeddings
 
-        state = interpolate_embeddings(given["img_size"], network.patch_size, state)
+        state = interpolate_embeddings(arguments["img_size"], network.patch_size, state)
     first = next(n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)) + ".weight"
-    state[first] = adapt_input_conv(given.get("in_chans", 3), state[first])
+    state[first] = adapt_input_conv(arguments.get("in_chans", 3), state[first])
     fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     network.load_state_dict(fitting, strict=False)
     network.pretrained_cfg = published_images(name, published)  # type: ignore[assignment]
@@ -221,8 +221,8 @@ def note_published_images(network: nn.Module) -> None:
     if architecture["library"] == "torchvision":
         name = architecture["name"]
         changing: dict[str, Any] = {"transform_input": True, "init_weights": False}
-        arguments = changing if name in ("googlenet", "inception_v3") else {}
-        published = torchvision.models.get_model(name, weights=None, **arguments) if arguments else network
+        settings = changing if name in ("googlenet", "inception_v3") else {}
+        published = torchvision.models.get_model(name, weights=None, **settings) if settings else network
         network.pretrained_cfg = published_images(name, published)  # type: ignore[assignment]
 
 

@@ -25,7 +25,7 @@ class Bank(nn.Module):
         prepare: what is done to the images first, such as a change of size; differentiable.
 
     Raises:
-        TypeError: for a model that is not anchored.
+        TypeError: for a model that is not anchored, and references that are neither a number nor images.
         ValueError: for more references than the bank holds, or "blt" or "adaptive", whose choice of references has no
             gradient.
     """
@@ -48,16 +48,14 @@ class Bank(nn.Module):
                 f"references={references!r} chooses references for each input, which has no gradient; attack the "
                 "mean over the bank (references=None) and judge on that"
             )
-        if isinstance(references, int) and not 1 <= references <= len(model.references):
-            raise ValueError(f"references={references}, but the bank holds {len(model.references)}")
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
         self.model = model
+        chosen = model._bank(references)
         self.count = references if isinstance(references, int) else None
         self.max_rows = max_rows
         self.prepare = prepare
-        images = model._checked_bank("references", references) if isinstance(references, Tensor) else None
-        self.register_buffer("images", images, persistent=False)
+        self.register_buffer("images", chosen if isinstance(references, Tensor) else None, persistent=False)
         self.training = model.training
 
     @property

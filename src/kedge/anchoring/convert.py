@@ -5,20 +5,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.base import (
-    PixelModel,
+from kedge.anchoring.bare_network import (
     check_module,
-    evaluating,
     resolve_normalisation,
     resolve_shape,
     run,
     warn_of_probabilities,
 )
+from kedge.anchoring.base import PixelModel
 from kedge.anchoring.first_layer import find_first_layer
 from kedge.anchoring.fold import tolerance
 from kedge.anchoring.model import AnchoredModel
 from kedge.anchoring.protocol import independent
 from kedge.anchoring.stem import AnchoredStem
+from kedge.anchoring.twin import evaluating
 
 
 @torch.inference_mode(False)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from kedge.anchoring.base import run
+from kedge.anchoring.bare_network import run
 
 
 def weighted_layers(network: nn.Module) -> dict[str, nn.Module]:

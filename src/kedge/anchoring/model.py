@@ -148,11 +148,7 @@ class AnchoredModel(ReferencedModel):
 
     def masked_logits(self, images: Tensor, references: Any = None) -> Tensor:
         """Logits `[B, C]` of [0, x - r] before the steps, the mean over the references."""
-        if isinstance(references, Tensor):
-            bank = references if references.ndim == images.ndim else references[None]
-        else:
-            whole = references is None or isinstance(references, str)
-            bank = self.references if whole else self.references[:references]
+        bank = self._bank(None if isinstance(references, str) else references)
         hidden = torch.ones(len(images), dtype=torch.bool, device=images.device)
         with in_eval(self) as model:
             total = sum(model.network_logits(images, r, hidden).float() for r in bank.split(1))

@@ -61,6 +61,21 @@ class ReferencedModel(PixelModel):
             raise ValueError(f"references must be images in [0, 1], before normalisation, got [{low:.3g}, {high:.3g}]")
         return images.to(self.mean.device, self.mean.dtype)
 
+    def _bank(self, references: int | Tensor | None) -> Tensor:
+        """References `[K, C, H, W]`: images of one's own, as many of the stored ones, or all of them (None)."""
+        if isinstance(references, Tensor):
+            return self._checked_bank("references", references)
+        size = len(self.references)
+        k = size if references is None else references
+        if not isinstance(k, int) or isinstance(k, bool):
+            raise TypeError(f'references must be a whole number, a tensor, "blt" or "adaptive", got {references!r}')
+        if not 1 <= k <= size:
+            raise ValueError(
+                f"references={k}, but the bank holds {size}; assign more to model.references "
+                "(see kedge.anchoring.choose_references) or pass a tensor"
+            )
+        return self.references[:k]
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *lists: list[str]
     ) -> None:
@@ -183,21 +198,8 @@ class ReferencedModel(PixelModel):
 
     def _per_reference(self, images: Tensor, references: int | Tensor | None, max_rows: int | None) -> Iterator[Tensor]:
         """The logits of some of the references at a time, `[k, B, C]`; arguments as of `predict`."""
-        x = self.normalise(images)
+        x, bank = self.normalise(images), self._bank(references)
         own = not isinstance(references, Tensor)
-        if isinstance(references, Tensor):
-            bank = self._checked_bank("references", references)
-        else:
-            size = len(self.references)
-            k = size if references is None else references
-            if not isinstance(k, int) or isinstance(k, bool):
-                raise TypeError(f'references must be a whole number, a tensor, "blt" or "adaptive", got {references!r}')
-            if not 1 <= k <= size:
-                raise ValueError(
-                    f"references={k}, but the bank holds {size}; assign more to model.references "
-                    "(see kedge.anchoring.choose_references) or pass a tensor"
-                )
-            bank = self.references[:k]
         if len(images) == 0:
             yield x.new_zeros(len(bank), 0, self.num_outputs)
             return

@@ -123,8 +123,8 @@ def _inside(value: Any) -> list[Any]:
     if isinstance(value, FunctionType):
         named = [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
         cells = [_content(cell) for cell in value.__closure__ or ()]
-        held = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
-        return [*held, *(each for each in named if isinstance(each, nn.Module))]
+        inside = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        return [*inside, *(each for each in named if isinstance(each, nn.Module))]
     return list(getattr(value, "__dict__", {}).values()) if not isinstance(value, ModuleType) else []
 
 

@@ -237,6 +237,10 @@ class Detection(Metric):
 
     part = "ood"
     places = ("ood",)
+    measure: Callable[[Tensor, Tensor], Tensor]  # of the scores of both sides
+
+    def value(self, sample: Separation) -> float:
+        return float(self.measure(sample.inside, sample.outside))
 
     def interval(self, sample: Separation, value: float) -> Bounds:
         """Low and high, in [0, 1], which hold `value`."""

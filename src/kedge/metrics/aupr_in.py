@@ -1,8 +1,7 @@
 """Average precision with in-distribution as the positive class."""
 
 from kedge.catalog import Info
-from kedge.metrics import _detection
-from kedge.metrics._base import Separation
+from kedge.metrics._detection import aupr_in
 from kedge.metrics._separation import Resampled
 
 info = Info(
@@ -17,6 +16,4 @@ class AUPRIn(Resampled):
     label = "AUPR-in"
     better = "higher"
     order = 320
-
-    def value(self, sample: Separation) -> float:
-        return float(_detection.aupr_in(sample.inside, sample.outside))
+    measure = staticmethod(aupr_in)

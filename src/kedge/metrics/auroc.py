@@ -1,8 +1,8 @@
 """Area under the ROC curve: how often a familiar image scores higher than an unfamiliar one."""
 
 from kedge.catalog import Info
-from kedge.metrics import _detection
 from kedge.metrics._base import Bounds, Detection, Separation
+from kedge.metrics._detection import auroc, auroc_interval
 
 info = Info(
     "Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves", "DeLong et al.",
@@ -16,6 +16,7 @@ class AUROC(Detection):
     label = "AUROC"
     better = "higher"
     order = 310
+    measure = staticmethod(auroc)
     summary = ("ood",)
     words = (
         "Take one familiar and one unfamiliar image: how often does the familiar one get the higher score? 100 % is "
@@ -23,8 +24,5 @@ class AUROC(Detection):
         "positive class.)"
     )
 
-    def value(self, sample: Separation) -> float:
-        return float(_detection.auroc(sample.inside, sample.outside))
-
     def interval(self, sample: Separation, value: float) -> Bounds:
-        return _detection.auroc_interval(sample.inside, sample.outside)
+        return auroc_interval(sample.inside, sample.outside)

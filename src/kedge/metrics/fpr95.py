@@ -1,8 +1,7 @@
 """Share of unfamiliar images that are accepted when 95 % of the familiar ones are."""
 
 from kedge.catalog import Info
-from kedge.metrics import _detection
-from kedge.metrics._base import Separation
+from kedge.metrics._detection import fpr95
 from kedge.metrics._separation import Resampled
 
 info = Info(
@@ -17,12 +16,10 @@ class FPR95(Resampled):
     label = "FPR95"
     better = "lower"
     order = 340
+    measure = staticmethod(fpr95)
     summary = ("ood",)
     words = (
         "Set the threshold so that 95 % of familiar images pass: which share of the unfamiliar ones passes too? 0 % is "
         "perfect."
     )
     convention = "share of out-of-distribution images accepted when 95 % of in-distribution ones are"
-
-    def value(self, sample: Separation) -> float:
-        return float(_detection.fpr95(sample.inside, sample.outside))

@@ -41,6 +41,7 @@ class Attacking(Wrapper):
             references or mixes images, which belongs outside.
     """
 
+    in_repr = ("attack", "hold", "ramp")
     changes_images = True
     classifies = True
 
@@ -81,10 +82,6 @@ class Attacking(Wrapper):
         self.ramp = ramp
         self.generator = generator
         self._looked = False
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"attack={self.attack!r}, hold={self.hold}, ramp={self.ramp}"
 
     @property
     def share(self) -> float:

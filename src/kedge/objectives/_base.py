@@ -34,10 +34,12 @@ class Objective(nn.Module):
         progress: the share of training that is done, 0 to 1; 1 where nobody says.
         logged: scalars of the last step, detached, by name.
         streams: the names of the further images that a step needs, such as ("outliers",).
+        in_repr: the names of the arguments that `repr` shows.
     """
 
     room = "objectives"
     streams: tuple[str, ...] = ()
+    in_repr: tuple[str, ...] = ()
     targets_kind: str = "soft"
     mixes_targets: bool = False
     changes_images: bool = False
@@ -60,8 +62,8 @@ class Objective(nn.Module):
         core, classes = unwrapped(model), stated_outputs(model)
         few = targets.ndim == 0 or len(images) != len(targets)
         if few and classes is not None and self.targets_kind != "values":  # else the loss says so, which sees logits
-            b, seen = len(images), f"{targets.dtype} {list(targets.shape)}"
-            raise ValueError(f"targets must be class indices [{b}] or probabilities [{b}, {classes}], got {seen}")
+            b, other = len(images), f"{targets.dtype} {list(targets.shape)}"
+            raise ValueError(f"targets must be class indices [{b}] or probabilities [{b}, {classes}], got {other}")
         check_images(images, ranged=isinstance(core, PixelModel))  # others may take normalised images
         if self.targets_kind == "values":
             check_images(targets, "targets", ranged=False)
@@ -78,6 +80,10 @@ class Objective(nn.Module):
     def _loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = super().__call__(model, images, targets)
         return loss
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.in_repr)
 
     def stream(self, name: str) -> Tensor:
         """The further images `[M, C, H, W]` of this step that are called `name`; RuntimeError without them."""

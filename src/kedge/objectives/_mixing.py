@@ -10,6 +10,7 @@ from kedge.objectives._nesting import Wrapper
 class Mixing(Wrapper):
     """Base of the objectives that mix the images of a batch and their targets, by a share λ ~ Beta(α, α)."""
 
+    in_repr = ("alpha",)
     mixes_targets = True
     changes_images = True
 
@@ -21,10 +22,6 @@ class Mixing(Wrapper):
             raise ValueError(f"{type(inner).__name__} cannot take the mixed targets of {type(self).__name__}")
         self.alpha = alpha
         self.generator = generator
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"alpha={self.alpha}"
 
     def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """λ ~ Beta(α, α) and a partner for each image."""

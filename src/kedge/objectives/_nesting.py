@@ -21,11 +21,10 @@ class Wrapper(Objective):
         """Raises TypeError where `inner` is no objective: a name, or a class that is not called yet."""
         super().__init__()
         name = type(self).__name__
-        if not callable(inner) or isinstance(inner, type):
-            other = (
-                f"the class {inner.__name__}: {inner.__name__}() makes one" if isinstance(inner, type) else repr(inner)
-            )
-            raise TypeError(f"{name} takes an objective, got {other}")
+        if isinstance(inner, type):
+            raise TypeError(f"{name} takes an objective, got the class {inner.__name__}: {inner.__name__}() makes one")
+        if not callable(inner):
+            raise TypeError(f"{name} takes an objective, got {inner!r}")
         self.targets_kind = targets_kind(inner)
         if self.classifies and self.targets_kind == "values":
             raise ValueError(f"{name} is for classification; {type(inner).__name__} is not")

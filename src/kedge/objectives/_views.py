@@ -25,13 +25,13 @@ class View(nn.Module):
         logits: Tensor = self.model(images, **bound)
         return logits
 
-    def shown(self, rows: Tensor) -> Tensor:
+    def rows_of(self, rows: Tensor) -> Tensor:
         """Of what a layer inside put out, `[N, ...]`, the rows of the images that this view was called with."""
         return rows
 
     def around(self, other: nn.Module) -> nn.Module:
         """`other` as this view, and those inside of it, would show it."""
-        return seen_by(self.model, other)
+        return viewed_as(self.model, other)
 
 
 class BoundReferences(View):
@@ -92,7 +92,7 @@ class Unlabelled(View):
         self.unlabelled = unlabelled
 
 
-def seen_by(view: nn.Module, model: nn.Module) -> nn.Module:
+def viewed_as(view: nn.Module, model: nn.Module) -> nn.Module:
     """`model` with the references and the mask that `view` binds, and its share of the batch."""
     return view.around(model) if isinstance(view, View) else model
 
@@ -100,7 +100,7 @@ def seen_by(view: nn.Module, model: nn.Module) -> nn.Module:
 def through(model: nn.Module, rows: Tensor) -> Tensor:
     """What a layer inside of a model or a view put out, for the images that the view was called with."""
     if isinstance(model, View):
-        return model.shown(through(model.model, rows))
+        return model.rows_of(through(model.model, rows))
     inner = unwrapped(model)
     return rows if inner is model else through(inner, rows)
 

@@ -13,12 +13,12 @@ from kedge.objectives._views import without_labels
 def check_weights(class_weights: Tensor | Sequence[float]) -> Tensor:
     """Insist on class weights `[C]` that are 0 or more and can average 1 over images, given back in float32."""
     weights = torch.as_tensor(class_weights, dtype=torch.float32)
-    shown = [round(w, 4) for w in weights.flatten().tolist()[:6]]
+    first = [round(w, 4) for w in weights.flatten().tolist()[:6]]
     if weights.ndim != 1 or len(weights) == 0 or not bool((weights.isfinite() & (weights >= 0)).all()):
-        raise ValueError(f"class_weights are numbers [C], 0 or more, one for each class, got {shown}")
+        raise ValueError(f"class_weights are numbers [C], 0 or more, one for each class, got {first}")
     if bool((weights < 1 - 1e-4).all() | (weights > 1 + 1e-4).all()):
         raise ValueError(
-            f"class_weights are relative to an image of weight 1, and all of these are on one side of it: {shown}. "
+            f"class_weights are relative to an image of weight 1, and all of these are on one side of it: {first}. "
             "Scale them so that the training images weigh 1 on average: weights / weights[labels].mean()"
         )
     return weights

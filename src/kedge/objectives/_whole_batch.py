@@ -107,9 +107,9 @@ class WholeBatch(View):
         self.calls += 1
         with own_draws(derive_seed(self.seed, dist.get_rank(), self.calls), images.device), statistics(core):
             logits = self.module(own, **mine)
-        return self.shown(logits)
+        return self.rows_of(logits)
 
-    def shown(self, rows: Tensor) -> Tensor:
+    def rows_of(self, rows: Tensor) -> Tensor:
         """What a layer of the model put out for this process's rows, of all processes' rows `[B, ...]`."""
         whole: Tensor = _Whole.apply(rows, self.count)
         return whole

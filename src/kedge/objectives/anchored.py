@@ -64,6 +64,7 @@ class Anchored(Wrapper):
         TypeError: for a reference set of other integers than uint8; when called with a model that is not anchored.
     """
 
+    in_repr = ("alpha", "mask_target", "mask_per")
     changes_images = True
     reference_images: Tensor | None
 
@@ -123,10 +124,6 @@ class Anchored(Wrapper):
             images = unit_images(images, "the images of the reference set")
         self.register_buffer("reference_images", images if isinstance(images, Tensor) else None, persistent=False)
         self.reference_set: Any = None if isinstance(images, Tensor) else reference_set
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"alpha={self.alpha}, mask_target={self.mask_target!r}, mask_per={self.mask_per!r}"
 
     @property
     def share(self) -> float:

@@ -32,6 +32,8 @@ class Blend(Replacing):
         TypeError: when called with weights that do not sum to 1 and a model that has no mean colour.
     """
 
+    in_repr = ("alpha", "own", "other", "target")
+
     def __init__(
         self,
         inner: Objective,
@@ -43,10 +45,6 @@ class Blend(Replacing):
     ) -> None:
         super().__init__(inner, alpha, target, generator)
         self.own, self.other = own, other
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"alpha={self.alpha}, own={self.own}, other={self.other}, target={self.target!r}"
 
     def _replacements(self, model: nn.Module, images: Tensor) -> Tensor:
         if len(images) < 2:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from kedge.attacks import Attack
 from kedge.catalog import Info
 from kedge.objectives._base import Objective, check_share, check_weight
-from kedge.objectives._views import Recorded, bare, seen_by
+from kedge.objectives._views import Recorded, bare, viewed_as
 from kedge.objectives.trades import TRADES, divergence
 
 info = Info(
@@ -66,6 +66,7 @@ class CURE(TRADES):
         ValueError: as of `TRADES`; for values out of range; when called, for layers that no parameter has.
     """
 
+    in_repr = ("frac", "mask", "consistency", "decay", *TRADES.in_repr)
     revision: nn.Module | None
 
     def __init__(
@@ -108,11 +109,6 @@ class CURE(TRADES):
         self.register_module("revision", None)
         self._gradients: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}
 
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        own = f"frac={self.frac}, mask={self.mask!r}, consistency={self.consistency}, decay={self.decay}"
-        return f"{own}, {super().extra_repr()}"
-
     @property
     def passes(self) -> float:
         """Those of `TRADES`, two more backward passes for the mask, two forward passes of the revision: thirds of one
@@ -140,7 +136,7 @@ class CURE(TRADES):
         if ranked:
             self._keep_gradients(ranked, natural, robust)
         if self.consistency:
-            revision = seen_by(model, self._revised(model))
+            revision = viewed_as(model, self._revised(model))
             with torch.no_grad():
                 answers = revision(images), revision(nearby)
             consistency = divergence(answers[0], clean) + divergence(answers[1], attacked)

@@ -42,6 +42,7 @@ class Distill(Wrapper):
             a teacher of other classes or another image size.
     """
 
+    in_repr = ("temperature", "weight")
     classifies = True
 
     def __init__(self, inner: Objective, teacher: nn.Module, temperature: float = 4.0, weight: float = 0.5) -> None:
@@ -53,10 +54,6 @@ class Distill(Wrapper):
         self.teacher = Frozen(teacher)
         self.temperature = temperature
         self.weight = weight
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"temperature={self.temperature}, weight={self.weight}"
 
     @property
     def passes(self) -> float:

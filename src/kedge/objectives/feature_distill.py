@@ -44,6 +44,8 @@ class FeatureDistill(Wrapper):
         RuntimeError: when called before `prepare`.
     """
 
+    in_repr = ("layer", "teacher_layer", "weight")
+
     def __init__(
         self,
         inner: Objective,
@@ -61,10 +63,6 @@ class FeatureDistill(Wrapper):
         self.weight = weight
         self.seed = seed
         self.projection: nn.Module | None = None
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"layer={self.layer!r}, teacher_layer={self.teacher_layer!r}, weight={self.weight}"
 
     @property
     def passes(self) -> float:

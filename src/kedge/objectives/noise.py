@@ -28,6 +28,8 @@ class Noise(Replacing):
         TypeError: when called with a model that has no normalisation.
     """
 
+    in_repr = ("alpha", "scale", "target")
+
     def __init__(
         self,
         inner: Objective,
@@ -39,10 +41,6 @@ class Noise(Replacing):
         super().__init__(inner, alpha, target, generator)
         check_weight("scale", scale, "a deviation")
         self.scale = scale
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"alpha={self.alpha}, scale={self.scale}, target={self.target!r}"
 
     def _replacements(self, model: nn.Module, images: Tensor) -> Tensor:
         if self.generator is None:

@@ -30,15 +30,13 @@ class OneReference(Objective):
         TypeError: for a model that is not anchored.
     """
 
+    in_repr = ("weight",)
+
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
         check_share("weight", weight)
         self.weight = weight
         self.teacher: AnchoredModel | None = None
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"weight={self.weight}"
 
     @property
     def passes(self) -> float:

@@ -36,6 +36,7 @@ class OutlierExposure(Wrapper):
     """
 
     streams = ("outliers",)
+    in_repr = ("weight",)
     changes_images = True
     classifies = True
 
@@ -44,10 +45,6 @@ class OutlierExposure(Wrapper):
         check_weight("weight", weight)
         self.mixes_targets = getattr(inner, "mixes_targets", False)
         self.weight = weight
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"weight={self.weight}"
 
     @property
     def passes(self) -> float:
@@ -102,8 +99,8 @@ class WithOutliers(View):
             bound["references"] = draw(images)  # as the model would, but never an outlier
         logits = super().forward(whole, **repeated(bound, len(whole)))
         self.answers = logits[count:]
-        return self.shown(logits)
+        return self.rows_of(logits)
 
-    def shown(self, rows: Tensor) -> Tensor:
+    def rows_of(self, rows: Tensor) -> Tensor:
         """The rows of the images, without those of the outliers."""
         return rows[: len(rows) - len(self.outliers)] if self.training else rows

@@ -35,6 +35,8 @@ class TRADES(Attacking):
         ValueError: as of `Attacking`; without a random start; for another loss than "ce".
     """
 
+    in_repr = ("beta", *Attacking.in_repr)
+
     def __init__(
         self,
         inner: Objective,
@@ -52,10 +54,6 @@ class TRADES(Attacking):
         if climbs not in (None, "ce"):
             raise ValueError('TRADES climbs the divergence from the clean answer: loss="ce", not targeted')
         self.beta = beta
-
-    def extra_repr(self) -> str:
-        """What `repr` shows."""
-        return f"beta={self.beta}, {super().extra_repr()}"
 
     @property
     def passes(self) -> float:

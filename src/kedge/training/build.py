@@ -9,7 +9,7 @@ from torch import nn
 
 from kedge import catalog, networks, optim
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
-from kedge.anchoring.base import published_normalisation
+from kedge.anchoring.bare_network import published_normalisation
 from kedge.data import ImageSet, derive_seed
 from kedge.pretrained import load_weights
 from kedge.probing.heads import find_head
