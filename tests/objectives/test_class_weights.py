@@ -16,6 +16,7 @@ from kedge.objectives import (
     TRADES,
     Adversarial,
     Anchored,
+    Brier,
     CrossEntropy,
     CutMix,
     Mixup,
@@ -122,10 +123,11 @@ def test_weights_that_cannot_be_are_refused(weights, words):
         CrossEntropy(class_weights=weights)
 
 
-def test_another_number_of_weights_than_of_outputs_is_refused(net):
+@pytest.mark.parametrize("kind", [CrossEntropy, Brier])
+def test_another_number_of_weights_than_of_outputs_is_refused(net, kind):
     for targets in (RARE, F.one_hot(RARE, 3).float()):
         with pytest.raises(ValueError, match="class_weights has 4 values, but the model has 3 outputs"):
-            CrossEntropy(class_weights=[1.0, 1.0, 1.0, 1.0])(net, IMAGES, targets)
+            kind(class_weights=[1.0, 1.0, 1.0, 1.0])(net, IMAGES, targets)
 
 
 # Masked images

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+Triple = tuple[float, float | None, float | None]  # a value, and the low and high end of its interval
+
 
 @dataclass(frozen=True)
 class Estimate:

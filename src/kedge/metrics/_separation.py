@@ -16,9 +16,9 @@ from kedge.metrics._detection import (
     fpr95,
     logit_interval,
 )
+from kedge.metrics._results import Triple
 
 DETECTION = ("auroc", "aupr_in", "aupr_out", "fpr95")
-Triple = tuple[float, float | None, float | None]
 # Resamples worked on at once hold this many counts: 16 MB in float32.
 _AT_ONCE = 1 << 22
 _Z = 1.959964  # 95 %

@@ -11,6 +11,7 @@ from kedge.metrics._base import Answers, Metric, metrics
 from kedge.metrics._bootstrap import resamples as draw
 from kedge.metrics._checks import check_confidence, check_probs
 from kedge.metrics._classification import brier_per_sample, nll_per_sample
+from kedge.metrics._results import Triple
 
 FEWEST = 20  # images; a bootstrap of fewer says more about the bootstrap than about the model
 FAMILY = (
@@ -105,9 +106,6 @@ def drawn(samples: Sequence[Answers], of: Sequence[Metric]) -> Tensor:
             for j, m, resampled in others:
                 draws[rows, j, m] = resampled(weights).double()
     return draws
-
-
-Triple = tuple[float, float | None, float | None]
 
 
 def column_summary(

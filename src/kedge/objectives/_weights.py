@@ -5,9 +5,45 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from kedge.objectives._base import Objective
 from kedge.objectives._views import without_labels
+
+
+class ClassWeighted(Objective):
+    """Base of the losses that count an image by its class.
+
+    Args:
+        class_weights: `[C]`, 0 or more, or None.
+        labels: those of the training images `[N]`; with them weights are ratios, brought to a mean of 1 over these
+            images. None: weights are taken as they are.
+
+    Raises:
+        ValueError: for weights that are negative, not finite, or all below or all above 1, whose mean over no set of
+            images is 1; with labels for fewer weights than classes.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: Tensor | Sequence[float] | None = None, labels: Tensor | None = None) -> None:
+        super().__init__()
+        if class_weights is not None and labels is not None:
+            class_weights = average_one(class_weights, labels)
+        weights = None if class_weights is None else check_weights(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def weighted_mean(self, losses: Tensor, model: nn.Module, targets: Tensor, outputs: int) -> Tensor:
+        """The mean of the losses `[B]` of the images, each counted as `image_weights` says.
+
+        Raises ValueError where there are not as many weights as `outputs` of the model.
+        """
+        if self.class_weights is None:
+            return losses.mean()
+        if len(self.class_weights) != outputs:
+            c = len(self.class_weights)
+            raise ValueError(f"class_weights has {c} values, but the model has {outputs} outputs")
+        return (image_weights(model, targets, self.class_weights.to(losses.device)) * losses).mean()
 
 
 def check_weights(class_weights: Tensor | Sequence[float]) -> Tensor:

@@ -1,25 +1,19 @@
 """The Brier score as a loss: squared error of the probabilities, bounded, so that wrong labels pull less."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from kedge.catalog import Info
-from kedge.objectives._base import Objective, check_targets, soft_targets
-from kedge.objectives._weights import average_one, check_weights, image_weights
+from kedge.objectives._base import check_targets, soft_targets
+from kedge.objectives._weights import ClassWeighted
 
 info = Info(
-    "ConfTuner: Training Large Language Models to Express Their Confidence Verbally",
-    "Li et al.",
-    "arXiv",
-    2025,
-    "https://arxiv.org/abs/2508.18847",
-    "derived",
-)
+    "ConfTuner: Training Large Language Models to Express Their Confidence Verbally", "Li et al.", "arXiv", 2025,
+    "https://arxiv.org/abs/2508.18847", "derived",
+)  # fmt: skip
 
 
-class Brier(Objective):
+class Brier(ClassWeighted):
     """Σ_c (p_c - t_c)², p the softmax of the logits and t the target, the mean over the images; in [0, 2].
 
     A proper score: the expected loss is least where p are the true probabilities. Unlike cross-entropy it is bounded,
@@ -35,15 +29,6 @@ class Brier(Objective):
         ValueError: for weights that `CrossEntropy` does not take either.
     """
 
-    class_weights: Tensor | None
-
-    def __init__(self, class_weights: Tensor | Sequence[float] | None = None, labels: Tensor | None = None) -> None:
-        super().__init__()
-        if class_weights is not None and labels is not None:
-            class_weights = average_one(class_weights, labels)
-        weights = None if class_weights is None else check_weights(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
-
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The mean squared distance."""
         logits = model(images)
@@ -51,6 +36,4 @@ class Brier(Objective):
         wide = torch.promote_types(logits.dtype, torch.float32)
         soft = soft_targets(targets, logits.shape[1])
         losses = (logits.to(wide).softmax(1) - soft).square().sum(1)
-        if self.class_weights is not None:
-            losses = losses * image_weights(model, targets, self.class_weights.to(logits.device))
-        return losses.mean()
+        return self.weighted_mean(losses, model, targets, logits.shape[1])

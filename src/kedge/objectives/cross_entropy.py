@@ -6,13 +6,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.catalog import Info
-from kedge.objectives._base import Objective, check_targets
-from kedge.objectives._weights import average_one, check_weights, image_weights
+from kedge.objectives._base import check_targets
+from kedge.objectives._weights import ClassWeighted
 
 info = Info("Cross-entropy", checked="code")
 
 
-class CrossEntropy(Objective):
+class CrossEntropy(ClassWeighted):
     """Cross-entropy of the logits with class indices `[B]` or probabilities `[B, C]`, the mean over the images.
 
     With class weights w it is 1/B Σ_i v_i ℓ_i, where image i of target t counts v_i = Σ_c w_c t_c, and 1 if masking
@@ -38,22 +38,16 @@ class CrossEntropy(Objective):
             for another number of them than of outputs.
     """
 
-    class_weights: Tensor | None
-
     def __init__(
         self,
         label_smoothing: float = 0.0,
         class_weights: Tensor | Sequence[float] | None = None,
         labels: Tensor | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(class_weights, labels)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
-        if class_weights is not None and labels is not None:
-            class_weights = average_one(class_weights, labels)
-        weights = None if class_weights is None else check_weights(class_weights)
-        self.register_buffer("class_weights", weights, persistent=False)
 
     def extra_repr(self) -> str:
         """What `repr` shows."""
@@ -68,9 +62,5 @@ class CrossEntropy(Objective):
         targets = check_targets(targets, logits)
         if self.class_weights is None:
             return logits, F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        if len(self.class_weights) != logits.shape[1]:
-            c = len(self.class_weights)
-            raise ValueError(f"class_weights has {c} values, but the model has {logits.shape[1]} outputs")
-        weights = image_weights(model, targets, self.class_weights.to(logits.device))
         losses = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, reduction="none")
-        return logits, (weights * losses).mean()
+        return logits, self.weighted_mean(losses, model, targets, logits.shape[1])
