@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from kedge.data.augment import AUGMENTATIONS, CROP, WHOLE, photo_transform
 from kedge.data.decode import evaluation_view, open_image, to_tensor
+from kedge.data.file_sets import FileSet
 from kedge.data.formats import Encoded
 from kedge.data.report import DataError, UnreadableImage, listed, tolerated
-from kedge.data.sets import FileSet, ImageSet, TensorSet
+from kedge.data.sets import ImageSet, TensorSet
 from kedge.data.streams import StreamSet
 from kedge.samplers import Sampler
 from kedge.samplers.shuffled import shuffled

@@ -78,7 +78,7 @@ def split_by_position(images: ImageSet, fraction: float, seed: int) -> tuple[Ima
     One image more or less, or another name, and it is another split. As for `split_validation` otherwise.
     """
     out = torch.zeros(len(images), dtype=torch.bool)
-    for members in _shuffled_classes(images.labels, seed):
+    for members in shuffled_classes(images.labels, seed):
         if len(members) > 1:
             count = min(max(round(fraction * len(members)), 1), len(members) - 1)
             out[members[:count]] = True
@@ -184,20 +184,8 @@ def reference_subset(
     return images.subset(index)
 
 
-def digits_split(labels: torch.Tensor, split: str) -> torch.Tensor:
-    """Return the indices of scikit-learn's digits in "train" (70 %), "val" (10 %) or "test" (20 %), stratified.
-
-    The split is fixed for good: it rests on SplitMix64, not on the random generator of any library's version.
-    """
-    chosen = []
-    for members in _shuffled_classes(labels, seed=0):
-        test, val = round(0.2 * len(members)), round(0.1 * len(members))
-        parts = {"test": members[:test], "val": members[test : test + val], "train": members[test + val :]}
-        chosen.append(parts[split])
-    return torch.cat(chosen).sort().values
-
-
-def _shuffled_classes(labels: torch.Tensor, seed: int) -> list[torch.Tensor]:
+def shuffled_classes(labels: torch.Tensor, seed: int) -> list[torch.Tensor]:
+    """Return the places of each class's images, shuffled; the same for good for as many images."""
     order = _shuffled(len(labels), seed)
     return [order[labels[order] == c] for c in range(int(labels.max()) + 1)]
 
