@@ -17,7 +17,7 @@ from kedge.data.items import ENCODED, RowItems, below
 from kedge.data.labels import Label, about_unnamed, numbered
 from kedge.data.report import DataError, UnreadableImage
 from kedge.data.sets import ImageSet, Indices
-from kedge.data.splitting import spare, uniform
+from kedge.data.splitting import Division, uniform
 from kedge.seeds import derive_seed, generator
 
 SAMPLED = 2048  # training images that are held, encoded: for references, normalisation and a probe
@@ -259,7 +259,7 @@ def divided(
     limit = min(val_fraction, -held[0][0] + 2**-53) if len(held) == HELD else val_fraction
     unread, u_of = torch.tensor([not key for key in keys]), uniform(keys, seed)
     out = ~unread & (u_of < limit)
-    spare(out, ~unread, u_of, numbers)
+    Division(out, ~unread, u_of, numbers).spare()
     stays = ~out
     if not bool(stays.any()) or (val_fraction and bool(stays.all())):
         raise DataError(f"{name}: of {len(keys)} images none is left to {'validate' if stays.all() else 'train'} on")
