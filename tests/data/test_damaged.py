@@ -13,13 +13,12 @@ from PIL import Image
 
 import kedge.data as kd
 from kedge.anchoring import choose_references, choose_residuals
-from kedge.data.build import Found, build
+from kedge.data.build import Listing, build
 from kedge.data.decode import check, header, open_image
+from kedge.data.file_sets import FileSet, Undecoded
 from kedge.data.items import FileItems
 from kedge.data.report import DataError, UnreadableImage
-from kedge.data.sets import FileSet
 from kedge.data.statistics import NormBatches
-from kedge.data.undecoded import Undecoded
 from kedge.evaluation.checks import limited
 
 from .conftest import picture
@@ -214,7 +213,7 @@ def test_a_set_of_small_images_leaves_them_out_too(root):
 
 def test_rows_of_a_table_are_checked(root, tmp_path):
     paths = [str(path) for path in sorted((root / "cat").iterdir())]
-    made = build(Found(FileItems(paths), [0] * 120, ["cat"], "cats", "all"), SIZE)
+    made = build(Listing(FileItems(paths), [0] * 120, ["cat"], "cats", "all"), SIZE)
     assert len(made) == 119
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -201,7 +201,7 @@ def test_text_labels_are_looked_up_in_the_class_names(dataset):
     images = kd.from_dataset(dataset, ["b1", "c1", "a1"])
     assert images.class_names == ["b1", "c1", "a1"]
     assert images.labels.tolist() == [0, 2, 0, 2]
-    with pytest.raises(DataError, match="not among its classes: b1"):
+    with pytest.raises(DataError, match="not among its classes: 'b1'"):
         kd.from_dataset(dataset, ["a1", "c1"])
 
 

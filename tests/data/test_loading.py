@@ -33,7 +33,7 @@ def test_digits_are_scikit_learns_in_a_fixed_split():
 def test_digits_in_another_size_and_depth():
     images = kd.load("digits", image_size=32, channels=3)
     assert images.image_shape == (3, 32, 32)
-    with pytest.raises(DataError, match="'train', 'val' or 'test'"):
+    with pytest.raises(DataError, match="it has: train, val, test"):
         kd.load("digits", "all")
 
 

@@ -95,7 +95,7 @@ def test_a_shard_that_lies_is_refused(shards, tail):
     with pytest.raises(DataError, match=r"train-000000\.tar"):
         data.load(path.parent, "train")
     with pytest.raises(DataError, match=r"train-000000\.tar"):
-        list(Shards(str(path.parent)).pieces("train").read(0))
+        Shards(str(path.parent)).stream("train", None, 0.1, 0)
 
 
 def test_nothing_waits_for_a_pipe_that_is_called_like_a_shard(shards):
@@ -212,7 +212,7 @@ def test_classes_by_a_file_and_in_words_where_there_is_none(shards):
     assert train.class_names == ["cat", "dog", "fox", "owl"]
     assert data.load(folder).class_names == ["cat", "dog", "fox", "owl"]
     (folder / "classes.txt").write_text("cat\ndog\n")
-    with pytest.raises(DataError, match="labels go from 0 to 2, and there are 2 class names"):
+    with pytest.raises(DataError, match="labels run from 0 to 2, but there are 2 class names"):
         data.stream(folder, None, 0.2, 0)
 
 
@@ -272,7 +272,7 @@ def test_a_part_val_of_shards_is_the_validation_set(shards, tmp_path):
         progress=False, report=False,
     )  # fmt: skip
     assert result.images == 12
-    assert len(Shards(str(folder)).pieces("train")) == 3
+    assert len(Shards(str(folder)).splits["train"]) == 3
 
 
 def test_streams_of_hugging_face(tmp_path):

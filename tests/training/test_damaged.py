@@ -93,7 +93,7 @@ def test_a_run_that_was_broken_off_counts_on_and_ends_alike(recipe, no_report, t
     with pytest.raises(RuntimeError, match="broken off"):
         fit(recipe(**settings, name="other"), progress=False)
     monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", saved)
-    monkeypatch.setattr("kedge.data.batches._PhotoLoader._note", lambda self, error: None)  # only what it knew
+    monkeypatch.setattr("kedge.data.photo_loader.PhotoLoader._note", lambda self, error: None)  # only what it knew
     again = fit(resume=whole.folder.parent / "other", progress=False)
     one, other = (load_file(each.folder / "model" / "model.safetensors") for each in (whole, again))
     assert all(torch.equal(one[key], other[key]) for key in one)

@@ -172,7 +172,7 @@ def default_workers(images: "ImageSet") -> int:
     """No process for images in memory, or soon to be, a few for files."""
     import os
 
-    from kedge.data.sets import FileSet
+    from kedge.data.file_sets import FileSet
 
     return min(4, os.cpu_count() or 1) if isinstance(images, FileSet) else 0
 

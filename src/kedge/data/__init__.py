@@ -4,13 +4,16 @@ from kedge.data import corruptions
 from kedge.data.augment import BatchAugmentation, augment_batch
 from kedge.data.batches import TrainingBatches, training_batches
 from kedge.data.decode import read_image
+from kedge.data.file_sets import FileSet
 from kedge.data.label_noise import with_label_noise
-from kedge.data.loading import from_dataset, is_stream, load, load_images, load_unlabelled, splits, stream
+from kedge.data.loading import load, load_images, load_unlabelled, splits, stream
+from kedge.data.map_style import from_dataset
 from kedge.data.origin import Origin
 from kedge.data.overlap import check_apart, shared_images
 from kedge.data.published import PublishedSet, is_published, published
 from kedge.data.report import DataError, LoadReport, UnreadableImage
-from kedge.data.sets import FileSet, ImageSet, TensorSet
+from kedge.data.sets import ImageSet, TensorSet
+from kedge.data.sources import is_stream
 from kedge.data.splitting import reference_subset, split_validation
 from kedge.data.streams import StreamSet, from_stream
 from kedge.seeds import derive_seed, generator

@@ -1,25 +1,21 @@
 """Training batches that are a pure function of (seed, epoch, rank)."""
 
-import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from kedge.data.augment import AUGMENTATIONS, CROP, WHOLE, photo_transform
-from kedge.data.decode import evaluation_view, open_image, to_tensor
-from kedge.data.formats import Encoded
-from kedge.data.report import DataError, UnreadableImage, listed, tolerated
-from kedge.data.sets import FileSet, ImageSet, TensorSet
+from kedge.data.augment import AUGMENTATIONS, CROP
+from kedge.data.file_sets import FileSet
+from kedge.data.photo_loader import PhotoLoader
+from kedge.data.report import DataError
+from kedge.data.sets import ImageSet, TensorSet
 from kedge.data.streams import StreamSet
 from kedge.samplers import Sampler
 from kedge.samplers.shuffled import shuffled
-from kedge.seeds import derive_seed, generator
+from kedge.seeds import generator
 
-log = logging.getLogger(__name__)
 SMALL = 2**30  # bytes of pixels: up to this a set in memory is copied to where the model is (CIFAR-10: 0.14 of it)
 SHARE = 0.1  # of the device's free memory that such a copy may take
 
@@ -96,7 +92,7 @@ class TrainingBatches:
             each. More than 1 % of them, and more than one, is an error.
     """
 
-    _loader: "_PhotoLoader | _TensorLoader | None"
+    _loader: "PhotoLoader | _TensorLoader | _ItemLoader"
 
     def __init__(
         self,
@@ -120,10 +116,8 @@ class TrainingBatches:
             raise ValueError(f"rank must be 0 to {world - 1} for world {world}, got {rank}")
         if augment not in AUGMENTATIONS:
             raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
-        self.images = images
-        self.batch_size = batch_size
-        self.seed = seed
-        self.sampler = sampler
+        self.images, self.sampler = images, sampler
+        self.batch_size, self.seed = batch_size, seed
         self.rank, self.world = rank, world
         self.epoch = 0
         self.failed: dict[str, str] = {} if failed is None else failed
@@ -135,12 +129,12 @@ class TrainingBatches:
             self._length -= 1
         if self._length == 0:
             raise DataError(f"{images.name}: {len(images)} training images on {world} processes make no batch")
-        self._loader = None
         if isinstance(images, FileSet | StreamSet):
-            workers = photo_workers(on_cpu=not torch.cuda.is_available()) if workers is None else workers
-            self._loader = _PhotoLoader(images, _views(images, seed, augment, crop), seed, workers, self.failed)
+            self._loader = PhotoLoader(images, seed, augment, crop, workers, self.failed)
         elif isinstance(images, TensorSet):
             self._loader = _TensorLoader(images, torch.device(device))
+        else:
+            self._loader = _ItemLoader(images)
 
     @staticmethod
     def _used(count: int, world: int) -> int:
@@ -179,32 +173,15 @@ class TrainingBatches:
         return min(whole, self._count - step * whole)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if isinstance(self._loader, _PhotoLoader):
+        if isinstance(self._loader, PhotoLoader):
             yield from self._loader.epoch(self._entries)
-            if self._count - (self._length - 1) * self.batch_size * self.world <= self.rank:
-                yield self._none()
-            return
-        if self._loader is not None:
-            batches = self.indices()
-            if some := [index for index in batches if len(index)]:
-                yield from self._loader.epoch(self.epoch, some)
-            if len(batches[-1]) == 0:
-                yield self._none()
-            return
-        pin = torch.cuda.is_available()
-        for index in self.indices():
-            if len(index) == 0:
-                yield self._none()
-                continue
-            batch = torch.stack([self.images[i][0] for i in index.tolist()]), self.images.labels[index]
-            yield _pinned(*batch) if pin else batch
-
-    def _none(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """A batch without images, of a rank that gets none of the last one's."""
-        return torch.zeros(0, *self.images.image_shape, dtype=torch.uint8), self.images.labels[:0]
+        elif batches := [index for index in self.indices() if len(index)]:
+            yield from self._loader.epoch(batches)
+        if self.size(self._length - 1) <= self.rank:  # a rank that gets none of the last batch's images
+            yield torch.zeros(0, *self.images.image_shape, dtype=torch.uint8), self.images.labels[:0]
 
     def _entries(self) -> Iterator[list[Any]]:
-        """What the workers are told of each batch of the epoch."""
+        """What the workers get of each batch of the epoch."""
         order = self._order()
         # One batch at a time: the entries of an epoch of a million images take 200 MB.
         for batch, times in zip(self._shares(order), self._shares(repeats(order)), strict=True):
@@ -281,18 +258,16 @@ class _TensorLoader:
 
     def __init__(self, images: TensorSet, device: torch.device) -> None:
         self._images, self._device = images, device
-        self._held: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._placed: tuple[torch.Tensor, torch.Tensor] | None = None
 
-    def epoch(self, epoch: int, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        pixels, labels = self._held = self._held or self._placed()  # not before: a length alone needs no copy
-        pin = pixels.device.type == "cpu" and torch.cuda.is_available()
+    def epoch(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        pixels, labels = self._placed = self._placed or self._place()  # not before: a length alone needs no copy
         # All indices of the epoch go over at once, so that no batch waits for the host.
         for index in torch.cat(batches).to(pixels.device).split([len(batch) for batch in batches]):
             # index_select copies whole images; images[index] goes through them pixel by pixel.
-            batch = pixels.index_select(0, index).permute(0, 3, 1, 2), labels.index_select(0, index)
-            yield _pinned(*batch) if pin else batch
+            yield _pinned(pixels.index_select(0, index).permute(0, 3, 1, 2), labels.index_select(0, index))
 
-    def _placed(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _place(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The set's pixels [N, H, W, C], the order that augmentation and convolutions are fast in, and its labels."""
         pixels, labels = self._images.images, self._images.labels
         if not fits(pixels.nbytes, self._device):
@@ -306,144 +281,19 @@ def fits(size: int, device: torch.device) -> bool:
     return size <= SMALL and (free is None or size <= SHARE * free)
 
 
+class _ItemLoader:
+    """Reads the images of an epoch's batches one by one, of a set that has no faster way."""
+
+    def __init__(self, images: ImageSet) -> None:
+        self._images = images
+
+    def epoch(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for index in batches:
+            yield _pinned(torch.stack([self._images[i][0] for i in index.tolist()]), self._images.labels[index])
+
+
 def _pinned(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return images.pin_memory(), labels.pin_memory()
-
-
-class _PhotoLoader:
-    """Feeds an epoch's batches through a DataLoader whose workers live as long as the run."""
-
-    def __init__(
-        self, images: FileSet | StreamSet, views: Dataset, seed: int, workers: int, failed: dict[str, str]
-    ) -> None:
-        self._images = images
-        self._order = _EpochOrder()
-        self.failed = failed
-        self._loader = DataLoader(
-            views,
-            batch_sampler=self._order,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=_collate,
-            pin_memory=torch.cuda.is_available(),
-            generator=generator(seed),  # else the loader draws from torch's global generator
-        )
-
-    def epoch(self, entries: Callable[[], Iterator[list[Any]]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        self._order.entries = entries
-        for images, labels, failed in self._loader:
-            for error in failed:
-                self._note(error)
-            yield images, labels
-
-    def _note(self, error: UnreadableImage) -> None:
-        if error.path in self.failed:
-            return
-        self.failed[error.path] = error.reason
-        log.warning("%s; another image of its class takes its place", error)
-        total = max(len(self._images), self._images.report.total)
-        allowed = tolerated(total)
-        if len(self.failed) > allowed:
-            raise DataError(
-                f"{self._images.name}: {len(self.failed)} of {total} images could not be read in training, "
-                f"more than the {allowed} that others stand in for:\n{listed(list(self.failed.items()))}\n"
-                "Is the disk or network folder still there? Restore or remove the files and resume the run."
-            )
-
-
-class _EpochOrder:
-    """A batch sampler that is told what its batches are; entries name their epoch, as workers outlive one."""
-
-    def __init__(self) -> None:
-        self.entries: Callable[[], Iterator[list[Any]]] = lambda: iter(())
-
-    def __iter__(self) -> Iterator[list[Any]]:
-        return self.entries()
-
-
-def _views(images: FileSet | StreamSet, seed: int, augment: str, crop: float) -> Dataset:
-    """What the workers make of an entry."""
-    kind = _AugmentedSamples if isinstance(images, StreamSet) else _AugmentedPhotos
-    return kind(images, seed, augment, crop)  # type: ignore[arg-type]
-
-
-class _AugmentedPhotos(Dataset):
-    """Training views, each drawn with a generator seeded by (seed, epoch, index), of a repeated image differently."""
-
-    def __init__(self, images: FileSet, seed: int, augment: str, crop: float) -> None:
-        self._images = images
-        self._seed = seed
-        self._transform = photo_transform(augment, images.image_shape[1], images.mirror, crop)
-
-    def __getitem__(self, key: tuple[int, int, int]) -> tuple[torch.Tensor, int, UnreadableImage | None]:
-        epoch, index, repeat = key
-        label = int(self._images.labels[index])
-        first: UnreadableImage | None = None
-        for candidate in self._candidates(index):
-            try:
-                return self._view(epoch, candidate, repeat), label, first
-            except UnreadableImage as error:
-                first = first or error
-        raise DataError(f"{first}; nor can any other image of class {self._images.class_names[label]!r} be read")
-
-    def _candidates(self, index: int) -> Iterator[int]:
-        """Yield the image asked for, then stand-ins: the next ones of its class, a choice that replays alike."""
-        yield index
-        members = (self._images.labels == self._images.labels[index]).nonzero().squeeze(1)
-        start = int((members == index).nonzero())
-        yield from members.roll(-start - 1)[:-1].tolist()
-
-    def _view(self, epoch: int, index: int, repeat: int) -> torch.Tensor:
-        if self._transform is None:
-            return self._images[index][0]
-        channels, size, _ = self._images.image_shape
-        image = self._images.items.image(int(self._images.rows[index]), least=2 * size)
-        seed = derive_seed(self._seed, "augment", epoch, index, *([repeat] if repeat else []))
-        return _augmented(image, self._transform, seed, channels)
-
-
-class _AugmentedSamples(Dataset):
-    """Training views of images that are handed over, each drawn with a generator seeded by (seed, epoch, number)."""
-
-    def __init__(self, images: StreamSet, seed: int, augment: str, crop: float) -> None:
-        self._shape, self._seed = images.image_shape, seed
-        self._sample = images.sample
-        size = max(images.image_shape[1:])
-        # Smaller images are augmented on the batch, on the model's device.
-        self._transform = photo_transform(augment, size, images.mirror, crop) if size > WHOLE else None
-
-    def __getitem__(self, key: tuple[int, int, str, Encoded, int]) -> tuple[torch.Tensor, int, UnreadableImage | None]:
-        epoch, number, name, source, label = key
-        channels, size, _ = self._shape
-        try:
-            image = open_image(source, name, least=2 * size)
-        except UnreadableImage as error:
-            wrong = UnreadableImage(name, error.reason)
-            members = (self._sample.labels == label).nonzero()[:, 0]
-            if not len(members):
-                raise DataError(f"{wrong}; nor is there another image of its class that could stand in") from None
-            return self._sample[int(members[number % len(members)])][0], label, wrong
-        if self._transform is None:
-            return to_tensor(evaluation_view(image, size), channels), label, None
-        seed = derive_seed(self._seed, "augment", epoch, number)
-        return _augmented(image, self._transform, seed, channels), label, None
-
-
-def _augmented(image: Any, transform: Callable[[Any], Any], seed: int, channels: int) -> torch.Tensor:
-    with torch.random.fork_rng(devices=[]):  # v2 transforms know no generator of their own
-        torch.default_generator.manual_seed(seed)
-        return to_tensor(transform(image), channels)
-
-
-def _collate(
-    samples: list[tuple[torch.Tensor, int, UnreadableImage | None]],
-) -> tuple[torch.Tensor, torch.Tensor, list[UnreadableImage]]:
-    images = torch.stack([image for image, _, _ in samples])
-    labels = torch.tensor([label for _, label, _ in samples])
-    return images, labels, [error for _, _, error in samples if error is not None]
-
-
-def photo_workers(on_cpu: bool) -> int:
-    """How many processes decode photos for training: up to 16, none where a model on the CPU needs two cores itself."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if cores <= 2 and on_cpu else min(16, cores)  # on two cores the model needs both
+    """A batch in the memory that a GPU copies from without waiting, where there is one and the batch is not there."""
+    if images.device.type == "cpu" and torch.cuda.is_available():
+        return images.pin_memory(), labels.pin_memory()
+    return images, labels

@@ -1,31 +1,32 @@
-"""From what a source found to an image set: which size, which channels, in memory or on disk."""
+"""From encoded images with labels to an image set: which size, which channels, in memory or on disk."""
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from kedge.data.decode import CROP_SHARE, SMALL
-from kedge.data.items import Items
+from kedge.data.file_sets import FileSet, Undecoded, small_image
+from kedge.data.items import ENCODED, Items
 from kedge.data.origin import of_items
 from kedge.data.report import DataError, LoadReport, UnreadableImage
-from kedge.data.sets import FileSet, ImageSet, TensorSet
-from kedge.data.undecoded import Undecoded, encoded_keys, small_image
+from kedge.data.sets import ImageSet, TensorSet
 
 log = logging.getLogger(__name__)
 
-PHOTO_SIZE = 224  # side of the evaluation view of larger images unless told
+PHOTO_SIZE = 224  # side of the evaluation view of larger images unless another is named
 _PROBED = 256  # headers that are read to find out a set's size and channels
 _CHECKED = 50_000  # more files than this are not all opened while loading
 _SAMPLED = 2_000  # of such a large set this many are
 _IN_MEMORY = 4 << 30  # bytes of decoded images beyond which even small ones stay on disk
+Header = tuple[tuple[int, int], int]  # (height, width), channels
 
 
 @dataclass
-class Found:
-    """What a source found: encoded images with labels, before any is decoded."""
+class Listing:
+    """What a source lists: encoded images with labels, before any is decoded."""
 
     items: Items
     labels: Sequence[int] | torch.Tensor
@@ -37,7 +38,7 @@ class Found:
 
 
 def build(
-    found: Found,
+    listing: Listing,
     image_size: int | None = None,
     channels: int | None = None,
     crop_share: float = CROP_SHARE,
@@ -56,15 +57,15 @@ def build(
         raise DataError(f"image_size must be at least 1 pixel, got {image_size}")
     if channels not in (None, 1, 3):
         raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
-    count = len(found.items)
+    items, name, count = listing.items, listing.name, len(listing.items)
     if count == 0:
-        raise DataError(f"{found.name}: the split {found.split!r} holds no images")
-    shapes, first = _probe(found.items)
-    if not shapes:
-        raise DataError(f"{found.name}: none of {min(count, _PROBED)} images looked at can be read; the first: {first}")
+        raise DataError(f"{name}: the split {listing.split!r} holds no images")
+    headers, first = _probe(items)
+    if not headers:
+        raise DataError(f"{name}: none of {min(count, _PROBED)} images looked at can be read; the first: {first}")
     if channels is None:
-        channels = Counter(depth for _, depth in shapes).most_common(1)[0][0]
-    sizes = Counter(size for size, _ in shapes)
+        channels = Counter(depth for _, depth in headers).most_common(1)[0][0]
+    sizes = Counter(size for size, _ in headers)
     largest = max(max(size) for size in sizes)
     if image_size is not None:
         target = (image_size, image_size)
@@ -72,129 +73,100 @@ def build(
         target = (PHOTO_SIZE, PHOTO_SIZE)
     else:
         target = next(iter(sizes)) if len(sizes) == 1 else (largest, largest)
-    report = LoadReport(total=count, notes=list(found.notes))
+    report = LoadReport(total=count, notes=list(listing.notes))
     in_memory = count * channels * target[0] * target[1] <= _IN_MEMORY
-    images: ImageSet
     if max(target) <= SMALL and in_memory:
-        images = (_tensor_set if decode else _undecoded)(found, (channels, *target), report)
+        images = _small_set(listing, (channels, *target), report, decode)
     else:
-        images = _file_set(found, max(target), channels, report, crop_share, decode)
-        images.origin = of_items(found.items, [size for size, _ in shapes])
-    report.check(found.name)
+        images = _file_set(listing, max(target), channels, report, crop_share, decode)
+        images.origin = of_items(items, list(sizes))
+    report.check(name)
     if report.skipped:
         path, reason = report.skipped[0]
-        log.warning("%s: %d unreadable images skipped, such as %s: %s", found.name, len(report.skipped), path, reason)
-    missing = [c for c, n in zip(images.class_names, _class_counts(images), strict=True) if n == 0]
-    if missing:
-        report.notes.append(f"no images of {len(missing)} classes in {found.split!r}: {_listed(missing)}")
+        log.warning("%s: %d unreadable images skipped, such as %s: %s", name, len(report.skipped), path, reason)
+    counts = torch.bincount(images.labels, minlength=len(images.class_names)).tolist()
+    if missing := [c for c, n in zip(images.class_names, counts, strict=True) if n == 0]:
+        shown = ", ".join(missing[:8]) + (f", ... ({len(missing)} in all)" if len(missing) > 8 else "")
+        report.notes.append(f"no images of {len(missing)} classes in {listing.split!r}: {shown}")
     return images
 
 
-def _probe(items: Items) -> tuple[list[tuple[tuple[int, int], int]], UnreadableImage | None]:
-    """((height, width), channels) of some of the images, and what was wrong with the first that cannot be read."""
-    step = max(1, len(items) // _PROBED)
-    shapes, first = [], None
-    for i in range(0, len(items), step):
+def _probe(items: Items) -> tuple[list[Header], UnreadableImage | None]:
+    """The headers of some of the images, and what was wrong with the first that cannot be read."""
+    headers, first = [], None
+    for i in range(0, len(items), max(1, len(items) // _PROBED)):
         try:
-            shapes.append(items.header(i))
+            headers.append(items.header(i))
         except UnreadableImage as error:
             first = first or error
-    return shapes, first
+    return headers, first
 
 
-def _tensor_set(found: Found, shape: tuple[int, int, int], report: LoadReport) -> TensorSet:
-    items, count = found.items, len(found.items)
-    images = torch.empty((count, *shape), dtype=torch.uint8)
-    kept = torch.ones(count, dtype=torch.bool)
-    sizes = set()
-    for i in range(count):
-        try:
-            images[i], stored = small_image(items, i, shape)
-        except UnreadableImage as error:
-            report.skip(error)
-            kept[i] = False
-            continue
-        sizes.add((stored[1], stored[2]))
-        _count_change(report, stored, shape)
-    labels = torch.as_tensor(found.labels, dtype=torch.long)
-    if report.skipped:
-        images, labels = images[kept], labels[kept]
-    paths = _names(found, kept)
-    made = TensorSet(images, labels, found.class_names, found.name, found.split, report, paths)
-    made.origin = of_items(items, sorted(sizes))
-    made.source = encoded_keys(items, kept.nonzero().squeeze(1))
-    return made
+def _small_set(listing: Listing, shape: tuple[int, int, int], report: LoadReport, decode: bool) -> ImageSet:
+    """A TensorSet, without `decode` an Undecoded."""
+    items, count = listing.items, len(listing.items)
+    pixels = torch.empty((count if decode else 0, *shape), dtype=torch.uint8)
+
+    def look(i: int) -> Header:
+        if not decode:
+            return items.header(i)
+        pixels[i], (channels, height, width) = small_image(items, i, shape)
+        return (height, width), channels
+
+    rows, labels, paths, stored = _sound(listing, range(count), look, report)
+    _count_changes(report, stored, shape[0], shape[1:])
+    about = (listing.name, listing.split, report, paths)
+    images: ImageSet
+    if decode:
+        images = TensorSet(pixels if len(rows) == count else pixels[rows], labels, listing.class_names, *about)
+        images.source = (items.keys(rows), ENCODED) if items.keys_of == ENCODED else None
+    else:
+        images = Undecoded(items, rows, labels, listing.class_names, shape, *about)
+    images.origin = of_items(items, [size for size, _ in stored])
+    return images
 
 
-def _undecoded(found: Found, shape: tuple[int, int, int], report: LoadReport) -> Undecoded:
-    items = found.items
-    kept = torch.ones(len(items), dtype=torch.bool)
-    sizes = set()
-    for i in range(len(items)):
-        try:
-            size, depth = items.header(i)
-        except UnreadableImage as error:
-            report.skip(error)
-            kept[i] = False
-            continue
-        sizes.add(size)
-        _count_change(report, (depth, *size), shape)
-    rows = kept.nonzero().squeeze(1)
-    labels = torch.as_tensor(found.labels, dtype=torch.long)[rows]
-    paths = _names(found, kept)
-    made = Undecoded(items, rows, labels, found.class_names, shape, found.name, found.split, report, paths)
-    made.origin = of_items(items, sorted(sizes))
-    return made
-
-
-def _file_set(found: Found, size: int, channels: int, report: LoadReport, crop_share: float, decode: bool) -> FileSet:
-    items, count = found.items, len(found.items)
+def _file_set(
+    listing: Listing, size: int, channels: int, report: LoadReport, crop_share: float, decode: bool
+) -> FileSet:
+    items, count = listing.items, len(listing.items)
     checked: Sequence[int] = range(count)
     if count > _CHECKED:
         checked = range(0, count, count // _SAMPLED)
         report.notes.append(f"{len(checked)} of {count} images were checked; the others are checked as they are read")
-    look = items.check if decode else items.header
-    kept = torch.ones(count, dtype=torch.bool)
+
+    rows, labels, paths, stored = _sound(listing, checked, items.check if decode else items.header, report)
+    _count_changes(report, stored, channels)
+    about = (listing.name, listing.split, report, paths, crop_share)
+    images = FileSet(items, rows, labels, listing.class_names, channels, size, *about)
+    images.checked = decode and len(checked) == count
+    return images
+
+
+def _sound(
+    listing: Listing, checked: Sequence[int], look: Callable[[int], Header], report: LoadReport
+) -> tuple[torch.Tensor, torch.Tensor, Sequence[str] | None, Counter[Header]]:
+    """(rows, labels, paths) without those of `checked` that cannot be read, and the headers of those that can."""
+    sound = torch.ones(len(listing.items), dtype=torch.bool)
+    stored: Counter[Header] = Counter()
     for i in checked:
         try:
-            depth = look(i)[1]
+            stored[look(i)] += 1
         except UnreadableImage as error:
             report.skip(error)
-            kept[i] = False
-            continue
-        if depth != channels:
-            _count_conversion(report, channels)
-    rows = kept.nonzero().squeeze(1)
-    labels = torch.as_tensor(found.labels, dtype=torch.long)[rows]
-    paths = _names(found, kept)
-    made = FileSet(
-        items, rows, labels, found.class_names, channels, size, found.name, found.split, report, paths, crop_share
-    )
-    made.checked = decode and len(checked) == count
-    return made
+            sound[i] = False
+    rows = sound.nonzero().squeeze(1)
+    labels = torch.as_tensor(listing.labels, dtype=torch.long)[rows]
+    return rows, labels, listing.items.names(rows) if listing.has_paths else None, stored
 
 
-def _count_change(report: LoadReport, stored: tuple[int, ...], shape: tuple[int, int, int]) -> None:
-    if stored[0] != shape[0]:
-        _count_conversion(report, shape[0])
-    if stored[1:] != shape[1:]:
-        report.resized += 1
-
-
-def _count_conversion(report: LoadReport, channels: int) -> None:
-    if channels == 1:
-        report.converted_colour += 1
-    else:
-        report.converted_grey += 1
-
-
-def _names(found: Found, kept: torch.Tensor) -> Sequence[str] | None:
-    return found.items.names(kept.nonzero().squeeze(1)) if found.has_paths else None
-
-
-def _class_counts(images: ImageSet) -> list[int]:
-    return torch.bincount(images.labels, minlength=len(images.class_names)).tolist()
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f", ... ({len(names)} in all)" if len(names) > most else "")
+def _count_changes(
+    report: LoadReport, stored: Counter[Header], channels: int, size: tuple[int, ...] | None = None
+) -> None:
+    for (stored_size, stored_channels), count in stored.items():
+        if stored_channels != channels and channels == 1:
+            report.converted_colour += count
+        elif stored_channels != channels:
+            report.converted_grey += count
+        if size is not None and stored_size != size:
+            report.resized += count

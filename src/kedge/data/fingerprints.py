@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from kedge.data.formats import Encoded
 from kedge.regular import open_file
 
 _WHOLE = 1 << 15  # bytes: longer encoded images are told by their length and three pieces
@@ -43,6 +44,11 @@ def key_of_file(path: str) -> bytes:
         return b""
 
 
+def key_of(source: Encoded) -> bytes:
+    """A 16-byte key of an encoded image, by its path or its bytes; b"" if it cannot be read."""
+    return key_of_bytes(source) if isinstance(source, bytes) else key_of_file(str(source))
+
+
 def keys_of_files(paths: Sequence[str]) -> list[bytes]:
     """`key_of_file` of each, in order, by several threads: they wait for the disk together."""
     if len(paths) < 2 * _TOGETHER:
@@ -63,7 +69,7 @@ def sampled_rows(count: int) -> range:
 
 
 def _key_of_pieces(length: int, *pieces: bytes) -> bytes:
-    made = hashlib.blake2b(str(length).encode(), digest_size=16)
+    hashed = hashlib.blake2b(str(length).encode(), digest_size=16)
     for piece in pieces:
-        made.update(piece)
-    return made.digest()
+        hashed.update(piece)
+    return hashed.digest()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from kedge.data.build import Found
+from kedge.data.build import Listing
 from kedge.data.formats import CONVERT, EXTENSIONS, UNREAD, is_unread
 from kedge.data.items import FileItems
 from kedge.data.paths import Paths, PathsBuilder
@@ -28,6 +28,19 @@ def canonical_split(name: str) -> str | None:
         if name.lower() in aliases:
             return split
     return None
+
+
+def data_folder() -> Path | None:
+    """Return the folder of $KEDGE_DATA, where sets are looked up by name; None where that is not set."""
+    folder = os.environ.get("KEDGE_DATA")
+    return Path(folder).expanduser() if folder else None
+
+
+def pack(name: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of this name in $KEDGE_DATA, or None."""
+    packs = data_folder()
+    inside = packs / name if packs is not None and os.fspath(name).strip() else None
+    return inside if inside is not None and inside.is_dir() else None
 
 
 def is_flat(folder: Path) -> bool:
@@ -83,7 +96,7 @@ class ImageFolder:
                     f"Move the folders beside it into {root / 'train'}"
                 )
 
-    def find(self, split: str) -> Found:
+    def listing(self, split: str) -> Listing:
         """List the images of a split.
 
         Raises:
@@ -120,7 +133,7 @@ class ImageFolder:
             notes.append(f"{len(loose)} images in {root} lie in no class folder and are not used, such as {loose[0]}")
         notes += about_unread(unread)
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        return Found(FileItems(paths.paths()), labels, class_names, self.name, split, notes)
+        return Listing(FileItems(paths.paths()), labels, class_names, self.name, split, notes)
 
     def _train_classes(self, split: str, here: list[str], notes: list[str]) -> list[str]:
         train = [f.name for f in _folders(self.splits["train"])]

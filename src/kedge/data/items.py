@@ -1,23 +1,23 @@
-"""Where encoded images are: files, rows of a table, or another data set. Each is read one image at a time."""
+"""Where images are: files, rows of a table, arrays, or another data set. Each is read one image at a time."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from PIL import Image
 
-from kedge.data.decode import DAMAGED, check, header, open_image, to_tensor
-from kedge.data.fingerprints import key_of_bytes, key_of_file, key_of_pixels, keys_of_files
+from kedge.data.decode import check, header, open_image, to_tensor
+from kedge.data.fingerprints import key_of, key_of_pixels, keys_of_files
 from kedge.data.formats import Encoded
 from kedge.data.origin import of_encoded
 from kedge.data.paths import Paths
-from kedge.data.report import DataError, UnreadableImage
+from kedge.data.report import UnreadableImage
 
 ENCODED = "encoded bytes"  # what keys are made from where images lie in files or tables
 
 
-class Items(Protocol):
+class Items:
     """Images by position. Every reader raises UnreadableImage with the image's name.
 
     Attributes:
@@ -26,57 +26,47 @@ class Items(Protocol):
 
     keys_of: str
 
-    def __len__(self) -> int: ...
-
-    def name(self, i: int) -> str:
-        """Return the path or another name of image i."""
-
-    def names(self, index: torch.Tensor) -> Sequence[str]:
-        """Return the names of the images at `index`, long [M]."""
-
-    def header(self, i: int) -> tuple[tuple[int, int], int]:
-        """Return ((height, width), channels) of image i."""
-
-    def check(self, i: int) -> tuple[tuple[int, int], int]:
-        """Return the same, of an image that was looked through for damage."""
-
-    def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
-        """Return (format, (height, width), JPEG quality or None) of image i."""
-
-    def key(self, i: int) -> bytes:
-        """Return a short key of what image i holds; equal images have equal keys. b"" if it cannot be read."""
-
-    def keys(self, index: torch.Tensor) -> list[bytes]:
-        """Return the keys of the images at `index`, long [M]."""
-
-    def small(self, i: int) -> torch.Tensor:
-        """Return image i as uint8 [C, H, W]."""
-
-    def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
-        """Return image i, decoded no smaller than `least` on its shorter side where it is larger."""
-
-
-class OneByOne:
-    """Names and keys of several images, of a source that gives them one by one."""
-
-    def name(self, i: int) -> str:
-        """Return the path or another name of image i."""
+    def __len__(self) -> int:
         raise NotImplementedError
 
-    def key(self, i: int) -> bytes:
-        """Return a short key of what image i holds; b"" if it cannot be read."""
+    def name(self, i: int) -> str:
+        """Return the path or another name of image i."""
         raise NotImplementedError
 
     def names(self, index: torch.Tensor) -> Sequence[str]:
         """Return the names of the images at `index`, long [M]."""
         return Paths.of(map(self.name, index.tolist()))
 
+    def header(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return ((height, width), channels) of image i."""
+        raise NotImplementedError
+
+    def check(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return the same, of an image that was looked through for damage."""
+        raise NotImplementedError
+
+    def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
+        """Return (format, (height, width), JPEG quality or None) of image i."""
+        raise NotImplementedError
+
+    def key(self, i: int) -> bytes:
+        """Return a short key of what image i holds; equal images have equal keys. b"" if it cannot be read."""
+        raise NotImplementedError
+
     def keys(self, index: torch.Tensor) -> list[bytes]:
         """Return the keys of the images at `index`, long [M]."""
         return [self.key(i) for i in index.tolist()]
 
+    def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
+        """Return image i; a JPEG may be decoded smaller, with no less than `least` on its shorter side."""
+        raise NotImplementedError
 
-class EncodedItems(OneByOne):
+    def small(self, i: int) -> torch.Tensor:
+        """Return image i as uint8 [C, H, W]."""
+        return to_tensor(self.image(i))
+
+
+class EncodedItems(Items):
     """Encoded images: files, or bytes."""
 
     keys_of = ENCODED
@@ -100,14 +90,9 @@ class EncodedItems(OneByOne):
     def key(self, i: int) -> bytes:
         """Return a key of the encoded bytes; b"" if they cannot be read."""
         try:
-            source = self.source(i)
+            return key_of(self.source(i))
         except UnreadableImage:
             return b""
-        return key_of_bytes(source) if isinstance(source, bytes) else key_of_file(str(source))
-
-    def small(self, i: int) -> torch.Tensor:
-        """Return image i as uint8 [C, H, W]."""
-        return to_tensor(open_image(self.source(i), self.name(i)))
 
     def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
         """Return image i, a JPEG decoded no smaller than `least`."""
@@ -127,6 +112,8 @@ class FileItems(EncodedItems):
         """Return the file's path."""
         return self._paths[i]
 
+    source = name
+
     def names(self, index: torch.Tensor) -> Sequence[str]:
         """Return the files' paths."""
         return self._paths.at(index)
@@ -134,10 +121,6 @@ class FileItems(EncodedItems):
     def keys(self, index: torch.Tensor) -> list[bytes]:
         """Return the keys of the files' content, read by several threads."""
         return keys_of_files(self._paths.at(index))
-
-    def source(self, i: int) -> Encoded:
-        """Return the file's path."""
-        return self._paths[i]
 
 
 def below(folder: Path, path: str) -> str:
@@ -189,58 +172,27 @@ class RowItems(EncodedItems):
             raise UnreadableImage(self.name(i), error.reason) from None
 
 
-class DatasetItems(OneByOne):
-    """The images of any map-style data set of (image, label), whose labels are compared with `labels` when read."""
+class PixelItems(Items):
+    """Images that are not encoded, or not to our knowledge: reading one is all that tells of it."""
 
     keys_of = "pixels as stored"
 
-    def __init__(self, dataset: Any, origin: str, labels: Sequence[int]) -> None:
-        self._dataset = dataset
-        self._origin = origin
-        self._labels = labels
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def name(self, i: int) -> str:
-        """Return the set's name with the image's number."""
-        return f"{self._origin}:{i}"
-
     def header(self, i: int) -> tuple[tuple[int, int], int]:
         """Return ((height, width), channels) of image i."""
-        image = self.small(i)
-        return (image.shape[1], image.shape[2]), image.shape[0]
+        channels, height, width = self.small(i).shape
+        return (height, width), channels
 
-    check = header  # which decodes it
+    def check(self, i: int) -> tuple[tuple[int, int], int]:
+        """Return the same."""
+        return self.header(i)
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
-        """Return (format, (height, width), None) of image i; the format is "array" unless PIL remembers a file's."""
-        image = self.image(i)
-        if isinstance(image, Image.Image):
-            return image.format or "array", (image.height, image.width), None
-        return "array", (image.shape[1], image.shape[2]), None
+        """Return ("array", (height, width), None)."""
+        return "array", self.header(i)[0], None
 
     def key(self, i: int) -> bytes:
-        """Return a key of the pixels of image i."""
+        """Return a key of the pixels of image i; b"" if it cannot be read."""
         try:
             return key_of_pixels(self.small(i))
         except UnreadableImage:
             return b""
-
-    def small(self, i: int) -> torch.Tensor:
-        """Return image i as uint8 [C, H, W]."""
-        return to_tensor(self.image(i))
-
-    def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
-        """Return image i as the data set gives it: PIL, or uint8 [C, H, W]."""
-        try:
-            item = self._dataset[i]
-        except DAMAGED as error:
-            raise UnreadableImage(self.name(i), str(error) or type(error).__name__) from None
-        image = item[0]
-        if len(item) > 1 and item[1] != self._labels[i]:
-            raise DataError(
-                f"{self.name(i)}: the item has label {item[1]!r}, but {self._labels[i]} was taken for it (from the "
-                "data set's targets or labels, or when it was read before): these must agree, and stay as they are"
-            )
-        return image if isinstance(image, Image.Image) else to_tensor(image)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from kedge.data.build import Found, build
+from kedge.data.build import Listing, build
 from kedge.data.decode import CROP_SHARE
-from kedge.data.folders import about_unread, files_under
+from kedge.data.folders import about_unread, files_under, pack
 from kedge.data.formats import EXTENSIONS
-from kedge.data.items import FileItems, Items
+from kedge.data.items import FileItems
 from kedge.data.label_spaces import CIFAR10, WNID, class_mask, imagenet, published_wnids
 from kedge.data.published_arrays import ArrayItems, Rows, read_cifar_10_1, read_cifar_c
 from kedge.data.report import DataError
@@ -107,19 +107,16 @@ class PublishedSet:
         if condition is None and len(self.conditions) == 1:
             (condition,) = self.conditions
         if condition not in self.places:
-            shown = ", ".join(_said(c) for c in self.conditions[:8]) + (", ..." if len(self.conditions) > 8 else "")
-            asked = "several conditions: say which" if condition is None else f"no condition {_said(condition)}"
-            raise DataError(f"{self.name} has {asked}; there are {shown}")
-        place = self.places[condition]
-        items: Items
-        notes: list[str] = []
+            known = ", ".join(map(_words, self.conditions[:8])) + (", ..." if len(self.conditions) > 8 else "")
+            lacks = "several conditions: say which" if condition is None else f"no condition {_words(condition)}"
+            raise DataError(f"{self.name} has {lacks}; there are {known}")
+        place, split = self.places[condition], _words(condition)
         if isinstance(place, Rows):
-            items, labels = ArrayItems(place, self.name), place.labels.tolist()
+            listing = Listing(ArrayItems(place), place.labels, self.class_names, self.name, split)
         else:
             paths, labels, notes = _listed(place, self.class_names)
-            items = FileItems(paths)
-        found = Found(items, labels, self.class_names, self.name, _said(condition), notes)
-        return build(found, image_size, channels, self.crop_share, decode)
+            listing = Listing(FileItems(paths), labels, self.class_names, self.name, split, notes)
+        return build(listing, image_size, channels, self.crop_share, decode)
 
 
 def published(path: str | os.PathLike[str]) -> PublishedSet:
@@ -171,9 +168,8 @@ def _located(path: str | os.PathLike[str]) -> Path:
     if not os.fspath(path).strip():
         raise DataError("the folder's name is empty: give the unpacked folder of a published set")
     root = Path(path).expanduser()
-    room = os.environ.get("KEDGE_DATA")
-    if not root.exists() and room:
-        root = Path(room).expanduser() / path
+    if not root.exists():
+        root = pack(path) or root
     if not root.is_dir():
         raise DataError(f"{os.fspath(path)!r} is not a folder: give the unpacked folder of a published set")
     return root
@@ -182,7 +178,7 @@ def _located(path: str | os.PathLike[str]) -> Path:
 def _layout(root: Path) -> str | None:
     if any(root.glob("cifar10.1_*_data.npy")):
         return "cifar-10.1"
-    if any(f for f in root.glob("*.npy") if not f.name.startswith(".")):
+    if any(not f.name.startswith(".") for f in root.glob("*.npy")):
         return "cifar-c"
     return None
 
@@ -215,49 +211,46 @@ def _imagenet(root: Path, places: dict[tuple[str, ...], Path]) -> PublishedSet:
     corrupted = {parts: place for parts, place in places.items() if parts and _NUMBER.fullmatch(parts[-1])}
     if not corrupted:
         if len(places) > 1:
-            shown = ", ".join("/".join(parts) for parts in list(places)[:5])
-            raise DataError(f"{root} holds several sets ({shown}): give one of these folders")
+            several = ", ".join("/".join(parts) for parts in list(places)[:5])
+            raise DataError(f"{root} holds several sets ({several}): give one of these folders")
         (place,) = places.values()
         wnids = _wnids([place])
         name = _rendition(place, wnids)
         conditions: dict[Condition, Rows | Path] = {(name, None): place}
         return _with_notes(PublishedSet(name, "renditions", list(conditions), wnids, imagenet(), places=conditions))
-    named: dict[str, dict[str, Path]] = {}
+    severities: dict[str, dict[str, Path]] = {}
     for parts, place in corrupted.items():
         corruption = parts[-2] if len(parts) > 1 else root.resolve().name
-        levels = named.setdefault(corruption, {})
+        levels = severities.setdefault(corruption, {})
         if parts[-1] in levels:
             raise DataError(f"{corruption} severity {parts[-1]} is there twice: {levels[parts[-1]]} and {place}")
         levels[parts[-1]] = place
     conditions = {}
-    for corruption, levels in named.items():
+    for corruption, levels in severities.items():
         for rank, level in enumerate(sorted(levels, key=float), 1):
             # ImageNet-C-bar as its own program writes it has folders named after the parameter: 2.00, 3.50, ...
             conditions[corruption, int(level) if level.isdecimal() else rank] = levels[level]
-    folder = root.resolve().name
-    tiny = "tiny" in folder.lower()
-    name = "Tiny-ImageNet-C" if tiny else "ImageNet-C-bar" if _C_BAR & set(named) else "ImageNet-C"
+    tiny = "tiny" in root.resolve().name.lower()
+    name = "Tiny-ImageNet-C" if tiny else "ImageNet-C-bar" if _C_BAR & set(severities) else "ImageNet-C"
     wnids = _wnids(list(corrupted.values()))
-    made = PublishedSet(
-        name, "corruptions", list(conditions), wnids, imagenet(), crop_share=1.0, places=conditions
-    )  # fmt: skip
-    return _with_notes(made)
+    about = ("corruptions", list(conditions), wnids, imagenet())
+    return _with_notes(PublishedSet(name, *about, crop_share=1.0, places=conditions))
 
 
-def _with_notes(made: PublishedSet) -> PublishedSet:
-    expected, have = _COUNTS.get(made.name, 1000), len(made.class_names)
-    if not made.name.startswith(("ImageNet-", "Tiny-")):
-        made.notes.append(f"a model chooses among this set's {have} of ImageNet's 1000 classes only")
+def _with_notes(images: PublishedSet) -> PublishedSet:
+    expected, have = _COUNTS.get(images.name, 1000), len(images.class_names)
+    if not images.name.startswith(("ImageNet-", "Tiny-")):
+        images.notes.append(f"a model chooses among this set's {have} of ImageNet's 1000 classes only")
     elif have != expected:
-        made.notes.append(
-            f"{made.name} was published with {expected} classes; here there are {have}, and a model chooses among "
+        images.notes.append(
+            f"{images.name} was published with {expected} classes; here there are {have}, and a model chooses among "
             "these only: not comparable with published numbers"
         )
-    severities = {s for _, s in made.conditions}
-    if made.kind == "corruptions" and len(made.conditions) != len({c for c, _ in made.conditions}) * 5:
-        have_levels = ", ".join(sorted(str(s) for s in severities))
-        made.notes.append(f"some corruptions lack some of the five severities; there are {have_levels}")
-    return made
+    corruptions, severities = ({c[i] for c in images.conditions} for i in (0, 1))
+    if images.kind == "corruptions" and len(images.conditions) != len(corruptions) * 5:
+        levels = ", ".join(sorted(map(str, severities)))
+        images.notes.append(f"some corruptions lack some of the five severities; there are {levels}")
+    return images
 
 
 def _wnids(places: list[Path]) -> list[str]:
@@ -265,9 +258,7 @@ def _wnids(places: list[Path]) -> list[str]:
     folders = {name for place in places for name in _folders(place)}
     if all(map(str.isdecimal, folders)):
         return [imagenet()[i] for i in sorted({int(name) for name in folders})]
-    known = set(imagenet())
-    strange = sorted(name for name in folders if name not in known)
-    if strange:
+    if strange := sorted(folders.difference(imagenet())):
         raise DataError(
             f"{places[0]}: {len(strange)} of {len(folders)} class folders are not among ImageNet's 1000 classes, such "
             f"as {', '.join(strange[:5])}"
@@ -307,6 +298,6 @@ def _listed(place: Path, wnids: list[str]) -> tuple[list[str], list[int], list[s
     return paths, labels, about_unread(unread)
 
 
-def _said(condition: Condition) -> str:
+def _words(condition: Condition) -> str:
     name, severity = condition
     return name if severity is None else f"{name} {severity}"

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 
 from kedge.data.decode import to_tensor
-from kedge.data.fingerprints import key_of_pixels
-from kedge.data.items import OneByOne
+from kedge.data.items import PixelItems
 from kedge.data.label_spaces import CIFAR10, CIFAR100
 from kedge.data.report import DataError
 from kedge.regular import check_file
@@ -92,13 +91,11 @@ def read_cifar_10_1(root: Path) -> dict[tuple[str, int | None], Rows]:
     return conditions
 
 
-class ArrayItems(OneByOne):
+class ArrayItems(PixelItems):
     """Rows of an image file, read as they are asked for; the file is opened in each process that reads it."""
 
-    keys_of = "pixels as stored"
-
-    def __init__(self, rows: Rows, name: str) -> None:
-        self._rows, self._name = rows, name
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
         self._open: np.ndarray | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,27 +109,13 @@ class ArrayItems(OneByOne):
         return f"{self._rows.path}:{self._rows.start + i}"
 
     def header(self, i: int) -> tuple[tuple[int, int], int]:
-        """Return ((height, width), channels)."""
+        """Return ((height, width), channels), which the file says of all."""
         height, width, channels = self._images().shape[1:]
         return (height, width), channels
 
-    check = header
-
-    def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
-        """Return ("array", (height, width), None)."""
-        return "array", self.header(i)[0], None
-
-    def key(self, i: int) -> bytes:
-        """Return a key of the pixels of row i."""
-        return key_of_pixels(self.small(i))
-
-    def small(self, i: int) -> torch.Tensor:
-        """Return row i as uint8 [C, H, W]."""
-        return to_tensor(np.array(self._images()[self._rows.start + i]))
-
     def image(self, i: int, least: int | None = None) -> torch.Tensor:
         """Return row i as uint8 [C, H, W]."""
-        return self.small(i)
+        return to_tensor(np.array(self._images()[self._rows.start + i]))
 
     def _images(self) -> np.ndarray:
         if self._open is None:

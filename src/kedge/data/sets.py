@@ -1,22 +1,19 @@
-"""Image sets: uint8 images with labels and class names, in memory or decoded as they are read."""
+"""Image sets: uint8 images with labels and class names; and those in memory."""
 
 import copy
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from kedge.checks import check_tensor, whole_labels
-from kedge.data.decode import CROP_SHARE, evaluation_view, to_tensor
-from kedge.data.fingerprints import key_of_pixels, sampled_rows
-from kedge.data.items import Items
+from kedge.data.fingerprints import key_of_pixels
 from kedge.data.origin import Origin, of_arrays
 from kedge.data.paths import Paths
-from kedge.data.reading import Caught, collate_caught, first_readable, sound_places
 from kedge.data.report import DataError, LoadReport, UnreadableImage
-from kedge.seeds import generator
+from kedge.own_code import near_names
 
 Indices = Sequence[int] | torch.Tensor
 
@@ -80,12 +77,14 @@ class ImageSet(Dataset):
         """
         raise NotImplementedError
 
-    def subset(self, indices: Indices) -> "ImageSet":
+    def subset(self, indices: Indices) -> Self:
         """Return the images at `indices` (any order, repeats allowed), with the same classes and labels."""
         index = _index_tensor(indices, len(self))
-        chosen = self._select(index)
-        chosen.mirror, chosen.origin = self.mirror, self.origin
-        return chosen
+        part = copy.copy(self)
+        part.labels, part.class_names = self.labels[index], list(self.class_names)
+        part.paths = self.paths if self.paths is None else Paths.of(self.paths).at(index)
+        part._choose(index)
+        return part
 
     @property
     def sample(self) -> "ImageSet":
@@ -94,9 +93,9 @@ class ImageSet(Dataset):
 
     def relabelled(self, labels: torch.Tensor) -> "ImageSet":
         """Return the same images with other labels, long [N]."""
-        made = copy.copy(self)  # the images themselves are shared
-        made.labels = labels
-        return made
+        relabelled = copy.copy(self)  # the images themselves are shared
+        relabelled.labels = labels
+        return relabelled
 
     def readable(self) -> tuple["ImageSet", torch.Tensor]:
         """Return (the images that can be read, their places in this set, long [M]), checked unless loading did.
@@ -114,7 +113,18 @@ class ImageSet(Dataset):
         Raises:
             UnreadableImage: none can be read.
         """
-        return first_readable(self, count)
+        images: list[torch.Tensor] = []
+        unreadable: UnreadableImage | None = None
+        for i in range(len(self)):
+            if len(images) == count:
+                break
+            try:
+                images.append(self[i][0])
+            except UnreadableImage as error:
+                unreadable = unreadable or error
+        if not images and unreadable is not None:
+            raise unreadable
+        return torch.stack(images)
 
     def only_classes(self, classes: Sequence[str | int]) -> "ImageSet":
         """Return the images of these classes (names or numbers), relabelled 0, 1, ... in the order given.
@@ -125,10 +135,10 @@ class ImageSet(Dataset):
         numbers = class_numbers(self, classes)
         relabel = torch.full((len(self.class_names),), -1, dtype=torch.long)
         relabel[numbers] = torch.arange(len(numbers))
-        kept = self.subset((relabel[self.labels] >= 0).nonzero().squeeze(1))
-        kept.labels = relabel[kept.labels]
-        kept.class_names = [self.class_names[n] for n in numbers]
-        return kept
+        part = self.subset((relabel[self.labels] >= 0).nonzero().squeeze(1))
+        part.labels = relabel[part.labels]
+        part.class_names = [self.class_names[n] for n in numbers]
+        return part
 
     def fingerprint(self) -> str:
         """Return 64 hex digits (sha256) of what is in the set, whatever it is called and wherever it lies.
@@ -156,11 +166,9 @@ class ImageSet(Dataset):
         """What the keys are made from; those of two sets can be compared where it is the same."""
         return type(self).__name__
 
-    def _select(self, index: torch.Tensor) -> "ImageSet":
+    def _choose(self, index: torch.Tensor) -> None:
+        """Leave the images at `index`, long [M], of a copy whose labels and paths are theirs already."""
         raise NotImplementedError
-
-    def _paths_at(self, index: torch.Tensor) -> Sequence[str] | None:
-        return None if self.paths is None else Paths.of(self.paths).at(index)
 
 
 class TensorSet(ImageSet):
@@ -217,120 +225,10 @@ class TensorSet(ImageSet):
         for start in range(0, len(self), batch_size):
             yield self.images[start : start + batch_size], self.labels[start : start + batch_size]
 
-    def _select(self, index: torch.Tensor) -> "TensorSet":
-        chosen = TensorSet(
-            self.images[index],
-            self.labels[index],
-            self.class_names,
-            self.name,
-            self.split,
-            self.report,
-            self._paths_at(index),
-        )
+    def _choose(self, index: torch.Tensor) -> None:
+        self.images = self.images[index]
         if self.source is not None:
-            chosen.source = [self.source[0][i] for i in index.tolist()], self.source[1]
-        return chosen
-
-
-class FileSet(ImageSet):
-    """Images decoded each time they are read, for sets of larger images.
-
-    `set[i]` resizes the shorter side to image_size / `crop_share` (0.875; 1 below 192 px) and crops the centre to a
-    square of image_size; images that were cropped already have the share 1.
-
-    Attributes:
-        checked: whether each image was looked through for damage; else `readable` does.
-    """
-
-    def __init__(
-        self,
-        items: Items,
-        rows: torch.Tensor,
-        labels: torch.Tensor,
-        class_names: Sequence[str],
-        channels: int,
-        image_size: int,
-        name: str = "custom",
-        split: str = "all",
-        report: LoadReport | None = None,
-        paths: Sequence[str] | None = None,
-        crop_share: float = CROP_SHARE,
-    ) -> None:
-        shape = (channels, image_size, image_size)
-        super().__init__(name, split, class_names, labels, shape, report, paths)
-        self.items = items
-        self.crop_share = crop_share
-        self.rows = rows  # long [N]: the position of each image among the items
-        self.checked = False
-        self._keys: list[bytes] | None = None  # read once: a part of the set has them from the whole
-
-    def keys(self, sampled: bool = False) -> list[bytes]:
-        """Return one key for each image's encoded bytes, b"" for one that cannot be read."""
-        if sampled and self._keys is None:
-            return self.items.keys(self.rows[list(sampled_rows(len(self)))])
-        if self._keys is None:
-            self._keys = self.items.keys(self.rows)
-        return [self._keys[i] for i in sampled_rows(len(self))] if sampled else self._keys
-
-    @property
-    def keys_of(self) -> str:
-        """What the source of the images says: as a rule encoded bytes."""
-        return self.items.keys_of
-
-    def readable(self) -> tuple["ImageSet", torch.Tensor]:
-        """As for any set; an image takes a tenth of the time of decoding it."""
-        if self.checked:
-            return super().readable()
-        places = sound_places(self, self.items.check)
-        chosen = self.subset(places)
-        assert isinstance(chosen, FileSet)
-        chosen.checked = True
-        return chosen, places
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        channels, size, _ = self.image_shape
-        row, label = int(self.rows[i]), int(self.labels[i])
-        image = evaluation_view(self.items.image(row, least=2 * size), size, self.crop_share)
-        return to_tensor(image, channels), label
-
-    def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (uint8 [B, C, H, W], long [B]) in the order of the set, decoded by `workers` processes.
-
-        Raises:
-            UnreadableImage: an image that could be read when the set was loaded no longer can.
-        """
-        loader = DataLoader(
-            Caught(self),
-            batch_size,
-            num_workers=workers,
-            collate_fn=collate_caught,
-            generator=generator(0),  # else the loader draws from torch's global generator
-            pin_memory=torch.cuda.is_available(),
-        )
-        for batch in loader:
-            if isinstance(batch, UnreadableImage):
-                raise DataError(
-                    f"{batch}\nIt could be read when the set was loaded. Repair or remove the file and start again."
-                )
-            yield batch
-
-    def _select(self, index: torch.Tensor) -> "FileSet":
-        chosen = FileSet(
-            self.items,
-            self.rows[index],
-            self.labels[index],
-            self.class_names,
-            self.image_shape[0],
-            self.image_shape[1],
-            self.name,
-            self.split,
-            self.report,
-            self._paths_at(index),
-            self.crop_share,
-        )
-        chosen.checked = self.checked
-        chosen._keys = None if self._keys is None else [self._keys[i] for i in index.tolist()]
-        return chosen
+            self.source = [self.source[0][i] for i in index.tolist()], self.source[1]
 
 
 def check_set(images: Any, what: str) -> None:
@@ -350,8 +248,6 @@ def class_numbers(images: ImageSet, classes: Sequence[str | int]) -> list[int]:
     Raises:
         DataError: a class that the set does not have, or one named twice.
     """
-    import difflib
-
     numbers = []
     for c in classes:
         if isinstance(c, int) and 0 <= c < len(images.class_names):
@@ -359,10 +255,10 @@ def class_numbers(images: ImageSet, classes: Sequence[str | int]) -> list[int]:
         elif isinstance(c, str) and c in images.class_names:
             numbers.append(images.class_names.index(c))
         else:
-            near = difflib.get_close_matches(str(c), images.class_names, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
             shown = ", ".join(images.class_names[:20]) + (", ..." if len(images.class_names) > 20 else "")
-            raise DataError(f"{images.name} has no class {c!r}{hint}\nIts classes are: {shown}")
+            raise DataError(
+                f"{images.name} has no class {c!r}{near_names(str(c), images.class_names)}\nIts classes are: {shown}"
+            )
     if len(set(numbers)) < len(numbers):
         raise DataError(f"a class is named twice in {list(classes)}")
     return numbers

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from kedge.data.build import Found
+from kedge.data.build import Listing
 from kedge.data.folders import canonical_split
 from kedge.data.formats import EXTENSIONS, Encoded
 from kedge.data.items import EncodedItems
+from kedge.data.labels import Label, about_unnamed, numbered
 from kedge.data.paths import Paths
 from kedge.data.report import DataError, UnreadableImage
-from kedge.data.samples import Label, Sample, named
+from kedge.data.sets import ImageSet
+from kedge.data.streams import Sample, StreamSet, divided
 from kedge.regular import open_file, read_text
 
 CLASSES = "classes.txt"
@@ -46,20 +48,18 @@ class Shards:
         pattern = Path(name).expanduser()
         folder = pattern if pattern.is_dir() else pattern.parent
         beside = [Path(e.path) for e in os.scandir(folder) if e.name.endswith(".tar")] if folder.is_dir() else []
-        named_ones = [] if pattern.is_dir() else _expanded(str(pattern))
-        if missing := [path for path in named_ones if not path.is_file()]:
-            raise DataError(
-                f"{len(missing)} of the {len(named_ones)} shards of {name} are not there: {missing[0]}, ..."
-            )
-        own = {_split(path) for path in named_ones}
-        shards = [*named_ones, *(path for path in sorted(beside) if _split(path) not in own)]
-        if not shards or (not named_ones and not pattern.is_dir()):
+        named = [] if pattern.is_dir() else _expanded(str(pattern))
+        if missing := [path for path in named if not path.is_file()]:
+            raise DataError(f"{len(missing)} of the {len(named)} shards of {name} are not there: {missing[0]}, ...")
+        own = {_split(path) for path in named}
+        shards = [*named, *(path for path in sorted(beside) if _split(path) not in own)]
+        if not shards or (not named and not pattern.is_dir()):
             raise DataError(f"no shards match {name}")
         self.name = folder.resolve().name
         self.splits: dict[str, list[Path]] = {}
         for path in shards:
             self.splits.setdefault(_split(path), []).append(path)
-        if not named_ones and len(self.splits) > 1 and "all" in self.splits:
+        if not named and len(self.splits) > 1 and "all" in self.splits:
             others = self.splits.pop("all")
             raise DataError(
                 f"{folder} holds shards of no part beside others: {others[0].name} is neither train nor val"
@@ -77,11 +77,7 @@ class Shards:
             raise DataError(str(error)) from None
         return [line.strip() for line in lines if line.strip()]
 
-    def pieces(self, split: str) -> "TarPieces":
-        """The shards of a part, to be read in turn."""
-        return TarPieces(self.splits[split])
-
-    def find(self, split: str) -> Found:
+    def listing(self, split: str) -> Listing:
         """List the images of a part: where each lies, none of them read.
 
         Raises:
@@ -89,16 +85,26 @@ class Shards:
         """
         shards = self.splits[split]
         places: list[tuple[int, int, int]] = []
-        names: list[str] = []
+        paths: list[str] = []
         labels: list[Label] = []
         for number, path in enumerate(shards):
             for key, offset, size, label in _members(path):
                 places.append((number, offset, size))
-                names.append(f"{path}:{key}")
+                paths.append(f"{path}:{key}")
                 labels.append(label)
-        numbers, class_names, notes = named(labels, self.class_names, str(shards[0].parent), CLASSES)
-        items = TarItems(shards, np.array(places, dtype=np.int64).reshape(-1, 3), Paths.of(names))
-        return Found(items, numbers, class_names, self.name, split, notes)
+        where, class_names = str(shards[0].parent), self.class_names
+        numbers, names = numbered(labels, class_names, where)
+        items = TarItems(shards, np.array(places, dtype=np.int64).reshape(-1, 3), Paths.of(paths))
+        return Listing(items, numbers, names, self.name, split, about_unnamed(labels, class_names, CLASSES))
+
+    def stream(
+        self, split: str, image_size: int | None, val_fraction: float, seed: int
+    ) -> tuple[StreamSet, ImageSet | None]:
+        """Training images of a part that are read in turn, see `from_stream`."""
+        if split not in ("train", "all"):
+            raise DataError(f"{self.name} has no shards to train on: their names begin with {', '.join(self.splits)}")
+        pieces, naming = TarPieces(self.splits[split]), f"a file {self._classes}, a line for each,"
+        return divided(pieces, self.class_names, self.name, naming, image_size, None, val_fraction, seed)
 
 
 class TarPieces:
@@ -110,12 +116,12 @@ class TarPieces:
     def __len__(self) -> int:
         return len(self._shards)
 
-    def read(self, piece: int, wanted: torch.Tensor | None = None) -> Iterator[Sample]:
-        """The samples of a shard in order; of those that are not `wanted`, bool [n], no image is read."""
+    def read(self, piece: int, members: torch.Tensor | None = None) -> Iterator[Sample]:
+        """The samples of a shard in order; of those that are not `members`, bool [n], no image is read."""
         path = self._shards[piece]
         with open_file(path) as file:
             for place, (key, offset, size, label) in enumerate(_members(path)):
-                if wanted is None or (place < len(wanted) and bool(wanted[place])):
+                if members is None or (place < len(members) and bool(members[place])):
                     file.seek(offset)
                     yield Sample(place, f"{path}:{key}", file.read(size), label)
 
@@ -213,14 +219,14 @@ def _split(path: Path) -> str:
 
 
 def _expanded(pattern: str) -> list[Path]:
-    found = _RANGE.search(pattern)
-    if found is None:
+    match = _RANGE.search(pattern)
+    if match is None:
         return [Path(p) for p in sorted(glob.glob(pattern))] if any(c in pattern for c in "*?[") else [Path(pattern)]
-    low, high = int(found[1]), int(found[2])
+    low, high = int(match[1]), int(match[2])
     counts = [int(last) - int(first) + 1 for first, last in _RANGE.findall(pattern)]
     if math.prod(counts) > _MOST:
         raise DataError(f"{pattern} names {math.prod(counts):,} shards, and more than {_MOST:,} cannot be meant")
     if low > high:
-        raise DataError(f"{pattern}: {found[0]} is no range from a smaller number to a larger one")
-    parts = [f"{pattern[: found.start()]}{n:0{len(found[1])}d}{pattern[found.end() :]}" for n in range(low, high + 1)]
+        raise DataError(f"{pattern}: {match[0]} is no range from a smaller number to a larger one")
+    parts = [f"{pattern[: match.start()]}{n:0{len(match[1])}d}{pattern[match.end() :]}" for n in range(low, high + 1)]
     return [path for part in parts for path in _expanded(part)]

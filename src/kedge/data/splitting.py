@@ -60,10 +60,11 @@ def split_validation(
             f"{images.name}: none of {len(keys)} images falls to validation with seed {seed} and fraction {fraction}: "
             "they are a part of a set that was divided with this seed before. Take another seed"
         )
-    _mend(out, free, u, images.labels, least=math.ceil(0.5 / fraction))
+    division = Division(out, free, u, images.labels)
+    division.spare()
+    division.give(least=math.ceil(0.5 / fraction))
     if not out.any():
-        left = torch.bincount(images.labels)
-        _give_lowest(out, free.nonzero()[:, 0], _Copies(free, u), u, images.labels, left)
+        division.give_lowest(free.nonzero()[:, 0])
     if not out.any():
         why = "a model was trained on all of its images" if bool(stays.all()) else "no class has two different images"
         raise DataError(f"{images.name}: {why}, so none can be held out for validation: add images, or a part val")
@@ -78,7 +79,7 @@ def split_by_position(images: ImageSet, fraction: float, seed: int) -> tuple[Ima
     One image more or less, or another name, and it is another split. As for `split_validation` otherwise.
     """
     out = torch.zeros(len(images), dtype=torch.bool)
-    for members in _shuffled_classes(images.labels, seed):
+    for members in shuffled_classes(images.labels, seed):
         if len(members) > 1:
             count = min(max(round(fraction * len(members)), 1), len(members) - 1)
             out[members[:count]] = True
@@ -94,74 +95,59 @@ def uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
     return unit_interval(derive_keys(heads, seed, "held out"))
 
 
-def _mend(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor, least: int) -> None:
-    """Change `out` so that no class gives all its images and each of `least` or more gives one if it can."""
-    every = torch.bincount(labels)
-    members = labels.argsort(stable=True).split(every.tolist())  # looked up, as classes may be as many as images
-    copies = _Copies(free, u)
-    _spare(out, free, u, labels, members, copies)
-    gone = torch.bincount(labels[out], minlength=len(every))
-    left = every - gone
-    for c in ((gone == 0) & (every >= max(2, least))).nonzero()[:, 0].tolist():
-        _give_lowest(out, members[c][free[members[c]]], copies, u, labels, left)
+class Division:
+    """Images that go out of a set, `out`, bool [N], which the methods change; equal images go together.
 
-
-def spare(out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor) -> None:
-    """Change `out`, bool [N], so that a class that would give all its images keeps the one with the highest hash."""
-    every = torch.bincount(labels)
-    _spare(out, free, u, labels, labels.argsort(stable=True).split(every.tolist()), _Copies(free, u))
-
-
-def _spare(
-    out: torch.Tensor,
-    free: torch.Tensor,
-    u: torch.Tensor,
-    labels: torch.Tensor,
-    members: Sequence[torch.Tensor],
-    copies: "_Copies",
-) -> None:
-    gone = torch.bincount(labels[out], minlength=len(members))
-    every = torch.tensor([len(each) for each in members])
-    for c in ((gone == every) & (every > 0)).nonzero()[:, 0].tolist():
-        own = members[c]
-        own = own[free[own] & out[own]]
-        if len(own):
-            out[copies.of(u[own].max())] = False
-
-
-def _give_lowest(
-    out: torch.Tensor,
-    candidates: torch.Tensor,
-    copies: "_Copies",
-    u: torch.Tensor,
-    labels: torch.Tensor,
-    left: torch.Tensor,
-) -> None:
-    """Put into `out` the candidate with the lowest hash that leaves its class another.
-
-    Equal images go together. `left`, long [C], is how many stay of each class.
+    Args:
+        out: as their hashes say.
+        free: bool [N], those that may go or stay.
+        u: the hash of each.
+        labels: long [N].
     """
-    for lowest in u[candidates].unique():
-        going = copies.of(lowest)
-        going = going[~out[going]]
-        classes, counts = labels[going].unique(return_counts=True)
-        if bool((left[classes] > counts).all()) and bool((left[labels[copies.of(lowest)]] > 0).all()):
-            out[going] = True
-            left[classes] -= counts
-            return
 
-
-class _Copies:
-    """Where the free images of one hash are, looked up in their order."""
-
-    def __init__(self, free: torch.Tensor, u: torch.Tensor) -> None:
+    def __init__(self, out: torch.Tensor, free: torch.Tensor, u: torch.Tensor, labels: torch.Tensor) -> None:
+        self._out, self._free, self._u, self._labels = out, free, u, labels
+        self._every = torch.bincount(labels)
+        self._staying = self._every - torch.bincount(labels[out], minlength=len(self._every))
+        # Looked up, as classes may be as many as images; and so are the free images of one hash.
+        self._members = labels.argsort(stable=True).split(self._every.tolist())
         places = free.nonzero()[:, 0]
-        self._u, order = u[places].sort(stable=True)
+        self._hashes, order = u[places].sort(stable=True)
         self._places = places[order]
 
-    def of(self, value: torch.Tensor) -> torch.Tensor:
-        """The places, long [K], of the hash `value`."""
-        low, high = (int(torch.searchsorted(self._u, value, right=right)) for right in (False, True))
+    def spare(self) -> None:
+        """A class that would give all its images keeps the one with the highest hash."""
+        for c in ((self._staying == 0) & (self._every > 0)).nonzero()[:, 0].tolist():
+            own = self._members[c]
+            own = own[self._free[own] & self._out[own]]
+            if len(own):
+                self._move(self._copies(self._u[own].max()), out=False)
+
+    def give(self, least: int) -> None:
+        """A class of `least` images or more that would give none gives the one with the lowest hash, if it can."""
+        for c in ((self._staying == self._every) & (self._every >= max(2, least))).nonzero()[:, 0].tolist():
+            self.give_lowest(self._members[c][self._free[self._members[c]]])
+
+    def give_lowest(self, candidates: torch.Tensor) -> None:
+        """The one of `candidates`, long [K], with the lowest hash goes, of those that leave their class another."""
+        for lowest in self._u[candidates].unique():
+            copies = self._copies(lowest)
+            going = copies[~self._out[copies]]
+            classes, counts = self._labels[going].unique(return_counts=True)
+            if bool((self._staying[classes] > counts).all()) and bool((self._staying[self._labels[copies]] > 0).all()):
+                self._move(going, out=True)
+                return
+
+    def _move(self, places: torch.Tensor, out: bool) -> None:
+        """Change the side of images, long [K]."""
+        places = places[self._out[places] != out]
+        self._out[places] = out
+        classes, counts = self._labels[places].unique(return_counts=True)
+        self._staying[classes] += -counts if out else counts
+
+    def _copies(self, value: torch.Tensor) -> torch.Tensor:
+        """The places, long [K], of the free images of a hash."""
+        low, high = (int(torch.searchsorted(self._hashes, value, right=right)) for right in (False, True))
         return self._places[low:high]
 
 
@@ -175,8 +161,7 @@ def reference_subset(
     """
     index = torch.arange(len(images))
     if classes is not None:
-        wanted = torch.tensor(class_numbers(images, classes))
-        index = index[torch.isin(images.labels, wanted)]
+        index = index[torch.isin(images.labels, torch.tensor(class_numbers(images, classes)))]
     if n is not None:
         if not 1 <= n <= len(index):
             raise DataError(f"{images.name}: asked for {n} reference images, there are {len(index)}")
@@ -184,20 +169,8 @@ def reference_subset(
     return images.subset(index)
 
 
-def digits_split(labels: torch.Tensor, split: str) -> torch.Tensor:
-    """Return the indices of scikit-learn's digits in "train" (70 %), "val" (10 %) or "test" (20 %), stratified.
-
-    The split is fixed for good: it rests on SplitMix64, not on the random generator of any library's version.
-    """
-    chosen = []
-    for members in _shuffled_classes(labels, seed=0):
-        test, val = round(0.2 * len(members)), round(0.1 * len(members))
-        parts = {"test": members[:test], "val": members[test : test + val], "train": members[test + val :]}
-        chosen.append(parts[split])
-    return torch.cat(chosen).sort().values
-
-
-def _shuffled_classes(labels: torch.Tensor, seed: int) -> list[torch.Tensor]:
+def shuffled_classes(labels: torch.Tensor, seed: int) -> list[torch.Tensor]:
+    """Return the places of each class's images, shuffled; the same for good for as many images."""
     order = _shuffled(len(labels), seed)
     return [order[labels[order] == c] for c in range(int(labels.max()) + 1)]
 

@@ -5,19 +5,19 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
 
-from kedge.data.build import Found, build
-from kedge.data.fingerprints import key_of_bytes, key_of_file
+from kedge.data.build import Listing, build
+from kedge.data.columns import choose_columns, dataset_features, declared_classes
+from kedge.data.fingerprints import key_of
 from kedge.data.formats import Encoded
 from kedge.data.items import ENCODED, RowItems, below
+from kedge.data.labels import Label, about_unnamed, numbered
 from kedge.data.report import DataError, UnreadableImage
-from kedge.data.samples import Label, Pieces, Sample, named
 from kedge.data.sets import ImageSet, Indices
-from kedge.data.splitting import spare, uniform
-from kedge.data.tables import choose_columns, class_names_of, features_of
+from kedge.data.splitting import Division, uniform
 from kedge.seeds import derive_seed, generator
 
 SAMPLED = 2048  # training images that are held, encoded: for references, normalisation and a probe
@@ -27,6 +27,24 @@ _TOGETHER = 256  # images whose hashes are made in one go
 LANES = 8  # pieces that are read at the same time
 
 
+class Sample(NamedTuple):
+    """An image as it comes: its place in its piece, its name, its bytes or path, its label as it is written there."""
+
+    place: int
+    name: str
+    source: Encoded
+    label: Label
+
+
+class Pieces(Protocol):
+    """Parts of a source, each of which is read from its beginning to its end, and always gives the same."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, piece: int, members: torch.Tensor | None = None) -> Iterator[Sample]:
+        """The samples of a piece in order, of `members`, bool [n], those alone."""
+
+
 class StreamSet(ImageSet):
     """Training images of a source that is read in turn: it has a number, labels and keys, and no image by its position.
 
@@ -34,13 +52,13 @@ class StreamSet(ImageSet):
         sample: a random 2,048 of its images in memory, encoded.
         labels: long [N], in the order of the source.
         pieces: the source.
-        wanted: for each piece which of its images belong to the set, bool [n].
+        members: for each piece which of its images belong to the set, bool [n].
     """
 
     def __init__(
         self,
         pieces: Pieces,
-        wanted: list[torch.Tensor],
+        members: list[torch.Tensor],
         number: dict[Label, int],
         labels: torch.Tensor,
         keys: list[bytes],
@@ -49,7 +67,7 @@ class StreamSet(ImageSet):
         super().__init__(sample.name, "train", sample.class_names, labels, sample.image_shape, sample.report)
         self.report.total = len(labels)
         self.origin = sample.origin
-        self.pieces, self.wanted = pieces, wanted
+        self.pieces, self.members = pieces, members
         self._number, self._keys, self._sample = number, keys, sample
 
     @property
@@ -70,19 +88,15 @@ class StreamSet(ImageSet):
         """Raise DataError: the labels of a stream are in the stream."""
         raise DataError(f"{self.name} is read in turn, so its labels cannot be changed: leave label_noise out")
 
-    def _select(self, index: torch.Tensor) -> ImageSet:
+    def subset(self, indices: Indices) -> NoReturn:
+        """Raise DataError: there are no positions."""
         raise DataError(
             f"{self.name} is read in turn: images cannot be picked out of it, nor put into another order than it has. "
             "A run that goes on needs the same shards; leave train_images and classes out"
         )
 
-    def subset(self, indices: Indices) -> ImageSet:
-        """Raise DataError: there are no positions."""
-        return self._select(torch.zeros(0))
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        self._select(torch.zeros(0))
-        raise AssertionError
+    def __getitem__(self, i: int) -> NoReturn:
+        self.subset([i])
 
     def epoch(self, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Sample, int]]:
         """(number in the source, sample, label) of this rank's share of an epoch, shuffled.
@@ -93,7 +107,7 @@ class StreamSet(ImageSet):
         Raises:
             DataError: a piece holds other images than when it was read first.
         """
-        counts = torch.tensor([int(mask.sum()) for mask in self.wanted])
+        counts = torch.tensor([int(mask.sum()) for mask in self.members])
         order = torch.randperm(len(counts), generator=generator(seed, "pieces", epoch))
         ends = counts[order].cumsum(0)
         share = len(self) // world
@@ -118,8 +132,8 @@ class StreamSet(ImageSet):
 
     def _read(self, piece: int, first: int, last: int) -> Iterator[tuple[int, Sample, int]]:
         """The training images `first` to `last` of a piece, with their numbers in the source."""
-        before = sum(len(mask) for mask in self.wanted[:piece])
-        mask = self.wanted[piece].clone()
+        before = sum(len(mask) for mask in self.members[:piece])
+        mask = self.members[piece].clone()
         places = mask.nonzero()[:, 0]
         mask[places[:first]] = False
         mask[places[last:]] = False
@@ -145,10 +159,10 @@ class DatasetPieces:
     def __len__(self) -> int:
         return int(self._dataset.num_shards)
 
-    def read(self, piece: int, wanted: torch.Tensor | None = None) -> Iterator[Sample]:
-        """The samples of a shard in order, of `wanted`, bool [n], those alone."""
+    def read(self, piece: int, members: torch.Tensor | None = None) -> Iterator[Sample]:
+        """The samples of a shard in order, of `members`, bool [n], those alone."""
         for place, row in enumerate(self._dataset.shard(len(self), piece)):
-            if wanted is not None and (place >= len(wanted) or not bool(wanted[place])):
+            if members is not None and (place >= len(members) or not bool(members[place])):
                 continue
             image, label = row[self._image] or {}, row[self._label]
             source = image.get("bytes") or self._place(image.get("path")) or b""
@@ -199,10 +213,10 @@ def from_stream(
             f"from_stream takes a Hugging Face IterableDataset, got {type(dataset).__name__}: "
             "datasets.load_dataset(..., streaming=True) makes one, and dataset.to_iterable_dataset()"
         )
-    features = features_of(dataset) if dataset.features else {}
+    features = dataset_features(dataset)
     columns = dataset.column_names or list(next(iter(dataset)))
     image, label = choose_columns(features, columns, name)
-    names = class_names or class_names_of(features, label)
+    names = class_names or declared_classes(features, label)
     pieces = DatasetPieces(dataset, image, label, name, folder)
     return divided(pieces, names, name, "class_names=", image_size, channels, val_fraction, seed)
 
@@ -229,7 +243,7 @@ def divided(
         before = len(labels)
         samples = pieces.read(piece)
         while some := list(islice(samples, _TOGETHER)):
-            own = [_key(each.source) for each in some]
+            own = [key_of(each.source) for each in some]
             for each, key, u in zip(some, own, uniform(own, seed).tolist(), strict=True):
                 heap, most = (held, HELD) if key and u < val_fraction else (trained, SAMPLED)
                 entry = (-u, -len(labels), each)
@@ -240,11 +254,12 @@ def divided(
                 labels.append(each.label)
             keys += own
         lengths.append(len(labels) - before)
-    numbers, names, notes = named(labels, class_names, name, naming)
+    numbers, names = numbered(labels, class_names, name)
+    notes = about_unnamed(labels, class_names, naming)
     limit = min(val_fraction, -held[0][0] + 2**-53) if len(held) == HELD else val_fraction
     unread, u_of = torch.tensor([not key for key in keys]), uniform(keys, seed)
     out = ~unread & (u_of < limit)
-    spare(out, ~unread, u_of, numbers)
+    Division(out, ~unread, u_of, numbers).spare()
     stays = ~out
     if not bool(stays.any()) or (val_fraction and bool(stays.all())):
         raise DataError(f"{name}: of {len(keys)} images none is left to {'validate' if stays.all() else 'train'} on")
@@ -256,7 +271,7 @@ def divided(
             for _, _, s in chosen
         ]
         where = numbers[[-each[1] for each in chosen]]
-        return build(Found(RowItems(rows, name), where, names, name, split, list(notes)), size, depth)
+        return build(Listing(RowItems(rows, name), where, names, name, split, list(notes)), size, depth)
 
     few = in_memory(trained, "train", image_size, channels)
     few.report.notes = list(notes)  # not which classes the few lack
@@ -272,28 +287,12 @@ def divided(
     return train, in_memory(held, "val", side, depth) if val_fraction else None
 
 
-def _key(source: Encoded) -> bytes:
-    return key_of_bytes(source) if isinstance(source, bytes) else key_of_file(str(source))
-
-
 def _in_turn(lanes: list[Any]) -> Iterator[Any]:
     while lanes:
-        left = []
+        unfinished = []
         for lane in lanes:
             for each in lane:
                 yield each
-                left.append(lane)
+                unfinished.append(lane)
                 break
-        lanes = left
-
-
-def tar_stream(
-    shards: Any, image_size: int | None, channels: int | None, val_fraction: float, seed: int
-) -> tuple[StreamSet, ImageSet | None]:
-    """Training images of `Shards`, and those held out where they have no part val."""
-    split = "train" if "train" in shards.splits else "all"
-    if split not in shards.splits:
-        raise DataError(f"{shards.name} has no shards to train on: their names begin with {', '.join(shards.splits)}")
-    naming = f"a file {Path(shards.splits[split][0]).parent / 'classes.txt'}, a line for each,"
-    fraction = 0.0 if "val" in shards.splits else val_fraction
-    return divided(shards.pieces(split), shards.class_names, shards.name, naming, image_size, channels, fraction, seed)
+        lanes = unfinished

@@ -3,26 +3,23 @@
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Number
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kedge.checks import whole_labels
-from kedge.data.build import Found
-from kedge.data.declared import hf_features
+from kedge.data.build import Listing
+from kedge.data.columns import Features, choose_columns, dataset_features, declared_classes, schema_features
 from kedge.data.folders import canonical_split
 from kedge.data.items import RowItems
+from kedge.data.labels import common_classes, numbered
 from kedge.data.report import DataError
+from kedge.data.sets import ImageSet
+from kedge.data.streams import StreamSet, from_stream
 from kedge.regular import check_file, is_folder
 
 log = logging.getLogger(__name__)
 _IN_MEMORY = 1 << 30  # bytes of parquet beyond which rows stay on disk (memory-mapped Arrow)
-_IMAGE_NAMES = ("image", "img", "pixels", "picture")
-_LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "category")
-
-
-LARGEST_LABEL = 1_000_000
 _SHARD = re.compile(r"(.*?)-?(\d+)-of-(\d+)")
 
 
@@ -59,7 +56,7 @@ class Parquet:
                 )
             self.splits[split] = same
 
-    def find(self, split: str) -> Found:
+    def listing(self, split: str) -> Listing:
         """List the images of a split.
 
         Raises:
@@ -85,39 +82,39 @@ class Parquet:
                 images, labels = table[image], table[label].to_pylist()
         except (ArrowException, OSError) as error:
             raise DataError(f"{self.name}: cannot read {files[0]} as parquet: {error}") from None
-        names = class_names_of(features, label)
+        names = declared_classes(features, label)
         if names is None:
             names = common_classes({part: pq.read_table(self.splits[part], columns=[label])[label].to_pylist()
                                     for part in self.splits}, self.name)  # fmt: skip
-        numbers, class_names = numbered(labels, names, self.name)
-        return Found(RowItems(images, self.name, self.folder), numbers, class_names, self.name, split)
+        return Listing(RowItems(images, self.name, self.folder), *numbered(labels, names, self.name), self.name, split)
 
-    def _schema(self, file: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    def stream(
+        self, split: str, image_size: int | None, val_fraction: float, seed: int
+    ) -> tuple[StreamSet, ImageSet | None]:
+        """Training images of a split that are read in turn, see `from_stream`; rows name files of the folder alone."""
+        from datasets import load_dataset
+
+        files = self.splits[split]
+        features, columns = self._schema(files[0])
+        names = declared_classes(features, choose_columns(features, columns, self.name)[1])
+        rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
+        return from_stream(rows, names, self.name, image_size, None, val_fraction, seed, self.folder)
+
+    def _schema(self, file: Path) -> tuple[Features, list[str]]:
         """The Hugging Face features of a file, and the names of its columns."""
         import pyarrow.parquet as pq
 
         try:
             check_file(file)
             schema = pq.read_schema(file)
-            return hf_features(schema), schema.names
+            return schema_features(schema), schema.names
         except (ValueError, OSError) as error:  # what pyarrow raises of files are these
             raise DataError(f"{self.name}: cannot read {file} as parquet: {error}") from None
 
-    def streamed(self, split: str) -> tuple[Any, list[str] | None]:
-        """(the split as a Hugging Face `IterableDataset`, the class names that its files declare or None)."""
-        from datasets import load_dataset
-
-        files = self.splits[split]
-        features, columns = self._schema(files[0])
-        _, label = choose_columns(features, columns, self.name)
-        rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
-        return rows, class_names_of(features, label)
-
-    def _check_classes(self, schemas: Mapping[Path, tuple[dict[str, dict[str, Any]], list[str]]]) -> None:
+    def _check_classes(self, schemas: Mapping[Path, tuple[Features, list[str]]]) -> None:
         first: tuple[Path, list[str]] | None = None
         for file, (features, columns) in schemas.items():
-            _, label = choose_columns(features, columns, self.name)
-            names = class_names_of(features, label)
+            names = declared_classes(features, choose_columns(features, columns, self.name)[1])
             if names is None:
                 continue
             if first is None:
@@ -139,42 +136,44 @@ class Hub:
         self.name = self.repository.split("/")[-1]
         import datasets
 
-        with _HubErrors(self.repository):
+        with _hub_errors(self.repository):
             names = datasets.get_dataset_split_names(self.repository, self.config)
         self.splits: dict[str, str] = {}
         for n in names:
             split = canonical_split(n) or n
             self.splits[n if split in self.splits else split] = n  # of dev and validation the second keeps its name
 
-    def find(self, split: str) -> Found:
+    def listing(self, split: str) -> Listing:
         """Download (or take from the cache) a split and list its images.
 
         Raises:
             DataError: the hub cannot be reached, or the set holds no images and labels.
         """
-        import datasets
-
-        with _HubErrors(self.repository):
-            parts = {split: datasets.load_dataset(self.repository, self.config, split=self.splits[split])}
-            features = features_of(parts[split])
+        with _hub_errors(self.repository):
+            parts = {split: self._load(split)}
+            features = dataset_features(parts[split])
             _, label = choose_columns(features, parts[split].column_names, self.name)
-            names = class_names_of(features, label)
+            names = declared_classes(features, label)
             if names is None:
-                for part, theirs in self.splits.items():
-                    if part != split:
-                        parts[part] = datasets.load_dataset(self.repository, self.config, split=theirs)
+                parts |= {part: self._load(part) for part in self.splits if part != split}
                 names = common_classes({part: dataset[label] for part, dataset in parts.items()}, self.name)
-        return found_in_dataset(parts[split], self.name, split, names)
+        return dataset_listing(parts[split], self.name, split, names)
 
-    def streamed(self, split: str) -> tuple[Any, list[str] | None]:
-        """(the split as a Hugging Face `IterableDataset`, None: it says itself what its classes are)."""
+    def stream(
+        self, split: str, image_size: int | None, val_fraction: float, seed: int
+    ) -> tuple[StreamSet, ImageSet | None]:
+        """Training images of a split that are read in turn, see `from_stream`."""
+        with _hub_errors(self.repository):
+            rows = self._load(split, streaming=True)
+        return from_stream(rows, None, self.name, image_size, None, val_fraction, seed)
+
+    def _load(self, split: str, **options: bool) -> Any:
         import datasets
 
-        with _HubErrors(self.repository):
-            return datasets.load_dataset(self.repository, self.config, split=self.splits[split], streaming=True), None
+        return datasets.load_dataset(self.repository, self.config, split=self.splits[split], **options)
 
 
-def found_in_dataset(dataset: Any, name: str, split: str, class_names: Sequence[str] | None = None) -> Found:
+def dataset_listing(dataset: Any, name: str, split: str, class_names: Sequence[str] | None = None) -> Listing:
     """List the images of a Hugging Face `Dataset` with an image and a label column.
 
     The columns are read as they are stored: what `with_transform` makes of them is not asked for, and a note says so.
@@ -186,7 +185,7 @@ def found_in_dataset(dataset: Any, name: str, split: str, class_names: Sequence[
     import datasets
 
     notes = []
-    features = features_of(dataset)
+    features = dataset_features(dataset)
     image, label = choose_columns(features, dataset.column_names, name)
     if (dataset.format or {}).get("type") == "custom":
         notes.append(
@@ -194,18 +193,10 @@ def found_in_dataset(dataset: Any, name: str, split: str, class_names: Sequence[
         )
         log.warning("%s: %s", name, notes[0])
     dataset = dataset.with_format(None)
-    names = class_names_of(features, label)
-    numbers, known = numbered(dataset[label], list(class_names) if names is None and class_names else names, name)
-    if class_names is not None and (most := max(numbers)) >= len(class_names):
-        raise DataError(f"{name}: labels go up to {most}, but there are {len(class_names)} class names")
+    known = declared_classes(features, label) if class_names is None else class_names
+    numbers, names = numbered(dataset[label], known, name)
     rows = dataset.cast_column(image, datasets.Image(decode=False))[image]
-    return Found(RowItems(rows, name), numbers, list(class_names or known), name, split, notes)
-
-
-def features_of(dataset: Any) -> dict[str, dict[str, Any]]:
-    """Return the type and the class names of each column of a Hugging Face `Dataset`, as in a parquet schema."""
-    columns = dataset.features.items()
-    return {name: {"_type": type(f).__name__, "names": getattr(f, "names", None)} for name, f in columns}
+    return Listing(RowItems(rows, name), numbers, names, name, split, notes)
 
 
 def parquet_files(root: Path) -> list[Path]:
@@ -215,97 +206,17 @@ def parquet_files(root: Path) -> list[Path]:
     """
     if not root.is_dir():
         return []
-    if found := _parquet_in([root]):
-        return found
+    if files := _parquet_in([root]):
+        return files
     folders = [entry.path for entry in os.scandir(root) if is_folder(entry)]
-    if found := _parquet_in(folders):
-        return found
+    if files := _parquet_in(folders):
+        return files
     return _parquet_in(e.path for f in folders for e in os.scandir(f) if canonical_split(e.name) and is_folder(e))
 
 
 def _parquet_in(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
     # Names alone tell: a folder of photos has a million of them, and a Path or a stat for each takes seconds.
     return sorted(Path(e.path) for folder in folders for e in os.scandir(folder) if e.name.endswith(".parquet"))
-
-
-def choose_columns(features: Mapping[str, Any], columns: Sequence[str], name: str) -> tuple[str, str]:
-    """Return the names of the image column and of the label column: by declared type, else by usual name."""
-    features = {name: feature for name, feature in features.items() if name in columns}  # others were taken out
-    image = _first(features, "Image") or next((c for c in _IMAGE_NAMES if c in columns), None)
-    label = next((c for c in _LABEL_NAMES if c in columns), None) or _first(features, "ClassLabel")
-    if image is None or label is None:
-        lacking = "image" if image is None else "label"
-        raise DataError(f"{name}: no {lacking} column among {', '.join(columns)}; expected `image` and `label`")
-    return image, label
-
-
-def class_names_of(features: Mapping[str, Any], label: str) -> list[str] | None:
-    """Return the class names that the features declare for the label column, or None."""
-    return (features.get(label) or {}).get("names")
-
-
-def common_classes(labels: Mapping[str, Iterable[Any]], name: str) -> list[str]:
-    """Return the class names of labels that nothing names, the same for all splits: those of "train" if there is one.
-
-    Text labels in alphabetical order, numbers up to the largest.
-
-    Raises:
-        DataError: a split with classes that "train" lacks.
-    """
-    kinds = {type(v) for values in labels.values() for v in values if v is not None}
-    mixed = len({issubclass(kind, str) for kind in kinds}) > 1
-    if mixed or not all(issubclass(kind, str | Number) for kind in kinds):
-        raise DataError(f"{name}: labels are numbers or text, got {', '.join(sorted(k.__name__ for k in kinds))}")
-    # Numbers that are not whole, and NaN, name no class: `numbered` refuses them, and says where they are.
-    seen = {
-        split: {v for v in values if isinstance(v, str) or (v is not None and v != -1 and v == v // 1)}
-        for split, values in labels.items()
-    }
-    known = seen.get("train") or set().union(*seen.values())
-    if not known or not all(isinstance(v, str) for v in known):
-        known = set(range(check_most(int(max(known, default=0)), name) + 1))
-    for split, theirs in seen.items():
-        if extra := sorted(map(str, theirs - known)):
-            raise DataError(f"{name}: the split {split!r} has classes that 'train' lacks: {', '.join(extra[:8])}")
-    return [str(v) for v in sorted(known)]
-
-
-def check_most(largest: int, name: str) -> int:
-    """The largest of labels that nothing names; DataError where a class for each number up to it cannot be meant."""
-    if largest >= LARGEST_LABEL:
-        raise DataError(
-            f"{name}: a label is {largest}, and nothing names the classes: numbers without names are those of classes, "
-            f"from 0 on, and below {LARGEST_LABEL:,}. Number the classes, or store their names as text"
-        )
-    return largest
-
-
-def numbered(labels: Iterable[Any], names: list[str] | None, name: str) -> tuple[list[int], list[str]]:
-    """Return labels as numbers with their class names; text labels are numbered in alphabetical order.
-
-    Raises:
-        DataError: rows without a label, or labels outside the class list.
-    """
-    labels = list(labels)
-    missing = sum(v is None or v == -1 for v in labels)
-    if missing:
-        raise DataError(f"{name}: {missing} of {len(labels)} rows have no label")
-    if labels and isinstance(labels[0], str):
-        names = sorted(set(labels)) if names is None else names
-        number = {n: i for i, n in enumerate(names)}
-        if unknown := sorted({str(v) for v in labels} - number.keys()):
-            raise DataError(f"{name}: labels that are not among its classes: {', '.join(unknown[:8])}")
-        labels = [number[v] for v in labels]
-    try:
-        numbers = whole_labels(labels, name).tolist()
-    except ValueError as error:
-        raise DataError(str(error)) from None
-    if names is None:
-        names = [str(i) for i in range(check_most(max(numbers, default=0), name) + 1)]
-    wrong = next((v for v in numbers if not 0 <= v < len(names)), None)
-    if wrong is not None:
-        raise DataError(f"{name}: label {wrong} lies outside its {len(names)} classes")
-    return numbers, list(names)
 
 
 def _word(file: Path, root: Path) -> str:
@@ -336,28 +247,20 @@ def _check_shards(files: Sequence[Path]) -> None:
             )
 
 
-def _first(features: Mapping[str, Any], kind: str) -> str | None:
-    return next((k for k, v in features.items() if isinstance(v, dict) and v.get("_type") == kind), None)
-
-
-class _HubErrors:
-    """Turns what the hub's libraries raise into one message that says what to do."""
-
-    def __init__(self, repository: str) -> None:
-        self._repository = repository
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if not isinstance(error, Exception) or isinstance(error, DataError):
-            return
+@contextmanager
+def _hub_errors(repository: str) -> Iterator[None]:
+    """Turn what the hub's libraries raise into one message that says what to do."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        folder = self._repository.split("/")[-1]
+        folder = repository.split("/")[-1]
         raise DataError(
-            f"{self._repository!r} is no folder here, and loading it from the Hugging Face hub failed: {reason}\n"
+            f"{repository!r} is no folder here, and loading it from the Hugging Face hub failed: {reason}\n"
             "If the name is right, check the network (HF_ENDPOINT, HTTPS_PROXY, and HF_TOKEN for a private set). "
             "Without a network: on a connected machine run\n"
-            f"  hf download --repo-type dataset {self._repository} --local-dir {folder}\n"
+            f"  hf download --repo-type dataset {repository} --local-dir {folder}\n"
             f"copy the folder here and load it by its path (or put it into $KEDGE_DATA and load {folder!r})."
         ) from error

@@ -11,7 +11,7 @@ from torch import nn
 from kedge import catalog, objectives
 from kedge.data import ImageSet
 from kedge.data.augment import CROP
-from kedge.data.batches import photo_workers
+from kedge.data.photo_loader import photo_workers
 from kedge.devices import chosen_device
 from kedge.named_model import has_weights
 from kedge.optim.rules.adamw import FEW

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from kedge.data.corruptions._draws import normal, uniform
-from kedge.data.corruptions.fog import plasma
+from kedge.data.corruptions._noise import plasma
 from kedge.seeds import derive_keys
 
 COUNT = 5

@@ -55,11 +55,41 @@ def gaussian(images: torch.Tensor, sigma: float, border: str = "edge", truncate:
     radius = int(truncate * sigma + 0.5)
     if radius == 0:
         return images
-    weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
-    total = sum(weights)
+    weights = bell(range(-radius, radius + 1), sigma)
     for dim in (2, 3):
-        images = filtered(images, [w / total for w in weights], dim, border)
+        images = filtered(images, weights, dim, border)
     return images
+
+
+def bell(places: Iterable[int], sigma: float) -> list[float]:
+    """Return a Gaussian's weights at places in pixels, with sum 1."""
+    weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in places]
+    total = sum(weights)
+    return [w / total for w in weights]
+
+
+def smeared(images: torch.Tensor, radius: int, sigma: float, degrees: torch.Tensor) -> torch.Tensor:
+    """Average along the ray that leaves each pixel at an angle, float [B]; edge pixels are repeated.
+
+    ImageMagick's motion blur: 2 * radius + 1 pixels, the one at distance i weighing exp(-i^2 / (2 sigma^2)), at
+    positions rounded to whole pixels.
+    """
+    length = 2 * radius + 1
+    weights = bell(range(length), sigma)
+    height, width = images.shape[2:]
+    wide = padded(padded(images, 2, length, length, "edge"), 3, length, length, "edge")
+    stride = width + 2 * length
+    start = torch.arange(length, length + height)[:, None] * stride + torch.arange(length, length + width)
+    start = start.flatten().to(images.device)
+    radians = degrees.double() * (math.pi / 180)
+    across, down = radians.cos(), radians.sin()
+    flat = wide.flatten(2)
+    out = images * (weights[0])
+    for i in range(1, length):
+        offset = (i * down - 0.5).ceil().long() * stride + (i * across - 0.5).ceil().long()
+        index = (start + offset[:, None])[:, None].expand(-1, images.shape[1], -1)
+        out.add_(flat.gather(2, index).view(images.shape), alpha=weights[i])
+    return out
 
 
 def convolved(images: torch.Tensor, kernel: np.ndarray, border: str = "mirror") -> torch.Tensor:
@@ -116,9 +146,7 @@ def zoomed_turned(images: torch.Tensor, factor: float) -> torch.Tensor:
     """Return `zoomed` with rows and columns exchanged, [B, C, W, H]."""
     for number, length in enumerate(images.shape[2:]):
         crop = math.ceil(length / factor)
-        large = round(crop * factor)
-        step = (crop - 1) / (large - 1) if large > 1 else 0.0
-        place = (np.arange(length) + (large - length) // 2) * step
+        place = stretched(crop, round(crop * factor), length)
         first = np.minimum(place.astype(int), crop - 1)
         share = torch.tensor(place - first, dtype=images.dtype, device=images.device)
         share = share.view(-1, 1)
@@ -129,6 +157,19 @@ def zoomed_turned(images: torch.Tensor, factor: float) -> torch.Tensor:
         rows = images.index_select(2, below).mul_(1 - share)
         images = rows.add_(images.index_select(2, above).mul_(share))
     return images
+
+
+def stretched(old: int, new: int, count: int) -> np.ndarray:
+    """Return where among `old` pixels, stretched over `new` from end to end, the middle `count` of these lie."""
+    step = (old - 1) / (new - 1) if new > 1 else 0.0
+    return (np.arange(count) + (new - count) // 2) * step
+
+
+def cubic(share: np.ndarray) -> np.ndarray:
+    """Return the cubic B-spline's weights of the pixels -1, 0, 1 and 2 for a place in [0, 1): [4, ...]."""
+    rest = 1 - share
+    inner = [4 - 6 * s**2 + 3 * s**3 for s in (share, rest)]
+    return np.stack([rest**3, *inner, share**3]) / 6
 
 
 def mean(images: torch.Tensor) -> torch.Tensor:

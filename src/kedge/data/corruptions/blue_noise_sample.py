@@ -3,7 +3,7 @@
 import torch
 
 from kedge.data.corruptions._base import C_BAR
-from kedge.data.corruptions._coloured import coloured
+from kedge.data.corruptions._noise import coloured
 
 info = C_BAR
 groups = ("cbar",)

@@ -9,13 +9,11 @@ import torch
 
 from kedge.data.corruptions import _pixels as pixels
 from kedge.data.corruptions._base import C_BAR
-from kedge.data.corruptions._spline import cubic
 
 info = C_BAR
 groups = ("cbar",)
 place = 26
-# What Mintun et al. call the severity, 0 to 10; not in ImageNet-C-bar, so every second of the values scanned
-# at 224 px.
+# What Mintun et al. call the severity, 0 to 10.
 imagenet = (2.35, 4.05, 5.75, 7.45, 9.15)
 cifar = (2.8, 3.6, 4.4, 5.2, 6)
 tiny = cifar
@@ -58,7 +56,7 @@ def _turned(height: int, width: int, degrees: float) -> Iterator[tuple[torch.Ten
         y = cos * rows + sin * columns + (height - 1) / 2
         x = cos * columns - sin * rows + (width - 1) / 2
         inside = (y >= 0) & (y <= height - 1) & (x >= 0) & (x <= width - 1)
-        in_y, in_x = cubic(y - np.floor(y)) * (factor * inside), cubic(x - np.floor(x))
+        in_y, in_x = pixels.cubic(y - np.floor(y)) * (factor * inside), pixels.cubic(x - np.floor(x))
         # a place outside has no weight: any pixel will do
         top = np.floor(y).astype(np.int64).clip(0, height - 1) + _AROUND - 1
         left = np.floor(x).astype(np.int64).clip(0, width - 1) + _AROUND - 1

@@ -11,8 +11,7 @@ from kedge.data.corruptions._draws import stream, uniform
 info = C_BAR
 groups = ("cbar",)
 place = 27
-# What Mintun et al. call the severity, 0 to 10; not in ImageNet-C-bar, so every second of the values scanned
-# at 224 px.
+# What Mintun et al. call the severity, 0 to 10.
 imagenet = (0.8, 2.4, 4, 5.6, 7.2)
 cifar = (0.5, 1, 1.5, 2, 2.5)
 tiny = cifar

@@ -11,15 +11,8 @@ from kedge.data.corruptions._draws import integers
 info = C_BAR
 groups = ("cbar",)
 place = 24
-# What Mintun et al. call the severity, 0 to 10; not in ImageNet-C-bar, so every second of the values scanned
-# at 224 px. And cells each way.
-imagenet = (
-    (4.15, 5),
-    (5.45, 5),
-    (6.75, 5),
-    (8.05, 5),
-    (9.35, 5),
-)
+# What Mintun et al. call the severity, 0 to 10, and cells each way.
+imagenet = ((4.15, 5), (5.45, 5), (6.75, 5), (8.05, 5), (9.35, 5))
 cifar = ((5.5, 3), (6, 3), (6.5, 3), (8.5, 3), (10, 3))
 tiny = cifar
 

@@ -11,8 +11,7 @@ from kedge.data.corruptions._draws import uniform
 info = C_BAR
 groups = ("cbar",)
 place = 25
-# What Mintun et al. call the severity, 0 to 10; not in ImageNet-C-bar, so every second of the values scanned
-# at 224 px.
+# What Mintun et al. call the severity, 0 to 10.
 imagenet = (3.25, 4.75, 6.25, 7.75, 9.25)
 cifar = (5.5, 6, 6.5, 7.5, 8)
 tiny = cifar

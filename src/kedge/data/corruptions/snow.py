@@ -5,7 +5,6 @@ import torch
 from kedge.data.corruptions import _pixels as pixels
 from kedge.data.corruptions._base import IMAGENET_C
 from kedge.data.corruptions._draws import normal, stream, uniform
-from kedge.data.corruptions.motion_blur import smeared
 
 info = IMAGENET_C
 groups = ("corruptions", "weather")
@@ -39,7 +38,7 @@ def snow(images: torch.Tensor, level: tuple[float, ...], keys: torch.Tensor) -> 
 
     Args:
         level: mean and standard deviation of the draws, their enlargement, the threshold below which there is no
-            flake, radius and sigma of the smear (see `smeared`), the share of the image that is not whitened.
+            flake, radius and sigma of the smear (see `pixels.smeared`), the share of the image that is not whitened.
     """
     mean, deviation, factor, threshold, radius, sigma, unwhitened = level
     height, width = images.shape[2:]
@@ -47,6 +46,6 @@ def snow(images: torch.Tensor, level: tuple[float, ...], keys: torch.Tensor) -> 
     if factor > 1:
         flakes = pixels.zoomed(flakes, factor)
     flakes = torch.where(flakes < threshold, torch.zeros_like(flakes), flakes).clamp_(0, 1)
-    flakes = smeared(flakes, int(radius), sigma, uniform(stream(keys, 1), (), -135, -45))
+    flakes = pixels.smeared(flakes, int(radius), sigma, uniform(stream(keys, 1), (), -135, -45))
     whiter = torch.maximum(images, pixels.luma(images) * 1.5 + 0.5)
     return images * unwhitened + whiter * (1 - unwhitened) + flakes + flakes.flip((2, 3))

@@ -8,13 +8,11 @@ import torch
 from kedge.data.corruptions import _pixels as pixels
 from kedge.data.corruptions._base import C_BAR
 from kedge.data.corruptions._draws import integers
-from kedge.data.corruptions._spline import cubic
 
 info = C_BAR
 groups = ("cbar",)
 place = 29
-# What Mintun et al. call the severity, 0 to 10; not in ImageNet-C-bar, so every second of the values scanned
-# at 224 px.
+# What Mintun et al. call the severity, 0 to 10.
 imagenet = (1, 3, 5, 7, 9)
 cifar = (1, 2, 5, 9, 10)
 tiny = cifar
@@ -35,22 +33,16 @@ def transverse_chromatic_aberration(images: torch.Tensor, level: float, keys: to
     return sizes.gather(1, chosen)[:, 0]
 
 
-def _near(place: np.ndarray, length: int) -> torch.Tensor:
-    """Return the pixels that `_cubic` gives the weights of, [4, ...], mirrored at the border."""
-    first = torch.from_numpy(np.floor(place).astype(np.int64) - 1)
-    return pixels.folded(first + torch.arange(4).view(-1, *[1] * first.ndim), length, "mirror")
-
-
 def _enlarged(images: torch.Tensor, factor: float) -> torch.Tensor:
     """Return the middle of the images enlarged as by scipy.ndimage.zoom of order 3 without its filter."""
     for dim in (2, 3):
         length = images.shape[dim]
-        large = round(length * factor)
-        step = (length - 1) / (large - 1) if large > 1 else 0.0
-        place = (np.arange(length) + (large - length) // 2) * step
+        place = pixels.stretched(length, round(length * factor), length)
+        first = torch.from_numpy(np.floor(place).astype(np.int64) - 1)
         total = torch.zeros_like(images)
-        for index, weight in zip(_near(place, length), cubic(place - np.floor(place)), strict=True):
+        for number, weight in enumerate(pixels.cubic(place - np.floor(place))):
+            index = pixels.folded(first + number, length, "mirror").to(images.device)
             share = torch.tensor(weight, dtype=images.dtype, device=images.device)
-            total += images.index_select(dim, index.to(images.device)) * (share.view(-1, 1) if dim == 2 else share)
+            total += images.index_select(dim, index) * (share.view(-1, 1) if dim == 2 else share)
         images = total
     return images

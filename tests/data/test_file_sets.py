@@ -3,10 +3,11 @@ import torch
 from torch import nn
 
 from kedge import data
+from kedge.data.file_sets import FileSet
 from kedge.data.items import FileItems
 from kedge.data.overlap import shared_images
 from kedge.data.report import UnreadableImage
-from kedge.data.sets import FileSet, TensorSet
+from kedge.data.sets import TensorSet
 from kedge.evaluation import evaluate
 from tests.data.conftest import picture
 

@@ -1,0 +1,48 @@
+"""scikit-learn's handwritten digits, 8x8 and grey, with a fixed division into train, val and test."""
+
+import torch
+
+from kedge.data.decode import convert_channels
+from kedge.data.report import DataError, LoadReport
+from kedge.data.sets import TensorSet
+from kedge.data.splitting import shuffled_classes
+
+
+class Digits:
+    """The digits as a source: of arrays, so that there is nothing to list or to decode."""
+
+    name = "digits"
+    splits = ("train", "val", "test")
+
+    def load(self, split: str, image_size: int | None, channels: int | None) -> TensorSet:
+        """See `kedge.data.load`."""
+        from sklearn.datasets import load_digits
+
+        data = load_digits()
+        images = torch.from_numpy(data.images).mul(255 / 16).round().to(torch.uint8)[:, None]
+        labels = torch.from_numpy(data.target).long()
+        index = digits_split(labels, split)
+        images = images[index]
+        if image_size is not None and image_size != images.shape[-1]:
+            if image_size < 1:
+                raise DataError(f"image_size must be at least 1 pixel, got {image_size}")
+            from torchvision.transforms.v2 import functional as v2
+
+            images = v2.resize(images, [image_size, image_size], antialias=True)
+        if channels is not None:
+            images = convert_channels(images, channels)
+        names = [str(i) for i in range(10)]
+        return TensorSet(images, labels[index], names, self.name, split, LoadReport(total=len(index)))
+
+
+def digits_split(labels: torch.Tensor, split: str) -> torch.Tensor:
+    """Return the indices of scikit-learn's digits in "train" (70 %), "val" (10 %) or "test" (20 %), stratified.
+
+    The split is fixed for good: it rests on SplitMix64, not on the random generator of any library's version.
+    """
+    chosen = []
+    for members in shuffled_classes(labels, seed=0):
+        test, val = round(0.2 * len(members)), round(0.1 * len(members))
+        parts = {"test": members[:test], "val": members[test : test + val], "train": members[test + val :]}
+        chosen.append(parts[split])
+    return torch.cat(chosen).sort().values
