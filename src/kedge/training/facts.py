@@ -41,17 +41,17 @@ _PUT_BACK = "Put it back from a copy, or start a new run"
 
 def first_facts(
     recipe: Recipe,
-    given: Recipe,
+    written: Recipe,
     data: dict[str, Any],
     objective: nn.Module,
     probe: dict[str, Any] | None,
     in_memory: bool,
 ) -> dict[str, Any]:
-    """What is known at the start of a run by `recipe`, which was `given` with less filled in.
+    """What is known at the start of a run by `recipe`, which was `written` with less filled in.
 
     `in_memory`: whether it starts from a model that was handed over, whose own training is not on record.
     """
-    facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(given)}
+    facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(written)}
     spent = None if in_memory else earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
     facts["cost"] = costs(recipe, objective, data["train"], spent)
     if attack := ball(objective):

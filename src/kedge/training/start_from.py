@@ -14,8 +14,8 @@ from kedge.data import ImageSet, derive_seed
 from kedge.epsilon import parse_ball, print_ball
 from kedge.hub import PREFIX, download, split_name
 from kedge.named_model import TIMM, has_weights, model_folder, run_of
+from kedge.own_code import near_names
 from kedge.training.recipe import Recipe, held_by
-from kedge.training.recipe_checks import near
 from kedge.training.recorded import anchored_arguments, recorded, recorded_facts
 
 __all__ = [
@@ -152,8 +152,8 @@ def find_start(init_from: str, what: str = "init_from") -> Path | None:
         return None
     runs = [p.name for p in Path(Recipe.runs).iterdir() if p.is_dir()] if Path(Recipe.runs).is_dir() else []
     raise FileNotFoundError(
-        f"{what}: {init_from!r} is no run, no model folder and no network of timm."
-        f"{near(init_from, [*runs, *known, *timm.list_models(pretrained=True)])}"
+        f"{what}: {init_from!r} is no run, no model folder and no network of timm"
+        f"{near_names(init_from, [*runs, *known, *timm.list_models(pretrained=True)])}"
     )
 
 
