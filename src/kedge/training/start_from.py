@@ -24,11 +24,11 @@ __all__ = [
     "going_on",
     "inherit",
     "load_start",
-    "network_of",
     "same_place",
     "start_run",
     "started",
     "trained_eps",
+    "with_network",
 ]
 
 OF = ("the data", "the model")
@@ -204,18 +204,15 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
 
 def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] | None) -> Recipe:
     """The recipe of a run that trains on from a model in memory: network, anchoring and bank are the model's."""
-    anchored, count = model.count() > 0, model.count() or recipe.references
-    name = type(model.network).__name__
-    arguments: dict[str, Any] = {}
-    if getattr(model.network, "kedge_architecture", None) is not None:
-        name, arguments = _architecture(model)
     data = recipe.data or (sets[0].name if sets else "digits")
-    return replace(
-        recipe, data=data, anchored=anchored, model=name, arguments=arguments, references=count, pretrained=False
-    )
+    recipe = replace(recipe, data=data, anchored=model.count() > 0)
+    if getattr(model.network, "kedge_architecture", None) is not None:
+        return with_network(recipe, model)
+    name = type(model.network).__name__
+    return replace(recipe, model=name, arguments={}, references=model.count() or recipe.references, pretrained=False)
 
 
-def network_of(recipe: Recipe, model: PixelModel) -> Recipe:
+def with_network(recipe: Recipe, model: PixelModel) -> Recipe:
     """The recipe with the network, and the size of the bank, of the model that is started from."""
     name, arguments = _architecture(model)
     count = model.count() or recipe.references
