@@ -55,12 +55,12 @@ _KINDS = {list: "a list", str: "text", int: "a number", float: "a number", bool:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    mapping: dict[str, Any] = {}
     for name, value in pairs:
-        if name in made:
+        if name in mapping:
             raise ValueError(f"{name[:80]!r} is there twice")
-        made[name] = value
-    return made
+        mapping[name] = value
+    return mapping
 
 
 def _no_constant(name: str) -> Any:

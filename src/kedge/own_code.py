@@ -77,28 +77,28 @@ def imported(name: str, what: str = "") -> Any:
     Raises:
         ValueError: another form, no such module or attribute, a module of Python's own, or one that fails.
     """
-    said = f"{what} {name}".strip()
+    label = f"{what} {name}".strip()
     match = NAME.fullmatch(name)
     if match is None or (match["call"] and what):
-        raise ValueError(f"{said} is not of the form package.module:attribute")
+        raise ValueError(f"{label} is not of the form package.module:attribute")
     module, attribute = match["module"], match["attribute"]
     spec = _located(module, sys.path) if module not in sys.modules else sys.modules[module].__spec__
     if spec is not None and module.partition(".")[0] in sys.stdlib_module_names and _of_python(spec):
-        raise ValueError(f"{said}: {module} is a module of Python itself and none of yours; give yours another name")
+        raise ValueError(f"{label}: {module} is a module of Python itself and none of yours; give yours another name")
     if spec is None and module not in sys.modules:
         files = [path.stem for path in Path().glob("*.py")]
         raise ValueError(
-            f"{said}: there is no module {_missing(module)!r} here or among the installed packages"
+            f"{label}: there is no module {_missing(module)!r} here or among the installed packages"
             f"{near_names(module, files)}"
         )
     try:
         loaded = import_module(module)
     except Exception as error:  # the user's code can raise anything
         why = str(error) if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"{said}: importing {module} failed: {why}") from error
+        raise ValueError(f"{label}: importing {module} failed: {why}") from error
     if not hasattr(loaded, attribute):
         names = [n for n in vars(loaded) if not n.startswith("_")]
-        raise ValueError(f"{said}: {module} has no {attribute!r}{near_names(attribute, names)}")
+        raise ValueError(f"{label}: {module} has no {attribute!r}{near_names(attribute, names)}")
     return getattr(loaded, attribute)
 
 
@@ -160,7 +160,7 @@ def _of_python(spec: ModuleSpec) -> bool:
     return not spec.has_location or Path(str(spec.origin)).is_relative_to(folder)
 
 
-def near_names(word: str, known: list[str]) -> str:
+def near_names(word: Any, known: Iterable[str]) -> str:
     """`; did you mean A or B?` for a misspelled word, or nothing."""
-    near = difflib.get_close_matches(word, known, n=3)
+    near = difflib.get_close_matches(str(word), list(known), n=3)
     return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -46,11 +46,11 @@ def check_there(stated: Mapping[str, Any], names: Iterable[str], where: str) -> 
         raise ValueError(f"{where} does not say {missing[0]}: the file was changed or is incomplete")
 
 
-def refuse(stated: Mapping[str, Any], name: str, where: str, wanted: str) -> None:
-    """Raise the ValueError for a field that holds something else than what is wanted."""
-    seen = json.dumps(stated.get(name), default=str)
-    seen = f"{seen[:80]}..." if len(seen) > 80 else seen
-    raise ValueError(f"{where}: {name} cannot be {seen}, it is {wanted}; the file was changed or is incomplete")
+def refuse(stated: Mapping[str, Any], name: str, where: str, rule: str) -> None:
+    """Raise the ValueError for a field that holds something else than the rule allows."""
+    value = json.dumps(stated.get(name), default=str)
+    value = f"{value[:80]}..." if len(value) > 80 else value
+    raise ValueError(f"{where}: {name} cannot be {value}, it is {rule}; the file was changed or is incomplete")
 
 
 def _is_count(value: Any) -> bool:

@@ -10,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kedge.own_code import near_names
 from kedge.training.nested import change, flattened
 from kedge.training.recipe import Recipe, load_recipe
-from kedge.training.recipe_checks import near
 from kedge.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["Experiment", "Variant", "experiment_names", "load_experiment"]
@@ -100,7 +100,7 @@ class Experiment:
         known = [f.name for f in fields(cls) if f.name != "name"]
         for key in values:
             if key not in known:
-                raise ValueError(f"{source}no experiment key is named {key!r}.{near(str(key), known)}")
+                raise ValueError(f"{source}no experiment key is named {key!r}{near_names(key, known)}")
         if missing := [key for key in ("title", "source", "data", "base", "variants", "scales") if key not in values]:
             raise ValueError(f"{source}an experiment needs {', '.join(missing)}")
         for key in ("base", "variants", "scales", "evaluation", "expected", "contrasts"):
@@ -124,7 +124,7 @@ class Experiment:
                 Recipe.from_dict(variant.recipe, f"{source}variant {variant.name} at scale {scale}: ")
         for measure, figures in self.expected.items():
             if measure not in MEASURES:
-                raise ValueError(f"{source}expected: no measure is named {measure!r}.{near(measure, MEASURES)}")
+                raise ValueError(f"{source}expected: no measure is named {measure!r}{near_names(measure, MEASURES)}")
             for name in figures:
                 self._named(name, f"{source}expected {measure}: ")
         for question, pair in self.contrasts.items():
@@ -141,7 +141,9 @@ class Experiment:
         """
         if scale not in self.scales:
             known = ", ".join(self.scales)
-            raise ValueError(f"{source}{self.name} has no scale {scale!r}; it has {known}.{near(scale, self.scales)}")
+            raise ValueError(
+                f"{source}{self.name} has no scale {scale!r}; it has {known}{near_names(scale, self.scales)}"
+            )
         changes = dict(self.scales[scale] or {})
         kept = changes.pop("variants", list(self.variants))
         for name in [*kept, *(only or [])]:
@@ -181,12 +183,12 @@ class Experiment:
         evaluation = tree.pop("evaluation")
         for key in evaluation:
             if key not in EVALUATION:
-                raise ValueError(f"{where}the evaluation has no {key!r}.{near(key, EVALUATION)}")
+                raise ValueError(f"{where}the evaluation has no {key!r}{near_names(key, EVALUATION)}")
         if taken := [key for key in OURS if key in tree]:
             raise ValueError(f"{where}{taken[0]} is not a variant's to say: the experiment does")
         part = evaluation.get("part", "test")
         if part not in PARTS:
-            raise ValueError(f"{where}part is one of {', '.join(PARTS)}, not {part!r}.{near(str(part), PARTS)}")
+            raise ValueError(f"{where}part is one of {', '.join(PARTS)}, not {part!r}{near_names(part, PARTS)}")
         if part == "rest" and tree.get("train_images") is None:
             raise ValueError(f"{where}part rest is of training images beyond train_images: say how many are trained on")
         if after is not None:
@@ -199,7 +201,7 @@ class Experiment:
         if name not in self.variants:
             known = ", ".join(self.variants)
             raise ValueError(
-                f"{source}no variant is named {name!r}; there are {known}.{near(str(name), self.variants)}"
+                f"{source}no variant is named {name!r}; there are {known}{near_names(name, self.variants)}"
             )
 
 
@@ -219,8 +221,8 @@ def load_experiment(name_or_file: "str | Path") -> Experiment:
     else:
         known = experiment_names()
         raise FileNotFoundError(
-            f"no experiment and no .yaml file is named {str(name_or_file)!r}; the experiments are {', '.join(known)}."
-            f"{near(str(name_or_file), known)}"
+            f"no experiment and no .yaml file is named {str(name_or_file)!r}; the experiments are {', '.join(known)}"
+            f"{near_names(name_or_file, known)}"
         )
     return Experiment.from_dict(values, name, f"{name_or_file}: ")
 

@@ -13,7 +13,7 @@ from kedge.training.fitting import fit
 from kedge.training.folder import RunFolder
 from kedge.training.nested import code_of
 from kedge.training.recipe import Recipe
-from kedge.training.resolve import resolve_data, resolve_device, resolve_network
+from kedge.training.resolve import resolve
 
 __all__ = ["tune"]
 
@@ -58,7 +58,6 @@ def _plan(context: Context, start: PixelModel, factor: float) -> Recipe:
         batch = max(2, min(BATCH, count))
         epochs = settings.epochs or max(10, math.ceil(STEPS / math.ceil(count / batch)))
         recipe = replace(recipe, batch_size=batch, epochs=epochs)
-    recipe = resolve_data(resolve_device(recipe), count, train.image_shape)
-    recipe = resolve_network(recipe, start.network, count, train.image_shape)
-    assert recipe.lr is not None
-    return replace(recipe, lr=factor * recipe.lr)
+    lr = resolve(recipe, start.network, train).lr
+    assert lr is not None
+    return replace(recipe, lr=factor * lr)

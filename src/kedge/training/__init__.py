@@ -1,4 +1,9 @@
-"""Training: a recipe in, a run folder and a model out."""
+"""Training: a recipe in, a run folder and a model out.
+
+From a recipe to a plan: it is read (recipe, recipe_checks, nested), takes over what the model decides that it starts
+from (start_from), has all that is open filled in once (prepare, resolve), and its objects are made (objective,
+named_models, build). What was begun is on record for when it goes on (digests, facts, record, recorded).
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

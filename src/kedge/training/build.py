@@ -45,17 +45,17 @@ def make_model(recipe: Recipe, network: nn.Module, train: ImageSet) -> PixelMode
     """Put the network behind its normalisation, and anchor it with a bank of training images."""
     mean, std = _normalisation(recipe, network, train)
     if recipe.anchored:
-        model = anchor(network, mean=mean, std=std, example=train.image_shape)
+        anchored = anchor(network, mean=mean, std=std, example=train.image_shape)
         bank_set = _reference_set(recipe, train) or train
         seed = derive_seed(recipe.seed, "references") % 2**31
-        model.references = choose_references(bank_set.sample, recipe.references, recipe.choose, seed)
+        anchored.references = choose_references(bank_set.sample, recipe.references, recipe.choose, seed)
         if recipe.residuals:
-            model.residuals = choose_residuals(train.sample, model.references, recipe.residuals, seed)
-        made: PixelModel = model
+            anchored.residuals = choose_residuals(train.sample, anchored.references, recipe.residuals, seed)
+        model: PixelModel = anchored
     else:
-        made = plain(network, mean=mean, std=std, example=train.image_shape)
-    made.class_names = list(train.class_names)
-    return made
+        model = plain(network, mean=mean, std=std, example=train.image_shape)
+    model.class_names = list(train.class_names)
+    return model
 
 
 def make_optimizer(recipe: Recipe, model: PixelModel, objective: nn.Module | None = None) -> torch.optim.Optimizer:

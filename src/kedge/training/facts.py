@@ -41,17 +41,17 @@ _PUT_BACK = "Put it back from a copy, or start a new run"
 
 def first_facts(
     recipe: Recipe,
-    given: Recipe,
+    written: Recipe,
     data: dict[str, Any],
     objective: nn.Module,
     probe: dict[str, Any] | None,
     in_memory: bool,
 ) -> dict[str, Any]:
-    """What is known at the start of a run by `recipe`, which was `given` with less filled in.
+    """What is known at the start of a run by `recipe`, which was `written` with less filled in.
 
     `in_memory`: whether it starts from a model that was handed over, whose own training is not on record.
     """
-    facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(given)}
+    facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(written)}
     spent = None if in_memory else earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
     facts["cost"] = costs(recipe, objective, data["train"], spent)
     if attack := ball(objective):
@@ -197,8 +197,11 @@ def _about_checkpoint(folder: RunFolder, facts: dict[str, Any], within: dict[str
             f"{path} is not the checkpoint that the run wrote: it is another one, was changed, or damaged. "
             f"{_PUT_BACK}; without it, --resume begins again from the first epoch"
         )
+    # Until it has written one of its own, a run with more epochs has the checkpoint of the recipe with fewer.
+    before = {"recipe": facts.get("earlier_recipes", [])}
     for key, what in (("recipe", "another recipe"), ("images", "other images")):
-        if key in within and digests.get(key) is not None and within[key] not in (digests[key], *_before(facts, key)):
+        known = (digests.get(key), *before.get(key, []))
+        if key in within and known[0] is not None and within[key] not in known:
             raise ValueError(f"{path} is the checkpoint of a run with {what}. {_PUT_BACK}")
     best = within.get("best")
     if (
@@ -210,11 +213,6 @@ def _about_checkpoint(folder: RunFolder, facts: dict[str, Any], within: dict[str
     if digests and not vouched:
         return [f"nothing says whether {path.name} is the one that the run wrote: it cannot be checked"]
     return []
-
-
-def _before(facts: dict[str, Any], key: str) -> list[str]:
-    """Digests of the recipes that the run had before it got more epochs."""
-    return list(facts.get("earlier_recipes", [])) if key == "recipe" else []
 
 
 def _other_versions(facts: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

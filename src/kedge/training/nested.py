@@ -7,7 +7,6 @@ A `Recipe` holds the settings of `FLAT` as fields of its own, and what else is s
 under the names. Imports nothing slow.
 """
 
-import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -162,15 +161,13 @@ def check_methods(values: Mapping[str, Any], source: str = "") -> None:
             if ":" in name:
                 continue
             if name not in known or (name == AUTO and not last):
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"{source}{key} is one of {', '.join(known)}, not {name!r}.{hint}")
+                raise ValueError(f"{source}{key} is one of {', '.join(known)}, not {name!r}{near_names(name, known)}")
             names = _settings(key, name) if name != AUTO else FLAT[key]
             for setting in settings:
                 if setting not in names:
                     raise ValueError(
                         f"{source}{key} {name} has no setting {setting!r}; it has {', '.join(names) or 'none'}"
-                        f"{near_names(setting, list(names))}"
+                        f"{near_names(setting, names)}"
                     )
             wraps = name != AUTO and "inner" in catalog.argument_names(room, name)
             if wraps and last:

@@ -95,10 +95,10 @@ def check_objective(
                     f"{', '.join(there) or 'none'}: say extra: {{{stream}: FOLDER}}, on the command line --extra "
                     f"'{{{stream}: FOLDER}}'"
                 )
-    taken = {stream for part in listed for stream in streams_of(part.method)}
+    needed = {stream for part in listed for stream in streams_of(part.method)}
     for stream in there:
-        if stream not in taken:
-            what = f"it takes {', '.join(sorted(taken))}" if taken else "OutlierExposure takes outliers"
+        if stream not in needed:
+            what = f"it takes {', '.join(sorted(needed))}" if needed else "OutlierExposure takes outliers"
             raise ValueError(f"extra names {stream}, and nothing in the objective ({names}) takes that: {what}")
 
 

@@ -21,7 +21,7 @@ from kedge.training.images import divided, load_pool, resumed
 from kedge.training.objective import check_objective
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.resolve import resolve_data, resolve_device, resolve_folds, resolve_network
-from kedge.training.start_from import check_start, inherit, load_start, network_of, started
+from kedge.training.start_from import check_start, inherit, load_start, started, with_network
 
 __all__ = ["Prepared", "begin", "prepare"]
 
@@ -108,17 +108,19 @@ def _images_and_model(
     The images are those of the run `known`, where one goes on that says them.
     """
     pool = load_pool(recipe) if known is None and sets is None else None
+
+    def divided_and_begun(recipe: Recipe) -> tuple[ImageSet, ImageSet, PixelModel, Recipe]:
+        train, val = _divided(recipe, pool, known, sets)
+        return train, val, *begin(recipe, train, earlier, has_checkpoint, start)
+
     chosen = recipe
     if earlier is None:
         images, part = pool if pool is not None else (None, None)
         continued = start is not None or (recipe.init_from is not None and not recipe.pretrained)
         chosen = resolve_folds(recipe, images, part is not None, continued)
-    train, val = _divided(chosen, pool, known, sets)
-    model, resolved = begin(chosen, train, earlier, has_checkpoint, start)
+    train, val, model, resolved = divided_and_begun(chosen)
     if pool is not None and chosen.folds and recipe.folds is None and not resolved.pretrained:  # they cannot be had
-        chosen = replace(recipe, folds=0, pretrained=False)
-        train, val = _divided(chosen, pool, known, sets)
-        model, resolved = begin(chosen, train, earlier, has_checkpoint, start)
+        train, val, model, resolved = divided_and_begun(replace(recipe, folds=0, pretrained=False))
     if resolved.folds:
         fold_places(train, resolved.folds, held_by(vars(resolved)))  # too few are an error before anything slow
     return train, val, model, resolved
@@ -155,9 +157,8 @@ def begin(
         return independent(start).train(), resolve_data(recipe, count, shape)
     if earlier is not None and earlier.has_start:
         return checkpoint.load(earlier.start).train(), resolve_data(recipe, count, shape)
-    start = load_start(recipe, train)
-    if start is not None:
-        return start, resolve_data(network_of(recipe, start), count, shape)
+    if (model := load_start(recipe, train)) is not None:
+        return model, resolve_data(with_network(recipe, model), count, shape)
     network, resolved = _network(recipe, train, has_checkpoint)
     return make_model(resolved, network, train), resolved
 

@@ -9,8 +9,9 @@ from typing import Any, get_type_hints
 import yaml
 
 from kedge import catalog
+from kedge.own_code import near_names
 from kedge.training.nested import DEFAULTS, FLAT, ROOMS, check_code, flattened, nested
-from kedge.training.recipe_checks import as_type, check_recipe, near
+from kedge.training.recipe_checks import as_type, check_recipe
 from kedge.yaml_text import parse_yaml, read_yaml
 
 __all__ = ["Recipe", "load_recipe", "recipe_names"]
@@ -193,7 +194,7 @@ class Recipe:
         hints = get_type_hints(cls)
         for key in values:
             if key not in hints:
-                raise ValueError(f"{source}no recipe key is named {key!r}.{near(str(key), hints)}")
+                raise ValueError(f"{source}no recipe key is named {key!r}{near_names(key, hints)}")
         recipe = cls(**cls.typed(values, source))
         recipe.check(source)
         return recipe
@@ -253,8 +254,8 @@ def read_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
     else:
         names = recipe_names()
         raise FileNotFoundError(
-            f"no file and no recipe is named {str(source)!r}; the recipes are {', '.join(names)}."
-            f"{near(str(source), names)}"
+            f"no file and no recipe is named {str(source)!r}; the recipes are {', '.join(names)}"
+            f"{near_names(source, names)}"
         )
     return Recipe.from_dict(values, f"{source}: ")
 

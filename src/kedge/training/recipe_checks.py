@@ -1,16 +1,16 @@
 """What the values of a recipe can be: types, choices, ranges, and what contradicts what. Imports nothing slow."""
 
 import contextlib
-import difflib
 import math
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin
 
 from kedge.epsilon import parse_epsilon
+from kedge.own_code import near_names
 from kedge.training.nested import check_methods, methods, takes
 
-__all__ = ["CHOICES", "as_type", "check_objectives", "check_recipe", "near"]
+__all__ = ["CHOICES", "as_type", "check_objectives", "check_recipe"]
 
 # Values that a key may take.
 CHOICES = {
@@ -67,7 +67,7 @@ def check_recipe(recipe: Mapping[str, Any], source: str = "") -> None:
     check_methods(recipe, source)
     for key, allowed in CHOICES.items():
         if (value := recipe[key]) not in allowed:
-            raise ValueError(f"{source}{key} is one of {', '.join(allowed)}, not {value!r}.{near(value, allowed)}")
+            raise ValueError(f"{source}{key} is one of {', '.join(allowed)}, not {value!r}{near_names(value, allowed)}")
     for key, value in recipe.items():
         if isinstance(value, str) and not value.strip():
             raise ValueError(f"{source}{key} is empty: say what is meant, or leave it out")
@@ -153,9 +153,3 @@ def as_type(source: str, key: str, value: Any, hint: Any) -> Any:
         # Classes are names; typed as anything, because names such as 7 are numbers to YAML and the command line.
         return [as_type(source, f"an entry of {key}", entry, str if key == "classes" else float) for entry in value]
     return float(value) if kind is float else value
-
-
-def near(word: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean ...?` for a misspelled word, or nothing."""
-    matches = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
-    return f" Did you mean {matches[0]!r}?" if matches else ""

@@ -21,6 +21,7 @@ from kedge.training.recipe import Recipe
 
 __all__ = [
     "reasons",
+    "resolve",
     "resolve_data",
     "resolve_device",
     "resolve_folds",
@@ -78,7 +79,7 @@ def resolve_folds(recipe: Recipe, images: ImageSet | None, own_part: bool, conti
         return replace(recipe, folds=0)
     counts = torch.bincount(images.labels, minlength=len(images.class_names))
     spread = 2 * int((counts >= FOLDS).sum()) > len(counts)
-    tuned = spread and resolve_data(recipe, len(images), images.image_shape).pretrained
+    tuned = spread and _network(recipe, len(images), max(images.image_shape[1:]) <= SMALL)[1]
     return replace(recipe, folds=FOLDS if tuned else 0)
 
 
@@ -117,14 +118,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         raise ValueError(f"references is {recipe.references}, but there are only {count} training images")
     if recipe.residuals > count:
         raise ValueError(f"residuals is {recipe.residuals}, but there are only {count} training images")
-    model = recipe.model
-    if model == "auto":
-        large = recipe.device != "cpu" and count >= 10_000
-        own = "kedge_resnet18" if large else "kedge_resnet_small"  # without published weights
-        model = own if small and not recipe.pretrained else "resnet18"
-    pretrained = recipe.pretrained
-    if pretrained is None:
-        pretrained = recipe.weights is not None or (has_weights(model) and not small)
+    model, pretrained = _network(recipe, count, small)
     batch = recipe.batch_size
     if batch is None:
         batch = 128 if small else 32
@@ -147,6 +141,18 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         references=references,
         objective=_anchored_attack(objective) if recipe.anchored else objective,
     )
+
+
+def _network(recipe: Recipe, count: int, small: bool) -> tuple[str, bool]:
+    """The name of the network for `count` images, `small` ones or photos; whether it starts from published weights."""
+    model = recipe.model
+    if model == "auto":
+        large = recipe.device != "cpu" and count >= 10_000
+        own = "kedge_resnet18" if large else "kedge_resnet_small"  # without published weights
+        model = own if small and not recipe.pretrained else "resnet18"
+    if recipe.pretrained is not None:
+        return model, recipe.pretrained
+    return model, recipe.weights is not None or (has_weights(model) and not small)
 
 
 def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape: tuple[int, int, int]) -> Recipe:
@@ -194,6 +200,12 @@ def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape:
     return resolved
 
 
+def resolve(recipe: Recipe, network: nn.Module, train: ImageSet) -> Recipe:
+    """Fill in all that is open of a run that trains `network` on images in memory."""
+    recipe = resolve_data(resolve_device(recipe), len(train), train.image_shape)
+    return resolve_network(recipe, network, len(train), train.image_shape)
+
+
 def _usual(rule: str, batch_size: int, count: int, trained: bool, tuned: bool, attacking: bool) -> dict[str, float]:
     """The rate and the weight decay that a rule has where a recipe says none; of one's own it may say no rate."""
     usual = getattr(catalog.get("optim.rules", rule), "usual", None)
@@ -234,35 +246,35 @@ def _default_objective(anchored: bool, pretrained: bool) -> list[Any]:
     return [masked, "CrossEntropy"] if anchored else ["CrossEntropy"]
 
 
-def reasons(given: Mapping[str, Any], recipe: Recipe, count: int) -> str | None:
+def reasons(written: Mapping[str, Any], recipe: Recipe, count: int) -> str | None:
     """Why `recipe` fine-tunes published weights on `count` images as it does: what was not set, and by what it goes.
 
-    `given` is the recipe before it was resolved; None where the run starts otherwise, or all of it was set.
+    `written` is the recipe before it was resolved; None where the run starts otherwise, or all of it was set.
     """
     if not recipe.pretrained or _attacking(recipe):
         return None
     assert recipe.batch_size is not None
     assert recipe.epochs is not None
     words = []
-    if given.get("epochs") is None:
+    if written.get("epochs") is None:
         steps = recipe.epochs * -(-count // recipe.batch_size)
         words.append(f"{recipe.epochs} epochs ({steps} steps; {STEPS} where 6 to 50 epochs give them)")
     rates = [
         _usual(innermost(recipe.optimizer), recipe.batch_size, n, True, True, False).get("lr") for n in (FEW - 1, FEW)
     ]
-    if given.get("lr") is None and rates[0] != rates[1]:
+    if written.get("lr") is None and rates[0] != rates[1]:
         words.append(f"lr {recipe.lr:g} ({'below' if count < FEW else 'from'} {FEW} images)")
-    if given.get("batch_norm", "auto") == "auto" and recipe.batch_norm == "frozen":
+    if written.get("batch_norm", "auto") == "auto" and recipe.batch_norm == "frozen":
         words.append("batch norm with its published statistics")
     return f"chosen for {count} images and published weights: {', '.join(words)}" if words else None
 
 
-def unused_weights(given: Mapping[str, Any], recipe: Recipe, train: ImageSet) -> str | None:
+def unused_weights(written: Mapping[str, Any], recipe: Recipe, train: ImageSet) -> str | None:
     """What to say where published weights are left out because of the size of the images, and how to have them.
 
-    `given` is the recipe before it was resolved; None where none are left out, or that was asked for.
+    `written` is the recipe before it was resolved; None where none are left out, or that was asked for.
     """
-    if recipe.pretrained or given.get("pretrained") is not None or recipe.init_from is not None:
+    if recipe.pretrained or written.get("pretrained") is not None or recipe.init_from is not None:
         return None
     if max(train.image_shape[1:]) > SMALL:  # none could be had, which was said
         return None
@@ -271,7 +283,7 @@ def unused_weights(given: Mapping[str, Any], recipe: Recipe, train: ImageSet) ->
             f"the published weights of {recipe.model} are not used, as they are of larger images than {SMALL} px: "
             "--pretrained true starts from them at this size too"
         )
-    if given.get("model") is not None:  # one without published weights was asked for
+    if written.get("model") is not None:  # one without published weights was asked for
         return None
     if train.origin.sizes is None or max(train.origin.sizes[1]) <= SMALL:
         return None

@@ -14,8 +14,8 @@ from kedge.data import ImageSet, derive_seed
 from kedge.epsilon import parse_ball, print_ball
 from kedge.hub import PREFIX, download, split_name
 from kedge.named_model import TIMM, has_weights, model_folder, run_of
+from kedge.own_code import near_names
 from kedge.training.recipe import Recipe, held_by
-from kedge.training.recipe_checks import near
 from kedge.training.recorded import anchored_arguments, recorded, recorded_facts
 
 __all__ = [
@@ -24,11 +24,11 @@ __all__ = [
     "going_on",
     "inherit",
     "load_start",
-    "network_of",
     "same_place",
     "start_run",
     "started",
     "trained_eps",
+    "with_network",
 ]
 
 OF = ("the data", "the model")
@@ -152,8 +152,8 @@ def find_start(init_from: str, what: str = "init_from") -> Path | None:
         return None
     runs = [p.name for p in Path(Recipe.runs).iterdir() if p.is_dir()] if Path(Recipe.runs).is_dir() else []
     raise FileNotFoundError(
-        f"{what}: {init_from!r} is no run, no model folder and no network of timm."
-        f"{near(init_from, [*runs, *known, *timm.list_models(pretrained=True)])}"
+        f"{what}: {init_from!r} is no run, no model folder and no network of timm"
+        f"{near_names(init_from, [*runs, *known, *timm.list_models(pretrained=True)])}"
     )
 
 
@@ -204,18 +204,15 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
 
 def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] | None) -> Recipe:
     """The recipe of a run that trains on from a model in memory: network, anchoring and bank are the model's."""
-    anchored, count = model.count() > 0, model.count() or recipe.references
-    name = type(model.network).__name__
-    arguments: dict[str, Any] = {}
-    if getattr(model.network, "kedge_architecture", None) is not None:
-        name, arguments = _architecture(model)
     data = recipe.data or (sets[0].name if sets else "digits")
-    return replace(
-        recipe, data=data, anchored=anchored, model=name, arguments=arguments, references=count, pretrained=False
-    )
+    recipe = replace(recipe, data=data, anchored=model.count() > 0)
+    if getattr(model.network, "kedge_architecture", None) is not None:
+        return with_network(recipe, model)
+    name = type(model.network).__name__
+    return replace(recipe, model=name, arguments={}, references=model.count() or recipe.references, pretrained=False)
 
 
-def network_of(recipe: Recipe, model: PixelModel) -> Recipe:
+def with_network(recipe: Recipe, model: PixelModel) -> Recipe:
     """The recipe with the network, and the size of the bank, of the model that is started from."""
     name, arguments = _architecture(model)
     count = model.count() or recipe.references
