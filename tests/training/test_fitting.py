@@ -553,13 +553,13 @@ def test_compiling_is_for_the_training_step_alone(tiny, monkeypatch):
 
 
 def test_a_run_killed_after_its_last_epoch_is_only_finished(tiny, monkeypatch):
-    from kedge.training import fitting
+    from kedge.training import outcome
 
     def killed(*arguments):
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "save", killed)
+        patch.setattr(outcome, "save", killed)
         with pytest.raises(SystemExit):
             fit(tiny(), progress=False)
     folder = load_recipe(tiny()).runs + "/run"

@@ -20,7 +20,7 @@ from kedge import data, run_page
 from kedge.data.sets import TensorSet
 from kedge.metrics import accuracy_interval
 from kedge.probing import set_probe
-from kedge.training import Recipe, checkpoint_selection, fit, fitting, folds
+from kedge.training import Recipe, checkpoint_selection, fit, folds, outcome
 from kedge.training.cost import least_room
 from kedge.training.folds import fold_places
 from kedge.training.held_out import RunImages
@@ -227,7 +227,7 @@ def test_each_image_is_judged_once_by_a_model_that_did_not_see_it(whole):
 
 def test_the_share_is_the_rule_of_the_floor_on_all_images_together(recipe, no_report, monkeypatch):
     """By brute force: weights averaged by hand, each fold asked one by one."""
-    monkeypatch.setattr(fitting, "sweep_folds", lambda *arguments: None)
+    monkeypatch.setattr(outcome, "sweep_folds", lambda *arguments: None)
     result = fit(recipe(optimizer="sgd", lr=0.3, clip=1.0, temperature=True, coverage=0.8), progress=False)
     facts = json.loads((result.folder / "run.json").read_text())
     logits, labels = {}, []
@@ -405,7 +405,7 @@ def test_the_probe_of_a_fold_is_not_chosen_by_the_images_that_it_judges(recipe, 
 @pytest.mark.parametrize("temperature", [False, True])
 def test_each_fold_hands_over_what_it_is_judged_as(recipe, no_report, monkeypatch, caplog, temperature):
     """The average with the share of all folds, not with the one that is best on its own images."""
-    monkeypatch.setattr(fitting, "sweep_folds", lambda *arguments: None)
+    monkeypatch.setattr(outcome, "sweep_folds", lambda *arguments: None)
     settings = {"optimizer": "sgd", "lr": 0.3, "clip": 1.0, "coverage": 0.8, "temperature": temperature}
     result = fit(recipe(**settings), progress=False)
     assert "below its start" not in caplog.text
@@ -430,7 +430,7 @@ def test_each_fold_hands_over_what_it_is_judged_as(recipe, no_report, monkeypatc
 
 def test_only_their_models_are_left_of_folds(recipe, no_report, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "sweep_folds", lambda *arguments: None)  # killed before it
+        patch.setattr(outcome, "sweep_folds", lambda *arguments: None)  # killed before it
         fit(recipe(epochs=1, schedule="constant", warmup=0), progress=False)
     folds = tmp_path / "run" / "folds"
     assert (folds / "1" / "last.ckpt").is_file()

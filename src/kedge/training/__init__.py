@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from kedge.training.calibration import fit_temperature as fit_temperature
     from kedge.training.errors import TrainingStopped as TrainingStopped
     from kedge.training.fitting import fit as fit
-    from kedge.training.folder import RunResult as RunResult
+    from kedge.training.outcome import RunResult as RunResult
 
 # The command line reads Recipe from here, and must not wait for torch to do so.
 _HOMES = {
-    "RunResult": "folder",
+    "RunResult": "outcome",
     "TrainingStopped": "errors",
     "calibrate": "calibration",
     "fit": "fitting",

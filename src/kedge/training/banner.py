@@ -1,4 +1,4 @@
-"""What a run says of itself: before its first epoch of recipe and images, after the last of images left out."""
+"""What a run says of itself before its first epoch: of its recipe, and of images that judge it badly."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,20 +8,19 @@ from torch import nn
 
 from kedge import data, metrics
 from kedge.data import DataError, ImageSet
-from kedge.data.report import listed
 from kedge.epsilon import print_ball
 from kedge.training.build import step_passes
 from kedge.training.cost import Cost
 from kedge.training.folder import RunFolder
-from kedge.training.module import Run, attacks, ball
 from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 from kedge.training.record import ImageRecord
 from kedge.training.recorded import anchored_arguments, masking
 from kedge.training.resolve import FOLDS, reasons, unused_weights, why_no_folds
 from kedge.training.start_from import trained_eps
+from kedge.training.validation import attacks, ball
 
-__all__ = ["about_bank", "about_left_out", "left_out", "opening", "remarks"]
+__all__ = ["about_bank", "opening", "remarks"]
 
 FEW, FEW_OF_CLASS = 100, 5  # validation images below which it is said what they can tell
 _SHOWN = 3
@@ -232,33 +231,3 @@ def _too_few(val: ImageSet, own_part: bool, by_folds: int | None) -> Iterator[st
         if by_folds is not None:
             more += f"; --folds {FOLDS} judges by all {by_folds:,} images, and takes {FOLDS} trainings more"
         yield f"careful: {'; '.join(reasons)}. {more}"
-
-
-def left_out(run: Run) -> dict[str, Any]:
-    """Which images of a run could not be read, for its record; empty if there were none.
-
-    `skipped` when the data was loaded, and `replaced` by another of their class while it trained: lists of
-    [path, reason]. `extra` has the same of further images, by the stream's name, where there were some.
-    """
-    record: dict[str, Any] = _unreadable((run.train_set, run.val_set), run.unreadable)
-    further = {name: _unreadable((images,), run.unreadable_extra[name]) for name, images in run.extra.items()}
-    if extra := {name: each for name, each in further.items() if any(each.values())}:
-        record["extra"] = extra
-    return record if any(record.values()) else {}
-
-
-def _unreadable(sets: tuple[ImageSet, ...], replaced: dict[str, str]) -> dict[str, list[list[str]]]:
-    skipped = {path: reason for images in sets for path, reason in images.report.skipped if path not in replaced}
-    return {"skipped": [list(pair) for pair in skipped.items()], "replaced": [list(pair) for pair in replaced.items()]}
-
-
-def about_left_out(record: dict[str, Any]) -> str:
-    """What `left_out` recorded, in words that name the first images."""
-    sets = [("", "another of their class in training", record)]
-    sets += [(f" of {name}", "another in training", each) for name, each in record.get("extra", {}).items()]
-    lines = []
-    for which, another, each in sets:
-        words = {"skipped": "left out", "replaced": f"replaced by {another}"}
-        if counts := ", ".join(f"{len(each[key])} {what}" for key, what in words.items() if each[key]):
-            lines.append(f"unreadable images{which}: {counts}\n{listed([*each['skipped'], *each['replaced']])}")
-    return "\n".join(lines)

@@ -18,6 +18,7 @@ from kedge.postprocess import kind_of
 from kedge.postprocess.temperature import fit_temperature
 from kedge.rejection import by_confidence, rule_from
 from kedge.training.recipe import Recipe
+from kedge.training.validation import rows_at_a_time
 
 __all__ = [
     "calibrate",
@@ -27,6 +28,7 @@ __all__ = [
     "predict_logits",
     "predict_set",
     "reject_rule",
+    "run_logits",
     "set_anew",
 ]
 
@@ -45,6 +47,12 @@ def predict_logits(
         logits.append(prediction.logits.float().cpu())
         labels.append(target)
     return torch.cat(logits), torch.cat(labels)
+
+
+def run_logits(model: PixelModel, images: ImageSet, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+    """`predict_logits` as a run does it: of the model moved to its device, in its batches, with its workers."""
+    model.to(torch.device(recipe.device))
+    return predict_logits(model, images, rows_at_a_time(recipe), recipe.workers or 0)
 
 
 def predict_set(

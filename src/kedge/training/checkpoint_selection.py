@@ -12,17 +12,17 @@ from safetensors.torch import load_file
 
 from kedge import checkpoint, metrics
 from kedge.anchoring import PixelModel
-from kedge.checks import answers_right
 from kedge.data import ImageSet
-from kedge.data.augment import CROP
 from kedge.data.statistics import NormBatches
 from kedge.pretrained import read_weights
-from kedge.training.calibration import predict_logits
+from kedge.training.batches import crop_of
+from kedge.training.calibration import run_logits
 from kedge.training.folder import RunFolder
-from kedge.training.module import Run, attacks
+from kedge.training.module import Run
 from kedge.training.recipe import Recipe
 from kedge.training.recorded import recorded, recorded_facts
 from kedge.training.start_from import find_start, run_of
+from kedge.training.validation import attacks
 from kedge.weights.wise_ft import between
 
 __all__ = [
@@ -44,7 +44,7 @@ def kept_models(run: Run, last: PixelModel, folder: RunFolder) -> tuple[dict[str
 
     `last` holds the weights of the last epoch. The record is None unless validation images were attacked.
     """
-    recipe, attack = run.recipe, run.attack
+    recipe, attack = run.recipe, run.validation.attack
     models = {"model": last}
     record: dict[str, Any] | None = None
     rows, top = folder.rows(), folder.best_row()
@@ -67,7 +67,8 @@ def kept_models(run: Run, last: PixelModel, folder: RunFolder) -> tuple[dict[str
         # What was averaged stays too: the other end for any other share.
         models = {**({"best": best} if record else {}), "last": last, "model": _average(run, models["model"], folder)}
         if attack is not None and record is not None:
-            record["averaged"] = {"share": recipe.average, "pgd": _under_attack(run, models["model"])}
+            pgd = run.validation.under_attack(models["model"], run.val_set, torch.device(recipe.device))
+            record["averaged"] = {"share": recipe.average, "pgd": pgd}
     return models, record
 
 
@@ -99,24 +100,14 @@ def _average(run: Run, trained: PixelModel, folder: RunFolder) -> PixelModel:
 def norm_batches(recipe: Recipe, train: ImageSet) -> NormBatches:
     """Training images, augmented as the run augments them, for the batch-norm statistics of averaged weights."""
     assert recipe.batch_size is not None
-    crop = CROP if recipe.crop is None else recipe.crop
     return NormBatches(
-        train.sample, recipe.batch_size, recipe.augment, workers=recipe.workers, seed=recipe.seed, crop=crop
+        train.sample,
+        recipe.batch_size,
+        recipe.augment,
+        workers=recipe.workers,
+        seed=recipe.seed,
+        crop=crop_of(recipe),
     )
-
-
-@torch.no_grad()
-def _under_attack(run: Run, model: PixelModel) -> float:
-    """Accuracy under the attack of the validation epochs."""
-    assert run.attack is not None
-    device, done, right = torch.device(run.recipe.device), 0, 0
-    model, places = model.to(device), run.attacked.nonzero()[:, 0]
-    for images, labels in run.val_set.subset(places).batches(256):
-        pixels, labels = images.to(device).float() / 255, labels.to(device)
-        attacked = run.attack(model, pixels, labels, indices=places[done : done + len(labels)])
-        right += int(answers_right(model(attacked), labels).sum())
-        done += len(labels)
-    return right / done
 
 
 def not_below_start(run: Run, trained: PixelModel, folder: RunFolder) -> tuple[PixelModel, dict[str, Any]]:
@@ -212,6 +203,5 @@ def on_the_way(start: PixelModel, trained: PixelModel, share: float, recipe: Rec
 
 
 def _accuracy(run: Run, model: PixelModel) -> float:
-    rows, workers = max(64, run.recipe.batch_size or 0), run.recipe.workers or 0
-    logits, labels = predict_logits(model, run.val_set, rows, workers)
+    logits, labels = run_logits(model, run.val_set, run.recipe)
     return float(metrics.accuracy(logits.softmax(1), labels))

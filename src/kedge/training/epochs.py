@@ -139,7 +139,7 @@ class EpochRows(Callback):
         assert isinstance(module, Run)
         if not len(module.val_set):  # else validation did
             module.check_loss()
-        loss, logged = module.mean_loss(), module.mean_logged()
+        loss, logged = module.means()
         if not self.main:
             return
         epoch, results = trainer.current_epoch + 1, module.results

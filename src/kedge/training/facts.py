@@ -28,10 +28,10 @@ from kedge.training.digests import (
 )
 from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.folder import RunFolder, surroundings
-from kedge.training.module import ball
 from kedge.training.nested import code_of
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
+from kedge.training.validation import ball
 
 __all__ = ["check_run", "facts_of", "first_facts", "go_on", "grown", "rows_within", "written_by_run"]
 

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -27,7 +27,7 @@ from kedge.training.recipe import Recipe, changed, read_recipe
 from kedge.training.record import FILE, ImageRecord
 from kedge.training.recorded import recorded, recorded_facts
 
-__all__ = ["RunFolder", "RunResult", "unbegun"]
+__all__ = ["RunFolder", "unbegun"]
 
 log = logging.getLogger("kedge")
 
@@ -239,38 +239,6 @@ class RunFolder:
         writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
         write_text(self.path / "metrics.csv", text.getvalue())
-
-
-@dataclass
-class RunResult:
-    """What a run leaves.
-
-    Attributes:
-        folder: the run's folder.
-        recipe: as it was run, nothing left open.
-        model: the trained model in eval mode, on the CPU; the one in `folder/model`.
-        history: a row per epoch, as in metrics.csv.
-        validation: accuracy, nll and ece of the model with its whole bank on the validation images.
-        report: the page, or None if it could not be made.
-        robust: of a run that attacks: {eps, norm, steps, images, kept, best and last: {epoch, accuracy, pgd}}, on the
-            validation images; None of any other.
-        beside: accuracy, nll and ece of the models in best/ and last/, where there are such, as `validation`.
-        images: how many validation images these numbers are of.
-        folds: of a run that cross-validation judged: {folds, images, start, trained, share, accuracy, each}, start and
-            trained only where it began with a trained model; `validation` is then of the images of all folds, each
-            judged by a model of the other folds. None of any other.
-    """
-
-    folder: Path
-    recipe: Recipe
-    model: PixelModel
-    history: list[dict[str, Any]]
-    validation: dict[str, float]
-    report: Path | None
-    robust: dict[str, Any] | None = None
-    beside: dict[str, dict[str, float]] = field(default_factory=dict)
-    images: int = 0
-    folds: dict[str, Any] | None = None
 
 
 def unbegun(path: Path) -> bool:

@@ -11,16 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge import checkpoint, metrics, own_code
+from kedge import checkpoint, metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.data.splitting import uniform
-from kedge.training.calibration import judge, measures, predict_logits
+from kedge.training.calibration import judge, measures, run_logits
 from kedge.training.checkpoint_selection import most_trained, on_the_way, start_of
 from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.errors import TrainingStopped
-from kedge.training.folder import RunFolder, RunResult
+from kedge.training.folder import RunFolder
 from kedge.training.recipe import Recipe, held_by
+
+# (recipe, or what may change of it; the folder to go on with; images; number of the fold) -> (model, recipe as it ran)
+TrainFold = Callable[[Recipe | dict[str, Any], Path | None, tuple[ImageSet, ImageSet], int], tuple[PixelModel, Recipe]]
 
 __all__ = ["Pooled", "about_first", "cross_validate", "fold_folder", "fold_places", "sweep_folds"]
 
@@ -67,8 +70,7 @@ class _Fold:
     def logits(self, share: float) -> Tensor:
         """Of its own fold, by the average with `share` of the trained weights."""
         model = self.averaged(share)
-        rows, workers = max(64, self.recipe.batch_size or 0), self.recipe.workers or 0
-        logits = predict_logits(model.to(torch.device(self.recipe.device)), self.val, rows, workers)[0]
+        logits = run_logits(model, self.val, self.recipe)[0]
         model.cpu()
         return logits
 
@@ -114,12 +116,12 @@ def fold_folder(run: Path, number: int) -> Path:
     return run / "folds" / str(number)
 
 
-def cross_validate(recipe: Recipe, images: ImageSet, run: Path, fit: Callable[..., RunResult], tell: bool) -> Pooled:
+def cross_validate(recipe: Recipe, images: ImageSet, run: Path, train_fold: TrainFold, lines: bool) -> Pooled:
     """Train a model for each fold on the others, or go on with what is in the run's folder, and judge it on its own.
 
-    `fit` is that of kedge.training, which takes the number of a `fold` too; `tell`: print a line for each fold. Starts
-    and trained weights are averaged alike in all folds: with the share that `most_trained` gives for the accuracy of
-    all images together. That average, with the threshold and the temperature of all folds, is what each hands over.
+    Starts and trained weights are averaged alike in all folds: with the share that `most_trained` gives for the
+    accuracy of all images together. That average, with the threshold and the temperature of all folds, is what each
+    hands over. `lines`: print one for each fold.
     """
     assert recipe.folds is not None
     places = fold_places(images, recipe.folds, held_by(vars(recipe)))
@@ -131,8 +133,8 @@ def cross_validate(recipe: Recipe, images: ImageSet, run: Path, fit: Callable[..
         train.split, val.split = "train", "val"
         own = _recipe_of(recipe, len(train), len(images), fold_folder(run, number))
         began = time.monotonic()
-        folds.append(_trained(own, train, val, run, number, fit))
-        if tell:
+        folds.append(_trained(own, train, val, run, number, train_fold))
+        if lines:
             print(
                 f"fold {number} of {recipe.folds}: {len(train)} images to train on, {len(val)} to judge by "
                 f"({time.monotonic() - began:.0f} s)",
@@ -142,7 +144,7 @@ def cross_validate(recipe: Recipe, images: ImageSet, run: Path, fit: Callable[..
     judged.split = "val"
     pooled = _pooled(folds, judged, len(images))
     _hand_over(folds, pooled, recipe)
-    if tell:
+    if lines:
         print(_summary(pooled.record), flush=True)
     return pooled
 
@@ -218,9 +220,7 @@ def _hand_over(folds: list[_Fold], pooled: Pooled, recipe: Recipe) -> None:
         fold.folder.write_facts({**facts, "share": pooled.share})
 
 
-def _trained(
-    recipe: Recipe, train: ImageSet, val: ImageSet, run: Path, number: int, fit: Callable[..., RunResult]
-) -> _Fold:
+def _trained(recipe: Recipe, train: ImageSet, val: ImageSet, run: Path, number: int, train_fold: TrainFold) -> _Fold:
     assert recipe.name is not None
     folder = RunFolder(Path(recipe.runs) / recipe.name)
     begun = folder.checkpoint.is_file()
@@ -228,19 +228,11 @@ def _trained(
         shutil.rmtree(folder.path)
     now = {"device": recipe.device, "workers": recipe.workers, "epochs": recipe.epochs}
     try:
-        result = fit(
-            now if begun else recipe,
-            resume=folder.path if begun else None,
-            sets=(train, val),
-            progress=False,
-            report=False,
-            allow_code=own_code.is_allowed(),
-            fold=number,
-        )
+        model, resolved = train_fold(now if begun else recipe, folder.path if begun else None, (train, val), number)
     except (KeyboardInterrupt, TrainingStopped) as error:  # who goes on with the run goes on with its folds
         words = str(error).replace(str(folder.path), str(run))
         raise type(error)(f"fold {recipe.name}: {words}") from error
-    trained = copy.deepcopy(result.model)
+    trained = copy.deepcopy(model)
     # What the run handed over may be an average already, with a temperature.
     for step in list(trained.steps):
         trained.remove_step(step)
@@ -248,7 +240,7 @@ def _trained(
     prefix = "ema.module." if recipe.ema is not None else "model."
     trained.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     start = start_of(trained, folder) if folder.has_start else None
-    return _Fold(folder, result.recipe, start, trained, train, val)
+    return _Fold(folder, resolved, start, trained, train, val)
 
 
 def _pooled(folds: list[_Fold], images: ImageSet, count: int) -> Pooled:

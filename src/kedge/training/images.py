@@ -1,13 +1,20 @@
-"""Which images a run is on: of a new one loaded, divided and recorded, of one that goes on those that it began with."""
+"""Which images a run is on: of a new one loaded, divided and recorded, of one that goes on those that it began with.
 
-from collections.abc import Collection
+Beside them the further images, `extra` in its recipe: loaded, told apart from those held out, and known again.
+"""
+
+import hashlib
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kedge import data
 from kedge.checks import unlike_classes
-from kedge.data import ImageSet
+from kedge.data import ImageSet, StreamSet
 from kedge.data.splitting import split_validation
 from kedge.named_model import run_of
 from kedge.training.held_out import RunImages, unseen
@@ -15,7 +22,20 @@ from kedge.training.recipe import Recipe, held_by
 from kedge.training.record import ImageRecord
 from kedge.training.start_from import find_start, same_place
 
-__all__ = ["divided", "load_pool", "load_sets", "record_of", "resumed"]
+__all__ = [
+    "about_extra",
+    "about_images",
+    "check_same_images",
+    "divided",
+    "load_extra",
+    "load_pool",
+    "load_sets",
+    "record_of",
+    "resumed",
+    "with_extra",
+]
+
+log = logging.getLogger("kedge")
 
 
 def load_sets(recipe: Recipe) -> tuple[ImageSet, ImageSet]:
@@ -133,3 +153,81 @@ def _before(recipe: Recipe) -> tuple[Path | None, bool]:
     except (OSError, ValueError):  # what a model that was handed over in memory is called
         return None, False
     return (None, True) if folder is None else (run_of(folder), False)
+
+
+def load_extra(
+    recipe: Recipe, train: ImageSet, val: ImageSet, in_memory: Mapping[str, ImageSet] | None = None
+) -> dict[str, ImageSet]:
+    """The further images of a run by name, in the shape of the training images, without validation images.
+
+    Their order follows from what is in them, so that a folder can be moved and its files renamed.
+
+    Args:
+        recipe: says where they are.
+        train: the training images.
+        val: the validation images: one that is bit for bit among the further images is left out of these.
+        in_memory: sets in place of those that the recipe names.
+
+    Raises:
+        ValueError: images of another shape, or none left.
+        DataError: a set that is not there, or that is read in turn.
+    """
+    sets: dict[str, ImageSet] = {}
+    channels, height, _ = train.image_shape
+    for name in sorted({*recipe.extra, *(in_memory or {})}):
+        images = (in_memory or {}).get(name)
+        if images is None:
+            images = data.load_images(recipe.extra[name], "train", height, channels)
+        if isinstance(images, StreamSet):
+            raise ValueError(f"extra: {name} is read in turn, which further images cannot be: give them as files")
+        if tuple(images.image_shape) != tuple(train.image_shape):
+            raise ValueError(
+                f"extra: {name} has images of {images.image_shape}, the training images {train.image_shape}"
+            )
+        keys = images.keys()
+        held = frozenset(val.keys()) if val.keys_of == images.keys_of else frozenset()
+        order = sorted((i for i in range(len(images)) if keys[i] not in held), key=keys.__getitem__)
+        if len(order) < len(images):
+            log.warning("%s of the %s images of %s (%s) are validation images of this run, and left out",
+                        f"{len(images) - len(order):,}", f"{len(images):,}", images.name, name)  # fmt: skip
+        if not order:
+            raise ValueError(f"extra: {name} has no image that is not held out for validation")
+        sets[name] = images.subset(order)
+        sets[name].mirror = train.mirror
+    return sets
+
+
+def about_extra(sets: Mapping[str, ImageSet]) -> dict[str, Any]:
+    """What run.json says of the further images: how many there are, and a digest of what is in them."""
+    return {
+        name: {"images": len(images), "sha256": hashlib.sha256(b"".join(images.keys())).hexdigest()}
+        for name, images in sets.items()
+    }
+
+
+def about_images(train: ImageSet, val: ImageSet | None) -> dict[str, Any]:
+    """What run.json says of the images: how many there are to train on and to validate, their shape and classes."""
+    held = 0 if val is None else len(val)
+    return {"train": len(train), "val": held, "image_shape": list(train.image_shape), "classes": train.class_names}
+
+
+def check_same_images(facts: Mapping[str, Any], now: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+    """Raise ValueError where images, or further ones, are not those that a run began with, as its `facts` have them."""
+    if facts["data"] != now:
+        raise ValueError(f"the data changed since the run began: {facts['data']} then, {now} now")
+    before = facts.get("extra", {})
+    for name in before.keys() | extra.keys():
+        if before.get(name) != extra.get(name):
+            was, count = ((each.get(name) or {}).get("images", 0) for each in (before, extra))
+            raise ValueError(
+                f"extra: the images {name} changed since the run began ({was:,} then, {count:,} now): put them back, "
+                "or start a new run"
+            )
+
+
+def with_extra(record: ImageRecord, sets: Mapping[str, ImageSet]) -> ImageRecord:
+    """The record of a run that trains on further images too: they are among those that its model has seen."""
+    comparable = [images for images in sets.values() if images.keys_of == record.keys_of]
+    further = {key for images in comparable for key in images.keys()} - set(record.trained)  # noqa: SIM118
+    known = record.known and len(comparable) == len(sets)
+    return replace(record, earlier=sorted({*record.earlier, *further}), known=known)

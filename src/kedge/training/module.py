@@ -2,30 +2,25 @@
 
 import math
 from collections.abc import Mapping
-from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.anchoring.protocol import independent
-from kedge.attacks import Attack
 from kedge.checks import check_target_values
-from kedge.data import BatchAugmentation, ImageSet, TrainingBatches, derive_seed, generator, training_batches
-from kedge.data.augment import CROP
-from kedge.data.batches import EndlessBatches
-from kedge.data.sets import TensorSet
-from kedge.objectives import Objective, attacks_images, set_looks, set_progress, set_streams
+from kedge.data import BatchAugmentation, ImageSet, derive_seed, generator
+from kedge.objectives import Objective, set_looks, set_progress, set_streams
 from kedge.objectives._whole_batch import WholeBatch, gathered
-from kedge.samplers import make_sampler
+from kedge.seeds import seed_torch
+from kedge.training.batches import EpochBatches, Place, Unreadable
 from kedge.training.build import make_optimizer, make_schedule, step_passes
 from kedge.training.errors import TrainingStopped
 from kedge.training.recipe import Recipe
 from kedge.training.sharding import here, shard
+from kedge.training.validation import Validation, ValidationBatches, rows_at_a_time
 from kedge.weights.batch_norm import freeze_statistics
 
 __all__ = ["Run"]
@@ -70,34 +65,21 @@ class Run(LightningModule):
         self._augmentation = BatchAugmentation(recipe.augment, train.mirror, recipe.seed)
         self.ema: Any = None
         if recipe.ema is not None:
-            from timm.utils import ModelEmaV3
+            from kedge.training.moving_average import MovingAverage  # with timm, that others may not need
 
-            # The average follows fast at first, or a short run would end near its random start.
-            self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True)
-            self.ema.requires_grad_(False)
-        self.validation = nn.ModuleDict({"accuracy": metrics.Accuracy(), "nll": metrics.NLL(), "ece": metrics.ECE()})
-        self.attack = validation_attack(recipe, objective)
-        if self.attack is not None:
-            self.validation["pgd"] = metrics.Accuracy()
-        self.attacked = attacked_places(recipe, len(val))
+            self.ema = MovingAverage(model, recipe.ema)
+        self.validation = Validation(recipe, objective, len(val))
         self.results: dict[str, float] = {}
         self._logged: dict[str, Tensor] = {}
         self.last_good: str | None = None  # the checkpoint that a stopped run names
         # With `shard` the model as it will be saved; no part of this module.
         self.whole: tuple[PixelModel] | None = None
-        # Path and reason of training images, and of further ones by the stream's name, that others stood in for.
-        self.unreadable: dict[str, str] = {}
-        self.unreadable_extra: dict[str, dict[str, str]] = {name: {} for name in self.extra}
+        self.unreadable = Unreadable(self.extra)
 
     @property
     def evaluated(self) -> PixelModel:
         """The model that is validated and saved: the moving average of the weights if there is one."""
         return self.model if self.ema is None else self.ema.module
-
-    @property
-    def attacking(self) -> bool:
-        """Whether the objective trains on attacked images, also where validation images are not attacked."""
-        return any(attacks_images(type(each)) for each in self.objective.modules())
 
     @property
     def epochs(self) -> int:
@@ -112,53 +94,17 @@ class Run(LightningModule):
 
     # Data
 
-    def train_dataloader(self) -> "EpochBatches":
+    def train_dataloader(self) -> EpochBatches:
         """This rank's share of the training batches, or all of each."""
-        sampler = make_sampler(self.recipe.sampler)
-        self._batches = self._shared_out(
-            training_batches, self.train_set, self.recipe.seed, failed=self.unreadable, sampler=sampler
+        place = Place(self.global_rank, self.trainer.world_size, self.together, self.trainer.strategy.root_device)
+        self._batches = EpochBatches(
+            self.recipe, self.train_set, self.extra, place, self.unreadable, lambda: self.current_epoch
         )
-        self._streams = {
-            name: self._shared_out(
-                partial(EndlessBatches, steps=len(self._batches)),
-                images,
-                derive_seed(self.recipe.seed, "extra", name),
-                failed=self.unreadable_extra[name],
-            )
-            for name, images in self.extra.items()
-        }
-        return EpochBatches(self, self._batches, self._streams)
+        return self._batches
 
-    def _shared_out(self, make: Any, images: ImageSet, seed: int, **more: Any) -> TrainingBatches:
-        """Batches of a set, this rank's share of each or all of it."""
-        recipe = self.recipe
-        assert recipe.batch_size is not None
-        world, rank = self.trainer.world_size, self.global_rank
-        if self.together and isinstance(images, TensorSet):
-            world, rank = 1, 0  # each process has the whole set: nothing need be sent
-        batches: TrainingBatches = make(
-            images,
-            batch_size=recipe.batch_size // world,
-            seed=seed,
-            rank=rank,
-            world=world,
-            augment=recipe.augment,
-            workers=recipe.workers,
-            device=self.trainer.strategy.root_device,
-            crop=CROP if recipe.crop is None else recipe.crop,
-            together=self.together,
-            **more,
-        )
-        return batches
-
-    def val_dataloader(self) -> "ValidationBatches":
+    def val_dataloader(self) -> ValidationBatches:
         """This rank's share of the validation images."""
-        world = self.trainer.world_size
-        share = range(self.global_rank, len(self.val_set), world)
-        assert self.recipe.batch_size is not None
-        rows = max(64, self.recipe.batch_size)
-        count = -(-len(self.val_set) // (rows * world))
-        return ValidationBatches(self.val_set.subset(share), rows, self.recipe.workers, count)
+        return ValidationBatches(self.val_set, self.recipe, self.global_rank, self.trainer.world_size)
 
     def configure_model(self) -> None:
         """Share out the weights, if they are to be; a copy of the model stays to be saved by."""
@@ -176,22 +122,17 @@ class Run(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep which images could not be read; all ranks take part."""
-        mine = self.unreadable, self.unreadable_extra
+        mine = self.unreadable.training, self.unreadable.extra
         if self.trainer.world_size > 1:  # each rank reads images of its own
             of_ranks: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(of_ranks, mine)
             for each in of_ranks:
-                self._note_unreadable(*each)
+                self.unreadable.add(*each)
         checkpoint["unreadable"], checkpoint["unreadable_extra"] = mine
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Count on from the images that the run could not read before it was broken off."""
-        self._note_unreadable(checkpoint.get("unreadable", {}), checkpoint.get("unreadable_extra", {}))
-
-    def _note_unreadable(self, of_training: dict[str, str], of_streams: dict[str, dict[str, str]]) -> None:
-        self.unreadable.update(of_training)
-        for name, unreadable in of_streams.items():
-            self.unreadable_extra[name].update(unreadable)
+        self.unreadable.add(checkpoint.get("unreadable", {}), checkpoint.get("unreadable_extra", {}))
 
     # Training
 
@@ -205,12 +146,7 @@ class Run(LightningModule):
         self._last = -1
         self._logged = {}
         if self.ema is not None:
-            # Listed once: naming every tensor in each step took longer than moving the average of a small network.
-            ours, theirs = (m.state_dict(keep_vars=True).values() for m in (self.ema.module, self.model))
-            # A weight that several layers share has several names, and moves once.
-            pairs = {id(mine): (mine.detach(), own.detach()) for mine, own in zip(ours, theirs, strict=True)}.values()
-            self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-            self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+            self.ema.follow(self.model)
 
     def training_step(self, batch: tuple[Tensor, Tensor, dict[str, Tensor]], step: int) -> Tensor:
         """The loss of one batch: uint8 images `[B, C, H, W]`, labels `[B]`, and further images by the stream's name.
@@ -224,12 +160,12 @@ class Run(LightningModule):
         keys = (self.current_epoch, step, 0 if self.together else self.global_rank)
         if self.together:
             model = WholeBatch(model, derive_seed(self.recipe.seed, "inside", *keys))
-            if self._batches.world > 1:
-                count = self._batches.size(step)
+            if self._batches.training.world > 1:
+                count = self._batches.training.size(step)
                 images, targets = gathered(images, count), gathered(targets, count)
-        elif self._batches.world > 1:  # the mean over processes is to be the mean over images
-            share = len(images) * self._batches.world / self._batches.size(step)
-        _seed_draws(derive_seed(self.recipe.seed, "step", *keys), images.device)
+        elif self._batches.training.world > 1:  # the mean over processes is to be the mean over images
+            share = len(images) * self._batches.training.world / self._batches.training.size(step)
+        seed_torch(derive_seed(self.recipe.seed, "step", *keys), images.device)
         draws = generator(self.recipe.seed, "augment", *keys, device=images.device)
         images = self._augmentation(images, draws)
         if streams:
@@ -272,7 +208,7 @@ class Run(LightningModule):
 
     def _further(self, name: str, rows: Tensor, count: int, keys: tuple[int, int, int]) -> Tensor:
         """As many further images of a step as there are images, augmented, as pixels."""
-        batches = self._streams[name]
+        batches = self._batches.streams[name]
         if self.together and batches.world > 1:
             rows = gathered(rows, batches.batch_size * batches.world)
         draws = generator(self.recipe.seed, "augment", name, *keys, device=rows.device)
@@ -285,12 +221,8 @@ class Run(LightningModule):
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Move the average of the weights after the optimizer's step."""
-        if self.ema is None:
-            return
-        averages, weights = zip(*self._averaged, strict=True)
-        torch._foreach_lerp_(averages, weights, 1 - self.ema.get_decay(self.global_step))
-        for average, value in self._copied:
-            average.copy_(value)
+        if self.ema is not None:
+            self.ema.move(self.global_step)
 
     def check_loss(self) -> None:
         """Stop the run if a loss of this epoch was not finite; waits for the device and for the other ranks."""
@@ -317,14 +249,13 @@ class Run(LightningModule):
                 f"or with clip 1."
             )
 
-    def mean_loss(self) -> float:
-        """Mean training loss of the epoch so far, over all ranks."""
-        return float(self.trainer.strategy.reduce(self._loss_sum / max(1, self._steps), reduce_op="mean"))
-
-    def mean_logged(self) -> dict[str, float]:
-        """What the objectives told of their steps, the means over the epoch so far and over all ranks."""
-        means = {name: total / max(1, self._steps) for name, total in self._logged.items()}
-        return {name: float(self.trainer.strategy.reduce(mean, reduce_op="mean")) for name, mean in means.items()}
+    def means(self) -> tuple[float, dict[str, float]]:
+        """Training loss, and what the objectives log of their steps: means over the epoch so far and over all ranks."""
+        steps, reduce = max(1, self._steps), self.trainer.strategy.reduce
+        loss, *logged = (
+            float(reduce(total / steps, reduce_op="mean")) for total in (self._loss_sum, *self._logged.values())
+        )
+        return loss, dict(zip(self._logged, logged, strict=True))
 
     def _good(self) -> str:
         if self.last_good is None:
@@ -345,28 +276,14 @@ class Run(LightningModule):
         images, labels = batch
         if len(labels) == 0 and not self.recipe.shard:  # whose blocks all processes put together
             return
-        pixels = self._pixels(images)
-        probs = self.evaluated(pixels).float().softmax(1)
-        for name, metric in self.validation.items():
-            if name != "pgd" and len(labels):
-                metric.update(probs, labels)  # type: ignore[operator]
-        if self.attack is None:
-            return
-        first = step * max(64, self.recipe.batch_size or 0)
+        first = step * rows_at_a_time(self.recipe)
         places = (first + torch.arange(len(labels))) * self.trainer.world_size + self.global_rank
-        rows = self.attacked[places].nonzero()[:, 0]
-        if len(rows) == 0:
-            return
-        shown, wanted = pixels[rows.to(pixels.device)], labels[rows.to(labels.device)]
-        made = self.attack(self.evaluated, shown, wanted, indices=places[rows])
-        self.validation["pgd"].update(self.evaluated(made).float().softmax(1), wanted)  # type: ignore[operator]
+        self.validation.add(self.evaluated, self._pixels(images), labels, places)
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metrics of the whole set, once."""
         self.check_weights()
-        for name, metric in self.validation.items():
-            self.results[name] = float(metric.compute())  # type: ignore[operator]
-            metric.reset()  # type: ignore[operator]
+        self.results = self.validation.results()
         if any(math.isnan(value) for value in self.results.values()):
             raise TrainingStopped(f"the model's outputs became NaN in epoch {self.current_epoch + 1}. {self._good()}")
 
@@ -381,78 +298,3 @@ class Run(LightningModule):
 def _put_back(tensors: list[Tensor], values: list[Tensor]) -> None:
     for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)
-
-
-def _seed_draws(seed: int, device: torch.device) -> None:
-    """Seed torch's global generators of the CPU and of `device`.
-
-    `torch.manual_seed` asks every kind of device and notes a stack trace for each that has not been used yet: on a CPU
-    that took a fifth of a small network's step, and memory in every step.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
-
-
-def attacks(objective: nn.Module) -> list[Any]:
-    """The attacks inside an objective."""
-    return [each.attack for each in objective.modules() if attacks_images(type(each))]
-
-
-def ball(objective: nn.Module) -> Attack | None:
-    """The attack inside an objective that has a form for validation images; None if there is none."""
-    return next((attack for attack in attacks(objective) if hasattr(attack, "validation")), None)
-
-
-def validation_attack(recipe: Recipe, objective: nn.Module) -> Any:
-    """PGD on validation images in the ball that the objective trains on; None if it does not attack."""
-    inside = ball(objective)
-    if recipe.val_pgd_steps == 0 or inside is None:
-        return None
-    return inside.validation(recipe.val_pgd_steps, recipe.seed)
-
-
-def attacked_places(recipe: Recipe, count: int) -> Tensor:
-    """Which of `count` validation images are attacked, `[count]` bool: random ones, as folders are sorted by class."""
-    order = torch.randperm(count, generator=generator(recipe.seed, "validation attack"))
-    chosen = torch.zeros(count, dtype=torch.bool)
-    chosen[order[: recipe.val_pgd_images]] = True
-    return chosen
-
-
-class EpochBatches:
-    """The training batches, each with those of the further images by name.
-
-    They are told the epoch whenever an epoch begins, a resumed one included.
-    """
-
-    def __init__(self, run: Run, batches: TrainingBatches, streams: Mapping[str, TrainingBatches]) -> None:
-        self.run = run
-        self.batches = batches
-        self.streams = streams
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Any:
-        # Lightning makes the first iterator before it knows the epoch of a resumed run; this runs with the first batch.
-        for each in (self.batches, *self.streams.values()):
-            each.set_epoch(self.run.current_epoch)
-        further = [map(itemgetter(0), each) for each in self.streams.values()]
-        for (images, labels), *rows in zip(self.batches, *further, strict=True):
-            yield images, labels, dict(zip(self.streams, rows, strict=True))
-
-
-class ValidationBatches:
-    """The validation images in order, `count` batches of them: a process that has fewer gets empty ones."""
-
-    def __init__(self, images: ImageSet, batch_size: int, workers: int | None, count: int) -> None:
-        self.images, self.batch_size, self.workers, self.count = images, batch_size, workers or 0, count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Any:
-        yield from self.images.batches(self.batch_size, self.workers) if len(self.images) else ()
-        for _ in range(self.count - -(-len(self.images) // self.batch_size)):
-            yield torch.zeros(0, *self.images.image_shape, dtype=torch.uint8), self.images.labels[:0]

@@ -1,0 +1,99 @@
+"""What an epoch is validated by: accuracy, NLL and ECE of the validation images, and accuracy under attack."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kedge import metrics
+from kedge.attacks import Attack
+from kedge.checks import answers_right
+from kedge.data import ImageSet, generator
+from kedge.objectives import attacks_images
+from kedge.training.recipe import Recipe
+
+__all__ = ["Validation", "ValidationBatches", "attacks", "ball", "rows_at_a_time"]
+
+
+class Validation(nn.Module):
+    """Metrics pooled over the batches of an epoch and over all processes.
+
+    Attributes:
+        attack: PGD in the ball that the objective trains on; None if it does not attack, or validation is not to.
+        attacked: which images are attacked, `[N]` bool: random ones, as folders are sorted by class.
+    """
+
+    def __init__(self, recipe: Recipe, objective: nn.Module, count: int) -> None:
+        super().__init__()
+        inside = ball(objective)
+        self.attack: Any = None
+        self.metrics = nn.ModuleDict({"accuracy": metrics.Accuracy(), "nll": metrics.NLL(), "ece": metrics.ECE()})
+        if recipe.val_pgd_steps and inside is not None:
+            self.attack = inside.validation(recipe.val_pgd_steps, recipe.seed)
+            self.metrics["pgd"] = metrics.Accuracy()
+        order = torch.randperm(count, generator=generator(recipe.seed, "validation attack"))
+        self.attacked = torch.zeros(count, dtype=torch.bool)
+        self.attacked[order[: recipe.val_pgd_images]] = True
+
+    def add(self, model: nn.Module, images: Tensor, labels: Tensor, places: Tensor) -> None:
+        """Add a batch: images `[B, C, H, W]` in [0, 1], labels `[B]`, and where they are in the set, `[B]`."""
+        probs = model(images).float().softmax(1)
+        for name, metric in self.metrics.items():
+            if name != "pgd" and len(labels):
+                metric.update(probs, labels)  # type: ignore[operator]
+        if self.attack is None or not len(rows := self.attacked[places].nonzero()[:, 0]):
+            return
+        images, labels = images[rows.to(images.device)], labels[rows.to(labels.device)]
+        adversarial = self.attack(model, images, labels, indices=places[rows])
+        self.metrics["pgd"].update(model(adversarial).float().softmax(1), labels)  # type: ignore[operator]
+
+    def results(self) -> dict[str, float]:
+        """The metrics of the whole set, which begin anew."""
+        values = {name: float(metric.compute()) for name, metric in self.metrics.items()}  # type: ignore[operator]
+        for metric in self.metrics.values():
+            metric.reset()  # type: ignore[operator]
+        return values
+
+    @torch.no_grad()
+    def under_attack(self, model: nn.Module, images: ImageSet, device: torch.device) -> float:
+        """Accuracy of `model`, moved to the device, on those of the images that are attacked."""
+        right, places = 0, self.attacked.nonzero()[:, 0]
+        model.to(device)
+        batches = images.subset(places).batches(256)
+        for (batch, labels), where in zip(batches, places.split(256), strict=True):
+            pixels, labels = batch.to(device).float() / 255, labels.to(device)
+            adversarial = self.attack(model, pixels, labels, indices=where)
+            right += int(answers_right(model(adversarial), labels).sum())
+        return right / len(places)
+
+
+class ValidationBatches:
+    """The validation images of a process in order, as many batches as every process has: empty ones at the end."""
+
+    def __init__(self, images: ImageSet, recipe: Recipe, rank: int, world: int) -> None:
+        self.rows, self.workers = rows_at_a_time(recipe), recipe.workers or 0
+        self.count = -(-len(images) // (self.rows * world))
+        self.images = images.subset(range(rank, len(images), world))
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Any:
+        yield from self.images.batches(self.rows, self.workers) if len(self.images) else ()
+        for _ in range(self.count - -(-len(self.images) // self.rows)):
+            yield torch.zeros(0, *self.images.image_shape, dtype=torch.uint8), self.images.labels[:0]
+
+
+def rows_at_a_time(recipe: Recipe) -> int:
+    """How many images go through the network at a time where a run looks at its validation images."""
+    return max(64, recipe.batch_size or 0)
+
+
+def attacks(objective: nn.Module) -> list[Any]:
+    """The attacks inside an objective."""
+    return [each.attack for each in objective.modules() if attacks_images(type(each))]
+
+
+def ball(objective: nn.Module) -> Attack | None:
+    """The attack inside an objective that has a form for validation images; None if there is none."""
+    return next((attack for attack in attacks(objective) if hasattr(attack, "validation")), None)
