@@ -34,6 +34,6 @@ def disc(radius: float, sigma: float) -> np.ndarray:
     for axis_number in (0, 1):
         wide = np.pad(kernel, [(size, size) if a == axis_number else (0, 0) for a in (0, 1)], mode="reflect")
         shifted = [wide.take(range(i, i + len(kernel)), axis_number) for i in range(2 * size + 1)]
-        kernel = sum(w * s for w, s in zip(weights, shifted, strict=True))
+        kernel = sum((w * s for w, s in zip(weights, shifted, strict=True)), np.zeros_like(kernel))
     kernel[kernel < 1e-9] = 0  # 1e-9 of the light or less, far below float32
     return kernel
