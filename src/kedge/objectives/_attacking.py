@@ -41,7 +41,7 @@ class Attacking(Wrapper):
             references or mixes images, which belongs outside.
     """
 
-    in_repr = ("attack", "hold", "ramp")
+    in_repr: tuple[str, ...] = ("attack", "hold", "ramp")
     changes_images = True
     classifies = True
 
