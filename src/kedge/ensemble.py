@@ -113,11 +113,6 @@ class Ensemble(PixelModel):
         prediction = conclude(mean, spread if len(logits) > 1 else None, self.task, steps=self.steps)
         return vetted(prediction, self.steps) if check else prediction
 
-    def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:
-        """Logits and uncertainty of `predict`."""
-        prediction = self.predict(images, references, check=False)
-        return prediction.logits, prediction.uncertainty
-
     def feature_layer(self, images: Tensor, references: Any = None) -> nn.Module | None:
         """None: the members have features of their own."""
         return None

@@ -13,8 +13,8 @@ from torch import nn
 import kedge
 from kedge.attacks import FGSM, PGD
 from kedge.objectives import TRADES, Adversarial, Anchored, CrossEntropy, CutMix, Mixup, SquaredError, set_progress
+from kedge.objectives._divergence import divergence
 from kedge.objectives._views import BoundReferences
-from kedge.objectives.trades import divergence
 from tests.attacks.waits import Waits
 
 EPS = 0.1

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kedge.anchoring.budget import budget_of
 from kedge.anchoring.referenced import ReferencedModel
+from kedge.anchoring.stem import at_least_float32
 
 
 class Bank(nn.Module):
@@ -112,4 +113,4 @@ class Bank(nn.Module):
             images = images.expand(k, *images.shape).flatten(0, 1)
             references = references.repeat_interleave(b, 0)
         logits = self.model.network_logits(images, references)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(0, (k, b)).sum(0)
+        return logits.to(at_least_float32(logits)).unflatten(0, (k, b)).sum(0)

@@ -112,6 +112,11 @@ class PixelModel(Model):
         """What the logits are divided by in eval mode, or None."""
         return self.steps["temperature"]["value"] if "temperature" in self.steps else None
 
+    def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:
+        """Logits and uncertainty of `predict` with these references."""
+        prediction = self.predict(images, references, check=False)
+        return prediction.logits, prediction.uncertainty
+
     def _stepped(self, logits: Tensor) -> Tensor:
         """The logits after the steps; in training mode as they are."""
         return logits if self.training or not self.steps else apply(self.steps, logits)

@@ -136,11 +136,6 @@ class AnchoredModel(ReferencedModel):
             return 1 if references.ndim == len(self.input_shape) else len(references)
         return len(self.references) if references is None else int(references)
 
-    def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:
-        """Logits and uncertainty of `predict` with these references."""
-        prediction = self.predict(images, references=references, check=False)
-        return prediction.logits, prediction.uncertainty
-
     def feature_layer(self, images: Tensor, references: Any = None) -> nn.Module | None:
         """The last layer; None for "adaptive", where inputs meet different numbers of references."""
         adaptive = isinstance(references, str) and references == "adaptive"

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from kedge.attacks import Attack
 from kedge.catalog import Info
 from kedge.objectives._base import Objective, check_share, check_weight
+from kedge.objectives._divergence import divergence
 from kedge.objectives._views import Recorded, bare, viewed_as
-from kedge.objectives.trades import TRADES, divergence
+from kedge.objectives.trades import TRADES
 
 info = Info(
     "Conserve-Update-Revise to Cure Generalization and Robustness Trade-off in Adversarial Training",

@@ -2,12 +2,11 @@
 
 import math
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.catalog import Info
 from kedge.objectives._base import Objective, check_share
+from kedge.objectives._divergence import divergence
 from kedge.objectives._frozen import Frozen
 from kedge.objectives._nesting import Wrapper, check_same_images
 from kedge.objectives._views import Recorded, without_labels
@@ -75,11 +74,4 @@ class Distill(Wrapper):
             raise ValueError(f"the teacher gives {list(taught.shape)} logits, the model {list(student.logits.shape)}")
         if (unlabelled := without_labels(model)) is not None:
             taught = taught.masked_fill(unlabelled[:, None], 0)
-        return (1 - self.weight) * loss + self.weight * softened(taught, student.logits, self.temperature)
-
-
-def softened(taught: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """T² KL(softmax(taught / T) ‖ softmax(logits / T)), the mean over the batch, in float32 or better."""
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    teacher, student = ((each.to(wide) / temperature).log_softmax(1) for each in (taught, logits))
-    return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        return (1 - self.weight) * loss + self.weight * divergence(taught, student.logits, self.temperature)

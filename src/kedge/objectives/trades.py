@@ -1,7 +1,6 @@
 """TRADES: a clean loss plus the distance between the answers for an image and for its worst neighbour."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.attacks import Attack, as_attack
@@ -9,6 +8,7 @@ from kedge.attacks._losses import check_batch, check_labels, evaluated
 from kedge.catalog import Info
 from kedge.objectives._attacking import Attacking
 from kedge.objectives._base import Objective, check_weight
+from kedge.objectives._divergence import divergence
 from kedge.objectives._views import Recorded
 
 info = Info(
@@ -35,7 +35,7 @@ class TRADES(Attacking):
         ValueError: as of `Attacking`; without a random start; for another loss than "ce".
     """
 
-    in_repr = ("beta", *Attacking.in_repr)
+    in_repr: tuple[str, ...] = ("beta", *Attacking.in_repr)
 
     def __init__(
         self,
@@ -79,10 +79,3 @@ class TRADES(Attacking):
             # Weights cast under no_grad carry no gradient, and autocast would use them again.
             torch.clear_autocast_cache()
         return self.perturb(model, images, answers)
-
-
-def divergence(logits: Tensor, others: Tensor) -> Tensor:
-    """KL(softmax(logits) ‖ softmax(others)), the mean over the batch, in float32 or better."""
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    one, other = logits.to(wide).log_softmax(1), others.to(wide).log_softmax(1)
-    return F.kl_div(other, one, reduction="batchmean", log_target=True)
