@@ -181,9 +181,9 @@ def _add_files(images: PathsBuilder, unread: list[str], folder: Path) -> int:
         return count
     for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and not is_loop(parent, f))
-        shown = [name for name in files if not name.startswith(".")]
-        count += images.add(parent, sorted(name for name in shown if name.lower().endswith(EXTENSIONS)))
-        unread += [os.path.join(parent, name) for name in sorted(shown) if name.lower().endswith(UNREAD)]
+        visible = [name for name in files if not name.startswith(".")]
+        count += images.add(parent, sorted(name for name in visible if name.lower().endswith(EXTENSIONS)))
+        unread += [os.path.join(parent, name) for name in sorted(visible) if name.lower().endswith(UNREAD)]
     return count
 
 

@@ -78,7 +78,7 @@ def of_items(items: _Known, sizes: Sequence[tuple[int, int]] = ()) -> Origin:
     count = len(items)
     rows = range(count) if count <= _LOOKED_AT else _sampled(count)
     formats: Counter[str] = Counter()
-    seen = list(sizes)
+    stored = list(sizes)
     qualities = []
     for i in rows:
         try:
@@ -86,13 +86,13 @@ def of_items(items: _Known, sizes: Sequence[tuple[int, int]] = ()) -> Origin:
         except UnreadableImage:
             continue
         formats[kind] += 1
-        seen.append(size)
+        stored.append(size)
         if quality is not None:
             qualities.append(quality)
-    heights, widths = [h for h, _ in seen], [w for _, w in seen]
+    heights, widths = [h for h, _ in stored], [w for _, w in stored]
     return Origin(
         dict(formats.most_common()),
-        ((min(heights), min(widths)), (max(heights), max(widths))) if seen else None,
+        ((min(heights), min(widths)), (max(heights), max(widths))) if stored else None,
         round(median(qualities)) if qualities else None,
     )
 

@@ -255,9 +255,9 @@ def class_numbers(images: ImageSet, classes: Sequence[str | int]) -> list[int]:
         elif isinstance(c, str) and c in images.class_names:
             numbers.append(images.class_names.index(c))
         else:
-            shown = ", ".join(images.class_names[:20]) + (", ..." if len(images.class_names) > 20 else "")
+            names = ", ".join(images.class_names[:20]) + (", ..." if len(images.class_names) > 20 else "")
             raise DataError(
-                f"{images.name} has no class {c!r}{near_names(str(c), images.class_names)}\nIts classes are: {shown}"
+                f"{images.name} has no class {c!r}{near_names(str(c), images.class_names)}\nIts classes are: {names}"
             )
     if len(set(numbers)) < len(numbers):
         raise DataError(f"a class is named twice in {list(classes)}")
