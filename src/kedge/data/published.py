@@ -14,14 +14,14 @@ import torch
 
 from kedge.data.build import Listing, build
 from kedge.data.decode import CROP_SHARE
-from kedge.data.folders import about_unread, files_under, pack
+from kedge.data.folders import pack
 from kedge.data.formats import EXTENSIONS
+from kedge.data.image_files import about_unread, files_under, subfolders
 from kedge.data.items import FileItems
 from kedge.data.label_spaces import CIFAR10, WNID, class_mask, imagenet, published_wnids
 from kedge.data.published_arrays import ArrayItems, Rows, array_layout, read_cifar_10_1, read_cifar_c
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet
-from kedge.regular import is_folder
 
 Condition = tuple[str, int | None]
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -177,7 +177,7 @@ def _located(path: str | os.PathLike[str]) -> Path:
 
 def _folders(root: Path) -> list[str]:
     try:
-        return sorted(e.name for e in os.scandir(root) if is_folder(e) and not e.name.startswith("."))
+        return [folder.name for folder in subfolders(root)]
     except OSError:
         return []
 
