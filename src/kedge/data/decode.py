@@ -5,13 +5,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from kedge.data.formats import Encoded, opened
+from kedge.data.formats import Encoded, encoded_bytes, opened
 from kedge.data.report import UnreadableImage
 from kedge.regular import open_file
 
@@ -64,7 +63,7 @@ def check(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
         UnreadableImage: it cannot be decoded.
     """
     with _named(source, name):
-        data = source if isinstance(source, bytes) else _bytes_of(source)
+        data = encoded_bytes(source)
         with opened(data) as image:
             described = _described(image)
             sound = _SOUND.get(image.format or "")
@@ -230,11 +229,6 @@ def _end_is_missing(source: Encoded, kind: str | None) -> bool:
             file.seek(max(0, file.seek(0, 2) - 64))
             tail = file.read()
     return ends[kind] not in tail
-
-
-def _bytes_of(path: str | Path) -> bytes:
-    with open_file(path) as file:
-        return file.read()
 
 
 @contextmanager

@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 
 from kedge.data.decode import upright_size
-from kedge.data.formats import Encoded, opened
+from kedge.data.formats import Encoded, encoded_bytes, opened
 from kedge.data.report import UnreadableImage
-from kedge.regular import open_file
 from kedge.seeds import generator
 
 _LOOKED_AT = 200
@@ -122,12 +121,7 @@ def _sampled(count: int) -> list[int]:
 
 def _webp_kind(source: Encoded) -> str:
     """RIFF holds chunks of (name, length, content); VP8L is the lossless one (RFC 9649)."""
-    if isinstance(source, bytes):
-        data = source
-    else:
-        with open_file(source) as file:
-            data = file.read()
-    at = 12
+    data, at = encoded_bytes(source), 12
     while at + 8 <= len(data):
         chunk = data[at : at + 4]
         if chunk in (b"VP8L", b"VP8 "):

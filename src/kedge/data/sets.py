@@ -75,7 +75,9 @@ class ImageSet(Dataset):
         Raises:
             UnreadableImage: an image that could be read when the set was loaded no longer can.
         """
-        raise NotImplementedError
+        for start in range(0, len(self), batch_size):
+            labels = self.labels[start : start + batch_size]
+            yield torch.stack([self[i][0] for i in range(start, start + len(labels))]), labels
 
     def subset(self, indices: Indices) -> Self:
         """Return the images at `indices` (any order, repeats allowed), with the same classes and labels."""
