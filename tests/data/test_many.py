@@ -8,7 +8,7 @@ import torch
 
 from kedge import data
 from kedge.data.fingerprints import key_of_bytes, key_of_file, keys_of_files
-from kedge.data.folders import files_under
+from kedge.data.image_files import files_under
 from kedge.data.paths import Paths
 from kedge.data.sets import TensorSet
 from kedge.data.splitting import split_validation, uniform

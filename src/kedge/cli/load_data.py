@@ -138,7 +138,7 @@ def load_outside(
     `as_stored` leaves small images in the size of their files: enlarging cannot be undone.
     """
     from kedge import data
-    from kedge.data.folders import is_flat
+    from kedge.data.image_files import is_flat
 
     channels, side = common_shape(models)
     side = None if as_stored else side

@@ -187,8 +187,8 @@ def find_images(given: list[str]) -> "Paths":
     Raises:
         FileNotFoundError: if a folder holds no image or a pattern matches nothing.
     """
-    from kedge.data.folders import everything_under
     from kedge.data.formats import EXTENSIONS
+    from kedge.data.image_files import everything_under
     from kedge.data.paths import Paths
 
     parts: list[Sequence[str]] = []

@@ -39,7 +39,7 @@ def load_unlabelled(models: Mapping[str, Any], names: list[str], decode: bool = 
         DataError: for what is no data.
     """
     from kedge import data
-    from kedge.data.folders import images_under
+    from kedge.data.image_files import images_under
 
     channels, side = common_shape(models)
     found: dict[str, ImageSet] = {}

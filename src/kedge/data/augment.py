@@ -14,6 +14,12 @@ PICTURES = 256
 CROP = 0.08  # of the area of a photo that a random crop keeps at least (Szegedy et al., 2015)
 
 
+def check_augment(augment: str) -> None:
+    """Raise ValueError for what is not the name of an augmentation."""
+    if augment not in AUGMENTATIONS:
+        raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
+
+
 class BatchAugmentation:
     """What `augment` of a recipe does to a whole batch of small images; images above 64 px come back as they are.
 
@@ -32,8 +38,7 @@ class BatchAugmentation:
     """
 
     def __init__(self, augment: str = "auto", flip: bool = True, seed: int = 0) -> None:
-        if augment not in AUGMENTATIONS:
-            raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
+        check_augment(augment)
         self.augment, self.flip, self.seed = augment, flip, seed
         self._pictures: torch.Tensor | None = None
 
@@ -106,8 +111,7 @@ def photo_transform(augment: str, image_size: int, mirror: bool, crop: float = C
     Raises:
         ValueError: another name, or "pixmix", which is for small images.
     """
-    if augment not in AUGMENTATIONS:
-        raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
+    check_augment(augment)
     if augment == "pixmix":
         raise ValueError(f"augment pixmix is for images up to {WHOLE} px; larger ones take trivial or randaugment")
     if augment == "none":

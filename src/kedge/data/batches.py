@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kedge.data.augment import AUGMENTATIONS, CROP
+from kedge.data.augment import CROP, check_augment
 from kedge.data.file_sets import FileSet
 from kedge.data.photo_loader import PhotoLoader
 from kedge.data.report import DataError
@@ -114,8 +114,7 @@ class TrainingBatches:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not 0 <= rank < world:
             raise ValueError(f"rank must be 0 to {world - 1} for world {world}, got {rank}")
-        if augment not in AUGMENTATIONS:
-            raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {augment!r}")
+        check_augment(augment)
         self.images, self.sampler = images, sampler
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world = rank, world

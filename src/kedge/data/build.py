@@ -86,8 +86,8 @@ def build(
         log.warning("%s: %d unreadable images skipped, such as %s: %s", name, len(report.skipped), path, reason)
     counts = torch.bincount(images.labels, minlength=len(images.class_names)).tolist()
     if missing := [c for c, n in zip(images.class_names, counts, strict=True) if n == 0]:
-        shown = ", ".join(missing[:8]) + (f", ... ({len(missing)} in all)" if len(missing) > 8 else "")
-        report.notes.append(f"no images of {len(missing)} classes in {listing.split!r}: {shown}")
+        names = ", ".join(missing[:8]) + (f", ... ({len(missing)} in all)" if len(missing) > 8 else "")
+        report.notes.append(f"no images of {len(missing)} classes in {listing.split!r}: {names}")
     return images
 
 

@@ -3,13 +3,14 @@
 import re
 import struct
 import zlib
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from kedge.data.formats import Encoded, opened
+from kedge.data.formats import Encoded, encoded_bytes, opened
 from kedge.data.report import UnreadableImage
 from kedge.regular import open_file
 
@@ -45,14 +46,11 @@ def header(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
     Raises:
         UnreadableImage: not an image, of a kind that is not read, or a JPEG or PNG whose end is missing.
     """
-    try:
-        with opened(source) as image:
-            described = _described(image)
-            if _end_is_missing(source, image.format):
-                image.load()  # some cameras append data behind a whole image: only decoding tells
-            return described
-    except Exception as error:  # a damaged file can raise nearly anything in a decoder
-        raise UnreadableImage(_name(source, name), _reason(error, source)) from None
+    with _named(source, name), opened(source) as image:
+        described = _described(image)
+        if _end_is_missing(source, image.format):
+            image.load()  # some cameras append data behind a whole image: only decoding tells
+        return described
 
 
 def check(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
@@ -64,15 +62,14 @@ def check(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
     Raises:
         UnreadableImage: it cannot be decoded.
     """
-    try:
-        data = source if isinstance(source, bytes) else _bytes_of(source)
+    with _named(source, name):
+        data = encoded_bytes(source)
         with opened(data) as image:
             described = _described(image)
-            if not _SOUND.get(image.format or "", _never)(data):
+            sound = _SOUND.get(image.format or "")
+            if sound is None or not sound(data):
                 image.load()
             return described
-    except Exception as error:
-        raise UnreadableImage(_name(source, name), _reason(error, source)) from None
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
@@ -95,16 +92,13 @@ def open_image(source: Encoded, name: str = "image", least: int | None = None) -
     Raises:
         UnreadableImage: not an image, damaged, or not there.
     """
-    try:
-        with opened(source) as image:
-            if least is not None and image.format == "JPEG":
-                image.draft(None, (least, least))
-            image.load()
-            # looked at only where there is one: it costs as much as decoding a small image
-            upright = ImageOps.exif_transpose(image) if "exif" in image.info or image.format == "TIFF" else image
-            return _plain_mode(upright)
-    except Exception as error:
-        raise UnreadableImage(_name(source, name), _reason(error, source)) from None
+    with _named(source, name), opened(source) as image:
+        if least is not None and image.format == "JPEG":
+            image.draft(None, (least, least))
+        image.load()
+        # looked at only where there is one: it costs as much as decoding a small image
+        upright = ImageOps.exif_transpose(image) if "exif" in image.info or image.format == "TIFF" else image
+        return _plain_mode(upright)
 
 
 def to_tensor(image: Image.Image | torch.Tensor | np.ndarray, channels: int | None = None) -> torch.Tensor:
@@ -202,10 +196,10 @@ def _sound_jpeg(data: bytes) -> bool:
         progressive = progressive or kind == 0xC2
         at += 2 + int.from_bytes(data[at + 2 : at + 4])
         if kind == 0xDA:
-            found = _MARKER.search(data, at)
-            if found is None:
+            end = _MARKER.search(data, at)
+            if end is None:
                 return False
-            at, scanned = found.start(), True
+            at, scanned = end.start(), True
 
 
 def _sound_png(data: bytes) -> bool:
@@ -218,10 +212,6 @@ def _sound_png(data: bytes) -> bool:
         if data[at + 4 : at + 8] == b"IEND":
             return True
         at = end + 4
-    return False
-
-
-def _never(data: bytes) -> bool:
     return False
 
 
@@ -241,13 +231,14 @@ def _end_is_missing(source: Encoded, kind: str | None) -> bool:
     return ends[kind] not in tail
 
 
-def _bytes_of(path: str | Path) -> bytes:
-    with open_file(path) as file:
-        return file.read()
-
-
-def _name(source: Encoded, name: str) -> str:
-    return name if isinstance(source, bytes) else str(source)
+@contextmanager
+def _named(source: Encoded, name: str) -> Iterator[None]:
+    """Turn what is raised into UnreadableImage with the image's path or name; damage raises nearly anything."""
+    try:
+        yield
+    except Exception as error:
+        path = name if isinstance(source, bytes) else str(source)
+        raise UnreadableImage(path, _reason(error, source)) from None
 
 
 def _reason(error: Exception, source: Encoded) -> str:
@@ -255,5 +246,5 @@ def _reason(error: Exception, source: Encoded) -> str:
         return "no such file"
     if type(error).__name__ == "UnidentifiedImageError":
         return "not an image, or empty"
-    said = str(error) or type(error).__name__
-    return said if isinstance(source, bytes) else said.removeprefix(f"{source} is ")
+    reason = str(error) or type(error).__name__
+    return reason if isinstance(source, bytes) else reason.removeprefix(f"{source} is ")

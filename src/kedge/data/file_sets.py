@@ -210,12 +210,6 @@ class Undecoded(EncodedSet):
         image, _ = small_image(self.items, int(self.rows[i]), self.image_shape)
         return image, int(self.labels[i])
 
-    def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (uint8 [B, C, H, W], long [B]) in the order of the set, each batch decoded as it is asked for."""
-        for start in range(0, len(self), batch_size):
-            part = range(start, min(start + batch_size, len(self)))
-            yield torch.stack([self[i][0] for i in part]), self.labels[start : start + batch_size]
-
 
 def small_image(items: Items, i: int, shape: tuple[int, int, int]) -> tuple[torch.Tensor, tuple[int, ...]]:
     """(image i as uint8 of `shape` (C, H, W), the shape that it was stored in).

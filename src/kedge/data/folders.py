@@ -1,18 +1,17 @@
 """Image folders: root/class/images, or root/train/class/images beside root/val or root/test."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from kedge.data.build import Listing
-from kedge.data.formats import CONVERT, EXTENSIONS, UNREAD, is_unread
+from kedge.data.formats import EXTENSIONS, is_unread
+from kedge.data.image_files import about_unread, add_files, images_under, subfolders
 from kedge.data.items import FileItems
-from kedge.data.paths import Paths, PathsBuilder
+from kedge.data.paths import PathsBuilder
 from kedge.data.report import DataError
-from kedge.regular import is_folder
 
 _ALIASES = {
     "train": ("train", "training"),
@@ -43,14 +42,6 @@ def pack(name: str | os.PathLike[str]) -> Path | None:
     return inside if inside is not None and inside.is_dir() else None
 
 
-def is_flat(folder: Path) -> bool:
-    """Whether a folder holds images and no folders: what has no classes, such as out-of-distribution images."""
-    if not folder.is_dir():
-        return False
-    inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    return any(p.suffix.lower() in EXTENSIONS for p in inside) and not any(p.is_dir() for p in inside)
-
-
 class ImageFolder:
     """A folder with one folder per class.
 
@@ -65,9 +56,9 @@ class ImageFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.name = root.resolve().name
-        folders = _folders(root)
+        folders = subfolders(root)
         named = [(split, f) for f in folders if (split := canonical_split(f.name)) is not None]
-        splits = {split: f for split, f in named if _folders(f)}
+        splits = {split: f for split, f in named if subfolders(f)}
         self.splits: dict[str, Path] = {"all": root}
         self.lacking = {split: _flat(f) for split, f in named if split not in splits and _images_in(f)}
         self._beside: list[str] = []  # notes on images beside those of the splits
@@ -89,7 +80,7 @@ class ImageFolder:
             raise DataError(next(iter(self.lacking.values())))
         for split, f in splits.items():
             beside = {other.name for other in folders if other != f}
-            if both := sorted(beside.intersection(inner.name for inner in _folders(f))):
+            if both := sorted(beside.intersection(inner.name for inner in subfolders(f))):
                 raise DataError(
                     f"{f} holds folders of classes that also lie beside it ({', '.join(both[:8])}): {f.name!r} names a "
                     f"part of the data ({split}), not a class; {_LAYOUT}. "
@@ -104,21 +95,21 @@ class ImageFolder:
         """
         root = self.splits[split]
         notes = list(self._beside)
-        class_names = [f.name for f in _folders(root)]
+        class_names = [f.name for f in subfolders(root)]
         if not class_names:
             raise DataError(_no_classes(root))
         if "train" in self.splits:
             if split == "train":
                 # A test folder that does not fit is better known before training than after.
                 for other in self.splits:
-                    self._train_classes(other, [f.name for f in _folders(self.splits[other])], [])
+                    self._train_classes(other, [f.name for f in subfolders(self.splits[other])], [])
             class_names = self._train_classes(split, class_names, notes)
         paths = PathsBuilder()
         counts: list[int] = []
         unread = [str(root / name) for name in sorted(os.listdir(root)) if is_unread(name)]
         empty = []
         for class_name in class_names:
-            counts.append(_add_files(paths, unread, root / class_name))
+            counts.append(add_files(paths, unread, root / class_name))
             if not counts[-1] and (root / class_name).is_dir():
                 empty.append(class_name)
         if not any(counts):
@@ -136,7 +127,7 @@ class ImageFolder:
         return Listing(FileItems(paths.paths()), labels, class_names, self.name, split, notes)
 
     def _train_classes(self, split: str, here: list[str], notes: list[str]) -> list[str]:
-        train = [f.name for f in _folders(self.splits["train"])]
+        train = [f.name for f in subfolders(self.splits["train"])]
         extra = sorted(set(here) - set(train))
         if extra:
             lacking = sorted(set(train) - set(here))
@@ -146,110 +137,6 @@ class ImageFolder:
                 "The folders of both splits need the same names (upper and lower case count)."
             )
         return train
-
-
-def _is_listed(entry: "os.DirEntry[str]") -> bool:
-    """Whether an entry is a file, or a link that leads nowhere, which is told of with the unreadable images."""
-    try:
-        return entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path))
-    except OSError:  # a link that leads in a circle
-        return True
-
-
-def _folders(root: Path) -> list[Path]:
-    return sorted(
-        (Path(e.path) for e in os.scandir(root) if is_folder(e) and not e.name.startswith((".", "__MACOSX"))),
-        key=lambda path: path.name,
-    )
-
-
-def files_under(folder: Path) -> tuple[Paths, list[str]]:
-    """Return (image files, images of kinds that are not read) in and below a folder, hidden ones left out.
-
-    Raises:
-        DataError: a folder in it that cannot be listed.
-    """
-    images, unread = PathsBuilder(), list[str]()
-    _add_files(images, unread, folder)
-    return images.paths(), unread
-
-
-def _add_files(images: PathsBuilder, unread: list[str], folder: Path) -> int:
-    """Add what is in and below a folder to `images` and `unread`; gives how many images."""
-    count = 0
-    if not folder.is_dir():
-        return count
-    for parent, folders, files in os.walk(folder, onerror=_cannot_list, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and not is_loop(parent, f))
-        shown = [name for name in files if not name.startswith(".")]
-        count += images.add(parent, sorted(name for name in shown if name.lower().endswith(EXTENSIONS)))
-        unread += [os.path.join(parent, name) for name in sorted(shown) if name.lower().endswith(UNREAD)]
-    return count
-
-
-def is_loop(parent: str, name: str) -> bool:
-    """Whether a folder is a link to one that it lies in: followed, all images there would be listed again and again."""
-    path = os.path.join(parent, name)
-    if not os.path.islink(path):
-        return False
-    return os.path.join(os.path.realpath(parent), "").startswith(os.path.join(os.path.realpath(path), ""))
-
-
-def _cannot_list(error: OSError) -> None:
-    raise DataError(
-        f"the folder {error.filename} cannot be listed ({error.strerror}): its images would be missing without a word"
-    ) from error
-
-
-def everything_under(folder: Path) -> Paths:
-    """Return the files in and below a folder that are called like images, of kinds that are read or not, sorted.
-
-    Hidden ones are left out.
-
-    Raises:
-        DataError: a folder in it that cannot be listed.
-    """
-    paths = PathsBuilder()
-
-    def add(place: str) -> None:
-        try:
-            entries = [e for e in os.scandir(place) if not e.name.startswith(".")]
-        except OSError as error:
-            _cannot_list(error)
-        folders = {e.name for e in entries if is_folder(e) and not is_loop(place, e.name)}
-        called = (e for e in entries if e.name.lower().endswith((*EXTENSIONS, *UNREAD)))
-        files = {e.name for e in called if _is_listed(e)}
-        del entries
-        # Where a folder stands among files decides the order; runs of files are added at once.
-        run: list[str] = []
-        for name in sorted(folders | files):
-            if name in folders:
-                paths.add(place, run)
-                run = []
-                add(os.path.join(place, name))
-            else:
-                run.append(name)
-        paths.add(place, run)
-
-    add(str(folder))
-    return paths.paths()
-
-
-def images_under(folder: Path) -> Paths:
-    """Return the image files in a folder and in those below it, in order; hidden ones are left out."""
-    return files_under(folder)[0]
-
-
-def about_unread(paths: Sequence[str]) -> list[str]:
-    """One sentence that counts images of kinds that are not read; or none."""
-    if not paths:
-        return []
-    kinds = Counter(os.path.splitext(path)[1].lower() for path in paths)
-    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    are = "file is" if len(paths) == 1 else "files are"
-    return [
-        f"{len(paths)} image {are} of a kind that is not read and left out: {counted}, such as {paths[0]}. {CONVERT}"
-    ]
 
 
 def _images_in(folder: Path) -> list[str]:

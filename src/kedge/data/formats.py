@@ -46,6 +46,14 @@ def is_unread(name: str) -> bool:
     return name.lower().endswith(UNREAD) and not name.startswith(".")
 
 
+def encoded_bytes(source: Encoded) -> bytes:
+    """The bytes of an encoded image, read where it is a path; raises as `opened` does."""
+    if isinstance(source, bytes):
+        return source
+    with open_file(source) as file:
+        return file.read()
+
+
 @contextmanager
 def opened(source: Encoded) -> Iterator[Image.Image]:
     """Open an encoded image of one of `FORMATS`, given as a path or as bytes, and close it afterwards.

@@ -46,12 +46,12 @@ def published_wnids(which: str) -> frozenset[str]:
 
 
 def class_mask(
-    wanted: Sequence[str], space: Sequence[str], class_names: Sequence[str] | None, num_outputs: int | None
+    classes: Sequence[str], space: Sequence[str], class_names: Sequence[str] | None, num_outputs: int | None
 ) -> torch.Tensor | None:
-    """Where a model has the classes `wanted`: long `[len(wanted)]`, or None where its outputs are just these in order.
+    """Where a model has some classes: long `[len(classes)]`, or None where its outputs are just these in order.
 
     Args:
-        wanted: classes of a data set, taken from `space`.
+        classes: of a data set, taken from `space`.
         space: every class of the benchmark, in the usual order: `CIFAR10`, `CIFAR100`, `imagenet()`.
         class_names: of the model: those of the space in any order, among others or not. For ImageNet, WordNet
             identifiers or English names ("tench", "tench, Tinca tinca"). None takes the usual order if `num_outputs`
@@ -59,26 +59,26 @@ def class_mask(
         num_outputs: of the model.
 
     Raises:
-        DataError: the model does not have all of `wanted`, or it is not known which output is which class.
+        DataError: the model does not have all of `classes`, or it is not known which output is which class.
     """
     if class_names is None:
         if num_outputs != len(space):
             raise DataError(
                 f"the model has {num_outputs} outputs and no class names, so it is not known which of them are the "
-                f"data's {len(wanted)} classes (with {len(space)} outputs the usual order is taken). "
+                f"data's {len(classes)} classes (with {len(space)} outputs the usual order is taken). "
                 "Set model.class_names"
             )
         where = {name: i for i, name in enumerate(space)}
-        found = [where[name] for name in wanted]
+        outputs_of = [where[name] for name in classes]
         width = len(space)
     else:
         if num_outputs is not None and num_outputs != len(class_names):
             raise DataError(f"the model has {num_outputs} outputs but {len(class_names)} class names")
-        found, width = _by_name(wanted, space, class_names), len(class_names)
-    return None if found == list(range(width)) else torch.tensor(found, dtype=torch.long)
+        outputs_of, width = _by_name(classes, space, class_names), len(class_names)
+    return None if outputs_of == list(range(width)) else torch.tensor(outputs_of, dtype=torch.long)
 
 
-def _by_name(wanted: Sequence[str], space: Sequence[str], class_names: Sequence[str]) -> list[int]:
+def _by_name(classes: Sequence[str], space: Sequence[str], class_names: Sequence[str]) -> list[int]:
     known = _names_of(tuple(space))
     place = {name: i for i, name in enumerate(space)}
     if len(class_names) == len(space):
@@ -86,21 +86,21 @@ def _by_name(wanted: Sequence[str], space: Sequence[str], class_names: Sequence[
         # Names that can mean several classes, or none that is known, do not speak against the usual order.
         elsewhere = any(len(m := known.get(_plain(n), ())) == 1 and m[0] != i for i, n in enumerate(class_names))
         if not elsewhere and in_place >= (1.0 if len(space) < 1000 else _IN_PLACE) * len(space):
-            return [place[name] for name in wanted]
+            return [place[name] for name in classes]
     outputs: dict[int, int] = {}
     for output, name in enumerate(class_names):
         meant = known.get(_plain(name), ())
         if len(meant) == 1:
             outputs.setdefault(meant[0], output)
-    lacking = [name for name in wanted if place[name] not in outputs]
+    lacking = [name for name in classes if place[name] not in outputs]
     if lacking:
         example = ", ".join(lacking[:5]) + (", ..." if len(lacking) > 5 else "")
         raise DataError(
-            f"the model lacks {len(lacking)} of the data's {len(wanted)} classes, such as {example}\n"
+            f"the model lacks {len(lacking)} of the data's {len(classes)} classes, such as {example}\n"
             f"Its {len(class_names)} classes are called {', '.join(map(str, class_names[:5]))}, ...; "
             "expected the published names" + (", or WordNet identifiers (n01440764)" if len(space) == 1000 else "")
         )
-    return [outputs[place[name]] for name in wanted]
+    return [outputs[place[name]] for name in classes]
 
 
 @functools.cache

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from kedge.data.build import Listing, build
 from kedge.data.digits import Digits
-from kedge.data.folders import ImageFolder, about_unread, files_under, is_flat
+from kedge.data.folders import ImageFolder
+from kedge.data.image_files import about_unread, files_under, is_flat
 from kedge.data.items import FileItems
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet

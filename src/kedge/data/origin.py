@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 
 from kedge.data.decode import upright_size
-from kedge.data.formats import Encoded, opened
+from kedge.data.formats import Encoded, encoded_bytes, opened
 from kedge.data.report import UnreadableImage
-from kedge.regular import open_file
 from kedge.seeds import generator
 
 _LOOKED_AT = 200
@@ -78,7 +77,7 @@ def of_items(items: _Known, sizes: Sequence[tuple[int, int]] = ()) -> Origin:
     count = len(items)
     rows = range(count) if count <= _LOOKED_AT else _sampled(count)
     formats: Counter[str] = Counter()
-    seen = list(sizes)
+    stored = list(sizes)
     qualities = []
     for i in rows:
         try:
@@ -86,13 +85,13 @@ def of_items(items: _Known, sizes: Sequence[tuple[int, int]] = ()) -> Origin:
         except UnreadableImage:
             continue
         formats[kind] += 1
-        seen.append(size)
+        stored.append(size)
         if quality is not None:
             qualities.append(quality)
-    heights, widths = [h for h, _ in seen], [w for _, w in seen]
+    heights, widths = [h for h, _ in stored], [w for _, w in stored]
     return Origin(
         dict(formats.most_common()),
-        ((min(heights), min(widths)), (max(heights), max(widths))) if seen else None,
+        ((min(heights), min(widths)), (max(heights), max(widths))) if stored else None,
         round(median(qualities)) if qualities else None,
     )
 
@@ -122,12 +121,7 @@ def _sampled(count: int) -> list[int]:
 
 def _webp_kind(source: Encoded) -> str:
     """RIFF holds chunks of (name, length, content); VP8L is the lossless one (RFC 9649)."""
-    if isinstance(source, bytes):
-        data = source
-    else:
-        with open_file(source) as file:
-            data = file.read()
-    at = 12
+    data, at = encoded_bytes(source), 12
     while at + 8 <= len(data):
         chunk = data[at : at + 4]
         if chunk in (b"VP8L", b"VP8 "):

@@ -1,7 +1,8 @@
 """How many images two sets share, and that out-of-distribution images are no test images."""
 
+from kedge.data.file_sets import EncodedSet, Undecoded
 from kedge.data.report import DataError
-from kedge.data.sets import ImageSet
+from kedge.data.sets import ImageSet, TensorSet
 
 _SHARED = 0.01  # of an out-of-distribution set that may also be in the test set without a word
 
@@ -15,16 +16,14 @@ def shared_images(first: ImageSet, second: ImageSet) -> int:
     """
     if type(first) is not type(second):
         # Of a set in memory and one that is not decoded yet the pixels are compared.
-        whole = [images.decoded() if hasattr(images, "decoded") else images for images in (first, second)]
-        if type(whole[0]) is not type(whole[1]):
+        first, second = (images.decoded() if isinstance(images, Undecoded) else images for images in (first, second))
+        if type(first) is not type(second):
             return 0
-        first, second = whole
-    if first.image_shape != second.image_shape and not hasattr(first, "items"):
+    if first.image_shape != second.image_shape and not isinstance(first, EncodedSet):
         return 0
-    keys = [each.pixel_keys() if hasattr(each, "pixel_keys") else each.keys() for each in (first, second)]
-    known = set(keys[0])
-    known.discard(b"")
-    return sum(key in known for key in keys[1])
+    ours, theirs = (each.pixel_keys() if isinstance(each, TensorSet) else each.keys() for each in (first, second))
+    known = set(ours) - {b""}
+    return sum(key in known for key in theirs)
 
 
 def check_apart(inside: ImageSet, outside: ImageSet) -> str | None:

@@ -47,8 +47,8 @@ class Paths(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        shown = ", ".join(map(repr, self[:3]))
-        return f"Paths([{shown}{', ...' if len(self) > 3 else ''}], {len(self)} in all)"
+        first = ", ".join(map(repr, self[:3]))
+        return f"Paths([{first}{', ...' if len(self) > 3 else ''}], {len(self)} in all)"
 
     def at(self, index: torch.Tensor) -> "Paths":
         """The paths at `index`, long [M], in this order."""

@@ -53,9 +53,9 @@ def pixmix(
     images = images.contiguous(memory_format=torch.channels_last)
     copied = coins()
     mixed = torch.where(copied[:, None, None, None], _augmented(images, copied, draws), images).float() / 255
-    wanted = torch.randint(rounds + 1, (count,), generator=draws, device=device)
+    counts = torch.randint(rounds + 1, (count,), generator=draws, device=device)
     for done in range(rounds):
-        active, copied, additive, flat = wanted > done, coins(), coins(), coins()
+        active, copied, additive, flat = counts > done, coins(), coins(), coins()
         first, second = weak(), weak()
         a = torch.where(flat, 1 - first, 1 + first)[:, None, None, None]
         b = torch.where(flat, second, -second)[:, None, None, None]
@@ -65,8 +65,8 @@ def pixmix(
             rows = (active & (additive == kind)).nonzero()[:, 0]
             mix = _added if kind else _multiplied
             mixed[rows] = mix(mixed[rows], partner[rows], a[rows], b[rows]).clamp_(0, 1)
-    made = mixed.mul_(255).round_().to(torch.uint8)
-    return made.contiguous(memory_format=torch.channels_last)
+    levels = mixed.mul_(255).round_().to(torch.uint8)
+    return levels.contiguous(memory_format=torch.channels_last)
 
 
 def mixing_pictures(count: int, channels: int, height: int, width: int, seed: int) -> Tensor:
@@ -80,13 +80,13 @@ def mixing_pictures(count: int, channels: int, height: int, width: int, seed: in
     """
     draws = generator(seed, "mixing pictures")
     leaves = count // 2
-    made = torch.cat(
+    pictures = torch.cat(
         [
             _dead_leaves(leaves, channels, height, width, draws),
             _noise(count - leaves, channels, height, width, draws),
         ]
     )
-    return made.mul_(255).round_().to(torch.uint8)
+    return pictures.mul_(255).round_().to(torch.uint8)
 
 
 def _augmented(images: Tensor, which: Tensor, draws: torch.Generator | None) -> Tensor:
@@ -118,7 +118,7 @@ def _multiplied(x: Tensor, p: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 def _dead_leaves(count: int, channels: int, height: int, width: int, draws: torch.Generator) -> Tensor:
     y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
-    made = torch.rand((count, channels, 1, 1), generator=draws).expand(-1, -1, height, width).clone()
+    leaves = torch.rand((count, channels, 1, 1), generator=draws).expand(-1, -1, height, width).clone()
     side = min(height, width)
     low, high = max(1.0, side / 32), side / 2
     for _ in range(300):  # later discs lie in front
@@ -127,8 +127,8 @@ def _dead_leaves(count: int, channels: int, height: int, width: int, draws: torc
         down = height * torch.rand((count, 1, 1), generator=draws)
         right = width * torch.rand((count, 1, 1), generator=draws)
         inside = ((y - down) ** 2 + (x - right) ** 2 < radius**2)[:, None]
-        made = torch.where(inside, torch.rand((count, channels, 1, 1), generator=draws), made)
-    return made
+        leaves = torch.where(inside, torch.rand((count, channels, 1, 1), generator=draws), leaves)
+    return leaves
 
 
 def _noise(count: int, channels: int, height: int, width: int, draws: torch.Generator) -> Tensor:

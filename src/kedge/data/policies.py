@@ -82,8 +82,8 @@ def transform(images: Tensor, kinds: Tensor, magnitudes: Tensor) -> Tensor:
         if len(rows) == 0 or operation is None:
             continue
         some = pixels.index_select(0, rows).permute(0, 3, 1, 2)
-        made = operation(some, magnitudes[rows], kinds[rows])
-        out.index_copy_(0, rows, made.permute(0, 2, 3, 1))
+        changed = operation(some, magnitudes[rows], kinds[rows])
+        out.index_copy_(0, rows, changed.permute(0, 2, 3, 1))
     return out.permute(0, 3, 1, 2)
 
 
@@ -132,8 +132,8 @@ def _moved(images: Tensor, magnitudes: Tensor, kinds: Tensor) -> Tensor:
     first = torch.arange(count, device=device)[:, None, None] * height
     places = (first + rows.clamp(0, height - 1)) * width + columns.clamp(0, width - 1)
     pixels = images.permute(0, 2, 3, 1).reshape(count * height * width, -1)
-    taken = pixels.index_select(0, places.flatten()).mul_(inside.flatten()[:, None])
-    return taken.view(count, height, width, -1).permute(0, 3, 1, 2)
+    moved = pixels.index_select(0, places.flatten()).mul_(inside.flatten()[:, None])
+    return moved.view(count, height, width, -1).permute(0, 3, 1, 2)
 
 
 def _blended(images: Tensor, other: Tensor | float, magnitudes: Tensor) -> Tensor:

@@ -14,14 +14,14 @@ import torch
 
 from kedge.data.build import Listing, build
 from kedge.data.decode import CROP_SHARE
-from kedge.data.folders import about_unread, files_under, pack
+from kedge.data.folders import pack
 from kedge.data.formats import EXTENSIONS
+from kedge.data.image_files import about_unread, files_under, subfolders
 from kedge.data.items import FileItems
 from kedge.data.label_spaces import CIFAR10, WNID, class_mask, imagenet, published_wnids
-from kedge.data.published_arrays import ArrayItems, Rows, read_cifar_10_1, read_cifar_c
+from kedge.data.published_arrays import ArrayItems, Rows, array_layout, read_cifar_10_1, read_cifar_c
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet
-from kedge.regular import is_folder
 
 Condition = tuple[str, int | None]
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -129,7 +129,7 @@ def published(path: str | os.PathLike[str]) -> PublishedSet:
         DataError: not a layout that is known, labels or images missing, damaged files.
     """
     root = _located(path)
-    layout = _layout(root)
+    layout = array_layout(root)
     if layout == "cifar-c":
         name, rows, class_names, notes = read_cifar_c(root)
         return PublishedSet(name, "corruptions", list(rows), list(class_names), class_names, notes, places={**rows})
@@ -148,7 +148,7 @@ def is_published(path: str | os.PathLike[str]) -> bool:
         root = _located(path)
     except DataError:
         return False
-    return _layout(root) is not None or bool(_class_folders(root))
+    return array_layout(root) is not None or bool(_class_folders(root))
 
 
 def looks_corrupted(root: Path) -> bool:
@@ -157,7 +157,7 @@ def looks_corrupted(root: Path) -> bool:
     for _ in range(4):
         inside = _folders(place)
         if not inside:
-            return place == root and _layout(root) is not None
+            return place == root and array_layout(root) is not None
         if _NUMBER.fullmatch(place.name) and WNID.fullmatch(inside[0]):
             return place != root
         place /= inside[0]
@@ -175,17 +175,9 @@ def _located(path: str | os.PathLike[str]) -> Path:
     return root
 
 
-def _layout(root: Path) -> str | None:
-    if any(root.glob("cifar10.1_*_data.npy")):
-        return "cifar-10.1"
-    if any(not f.name.startswith(".") for f in root.glob("*.npy")):
-        return "cifar-c"
-    return None
-
-
 def _folders(root: Path) -> list[str]:
     try:
-        return sorted(e.name for e in os.scandir(root) if is_folder(e) and not e.name.startswith("."))
+        return [folder.name for folder in subfolders(root)]
     except OSError:
         return []
 

@@ -28,6 +28,15 @@ class Rows:
     labels: torch.Tensor
 
 
+def array_layout(root: Path) -> str | None:
+    """Which of the two layouts the files of a folder are called like: "cifar-10.1" or "cifar-c"; None for neither."""
+    if any(root.glob("cifar10.1_*_data.npy")):
+        return "cifar-10.1"
+    if any(not f.name.startswith(".") for f in root.glob("*.npy")):
+        return "cifar-c"
+    return None
+
+
 def read_cifar_c(root: Path) -> tuple[str, dict[tuple[str, int | None], Rows], tuple[str, ...], list[str]]:
     """What a folder of labels.npy and <corruption>.npy holds: (name, rows of each condition, class names, notes).
 

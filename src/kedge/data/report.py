@@ -85,5 +85,5 @@ def tolerated(count: int) -> int:
 
 def listed(skipped: Sequence[Sequence[str]]) -> str:
     """Return the first of these (path, reason), a line for each, and how many more there are."""
-    shown = [f"  {printable(path)}: {printable(reason)}" for path, reason in skipped[:_NAMED]]
-    return "\n".join(shown + ([f"  ... and {len(skipped) - _NAMED} more"] if len(skipped) > _NAMED else []))
+    lines = [f"  {printable(path)}: {printable(reason)}" for path, reason in skipped[:_NAMED]]
+    return "\n".join(lines + ([f"  ... and {len(skipped) - _NAMED} more"] if len(skipped) > _NAMED else []))

@@ -75,7 +75,9 @@ class ImageSet(Dataset):
         Raises:
             UnreadableImage: an image that could be read when the set was loaded no longer can.
         """
-        raise NotImplementedError
+        for start in range(0, len(self), batch_size):
+            labels = self.labels[start : start + batch_size]
+            yield torch.stack([self[i][0] for i in range(start, start + len(labels))]), labels
 
     def subset(self, indices: Indices) -> Self:
         """Return the images at `indices` (any order, repeats allowed), with the same classes and labels."""
@@ -255,9 +257,9 @@ def class_numbers(images: ImageSet, classes: Sequence[str | int]) -> list[int]:
         elif isinstance(c, str) and c in images.class_names:
             numbers.append(images.class_names.index(c))
         else:
-            shown = ", ".join(images.class_names[:20]) + (", ..." if len(images.class_names) > 20 else "")
+            names = ", ".join(images.class_names[:20]) + (", ..." if len(images.class_names) > 20 else "")
             raise DataError(
-                f"{images.name} has no class {c!r}{near_names(str(c), images.class_names)}\nIts classes are: {shown}"
+                f"{images.name} has no class {c!r}{near_names(str(c), images.class_names)}\nIts classes are: {names}"
             )
     if len(set(numbers)) < len(numbers):
         raise DataError(f"a class is named twice in {list(classes)}")

@@ -101,7 +101,8 @@ class Shards:
         self, split: str, image_size: int | None, val_fraction: float, seed: int
     ) -> tuple[StreamSet, ImageSet | None]:
         """Training images of a part that are read in turn, see `from_stream`."""
-        if split not in ("train", "all"):
+        split = split if split == "train" else "all"
+        if split not in self.splits:
             raise DataError(f"{self.name} has no shards to train on: their names begin with {', '.join(self.splits)}")
         pieces, naming = TarPieces(self.splits[split]), f"a file {self._classes}, a line for each,"
         return divided(pieces, self.class_names, self.name, naming, image_size, None, val_fraction, seed)

@@ -237,7 +237,7 @@ def divided(
     labels: list[Label] = []
     keys: list[bytes] = []
     lengths: list[int] = []
-    held: list[tuple[float, int, Sample]] = []  # heaps of the lowest hashes: their largest at the top
+    lowest: list[tuple[float, int, Sample]] = []  # heaps of the lowest hashes: their largest at the top
     trained: list[tuple[float, int, Sample]] = []
     for piece in range(len(pieces)):
         before = len(labels)
@@ -245,7 +245,7 @@ def divided(
         while some := list(islice(samples, _TOGETHER)):
             own = [key_of(each.source) for each in some]
             for each, key, u in zip(some, own, uniform(own, seed).tolist(), strict=True):
-                heap, most = (held, HELD) if key and u < val_fraction else (trained, SAMPLED)
+                heap, most = (lowest, HELD) if key and u < val_fraction else (trained, SAMPLED)
                 entry = (-u, -len(labels), each)
                 if len(heap) < most:
                     heapq.heappush(heap, entry)
@@ -256,7 +256,7 @@ def divided(
         lengths.append(len(labels) - before)
     numbers, names = numbered(labels, class_names, name)
     notes = about_unnamed(labels, class_names, naming)
-    limit = min(val_fraction, -held[0][0] + 2**-53) if len(held) == HELD else val_fraction
+    limit = min(val_fraction, -lowest[0][0] + 2**-53) if len(lowest) == HELD else val_fraction
     unread, u_of = torch.tensor([not key for key in keys]), uniform(keys, seed)
     out = ~unread & (u_of < limit)
     Division(out, ~unread, u_of, numbers).spare()
@@ -284,7 +284,7 @@ def divided(
         few,
     )
     depth, side, _ = few.image_shape
-    return train, in_memory(held, "val", side, depth) if val_fraction else None
+    return train, in_memory(lowest, "val", side, depth) if val_fraction else None
 
 
 def _in_turn(lanes: list[Any]) -> Iterator[Any]:

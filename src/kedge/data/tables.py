@@ -44,8 +44,8 @@ class Parquet:
         words = {file: _word(file, path) for file in files}
         places = {file: file.parent.parent if word == file.parent.name else file.parent for file, word in words.items()}
         if len(set(places.values())) > 1:
-            shown = ", ".join(sorted({str(place.relative_to(path)) for place in places.values()})[:8])
-            raise DataError(f"{path} holds several parquet sets ({shown}): name one of these folders")
+            several = ", ".join(sorted({str(place.relative_to(path)) for place in places.values()})[:8])
+            raise DataError(f"{path} holds several parquet sets ({several}): name one of these folders")
         if len(set(words.values())) == 1 and canonical_split(words[files[0]]) is None:
             words = dict.fromkeys(files, "all")  # data-00000-of-00002.parquet: no part has another name
         for split in {canonical_split(word) or word: None for word in words.values()}:

@@ -30,7 +30,7 @@ def disc(radius: float, sigma: float) -> np.ndarray:
     kernel = (axis[:, None] ** 2 + axis**2 <= radius**2).astype(float)
     kernel /= kernel.sum()
     size = 1 if radius <= 8 else 2  # the rim's blur reaches this far
-    weights = pixels.bell(range(-size, size + 1), sigma)
+    weights = np.array(pixels.bell(range(-size, size + 1), sigma))
     for axis_number in (0, 1):
         wide = np.pad(kernel, [(size, size) if a == axis_number else (0, 0) for a in (0, 1)], mode="reflect")
         shifted = [wide.take(range(i, i + len(kernel)), axis_number) for i in range(2 * size + 1)]
