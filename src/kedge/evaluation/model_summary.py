@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from kedge.confidence import log_odds
+from kedge.evaluation.collect import Collected
 from kedge.evaluation.comparing import Measured, compared_numbers
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import example_images
-from kedge.evaluation.inference_runner import Columns, measure, outputs_from
 from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready
-from kedge.evaluation.runner import Collected
-from kedge.evaluation.shifts import Condition
+from kedge.evaluation.runner import Columns, measure, outputs_from
+from kedge.evaluation.sets import Condition, Sets
 from kedge.metrics import aurc, bin_sums, joint_risk_coverage, reliability, risk_coverage
 from kedge.metrics._base import Answers, metrics
 from kedge.metrics._results import Estimate
@@ -35,7 +35,6 @@ class Settings:
     seed: int
     risk: float
     examples: int
-    equalised: bool
 
     def answers(self, columns: Columns, probs: Tensor | None = None, labels: Tensor | None = None) -> Answers:
         """What a model answered, for the metrics."""
@@ -45,17 +44,14 @@ class Settings:
 def about(
     subject: Subject,
     collected: Collected,
-    data: Any,
-    positions: Tensor,
-    training_labels: Tensor | None,
-    no_training: str,
+    sets: Sets,
     scores: Sequence[Score],
     groups: Mapping[str, str | None],
     pace: float,
     settings: Settings,
 ) -> tuple[dict[str, Any], Measured]:
     """(the model's entry in the results, what comparisons with other models need)."""
-    logits = collected.clean.tensors["logits"]
+    data, logits = sets.test, collected.clean.tensors["logits"]
     clean = measure(logits, data.labels)
     if "uncertainty" in collected.clean.tensors:
         clean["uncertainty"] = collected.clean.tensors["uncertainty"]
@@ -64,13 +60,13 @@ def about(
     shifted = shifted_numbers(list(collected.shift.values()), settings)
     rule = by_confidence(getattr(subject.model, "reject", None))
     # Where sets were equalised, familiar images are compared in that form, or not at all.
-    familiar = collected.inside if settings.equalised else collected.clean
+    familiar = collected.clean if sets.step is None else collected.inside
     outside = {name: outputs_from(part.tensors, subject) for name, part in collected.outside.items() if familiar}
     familiar = familiar or collected.clean
     training = None
-    if collected.training is not None and training_labels is not None:
-        training = (outputs_from(collected.training.tensors, subject), training_labels)
-    usable, skipped = ready(scores if outside else (), subject.fields, training, no_training)
+    if collected.training is not None:
+        training = (outputs_from(collected.training.tensors, subject), sets.training.labels)
+    usable, skipped = ready(scores if outside else (), subject.fields, training, sets.why_no_training)
     histograms, ood, broken = outside_summary(
         outputs_from(familiar.tensors, subject),
         outside,
@@ -104,7 +100,7 @@ def about(
         "sanity": [],
         **({} if collected.attacked is None else collected.attacked.entry()),
         "unlabelled": None,
-        "images": example_images(clean, data, positions, settings.examples),
+        "images": example_images(clean, data, sets.positions, settings.examples),
         "timing": {
             "images_per_second": 1 / pace if pace > 0 else None,
             "device": str(subject.device),
