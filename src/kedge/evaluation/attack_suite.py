@@ -21,10 +21,9 @@ from kedge.evaluation.attacked import (
     epsilon_curve,
     predictor,
 )
-from kedge.evaluation.cache import digest
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import attack_strip
-from kedge.evaluation.inputs import to_unit
+from kedge.evaluation.inputs import as_batch
 from kedge.evaluation.runner import Columns, Runner, duration, identity, joined
 from kedge.evaluation.sanity import gradient_sizes, probes, same_answers, sanity
 from kedge.evaluation.sets import limited
@@ -157,16 +156,17 @@ class UnderAttack:
             kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
             self.errors.append({"part": part, "message": f"{kind}{error}"})
 
-    def chunk(self, start: int = 0) -> tuple[Any, Tensor]:
-        """The images from `start` on whose results are stored together, and their places."""
-        stop = min(start + CHUNK, len(self.images))
-        return self.images.subset(range(start, stop)), self.places[start:stop]
+    def first(self, count: int) -> Any:
+        """The first images, so many at most."""
+        return self.images.subset(range(min(count, len(self.images))))
 
     def by(self, attack: Attack, made_on: nn.Module | None = None) -> Work:
         """What an attack does to images, made on this model or on another one."""
-        return lambda images, labels, places: attack_batch(
-            self.model, attack, images, labels, places, made_on=made_on
-        ).columns()
+        return lambda *batch: attack_batch(self.model, attack, *batch, made_on=made_on).columns()
+
+    def breaking(self, attack: Any, grid: Sequence[float]) -> Work:
+        """The smallest radius of `grid` at which an attack breaks images."""
+        return lambda *batch: {"broken": broken_at(self.model, attack.at, grid, *batch)}
 
     def measure(self, settings: Any, work: Work, start: int = 0, stop: int | None = None) -> tuple[Columns, float]:
         """(columns of the images from `start` to `stop`, seconds): each chunk as it was stored, or by `work`.
@@ -176,12 +176,12 @@ class UnderAttack:
         columns: list[Columns] = []
         total = 0.0
         for place in range(start, min(len(self.images), stop or len(self.images)), CHUNK):
-            images, places = self.chunk(place)
-            storable = self.subject.digest is not None and settings is not None
-            key = digest(self.subject.digest, identity(images, places), settings) if storable else None
+            images = self.images.subset(range(place, min(place + CHUNK, len(self.images))))
+            places = self.places[place : place + CHUNK]
+            key = None if settings is None else self.subject.key(identity(images, places), settings)
             column = self.runner.parts.get(key)
             if column is None:
-                batch, labels = as_batch(images).to(self.subject.device), images.labels.to(self.subject.device)
+                batch, labels = as_batch(images, self.subject.device), images.labels.to(self.subject.device)
                 started = time.perf_counter()
                 column = {name: values.float().cpu() for name, values in work(batch, labels, places).items()}
                 column["_seconds"] = torch.tensor([time.perf_counter() - started], dtype=torch.float64)
@@ -208,7 +208,7 @@ def run_attacks(
     for target in targets:
         if attacks.cross_checks:
             with target.noting("checks of the attacks"):
-                target.sanity.append(same_answers(target.model, as_batch(target.chunk()[0]).to(target.subject.device)))
+                target.sanity.append(same_answers(target.model, as_batch(target.first(CHUNK), target.subject.device)))
         with target.noting("attacks"):
             for name, attack in attacks.on(target.subject).items():
                 target.attacks[name] = (attack, False)
@@ -216,7 +216,9 @@ def run_attacks(
                 stored_by = None if settings is None else [name, settings]
                 target.columns[name], target.seconds[name] = target.measure(stored_by, target.by(attack))
             if first is not None and attacks.curve:
-                target.curve = _curve(target, first[1], list(attacks.curve))
+                grid, curved = list(attacks.curve), first[1]
+                columns, _ = target.measure(["curve", grid, repr(curved)], target.breaking(curved, grid))
+                target.curve = epsilon_curve(columns["broken"], grid, curved.norm)
     if first is not None and attacks.cross_checks:
         _transfer(targets, *first)
     for target in targets:
@@ -231,32 +233,22 @@ def run_attacks(
     return {target.subject.name: target for target in targets}
 
 
-def _curve(target: UnderAttack, attack: Any, grid: list[float]) -> dict[str, Any]:
-    """Accuracy against epsilon."""
-    columns, _ = target.measure(
-        ["curve", grid, repr(attack)],
-        lambda images, labels, places: {"broken": broken_at(target.model, attack.at, grid, images, labels, places)},
-    )
-    return epsilon_curve(columns["broken"], grid, attack.norm)
-
-
 def _transfer(targets: Sequence[UnderAttack], name: str, attack: Any) -> None:
     """Images made on one model, judged on every other one; the source that hurts most stands for each."""
     attack, title = attack.for_transfer(), f"{name}: from another model"
     for source in targets:
-        for target, columns, seconds in _shown(source, targets, attack):
+        for target, columns, seconds in _judged(source, targets, attack):
             before = target.columns.get(title)
             if before is None or columns["robust"].mean() < before["robust"].mean():
                 target.attacks[title] = (attack, True)
                 target.columns[title], target.seconds[title] = columns, seconds
 
 
-def _shown(
+def _judged(
     source: UnderAttack, targets: Sequence[UnderAttack], attack: Any
 ) -> Iterator[tuple[UnderAttack, Columns, float]]:
     """(model, columns, seconds) of every other model on the same device, shown images made on `source`."""
-    digest_ = source.subject.digest
-    settings = None if digest_ is None else ["transfer", digest_, repr(attack)]
+    settings = source.subject.digest and ["transfer", source.subject.digest, repr(attack)]
     others = [t for t in targets if t is not source and t.subject.device == source.subject.device]
     chunks: dict[UnderAttack, list[tuple[Columns, float]]] = {target: [] for target in others}
     for start in range(0, len(source.images), CHUNK):
@@ -295,16 +287,10 @@ def _panel(target: UnderAttack, name: str, attack: Any) -> list[dict[str, Any]]:
 
 def _example(target: UnderAttack, name: str, attack: Any) -> dict[str, Any]:
     """A few images before and after the attack, with the model's answers."""
-    some = target.images.subset(range(min(EXAMPLES, len(target.images))))
-    clean = as_batch(some)
-    batch = clean.to(target.subject.device)
-    adversarial = attack_batch(target.model, attack, batch, some.labels, target.places[:EXAMPLES]).images
+    some = target.first(EXAMPLES)
+    clean = as_batch(some, target.subject.device)
+    adversarial = attack_batch(target.model, attack, clean, some.labels, target.places[:EXAMPLES]).images
     with torch.no_grad(), evaluating(target.model):
-        answers = [target.model(x).argmax(1).tolist() for x in (batch, adversarial)]
+        answers = [target.model(x).argmax(1).tolist() for x in (clean, adversarial)]
     words = [(some.class_names[a], some.class_names[b]) for a, b in zip(*answers, strict=True)]
-    return attack_strip(f"{target.subject.name}, {name}", clean, adversarial.cpu(), words)
-
-
-def as_batch(images: Any) -> Tensor:
-    """A set of a few images as a batch `[B, C, H, W]` in [0, 1]."""
-    return to_unit(torch.stack([images[i][0] for i in range(len(images))]))
+    return attack_strip(f"{target.subject.name}, {name}", clean.cpu(), adversarial.cpu(), words)

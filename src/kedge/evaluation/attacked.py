@@ -132,11 +132,16 @@ def attacked(
     An image's place in the set is its place among all batches. With attacks that draw by it, what comes out for a batch
     depends on nothing before it: the first `skip` batches can be left out when their results are there from before.
     """
+    for images, labels, indices in _numbered(batches, skip):
+        yield attack_batch(model, attack, images, labels, indices, made_on=made_on)
+
+
+def _numbered(batches: Batches, skip: int) -> Iterator[tuple[Tensor, Tensor, range]]:
+    """The batches after the first `skip`, with the places of their images among those of all batches."""
     start = 0
     for number, (images, labels) in enumerate(batches):
         if number >= skip:
-            indices = range(start, start + len(images))
-            yield attack_batch(model, attack, images, labels, indices, made_on=made_on)
+            yield images, labels, range(start, start + len(images))
         start += len(images)
 
 
@@ -203,12 +208,8 @@ def accuracy_against_epsilon(
 
     `attack_factory` makes an attack for an eps: `lambda eps: PGD(eps, 20)`.
     """
-    start = 0
-    for number, (images, labels) in enumerate(batches):
-        if number >= skip:
-            indices = range(start, start + len(images))
-            yield broken_at(model, attack_factory, eps_grid, images, labels, indices, made_on=made_on)
-        start += len(images)
+    for images, labels, indices in _numbered(batches, skip):
+        yield broken_at(model, attack_factory, eps_grid, images, labels, indices, made_on=made_on)
 
 
 def epsilon_curve(broken: Tensor, eps_grid: Sequence[float], norm: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from kedge.anchoring.outputs import Outputs
 from kedge.anchoring.protocol import Model, as_model
 from kedge.checks import PROBABILITIES, looks_like_probabilities
-from kedge.evaluation.cache import model_digest
+from kedge.evaluation.cache import digest, model_digest
 from kedge.evaluation.inputs import conversion, convert, to_unit
 
 PROBE = 8  # images that every model is tried on before anything is measured
@@ -50,6 +50,10 @@ class Subject:
             masked=masked and "masked" in self.fields,
             check=False,  # `to_unit` did
         )
+
+    def key(self, *what: Any) -> str | None:
+        """What results of this model under the conditions `what` are stored under; None: they are not."""
+        return None if self.digest is None else digest(self.digest, *what)
 
     def description(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
         """What the results say of the model."""
@@ -130,10 +134,10 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
         )
     for words in warned:
         say(f"careful, {subject.name}: {words}")
-    digest = model_digest(
+    stands_for = model_digest(
         subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None
     )
-    return replace(subject, fields=outputs.present(), head=head, digest=digest, pace=pace, warnings=tuple(warned))
+    return replace(subject, fields=outputs.present(), head=head, digest=stands_for, pace=pace, warnings=tuple(warned))
 
 
 def named_groups(groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:

@@ -57,7 +57,10 @@ def about(
         clean["uncertainty"] = collected.clean.tensors["uncertainty"]
     answers = settings.answers(clean, logits.softmax(dim=1), data.labels)
     on_clean = numbers([answers], [m for m in metrics() if "clean" in m.places and m.applies(answers)])
-    shifted = shifted_numbers(list(collected.shift.values()), settings)
+    anywhere = [metric for metric in metrics() if "shift" in metric.places]
+    samples = [settings.answers(columns) for columns in collected.shift.values()]
+    shifted = numbers(samples, anywhere) if samples else None
+    renditions = {name: settings.answers(columns) for name, columns in collected.renditions.items()}
     rule = by_confidence(getattr(subject.model, "reject", None))
     # Where sets were equalised, familiar images are compared in that form, or not at all.
     familiar = collected.clean if sets.step is None else collected.inside
@@ -82,7 +85,10 @@ def about(
         "clean": clean_summary(results, answers),
         "shift": None if not collected.shift and not collected.failed
         else shift_summary(list(collected.shift), collected.failed, shifted),
-        "shift_sets": {name: one_set(settings.answers(columns)) for name, columns in collected.renditions.items()},
+        "shift_sets": {
+            name: {**numbers([own], anywhere).results(), "reliability": diagram([own])}
+            for name, own in renditions.items()
+        },
         "scores": histograms,
         "ood": ood,
         "ood_groups": averaged(ood, groups),
@@ -132,18 +138,6 @@ def diagram(samples: Sequence[Answers]) -> dict[str, Any]:
     return reliability(torch.stack(sums).sum(dim=0))
 
 
-def shifted_numbers(conditions: Sequence[Columns], settings: Settings) -> Numbers | None:
-    """The metrics of corrupted images by condition; None: there are none."""
-    samples = [settings.answers(columns) for columns in conditions]
-    return numbers(samples, [m for m in metrics() if "shift" in m.places]) if samples else None
-
-
-def one_set(answers: Answers) -> dict[str, Any]:
-    """The same metrics and the reliability diagram of a published set."""
-    measured = numbers([answers], [m for m in metrics() if "shift" in m.places])
-    return {**measured.results(), "reliability": diagram([answers])}
-
-
 def shift_summary(
     conditions: Sequence[Condition], failed: Sequence[Condition], measured: Numbers | None
 ) -> dict[str, Any]:
@@ -151,10 +145,6 @@ def shift_summary(
 
     A mean over conditions of which one failed is no mean: its values are None.
     """
-    rows: list[dict[str, Any]] = []
-    for j, (corruption, severity) in enumerate(conditions if measured else ()):
-        assert measured is not None
-        rows.append({"corruption": corruption, "severity": severity, **measured.of([j]).results()})
 
     def mean(chosen: list[int], lost: bool) -> dict[str, Any]:
         if lost or not chosen or measured is None:
@@ -171,7 +161,11 @@ def shift_summary(
             }
             for s in severities
         ],
-        "conditions": rows,
+        "conditions": [
+            {"corruption": corruption, "severity": severity, **measured.of([j]).results()}
+            for j, (corruption, severity) in enumerate(conditions)
+            if measured
+        ],
         "reliability": diagram(measured.samples) if measured else None,
     }
 

@@ -54,10 +54,8 @@ class Part:
 
     def key(self, subject: Subject, wants: dict[str, bool]) -> str | None:
         """What this part of this subject is stored under."""
-        if subject.digest is None:
-            return None
         classes = None if self.classes is None else self.classes.tolist()
-        return digest(subject.digest, self.identity, self.settings, self.extras(wants) or None, classes, subject.device)
+        return subject.key(self.identity, self.settings, self.extras(wants) or None, classes, subject.device)
 
 
 @dataclass
