@@ -191,9 +191,7 @@ class UnderAttack:
         return joined(columns), total
 
 
-def run_attacks(
-    runner: Runner, attacks: Attacks, data: Any, positions: Tensor, seed: int, say: Callable[[str], None]
-) -> dict[str, UnderAttack]:
+def run_attacks(runner: Runner, attacks: Attacks, data: Any, positions: Tensor, seed: int) -> dict[str, UnderAttack]:
     """Attack every model: what that does to each, by name."""
     images, rows = limited(data, attacks.images, seed)
     targets = [UnderAttack(runner, subject, images, positions[rows]) for subject in runner.subjects]
@@ -203,7 +201,7 @@ def run_attacks(
         for attack in attacks.on(target.subject).values()
     )
     if seconds >= 20:
-        say(f"attacks on {len(images)} images: about {duration(seconds)}, less what was kept")
+        runner.say(f"attacks on {len(images)} images: about {duration(seconds)}, less what was kept")
     first, checked = attacks.first(), attacks.to_check()
     for target in targets:
         if attacks.cross_checks:

@@ -1,7 +1,7 @@
 """What every model gives on every set of images: the part of an evaluation that takes long."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -17,7 +17,7 @@ from kedge.evaluation.attack_suite import Attacks, UnderAttack, run_attacks
 from kedge.evaluation.cache import digest
 from kedge.evaluation.equalise import equalise
 from kedge.evaluation.evaluated_model import faults
-from kedge.evaluation.runner import Columns, Outcome, Part, Runner, batches, duration, identity
+from kedge.evaluation.runner import Columns, Outcome, Part, Runner, batches, identity
 from kedge.evaluation.sets import Condition, Sets, limited, rendition_names
 
 IN_MEMORY = 256 << 20  # bytes of decoded images that are held for all conditions; of more, files are decoded again
@@ -50,32 +50,28 @@ class Collected:
     errors: list[dict[str, str]] = field(default_factory=list)
 
 
-def collect(
-    runner: Runner, sets: Sets, attacks: Attacks | None, limit: int | None, seed: int, say: Callable[[str], None]
-) -> dict[str, Collected]:
+def collect(runner: Runner, sets: Sets, attacks: Attacks | None, limit: int | None, seed: int) -> dict[str, Collected]:
     """Run all models over everything; clean images first, which tells how long the rest will take."""
     data, positions = sets.test, sets.positions
     who = identity(data, positions)
     clean = Part("clean", data, who, positions, outputs=True)
-    _announce(say, f"{len(data)} clean images", runner.expect([clean]))
+    runner.announce(f"{len(data)} clean images", [clean])
     outcomes = runner.run(clean)
     runner.learn_pace(clean, outcomes)
     collected = {name: Collected(outcome) for name, outcome in outcomes.items()}
     for name, one in collected.items():
         if words := faults(one.clean.tensors["logits"]):
             raise ValueError(f"model {name!r} gave {words} on clean images")
-    _outside(runner, sets, clean, collected, say)
-    _shifted(runner, sets, who, collected, limit, seed, say)
+    _outside(runner, sets, clean, collected)
+    _shifted(runner, sets, who, collected, limit, seed)
     if attacks is not None:
-        for name, attacked in run_attacks(runner, attacks, data, positions, seed, say).items():
+        for name, attacked in run_attacks(runner, attacks, data, positions, seed).items():
             collected[name].attacked = attacked
             collected[name].errors += attacked.errors
     return collected
 
 
-def _outside(
-    runner: Runner, sets: Sets, clean: Part, collected: Mapping[str, Collected], say: Callable[[str], None]
-) -> None:
+def _outside(runner: Runner, sets: Sets, clean: Part, collected: Mapping[str, Collected]) -> None:
     """Training images for the scores that learn, out-of-distribution sets, and the test images as those are changed."""
     away = {name: _whole(f"ood {name}", images) for name, images in sets.ood.items()}
     within = None
@@ -91,7 +87,7 @@ def _outside(
     # No score learns from masked passes.
     learn = None if sets.training is None else replace(_whole("training images", sets.training), masked=False)
     parts = [part for part in (learn, *away.values(), within) if part is not None]
-    _announce(say, "out-of-distribution sets", runner.expect(parts))
+    runner.announce("out-of-distribution sets", parts)
     if learn is not None:
         for name, outcome in runner.run(learn).items():
             collected[name].training = outcome
@@ -104,18 +100,12 @@ def _outside(
 
 
 def _shifted(
-    runner: Runner,
-    sets: Sets,
-    who: str,
-    collected: Mapping[str, Collected],
-    limit: int | None,
-    seed: int,
-    say: Callable[[str], None],
+    runner: Runner, sets: Sets, who: str, collected: Mapping[str, Collected], limit: int | None, seed: int
 ) -> None:
     """Corruptions made here, and published sets."""
     data = sets.test
     corrupted = list(_corrupted(sets, who, seed))
-    _announce(say, f"{len(corrupted)} kinds of corrupted images", runner.expect([part for _, part in corrupted]))
+    runner.announce(f"{len(corrupted)} kinds of corrupted images", [part for _, part in corrupted])
     source = data
     if any(runner.missing(part) for _, part in corrupted):
         source = in_memory(data, len(corrupted), runner.workers, runner.batch_size)
@@ -127,7 +117,7 @@ def _shifted(
             _note(collected, condition, part, outcomes)
     for images in (*sets.shifts.published, *sets.shifts.renditions):
         for key, part in _published(images, sets, limit, seed):
-            _announce(say, part.name, runner.expect([part]))
+            runner.announce(part.name, [part])
             _note(collected, key, part, runner.run(part))
 
 
@@ -203,9 +193,3 @@ def in_memory(images: Any, conditions: int, workers: int, batch_size: int) -> An
     copy = TensorSet(decoded, images.labels, images.class_names, images.name, images.split, images.report, images.paths)
     copy.mirror, copy.origin = images.mirror, images.origin
     return copy
-
-
-def _announce(say: Callable[[str], None], what: str, seconds: float) -> None:
-    fewer = " (fewer: limit, severities, references; interrupting keeps what is done)" if seconds >= 600 else ""
-    if seconds >= 20:
-        say(f"{what}: about {duration(seconds)}{fewer}")

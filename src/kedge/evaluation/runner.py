@@ -137,6 +137,14 @@ def identity(images: Any, positions: Tensor) -> str:
 class Runner:
     """Runs models over parts and stores what they gave.
 
+    Args:
+        subjects: the models.
+        parts: where what they give is stored.
+        wants: whether to ask for features and masked passes beside logits.
+        batch_size, workers: images at a time, and processes that decode them.
+        progress: called with (images done, images in all).
+        say: called with a sentence before work that takes long.
+
     Attributes:
         pace: seconds that a model takes for an image: what a few images said, then what the clean ones took.
     """
@@ -148,14 +156,15 @@ class Runner:
         wants: dict[str, bool],
         batch_size: int,
         workers: int,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Callable[[int, int], None] | None,
+        say: Callable[[str], None],
     ) -> None:
         self.subjects = subjects
         self.parts = parts
         self.wants = wants
         self.batch_size = batch_size
         self.workers = workers
-        self.progress = progress
+        self.progress, self.say = progress, say
         self.pace = {s.name: s.pace for s in subjects}
         self._done = self._total = 0
 
@@ -163,14 +172,16 @@ class Runner:
         """The models that have to be run for `part`."""
         return [s for s in self.subjects if not self.parts.has(part.key(s, self.wants))]
 
-    def expect(self, parts: Iterable[Part]) -> float:
-        """Count these parts as work ahead, and return how many seconds it will take at the pace so far."""
+    def announce(self, what: str, parts: Iterable[Part]) -> None:
+        """Count these parts as work ahead, and say how long it takes at the pace so far, if that is long."""
         seconds = 0.0
         for part in parts:
             for subject in self.missing(part):
                 self.count(ahead=len(part.images))
                 seconds += self._passes(part, subject) * self.pace[subject.name] * len(part.images)
-        return seconds
+        fewer = " (fewer: limit, severities, references; interrupting keeps what is done)" if seconds >= 600 else ""
+        if seconds >= 20:
+            self.say(f"{what}: about {duration(seconds)}{fewer}")
 
     def count(self, done: int = 0, ahead: int = 0) -> None:
         """Tell the progress of images done, or of more images ahead."""

@@ -153,8 +153,8 @@ def evaluate(
 
     wants = {field: any(field in score.needs for score in scores if outside) for field in ("features", "masked")}
     stored = Parts(None if parts is None else Path(parts))
-    runner = Runner(subjects, stored, wants, batch_size, workers, progress)
-    collected = collect(runner, sets, attacks, limit, seed, say)
+    runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
+    collected = collect(runner, sets, attacks, limit, seed)
 
     settings = Settings(bins, resamples, seed, risk, examples)
     group_of = {name: None if not near else "near" if name in near else "far" for name in ood_sets}

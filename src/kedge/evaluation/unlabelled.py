@@ -12,7 +12,7 @@ from kedge.data.overlap import shared_images
 from kedge.evaluation.cache import Parts
 from kedge.evaluation.evaluated_model import Subject, faults, gather_subjects
 from kedge.evaluation.provenance import citations
-from kedge.evaluation.runner import Part, Runner, duration, identity, outputs_from
+from kedge.evaluation.runner import Part, Runner, identity, outputs_from
 from kedge.evaluation.sets import check_images, limited, trained_images
 from kedge.metrics import (
     accuracy_interval,
@@ -128,12 +128,12 @@ def estimate_accuracy(
     for name, model in models.items():
         source, positions = limited(sources[name], limit, seed)
         (subject,) = gather_subjects({name: model}, source, references, batch_size, say)
-        runner = Runner([subject], Parts(parts), {"features": True, "masked": False}, batch_size, workers, progress)
+        runner = Runner(
+            [subject], Parts(parts), {"features": True, "masked": False}, batch_size, workers, progress, say
+        )
         known = Part("validation images", source, identity(source, positions), positions, outputs=True)
         targets = {n: Part(f"unlabelled {n}", s, identity(s, p), p, outputs=True) for n, (s, p) in some.items()}
-        seconds = runner.expect([known, *targets.values()])
-        if seconds >= 20:
-            say(f"{name}, images without labels and validation images: about {duration(seconds)}")
+        runner.announce(f"{name}, images without labels and validation images", [known, *targets.values()])
         ours = _outputs(runner, known, subject)
         correct = ours.logits.argmax(dim=1) == source.labels
         right = int(correct.sum())
