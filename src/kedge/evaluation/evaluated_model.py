@@ -109,7 +109,11 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
             f"model {subject.name!r} failed on {len(few)} images of shape {list(images.shape[1:])}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    check_width(subject.name, outputs.logits.shape[1], list(data.class_names))
+    if (width := outputs.logits.shape[1]) != len(data.class_names):
+        raise ValueError(
+            f"model {subject.name!r} returns {width} logits, but the data has {len(data.class_names)} classes: "
+            + _listed(list(data.class_names))
+        )
     if words := faults(outputs.logits):
         raise ValueError(f"model {subject.name!r} gave {words}")
     warned = [PROBABILITIES] if looks_like_probabilities(outputs.network_logits()) else []
@@ -183,17 +187,6 @@ def _check_classes(name: str, model: Model, data: Any) -> None:
                 if set(ours) <= set(theirs)
                 else "evaluate on data with the model's classes; other data can only be its out-of-distribution set"
             )
-        )
-    assert model.num_outputs is not None
-    check_width(name, model.num_outputs, theirs)
-
-
-def check_width(name: str, width: int, class_names: list[str]) -> None:
-    """Raise ValueError unless a model's output width is the number of classes."""
-    if width != len(class_names):
-        raise ValueError(
-            f"model {name!r} returns {width} logits, but the data has {len(class_names)} classes: "
-            + _listed(class_names)
         )
 
 
