@@ -22,8 +22,8 @@ from torch import Tensor, nn
 import kedge
 import kedge.data
 from kedge.data.corruptions import SEVERITIES, corrupt
-from kedge.evaluation.checks import limited
 from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.sets import limited
 from kedge.files import write_text
 
 RESULTS = Path(__file__).parent / "results"

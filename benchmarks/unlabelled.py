@@ -22,8 +22,8 @@ from torch import Tensor
 
 import kedge
 from kedge.data.corruptions import CBAR, NAMES, corrupt
-from kedge.evaluation.checks import limited
 from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.sets import limited
 from kedge.files import write_text
 from kedge.metrics import (
     agreement_of_references,

@@ -263,12 +263,12 @@ def test_a_folder_of_images_without_classes_can_be_outside(command, run_folder, 
 
 
 def test_parts_that_failed_change_the_exit_status(command, run_folder, monkeypatch):
-    import kedge.evaluation.attack_runner as attack_runner
+    import kedge.evaluation.attack_suite as attack_suite
 
     def broken(*_, **__):
         raise RuntimeError("no luck")
 
-    monkeypatch.setattr(attack_runner, "attack_batch", broken)
+    monkeypatch.setattr(attack_suite, "attack_batch", broken)
     code, _, err = command("evaluate", run_folder, "--shift", "none", "--attack", "pgd", "--limit", 30)
     assert code == 3
     assert "first, attacks: RuntimeError: no luck" in err

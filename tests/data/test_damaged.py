@@ -19,7 +19,7 @@ from kedge.data.file_sets import FileSet, Undecoded
 from kedge.data.items import FileItems
 from kedge.data.report import DataError, UnreadableImage
 from kedge.data.statistics import NormBatches
-from kedge.evaluation.checks import limited
+from kedge.evaluation.sets import limited
 
 from .conftest import picture
 

@@ -4,11 +4,10 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import kedge
-from kedge.attacks import FGSM, PGD, Bank, distance
+from kedge.attacks import FGSM, PGD, Bank, as_attack, distance
 from kedge.evaluation.attacked import (
     accuracy_against_epsilon,
     attack_batch,
-    attack_record,
     attack_summary,
     attacked,
     broken_at,
@@ -209,11 +208,11 @@ def test_transfer_is_weaker_than_white_box(trained, digits, test_images):
 
 
 def test_records():
-    assert attack_record(FGSM(0.1))["kind"] == "single-step"
-    record = attack_record(PGD(0.1, 7, over_references=3, restarts=2))
+    assert as_attack(FGSM(0.1)).record()["kind"] == "single-step"
+    record = as_attack(PGD(0.1, 7, over_references=3, restarts=2)).record()
     assert record["title"] == "PGD-7, expectation over references, 2 restarts"
     assert record["kind"] == "eot"
-    assert attack_record(lambda model, images, targets: images)["eps"] is None
+    assert as_attack(lambda model, images, targets: images).record()["eps"] is None
 
 
 # Accuracy against epsilon

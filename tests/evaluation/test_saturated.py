@@ -9,8 +9,8 @@ from torch import nn
 import kedge
 from kedge.data import TensorSet
 from kedge.evaluation import evaluate
-from kedge.evaluation.inference_runner import measure
 from kedge.evaluation.model_summary import selective_summary
+from kedge.evaluation.runner import measure
 from kedge.training.calibration import predict_logits, reject_rule
 
 
@@ -111,13 +111,13 @@ def test_estimates_without_labels_threshold_the_log_odds(images, model):
 
 
 def test_parts_without_log_odds_are_measured_anew(images, model, tmp_path, monkeypatch):
-    from kedge.evaluation import cache, inference_runner
+    from kedge.evaluation import cache, runner
 
     settings = {"shift": ["contrast"], "severities": (1,), "parts": tmp_path, "resamples": 0}
     monkeypatch.setattr(cache, "PROTOCOL", 2)
     with monkeypatch.context() as old:
-        keep = inference_runner.measure
-        old.setattr(inference_runner, "measure", lambda *a: {k: v for k, v in keep(*a).items() if k != "log_odds"})
+        keep = runner.measure
+        old.setattr(runner, "measure", lambda *a: {k: v for k, v in keep(*a).items() if k != "log_odds"})
         with pytest.raises(KeyError):
             evaluate(model, images, **settings)
     monkeypatch.undo()

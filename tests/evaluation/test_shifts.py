@@ -8,7 +8,7 @@ from kedge import metrics
 from kedge.data import DataError, TensorSet
 from kedge.data.corruptions import NAMES
 from kedge.evaluation import evaluate
-from kedge.evaluation.shifts import shifts
+from kedge.evaluation.sets import shifts
 
 
 @dataclass

@@ -11,7 +11,7 @@ from kedge.data import TensorSet
 from kedge.data.corruptions import corrupt
 from kedge.evaluation import evaluate
 from kedge.evaluation.evaluated_model import Subject
-from kedge.evaluation.suite import _fit_images
+from kedge.evaluation.sets import fit_images
 
 QUICK = {"shift": ["gaussian_noise", "contrast"], "severities": (1, 5), "batch_size": 32, "resamples": 50}
 
@@ -248,4 +248,4 @@ def test_a_limit_limits_the_training_images_of_scores_too(network, data, noise):
 def test_how_many_training_images_a_covariance_needs(limit, features, classes, most):
     head = torch.zeros(classes, features), torch.zeros(classes)
     subject = Subject("a", None, torch.device("cpu"), torch.float32, (3, 8, 8), None, head=head)
-    assert _fit_images(limit, [subject], classes) == most
+    assert fit_images(limit, [subject], classes) == most

@@ -9,8 +9,7 @@ from torch import nn
 import kedge
 from kedge.attacks import PGD
 from kedge.data import TensorSet
-from kedge.evaluation import evaluate
-from kedge.evaluation.attack_runner import Attacks
+from kedge.evaluation import Attacks, evaluate
 from kedge.reporting import as_csv, read_results, table, write_results
 from kedge.reporting.page import page
 from kedge.reporting.sentences import comparison

@@ -16,7 +16,7 @@ from kedge.adaptation.shots import draw_shots
 from kedge.checks import unlike_classes
 from kedge.data import ImageSet
 from kedge.evaluation import evaluate
-from kedge.evaluation.checks import limited
+from kedge.evaluation.sets import limited
 from kedge.files import sweep, write_together
 from kedge.json_text import read_json
 from kedge.procedures._base import procedure, way

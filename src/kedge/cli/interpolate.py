@@ -101,8 +101,8 @@ def run(config: "jsonargparse.Namespace") -> int:
     from kedge.cli import validation_data
     from kedge.cli.evaluate import command_line, progress_bar
     from kedge.cli.load_data import default_workers
-    from kedge.evaluation.checks import limited
     from kedge.evaluation.model_selection import Measure, best
+    from kedge.evaluation.sets import limited
     from kedge.reporting.sweep import sweep_table
     from kedge.weights.wise_ft import between
 

@@ -157,7 +157,7 @@ def choose_attacks(
 
 def check_words(attacks: list[str], severities: list[int]) -> None:
     """Raise ValueError for severities that there are not and words that are no attack, before any model is loaded."""
-    from kedge.evaluation.checks import check_severities
+    from kedge.evaluation.sets import check_severities
 
     check_severities(severities)
     known = ["none", *attack_words(), "curve"]

@@ -38,7 +38,7 @@ class Attacked:
     images: Tensor
 
     def columns(self) -> dict[str, Tensor]:
-        """What is kept of each image, `[B]` on the CPU: everything but the images."""
+        """What results rest on, `[B]` on the CPU: everything but the images."""
         return {"correct": self.correct.cpu(), "robust": self.robust.cpu(), "distance": self.distance.cpu()}
 
 
@@ -93,19 +93,35 @@ def attack_batch(
     away = torch.zeros(len(images), device=images.device)
     if len(rows):
         places = None if indices is None else torch.as_tensor(indices)[rows.cpu()].tolist()
-        made = at_places(attack, model if made_on is None else made_on, images[rows], labels[rows], places)
-        away[rows] = _held_to_its_word(attack, made, images[rows])
+        changed = at_places(attack, model if made_on is None else made_on, images[rows], labels[rows], places)
+        away[rows] = _checked_distance(attack, changed, images[rows])
         with torch.no_grad(), evaluating(model):
-            robust[rows] = answers_right(model(made), labels[rows])
-        adversarial[rows] = made
+            robust[rows] = answers_right(model(changed), labels[rows])
+        adversarial[rows] = changed
     return Attacked(correct, robust, away, adversarial)
 
 
 def at_places(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, places: Sequence[int] | None) -> Tensor:
-    """What `attack` makes of `images`, told their places in their set where it draws by them."""
+    """What `attack` makes of `images`; one that draws by their places in their set gets those."""
     if places is not None and "indices" in inspect.signature(attack).parameters:
         return attack(model, images, labels, indices=places)
     return attack(model, images, labels)
+
+
+class MadeOnce:
+    """An attack on one model whose image of each index is made once, however many other models are shown it."""
+
+    def __init__(self, attack: Any) -> None:
+        self.attack, self.eps, self.norm = attack, attack.eps, attack.norm
+        self.images: dict[int, Tensor] = {}
+
+    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor, indices: Sequence[int]) -> Tensor:
+        """Adversarial images `[B, C, H, W]` of `images` at `indices` of their set."""
+        rows = [row for row, index in enumerate(indices) if index not in self.images]
+        if rows:
+            new = at_places(self.attack, model, images[rows], targets[rows], [indices[row] for row in rows])
+            self.images.update(zip((indices[row] for row in rows), new, strict=True))
+        return torch.stack([self.images[index] for index in indices])
 
 
 def attacked(
@@ -114,22 +130,19 @@ def attacked(
     """`attack_batch` for each of `batches` of (images, labels), one after another.
 
     An image's place in the set is its place among all batches. With attacks that draw by it, what comes out for a batch
-    depends on nothing before it: the first `skip` batches can be left out when their results are kept from before.
+    depends on nothing before it: the first `skip` batches can be left out when their results are there from before.
     """
+    for images, labels, indices in _numbered(batches, skip):
+        yield attack_batch(model, attack, images, labels, indices, made_on=made_on)
+
+
+def _numbered(batches: Batches, skip: int) -> Iterator[tuple[Tensor, Tensor, range]]:
+    """The batches after the first `skip`, with the places of their images among those of all batches."""
     start = 0
     for number, (images, labels) in enumerate(batches):
         if number >= skip:
-            indices = range(start, start + len(images))
-            yield attack_batch(model, attack, images, labels, indices, made_on=made_on)
+            yield images, labels, range(start, start + len(images))
         start += len(images)
-
-
-def attack_record(attack: Attack, transfer: bool = False) -> dict[str, Any]:
-    """What the results say of an attack: title, norm, eps, steps, restarts and kind, None where it does not say."""
-    record = as_attack(attack).record()
-    if transfer:
-        record |= {"title": f"{record['title']}, made on another model", "kind": "transfer"}
-    return record
 
 
 def attack_summary(
@@ -139,8 +152,11 @@ def attack_summary(
 
     An image counts as right under attack when it is right clean and under attack, so that eps = 0 is clean accuracy.
     """
+    record = as_attack(attack).record()  # title, norm, eps, steps, restarts and kind, None where it does not say
+    if transfer:
+        record |= {"title": f"{record['title']}, made on another model", "kind": "transfer"}
     return {
-        **attack_record(attack, transfer),
+        **record,
         "images": len(columns["correct"]),
         "clean_accuracy": _share(columns["correct"]),
         "accuracy": _share(columns["robust"]),
@@ -161,28 +177,22 @@ def broken_at(
 ) -> Tensor:
     """The smallest eps of the grid at which each image is misclassified, `[B]` float32; 0: clean; inf: at none.
 
-    An image broken at one eps is broken at all larger ones, whose balls hold it: only what is left is attacked again.
+    An image broken at one eps is broken at all larger ones, whose balls hold it: only the others are attacked again.
     """
     grid = _checked_grid(eps_grid)
     images = to_unit(images)
     places = torch.arange(len(images)) if indices is None else torch.as_tensor(indices)
-    found = torch.full((len(images),), torch.inf, device=images.device)
-    left = torch.arange(len(images), device=images.device)
+    broken = torch.full((len(images),), torch.inf, device=images.device)
+    rows, labels = torch.arange(len(images), device=images.device), labels.to(images.device)
     for eps in grid:
-        if len(left) == 0:
+        if len(rows) == 0:
             break
-        result = attack_batch(
-            model,
-            attack_factory(eps),
-            images[left],
-            labels.to(images.device)[left],
-            places[left.cpu()],
-            made_on=made_on,
-        )
-        found[left[~result.correct]] = 0.0
-        found[left[result.correct & ~result.robust]] = eps
-        left = left[result.robust]
-    return found.cpu()
+        attack = attack_factory(eps)
+        result = attack_batch(model, attack, images[rows], labels[rows], places[rows.cpu()], made_on=made_on)
+        broken[rows[~result.correct]] = 0.0
+        broken[rows[result.correct & ~result.robust]] = eps
+        rows = rows[result.robust]
+    return broken.cpu()
 
 
 def accuracy_against_epsilon(
@@ -198,22 +208,18 @@ def accuracy_against_epsilon(
 
     `attack_factory` makes an attack for an eps: `lambda eps: PGD(eps, 20)`.
     """
-    start = 0
-    for number, (images, labels) in enumerate(batches):
-        if number >= skip:
-            indices = range(start, start + len(images))
-            yield broken_at(model, attack_factory, eps_grid, images, labels, indices, made_on=made_on)
-        start += len(images)
+    for images, labels, indices in _numbered(batches, skip):
+        yield broken_at(model, attack_factory, eps_grid, images, labels, indices, made_on=made_on)
 
 
 def epsilon_curve(broken: Tensor, eps_grid: Sequence[float], norm: str) -> dict[str, Any]:
-    """Accuracy against eps with exact intervals, from what `broken_at` found `[N]`; the first point is clean."""
+    """Accuracy against eps with exact intervals, from what `broken_at` gave `[N]`; the first point is clean."""
     grid = [0.0, *_checked_grid(eps_grid)]
     # Compared in the dtype of the column: 8/255 in float32 is not 8/255.
-    held = torch.tensor(grid, dtype=broken.dtype)
+    radii = torch.tensor(grid, dtype=broken.dtype)
     return {
         "norm": norm,
-        "points": [{"eps": eps, "accuracy": _share(broken > at)} for eps, at in zip(grid, held, strict=True)],
+        "points": [{"eps": eps, "accuracy": _share(broken > radius)} for eps, radius in zip(grid, radii, strict=True)],
     }
 
 
@@ -229,16 +235,16 @@ def _share(column: Tensor) -> dict[str, Any]:
     return Estimate(correct / total, *exact_interval(correct, total)).to_json()
 
 
-def _held_to_its_word(attack: Attack, made: Tensor, images: Tensor) -> Tensor:
+def _checked_distance(attack: Attack, changed: Tensor, images: Tensor) -> Tensor:
     """The distances `[B]` of what an attack returned; raises ValueError where it broke its own rules."""
     name = as_attack(attack).title
     eps, norm = getattr(attack, "eps", None), getattr(attack, "norm", None)
     if eps is None or norm is None:
         raise ValueError(f"the attack {name} does not say its eps and norm: set them as attributes, in pixel units")
-    if made.shape != images.shape:
-        raise ValueError(f"the attack {name} returned images {list(made.shape)} for {list(images.shape)}")
-    away = distance(made, images, norm)
-    low, high, furthest = float(made.min()), float(made.max()), float(away.max())
+    if changed.shape != images.shape:
+        raise ValueError(f"the attack {name} returned images {list(changed.shape)} for {list(images.shape)}")
+    away = distance(changed, images, norm)
+    low, high, furthest = float(changed.min()), float(changed.max()), float(away.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"the attack {name} returned images with values in [{low:.4g}, {high:.4g}], outside [0, 1]")
     if not furthest <= eps + SLACK * max(1.0, eps):

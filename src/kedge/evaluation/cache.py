@@ -1,4 +1,4 @@
-"""Results of parts of an evaluation, kept on disk so that an interrupted one goes on and a second one only adds.
+"""Results of parts of an evaluation, stored on disk so that an interrupted one goes on and a second one only adds.
 
 A part is what one model gave on one set of images under one condition. Its file is named by a digest of everything it
 depends on: weights, images, condition, seed, versions. Nothing is ever looked up by a name alone, so a changed model or
@@ -24,16 +24,20 @@ FOLDER = "parts"
 
 
 class Parts:
-    """Parts in a folder, or, without a folder, nowhere: then nothing is found and nothing is kept."""
+    """Parts in a folder, or, without a folder, nowhere: then there are none, and nothing is stored.
+
+    Attributes:
+        reused: how many were read.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self.found = 0
+        self.reused = 0
         if folder is not None:
             sweep(folder)
 
     def get(self, key: str | None) -> dict[str, Tensor] | None:
-        """The tensors kept under `key`, or None. A file that cannot be read counts as missing, and is made again."""
+        """The tensors stored under `key`, or None. A file that cannot be read counts as missing, and is made again."""
         path = self._path(key)
         if path is None or not path.is_file():
             return None
@@ -41,18 +45,18 @@ class Parts:
             tensors = load_file(path)
         except (SafetensorError, OSError, ValueError):
             return None
-        self.found += 1
+        self.reused += 1
         return tensors
 
     def put(self, key: str | None, tensors: dict[str, Tensor]) -> None:
-        """Keep `tensors` under `key`, whole or not at all."""
+        """Store `tensors` under `key`, whole or not at all."""
         path = self._path(key)
         if path is not None:
             with whole(path) as temporary:
                 save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
     def has(self, key: str | None) -> bool:
-        """Whether something is kept under `key`."""
+        """Whether something is stored under `key`."""
         path = self._path(key)
         return path is not None and path.is_file()
 
@@ -69,10 +73,10 @@ def digest(*what: Any) -> str:
 def tensor_digest(tensor: Tensor) -> str:
     """A digest of a tensor's type, shape and values."""
     tensor = tensor.detach().cpu().contiguous()
-    made = hashlib.sha256(f"{tensor.dtype}{list(tensor.shape)}".encode())
+    sha = hashlib.sha256(f"{tensor.dtype}{list(tensor.shape)}".encode())
     if tensor.numel():
-        made.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return made.hexdigest()
+        sha.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
 
 
 # Settings of layers from these packages are in their printed form.
@@ -90,13 +94,13 @@ def model_digest(model: Any, references: Any, probe: Tensor, batch_size: int | N
     if not isinstance(model.network, nn.Module):
         return None
     values = {name: tensor_digest(value) for name, value in model.state_dict().items()}
-    asked = tensor_digest(references) if isinstance(references, Tensor) else references
+    bank = tensor_digest(references) if isinstance(references, Tensor) else references
     more = [x for x in (_attributes(model), batch_size) if x]
     return digest(
         str(model),
         type(model.network).__module__,
         values,
-        asked,
+        bank,
         model.steps,
         tensor_digest(probe),
         str(torch.__version__),
@@ -106,9 +110,9 @@ def model_digest(model: Any, references: Any, probe: Tensor, batch_size: int | N
 
 def _attributes(model: nn.Module) -> dict[str, Any]:
     """Plain settings of the modules that are not from well-known packages."""
-    found = {}
+    settings = {}
     for name, module in model.named_modules():
         if type(module).__module__.partition(".")[0] not in _PRINTED:
-            held = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str | list | tuple)}
-            found[name] = {k: repr(v) for k, v in held.items() if k != "training"}
-    return found
+            plain = {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str | list | tuple)}
+            settings[name] = {k: repr(v) for k, v in plain.items() if k != "training"}
+    return settings

@@ -61,6 +61,15 @@ class Measured:
     correct: dict[str, Tensor]
     outside: dict[tuple[str, str], Share] = field(default_factory=dict)
 
+    def rows(self) -> dict[str, float]:
+        """Everything as it stands in a table, by metric and place."""
+        attacked = sorted(set(self.correct) - {"clean"})
+        return {
+            **{f"{metric}, {where}": number.reported for (metric, where), number in self.numbers.items()},
+            **{f"accuracy, {name}": float(self.correct[name].double().mean()) for name in attacked},
+            **{f"{metric}, {where}": share.value for (metric, where), share in self.outside.items()},
+        }
+
 
 def compared_numbers(clean: Numbers, corrupted: Numbers | None) -> dict[tuple[str, str], Number]:
     """The numbers by which models are compared, of the metrics that say so."""
@@ -111,57 +120,56 @@ def compare(models: dict[str, Measured], groups: dict[str, list[str]]) -> list[d
         pairs = [(first, other) for other in entities if other != first]
     records: list[dict[str, Any]] = []
     for a, b in pairs:
-        members = [[models[name] for name in entities[entity]] for entity in (a, b)]
-        for metric, where in members[0][0].numbers:
-            records += _records(a, b, where, metric, *members)
-        shared = [set.intersection(*(set(m.correct) for m in side)) - {"clean"} for side in members]
-        for name in sorted(shared[0] & shared[1]):
-            sides = [[m.correct[name] for m in side] for side in members]
+        ours, theirs = ([models[name] for name in entities[entity]] for entity in (a, b))
+        for metric, where in ours[0].numbers:
+            records += _of_numbers(a, b, metric, where, ours, theirs)
+        attacks = set.intersection(*(set(m.correct) for m in [*ours, *theirs])) - {"clean"}
+        for name in sorted(attacks):
+            sides = [[m.correct[name] for m in side] for side in (ours, theirs)]
             if all(len(c) == len(sides[0][0]) for side in sides for c in side):
                 records.append(_of_correct(a, b, name, *sides))
-        if min(map(len, members)) >= 2:
-            records += _of_outside(a, b, *members)
+        if min(len(ours), len(theirs)) >= 2:
+            for metric, where in ours[0].outside:
+                records += _of_outside(a, b, metric, where, ours, theirs)
     return records
 
 
-def _of_outside(a: str, b: str, ours: list[Measured], theirs: list[Measured]) -> list[dict[str, Any]]:
-    """How groups of seeds tell out-of-distribution images."""
-    records = []
-    for metric, where in ours[0].outside:
-        sides = [[m.outside.get((metric, where)) for m in side] for side in (ours, theirs)]
-        known: list[list[Share]] = [[one for one in side if one is not None] for side in sides]
-        if list(map(len, known)) == [len(ours), len(theirs)]:
-            means = [[torch.stack(part).mean(dim=0) for part in zip(*(s.parts for s in side), strict=True)]
-                     for side in known]  # fmt: skip
-            images = sum(float((one - other).var() / len(one)) for one, other in zip(*means, strict=True))
-            over = welch([[one.value for one in side] for side in known], images)
-            records += [] if over is None else [{"a": a, "b": b, "metric": metric, "where": where, **over}]
-    return records
-
-
-def _records(
-    a: str, b: str, where: str, metric: str, ours: list[Measured], theirs: list[Measured]
+def _of_outside(
+    a: str, b: str, metric: str, where: str, ours: list[Measured], theirs: list[Measured]
 ) -> list[dict[str, Any]]:
-    sides = [[m.numbers.get((metric, where)) for m in side] for side in (ours, theirs)]
-    known = [[one for one in side if one is not None] for side in sides]
-    if list(map(len, known)) != [len(ours), len(theirs)]:
+    """How groups of seeds tell out-of-distribution images; nothing where a model was not measured there."""
+    if any((metric, where) not in model.outside for model in [*ours, *theirs]):
         return []
-    first = known[0][0]
-    values = [[one.value for one in side] for side in known]
+    sides = [[model.outside[metric, where] for model in side] for side in (ours, theirs)]
+    means = [[torch.stack(part).mean(dim=0) for part in zip(*(s.parts for s in side), strict=True)] for side in sides]
+    images = sum(float((one - other).var() / len(one)) for one, other in zip(*means, strict=True))
+    over = welch([[share.value for share in side] for side in sides], images)
+    return [] if over is None else [{"a": a, "b": b, "metric": metric, "where": where, **over}]
+
+
+def _of_numbers(
+    a: str, b: str, metric: str, where: str, ours: list[Measured], theirs: list[Measured]
+) -> list[dict[str, Any]]:
+    """One metric on clean or corrupted images; nothing where a model has no such number."""
+    if any((metric, where) not in model.numbers for model in [*ours, *theirs]):
+        return []
+    sides = [[model.numbers[metric, where] for model in side] for side in (ours, theirs)]
+    first = sides[0][0]
+    values = [[number.value for number in side] for side in sides]
     if any(map(math.isnan, itertools.chain(*values))):
         return []  # too few images for a calibration error without bias
     record: dict[str, Any] = {"a": a, "b": b, "metric": metric, "where": where}
     if first.unbiased:
-        means = [statistics.fmean(one.reported for one in side) for side in known]
+        means = [statistics.fmean(number.reported for number in side) for side in sides]
         record["reported"] = means[0] - means[1]
-    records, draws = [], None
-    if all(one.draws is not None for side in known for one in side):
-        draws = [torch.stack([one.draws for one in side]).mean(dim=0) for side in known]  # type: ignore[misc]
+    records, drawn = [], None
+    if all(number.draws is not None for side in sides for number in side):
+        draws = [torch.stack([number.draws for number in side]).mean(dim=0) for side in sides]  # type: ignore[misc]
+        drawn = draws[0] - draws[1]
     if len(ours) == len(theirs) == 1 and first.of_right_answers and where == "clean":
         records.append({**record, **_of_correct(a, b, where, [ours[0].correct["clean"]], [theirs[0].correct["clean"]])})
-    elif draws is not None:
+    elif drawn is not None:
         difference = statistics.fmean(values[0]) - statistics.fmean(values[1])
-        drawn = draws[0] - draws[1]
         low, high = interval(drawn, torch.tensor(difference)).tolist()
         records.append(
             {
@@ -175,7 +183,7 @@ def _records(
             }
         )
     if min(len(ours), len(theirs)) >= 2:
-        over = welch(values, 0.0 if draws is None else float((draws[0] - draws[1]).var()))
+        over = welch(values, 0.0 if drawn is None else float(drawn.var()))
         records += [] if over is None else [{**record, **over}]
     return records
 
@@ -231,21 +239,11 @@ def welch(values: list[list[float]], images: float = 0.0) -> dict[str, Any] | No
 
 def group_table(models: dict[str, Measured], groups: dict[str, list[str]]) -> dict[str, dict[str, dict]]:
     """Mean and standard deviation over the seeds of each group, by place and metric."""
-    table: dict[str, dict[str, dict]] = {}
+    table = {}
     for group, members in groups.items():
-        rows: dict[str, dict] = {}
-        for metric, where in models[members[0]].numbers:
-            numbers = [models[name].numbers.get((metric, where)) for name in members]
-            values = [one.reported for one in numbers if one is not None]
-            if len(values) == len(members):
-                rows[f"{metric}, {where}"] = _mean_sd(values)
-        for name in sorted(set.intersection(*(set(models[m].correct) for m in members)) - {"clean"}):
-            rows[f"accuracy, {name}"] = _mean_sd([float(models[m].correct[name].double().mean()) for m in members])
-        for metric, where in models[members[0]].outside:
-            shares = [models[m].outside.get((metric, where)) for m in members]
-            if all(share is not None for share in shares):
-                rows[f"{metric}, {where}"] = _mean_sd([share.value for share in shares if share is not None])
-        table[group] = rows
+        first, *others = (models[name].rows() for name in members)
+        shared = [row for row in first if all(row in other for other in others)]
+        table[group] = {row: _mean_sd([first[row], *(other[row] for other in others)]) for row in shared}
     return table
 
 

@@ -4,17 +4,14 @@ A detector of strange images may have learnt to see JPEG blocks, or the blur of 
 compressed or enlarged and the other was not. `difference` says so; `equalise` passes both sides through the same step.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from kedge.data import ImageSet
-from kedge.data.formats import opened
+from kedge.data.corruptions.jpeg_compression import jpeg_compression
 from kedge.evaluation.inputs import convert
 
 _SHRUNK = 2.0  # from this factor on, shrinking averages the traces of JPEG away
@@ -63,7 +60,7 @@ def equalise(images: Tensor, shape: tuple[int, ...], how: Step) -> Tensor:
     """
     images = convert(images, (shape[0], *_inner(shape, how.size)))
     if how.quality is not None:
-        images = _through_jpeg(images, how.quality)
+        images = jpeg_compression(images.clamp(0, 1), how.quality, torch.arange(len(images)))  # draws nothing by place
     return convert(images, shape)
 
 
@@ -157,17 +154,3 @@ def _inner(shape: tuple[int, ...], size: int | None) -> tuple[int, int]:
     if size is None or size >= min(height, width):
         return height, width
     return max(1, round(height * size / min(height, width))), max(1, round(width * size / min(height, width)))
-
-
-def _through_jpeg(images: Tensor, quality: int) -> Tensor:
-    """Float `[B, C, H, W]`, C 1 or 3, encoded and decoded one by one."""
-    pixels = (images * 255).round().clamp(0, 255).to("cpu", torch.uint8).permute(0, 2, 3, 1).numpy()
-    decoded = np.empty_like(pixels)
-    for i, image in enumerate(pixels):
-        file = io.BytesIO()
-        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image).save(
-            file, "JPEG", quality=quality, subsampling="4:2:0"
-        )
-        with opened(file.getvalue()) as encoded:
-            decoded[i] = np.asarray(encoded).reshape(image.shape)
-    return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(images.device).float() / 255

@@ -1,7 +1,7 @@
 """The models under evaluation: what each is, and whether it fits the data."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from kedge.anchoring.outputs import Outputs
 from kedge.anchoring.protocol import Model, as_model
 from kedge.checks import PROBABILITIES, looks_like_probabilities
-from kedge.evaluation.cache import model_digest
+from kedge.evaluation.cache import digest, model_digest
 from kedge.evaluation.inputs import conversion, convert, to_unit
 
 PROBE = 8  # images that every model is tried on before anything is measured
@@ -24,7 +24,7 @@ class Subject:
     Attributes:
         fields: what of `Outputs` it can give (`Outputs.present`).
         head: weight and bias of its last layer, or None.
-        digest: what stands for it where parts of an evaluation are kept; None: nothing can.
+        digest: what stands for it where parts of an evaluation are stored; None: nothing can.
         pace: seconds for an image, as a few images say.
         warnings: what a few images say against its numbers, for the results.
     """
@@ -43,14 +43,17 @@ class Subject:
 
     def outputs(self, images: Tensor, features: bool = False, masked: bool = False) -> Outputs:
         """What the model says about float images `[B, C, H, W]` in [0, 1] of any convertible shape, on its device."""
-        shown = convert(images, self.shape).to(self.dtype)
         return self.model.outputs(
-            shown,
+            convert(images, self.shape).to(self.dtype),
             self.references,
             features=features and "features" in self.fields,
             masked=masked and "masked" in self.fields,
             check=False,  # `to_unit` did
         )
+
+    def key(self, *what: Any) -> str | None:
+        """What results of this model under the conditions `what` are stored under; None: they are not."""
+        return None if self.digest is None else digest(self.digest, *what)
 
     def description(self, image_shape: tuple[int, ...]) -> dict[str, Any]:
         """What the results say of the model."""
@@ -96,28 +99,32 @@ def _subject(name: str, model: Any, data: Any, references: Any, batch_size: int,
 def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], None]) -> Subject:
     """The subject with what a few images show of it. Raises ValueError where its answers cannot be measured."""
     few = data.first(PROBE)
-    shown = convert(to_unit(few.to(subject.device)), subject.shape).to(subject.dtype)
+    images = convert(to_unit(few.to(subject.device)), subject.shape).to(subject.dtype)
     try:
-        outputs = subject.model.outputs(shown, subject.references, features=True, masked=True)
+        outputs = subject.model.outputs(images, subject.references, features=True, masked=True)
     except (ValueError, TypeError) as error:
         raise type(error)(f"model {subject.name!r}: {error}") from error
     except Exception as error:
         raise ValueError(
-            f"model {subject.name!r} failed on {len(few)} images of shape {list(shown.shape[1:])}: "
+            f"model {subject.name!r} failed on {len(few)} images of shape {list(images.shape[1:])}: "
             f"{type(error).__name__}: {error}"
         ) from error
-    check_width(subject.name, outputs.logits.shape[1], list(data.class_names))
+    if (width := outputs.logits.shape[1]) != len(data.class_names):
+        raise ValueError(
+            f"model {subject.name!r} returns {width} logits, but the data has {len(data.class_names)} classes: "
+            + _listed(list(data.class_names))
+        )
     if words := faults(outputs.logits):
         raise ValueError(f"model {subject.name!r} gave {words}")
     warned = [PROBABILITIES] if looks_like_probabilities(outputs.network_logits()) else []
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
-    alone = subject.model.outputs(shown[:1], subject.references).logits
+    alone = subject.model.outputs(images[:1], subject.references).logits
     scale = float(outputs.logits[:1].float().abs().clamp(max=1e6).max()) + 1
     slack = 1e-3 if subject.dtype in (torch.float32, torch.float64) else 5e-2
     apart = float((alone.float() - outputs.logits[:1].float()).abs().nan_to_num().max()) > slack * scale
     started = time.perf_counter()
-    again = subject.model.outputs(shown, subject.references).logits.float().cpu()  # once more, warm
-    pace = (time.perf_counter() - started) / len(shown)
+    again = subject.model.outputs(images, subject.references).logits.float().cpu()  # once more, warm
+    pace = (time.perf_counter() - started) / len(images)
     random = float((again - outputs.logits.float().cpu()).abs().nan_to_num().max()) > slack * scale
     if random:
         warned.append(
@@ -131,8 +138,26 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
         )
     for words in warned:
         say(f"careful, {subject.name}: {words}")
-    found = model_digest(subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None)
-    return replace(subject, fields=outputs.present(), head=head, digest=found, pace=pace, warnings=tuple(warned))
+    stands_for = model_digest(
+        subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None
+    )
+    return replace(subject, fields=outputs.present(), head=head, digest=stands_for, pace=pace, warnings=tuple(warned))
+
+
+def named_groups(groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:
+    """The groups of models that are seeds of one method. Raises ValueError for unknown models and for one in two."""
+    members_of = {str(group): list(members) for group, members in (groups or {}).items()}
+    grouped: set[str] = set()
+    for group, members in members_of.items():
+        if not members:
+            raise ValueError(f"the group {group!r} has no models")
+        for name in members:
+            if name not in names:
+                raise ValueError(f"the group {group!r} names {name!r}, but the models are {', '.join(names)}")
+            if name in grouped:
+                raise ValueError(f"the model {name!r} is in two groups")
+            grouped.add(name)
+    return members_of
 
 
 def faults(logits: Tensor) -> str | None:
@@ -155,28 +180,16 @@ def _check_classes(name: str, model: Model, data: Any) -> None:
                 f"model {name!r} and data {data.name!r} have the same classes in another order:\n{both}\n"
                 "put the data in the model's order with data.only_classes(model.class_names)"
             )
-        kept = set(ours) <= set(theirs)
         raise ValueError(
             f"model {name!r} and data {data.name!r} have different classes:\n{both}\n"
             + (
                 "keep the model's with data.only_classes(model.class_names)"
-                if kept
+                if set(ours) <= set(theirs)
                 else "evaluate on data with the model's classes; other data can only be its out-of-distribution set"
             )
-        )
-    assert model.num_outputs is not None
-    check_width(name, model.num_outputs, theirs)
-
-
-def check_width(name: str, width: int, class_names: list[str]) -> None:
-    """Raise ValueError unless a model's output width is the number of classes."""
-    if width != len(class_names):
-        raise ValueError(
-            f"model {name!r} returns {width} logits, but the data has {len(class_names)} classes: "
-            + _listed(class_names)
         )
 
 
 def _listed(names: list[str], most: int = 30) -> str:
-    shown = ", ".join(str(n) for n in names[:most])
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > most else f"{shown} ({len(names)})"
+    text = ", ".join(str(n) for n in names[:most])
+    return f"{text}, ... ({len(names)} in all)" if len(names) > most else f"{text} ({len(names)})"

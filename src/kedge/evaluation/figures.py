@@ -10,22 +10,21 @@ from pathlib import PurePath
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
+from kedge.data.corruptions import corrupt
 from kedge.evaluation.inputs import to_unit
+from kedge.evaluation.sets import Shifts
 
 THUMBNAIL = 96  # px, longest side
 
 
 def thumbnail(image: Tensor) -> str:
     """A data: URL of `image` `[C, H, W]` (uint8, or float in [0, 1]), at most 96 px; PNG up to 32 px, else JPEG."""
-    from PIL import Image
-
     pixels = (to_unit(image) * 255).round().clamp(0, 255).to(torch.uint8).cpu()
     pixels = pixels[:3] if len(pixels) >= 3 else pixels[:1]
-    picture = Image.fromarray(
-        pixels.permute(1, 2, 0).squeeze(2).numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy()
-    )
+    picture = Image.fromarray(pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).numpy())
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     kind = "png" if max(picture.size) <= 32 else "jpeg"
     stream = io.BytesIO()
@@ -65,29 +64,19 @@ def example_images(columns: dict[str, Tensor], data: Any, indices: Tensor, most:
     return {group: [entry(i) for i in chosen] for group, chosen in choose(columns, most).items()}
 
 
-def corruption_strips(
-    images: Any,
-    position: int,
-    corruptions: Sequence[str],
-    severities: Sequence[int],
-    seed: int,
-    frost_textures: str | None = None,
-) -> list[dict[str, Any]]:
+def corruption_strips(images: Any, position: int, shifts: Shifts, seed: int) -> list[dict[str, Any]]:
     """A strip for each corruption: the first of `images`, at `position` of the whole set, at each severity."""
-    from kedge.data.corruptions import corrupt
-
     image = to_unit(images[0][0][None])
-    where = torch.tensor([position])
+    settings: dict[str, Any] = {
+        "indices": torch.tensor([position]), "seed": seed, "frost_textures": shifts.frost_textures
+    }  # fmt: skip
 
-    def shown(name: str, severity: int) -> Tensor:
-        return corrupt(image, name, severity, indices=where, seed=seed, frost_textures=frost_textures)[0]
+    def tile(name: str, severity: int) -> dict[str, str]:
+        return {"label": f"severity {severity}", "thumbnail": thumbnail(corrupt(image, name, severity, **settings)[0])}
 
     return [
-        {
-            "title": name.replace("_", " "),
-            "images": [{"label": f"severity {s}", "thumbnail": thumbnail(shown(name, s))} for s in severities],
-        }
-        for name in corruptions
+        {"title": name.replace("_", " "), "images": [tile(name, severity) for severity in shifts.severities]}
+        for name in shifts.corruptions
     ]
 
 

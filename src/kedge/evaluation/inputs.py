@@ -1,6 +1,7 @@
 """Bringing images to what a model takes: [0, 1], its channels, its size; and several views of them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,11 @@ MOST = 2 * len(CORNERS)  # views of an image
 def to_unit(images: Tensor) -> Tensor:
     """Images `[B, C, H, W]` as float32 in [0, 1]: uint8 is divided by 255, floating point looked at (`unit_images`)."""
     return unit_images(images).float()
+
+
+def as_batch(images: Any, device: torch.device) -> Tensor:
+    """A set of a few images as a batch `[B, C, H, W]` in [0, 1]."""
+    return to_unit(torch.stack([images[i][0] for i in range(len(images))])).to(device)
 
 
 def convert(images: Tensor, shape: tuple[int, ...]) -> Tensor:

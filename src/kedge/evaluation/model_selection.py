@@ -10,8 +10,8 @@ from kedge.attacks import Attack
 from kedge.checks import answers_right
 from kedge.data.corruptions import corrupt, expand
 from kedge.evaluation.attacked import attacked, predictor
-from kedge.evaluation.checks import check_images, check_severities, limited
 from kedge.evaluation.inputs import to_unit
+from kedge.evaluation.sets import check_images, check_severities, limited
 from kedge.metrics import exact_interval
 
 PICKS = ("clean", "shifted", "pgd", "mean")
@@ -62,29 +62,29 @@ class Measure:
 
     def names(self) -> list[str]:
         """What is measured: "clean", "shifted" and "pgd", where asked for, and their "mean"."""
-        found = ["clean", *["shifted"] * bool(self.shift), *["pgd"] * (self.attack is not None)]
-        return [*found, "mean"] if len(found) > 1 else found
+        single = ["clean", *["shifted"] * bool(self.shift), *["pgd"] * (self.attack is not None)]
+        return [*single, "mean"] if len(single) > 1 else single
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         """Shares in [0, 1]: those of `names`, and of every corruption by its name. The model is in eval mode."""
         faced = predictor(model, self.references).eval()
         right, single = self._right(model, faced)
-        found = {"clean": right}
+        shares = {"clean": right}
         if self.shift:
-            found["shifted"] = sum(single.values()) / len(single)
+            shares["shifted"] = sum(single.values()) / len(single)
         if self.attack is not None and self.attacked_images is not None:
             results = attacked(faced, self.attack, self._batches(model, self.attacked_images))
-            found["pgd"] = float(torch.cat([result.robust for result in results]).double().mean())
-        if len(found) > 1:
-            found["mean"] = sum(found.values()) / len(found)
-        return {**found, **single}
+            shares["pgd"] = float(torch.cat([result.robust for result in results]).double().mean())
+        if len(shares) > 1:
+            shares["mean"] = sum(shares.values()) / len(shares)
+        return {**shares, **single}
 
-    def intervals(self, found: dict[str, float]) -> dict[str, list[float]]:
+    def intervals(self, shares: dict[str, float]) -> dict[str, list[float]]:
         """Exact binomial 95 % intervals of what was counted on one set of images: "clean" and "pgd"."""
         counted = {"clean": len(self.images)}
         if self.attacked_images is not None:
             counted["pgd"] = len(self.attacked_images)
-        return {name: list(exact_interval(round(found[name] * total), total)) for name, total in counted.items()}
+        return {name: list(exact_interval(round(shares[name] * total), total)) for name, total in counted.items()}
 
     def about_attack(self, title: str) -> dict[str, Any] | None:
         """The attack for the record, under its title; None where nothing is attacked."""

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from kedge.confidence import log_odds
+from kedge.evaluation.collect import Collected
 from kedge.evaluation.comparing import Measured, compared_numbers
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import example_images
-from kedge.evaluation.inference_runner import Columns, measure, outputs_from
 from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready
-from kedge.evaluation.runner import Collected
-from kedge.evaluation.shifts import Condition
+from kedge.evaluation.runner import Columns, measure, outputs_from
+from kedge.evaluation.sets import Condition, Sets
 from kedge.metrics import aurc, bin_sums, joint_risk_coverage, reliability, risk_coverage
 from kedge.metrics._base import Answers, metrics
 from kedge.metrics._results import Estimate
@@ -35,7 +35,6 @@ class Settings:
     seed: int
     risk: float
     examples: int
-    equalised: bool
 
     def answers(self, columns: Columns, probs: Tensor | None = None, labels: Tensor | None = None) -> Answers:
         """What a model answered, for the metrics."""
@@ -45,32 +44,32 @@ class Settings:
 def about(
     subject: Subject,
     collected: Collected,
-    data: Any,
-    positions: Tensor,
-    training_labels: Tensor | None,
-    no_training: str,
+    sets: Sets,
     scores: Sequence[Score],
     groups: Mapping[str, str | None],
     pace: float,
     settings: Settings,
 ) -> tuple[dict[str, Any], Measured]:
     """(the model's entry in the results, what comparisons with other models need)."""
-    logits = collected.clean.tensors["logits"]
+    data, logits = sets.test, collected.clean.tensors["logits"]
     clean = measure(logits, data.labels)
     if "uncertainty" in collected.clean.tensors:
         clean["uncertainty"] = collected.clean.tensors["uncertainty"]
     answers = settings.answers(clean, logits.softmax(dim=1), data.labels)
     on_clean = numbers([answers], [m for m in metrics() if "clean" in m.places and m.applies(answers)])
-    shifted = shifted_numbers(list(collected.shift.values()), settings)
+    anywhere = [metric for metric in metrics() if "shift" in metric.places]
+    samples = [settings.answers(columns) for columns in collected.shift.values()]
+    shifted = numbers(samples, anywhere) if samples else None
+    renditions = {name: settings.answers(columns) for name, columns in collected.renditions.items()}
     rule = by_confidence(getattr(subject.model, "reject", None))
     # Where sets were equalised, familiar images are compared in that form, or not at all.
-    familiar = collected.inside if settings.equalised else collected.clean
+    familiar = collected.clean if sets.step is None else collected.inside
     outside = {name: outputs_from(part.tensors, subject) for name, part in collected.outside.items() if familiar}
     familiar = familiar or collected.clean
     training = None
-    if collected.training is not None and training_labels is not None:
-        training = (outputs_from(collected.training.tensors, subject), training_labels)
-    usable, skipped = ready(scores if outside else (), subject.fields, training, no_training)
+    if collected.training is not None:
+        training = (outputs_from(collected.training.tensors, subject), sets.training.labels)
+    usable, skipped = ready(scores if outside else (), subject.fields, training, sets.why_no_training)
     histograms, ood, broken = outside_summary(
         outputs_from(familiar.tensors, subject),
         outside,
@@ -86,7 +85,10 @@ def about(
         "clean": clean_summary(results, answers),
         "shift": None if not collected.shift and not collected.failed
         else shift_summary(list(collected.shift), collected.failed, shifted),
-        "shift_sets": {name: one_set(settings.answers(columns)) for name, columns in collected.renditions.items()},
+        "shift_sets": {
+            name: {**numbers([own], anywhere).results(), "reliability": diagram([own])}
+            for name, own in renditions.items()
+        },
         "scores": histograms,
         "ood": ood,
         "ood_groups": averaged(ood, groups),
@@ -104,7 +106,7 @@ def about(
         "sanity": [],
         **({} if collected.attacked is None else collected.attacked.entry()),
         "unlabelled": None,
-        "images": example_images(clean, data, positions, settings.examples),
+        "images": example_images(clean, data, sets.positions, settings.examples),
         "timing": {
             "images_per_second": 1 / pace if pace > 0 else None,
             "device": str(subject.device),
@@ -136,18 +138,6 @@ def diagram(samples: Sequence[Answers]) -> dict[str, Any]:
     return reliability(torch.stack(sums).sum(dim=0))
 
 
-def shifted_numbers(conditions: Sequence[Columns], settings: Settings) -> Numbers | None:
-    """The metrics of corrupted images by condition; None: there are none."""
-    samples = [settings.answers(columns) for columns in conditions]
-    return numbers(samples, [m for m in metrics() if "shift" in m.places]) if samples else None
-
-
-def one_set(answers: Answers) -> dict[str, Any]:
-    """The same metrics and the reliability diagram of a published set."""
-    measured = numbers([answers], [m for m in metrics() if "shift" in m.places])
-    return {**measured.results(), "reliability": diagram([answers])}
-
-
 def shift_summary(
     conditions: Sequence[Condition], failed: Sequence[Condition], measured: Numbers | None
 ) -> dict[str, Any]:
@@ -155,10 +145,6 @@ def shift_summary(
 
     A mean over conditions of which one failed is no mean: its values are None.
     """
-    rows: list[dict[str, Any]] = []
-    for j, (corruption, severity) in enumerate(conditions if measured else ()):
-        assert measured is not None
-        rows.append({"corruption": corruption, "severity": severity, **measured.of([j]).results()})
 
     def mean(chosen: list[int], lost: bool) -> dict[str, Any]:
         if lost or not chosen or measured is None:
@@ -175,7 +161,11 @@ def shift_summary(
             }
             for s in severities
         ],
-        "conditions": rows,
+        "conditions": [
+            {"corruption": corruption, "severity": severity, **measured.of([j]).results()}
+            for j, (corruption, severity) in enumerate(conditions)
+            if measured
+        ],
         "reliability": diagram(measured.samples) if measured else None,
     }
 

@@ -1,13 +1,12 @@
-"""Where results come from: versions, machine and sets, without names of users, hosts or folders."""
+"""Where results come from: versions and machine, without names of users, hosts or folders; conventions and papers."""
 
 import os
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from kedge._version import __version__
 from kedge.metrics._base import metrics
@@ -33,7 +32,7 @@ def now() -> str:
 
 
 def peak_memory() -> float | None:
-    """The most memory that this process has held, in MB; None where the system does not tell."""
+    """The most memory that this process has used, in MB; None where the system does not tell."""
     try:
         import resource
     except ImportError:  # Windows
@@ -78,33 +77,3 @@ def conventions() -> dict[str, str]:
 def citations(kinds: Iterable[str]) -> list[dict[str, str]]:
     """What to cite for metrics and checks; methods are cited by `kedge.catalog.citations`."""
     return [{"what": what, "cite": cite, "url": url} for kind in kinds for what, cite, url in CITATIONS[kind]]
-
-
-def set_record(data: Any, used: int, limit: int | None) -> dict[str, Any]:
-    """What the results say of a set of which `used` images were measured."""
-    report = getattr(data, "report", None)
-    return {
-        "name": data.name,
-        "split": getattr(data, "split", None),
-        "images": used,
-        "of": len(data),
-        "limited": limit is not None and limit < len(data),
-        "image_shape": list(data.image_shape),
-        "unreadable": len(getattr(report, "skipped", ())),
-    }
-
-
-def published_record(
-    images: Any, name: str, mask: Tensor | None, renditions: Sequence[Mapping[str, Any]], of_classes: int
-) -> dict[str, Any]:
-    """What the results say of a published set; `renditions` is by model what was measured of each set."""
-    counts = {len(own[name]["rank"]) for own in renditions if name in own}
-    classes = of_classes if mask is None else len(mask)
-    words = [f"answers are looked for among its {classes} classes"] if classes < of_classes else []
-    return {
-        "name": name,
-        "images": max(counts, default=0),
-        "classes": classes,
-        "of_classes": of_classes,
-        "note": "; ".join([*words, *images.notes]) or None,
-    }

@@ -23,7 +23,7 @@ SHARE = 0.01  # of images, that may be otherwise without a word
 FAR = 0.05  # of accuracy, by which a weaker form of an attack may not differ
 HALF = 0.5  # a radius at which every image can be made plain grey
 LARGE = "large epsilon"
-MANY_STEPS = "many steps"  # a PGD that nobody asked for, beside an AutoAttack
+MANY_STEPS = "many steps"  # a PGD beside an AutoAttack, of its own accord
 OTHER_LOSS = {"ce": "margin loss", "margin": "cross-entropy"}  # of an attack: what its twin is called
 VARIANTS = ("single step", MANY_STEPS, *OTHER_LOSS.values(), "more steps", "no random start", LARGE)
 WEAKER = {  # kinds that no other attack may leave more images right than: the check, and what it says
@@ -50,6 +50,16 @@ def sanity_attacks(attack: PGD, values: int) -> dict[str, PGD]:
         "no random start": replace(attack, random_start=False, restarts=1),
         LARGE: far,
     }
+
+
+def probes(attack: PGD, values: int, measured: bool) -> dict[str, PGD]:
+    """Those of `sanity_attacks` that an evaluation runs, where `attack` was `measured` itself, and where it was not."""
+    variants = sanity_attacks(attack, values)
+    if measured:
+        del variants["single step"]  # is among the others
+        return variants
+    # What more steps would find is no question to an attack without steps to choose.
+    return {MANY_STEPS: attack, **{key: variants[key] for key in (OTHER_LOSS[attack.loss], LARGE)}}
 
 
 def same_answers(model: nn.Module, images: Tensor) -> dict[str, Any]:
@@ -93,12 +103,12 @@ def sanity(attacks: Mapping[str, dict[str, Any]], gradients: Tensor | None = Non
         gradients: from `gradient_sizes`.
     """
     # With a large epsilon everything gives way: that is a check of its own, not the question.
-    found = [a for name, a in attacks.items() if name != LARGE]
-    asked = [a for a in found if a["kind"] not in WEAKER and a["eps"]]
+    usual = [a for name, a in attacks.items() if name != LARGE]
+    strong = [a for a in usual if a["kind"] not in WEAKER and a["eps"]]
     checks = []
     for weaker, (title, words) in WEAKER.items():
-        for one in (a for a in found if a["kind"] == weaker):
-            others = [a for a in asked if _same_ball(a, one)]
+        for one in (a for a in usual if a["kind"] == weaker):
+            others = [a for a in strong if _same_ball(a, one)]
             if others:
                 best = min(others, key=_accuracy)
                 ok = _accuracy(best) <= _accuracy(one) + _slack(one)
@@ -107,7 +117,7 @@ def sanity(attacks: Mapping[str, dict[str, Any]], gradients: Tensor | None = Non
         share = float((~(gradients >= VANISHED)).float().mean())  # NaN is no direction either
         detail = f"{share:.1%} of {len(gradients)} images have no gradient to follow (largest entry below {VANISHED:g})"
         # Where nothing is left to break, no gradient is needed.
-        broken = bool(asked) and min(map(_accuracy, asked)) <= min(map(_slack, asked))
+        broken = bool(strong) and min(map(_accuracy, strong)) <= min(map(_slack, strong))
         ok = share <= SHARE or broken
         checks.append(_check("zero gradients", ok, detail if ok else detail + '; loss="margin" may find one.'))
     if LARGE in attacks:
@@ -115,9 +125,9 @@ def sanity(attacks: Mapping[str, dict[str, Any]], gradients: Tensor | None = Non
         detail = f"{_words(one)}, where every image can be turned into plain grey; it must be near 0."
         checks.append(_check(LARGE, _accuracy(one) <= _slack(one), detail))
     for name, one in attacks.items():
-        if one not in asked or name in VARIANTS or ": " in name:
+        if one not in strong or name in VARIANTS or ": " in name:
             continue
-        others = [a for a in asked if _same_ball(a, one) and _way(a) != _way(one)]
+        others = [a for a in strong if _same_ball(a, one) and _way(a) != _way(one)]
         if others:
             best = min(others, key=_accuracy)
             # An ensemble that holds the others has no excuse.
@@ -126,13 +136,13 @@ def sanity(attacks: Mapping[str, dict[str, Any]], gradients: Tensor | None = Non
             detail = f"{_words(one)}; {_words(best)}."
             advice = " Another attack within the same distance breaks more: the lower number is the one to quote."
             checks.append(_check("other attacks, same distance", ok, detail if ok else detail + advice))
-    for fewer, more in _pairs(asked, "steps"):
+    for fewer, more in _pairs(strong, "steps"):
         gain = _accuracy(fewer) - _accuracy(more)
         advice = "More steps must not help the model." if gain < 0 else "More steps still break more: use them."
         ok = -_slack(more) <= gain <= FAR
         detail = f"{_words(fewer)}; {_words(more)}."
         checks.append(_check("more steps", ok, detail if ok else f"{detail} {advice}"))
-    for without, random in _pairs(asked, "random_start"):
+    for without, random in _pairs(strong, "random_start"):
         ok = _accuracy(without) - _accuracy(random) <= FAR
         detail = f"{_words(without)} from the image itself; {_words(random)} from random starts."
         advice = " The gradient at the image itself misleads."

@@ -9,28 +9,36 @@ from typing import Any
 from torch import Tensor
 
 from kedge import catalog
-from kedge.data.corruptions.frost import texture_files
-from kedge.data.overlap import shared_images
 from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.cache import Parts
-from kedge.evaluation.checks import check_images, check_request, limited, named_groups, named_sets, seen
+from kedge.evaluation.collect import collect
 from kedge.evaluation.comparing import compare, group_table
 from kedge.evaluation.equalise import common_step, difference
-from kedge.evaluation.evaluated_model import Subject, gather_subjects
+from kedge.evaluation.evaluated_model import gather_subjects, named_groups
 from kedge.evaluation.figures import corruption_strips
-from kedge.evaluation.inference_runner import Runner
 from kedge.evaluation.inputs import conversion
 from kedge.evaluation.model_summary import Settings, about
-from kedge.evaluation.provenance import citations, conventions, machine, now, peak_memory, published_record, set_record
-from kedge.evaluation.runner import Collected, collect
-from kedge.evaluation.shifts import Shifts, class_masks, rendition_names, shifts
+from kedge.evaluation.provenance import citations, conventions, machine, now, peak_memory
+from kedge.evaluation.runner import Runner
+from kedge.evaluation.sets import (
+    FIT_IMAGES,
+    Sets,
+    check_request,
+    fit_images,
+    limited,
+    named_sets,
+    published_record,
+    rendition_names,
+    set_record,
+    shifts,
+    trained_images,
+    training_images,
+)
 from kedge.metrics._base import metrics
 from kedge.metrics._summary import FEWEST
 from kedge.scores import Score
 
 FORMAT_VERSION = 2
-FIT_IMAGES = 5000  # training images at most, for the scores that learn
-FIT_FEW = 1000  # as many at least, however few images of each set a limit asks for
 
 
 def evaluate(
@@ -92,7 +100,7 @@ def evaluate(
         resamples: of the bootstrap; 0 for none.
         examples: how many images to show of the most certain, the least certain and the confident mistakes.
         groups: name to names of models that are seeds of one method: compared as groups, with mean and spread.
-        parts: a folder where each part is kept as soon as it is measured, and looked for before it is. Models that
+        parts: a folder where each part is stored as soon as it is measured, and looked for before it is. Models that
             are not modules are measured anew each time.
         trained_on: for the names of models of which it is known, a function that counts the images of a set that the
             model was trained on (`ImageRecord.count` of its run), or says None where that cannot be told.
@@ -108,73 +116,65 @@ def evaluate(
     """
     started = time.perf_counter()
     check_request(data, batch_size, limit, severities, risk)
-    found_shifts = shifts(shift, severities)
+    shifted = shifts(shift, severities, None if frost_textures is None else str(frost_textures))
     _check_scores(scores)
-    if frost_textures is not None:
-        texture_files(Path(frost_textures))  # a wrong folder is an error before anything is measured
     if attacks is not None and not isinstance(attacks, Attacks):
         raise TypeError(f"attacks are kedge.evaluation.Attacks of named attacks, got {attacks!r}")
-    sets, warned = named_sets(ood, near, data)
+    ood_sets, shared = named_sets(ood, near, data)
     say = notice or (lambda words: None)
     subjects = gather_subjects(models, data, references, batch_size, say)
     seeds = named_groups(groups, [s.name for s in subjects])
-    masks = class_masks([*found_shifts.published, *found_shifts.renditions], data.class_names)
+    masks = shifted.masks(data.class_names)
     scores = [catalog.build("scores", name) for name in catalog.ordered("scores")] if scores is None else list(scores)
     if attacks is not None:
         attacks.check(subjects)
 
-    warnings = {name: _warning(data, images, equalise, warned[name]) for name, images in sets.items()}
-    for name, words in warnings.items():
-        if words:
-            say(f"{name}: {words}")
-    chosen, positions = limited(data, limit, seed)
-    if len(chosen) < FEWEST:
-        count = f"{len(chosen)} image{'s are' if len(chosen) > 1 else ' is'}"
+    warnings = {}
+    for name, images in ood_sets.items():
+        words = [shared[name], None if equalise else difference(data, images)]
+        warnings[name] = "; ".join(filter(None, words)) or None
+        if warnings[name]:
+            say(f"{name}: {warnings[name]}")
+    test, positions = limited(data, limit, seed)
+    if len(test) < FEWEST:
+        count = f"{len(test)} image{'s are' if len(test) > 1 else ' is'}"
         say(f"{count} too few for most intervals (it takes {FEWEST}): only shares of right answers have one")
-    known = {s.name: seen(trained_on, s.name, chosen) for s in subjects}
-    for name in filter(known.get, known):
-        say(f"careful: {name} was trained on {known[name]} of these {len(chosen)} images, which flatter its numbers")
-    outside = {name: limited(images, limit, seed)[0] for name, images in sets.items()}
-    most = _fit_images(limit, subjects, len(data.class_names))
-    training, no_training = _training(train, data, scores, bool(outside), seed, most)
+    trained = {s.name: trained_images(trained_on, s.name, test) for s in subjects}
+    for name in filter(trained.get, trained):
+        say(f"careful: {name} was trained on {trained[name]} of these {len(test)} images, which flatter its numbers")
+    outside = {name: limited(images, limit, seed)[0] for name, images in ood_sets.items()}
+    most = fit_images(limit, subjects, len(data.class_names))
+    training, why_no_training = training_images(train, data, scores, bool(outside), seed, most)
     if training is not None and most < min(FIT_IMAGES, len(train)):
         whole = min(FIT_IMAGES, len(train))
         say(f"scores that learn are fitted on {most:,} training images, as limit is {limit:,}; else on {whole:,}")
-    wants = {
-        "features": bool(outside) and any("features" in score.needs for score in scores),
-        "masked": bool(outside) and any("masked" in score.needs for score in scores),
-    }
-    step = common_step(data, list(sets.values())) if equalise and sets else None
-    textures = None if frost_textures is None else str(frost_textures)
-    place = Parts(None if parts is None else Path(parts))
-    runner = Runner(subjects, place, wants, batch_size, workers, progress)
-    collected = collect(
-        runner, chosen, positions, training, found_shifts, masks, severities, outside, step, attacks, limit, seed,
-        textures, say,
-    )  # fmt: skip
+    step = common_step(data, list(ood_sets.values())) if equalise and ood_sets else None
+    sets = Sets(test, positions, training, why_no_training, shifted, masks, outside, step)
 
-    settings = Settings(bins, resamples, seed, risk, examples, step is not None)
-    group_of: dict[str, str | None] = {name: _group(name, near) for name in sets}
-    labels = None if training is None else training.labels
-    summarised = {
-        s.name: about(
-            s, collected[s.name], chosen, positions, labels, no_training, scores, group_of, runner.pace[s.name],
-            settings,
-        )
-        for s in subjects
-    }  # fmt: skip
-    measured = {name: own for name, (_, own) in summarised.items()}
+    wants = {field: any(field in score.needs for score in scores if outside) for field in ("features", "masked")}
+    stored = Parts(None if parts is None else Path(parts))
+    runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
+    collected = collect(runner, sets, attacks, limit, seed)
+
+    settings = Settings(bins, resamples, seed, risk, examples)
+    group_of = {name: None if not near else "near" if name in near else "far" for name in ood_sets}
+    summaries = {
+        s.name: about(s, collected[s.name], sets, scores, group_of, runner.pace[s.name], settings) for s in subjects
+    }
+    measured = {name: own for name, (_, own) in summaries.items()}
     renditions = [c.renditions for c in collected.values()]
-    results: dict[str, Any] = {
+    strips = corruption_strips(test, int(positions[0]), shifted, seed) if examples else []
+    strips += [c.attacked.strip for c in collected.values() if examples and c.attacked and c.attacked.strip]
+    return {
         "format_version": FORMAT_VERSION,
         "complete": not any(c.errors for c in collected.values()),
         "created": now(),
         "command": command,
         "machine": machine(),
         "settings": {
-            "corruptions": found_shifts.names(),
-            "shift_source": found_shifts.source,
-            "severities": sorted({severity for _, severity in found_shifts.conditions}),
+            "corruptions": shifted.names(),
+            "shift_source": shifted.source,
+            "severities": shifted.severities,
             "seed": seed,
             "limit": limit,
             "batch_size": batch_size,
@@ -186,39 +186,41 @@ def evaluate(
             "train": None if training is None else training.name,
             "frost_textures": None if frost_textures is None else Path(frost_textures).name,
             "attack_images": None if attacks is None else attacks.images,
-            "attacks": [] if attacks is None else attacks.names(),
+            "attacks": [] if attacks is None else list(attacks.named),
             "risk": risk,
             "equalise": None if step is None else step.words(tuple(data.image_shape)),
         },
         "conventions": conventions(),
         "citations": [
-            *citations(_kinds(bool(sets), attacks)),
-            *catalog.citations(_methods(found_shifts, scores if sets else [], attacks)),
+            *citations([*(["ood"] if ood_sets else []), *([] if attacks is None else ["attack"])]),
+            *catalog.citations(_methods(shifted.corruptions, scores if ood_sets else [], attacks)),
             *catalog.citations(method for s in subjects for method in s.model.methods()),
         ],
         "fewest_images": FEWEST,
-        "data": {**set_record(data, len(chosen), limit), "class_names": list(data.class_names)},
+        "data": {**set_record(data, len(test), limit), "class_names": list(data.class_names)},
         "ood_sets": {
             name: {
-                **set_record(full, len(outside[name]), limit),
-                "conversion": {s.name: conversion(tuple(full.image_shape), s.shape) for s in subjects},
+                **set_record(images, len(outside[name]), limit),
+                "conversion": {s.name: conversion(tuple(images.image_shape), s.shape) for s in subjects},
                 "group": group_of[name],
                 "warning": warnings[name],
             }
-            for name, full in sets.items()
+            for name, images in ood_sets.items()
         },
-        "shift_sets": {name: published_record(given, name, masks[given.name], renditions, len(data.class_names))
-                       for given in found_shifts.renditions for name in rendition_names(given)},
-        "models": {name: {**entry, "trained_on": known[name]} for name, (entry, _) in summarised.items()},
-        "strips": _strips(chosen, positions, found_shifts, collected, seed, examples, textures),
+        "shift_sets": {
+            name: published_record(images, name, masks[images.name], renditions, len(data.class_names))
+            for images in shifted.renditions
+            for name in rendition_names(images)
+        },
+        "models": {name: {**entry, "trained_on": trained[name]} for name, (entry, _) in summaries.items()},
+        "strips": strips,
         "groups": seeds,
         "comparisons": compare(measured, seeds) if len(measured) > 1 else [],
         "group_table": group_table(measured, seeds),
-    }  # fmt: skip
-    results["seconds"] = time.perf_counter() - started
-    results["peak_memory_mb"] = peak_memory()
-    results["parts_found"] = place.found
-    return results
+        "seconds": time.perf_counter() - started,
+        "peak_memory_mb": peak_memory(),
+        "parts_found": stored.reused,
+    }
 
 
 def _check_scores(scores: Sequence[Score] | None) -> None:
@@ -229,64 +231,8 @@ def _check_scores(scores: Sequence[Score] | None) -> None:
         raise ValueError(f"two scores are called {again[0]!r}: give one of them another name (its .name)")
 
 
-def _fit_images(limit: int | None, subjects: Sequence[Subject], classes: int) -> int:
-    """How many training images the scores that learn get: with few, a covariance is of rounding alone."""
-    if limit is None:
-        return FIT_IMAGES
-    widest = max((s.head[0].shape[1] for s in subjects if s.head is not None), default=0)
-    return min(FIT_IMAGES, max(limit, FIT_FEW, 2 * widest, 10 * classes))
-
-
-def _training(train: Any, data: Any, scores: Sequence[Score], wanted: bool, seed: int, most: int) -> tuple[Any, str]:
-    """(training images for the scores that learn, or None; why there are none)."""
-    if train is None:
-        return None, "it learns from training images, and none were given"
-    if not wanted or not any(score.fits for score in scores):
-        return None, "nothing was asked of it"
-    check_images(train)
-    if list(train.class_names) != list(data.class_names):
-        return None, f"it learns from training images, and {train.name} has other classes than {data.name}"
-    shared = len(data) if train is data else shared_images(train, data)
-    if shared > 0.01 * len(data):
-        what = "the test images" if shared == len(data) else f"{shared} of the {len(data)} test images"
-        raise ValueError(
-            f"among the training images {train.name!r} are {what}: scores would be fitted on what they are tested on"
-        )
-    return limited(train, most, seed)[0], ""
-
-
-def _group(name: str, near: Sequence[str]) -> str | None:
-    return None if not near else "near" if name in near else "far"
-
-
-def _warning(data: Any, outside: Any, equalised: bool, shared: str | None) -> str | None:
-    said = [shared, None if equalised else difference(data, outside)]
-    return "; ".join(words for words in said if words) or None
-
-
-def _kinds(outside: bool, attacks: Attacks | None) -> list[str]:
-    """What is cited beside the methods: conventions and checks."""
-    return [*(["ood"] if outside else []), *([] if attacks is None else ["attack"])]
-
-
-def _methods(found: Shifts, scores: Sequence[Score], attacks: Attacks | None) -> list[Any]:
-    """The metrics, and the corruptions, scores and attacks that were measured."""
+def _methods(corruptions: Sequence[str], scores: Sequence[Score], attacks: Attacks | None) -> list[Any]:
+    """The metrics, corruptions, scores and attacks that were measured."""
     measured = [metric for metric in metrics() if scores or metric.part != "ood"]
-    corruptions = [catalog.get("data.corruptions", name) for name in found.corruptions]
-    return [*measured, *corruptions, *scores, *([] if attacks is None else attacks.methods())]
-
-
-def _strips(
-    chosen: Any,
-    positions: Tensor,
-    found: Shifts,
-    collected: Mapping[str, Collected],
-    seed: int,
-    examples: int,
-    frost_textures: str | None,
-) -> list[dict[str, Any]]:
-    if not examples:
-        return []
-    severities = sorted({severity for _, severity in found.conditions})
-    strips = corruption_strips(chosen, int(positions[0]), found.corruptions, severities, seed, frost_textures)
-    return strips + [c.attacked.strip for c in collected.values() if c.attacked is not None and c.attacked.strip]
+    images = [catalog.get("data.corruptions", name) for name in corruptions]
+    return [*measured, *images, *scores, *([] if attacks is None else attacks.methods())]

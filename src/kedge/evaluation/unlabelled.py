@@ -10,10 +10,10 @@ from torch import Tensor
 
 from kedge.data.overlap import shared_images
 from kedge.evaluation.cache import Parts
-from kedge.evaluation.checks import check_images, limited, seen
 from kedge.evaluation.evaluated_model import Subject, faults, gather_subjects
-from kedge.evaluation.inference_runner import Part, Runner, duration, identity, outputs_from
 from kedge.evaluation.provenance import citations
+from kedge.evaluation.runner import Part, Runner, identity, outputs_from
+from kedge.evaluation.sets import check_images, limited, trained_images
 from kedge.metrics import (
     accuracy_interval,
     auroc,
@@ -100,7 +100,7 @@ def estimate_accuracy(
         seed: of the subset and of the bootstrap.
         limit: at most so many images of each set, a seeded random subset.
         resamples: of the bootstrap; 0 for no intervals.
-        parts: where what is measured is kept, as of `evaluate`.
+        parts: where what is measured is stored, as of `evaluate`.
         trained_on: as of `evaluate`.
         progress, notice: as of `evaluate`.
 
@@ -120,20 +120,20 @@ def estimate_accuracy(
     sources = validation if isinstance(validation, Mapping) else dict.fromkeys(models, validation)
     if absent := [name for name in models if name not in sources]:
         raise ValueError(f"there are no validation images for {', '.join(map(repr, absent))}")
-    for found in [*sets.values(), *sources.values()]:
-        check_images(found)
+    for each in [*sets.values(), *sources.values()]:
+        check_images(each)
     say = notice or (lambda words: None)
-    cut = {name: limited(found, limit, seed) for name, found in sets.items()}
+    some = {name: limited(each, limit, seed) for name, each in sets.items()}
     entries = {}
     for name, model in models.items():
         source, positions = limited(sources[name], limit, seed)
         (subject,) = gather_subjects({name: model}, source, references, batch_size, say)
-        runner = Runner([subject], Parts(parts), {"features": True, "masked": False}, batch_size, workers, progress)
+        runner = Runner(
+            [subject], Parts(parts), {"features": True, "masked": False}, batch_size, workers, progress, say
+        )
         known = Part("validation images", source, identity(source, positions), positions, outputs=True)
-        targets = {n: Part(f"unlabelled {n}", s, identity(s, p), p, outputs=True) for n, (s, p) in cut.items()}
-        seconds = runner.expect([known, *targets.values()])
-        if seconds >= 20:
-            say(f"{name}, images without labels and validation images: about {duration(seconds)}")
+        targets = {n: Part(f"unlabelled {n}", s, identity(s, p), p, outputs=True) for n, (s, p) in some.items()}
+        runner.announce(f"{name}, images without labels and validation images", [known, *targets.values()])
         ours = _outputs(runner, known, subject)
         correct = ours.logits.argmax(dim=1) == source.labels
         right = int(correct.sum())
@@ -151,7 +151,7 @@ def estimate_accuracy(
                     "of": len(sets[n]),
                     **_estimated(ours, correct, _outputs(runner, part, subject), resamples, seed,
                                  shared_images(sources[name], sets[n]),
-                                 seen(trained_on, name, part.images) or 0),
+                                 trained_images(trained_on, name, part.images) or 0),
                 }
                 for n, part in targets.items()
             },

@@ -1,17 +1,20 @@
 """What the head of a frozen network reads, computed once for a whole set."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kedge.anchoring import PixelModel, derangement
 from kedge.anchoring.last_layer import inputs_of
+from kedge.anchoring.outputs import collecting
 from kedge.anchoring.twin import evaluating
 from kedge.data import ImageSet, generator
 
 __all__ = ["drawn_features", "features"]
+
+Reader = Callable[..., Tensor]
 
 
 @torch.no_grad()
@@ -35,11 +38,11 @@ def features(
     `references`: so many of the bank, all if None. Of a model that was just converted one is enough: all give the same.
     """
     rows = []
-    with evaluating(model), _reading(model, head) as read:
+    with _reading(model, head) as read:
         for batch, _ in images.batches(batch_size, workers):
             pixels = _unit(batch, model)
             if not model.count():
-                rows.append(read(pixels, None).cpu())
+                rows.append(read(pixels).cpu())
             elif others:
                 rows.append(_over_others(read, pixels, model.references, images, model).cpu())
             else:
@@ -48,12 +51,12 @@ def features(
     return torch.cat(rows)
 
 
-def _over_others(read: "_Reader", pixels: Tensor, references: Tensor, images: ImageSet, model: PixelModel) -> Tensor:
+def _over_others(read: Reader, pixels: Tensor, references: Tensor, images: ImageSet, model: PixelModel) -> Tensor:
     """Features `[B, D]`, for each image the mean over the references that it does not equal."""
     other = torch.stack([~_equal(pixels, r) for r in references])
     count = other.sum(0)
-    read_all = [read(pixels, r[None]) * use[:, None] for r, use in zip(references, other, strict=True)]
-    means = torch.stack(read_all).sum(0) / count.clamp(min=1)[:, None]
+    each = [read(pixels, r[None]) * use[:, None] for r, use in zip(references, other, strict=True)]
+    means = torch.stack(each).sum(0) / count.clamp(min=1)[:, None]
     for row in (count == 0).nonzero().flatten().tolist():
         own = pixels[row : row + 1]
         candidates = (_unit(images[i][0][None], model) for i in range(len(images)))
@@ -85,8 +88,8 @@ def drawn_features(
     """
     if len(images) < 2:
         raise ValueError(f"{images.name} holds {len(images)} image: a reference is another image, so it takes two")
-    seen, hidden = [], []
-    with evaluating(model), _reading(model, head) as read:
+    drawn, hidden = [], []
+    with _reading(model, head) as read:
         for draw in range(draws):
             partner = derangement(len(images), generator(seed, "anchored probe", draw))
             others = images.subset(partner).batches(batch_size, workers)
@@ -96,37 +99,28 @@ def drawn_features(
                 rows.append(read(x, r).cpu())
                 if masked:
                     masks.append(read(x, r, torch.ones(len(x), dtype=torch.bool, device=x.device)).cpu())
-            seen.append(torch.cat(rows))
+            drawn.append(torch.cat(rows))
             hidden += [torch.cat(masks)] if masked else []
-    return torch.stack(seen), torch.stack(hidden) if masked else None
-
-
-class _Reader:
-    """Calls the model and gives what its head read."""
-
-    def __init__(self, model: PixelModel, layer: nn.Module) -> None:
-        self.model, self.layer = model, layer
-        self.inputs: list[Tensor] = []
-
-    def __call__(self, pixels: Tensor, references: Tensor | None, mask: Tensor | None = None) -> Tensor:
-        self.inputs.clear()
-        if references is None:
-            self.model(pixels)
-        else:
-            self.model(pixels, references=references, mask=mask)
-        (inputs,) = self.inputs
-        return inputs_of(self.layer, inputs).float()
+    return torch.stack(drawn), torch.stack(hidden) if masked else None
 
 
 @contextmanager
-def _reading(model: PixelModel, head: str) -> Iterator[_Reader]:
+def _reading(model: PixelModel, head: str) -> Iterator[Reader]:
+    """A function that calls the model, in eval mode, with pixels, references and mask, and gives what its head read."""
     layer = model.network.get_submodule(head) if head else model.network
-    reader = _Reader(model, layer)
-    handle = layer.register_forward_pre_hook(lambda _, inputs: reader.inputs.append(inputs[0].detach()))
-    try:
-        yield reader
-    finally:
-        handle.remove()
+
+    with evaluating(model), collecting(layer) as calls:
+
+        def read(pixels: Tensor, references: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+            calls.clear()
+            if references is None:
+                model(pixels)
+            else:
+                model(pixels, references=references, mask=mask)
+            (inputs,) = calls
+            return inputs_of(layer, inputs).float()
+
+        yield read
 
 
 def _unit(batch: Tensor, model: PixelModel) -> Tensor:

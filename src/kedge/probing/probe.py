@@ -112,9 +112,7 @@ def fit_probe(
         strength, how = 1 / len(data.labels), "1/N: one image of a class leaves nothing to choose by"
     if strength is None:
         strength = min(nll_of, key=lambda s: nll_of[s])
-    x, targets, weights = data.rows()
-    scaled, mean, scale = _scaled(data, None, x, intercept)
-    weight, bias = _unscaled(solve(scaled, targets, weights, strength, intercept), mean, scale)
+    weight, bias = _fitted(data, None, strength, intercept)
     return Probe(weight.float(), bias.float() if intercept else None, strength, how, nll_of)
 
 
@@ -145,11 +143,16 @@ def fold_accuracy(data: ProbeData, strength: float, intercept: bool = True) -> t
         return None
     right = 0
     for chosen, features, labels in _folds(data, folds):
-        x, targets, weights = data.rows(chosen)
-        scaled, mean, scale = _scaled(data, chosen, x, intercept)
-        weight, bias = _unscaled(solve(scaled, targets, weights, strength, intercept), mean, scale)
+        weight, bias = _fitted(data, chosen, strength, intercept)
         right += int(((features.double() @ weight.T + bias).argmax(1) == labels).sum())
     return folds, right / len(data.labels)
+
+
+def _fitted(data: ProbeData, chosen: Tensor | None, strength: float, intercept: bool) -> tuple[Tensor, Tensor]:
+    """W and b of all images or those `chosen`."""
+    x, targets, weights = data.rows(chosen)
+    scaled, mean, scale = _scaled(data, chosen, x, intercept)
+    return _unscaled(solve(scaled, targets, weights, strength, intercept), mean, scale)
 
 
 def _path(data: ProbeData, chosen: Tensor | None, intercept: bool) -> Iterator[tuple[Tensor, Tensor]]:

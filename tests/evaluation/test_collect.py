@@ -6,7 +6,7 @@ from PIL import Image
 
 import kedge
 from kedge import data
-from kedge.evaluation import evaluate, inference_runner, runner
+from kedge.evaluation import collect, evaluate
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_what_is_not_held_is_decoded_once_for_each_corruption(photos, monkeypatc
     held = evaluate(model, photos, **asked)
     few = len(decoded)
     decoded.clear()
-    monkeypatch.setattr(inference_runner, "HELD", 0)
+    monkeypatch.setattr(collect, "IN_MEMORY", 0)
     again = evaluate(model, photos, **asked)
     assert len(decoded) - few == 12  # clean, then one pass for each of two corruptions in place of one for all
     assert again["models"]["model"]["shift"] == held["models"]["model"]["shift"]
@@ -50,7 +50,7 @@ def test_what_is_not_held_is_decoded_once_for_each_corruption(photos, monkeypatc
 
 
 def test_images_are_held_once_while_they_are_gathered(photos):
-    kept = runner.held(photos, 2, 0, 5)
+    kept = collect.in_memory(photos, 2, 0, 5)
     assert isinstance(kept, data.TensorSet)
     assert torch.equal(kept.images, torch.cat([images for images, _ in photos.batches(5)]))
-    assert runner.held(photos, 1, 0, 5) is photos
+    assert collect.in_memory(photos, 1, 0, 5) is photos
