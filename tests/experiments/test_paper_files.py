@@ -140,7 +140,7 @@ def test_the_networks_of_imagenet_take_steps_at_their_resolution(variant, argume
     recipe = resolve_device(inherit(planned.recipe))
     recipe = replace(recipe, arguments={**recipe.arguments, **arguments})
     train = data.load(folder, "train", recipe.image_size)
-    model, recipe = begin(recipe, train, None, False)
+    model, recipe = begin(recipe, train)
     recipe = resolve_network(recipe, model.network, len(train), train.image_shape)
     objective, optimizer = make_objective(recipe, train), make_optimizer(recipe, model)
     head = "network.head.weight" if "vit" in variant else "network.head.fc.weight"

@@ -15,7 +15,7 @@ from kedge.procedures._base import Context
 from kedge.procedures._settings import Settings
 from kedge.procedures._tuning import tune
 from kedge.training import fit, load_recipe
-from kedge.training.facts import check_run
+from kedge.training.facts import EarlierRun, check_run
 from kedge.training.folder import RunFolder
 from kedge.training.objective import objective_class
 
@@ -196,9 +196,11 @@ def test_code_named_as_the_value_of_an_argument_is_named_digested_and_asked_for(
         (folder / "model" / "config.json").unlink()
         with (evil / "mine.py").open("a") as file:
             file.write("# edited\n")
-        words = check_run(RunFolder(folder), facts, None)
+        words = check_run(EarlierRun(RunFolder(folder), facts))
         assert [line for line in words if "module mine was changed since the run began" in line]
-        assert [line for line in check_run(RunFolder(folder), {**facts, "code": {}}, None) if "module mine" in line]
+        assert [
+            line for line in check_run(EarlierRun(RunFolder(folder), {**facts, "code": {}})) if "module mine" in line
+        ]
     finally:
         sys.modules.pop("mine", None)
 

@@ -4,7 +4,7 @@ What must be as it was is refused in words if it is not; what may differ is said
 """
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,63 @@ from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.folder import RunFolder, surroundings
 from kedge.training.nested import code_of
 from kedge.training.recipe import Recipe
-from kedge.training.record import FILE
+from kedge.training.record import FILE, ImageRecord
 from kedge.training.validation import ball
 
-__all__ = ["check_run", "facts_of", "first_facts", "go_on", "grown", "rows_within", "written_by_run"]
+__all__ = ["EarlierRun", "check_run", "first_facts", "go_on"]
 
 VERSIONS = ("kedge", "python", "torch", "torchvision", "timm", "lightning", "numpy")
 _PUT_BACK = "Put it back from a copy, or start a new run"
+
+
+@dataclass
+class EarlierRun:
+    """A run that goes on.
+
+    Attributes:
+        folder: of the run.
+        facts: what run.json holds; nothing where the run was broken off before it was written.
+        within: what kedge wrote into the checkpoint that it goes on with; None without one.
+        grown: whether it goes on to more epochs than it had.
+        over: whether nothing is left to train.
+    """
+
+    folder: RunFolder
+    facts: dict[str, Any]
+    within: dict[str, Any] | None = None
+    grown: bool = False
+    over: bool = False
+
+    @classmethod
+    def read(cls, folder: RunFolder, recipe: Recipe) -> "EarlierRun":
+        """The run in a folder, which goes on by `recipe`. Of one that is over the checkpoint may be gone.
+
+        Raises:
+            ValueError: for a damaged run.json or checkpoint; for a model that no run.json says the making of.
+        """
+        facts = _facts_of(folder)
+        epochs = (facts.get("recipe") or {}).get("epochs", folder.recipe().epochs)
+        grown = epochs is not None and recipe.epochs is not None and recipe.epochs > epochs
+        over = "finished" in facts and (folder.model / "config.json").is_file() and not grown
+        within = None
+        if folder.checkpoint.is_file() and not (over and folder.rows()):
+            within = AtomicCheckpoints().load_checkpoint(folder.checkpoint).get("kedge") or {}
+        return cls(folder, facts, within, grown, over)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The checkpoint with the weights to go on with."""
+        return None if self.within is None else self.folder.checkpoint
+
+    @property
+    def knows_images(self) -> bool:
+        """Whether anything says which images the run is on: not where it was broken off before."""
+        return bool(self.facts.get("data")) or self.within is not None or ImageRecord.read(self.folder.path) is not None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows of the epochs that the checkpoint holds; of an earlier version those of metrics.csv."""
+        return [] if self.within is None else self.within.get("rows") or self.folder.rows()
 
 
 def first_facts(
@@ -62,20 +112,19 @@ def first_facts(
     return facts
 
 
-def check_run(folder: RunFolder, facts: dict[str, Any], within: dict[str, Any] | None) -> list[str]:
+def check_run(run: EarlierRun) -> list[str]:
     """What is to be said before a run goes on: what cannot be checked, and versions that differ.
-
-    `within`: as of `written_by_run`; None without a checkpoint.
 
     Raises:
         ValueError: where its recipe, its record of images or its checkpoint is not what it wrote, or it was begun by a
             version whose runs this one cannot go on with; the message names what differs.
     """
+    folder, facts = run.folder, run.facts
     if facts.get("run_format", 0) > RUN_FORMAT:
         raise ValueError(f"{folder.path} was begun by kedge {facts.get('kedge')}, which is newer: upgrade kedge")
     _check_recipe(folder, facts)
     _check_images(folder, facts)
-    lines = [] if within is None else _about_checkpoint(folder, facts, within)
+    lines = [] if run.within is None else _about_checkpoint(folder, facts, run.within)
     if "data" not in facts:
         lines.append(f"{folder.path / 'run.json'} does not say how the run began: it cannot be checked, and is written")
     elif "digests" not in facts:
@@ -91,29 +140,6 @@ def check_run(folder: RunFolder, facts: dict[str, Any], within: dict[str, Any] |
         words = ", ".join(f"{name} {before}, now {now}" for name, (before, now) in changed.items())
         lines.append(f"begun with {words}: it goes on, and may end with other last digits than with one version alone")
     return lines
-
-
-def facts_of(folder: RunFolder) -> dict[str, Any]:
-    """What run.json holds; nothing where a run was broken off before it was written.
-
-    Raises:
-        ValueError: for a damaged one, and for a folder with a model that no run.json says the making of.
-    """
-    if (folder.path / "run.json").exists():  # also what is no file: it is refused, and nothing begins again over it
-        return folder.facts()
-    if (folder.model / "config.json").is_file():
-        raise ValueError(
-            f"{folder.path} holds a model and no run.json that says how it was trained: there is no run to go on with"
-        )
-    return {}
-
-
-def grown(folder: RunFolder | None, facts: dict[str, Any], recipe: Recipe) -> bool:
-    """Whether `recipe` has more epochs than the run had so far."""
-    if folder is None or recipe.epochs is None:
-        return False
-    before = (facts.get("recipe") or {}).get("epochs", folder.recipe().epochs)
-    return before is not None and recipe.epochs > before
 
 
 def go_on(folder: RunFolder, facts: dict[str, Any], epochs: int | None) -> dict[str, Any]:
@@ -139,21 +165,14 @@ def go_on(folder: RunFolder, facts: dict[str, Any], epochs: int | None) -> dict[
     return facts
 
 
-def written_by_run(checkpoint: Path) -> dict[str, Any]:
-    """What kedge wrote into a checkpoint beside what is trained; nothing in one of an earlier version.
-
-    Raises:
-        ValueError: as of `AtomicCheckpoints.load_checkpoint`.
-    """
-    within: dict[str, Any] = AtomicCheckpoints().load_checkpoint(checkpoint).get("kedge") or {}
-    return within
-
-
-def rows_within(folder: RunFolder, within: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The rows of the epochs that the checkpoint holds, from there; of an earlier version as metrics.csv has them."""
-    if within is None:
-        return []
-    return within.get("rows") or folder.rows()
+def _facts_of(folder: RunFolder) -> dict[str, Any]:
+    if (folder.path / "run.json").exists():  # also what is no file: it is refused, and nothing begins again over it
+        return folder.facts()
+    if (folder.model / "config.json").is_file():
+        raise ValueError(
+            f"{folder.path} holds a model and no run.json that says how it was trained: there is no run to go on with"
+        )
+    return {}
 
 
 def _check_recipe(folder: RunFolder, facts: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from kedge.training.build import check_steps
 from kedge.training.cost import check_room, costs
 from kedge.training.epochs import quiet, train_epochs
 from kedge.training.errors import explained
-from kedge.training.facts import check_run, facts_of, first_facts, go_on, grown, rows_within, written_by_run
+from kedge.training.facts import EarlierRun, check_run, first_facts, go_on
 from kedge.training.folder import RunFolder
 from kedge.training.folds import TrainFold, cross_validate
 from kedge.training.images import about_extra, about_images, check_same_images, load_extra, record_of, with_extra
@@ -30,7 +30,7 @@ from kedge.training.module import Run
 from kedge.training.named_models import NamedModels
 from kedge.training.objective import make_objective
 from kedge.training.outcome import Page, RunResult, finish, finished
-from kedge.training.prepare import prepare
+from kedge.training.prepare import InMemory, prepare
 from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.record import ImageRecord
 from kedge.training.sharding import check_shardable
@@ -40,25 +40,6 @@ __all__ = ["RunResult", "fit"]
 
 log = logging.getLogger("kedge")
 PAGE = "kedge.run_page"  # measures and draws, above training: looked up by name, and only where a page is wanted
-
-
-@dataclass
-class _InMemory:
-    """What was handed over in place of what the recipe names; see `fit`."""
-
-    sets: tuple[ImageSet, ImageSet] | None = None
-    start: PixelModel | None = None
-    extra: Mapping[str, ImageSet] = field(default_factory=dict)
-    models: Mapping[str, nn.Module] = field(default_factory=dict)
-
-
-@dataclass
-class _Earlier:
-    """A run that goes on: its folder, its run.json, and what kedge wrote in its checkpoint; None without one."""
-
-    folder: RunFolder
-    facts: dict[str, Any]
-    within: dict[str, Any] | None
 
 
 def fit(
@@ -101,14 +82,14 @@ def fit(
         TrainingStopped: a loss that is not finite, no memory left, a full disk.
         KeyboardInterrupt: with a message that says how to go on.
     """
-    memory = _InMemory(sets, start, extra or {}, models or {})
+    memory = InMemory(sets, start, extra or {}, models or {})
     return _fit(recipe, resume, memory, progress, report, allow_code)
 
 
 def _fit(
     recipe: "Recipe | str | Path | dict[str, Any] | None",
     resume: str | Path | None,
-    memory: _InMemory,
+    memory: InMemory,
     progress: bool = True,
     report: bool | Page = True,
     allow_code: bool | None = None,
@@ -136,24 +117,20 @@ def _fit(
             claims.enter_context(folder.claimed())
             folder.sweep()
         written = folder.recipe(recipe if isinstance(recipe, Recipe | dict | None) else load_recipe(recipe))
-        facts = facts_of(folder)
-        over = "finished" in facts and (folder.model / "config.json").is_file() and not grown(folder, facts, written)
-        unlisted = over and not folder.rows()
-        needed = folder.checkpoint.is_file() and (unlisted or not over)
-        within = written_by_run(folder.checkpoint) if needed else None
-        lines = check_run(folder, facts, within)
-        if over:
-            rows = rows_within(folder, within) if unlisted else []
-            return finished(folder, written, facts, rows, memory.sets, main and progress, page if main else None)
+        earlier = EarlierRun.read(folder, written)
+        lines = check_run(earlier)
+        if earlier.over:
+            page = page if main else None
+            return finished(folder, written, earlier.facts, earlier.rows, memory.sets, main and progress, page)
         for line in lines if main else []:
             log.warning("%s", line)
-        return _run(written, _Earlier(folder, facts, within), memory, progress, page, main)
+        return _run(written, earlier, memory, progress, page, main)
 
 
 def _run(
     written: Recipe,
-    earlier: _Earlier | None,
-    memory: _InMemory,
+    earlier: EarlierRun | None,
+    memory: InMemory,
     progress: bool,
     page: Page | None,
     main: bool,
@@ -161,22 +138,11 @@ def _run(
 ) -> RunResult:
     """Train, from the beginning or on from `earlier`."""
     before = {} if earlier is None else earlier.facts
-    within = None if earlier is None else earlier.within
-    # Nothing says yet which images it is on: it was broken off before, or begins now.
-    begins = earlier is None or not (before.get("data") or within is not None or ImageRecord.read(earlier.folder.path))
-    checkpoint = None if earlier is None or within is None else earlier.folder.checkpoint
+    checkpoint = None if earlier is None else earlier.checkpoint
     fold = before.get("fold", fold)
-    plan = prepare(
-        written,
-        memory.sets,
-        memory.start,
-        None if earlier is None else earlier.folder,
-        begins,
-        checkpoint is not None,
-        fold,
-        memory.extra,
-        memory.models,
-    )
+    # It begins now, or was broken off before anything said which images it is on.
+    begins = earlier is None or not earlier.knows_images
+    plan = prepare(written, memory, earlier, fold)
     recipe, images, val = plan.recipe, plan.train, plan.val
     record = record_of(recipe, images, val, memory.start is not None) if main and begins else None
     train, about = images, about_images(images, val)
@@ -197,7 +163,7 @@ def _run(
     facts = dict(before)
     if before.get("data"):
         check_same_images(before, about, about_extra(extra))
-        if earlier is not None and grown(earlier.folder, before, recipe):
+        if earlier is not None and earlier.grown:
             facts["cost"] = costs(recipe, objective, len(train), (before.get("cost") or {}).get("earlier"))
     else:
         facts |= first_facts(recipe, written, about, objective, plan.probe, memory.start is not None)
@@ -218,7 +184,7 @@ def _run(
             if start is not None and not folder.has_start:
                 save(start, folder.start)
             facts = go_on(folder, facts, recipe.epochs)
-        folder.write_rows(rows_within(folder, within))
+        folder.write_rows([] if earlier is None else earlier.rows)
         if progress:
             _say_first(run, folder, facts, record, named, memory)
     elif earlier is not None:
@@ -244,7 +210,7 @@ def _say_first(
     facts: dict[str, Any],
     record: ImageRecord | None,
     named: NamedModels,
-    memory: _InMemory,
+    memory: InMemory,
 ) -> None:
     """Print what is to be known before the first epoch; of a run that goes on nothing twice about its images."""
     recipe, train, val = run.recipe, run.train_set, run.val_set
@@ -260,7 +226,7 @@ def _say_first(
         print(line, flush=True)
 
 
-def _fold_trainer(memory: _InMemory) -> TrainFold:
+def _fold_trainer(memory: InMemory) -> TrainFold:
     """What trains the model of a fold on `sets`, with the further images and the models of the whole run."""
 
     def train_fold(

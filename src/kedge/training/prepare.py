@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from kedge.data import ImageSet
 from kedge.networks import PretrainedUnavailable
 from kedge.probing.set_probe import set_probe
 from kedge.training.build import make_model, make_network
-from kedge.training.folder import RunFolder
+from kedge.training.facts import EarlierRun
 from kedge.training.folds import fold_places
 from kedge.training.images import divided, load_pool, resumed
 from kedge.training.objective import check_objective
@@ -23,13 +23,23 @@ from kedge.training.recipe import Recipe, held_by
 from kedge.training.resolve import resolve_data, resolve_device, resolve_folds, resolve_network
 from kedge.training.start_from import check_start, inherit, load_start, started, with_network
 
-__all__ = ["Prepared", "begin", "prepare"]
+__all__ = ["InMemory", "Plan", "begin", "prepare"]
 
 log = logging.getLogger("kedge")
 
 
+@dataclass(frozen=True)
+class InMemory:
+    """What was handed over in place of what the recipe names: see `kedge.training.fit`."""
+
+    sets: tuple[ImageSet, ImageSet] | None = None
+    start: PixelModel | None = None
+    extra: Mapping[str, ImageSet] = field(default_factory=dict)
+    models: Mapping[str, nn.Module] = field(default_factory=dict)
+
+
 @dataclass
-class Prepared:
+class Plan:
     """What a run runs with.
 
     Attributes:
@@ -46,17 +56,7 @@ class Prepared:
     probe: dict[str, Any] | None = None
 
 
-def prepare(
-    written: Recipe,
-    sets: tuple[ImageSet, ImageSet] | None = None,
-    start: PixelModel | None = None,
-    earlier: RunFolder | None = None,
-    begins: bool = True,
-    has_checkpoint: bool = False,
-    fold: int | None = None,
-    extra: Mapping[str, ImageSet] | None = None,
-    models: Mapping[str, nn.Module] | None = None,
-) -> Prepared:
+def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None, fold: int | None = None) -> Plan:
     """Turn what was written into what is run. A recipe is filled in here, and nowhere else, in this order.
 
     1. What the model decides that the run starts from: data, classes, images held out, anchoring, objective.
@@ -67,56 +67,43 @@ def prepare(
 
     Args:
         written: the recipe; of a run that goes on the one in its folder, which has little left open.
-        sets: training and validation images that were handed over.
-        start: a model that was handed over to start from.
-        earlier: the folder of a run that goes on.
-        begins: whether the images are still to be chosen: not where that folder says which they are.
-        has_checkpoint: whether it holds the weights to go on with.
+        memory: what was handed over.
+        earlier: the run that goes on.
         fold: the number of a fold, whose validation images decide nothing.
-        extra, models: further images, and models for the objective, that were handed over.
     """
     recipe = written
     if earlier is None:
-        recipe = inherit(written) if start is None else started(written, start, sets)
-    check_objective(recipe, extra, models)  # before the data is read
+        recipe = inherit(written) if memory.start is None else started(written, memory.start, memory.sets)
+    check_objective(recipe, memory.extra, memory.models)  # before the data is read
     recipe = resolve_device(recipe)
     if earlier is not None and recipe.folds and recipe.world > 1:
         raise ValueError(
             f"cross-validation in {recipe.folds} folds judges this run, and takes one process: go on with --devices 1 "
             "--nodes 1"
         )
-    train, val, model, recipe = _images_and_model(
-        recipe, earlier, None if begins else earlier, has_checkpoint, sets, start
-    )
+    train, val, model, recipe = _images_and_model(recipe, earlier, memory)
     recipe = resolve_network(recipe, model.network, len(train), train.image_shape)
-    prepared = Prepared(recipe, train, val, model)
-    if recipe.head == "probe" and not has_checkpoint and not (earlier is not None and earlier.has_start):
-        _start_from_probe(prepared, val if fold is None else val.subset(()))
-    return prepared
+    plan = Plan(recipe, train, val, model)
+    if recipe.head == "probe" and (earlier is None or not (earlier.checkpoint or earlier.folder.has_start)):
+        _start_from_probe(plan, val if fold is None else val.subset(()))
+    return plan
 
 
 def _images_and_model(
-    recipe: Recipe,
-    earlier: RunFolder | None,
-    known: RunFolder | None,
-    has_checkpoint: bool,
-    sets: tuple[ImageSet, ImageSet] | None,
-    start: PixelModel | None,
+    recipe: Recipe, earlier: EarlierRun | None, memory: InMemory
 ) -> tuple[ImageSet, ImageSet, PixelModel, Recipe]:
-    """Training images, validation images, the model, and the recipe with what they decide.
-
-    The images are those of the run `known`, where one goes on that says them.
-    """
-    pool = load_pool(recipe) if known is None and sets is None else None
+    """Training images, validation images, the model, and the recipe with what they decide."""
+    begun = earlier if earlier is not None and earlier.knows_images else None
+    pool = load_pool(recipe) if begun is None and memory.sets is None else None
 
     def divided_and_begun(recipe: Recipe) -> tuple[ImageSet, ImageSet, PixelModel, Recipe]:
-        train, val = _divided(recipe, pool, known, sets)
-        return train, val, *begin(recipe, train, earlier, has_checkpoint, start)
+        train, val = _divided(recipe, pool, begun, memory.sets)
+        return train, val, *begin(recipe, train, earlier, memory.start)
 
     chosen = recipe
     if earlier is None:
         images, part = pool if pool is not None else (None, None)
-        continued = start is not None or (recipe.init_from is not None and not recipe.pretrained)
+        continued = memory.start is not None or (recipe.init_from is not None and not recipe.pretrained)
         chosen = resolve_folds(recipe, images, part is not None, continued)
     train, val, model, resolved = divided_and_begun(chosen)
     if pool is not None and chosen.folds and recipe.folds is None and not resolved.pretrained:  # they cannot be had
@@ -129,11 +116,11 @@ def _images_and_model(
 def _divided(
     recipe: Recipe,
     pool: tuple[ImageSet, ImageSet | None] | None,
-    known: RunFolder | None,
+    begun: EarlierRun | None,
     sets: tuple[ImageSet, ImageSet] | None,
 ) -> tuple[ImageSet, ImageSet]:
-    if known is not None:
-        train, val = resumed(known.path, sets)
+    if begun is not None:
+        train, val = resumed(begun.folder.path, sets)
     elif pool is not None:
         train, val = divided(recipe, *pool)
     else:
@@ -144,36 +131,32 @@ def _divided(
 
 
 def begin(
-    recipe: Recipe,
-    train: ImageSet,
-    earlier: RunFolder | None,
-    has_checkpoint: bool,
-    start: PixelModel | None = None,
+    recipe: Recipe, train: ImageSet, earlier: EarlierRun | None = None, start: PixelModel | None = None
 ) -> tuple[PixelModel, Recipe]:
     """The model to train: `start`, that of init_from, or a network made by the recipe; and the recipe with it."""
     count, shape = len(train), train.image_shape
     if start is not None:
         check_start(start, train)
         return independent(start).train(), resolve_data(recipe, count, shape)
-    if earlier is not None and earlier.has_start:
-        return checkpoint.load(earlier.start).train(), resolve_data(recipe, count, shape)
+    if earlier is not None and earlier.folder.has_start:
+        return checkpoint.load(earlier.folder.start).train(), resolve_data(recipe, count, shape)
     if (model := load_start(recipe, train)) is not None:
         return model, resolve_data(with_network(recipe, model), count, shape)
-    network, resolved = _network(recipe, train, has_checkpoint)
+    network, resolved = _network(recipe, train, earlier is not None and earlier.checkpoint is not None)
     return make_model(resolved, network, train), resolved
 
 
-def _start_from_probe(prepared: Prepared, val: ImageSet) -> None:
+def _start_from_probe(plan: Plan, val: ImageSet) -> None:
     """Set the head of the model to its linear probe; a network without a linear head keeps its own."""
-    recipe, model = prepared.recipe, prepared.model
+    recipe, model = plan.recipe, plan.model
     rows, workers = max(64, recipe.batch_size or 0), recipe.workers or 0
     model.to(torch.device(recipe.device))
     try:
-        prepared.probe = set_probe(model, prepared.train, val, recipe.seed, rows, workers)
+        plan.probe = set_probe(model, plan.train, val, recipe.seed, rows, workers)
     except ValueError as error:
         why = str(error).partition(" Name one with head")[0]  # which is for kedge adapt
         log.warning("no linear probe to start from, and so nothing that the run must not fall below: %s", why)
-        prepared.recipe = replace(recipe, head="leave", head_lr=1.0)
+        plan.recipe = replace(recipe, head="leave", head_lr=1.0)
     finally:
         model.cpu().train()
 
