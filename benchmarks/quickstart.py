@@ -126,8 +126,7 @@ def measured(runs: Path, seeds: Sequence[int], elsewhere: Sequence[int], jobs: i
 
 
 def _train_missing(folder: Path, seeds: Sequence[int], jobs: int, environment: Mapping[str, str]) -> None:
-    config = quickstart.parser().parse_args([])
-    (standard,) = (r for r in quickstart.recipes(_with(config, seeds=1), folder) if not r.anchored)
+    (standard,) = (r for r in quickstart.recipes(folder, seeds=1) if not r.anchored)
     todo = [
         replace(standard, name=name, seed=seed, anchored=variant != STANDARD, objective=VARIANTS[variant])
         for seed in seeds
@@ -145,13 +144,6 @@ def _train_missing(folder: Path, seeds: Sequence[int], jobs: int, environment: M
     finally:
         for key, value in before.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
-
-
-def _with(config: Any, **changes: Any) -> Any:
-    changed = config.clone()
-    for key, value in changes.items():
-        setattr(changed, key, value)
-    return changed
 
 
 def _train(recipe: Recipe) -> str:

@@ -89,7 +89,7 @@ def crops(tmp_path):
 def test_training_on_photos_says_the_probe_first_and_hands_over_nothing_worse(
     weights, crops, ruin, capsys, tmp_path, monkeypatch
 ):
-    from kedge.cli.train import parser, run
+    from kedge.cli.flags import call
 
     monkeypatch.setattr("kedge.run_page.write_run_report", lambda *_: None)  # takes longer than the training
 
@@ -107,7 +107,7 @@ def test_training_on_photos_says_the_probe_first_and_hands_over_nothing_worse(
         "--references",
     ]
     given += ["2", "--device", "cpu", "--runs", tmp_path, "--name", "run", *ruin]
-    assert run(parser().parse_args([str(each) for each in given])) == 0
+    assert call("train", [str(each) for each in given]) == 0
     said = capsys.readouterr().out
     assert said.index("linear probe of the frozen network") < said.index("epoch 1/1")
     val = data.load(str(crops), "val", 72)

@@ -16,8 +16,9 @@ from torch import nn
 import kedge
 from kedge import catalog
 from kedge.attacks import FGSM, PGD, Attack, AutoAttack, as_attack
-from kedge.cli import evaluate, parse
-from kedge.cli.validation_data import training_attack
+from kedge.cli import parse
+from kedge.cli.flags import call, parser_of
+from kedge.cli.trained_on import training_attack
 from kedge.data import TensorSet, corruptions
 from kedge.deploy import card_text
 from kedge.evaluation import Attacks
@@ -110,8 +111,8 @@ def test_corrupted_images_are_those_of_the_first_version():
 
 def test_the_help_lists_the_rooms_without_torch():
     code = (
-        "import sys\nfrom kedge.cli.evaluate import parser\n"
-        "print({a.dest: a.help for a in parser()._actions})\nassert 'torch' not in sys.modules"
+        "import sys\nfrom kedge.cli.flags import parser_of\n"
+        "print({a.dest: a.help for a in parser_of('evaluate')._actions})\nassert 'torch' not in sys.modules"
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     texts = eval(printed)
@@ -122,8 +123,8 @@ def test_the_help_lists_the_rooms_without_torch():
 
 
 def test_words_of_attacks_are_built_as_before():
-    config = evaluate.parser().parse_args(["x", "--norm", "l2", "--steps", "4", "--seed", "5"])
-    attacks = parse.choose_attacks(list(parse.attack_words()), 0.5, config, None)
+    how = {"norm": "l2", "steps": 4, "seed": 5, "most": 1000}
+    attacks = parse.choose_attacks(list(parse.attack_words()), 0.5, None, **how)
     step = {"step_size": 2.5 * 0.5 / 4, "norm": "l2", "early_stop": True, "seed": 5}
     assert attacks.named == {
         "PGD-4": PGD(0.5, 4, **step),
@@ -152,7 +153,7 @@ def test_what_an_attack_says_of_itself():
 def test_a_score_is_a_file(drop, shades):
     drop("scores", "loudest", LOUDEST)
     assert list(kedge.scores.SCORES)[-1] == "loudest"
-    assert "loudest" in next(a.help for a in evaluate.parser()._actions if a.dest == "scores")
+    assert "loudest" in next(a.help for a in parser_of("evaluate")._actions if a.dest == "scores")
     with pytest.raises(ValueError, match=r"'loudst'.*vim, loudest.*did you mean loudest"):
         parse.choose_scores(["loudst"])
     (score,) = parse.choose_scores(["loudest"])
@@ -179,13 +180,13 @@ def test_a_score_is_a_file(drop, shades):
 def test_an_attack_is_a_file(drop, shades, tmp_path):
     drop("attacks", "nudge", NUDGE)
     assert "nudge or nudge-down (All pixels brighter)" in next(
-        a.help for a in evaluate.parser()._actions if a.dest == "attack"
+        a.help for a in parser_of("evaluate")._actions if a.dest == "attack"
     )
     with pytest.raises(ValueError, match=r"'nugde'.*did you mean nudge"):
         parse.check_words(["nugde"], [1])
-    config = evaluate.parser().parse_args(["x", "--steps", "4"])
+    how = {"norm": "linf", "steps": 4, "seed": 0, "most": 1000}
     parse.check_words(["nudge", "nudge-down"], [1])
-    attacks = parse.choose_attacks(["nudge", "nudge-down"], 12 / 255, config, shades)
+    attacks = parse.choose_attacks(["nudge", "nudge-down"], 12 / 255, shades, **how)
     results = evaluated(Bright(), shades, shift=(), attacks=attacks, resamples=0, parts=tmp_path / "parts")
     (model,) = results["models"].values()
     assert model["attacks"]["nudge up"]["accuracy"]["value"] == 7 / 8  # 120 of 255 is bright when 12 more
@@ -217,7 +218,7 @@ def test_a_corruption_is_a_file(drop, shades):
     drop("data.corruptions", "negative", NEGATIVE)
     assert corruptions.GROUPS["darkroom"] == ("negative",)
     assert len(corruptions.NAMES) == 19
-    assert "darkroom (1)" in next(a.help for a in evaluate.parser()._actions if a.dest == "shift")
+    assert "darkroom (1)" in next(a.help for a in parser_of("evaluate")._actions if a.dest == "shift")
     with pytest.raises(ValueError, match="did you mean negative"):
         corruptions.check("negativ")
     assert corruptions.expand(["darkroom", "fog"]) == ["negative", "fog"]
@@ -247,7 +248,7 @@ def test_all_three_by_the_command(drop, shades, tmp_path, capsys):
         str(tmp_path / "photos"), "--scores", "loudest", "--attack", "nudge", "--limit", "40", "--out",
         str(tmp_path / "out"),
     ]  # fmt: skip
-    assert evaluate.run(evaluate.parser().parse_args(words)) == 0
+    assert call("evaluate", words) == 0
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["settings"]["corruptions"] == ["negative"]
     assert results["settings"]["scores"] == ["loudest"]

@@ -141,7 +141,7 @@ def test_devices(monkeypatch):
     for name, words in (
         ("cuda", "device cuda is not available here; there is cpu"),
         ("cuda:1", "device cuda:1 is not available here; there is cpu"),
-        ("cpuu", r"there is no device 'cpuu'; there is auto, cpu\. Did you mean cpu\?"),
+        ("cpuu", r"there is no device 'cpuu'; there is auto, cpu; did you mean cpu\?"),
         ("cuda:x", "there is no device 'cuda:x'"),
         ("", "there is no device ''"),
     ):

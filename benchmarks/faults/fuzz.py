@@ -239,7 +239,7 @@ def _example(reader: Reader, path: Path) -> Callable[[], str | None]:
 def _load(path: Path) -> None:
     """Read a data set, in words where it cannot be: what the commands do first."""
     from kedge import data
-    from kedge.cli.failing import in_words
+    from kedge.cli.output import in_words
 
     try:
         data.load(path, "train")

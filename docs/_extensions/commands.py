@@ -1,6 +1,5 @@
 """The directive `commands`: a section for each kedge command, written from its argument parser."""
 
-import importlib
 import re
 
 from docutils import nodes
@@ -8,11 +7,12 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 from kedge.cli import COMMANDS
+from kedge.cli.flags import parser_of
 
 
 def parsers():
     """The parser of each command, in the order of `kedge --help`."""
-    return {name: importlib.import_module(f"kedge.cli.{name}").parser() for name in COMMANDS}
+    return {name: parser_of(name) for name in COMMANDS}
 
 
 def markdown(name, parser):

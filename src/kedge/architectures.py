@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from kedge.anchoring import PixelModel
 from kedge.anchoring.fold import FoldedStem
@@ -101,3 +102,20 @@ def _checked(folded: Any) -> tuple[str, bool, dict[str, list[int]]]:
         if not counts or math.prod(shape) > _LARGEST:
             raise ValueError(f"the shape of {name} of a folded first layer cannot be {shape!r}")
     return path, plain, shapes
+
+
+# What fills fresh weights at random; those of torch.nn.init that a mode is asked about before they draw among them.
+_DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+
+
+class WithoutDraws(TorchFunctionMode):
+    """Fresh weights are zeros: those of the file take their place, and drawing them takes longer than all else.
+
+    `kedge.save` compares the outputs of what is built like this with those of the model: a draw that is needed shows.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func in _DRAWS:
+            return (args[0] if args else named["tensor"]).detach().zero_()
+        return func(*args, **named)

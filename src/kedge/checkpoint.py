@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from kedge._version import __version__
 from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
@@ -25,7 +24,7 @@ from kedge.anchoring.bare_network import resolve_normalisation
 from kedge.anchoring.convert import put_stem
 from kedge.anchoring.protocol import Model, as_model
 from kedge.anchoring.twin import evaluating
-from kedge.architectures import at_most, describe, rebuild
+from kedge.architectures import WithoutDraws, at_most, describe, rebuild
 from kedge.files import sweep, whole, write_text
 from kedge.json_text import read_json
 from kedge.named_model import model_folder
@@ -132,13 +131,13 @@ def load(folder: str | os.PathLike[str], model: nn.Module | None = None) -> Pixe
 
 def _weights(folder: Path, config: dict[str, Any]) -> Path:
     """The file that holds the config's weights: it has another name if a save was broken off between two renames."""
-    found = [path for path in (folder / WEIGHTS, folder / _waiting(config)) if path.is_file()]
-    if not found:
+    files = [path for path in (folder / WEIGHTS, folder / _waiting(config)) if path.is_file()]
+    if not files:
         raise FileNotFoundError(f"{folder} has a {CONFIG} but no {WEIGHTS}; copy the whole folder")
-    for path in found:
+    for path in files:
         if file_digest(path) == config["weights_sha256"]:
             return path
-    raise ValueError(f"{found[0]} is not the file that {CONFIG} was written for: it was changed or is incomplete")
+    raise ValueError(f"{files[0]} is not the file that {CONFIG} was written for: it was changed or is incomplete")
 
 
 def _waiting(config: dict[str, Any]) -> str:
@@ -158,22 +157,22 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
     if isinstance(model, Model):
         model = model.bare()
     if model is None:
-        made = _assembled(config, _rebuilt(config, sum(tensor.numel() for tensor in state.values())), mean, std)
+        built = _assembled(config, _rebuilt(config, sum(tensor.numel() for tensor in state.values())), mean, std)
     else:
-        made = _tried(config, model, mean, std)
-    if made.num_outputs != config["num_outputs"]:
-        raise ValueError(f"the model has {made.num_outputs} outputs, but the saved one has {config['num_outputs']}")
-    made.to(getattr(torch, config["dtype"]))
+        built = _tried(config, model, mean, std)
+    if built.num_outputs != config["num_outputs"]:
+        raise ValueError(f"the model has {built.num_outputs} outputs, but the saved one has {config['num_outputs']}")
+    built.to(getattr(torch, config["dtype"]))
     try:
-        made.load_state_dict(state)
+        built.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"the weights in {weights} do not fit the model: {_short(error)}") from error
     if not all(_finite(value) for value in state.values() if value.is_floating_point()):
         raise ValueError(f"the weights in {weights} hold NaN or infinity, which kedge.save does not write")
-    made.class_names = config["class_names"]
-    made.reject = config["reject"]
-    made.steps = config.get("steps") or {}
-    return made.eval()
+    built.class_names = config["class_names"]
+    built.reject = config["reject"]
+    built.steps = config.get("steps") or {}
+    return built.eval()
 
 
 def _tried(config: dict[str, Any], network: nn.Module, mean: list[float], std: list[float]) -> PixelModel:
@@ -229,27 +228,10 @@ def _rebuilt(config: dict[str, Any], stored: int) -> nn.Module:
             f"pass it, kedge.load(folder, model={config['network']}(...))"
         )
     try:
-        with at_most(2 * stored + 1_000_000), _WithoutDraws():
+        with at_most(2 * stored + 1_000_000), WithoutDraws():
             return rebuild(config["architecture"])
     except MemoryError as error:
         raise ValueError(f"{CONFIG} describes {error}, but the weights hold {stored:,}: it was changed") from error
-
-
-# What fills fresh weights at random; those of torch.nn.init that a mode is asked about before they draw among them.
-_DRAWS = (torch.Tensor.normal_, torch.Tensor.uniform_, nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
-
-
-class _WithoutDraws(TorchFunctionMode):
-    """Fresh weights are zeros: those of the file take their place, and drawing them takes longer than all else.
-
-    `save` compares the outputs of what is built like this with the model's, so a network that needs a draw is noticed.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = kwargs or {}
-        if func in _DRAWS:
-            return (args[0] if args else given["tensor"]).detach().zero_()
-        return func(*args, **given)
 
 
 def _model_folder(folder: Path) -> Path:
@@ -291,9 +273,9 @@ def _checked(config: dict[str, Any], where: Path) -> dict[str, Any]:
         "steps": (not config.get("steps") or version == 2, "nothing in format 1"),
         "weights_sha256": (bool(re.fullmatch("[0-9a-f]{64}", str(config.get("weights_sha256")))), "64 digits"),
     }
-    for name, (right, wanted) in rules.items():
+    for name, (right, expected) in rules.items():
         if not right:
-            refuse(config, name, str(where), wanted)
+            refuse(config, name, str(where), expected)
     return config
 
 

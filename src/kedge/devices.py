@@ -1,8 +1,8 @@
 """Which device a name stands for, and whether it is here."""
 
-import difflib
-
 import torch
+
+from kedge.own_code import near_names
 
 __all__ = ["chosen_device", "devices_here"]
 
@@ -30,9 +30,8 @@ def chosen_device(name: str, automatic: tuple[str, ...] = ("cuda",)) -> str:
         return next((kind for kind in automatic if kind in here), "cpu")
     kind, colon, number = name.partition(":")
     if kind not in KNOWN[1:] or (colon and not number.isdecimal()):
-        near = difflib.get_close_matches(kind, KNOWN, n=1)
-        hint = f". Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"there is no device {name!r}; there is auto, {', '.join(here)}{hint}")
+        near = near_names(kind, list(KNOWN), 1)
+        raise ValueError(f"there is no device {name!r}; there is auto, {', '.join(here)}{near}")
     if kind not in here:
         raise ValueError(f"device {name} is not available here; there is {', '.join(here)}")
     count = torch.cuda.device_count() if kind == "cuda" else 1

@@ -25,9 +25,8 @@ __all__ = [
     "write_together",
 ]
 
-# `.NAME.HOST-PID-NUMBER.tmp`; earlier versions wrote `.NAME.PID.tmp`, and export `.kedge-export-RANDOM`.
+# `.NAME.HOST-PID-NUMBER.tmp`, which none but kedge gives
 _TEMPORARY = re.compile(r"\..*\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.tmp", re.DOTALL)
-_EARLIER = re.compile(r"\..*\.(?P<pid>\d+)\.tmp|\.kedge-export-\w+", re.DOTALL)
 FORGOTTEN = 7 * 86400.0  # seconds without a change after which even another machine's is taken for dead
 _numbers = itertools.count()
 
@@ -104,10 +103,9 @@ def write_together(texts: Mapping[Path, str]) -> list[Path]:
     return list(texts)
 
 
-def sweep(folder: str | os.PathLike[str], shared: bool = False) -> int:
+def sweep(folder: str | os.PathLike[str]) -> int:
     """Delete what dead processes left unfinished in `folder`, not below it; gives how many files and folders.
 
-    For whoever owns the folder next; `shared`: it is not kedge's alone, and only names that none but kedge gives go.
     What a process of this machine writes that lives is left alone, and what another machine writes until nothing in it
     has changed for a week.
     """
@@ -117,8 +115,7 @@ def sweep(folder: str | os.PathLike[str], shared: bool = False) -> int:
     except OSError:  # there is none, or it cannot be read
         return 0
     for entry in entries:
-        ours = _TEMPORARY.fullmatch(entry.name) if shared else is_temporary(entry.name)
-        if ours and not _alive(entry):
+        if is_temporary(entry.name) and not _alive(entry):
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
@@ -147,15 +144,13 @@ def folder_in_place_of(path: Path, own: Collection[str]) -> Iterator[Path]:
 
 def is_temporary(name: str) -> bool:
     """Whether a file of this name is one that was to become another."""
-    return bool(_TEMPORARY.fullmatch(name) or _EARLIER.fullmatch(name))
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def _alive(entry: "os.DirEntry[str]") -> bool:
-    if match := _TEMPORARY.fullmatch(entry.name):
-        if match["host"] == _here():
-            return _runs(int(match["pid"]))
-    elif (match := _EARLIER.fullmatch(entry.name)) and match["pid"] and _runs(int(match["pid"])):
-        return True
+    match = _TEMPORARY.fullmatch(entry.name)
+    if match is not None and match["host"] == _here():
+        return _runs(int(match["pid"]))
     try:
         return time.time() - _changed(entry.path) < FORGOTTEN
     except OSError:

@@ -2,8 +2,10 @@
 
 import os
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kedge.checkpoint import CONFIG, WEIGHTS, load
 from kedge.json_text import read_json
@@ -24,6 +26,10 @@ _NAME = re.compile(r"(?P<repo>[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})(@(?P<revision
 
 class HubError(RuntimeError):
     """The hub has no such model, does not give it, or cannot be reached."""
+
+
+class _Unreached(HubError):
+    """The hub cannot be reached."""
 
 
 def from_pretrained(
@@ -47,18 +53,18 @@ def from_pretrained(
     return load(download(repo, revision or named, token), model)
 
 
-def split_name(given: str) -> tuple[str, str | None]:
+def split_name(name: str) -> tuple[str, str | None]:
     """(owner/name, revision or None) of `owner/name`, `owner/name@revision`, either with `hf-hub:` before it.
 
     Raises:
         ValueError: if it is no such name; of a folder the message names `kedge.load`.
     """
-    match = _NAME.fullmatch(given.removeprefix(PREFIX))
+    match = _NAME.fullmatch(name.removeprefix(PREFIX))
     if match is None or ".." in match["repo"] or "--" in match["repo"]:
-        if given and not given.startswith(PREFIX) and Path(given).exists():
-            raise ValueError(f"{given!r} is a folder here, which kedge.load reads; the hub's names are owner/name")
-        what = "has no owner: write owner/name" if re.fullmatch(r"(hf-hub:)?[\w.-]+", given) else "is not owner/name"
-        raise ValueError(f"{given!r} {what}, a repository of huggingface.co such as ada/litter")
+        if name and not name.startswith(PREFIX) and Path(name).exists():
+            raise ValueError(f"{name!r} is a folder here, which kedge.load reads; the hub's names are owner/name")
+        what = "has no owner: write owner/name" if re.fullmatch(r"(hf-hub:)?[\w.-]+", name) else "is not owner/name"
+        raise ValueError(f"{name!r} {what}, a repository of huggingface.co such as ada/litter")
     return match["repo"], match["revision"]
 
 
@@ -71,22 +77,21 @@ def download(repo: str, revision: str | None = None, token: str | bool | None = 
     from huggingface_hub import hf_hub_download
 
     at = f"{repo}@{revision}" if revision else repo
-    held = _sizes(repo, revision, token)
-    for name in LARGEST if held is not None else ():
-        assert held is not None
-        if name not in held:
-            raise HubError(f"{at} is not a model of kedge: it has no {name}{_guess(held)}")
-        if (held[name] or 0) > LARGEST[name]:
+    sizes = _sizes(repo, revision, token)
+    for name in LARGEST if sizes is not None else ():
+        if name not in (sizes or {}):
+            raise HubError(f"{at} is not a model of kedge: it has no {name}{_guess(sizes or {})}")
+        if (size := (sizes or {})[name] or 0) > LARGEST[name]:
             raise HubError(
-                f"{at}: its {name} has {held[name] or 0:,} bytes, more than the {LARGEST[name]:,} that are "
-                "fetched unasked; if you trust it, fetch it with hf download and give its folder to kedge.load"
+                f"{at}: its {name} has {size:,} bytes, more than the {LARGEST[name]:,} that are fetched unasked; if "
+                "you trust it, fetch it with hf download and give its folder to kedge.load"
             )
     with explained(repo, revision, token):
-        config = Path(hf_hub_download(repo, CONFIG, revision=revision, token=token, local_files_only=held is None))
+        config = Path(hf_hub_download(repo, CONFIG, revision=revision, token=token, local_files_only=sizes is None))
         _check_config(config, at)
         # By its commit: a push in between must not give the weights of another config.
         commit = config.parent.name
-        hf_hub_download(repo, WEIGHTS, revision=commit, token=token, local_files_only=held is None)
+        hf_hub_download(repo, WEIGHTS, revision=commit, token=token, local_files_only=sizes is None)
     return config.parent
 
 
@@ -94,11 +99,12 @@ def _sizes(repo: str, revision: str | None, token: str | bool | None) -> dict[st
     """File to size of what the repository holds; None where the hub cannot be reached (the cache may serve)."""
     from huggingface_hub import HfApi
 
-    with explained(repo, revision, token, reach=False) as asked:
-        info = HfApi(token=token).model_info(repo, revision=revision, files_metadata=True, timeout=10)
-        return {file.rfilename: file.size for file in info.siblings or []}
-    assert asked.unreached
-    return None
+    try:
+        with explained(repo, revision, token):
+            info = HfApi(token=token).model_info(repo, revision=revision, files_metadata=True, timeout=10)
+            return {file.rfilename: file.size for file in info.siblings or []}
+    except _Unreached:
+        return None
 
 
 def _check_config(path: Path, at: str) -> None:
@@ -112,47 +118,31 @@ def _check_config(path: Path, at: str) -> None:
     name = config.get("architecture")
     if isinstance(name, str) and "num_classes" in config:
         owner, _, rest = at.partition("/")
-        said = f"kedge knows it as timm/{rest}" if owner == "timm" else "timm.create_model('hf-hub:...') loads it"
-        raise HubError(f"{at} is a network of timm ({name[:60]}), not a model of kedge: {said}")
+        way = f"kedge knows it as timm/{rest}" if owner == "timm" else "timm.create_model('hf-hub:...') loads it"
+        raise HubError(f"{at} is a network of timm ({name[:60]}), not a model of kedge: {way}")
     raise HubError(f"{at} is not a model of kedge: its {CONFIG} has no format 'kedge'")
 
 
-def _guess(held: dict[str, Any]) -> str:
-    found = [name for name in held if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".onnx"))]
-    return f" ({found[0][:60]} is there, which kedge does not read from the hub)" if found else ""
+def _guess(names: Iterable[str]) -> str:
+    other = next((name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl", ".onnx"))), None)
+    return f" ({other[:60]} is there, which kedge does not read from the hub)" if other else ""
 
 
-class explained:
-    """What the hub's client raises within, in words for people; `reach=False`: an unreachable hub is only noted."""
-
-    def __init__(
-        self, repo: str, revision: str | None = None, token: str | bool | None = None, reach: bool = True
-    ) -> None:
-        self.repo, self.revision, self.token, self.reach = repo, revision, token, reach
-        self.unreached = False
-
-    def __enter__(self) -> "explained":
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if error is None or isinstance(error, HubError) or not isinstance(error, Exception):
-            return False
-        said = explain(error, self.repo, self.revision, self.token)
-        if said is not None:
-            raise HubError(said) from error
+@contextmanager
+def explained(repo: str, revision: str | None = None, token: str | bool | None = None) -> Iterator[None]:
+    """What the hub's client raises within, in words for people."""
+    try:
+        yield
+    except HubError:
+        raise
+    except Exception as error:
+        if (words := explain(error, repo, revision, token)) is not None:
+            raise HubError(words) from error
         if not _is_connection(error):
-            return False
-        if not self.reach:
-            self.unreached = True
-            return True
-        raise HubError(
-            f"{self.repo} is not in the cache, and the hub cannot be reached"
-            + (
-                " (HF_HUB_OFFLINE is set)"
-                if _offline()
-                else f" ({type(error).__name__}); look at the network and try again"
-            )
-        ) from error
+            raise
+        again = f" ({type(error).__name__}); look at the network and try again"
+        why = " (HF_HUB_OFFLINE is set)" if _offline() else again
+        raise _Unreached(f"{repo} is not in the cache, and the hub cannot be reached{why}") from error
 
 
 def explain(error: Exception, repo: str, revision: str | None = None, token: str | bool | None = None) -> str | None:

@@ -160,7 +160,7 @@ def _of_python(spec: ModuleSpec) -> bool:
     return not spec.has_location or Path(str(spec.origin)).is_relative_to(folder)
 
 
-def near_names(word: Any, known: Iterable[str]) -> str:
+def near_names(word: Any, known: Iterable[str], most: int = 3) -> str:
     """`; did you mean A or B?` for a misspelled word, or nothing."""
-    near = difflib.get_close_matches(str(word), list(known), n=3)
+    near = difflib.get_close_matches(str(word), list(known), n=most)
     return f"; did you mean {' or '.join(near)}?" if near else ""

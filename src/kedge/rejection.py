@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["answered", "by_confidence", "in_words", "is_rule", "resolved", "rule_at", "rule_from", "set_on"]
+__all__ = [
+    "answered",
+    "by_confidence",
+    "goal_in_words",
+    "in_words",
+    "is_rule",
+    "resolved",
+    "rule_at",
+    "rule_from",
+    "set_on",
+]
 
 # The log odds of an answer without an alternative (one class, or all others excluded) are infinite. A large number in
 # their place can be stored in JSON and shown in a histogram, and leaves room above for a threshold that nothing meets.
@@ -54,8 +64,8 @@ def rule_from(log_odds: float, met: bool = True) -> dict[str, float]:
 
 def by_confidence(rule: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The rule, where there is one and it is about confidence."""
-    wanted = rule and rule.get("threshold") is not None and rule.get("score", "confidence") == "confidence"
-    return rule if wanted else None
+    of_confidence = rule and rule.get("threshold") is not None and rule.get("score", "confidence") == "confidence"
+    return rule if of_confidence else None
 
 
 def answered(rule: Mapping[str, Any], confidence: "Tensor", log_odds: "Tensor") -> "Tensor":
@@ -84,6 +94,13 @@ def in_words(rule: Mapping[str, Any], digits: int = 3) -> str:
     places = math.floor(gap)
     first = round(10 ** (gap - places))
     return f"1 - 1e{places + 1}" if first == 10 else f"1 - {first}e{places}"
+
+
+def goal_in_words(rule: Mapping[str, Any]) -> str:
+    """What a threshold was set for: the coverage or the risk of a rule or a recipe."""
+    if rule.get("coverage") is not None:
+        return f"keep {rule['coverage']:.0%}"
+    return f"be wrong in {rule['risk']:.1%} at most"
 
 
 def set_on(rule: Mapping[str, Any]) -> str:

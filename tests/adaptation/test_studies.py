@@ -82,13 +82,12 @@ def test_nothing_is_trained_for_shots_that_are_not_there(body, digits, tmp_path)
 
 def test_data_without_a_test_part_is_measured_on_images_that_chose_nothing(body, digits, monkeypatch, capsys):
     from kedge import data
-    from kedge.cli import adapt as command
+    from kedge.cli.adapt import images_of_task
 
     whole = digits[0]
     monkeypatch.setattr(data, "load", lambda *_: whole)
     monkeypatch.setattr(data, "splits", lambda _: ["train"])
-    config = command.parser().parse_args(["old", "--data", "mine", "--seed", "3"])
-    train, val, test = command._images(config, body)
+    train, val, test = images_of_task("mine", body, "old", 0.1, 3)
     keys = [set(part.keys()) for part in (train, val, test)]
     assert len(train) + len(val) + len(test) == len(set().union(*keys)) == 61
     # Of what validation left, and validation as a recipe holds it out.
@@ -96,7 +95,7 @@ def test_data_without_a_test_part_is_measured_on_images_that_chose_nothing(body,
     rest = data.split_validation(whole, 0.1, 3)[0]
     assert test.keys() == data.split_validation(rest, 0.2, data.derive_seed(3, "test"))[1].keys()
     assert 5 <= len(test) <= 20
-    assert (test.split, len(test)) == ("test", len(command._images(config, body)[2]))
+    assert (test.split, len(test)) == ("test", len(images_of_task("mine", body, "old", 0.1, 3)[2]))
     assert f"{len(test)} of its training images" in capsys.readouterr().err
 
 
@@ -115,7 +114,7 @@ def test_the_table_by_hand():
 
 def test_the_command(tmp_path, monkeypatch, capsys):
     from kedge import networks
-    from kedge.cli import adapt as command
+    from kedge.cli.flags import call as called
 
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
@@ -123,7 +122,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     kedge.save(kedge.plain(network, example=(1, 8, 8)), tmp_path / "old")
 
     def call(*words):
-        return command.run(command.parser().parse_args(["old", *words]))
+        return called("adapt", ["old", *words])
 
     assert call("--data", "digits", "--shots", "1,3", "--draws", "2", "--device", "cpu") == 0
     printed = capsys.readouterr().out

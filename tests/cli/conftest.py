@@ -1,23 +1,21 @@
-import importlib
-
 import pytest
 import torch
 
 import kedge
 from kedge import networks
+from kedge.cli.flags import call
 
 
 @pytest.fixture
 def command(capsys):
     """Run a command in this process: (exit code, standard output, standard error)."""
 
-    def call(name, *arguments):
-        module = importlib.import_module(f"kedge.cli.{name}")
-        code = module.run(module.parser().parse_args([str(a) for a in arguments]))
+    def called(name, *arguments):
+        code = call(name, [str(argument) for argument in arguments])
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
-    return call
+    return called
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ import yaml
 
 import kedge
 from kedge import networks
-from kedge.cli import evaluate, parse
+from kedge.cli import parse
 from kedge.cli.evaluate import _trained_eps
+from kedge.cli.flags import command_line, parser_of
 from kedge.cli.resolve_model import Source
 from kedge.training.objective import make_objective
 from kedge.training.recipe import Recipe
@@ -117,9 +118,8 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
 
 
 def test_command_line_gives_the_same_configuration_again():
-    made = evaluate.parser()
     line = ["a b", "c", "--data", "digits", "--severities", "1", "2", "--limit", "5", "--seed", "0"]
-    line = evaluate.command_line("kedge evaluate", made, made.parse_args(line))
+    line = command_line("evaluate", parser_of("evaluate").parse_args(line).as_dict())
     assert line == "kedge evaluate 'a b' c --data digits --severities 1 2 --limit 5"
 
 
@@ -137,9 +137,9 @@ def test_a_radius_is_what_training_takes_too(text, value):
 
 
 def test_the_margin_loss_is_an_attack_of_its_own():
-    config = evaluate.parser().parse_args(["mine", "--attack", "pgd", "pgd-margin", "--norm", "l2", "--steps", "10"])
-    parse.check_words(config.attack, [1])
-    made = parse.choose_attacks(config.attack, 0.5, config, kedge.data.load("digits", "test"))
+    words, how = ["pgd", "pgd-margin"], {"norm": "l2", "steps": 10, "seed": 0, "most": 1000}
+    parse.check_words(words, [1])
+    made = parse.choose_attacks(words, 0.5, kedge.data.load("digits", "test"), **how)
     assert [(name, attack.loss) for name, attack in made.named.items()] == [
         ("PGD-10", "ce"),
         ("PGD-10, margin loss", "margin"),

@@ -275,7 +275,7 @@ def test_models_that_do_not_fit_are_said_before_images_are_read(command, tuned, 
     def never(*arguments):
         raise AssertionError("read")
 
-    monkeypatch.setattr("kedge.cli.validation_data.training_and_validation", never)
+    monkeypatch.setattr("kedge.cli.interpolate.training_and_validation", never)
     other = copy.deepcopy(digit_model)
     other.class_names = [str(i) for i in (1, 0, *range(2, 10))]
     kedge.save(other, "named")

@@ -7,14 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
-from importlib import import_module
 
 import pytest
 import torch
 
 import kedge
 from kedge import networks
-from kedge.cli import COMMANDS, main
+from kedge.cli import COMMANDS, flags, main
+from kedge.cli.flags import parser_of
 from kedge.training import Recipe
 
 MODELS = {
@@ -53,7 +53,7 @@ def numeric(action):
 
 def options():
     for command in COMMANDS:
-        for action in import_module(f"kedge.cli.{command}").parser()._actions:
+        for action in parser_of(command)._actions:
             yield command, action
 
 
@@ -159,9 +159,7 @@ def test_every_mistake_is_said_in_words(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     monkeypatch.delenv("KEDGE_DATA", raising=False)
     monkeypatch.delenv("KEDGE_DEBUG", raising=False)
-    for command in COMMANDS:  # making them is most of the time
-        module = import_module(f"kedge.cli.{command}")
-        monkeypatch.setattr(module, "parser", functools.cache(module.parser))
+    monkeypatch.setattr(flags, "parser_of", functools.cache(parser_of))  # making them is most of the time
     before, wrong, count = sorted(place.rglob("*")), [], 0
     for arguments, value in cases():
         started = time.perf_counter()

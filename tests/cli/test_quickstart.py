@@ -74,9 +74,8 @@ def test_a_process_that_stops_is_said_in_words(command, tmp_path, monkeypatch):
 
 
 def test_the_methods_are_as_kedge_train_has_them(tmp_path):
-    config = quickstart.parser().parse_args([])
-    planned = quickstart.recipes(config, tmp_path)
-    assert len({r.name for r in planned}) == len(planned) == 2 * config.seeds
+    planned = quickstart.recipes(tmp_path)
+    assert len({r.name for r in planned}) == len(planned) == 2 * quickstart.SEEDS
     plain = Recipe()
     own = {"name", "data", "classes", "anchored", "seed", "runs"}
     for recipe in planned:

@@ -210,7 +210,7 @@ def test_a_published_network_of_timm(monkeypatch):
     model = source.load("cpu")
     assert asked == [("timm/test_resnet.r160_in1k", 1000, True)]
     assert (model.num_outputs, model.class_names[0], model.training) == (1000, "n01440764", False)
-    assert find_groups(["small=timm/test_resnet.r160_in1k"])[0]["small"].given == "timm/test_resnet.r160_in1k"
+    assert find_groups(["small=timm/test_resnet.r160_in1k"])[0]["small"].written == "timm/test_resnet.r160_in1k"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_no_command_shows_them(capsys):
 def test_a_misspelled_command(capsys):
     assert complaint(capsys, "trian") == (
         2,
-        "kedge: there is no command 'trian'. Did you mean train? See kedge --help\n",
+        "kedge: there is no command 'trian'; did you mean train? See kedge --help\n",
     )
 
 
@@ -82,7 +82,7 @@ def test_errors_for_people_have_no_traceback_unless_asked_for(capsys, monkeypatc
 @pytest.mark.parametrize("fault", ["int('x')", "{}['key']", "None.attribute"])
 def test_faults_of_ours_say_where_and_how_to_see_more(capsys, monkeypatch, fault):
     # int() raises ValueError here, outside kedge: not a message written for people.
-    monkeypatch.setattr(train, "run", lambda config: eval(fault))
+    monkeypatch.setattr(train, "run", lambda **options: eval(fault))
     assert main(["train"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("kedge train: not foreseen: ")
@@ -93,7 +93,7 @@ def test_faults_of_ours_say_where_and_how_to_see_more(capsys, monkeypatch, fault
 
 
 def test_interrupted(capsys, monkeypatch):
-    def run(config):
+    def run(**options):
         raise KeyboardInterrupt("interrupted after epoch 3; go on with --resume runs/x")
 
     monkeypatch.setattr(train, "run", run)
@@ -148,9 +148,9 @@ def test_what_print_config_prints_is_a_recipe(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        (["--epocs", "3"], 2, "Did you mean --epochs?"),
-        (["--epoch", "3"], 2, "Did you mean --epochs?"),
-        (["--batchsize", "3"], 2, "Did you mean --batch_size?"),
+        (["--epocs", "3"], 2, "did you mean --epochs?"),
+        (["--epoch", "3"], 2, "did you mean --epochs?"),
+        (["--batchsize", "3"], 2, "did you mean --batch_size?"),
         (["--epochs", "ten"], 2, "--epochs cannot be 'ten': expected a whole number or null"),
         (["--epochs"], 2, "expected one argument"),
         (["photos"], 2, "unknown argument: photos"),

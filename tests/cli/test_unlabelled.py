@@ -90,7 +90,7 @@ def test_each_run_rests_on_the_images_that_it_held_out(command, digit_model, new
     from PIL import Image
 
     from kedge.cli.resolve_model import find_groups
-    from kedge.cli.unlabelled import as_test_images, load_validation
+    from kedge.cli.validation_data import as_test_images, load_validation
     from kedge.training import Recipe
     from kedge.training.images import load_sets
     from kedge.training.record import ImageRecord

@@ -295,7 +295,7 @@ def test_an_image_in_two_classes_is_said(tmp_path, tiny, capsys):
 
 def test_few_validation_images_are_said_before_and_after(tmp_path, tiny, capsys):
     """Thirteen, one of them of its class: Wilson's interval of 10 of 13, as R's binom gives it, is 0.497 to 0.918."""
-    from kedge.cli import train as command
+    from kedge.cli.flags import call
 
     root = tmp_path / "photos"
     for name, counts in (("ant", (30, 6)), ("bee", (30, 6)), ("cow", (30, 1))):
@@ -304,7 +304,7 @@ def test_few_validation_images_are_said_before_and_after(tmp_path, tiny, capsys)
                 write_photo(root / part / name / f"{i}.png", hash((name, part, i)) % 2**31)
     fit_recipe = ["--data", root, "--name", "few", "--runs", tmp_path, "--epochs", 1, "--device", "cpu"]
     fit_recipe += ["--anchored", "false", "--coverage", "0.05", "--arguments", "{width: 4}"]
-    command.run(command.parser().parse_args([str(word) for word in fit_recipe]))
+    call("train", [str(word) for word in fit_recipe])
     out = capsys.readouterr().out
     assert (
         "13 validation images tell little: where 10 of them are right, the accuracy may be anything from 50 to 92 %"

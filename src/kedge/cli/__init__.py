@@ -1,20 +1,16 @@
 """The `kedge` command: one module per subcommand, imported when it is asked for.
 
-Each module has `parser() -> jsonargparse.ArgumentParser` and `run(config) -> int`, where `config` is what the parser
-made of the command line and the int is the exit status. Nothing slow is imported at the top of any of them.
+Each module has a function `run`, whose signature and docstring are the flags and the help (see `flags`), and which
+returns the exit status. Nothing slow is imported at the top of any of them.
 
 Exit status: 0 done, 1 it failed, 2 the command line was wrong, 130 interrupted.
 """
 
-import difflib
 import os
-import re
 import sys
-from collections.abc import Iterable, Sequence
-from importlib import import_module
-from typing import Any
+from collections.abc import Sequence
 
-from kedge.cli.output import gone, plain_output
+from kedge.cli.output import gone, in_words, plain_output
 
 __all__ = ["COMMANDS", "main"]
 
@@ -33,8 +29,6 @@ COMMANDS = {
     "methods": "list every method, with its paper and settings",
     "version": "versions of kedge and of the libraries it runs on",
 }
-KINDS = {"NoneType": "null", "list": "a list such as [a, b]", "int": "a whole number", "float": "a number"}
-KINDS |= {"dict": "a mapping such as {width: 16}", "bool": "true or false", "str": "text"}
 USAGE = """usage: kedge [--debug] COMMAND ...
 
 Image classifiers that generalise under shift, are calibrated, and know what they do not know.
@@ -65,8 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 1
             if debug:
                 raise
-            from kedge.cli.failing import in_words
-
             print(f"{f'kedge {command}'.strip()}: {in_words(error)}", file=sys.stderr)
             return 1
 
@@ -82,87 +74,16 @@ def _about(arguments: list[str]) -> int:
 
         print(__version__)
         return 0
-    return _wrong("kedge", f"there is no command {arguments[0]!r}.{_near(arguments[0], COMMANDS)} See kedge --help")
+    from kedge.own_code import near_names
+
+    near = near_names(arguments[0], list(COMMANDS), 1)
+    print(f"kedge: there is no command {arguments[0]!r}{near or '.'} See kedge --help", file=sys.stderr)
+    return 2
 
 
-def _run(command: str, rest: list[str]) -> int:
+def _run(command: str, arguments: list[str]) -> int:
+    from kedge.cli.flags import call
     from kedge.memory import keep_freed_memory
 
     keep_freed_memory()  # before torch makes a tensor; the process is ours
-    module = import_module(f"kedge.cli.{command}")
-    config = _parse(module.parser(), rest)
-    return config if isinstance(config, int) else int(module.run(config))
-
-
-def _parse(parser: Any, arguments: list[str]) -> Any:
-    """The parsed command line; or, of a wrong one, the exit status after saying what is wrong."""
-    from argparse import ArgumentError
-
-    if (where := _empty(arguments)) is not None:
-        return _wrong(parser.prog, f"{where} is empty: is a shell variable unset? Say what is meant, or leave it out")
-    from jsonargparse import set_loader
-    from yaml import YAMLError
-
-    from kedge.cli.as_written import value_as_written
-
-    set_loader("kedge", value_as_written, (YAMLError,))
-    parser.parser_mode = "kedge"
-    parser.exit_on_error = False  # else jsonargparse prints the whole usage above each error
-    parser.allow_abbrev = False
-    try:
-        return parser.parse_args([_underscored(argument) for argument in arguments])
-    except ArgumentError as error:
-        return _wrong(parser.prog, _readable(str(error), list(parser._option_string_actions)))
-
-
-def _empty(arguments: list[str]) -> str | None:
-    """Which argument is an empty text, as an unset variable leaves it; None if all say something, as all must."""
-    option = None
-    for place, argument in enumerate(arguments, 1):
-        name, equals, value = argument.partition("=")
-        if name.startswith("--"):
-            option = name
-            if equals and not value.strip():
-                return name
-        elif not argument.strip():
-            return option or f"argument {place}"
-    return None
-
-
-def _underscored(argument: str) -> str:
-    """`--init-from` is `--init_from`: either way of writing an option is right."""
-    name, equals, value = argument.partition("=")
-    return f"{name.replace('-', '_').replace('__', '--', 1)}{equals}{value}" if name.startswith("--") else argument
-
-
-def _readable(message: str, options: list[str]) -> str:
-    """Say what is wrong in one line, with the option that was probably meant."""
-    if found := re.match(r"unrecognized arguments: (.*)", message):
-        first = found[1].split()[0].partition("=")[0] if found[1].strip() else ""
-        hint = _near(first, options) if first.startswith("-") else ""
-        return f"unknown argument: {found[1]}.{hint}"
-    if found := re.search(r'Parser key "([^"]+)":(.*)', message, re.DOTALL):
-        seen = re.search(r"Given value: (.*)", found[2], re.DOTALL)
-        alone = re.search(r"Expected a (<class '\w+'>)\. Got value: (.*)", found[2], re.DOTALL)
-        if alone and not seen:  # of an option with a single type
-            seen = re.search(r"Got value: (.*)", found[2], re.DOTALL)
-        kinds = [alone[1]] if alone else re.findall(r"- Expected (?:a )?(.+)", found[2])
-        kinds = [re.sub(r"^<class '(\w+)'>.*$", r"\1", kind) for kind in kinds]
-        kinds = [" or ".join(re.findall(r"'([^']*)'", kind)) if "Literal[" in kind else kind for kind in kinds]
-        if seen and kinds:
-            wanted = " or ".join(dict.fromkeys(KINDS.get(kind, kind) for kind in kinds))
-            return f"--{found[1]} cannot be {seen[1].strip()!r}: expected {wanted}"
-        return f"--{found[1]}: {' '.join(found[2].split())}"
-    return message
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean {matches[0]}?" if matches else ""
-
-
-def _wrong(program: str, message: str) -> int:
-    print(f"{program}: {message}", file=sys.stderr)
-    if program != "kedge":
-        print(f"{program} --help lists the options", file=sys.stderr)
-    return 2
+    return call(command, arguments)

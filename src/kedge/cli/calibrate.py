@@ -1,115 +1,87 @@
 """`kedge calibrate`: set a step after the logits on validation images and save it with the model, or take it out."""
 
-import sys
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from kedge.catalog import names, stated
+from kedge.catalog import stated
+from kedge.cli.load_data import load_data, workers_for
+from kedge.cli.output import warnings_of
 from kedge.cli.parse import separated
-from kedge.cli.ranges import check_values
 from kedge.cli.resolve_model import Source, find
-from kedge.rejection import in_words
+from kedge.cli.trained_on import unseen_by
+from kedge.rejection import goal_in_words, in_words
 
 if TYPE_CHECKING:
-    import jsonargparse
-
     from kedge.data import ImageSet
 
-DESCRIPTION = """\
-Make confidences fit: divide the logits of a trained model by one number, the temperature.
 
-It is fitted on validation images (those that the run held out of training), saved with the model under its name, and
-used by kedge predict, evaluate and export from then on. No label changes. The reject threshold is set anew, for the
-same coverage on the same images. --remove takes the temperature out and brings the old threshold back.
+def run(
+    model: str,
+    *,
+    data: str | None = None,
+    split: str = "val",
+    step: Annotated[str, "postprocess"] = "temperature",
+    prior: Sequence[str] | None = None,
+    train_prior: Sequence[str] | None = None,
+    remove: bool = False,
+    out: str | None = None,
+    batch_size: int = 128,
+    device: str = "auto",
+) -> int:
+    """Make confidences fit: divide the logits of a trained model by one number, the temperature.
 
---step class_prior is for images with other shares of the classes than the training images, such as equal ones after
-training on few of some classes: log(share to come / share in training) is added to the logits (Saerens et al. 2002).
-Labels change. It goes after the temperature: fit that first.
-"""
+    It is fitted on validation images (those that the run held out of training), saved with the model under its name,
+    and used by kedge predict, evaluate and export from then on. No label changes. The reject threshold is set anew, for
+    the same coverage on the same images. --remove takes the temperature out and brings the old threshold back.
 
+    --step class_prior is for images with other shares of the classes than the training images, such as equal ones after
+    training on few of some classes: log(share to come / share in training) is added to the logits (Saerens et al.
+    2002). Labels change. It goes after the temperature: fit that first.
 
-def parser() -> "jsonargparse.ArgumentParser":
-    """The flags of `kedge calibrate`."""
-    import jsonargparse
-
-    made = jsonargparse.ArgumentParser(
-        prog="kedge calibrate", usage="kedge calibrate MODEL [options]", description=DESCRIPTION
-    )
-    made.add_argument("model", metavar="MODEL", help="a run folder (runs/NAME, or only NAME) or a model folder")
-    made.add_argument(
-        "--data",
-        type=str | None,
-        default=None,
-        help="images to fit on: an image folder, parquet files, a folder of $KEDGE_DATA or a hub name; null: those "
-        "that the run held out of training",
-    )
-    made.add_argument(
-        "--split", type=str, default="val", help="part of the data; not test: those images are for judging the result"
-    )
-    made.add_argument(
-        "--step", choices=list(names("postprocess")), default="temperature", help="what to do to the logits"
-    )
-    made.add_argument(
-        "--prior",
-        type=str,
-        nargs="+",
-        default=None,
-        metavar="SHARE",
-        help="of class_prior, the class shares of the images to come: uniform, or a number for each class in the "
-        "model's order; null: uniform",
-    )
-    made.add_argument(
-        "--train_prior",
-        type=str,
-        nargs="+",
-        default=None,
-        metavar="SHARE",
-        help="of class_prior, a number for each class of the training images; null: counted from those of the run",
-    )
-    made.add_argument("--remove", action="store_true", help="take the step out instead of setting it")
-    made.add_argument(
-        "--out", type=str | None, default=None, help="model folder to write; null: the model's own, which is replaced"
-    )
-    made.add_argument("--batch_size", type=int, default=128, help="images that go through the network at a time")
-    made.add_argument("--device", type=str, default="auto", help="auto, cpu, cuda, ...")
-    return made
-
-
-def run(config: "jsonargparse.Namespace") -> int:
-    """Fit or remove, save, and say what changed."""
-    check_values(config)
-    source = find(config.model)
+    Args:
+        model (MODEL): {TRAINED}
+        data: images to fit on: an image folder, parquet files, a folder of $KEDGE_DATA or a hub name; null: those that
+            the run held out of training
+        split: part of the data; not test: those images are for judging the result
+        step: what to do to the logits
+        prior (SHARE): of class_prior, the class shares of the images to come: uniform, or a number for each class in
+            the model's order; null: uniform
+        train_prior (SHARE): of class_prior, a number for each class of the training images; null: counted from those of
+            the run
+        remove: take the step out instead of setting it
+        out: model folder to write; null: the model's own, which is replaced
+        batch_size: {BATCH_SIZE}
+        device: {DEVICE}
+    """
+    source = find(model)
     own = source.folder(
         "an exported file is calibrated by calibrating the run it came from and exporting it again; of an ensemble its "
         "members are"
     )
-    if source.on_hub and not config.out:
-        raise ValueError(f"{config.model} is on the hub, and its copy here is not written to: name a folder with --out")
+    if source.on_hub and not out:
+        raise ValueError(f"{model} is on the hub, and its copy here is not written to: name a folder with --out")
     import kedge
-    from kedge.postprocess import describe_steps, kind_of
+    from kedge.postprocess import kind_of
 
-    model = source.load(config.device)
-    step = config.step
-    if config.remove:
-        if step not in model.steps:
-            raise ValueError(f"{config.model} has no {step} to remove")
-        words = describe_steps({step: model.steps[step]})[0]
-        lines = _removed(step, words, model.remove_step(step), model.reject)
+    loaded = source.load(device)
+    if remove:
+        if step not in loaded.steps:
+            raise ValueError(f"{model} has no {step} to remove")
+        lines = _removed(loaded, step)
     else:
-        stated = {key: _shares(getattr(config, key), f"--{key}") for key in ("prior", "train_prior")}
+        stated = {"prior": _shares(prior, "--prior"), "train_prior": _shares(train_prior, "--train_prior")}
         if kind_of(step).changes_labels:
             _check_unweighted(source)
-            stated["train_counts"] = _train_counts(source, model)
-        images = validation_images(source, model, config.data, config.split)
-        lines = _calibrated(model, images, config.batch_size, step, stated)
-    folder = kedge.save(model.cpu(), config.out or own)
+            stated["train_counts"] = _train_counts(source, loaded)
+        images = validation_images(source, loaded, data, split)
+        lines = _calibrated(loaded, images, batch_size, step, stated)
+    folder = kedge.save(loaded.cpu(), out or own)
     print("\n".join(lines))
     print(f"saved: {folder}")
-    words = "" if step == "temperature" else f" --step {step}"
-    if not config.remove:
-        print(f"take it out again: kedge calibrate {config.out or config.model}{words} --remove")
+    if not remove:
+        words = "" if step == "temperature" else f" --step {step}"
+        print(f"take it out again: kedge calibrate {out or model}{words} --remove")
     return 0
 
 
@@ -119,8 +91,6 @@ def validation_images(source: Source, model: Any, name: str | None, split: str) 
     Raises:
         ValueError: for test images, and for images that the model may have been trained on, or all but a few of them.
     """
-    from kedge.cli.load_data import load_data
-    from kedge.cli.trained_on import unseen_by
     from kedge.data.folders import canonical_split
 
     wanted = canonical_split(split) or split
@@ -138,7 +108,7 @@ def validation_images(source: Source, model: Any, name: str | None, split: str) 
     return unseen_by(source, load_data({source.name: source}, {source.name: model}, name, split)[0])
 
 
-def _shares(texts: list[str] | None, flag: str) -> Any:
+def _shares(texts: Sequence[str] | None, flag: str) -> Any:
     """None, "uniform" or the numbers of a flag."""
     words = separated(texts or [])
     if not words or words == ["uniform"]:
@@ -213,22 +183,16 @@ def _train_counts(source: Source, model: Any) -> list[int] | None:
 
 
 def _calibrated(model: Any, images: "ImageSet", batch_size: int, name: str, stated: dict[str, Any]) -> list[str]:
-    from kedge.cli.load_data import default_workers
-    from kedge.postprocess import describe_steps
     from kedge.training import calibrate
 
     before = _threshold(model.steps.get(name, {}).get("reject_before", model.reject))
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        step = calibrate(model, images, name, batch_size=batch_size, workers=default_workers(images), **stated)
-    for warning in said:
-        print(f"kedge calibrate: {warning.message}", file=sys.stderr)
+    with warnings_of("calibrate"):
+        step = calibrate(model, images, name, batch_size=batch_size, workers=workers_for(images), **stated)
     after = _threshold(model.reject)
     changes = "accuracy_after" in step
-    (words,) = describe_steps({name: step})
-    words = f"temperature {step['value']:.4g}" if name == "temperature" else words
+    done = f"{'measured' if changes else 'fitted'} on {step['images']} images of {step['fitted_on']}"
     lines = [
-        f"{words}, {'measured' if changes else 'fitted'} on {step['images']} images of {step['fitted_on']}",
+        f"{_step_in_words(name, step)}, {done}",
         "on these images        before     after",
     ]
     if changes:
@@ -238,9 +202,7 @@ def _calibrated(model: Any, images: "ImageSet", batch_size: int, name: str, stat
         f"ECE                {step['ece_before']:10.2%}{step['ece_after']:10.2%}",
     ]
     if "reject_before" in step:
-        rule = model.reject or {}
-        goal = f"keep {rule['coverage']:.0%}" if "coverage" in rule else f"be wrong in {rule['risk']:.1%} at most"
-        lines.append(f"reject threshold   {before:>10}{after:>10}   set anew to {goal}")
+        lines.append(f"reject threshold   {before:>10}{after:>10}   set anew to {goal_in_words(model.reject or {})}")
     elif model.reject is not None:
         lines.append(f"reject threshold   {before:>10}{after:>10}   what it was set for is not stored: left as it is")
     lines.append(
@@ -252,14 +214,20 @@ def _calibrated(model: Any, images: "ImageSet", batch_size: int, name: str, stat
     return lines
 
 
-def _removed(name: str, words: str, record: dict[str, Any], reject: dict[str, Any] | None) -> list[str]:
-    words = f"temperature {record['value']:.4g}" if name == "temperature" else words
-    lines = [f"{words} removed: the logits are those from before it again"]
+def _removed(model: Any, name: str) -> list[str]:
+    record = model.remove_step(name)
+    lines = [f"{_step_in_words(name, record)} removed: the logits are those from before it again"]
     if "reject_before" in record:
-        lines.append(f"reject threshold {_threshold(reject)}, as before the {name}")
-    elif reject is not None:
-        lines.append(f"reject threshold {_threshold(reject)} stays: none was stored from before the {name}")
+        lines.append(f"reject threshold {_threshold(model.reject)}, as before the {name}")
+    elif model.reject is not None:
+        lines.append(f"reject threshold {_threshold(model.reject)} stays: none was stored from before the {name}")
     return lines
+
+
+def _step_in_words(name: str, step: dict[str, Any]) -> str:
+    from kedge.postprocess import describe_steps
+
+    return f"temperature {step['value']:.4g}" if name == "temperature" else describe_steps({name: step})[0]
 
 
 def _threshold(rule: dict[str, Any] | None) -> str:

@@ -4,15 +4,13 @@ import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from kedge.cli.ranges import check_values
 from kedge.cli.resolve_model import Source, find
+from kedge.cli.trained_on import images_of_run
 from kedge.rejection import in_words
 
 if TYPE_CHECKING:
-    import jsonargparse
-
     from kedge.anchoring import AnchoredModel, PixelModel
     from kedge.data import ImageSet
     from kedge.deploy import Exported, FoldChoice
@@ -22,90 +20,74 @@ THRESHOLD_IMAGES = 2000  # enough to place a threshold, few enough for a CPU
 WORTH_IMAGES = 500  # each meets every reference of the bank
 APART = 0.01  # a difference in accuracy that is worth a warning
 
-DESCRIPTION = """\
-Write a model as one ordinary file: images in [0, 1] in, logits out, any batch size, no kedge needed to run it.
 
-An anchored model is folded first: one image becomes a constant in the first layer, that of the bank or its mean with
-which the answers are nearest to those of the whole bank, and the network has its usual size and speed; temperature (if
-there is one) and reject threshold are set anew for it on the run's validation images. The file is run on real images
-and compared with the model; one that disagrees is not left behind. What share of its answers is right is said beside
-that of the whole bank.
-"""
+def run(
+    model: str,
+    *,
+    to: Literal["onnx", "torch"] = "onnx",
+    out: str | None = None,
+    data: str | None = None,
+    images: int = 64,
+) -> int:
+    """Write a model as one ordinary file: images in [0, 1] in, logits out, any batch size, no kedge needed to run it.
 
+    An anchored model is folded first: one image becomes a constant in the first layer, that of the bank or its mean
+    with which the answers are nearest to those of the whole bank, and the network has its usual size and speed;
+    temperature (if there is one) and reject threshold are set anew for it on the run's validation images. The file is
+    run on real images and compared with the model; one that disagrees is not left behind. What share of its answers is
+    right is said beside that of the whole bank.
 
-def parser() -> "jsonargparse.ArgumentParser":
-    """The flags of `kedge export`."""
-    import jsonargparse
-
-    made = jsonargparse.ArgumentParser(
-        prog="kedge export", usage="kedge export MODEL [options]", description=DESCRIPTION
-    )
-    made.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a run folder (runs/NAME, or only NAME), a model folder, or mean(MODEL,MODEL,...), "
-        "the mean of the probabilities of several",
-    )
-    made.add_argument("--to", choices=["onnx", "torch"], default="onnx", help="onnx, or torch for torch.export (.pt2)")
-    made.add_argument(
-        "--out", type=str | None, default=None, help="the file to write; null: NAME.onnx or NAME.pt2 in the run folder"
-    )
-    made.add_argument(
-        "--data",
-        type=str | None,
-        default=None,
-        help="images to check the file on: an image folder, parquet files or a name; null: the run's validation images",
-    )
-    made.add_argument("--images", type=int, default=64, help="how many images to check on")
-    return made
-
-
-def run(config: "jsonargparse.Namespace") -> int:
-    """Export, and say what was checked and what the file is worth."""
-    check_values(config)
-    if config.to == "onnx":
+    Args:
+        model (MODEL): {TRAINED}, or mean(MODEL,MODEL,...), the mean of the probabilities of several
+        to: onnx, or torch for torch.export (.pt2)
+        out: the file to write; null: NAME.onnx or NAME.pt2 in the run folder
+        data: images to check the file on: an image folder, parquet files or a name; null: the run's validation images
+        images: how many images to check on
+    """
+    if to == "onnx":
         from kedge.deploy.exporting import need_onnx
 
         need_onnx()
     from kedge.deploy import FORMATS, export
+    from kedge.training.calibration import set_anew
 
-    source = find(config.model, several=True)
+    source = find(model, several=True)
     whole = source.load("cpu")
-    model, choice = whole, None
-    held_out = images = None
-    folds = source.recipe().get("folds") if config.data is None else None
-    if config.data is not None or source.recipe():
-        held_out = check_set(source, config.data, model.input_shape)
-        chosen = spread(held_out, config.images)
-        images, _ = next(chosen.batches(len(chosen)))
-        print(f"kedge export: checking on {len(images)} images of {chosen.name} ({chosen.split})", file=sys.stderr)
+    exported, choice = whole, None
+    held_out = batch = None
+    folds = source.recipe().get("folds") if data is None else None
+    if data is not None or source.recipe():
+        held_out = check_set(source, data, whole.input_shape)
+        checked = spread(held_out, images)
+        batch, _ = next(checked.batches(len(checked)))
+        print(f"kedge export: checking on {len(batch)} images of {checked.name} ({checked.split})", file=sys.stderr)
     else:
         print(
-            f"kedge export: {config.model} belongs to no run, so there are no images to check on but noise; "
-            "--data gives some",
+            f"kedge export: {model} belongs to no run, so there are no images to check on but noise; --data gives some",
             file=sys.stderr,
         )
     members = getattr(whole, "members", None)  # of an ensemble
     if members:
-        model = with_one_reference_each(whole, held_out)  # type: ignore[arg-type]
+        exported = with_one_reference_each(whole, held_out)  # type: ignore[arg-type]
     elif hasattr(whole, "references"):
-        model, choice = with_one_reference(whole, held_out)  # type: ignore[arg-type]
-        if held_out is not None and config.data is None and not folds:
-            set_threshold(model, spread(held_out, THRESHOLD_IMAGES))
-    out = Path(config.out) if config.out else (source.run or Path()) / f"{source.name}{FORMATS[config.to]}"
-    done = export(model, out, to=config.to, check_images=images)
+        exported, choice = with_one_reference(whole, held_out)  # type: ignore[arg-type]
+        if held_out is not None and data is None and not folds:
+            # One reference is confident in another way than the whole bank.
+            set_anew(exported, spread(held_out, THRESHOLD_IMAGES))
+    path = Path(out) if out else (source.run or Path()) / f"{source.name}{FORMATS[to]}"
+    done = export(exported, path, to=to, check_images=batch)
     print(done)
-    inside = [f"{len(model.class_names)} class names"] if model.class_names else []
-    inside += model.describe_steps()
-    if model.reject is not None:
-        inside.append(f"the reject threshold {in_words(model.reject)}")
+    inside = [f"{len(exported.class_names)} class names"] if exported.class_names else []
+    inside += exported.describe_steps()
+    if exported.reject is not None:
+        inside.append(f"the reject threshold {in_words(exported.reject)}")
     if inside:
         print(f"inside: {', '.join(inside)}")
     if members:
         banks = [str(member.count()) for member in members]
         print(f"folded: the members keep one reference each (of {', '.join(banks)}), and the file gives no uncertainty")
-    elif model is not whole:
-        print("\n".join(about_folding(whole, model, choice)))  # type: ignore[arg-type]
+    elif exported is not whole:
+        print("\n".join(about_folding(whole, exported, choice)))  # type: ignore[arg-type]
     if folds:
         print(
             f"how many of its answers are right was not measured: {source.name} held out no image, as {folds} folds "
@@ -113,9 +95,9 @@ def run(config: "jsonargparse.Namespace") -> int:
         )
     elif held_out is not None:
         print(what_it_is_worth(done, whole, spread(held_out, WORTH_IMAGES), choice))
-    if config.to == "onnx":
-        print(f"next:   {next_step(source, config, out)}")
-        print(f"        kedge predict {out} IMAGES")
+    if to == "onnx":
+        print(f"next:   {next_step(source, model, data, path)}")
+        print(f"        kedge predict {path} IMAGES")
     return 0
 
 
@@ -126,8 +108,10 @@ def with_one_reference(whole: "AnchoredModel", images: "ImageSet | None") -> "tu
     model, choice = copy.deepcopy(whole), None
     if images is not None and len(whole.references) > 1 and whole.task == "classification":
         some = spread(images, WORTH_IMAGES)
-        asked = len(whole.references) + 1
-        print(f"kedge export: choosing the reference on {len(some)} images, {asked} passes each", file=sys.stderr)
+        print(
+            f"kedge export: choosing the reference on {len(some)} images, {len(whole.references) + 1} passes each",
+            file=sys.stderr,
+        )
         choice = choose_folded(whole, some)
     model.references = whole.references[:1] if choice is None else choice.reference
     return model, choice
@@ -184,26 +168,20 @@ def what_it_is_worth(done: "Exported", whole: "PixelModel", images: "ImageSet", 
     return f"{share}, of the model's with its {bank} {theirs:.1%} (same label on {same})"
 
 
-def next_step(source: Source, config: "jsonargparse.Namespace", out: Path) -> str:
+def next_step(source: Source, model: str, name: str | None, out: Path) -> str:
     """The command that measures the file, beside the model where that says on what."""
     from kedge import data
 
-    name = source.recipe().get("data") if config.data is None else config.data
-    if config.data is None and source.recipe().get("folds") and "test" not in data.splits(str(name)):
+    recipe = source.recipe()
+    place = recipe.get("data") if name is None else name
+    if name is None and recipe.get("folds") and "test" not in data.splits(str(place)):
         return f"kedge evaluate {out} --data LABELLED_IMAGES"
-    words = ["kedge evaluate", str(out), *([config.model] if source.recipe() else [])]
-    if config.data is not None or not source.recipe():
-        words += ["--data", str(name or "NAME")]
-    if name is not None and "test" not in data.splits(name):
+    words = ["kedge evaluate", str(out), *([model] if recipe else [])]
+    if name is not None or not recipe:
+        words += ["--data", str(place or "NAME")]
+    if place is not None and "test" not in data.splits(place):
         words += ["--split", "val"]
     return " ".join(words)
-
-
-def set_threshold(model: "PixelModel", validation: "ImageSet") -> None:
-    """Set temperature and reject threshold anew: one reference is confident in another way than the whole bank."""
-    from kedge.training.calibration import set_anew
-
-    set_anew(model, validation)
 
 
 def about_folding(whole: "AnchoredModel", folded: "PixelModel", choice: "FoldChoice | None") -> Iterator[str]:
@@ -243,13 +221,9 @@ def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "Imag
     Of a run that folds judged its training images: whether the file answers as the model does can be seen on any.
     """
     if name is None:
-        from kedge.cli.trained_on import images_of_run
-
-        if source.run is not None and source.recipe().get("folds"):
-            from kedge.training.held_out import RunImages
-
-            return RunImages(source.run).train
-        return images_of_run(source).val
+        folds = bool(source.recipe().get("folds"))
+        run = images_of_run(source, held_out=not folds)
+        return run.train if folds else run.val
     from kedge import data
 
     offered = data.splits(name)

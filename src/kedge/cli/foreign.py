@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kedge.anchoring import PlainModel
 
 
-def load_timm(given: str, weights: str | None = None, headless: bool = False) -> "PlainModel":
+def load_timm(word: str, weights: str | None = None, headless: bool = False) -> "PlainModel":
     """The published network that `timm/NAME` or `timm/NAME.TAG` names, behind its normalisation, in eval mode.
 
     `weights`: a file that holds them, in place of the library's; its head says how many classes there are. `headless`:
@@ -23,36 +23,36 @@ def load_timm(given: str, weights: str | None = None, headless: bool = False) ->
         ValueError: timm has no such network or weights, they have no classes, or the file is of another network.
         kedge.networks.PretrainedUnavailable: the weights exist but cannot be had here.
     """
-    name = given.removeprefix(TIMM)
+    name = word.removeprefix(TIMM)
     _check_name(name)
-    if weights is not None:
-        model = with_class_names(_from_file(name, weights, headless))
-        if not headless:
-            named = "ImageNet's classes" if model.class_names else "the classes of the data, in its order"
-            print(f"its {model.num_outputs} outputs have no names in the file: taken for {named}", file=sys.stderr)
-        return model
-    return published(given)
+    if weights is None:
+        return published(word)
+    model = with_class_names(_from_file(name, weights, headless))
+    if not headless:
+        named = "ImageNet's classes" if model.class_names else "the classes of the data, in its order"
+        print(f"its {model.num_outputs} outputs have no names in the file: taken for {named}", file=sys.stderr)
+    return model
 
 
 def _from_file(name: str, weights: str, headless: bool) -> Any:
     from kedge.networks import create, heads
     from kedge.pretrained import load_weights, outputs_of_head
 
-    given = f"{TIMM}{name.partition('.')[0]}"
-    network = create(given, 2)
+    word = f"{TIMM}{name.partition('.')[0]}"
+    network = create(word, 2)
     classes = outputs_of_head(weights, network, heads(network))
     if classes is None and not headless:
         raise ValueError(
             f"weights: {weights} has no head ({', '.join(heads(network))}), so it gives features and no "
             "classes: kedge train and kedge adapt give it one for your classes"
         )
-    network = network if classes in (None, 2) else create(given, classes)
+    network = network if classes in (None, 2) else create(word, classes)
     fit = load_weights(network, weights, heads(network), keep_head=classes is not None)
     print(fit.line(Path(weights).name), file=sys.stderr)
     return network
 
 
-def load_callable(given: str) -> Any:
+def load_callable(word: str) -> Any:
     """What `package.module:attribute` names, or what `package.module:make()` returns: images in [0, 1] to logits.
 
     The module is imported, that is, run: the current directory comes first. A network of timm is put behind its
@@ -66,33 +66,33 @@ def load_callable(given: str) -> Any:
     import kedge
     from kedge.anchoring.protocol import Model
 
-    match = NAME.fullmatch(given)
+    match = NAME.fullmatch(word)
     if match is None:
-        raise ValueError(f"{given!r} is not of the form package.module:attribute or package.module:make()")
+        raise ValueError(f"{word!r} is not of the form package.module:attribute or package.module:make()")
     working_folder_first()
-    made = imported(given)
+    model = imported(word)
     if match["call"]:
-        made = _called(given, made)
-    elif inspect.isclass(made):
-        raise ValueError(f"{given} is a class: {given}() makes a model of it, if it needs no arguments")
-    elif inspect.isfunction(made) and not inspect.signature(made).parameters:
-        raise ValueError(f"{given} takes no images; if it makes a model, write {given}()")
-    if not callable(made):
-        raise ValueError(f"{given} is a {type(made).__name__}, not a model: a model is called with images")
-    if isinstance(made, nn.Module):
-        if hasattr(made, "pretrained_cfg") and not isinstance(made, Model):
-            made = kedge.plain(made)  # as timm made it: it expects normalised images
-        made.eval()
-    return made
+        model = _called(word, model)
+    elif inspect.isclass(model):
+        raise ValueError(f"{word} is a class: {word}() makes a model of it, if it needs no arguments")
+    elif inspect.isfunction(model) and not inspect.signature(model).parameters:
+        raise ValueError(f"{word} takes no images; if it makes a model, write {word}()")
+    if not callable(model):
+        raise ValueError(f"{word} is a {type(model).__name__}, not a model: a model is called with images")
+    if isinstance(model, nn.Module):
+        if hasattr(model, "pretrained_cfg") and not isinstance(model, Model):
+            model = kedge.plain(model)  # as timm made it: it expects normalised images
+        model.eval()
+    return model
 
 
-def _called(given: str, make: Any) -> Any:
+def _called(word: str, make: Any) -> Any:
     if not callable(make):
-        raise ValueError(f"{given} cannot be called: it is a {type(make).__name__}; leave out the ()")
+        raise ValueError(f"{word} cannot be called: it is a {type(make).__name__}; leave out the ()")
     try:
         return make()
     except Exception as error:  # the user's code can raise anything
-        raise ValueError(f"{given} failed: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{word} failed: {type(error).__name__}: {error}") from error
 
 
 def _check_name(name: str) -> None:

@@ -1,7 +1,7 @@
 """Which images a command measures on: the data of a run, other kinds, training images, published sets."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,8 @@ def load_data(
     if name is None:
         named = {str(recipe["data"]) for recipe in recipes.values() if "data" in recipe}
         if len(named) != 1:
-            seen = f"the runs were trained on {', '.join(sorted(named))}" if named else "the models belong to no run"
-            raise ValueError(f"which data? {seen}: say --data NAME")
+            why = f"the runs were trained on {', '.join(sorted(named))}" if named else "the models belong to no run"
+            raise ValueError(f"which data? {why}: say --data NAME")
         (name,) = named
     offered = data.splits(name)
     shape = common_shape(models)
@@ -40,30 +40,30 @@ def load_data(
             "px and shrunk for the smaller models, whose numbers differ from those of an evaluation on their own",
             file=sys.stderr,
         )
-    wanted = canonical_split(split) or split
+    part = canonical_split(split) or split
     recipe = next((r for r in recipes.values() if r.get("data") == name), None)
-    if wanted == "val" and "val" not in offered and recipe is None:
+    if part == "val" and "val" not in offered and recipe is None:
         # The folder of a run under another name: images are known by what is in them.
         recipe = next((recipes[n] for n, s in sources.items() if (r := s.record()) is not None and r.held_out), None)
-    if wanted == "val" and "val" not in offered and recipe is not None:
+    if part == "val" and "val" not in offered and recipe is not None:
         # Not a split of the data: the images that this run held out of training.
         own = next(s for n, s in sources.items() if recipes[n] is recipe)
         images = images_of_run(own, name).val
         _check_told(own, sources, images)
-    elif wanted == "test" and "test" not in offered and recipe is not None:
+    elif part == "test" and "test" not in offered and recipe is not None:
         raise ValueError(
             f"{name} has no test images (it has: {', '.join(offered)}). {_instead(sources, recipes)}; for a test "
             "divide the folder into train and test before training"
         )
     else:
-        if wanted == "test" and offered == ["all"]:
+        if part == "test" and offered == ["all"]:
             print(f"{name} is not divided into parts: measuring on all of its images", file=sys.stderr)
             split = "all"
         if split == "all" and recipe is not None:
             print(f"careful: these include the images that {recipe.get('name')} was trained on", file=sys.stderr)
-        whole = decode or (wanted == "val" and recipe is not None)  # what was trained on is told by what is decoded
+        whole = decode or (part == "val" and recipe is not None)  # what was trained on is told by what is decoded
         images = data.load(name, split, image_size=shape[1], channels=shape[0], decode=whole)
-    if wanted == "val" and recipe is not None:
+    if part == "val" and recipe is not None:
         for source in sources.values():
             images = unseen_by(source, images)
     print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
@@ -116,92 +116,96 @@ def common_shape(models: Mapping[str, Any]) -> tuple[int | None, int | None]:
 
 def with_classes(images: "ImageSet", models: Mapping[str, Any]) -> "ImageSet":
     """The images of the models' classes, in the models' order; unchanged where the names do not fit."""
-    names = next((found for m in models.values() if (found := getattr(m, "class_names", None))), None)
+    names = next((names for m in models.values() if (names := getattr(m, "class_names", None))), None)
     if names is None or names == images.class_names or not set(names) <= set(images.class_names):
         return images
-    left = [name for name in images.class_names if name not in names]
-    if left:
-        print(f"left out, not among the models' classes: {', '.join(left)}", file=sys.stderr)
+    if others := [name for name in images.class_names if name not in names]:
+        print(f"left out, not among the models' classes: {', '.join(others)}", file=sys.stderr)
     return images.only_classes(names)
 
 
 def load_outside(
     models: Mapping[str, Any],
-    names: list[str],
-    inside: str,
-    images: "ImageSet",
+    names: Sequence[str],
+    inside: str = "",
+    images: "ImageSet | None" = None,
     as_stored: bool = False,
     decode: bool = True,
+    labels: bool = True,
 ) -> "dict[str, ImageSet]":
-    """Out-of-distribution sets by name; the data's own name stands for its classes that the models do not have.
+    """Sets of other images by name; the data's own name `inside` stands for the classes that its `images` do not have.
 
-    `as_stored` leaves small images in the size of their files: enlarging cannot be undone.
+    `as_stored` leaves small images in the size of their files: enlarging cannot be undone. Without `labels` a folder is
+    all images in and below it, whatever its folders are called.
     """
     from kedge import data
-    from kedge.data.image_files import is_flat
+    from kedge.data.image_files import images_under, is_flat
 
     channels, side = common_shape(models)
-    side = None if as_stored else side
-    found = {}
+    how: dict[str, Any] = {"image_size": None if as_stored else side, "channels": channels, "decode": decode}
+    sets: dict[str, ImageSet] = {}
     for name in names:
-        if is_flat(Path(name).expanduser()):
-            found[name] = data.load_unlabelled(name, image_size=side, channels=channels, decode=decode)
-            say_what_is_missing(found[name])
-            continue
-        offered = data.splits(name)
-        split = "test" if "test" in offered else offered[-1]
-        outside = data.load(name, split, image_size=side, channels=channels, decode=decode)
-        if name == inside:
-            others = [c for c in outside.class_names if c not in images.class_names]
-            if not others:
-                raise ValueError(f"--ood {name}: the models were trained on all classes of {name}; name other data")
-            outside = outside.only_classes(others)
-            name = f"{name} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
-        say_what_is_missing(outside)
-        found[name] = outside
-    return found
+        folder = Path(name).expanduser()
+        if is_flat(folder) if labels else folder.is_dir() and images_under(folder):
+            sets[name] = data.load_unlabelled(folder, **how)
+        else:
+            offered = data.splits(name)
+            outside = data.load(name, "test" if "test" in offered else offered[-1], **how)
+            if images is not None and name == inside:
+                others = [c for c in outside.class_names if c not in images.class_names]
+                if not others:
+                    raise ValueError(f"--ood {name}: the models were trained on all classes of {name}; name other data")
+                outside = outside.only_classes(others)
+                name = f"{name} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
+            sets[name] = outside
+        report = sets[name].report
+        if report.skipped or report.notes:
+            print(f"{sets[name].name} ({sets[name].split}): {report.summary()}", file=sys.stderr)
+    return sets
 
 
-def say_what_is_missing(images: "ImageSet") -> None:
-    """Print what happened while a set was loaded, if some of what was there is not in it."""
-    if images.report.skipped or images.report.notes:
-        print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
-
-
-def default_workers(images: "ImageSet") -> int:
-    """No process for images in memory, or soon to be, a few for files."""
+def workers_for(images: "ImageSet", workers: int | None = None) -> int:
+    """The number of processes asked for; else none for images in memory, or soon to be, a few for files."""
     import os
 
     from kedge.data.file_sets import FileSet
 
+    if workers is not None:
+        return workers
     return min(4, os.cpu_count() or 1) if isinstance(images, FileSet) else 0
 
 
 def load_training(
-    sources: "dict[str, Source]", name: str, images: "ImageSet", given: str | None, decode: bool = True
+    sources: "dict[str, Source]", name: str, images: "ImageSet", other: str | None, decode: bool = True
 ) -> "ImageSet | None":
-    """Training images in the shape and with the classes of `images`, for the scores that learn; None without any.
+    """Training images for the scores that learn, in the shape and with the classes of `images`; None without any.
 
-    Of images that a run held out of training, its other images.
+    They are those of the data `name`, or of `other` where that is named ("none": none). Of images that a run held out
+    of training, its other images.
     """
     from kedge import data
     from kedge.training.held_out import RunImages
 
-    if given == "none":
+    if other == "none":
         return None
-    offered = data.splits(name if given is None else given)
-    if given is None and "val" not in offered and images.split == "val":
+    offered = data.splits(name if other is None else other)
+    if other is None and "val" not in offered and images.split == "val":
         run = next((s.run for s in sources.values() if s.run is not None and s.recipe().get("data") == name), None)
         return None if run is None else RunImages(run).train
-    if given is None and "train" not in offered:
+    if other is None and "train" not in offered:
         return None  # all there is, and it is measured on
+    return load_like(images, name if other is None else other, "train", decode)
+
+
+def load_like(images: "ImageSet", name: str, split: str, decode: bool = True) -> "ImageSet":
+    """A part of data in the shape of `images`, and with their classes where it has those."""
+    from kedge import data
+
     channels, height, width = images.image_shape
-    square = height if height == width else None
-    wanted = name if given is None else given
-    found = data.load(wanted, "train", image_size=square, channels=channels, decode=decode)
-    if set(images.class_names) <= set(found.class_names) and images.class_names != found.class_names:
-        found = found.only_classes(images.class_names)
-    return found
+    others = data.load(name, split, height if height == width else None, channels, decode=decode)
+    if set(images.class_names) <= set(others.class_names) and images.class_names != others.class_names:
+        return others.only_classes(images.class_names)
+    return others
 
 
 def shifts_of(words: list[str]) -> list[Any]:
@@ -216,19 +220,19 @@ def shifts_of(words: list[str]) -> list[Any]:
         return []
     if "none" in words:
         raise ValueError(f"--shift none stands alone, but it came with {', '.join(w for w in words if w != 'none')}")
-    found: list[Any] = []
+    shifts: list[Any] = []
     for word in words:
         if word in groups() or word in known():
-            found.append(word)
+            shifts.append(word)
             continue
         if not (data.is_published(word) or Path(word).exists()):
             if "/" in word:
                 raise ValueError(f"--shift {word}: there is no such folder")
             expand([word])  # says what it may have been meant for
-        given = data.published(word)
-        if any(getattr(other, "name", None) == given.name for other in found):
-            given.name = f"{given.name} ({Path(word).name})"
-        for note in given.notes:
-            print(f"{given.name}: {note}", file=sys.stderr)
-        found.append(given)
-    return found
+        published = data.published(word)
+        if any(getattr(other, "name", None) == published.name for other in shifts):
+            published.name = f"{published.name} ({Path(word).name})"
+        for note in published.notes:
+            print(f"{published.name}: {note}", file=sys.stderr)
+        shifts.append(published)
+    return shifts

@@ -1,12 +1,9 @@
 """`kedge methods`: the catalogue of everything that kedge can train with, measure and attack by."""
 
-from typing import TYPE_CHECKING
+import inspect
 
 from kedge import catalog
-from kedge.cli.parse import with_examples
-
-if TYPE_CHECKING:
-    import jsonargparse
+from kedge.own_code import near_names
 
 ROOMS = {
     "objectives": "what a training step minimises",
@@ -21,35 +18,31 @@ ROOMS = {
     "data.corruptions": "images that get worse, at five severities",
     "claims": "published claims, each against its control",
 }
-DESCRIPTION = "List the methods of kedge: the rooms, the methods of a room, or one method with its paper and settings."
-EXAMPLES = """\
-examples:
-  kedge methods                         the rooms
-  kedge methods objectives              a line for each objective
-  kedge methods objectives distill      what it is, its paper, its settings and their defaults"""
 
 
-def parser() -> "jsonargparse.ArgumentParser":
-    """The arguments of `kedge methods`."""
-    made = with_examples("kedge methods", "[ROOM] [NAME]", DESCRIPTION, EXAMPLES)
-    made.add_argument("room", metavar="ROOM", nargs="?", type=str | None, default=None, help="a room, such as scores")
-    made.add_argument("name", metavar="NAME", nargs="?", type=str | None, default=None, help="a method of the room")
-    return made
+def run(room: str | None = None, name: str | None = None) -> int:
+    """List the methods of kedge: the rooms, the methods of a room, or one method with its paper and settings.
 
+    Args:
+        room (ROOM): a room, such as scores
+        name (NAME): a method of the room
 
-def run(config: "jsonargparse.Namespace") -> int:
-    """Print what is asked for."""
-    if config.room is None:
+    Examples:
+        kedge methods                         the rooms
+        kedge methods objectives              a line for each objective
+        kedge methods objectives distill      what it is, its paper, its settings and their defaults
+    """
+    if room is None:
         width = max(map(len, ROOMS))
-        print("\n".join(f"{room:<{width}}  {len(catalog.names(room)):>2}  {what}" for room, what in ROOMS.items()))
+        print("\n".join(f"{each:<{width}}  {len(catalog.names(each)):>2}  {what}" for each, what in ROOMS.items()))
         return 0
-    room = room_of(config.room)
-    if config.name is not None:
-        print(about(room, config.name))
+    room = room_of(room)
+    if name is not None:
+        print(about(room, name))
         return 0
     names = catalog.names(room)
     width = max(map(len, names))
-    print("\n".join(f"{name:<{width}}  {catalog.summary(room, name)}" for name in names))
+    print("\n".join(f"{each:<{width}}  {catalog.summary(room, each)}" for each in names))
     return 0
 
 
@@ -59,15 +52,11 @@ def room_of(word: str) -> str:
     for room in ROOMS:
         if plain in (room, room.rpartition(".")[2]):
             return room
-    from kedge.own_code import near_names
-
     raise ValueError(f"there is no room {word!r}; there are {', '.join(ROOMS)}{near_names(plain, list(ROOMS))}")
 
 
 def about(room: str, name: str) -> str:
     """One method: what it is, its paper, its settings with their defaults, and the words about it."""
-    import inspect
-
     method, info = catalog.get(room, name), catalog.info(room, name)
     key = catalog.resolve(room, name)
     lines = [f"{room} {key}", catalog.summary(room, key), ""]

@@ -1,6 +1,6 @@
 """What words on the command line of `kedge evaluate` stand for: shifts, scores, attacks."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,6 @@ from kedge.epsilon import check_epsilon, parse_epsilon
 from kedge.own_code import near_names
 
 if TYPE_CHECKING:
-    import jsonargparse
-
     from kedge.data import ImageSet
     from kedge.evaluation import Attacks
     from kedge.scores import Score
@@ -25,55 +23,32 @@ def attack_words() -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
-def attacks_help() -> str:
-    """The words of --attack with what they are, in a sentence."""
-    parts = []
-    for name in catalog.ordered("attacks"):
-        words = [word for word, spec in attack_words().items() if name in spec]
-        parts.append(f"{' or '.join(words)} ({catalog.summary('attacks', name).rstrip('.')})")
-    return ", ".join(parts)
-
-
-def groups_help() -> str:
-    """The words for several corruptions, with how many each stands for."""
-    groups: dict[str, int] = {}
-    for name in catalog.ordered("data.corruptions"):
-        for word in catalog.stated("data.corruptions", name, "groups", ()):
-            groups[word] = groups.get(word, 0) + 1
-    return ", ".join(f"{word} ({count})" for word, count in groups.items())
-
-
-def fitted_scores() -> str:
-    """The scores that learn from training images."""
-    return ", ".join(name for name in catalog.ordered("scores") if catalog.stated("scores", name, "fits"))
-
-
-def separated(words: list[str]) -> list[str]:
+def separated(words: Sequence[str]) -> list[str]:
     """Words given with commas as words of their own; a path with a comma stays whole.
 
     Raises:
         ValueError: nothing before, after or between two commas, as an unset variable leaves it.
     """
-    found = []
+    separate: list[str] = []
     for word in words:
         parts = [word] if word.strip() and Path(word).exists() else word.split(",")
         if not all(part.strip() for part in parts):
             raise ValueError(
                 f"{word!r} names nothing{' before or after a comma' if ',' in word else ''}: leave that out"
             )
-        found += parts
-    return found
+        separate += parts
+    return separate
 
 
-def whole_numbers(words: list[str]) -> list[int]:
+def whole_numbers(words: Sequence[str]) -> list[int]:
     """Severities given with spaces or commas. Raises ValueError for what is no whole number."""
-    found = separated([str(word) for word in words])
-    if wrong := [word for word in found if not word.lstrip("-").isdigit()]:
+    numbers = separated(words)
+    if wrong := [word for word in numbers if not word.lstrip("-").isdigit()]:
         raise ValueError(f"--severities are whole numbers, 1 to 5, got {wrong[0]!r}")
-    return [int(word) for word in found]
+    return [int(word) for word in numbers]
 
 
-def check_sets(ood: list[str], near: list[str]) -> None:
+def check_sets(ood: Sequence[str], near: Sequence[str]) -> None:
     """Raise ValueError for a set that is called near and far at once."""
     if both := set(ood) & set(near):
         raise ValueError(f"{sorted(both)[0]} is given to --ood and to --near: say which")
@@ -88,7 +63,7 @@ def radius(text: str | None, norm: str | None) -> float | None:
     return eps
 
 
-def choose_scores(words: list[str], recipes: Iterable[Mapping[str, Any]] = ()) -> "list[Score] | None":
+def choose_scores(words: Sequence[str], recipes: Iterable[Mapping[str, Any]] = ()) -> "list[Score] | None":
     """The scores of these names; None for all of kedge's. Raises ValueError for an unknown one.
 
     `recipes` are those of the models' runs. `all` leaves `masked` out where none says that masked images were trained
@@ -104,12 +79,12 @@ def choose_scores(words: list[str], recipes: Iterable[Mapping[str, Any]] = ()) -
     for word in words:
         library, _, detector = word.partition(":")
         if library == "pytorch-ood":
-            made = scores.PytorchOOD(detector)
-            if made.reads == "images":
+            score = scores.PytorchOOD(detector)
+            if score.reads == "images":
                 raise ValueError(
                     f"--scores {word}: this detector reads images itself; use it from Python (docs: Scores)"
                 )
-            chosen.append(made)
+            chosen.append(score)
         elif word == "all":
             chosen += [score() for score in scores.SCORES.values()]
         else:
@@ -133,29 +108,27 @@ def _masked_to_uniform(recipe: Mapping[str, Any]) -> bool:
 
 
 def choose_attacks(
-    words: list[str], eps: float | None, config: "jsonargparse.Namespace", images: "ImageSet"
+    words: Sequence[str], eps: float | None, images: "ImageSet", *, norm: str, steps: int, seed: int, most: int
 ) -> "Attacks | None":
-    """The attacks that these words stand for, in the usual radius for images of this size; None for none."""
+    """The attacks that these words stand for, in the usual radius for images of this size; None for none.
+
+    `most`: how many images are attacked.
+    """
     if words == ["none"]:
         return None
     from kedge.evaluation import Attacks
 
     if eps is None:
-        eps = 0.5 if config.norm == "l2" else (8 if images.image_shape[1] <= 64 else 4) / 255
-    step = None if config.norm == "linf" else 2.5 * eps / config.steps
-    how = {"eps": eps, "norm": config.norm, "steps": config.steps, "seed": config.seed}
+        eps = 0.5 if norm == "l2" else (8 if images.image_shape[1] <= 64 else 4) / 255
+    how: dict[str, Any] = {"eps": eps, "norm": norm, "steps": steps, "seed": seed, "early_stop": True}
+    how["step_size"] = None if norm == "linf" else 2.5 * eps / steps
     chosen = [*words, "pgd"] if "curve" in words else words
-    made = [
-        catalog.build("attacks", spec, **how, step_size=step, early_stop=True)
-        for word, spec in attack_words().items()
-        if word in chosen
-    ]
-    named = {attack.name: attack for attack in made}
+    attacks = [catalog.build("attacks", spec, **how) for word, spec in attack_words().items() if word in chosen]
     grid = [eps * share for share in (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)] if "curve" in words else []
-    return Attacks(named, images=config.attack_images, curve=grid)
+    return Attacks({attack.name: attack for attack in attacks}, images=most, curve=grid)
 
 
-def check_words(attacks: list[str], severities: list[int]) -> None:
+def check_words(attacks: Sequence[str], severities: Sequence[int]) -> None:
     """Raise ValueError for severities that there are not and words that are no attack, before any model is loaded."""
     from kedge.evaluation.sets import check_severities
 
@@ -165,18 +138,3 @@ def check_words(attacks: list[str], severities: list[int]) -> None:
         raise ValueError(
             f"--attack: there is no attack {unknown[0]!r}; there are: {', '.join(known)}{near_names(unknown[0], known)}"
         )
-
-
-def with_examples(prog: str, positional: str, description: str, examples: str) -> "jsonargparse.ArgumentParser":
-    """A parser whose help ends with examples, on lines of their own."""
-    import argparse
-
-    import jsonargparse
-
-    class Formatter(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keeps the lines of the examples."""
-
-    usage = f"{prog} {positional} [options]"
-    return jsonargparse.ArgumentParser(
-        prog=prog, usage=usage, description=description, epilog=examples, formatter_class=Formatter
-    )

@@ -1,5 +1,6 @@
 """`kedge predict`: label, confidence, uncertainty and rejection of image files."""
 
+import glob
 import hashlib
 import os
 import sys
@@ -11,156 +12,126 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kedge.cli.answers import FIELDS, Encoded, Tally, encodable, writer_of, writes
-from kedge.cli.evaluate import progress_bar
-from kedge.cli.ranges import check_values
-from kedge.cli.resolve_model import SEVERAL_HELP, Source, find, leaves
+from kedge.cli.answers import FIELDS, Tally, check_kind, encodable, write_answers
+from kedge.cli.output import progress_bar
+from kedge.cli.resolve_model import Source, find, leaves
 from kedge.cli.shares import Share, place_among_processes
+from kedge.experiments.side_by_side import cores
 from kedge.printable import printable
 from kedge.regular import file_digest
 from kedge.rejection import answered, in_words, rule_at, set_on
 
 if TYPE_CHECKING:
-    import jsonargparse
     from torch import Tensor
 
     from kedge.anchoring import PixelModel
     from kedge.data.paths import Paths
 
 NO_ANSWER = "the model's output is NaN: no answer"
-DESCRIPTION = """\
-Say what is on images, and how sure the model is.
-
-For each image: the label, the confidence (its probability), the uncertainty (disagreement between the references of
-an anchored model; higher is less sure; none for a plain model or an exported file), and whether to reject the answer:
-its confidence is below the threshold that was set on validation images when the model was trained. JSON and CSV also
-hold the log odds of the confidence, log(p / (1 - p)): to rank by, since they differ where confidences read 1.
-
-Answers are written as they come. With --out FILE they are kept beside it, in FILE.parts, until all are there: the same
-command goes on after an interruption, and under torchrun or srun each process answers its share of the images.
-"""
-EPILOG = """\
-Exit status: 0 if every image was answered, 3 if some could not be read or the model's output for them is NaN (they are
-listed with their error, also those of kinds that are not read, such as .heic; the others are answered), 1 if nothing
-could be answered, 2 for a wrong command line. Results go to standard output, remarks to standard error.
-A text in CSV that a spreadsheet would compute, as it begins with =, +, - or @, has an apostrophe before it; bytes of a
-file name that are no UTF-8 are written as \\xe9.
-"""
 
 
-def parser() -> "jsonargparse.ArgumentParser":
-    """The flags of `kedge predict`."""
-    import jsonargparse
+def run(
+    model: str,
+    images: Sequence[str],
+    *,
+    format: Literal["table", "json", "csv", "jsonl"] = "table",
+    out: str | None = None,
+    references: int | Literal["adaptive"] | None = None,
+    threshold: float | None = None,
+    batch_size: int = 32,
+    device: str = "auto",
+) -> int:
+    """Say what is on images, and how sure the model is.
 
-    made = jsonargparse.ArgumentParser(
-        prog="kedge predict",
-        usage="kedge predict MODEL IMAGES [IMAGES ...] [options]",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-    )
-    made.add_argument("model", metavar="MODEL", help=SEVERAL_HELP)
-    made.add_argument(
-        "images",
-        metavar="IMAGES",
-        nargs="+",
-        help="image files, folders (searched through and through) or quoted patterns such as 'photos/**/*.jpg'",
-    )
-    made.add_argument(
-        "--format", choices=["table", "json", "csv", "jsonl"], default="table", help="how to print the answers"
-    )
-    made.add_argument(
-        "--out",
-        type=str | None,
-        default=None,
-        metavar="FILE",
-        help="write the answers to a file whose ending says how: .csv, .jsonl, .json, .parquet; null: print them",
-    )
-    made.add_argument(
-        "--references",
-        type=int | Literal["adaptive"] | None,
-        default=None,
-        help="how many references of an anchored model's bank to use; adaptive: few for most images, more for those "
-        "that few do not settle; null: all of them",
-    )
-    made.add_argument(
-        "--threshold",
-        type=float | None,
-        default=None,
-        help="reject below this confidence; null: the threshold stored with the model",
-    )
-    made.add_argument("--batch_size", type=int, default=32, help="images that go through the network at a time")
-    made.add_argument("--device", default="auto", help="auto, cpu, cuda, ...")
-    return made
+    For each image: the label, the confidence (its probability), the uncertainty (disagreement between the references of
+    an anchored model; higher is less sure; none for a plain model or an exported file), and whether to reject the
+    answer: its confidence is below the threshold that was set on validation images when the model was trained. JSON and
+    CSV also hold the log odds of the confidence, log(p / (1 - p)): to rank by, since they differ where confidences
+    read 1.
 
+    Answers are written as they come. With --out FILE they are kept beside it, in FILE.parts, until all are there: the
+    same command goes on after an interruption, and under torchrun or srun each process answers its share of the images.
 
-def run(config: "jsonargparse.Namespace") -> int:
-    """Predict, and print or write as the answers come."""
-    if config.threshold is not None and not 0 <= config.threshold <= 1:
-        raise ValueError(f"--threshold is a probability, 0 to 1, got {config.threshold}")
-    check_values(config)
+    Args:
+        model (MODEL): {SEVERAL}
+        images (IMAGES): image files, folders (searched through and through) or quoted patterns such as
+            'photos/**/*.jpg'
+        format: how to print the answers
+        out (FILE): write the answers to a file whose ending says how: .csv, .jsonl, .json, .parquet; null: print them
+        references: how many references of an anchored model's bank to use; adaptive: few for most images, more for
+            those that few do not settle; null: all of them
+        threshold: reject below this confidence; null: the threshold stored with the model
+        batch_size: {BATCH_SIZE}
+        device: {DEVICE}
+
+    Exit status: 0 if every image was answered, 3 if some could not be read or the model's output for them is NaN (they
+    are listed with their error, also those of kinds that are not read, such as .heic; the others are answered), 1 if
+    nothing could be answered, 2 for a wrong command line. Results go to standard output, remarks to standard error. A
+    text in CSV that a spreadsheet would compute, as it begins with =, +, - or @, has an apostrophe before it; bytes of
+    a file name that are no UTF-8 are written as \\xe9.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold is a probability, 0 to 1, got {threshold}")
     rank, world, local = place_among_processes()
-    out = None if config.out is None else Path(config.out).expanduser()
-    if out is not None:
-        writes(out)
+    file = None if out is None else Path(out).expanduser()
+    if file is not None:
+        check_kind(file)
     elif world > 1:
         raise ValueError(f"{world} processes share the images: name one file for their answers, with --out answers.csv")
-    source = find(config.model, several=True)
-    paths = find_images(config.images)
-    columns = (*FIELDS, "references_used") if config.references == "adaptive" else FIELDS
-    model = source.load(_device(config.device, local, world))
-    if model.task != "classification" or len(model.input_shape) != 3:
+    source = find(model, several=True)
+    paths = find_images(images)
+    columns = (*FIELDS, "references_used") if references == "adaptive" else FIELDS
+    loaded = source.load(_device(device, local, world))
+    if loaded.task != "classification" or len(loaded.input_shape) != 3:
         raise ValueError(
-            f"kedge predict answers with classes of images, and {config.model} is a {model.task} model for inputs of "
-            f"shape {model.input_shape}; use model.predict in Python"
+            f"kedge predict answers with classes of images, and {model} is a {loaded.task} model for inputs of "
+            f"shape {loaded.input_shape}; use model.predict in Python"
         )
-    rule = model.reject if config.threshold is None else rule_at(config.threshold)
-    if out is not None and rank and out.exists():
+    rule = loaded.reject if threshold is None else rule_at(threshold)
+    if file is not None and rank and file.exists():
         return 0  # process 0 had all answers when it began, and is done
-    share = None if out is None else Share(out, _call(config, source, paths, world), len(paths), rank, world)
+    call = {**_call(source, paths), "references": references, "threshold": threshold, "processes": world}
+    share = None if file is None else Share(file, call, len(paths), rank, world)
     mine = paths[rank::world]
-    left = mine[share.done :] if share else mine
     tally = Tally()
     with share or nullcontext(), progress_bar("predicting") as (progress, say):
         if share and share.done:
             say(f"{share.done} of {len(mine)} images were answered before: the others follow")
-        rows = predict_files(model, left, rule, config.references, config.batch_size)
+        rows = predict_files(loaded, mine[share.done :] if share else mine, rule, references, batch_size)
 
-        def seen(row: Mapping[str, Any]) -> None:
+        def note(row: Mapping[str, Any]) -> Mapping[str, Any]:
             tally.add(row)
             if row["error"] is not None:
                 say(f"kedge predict: {printable(row['path'])}: {printable(row['error'])}")
             if progress is not None:
                 progress(tally.images, len(mine))
+            return row
 
         if share is None:
-            writer = writer_of(config.format, Encoded(), columns)  # type: ignore[arg-type]
-            for row in rows:
-                writer.write(row)
-                seen(row)
-            writer.close()
+            write_answers(format, sys.stdout, columns, map(note, rows))
         else:
-            share.take(rows, seen)
+            share.take(rows, note)
             if rank == 0:
                 tally = Tally()
                 share.join(columns, tally.add, say)
     if rank == 0:
-        _remark(tally, paths, model, rule)
-        if out is not None:
-            print(f"kedge predict: written to {out}", file=sys.stderr)
+        _remark(tally, paths, loaded, rule)
+        if file is not None:
+            print(f"kedge predict: written to {file}", file=sys.stderr)
     return tally.status
 
 
-def _device(asked: str, local: int, world: int) -> str:
+def _device(name: str, local: int, world: int) -> str:
     """The device of this process: each takes a GPU of its own where several share a machine."""
     import torch
 
-    if world > 1 and asked in ("auto", "cuda") and torch.cuda.is_available():
+    if world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{local % torch.cuda.device_count()}"
-    return asked
+    return name
 
 
-def _call(config: "jsonargparse.Namespace", source: Source, paths: "Paths", world: int) -> dict[str, Any]:
-    """What answers depend on, for a call that goes on with those of another."""
+def _call(source: Source, paths: "Paths") -> dict[str, Any]:
+    """The model and the images that answers depend on, for a call that goes on with those of another."""
     files: list[Path] = []
     for single in leaves({source.name: source}).values():
         if single.path is not None and single.path.is_dir():
@@ -171,15 +142,12 @@ def _call(config: "jsonargparse.Namespace", source: Source, paths: "Paths", worl
     for path in paths:
         names.update(os.fsencode(path) + b"\0")
     return {
-        "model": [source.given or source.name, *map(file_digest, files)],
+        "model": [source.written or source.name, *map(file_digest, files)],
         "images": f"{len(paths)} ({names.hexdigest()})",
-        "references": config.references,
-        "threshold": config.threshold,
-        "processes": world,
     }
 
 
-def find_images(given: list[str]) -> "Paths":
+def find_images(names: Sequence[str]) -> "Paths":
     """Files, the images in folders and what patterns match, each once, in order.
 
     Images of kinds that are not read are among them: each is answered by why it is not.
@@ -192,20 +160,17 @@ def find_images(given: list[str]) -> "Paths":
     from kedge.data.paths import Paths
 
     parts: list[Sequence[str]] = []
-    for each in given:
-        path = Path(each)
+    for name in names:
+        path = Path(name)
+        inside: Sequence[str] = [str(path)]  # one that does not exist is reported with the unreadable ones
         if path.is_dir():
-            inside: Sequence[str] = everything_under(path)
+            inside = everything_under(path)
             if not inside:
-                raise FileNotFoundError(f"no images in the folder {each} (looked for {' '.join(EXTENSIONS)})")
-        elif not path.exists() and any(c in each for c in "*?["):
-            import glob
-
-            inside = [str(Path(p)) for p in sorted(set(glob.glob(each, recursive=True))) if os.path.isfile(p)]
+                raise FileNotFoundError(f"no images in the folder {name} (looked for {' '.join(EXTENSIONS)})")
+        elif not path.exists() and any(c in name for c in "*?["):
+            inside = [str(Path(p)) for p in sorted(set(glob.glob(name, recursive=True))) if os.path.isfile(p)]
             if not inside:
-                raise FileNotFoundError(f"no file matches {each!r}")
-        else:
-            inside = [str(path)]  # one that does not exist is reported with the unreadable ones
+                raise FileNotFoundError(f"no file matches {name!r}")
         parts.append(inside)
     return Paths.of(parts[0] if len(parts) == 1 else dict.fromkeys(path for part in parts for path in part))
 
@@ -230,33 +195,26 @@ def predict_files(
     from kedge.postprocess import undo
 
     anchored = model.count() > 0
-    if isinstance(references, int) and references < 1:
-        raise ValueError(f"--references must be 1 or more, got {references}")
     if references is not None and not anchored:
         raise ValueError("--references is for anchored models: a plain model and an exported file have none")
     names = model.class_names or [str(i) for i in range(model.num_outputs)]
     columns = [*FIELDS, "references_used"] if references == "adaptive" else FIELDS
-    for names_of, decoded in _decoded(paths, model.input_shape, batch_size):
-        rows, images = [], []
-        for path, image in zip(names_of, decoded, strict=True):
-            row: dict[str, Any] = dict.fromkeys(columns)
-            row["path"] = encodable(str(path))
-            rows.append(row)
-            if isinstance(image, str):
-                row["error"] = encodable(image)
-            else:
-                images.append(image)
+    for part, decoded in _decoded(paths, model.input_shape, batch_size):
+        rows: list[dict[str, Any]] = [{**dict.fromkeys(columns), "path": encodable(str(path))} for path in part]
+        for row, fault in zip(rows, decoded, strict=True):
+            if isinstance(fault, str):
+                row["error"] = encodable(fault)
+        images = [each for each in decoded if not isinstance(each, str)]
         if not images:
             yield from rows
             continue
         batch = torch.stack(images).to(model.mean.device).float() / 255
-        asked = {"references": references} if anchored else {}
-        prediction = model.predict(batch, check=False, **asked)
+        prediction = model.predict(batch, check=False, **({"references": references} if anchored else {}))
         if looks_like_probabilities(undo(model.steps, prediction.logits)):
             warnings.warn(f"careful: {PROBABILITIES}", stacklevel=2)
         assert prediction.confidence is not None
         assert prediction.log_odds is not None
-        kept = None if rule is None else answered(rule, prediction.confidence, prediction.log_odds)
+        meets = None if rule is None else answered(rule, prediction.confidence, prediction.log_odds)
         for i, row in enumerate(row for row in rows if row["error"] is None):
             if bool(prediction.confidence[i].isnan()):
                 row["error"], row["reject"] = NO_ANSWER, True
@@ -267,8 +225,8 @@ def predict_files(
                 row["uncertainty"] = float(prediction.uncertainty[i])
             if prediction.references_used is not None:
                 row["references_used"] = int(prediction.references_used[i])
-            if kept is not None:
-                row["reject"] = not kept[i]
+            if meets is not None:
+                row["reject"] = not meets[i]
         yield from rows
 
 
@@ -284,8 +242,7 @@ def _decoded(
         except DataError as error:
             return getattr(error, "reason", str(error))
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ThreadPoolExecutor(min(8, cores)) as pool:
+    with ThreadPoolExecutor(min(8, cores())) as pool:
         parts = (paths[start : start + batch_size] for start in range(0, len(paths), batch_size))
 
         def begun(part: Sequence[Any]) -> "tuple[Sequence[Any], list[Future[Tensor | str]]]":
@@ -322,21 +279,21 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
 
 
 def _remark(tally: Tally, paths: "Paths", model: "PixelModel", rule: Mapping[str, Any] | None) -> None:
-    said = f"{tally.images - tally.failed} of {tally.images} images answered"
+    remark = f"{tally.images - tally.failed} of {tally.images} images answered"
     if rule is None:
-        said += "; none rejected: the model has no stored threshold (--threshold sets one)"
+        remark += "; none rejected: the model has no stored threshold (--threshold sets one)"
     else:
-        said += f", {tally.rejected} rejected (confidence below {in_words(rule)}"
+        remark += f", {tally.rejected} rejected (confidence below {in_words(rule)}"
         if rule.get("coverage") is not None:
-            said += f", set to keep {rule['coverage']:.0%} of {set_on(rule)}"
+            remark += f", set to keep {rule['coverage']:.0%} of {set_on(rule)}"
         elif rule.get("risk") is not None:
-            said += f", set for at most {rule['risk']:.1%} wrong answers on {set_on(rule)}"
-        said += ")"
+            remark += f", set for at most {rule['risk']:.1%} wrong answers on {set_on(rule)}"
+        remark += ")"
     if tally.with_used:
-        said += f"; {tally.used / tally.with_used:.1f} references used for an image, on average"
+        remark += f"; {tally.used / tally.with_used:.1f} references used for an image, on average"
     if model.class_names is None:
-        said += "; the model has no class names, labels are numbers"
+        remark += "; the model has no class names, labels are numbers"
     if escaped := sum(path != encodable(path) for path in paths):
         are = "1 file name is" if escaped == 1 else f"{escaped} file names are"
-        said += f"; {are} not UTF-8: \\x and two hex digits stand for each byte that is not"
-    print(f"kedge predict: {said}", file=sys.stderr)
+        remark += f"; {are} not UTF-8: \\x and two hex digits stand for each byte that is not"
+    print(f"kedge predict: {remark}", file=sys.stderr)

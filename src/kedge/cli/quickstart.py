@@ -3,20 +3,18 @@
 import contextlib
 import io
 import logging
-import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.ranges import check_values
+from kedge.cli.evaluate import free_folder, write
+from kedge.cli.flags import check_range, command_line, command_words
 from kedge.cli.reproduce import part_of
 from kedge.experiments.side_by_side import cores, shares, side_by_side
 from kedge.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    import jsonargparse
-
     from kedge.data import ImageSet
 
 SEEN = [str(digit) for digit in range(8)]
@@ -24,78 +22,75 @@ UNSEEN = ["8", "9"]
 METHODS = ("anchored", "standard")  # the one that takes longer first: processes share the runs out in turn
 SEEDS = 4
 CORRUPTIONS = ("gaussian_noise", "gaussian_blur")
-DESCRIPTION = """\
-See what kedge does, in a minute or two on a laptop: train standard and anchored models on the handwritten digits 0 to 7
-with the same network and the same number of epochs, several seeds of each, then compare the two groups on clean, noisy
-and blurred digits, and on the digits 8 and 9 that none has seen. Needs no download.
-"""
-EPILOG = """\
-One training is chance: another seed, or another machine, gives another winner. So the means of the groups are compared,
-and a difference is claimed only where the spread over seeds and test images leaves no room for none. The digits are
-scikit-learn's, 8x8 pixels: too small and too easy for a verdict on the method.
-"""
 
 
-def parser() -> "jsonargparse.ArgumentParser":
-    """The flags of `kedge quickstart`."""
-    import jsonargparse
+def run(
+    *,
+    epochs: int | None = None,
+    seeds: int = SEEDS,
+    seed: int = 0,
+    device: str = "auto",
+    jobs: int | None = None,
+    part: str | None = None,
+    out: str = "runs/quickstart",
+) -> int:
+    """See what kedge does, in a minute or two on a laptop.
 
-    made = jsonargparse.ArgumentParser(prog="kedge quickstart", description=DESCRIPTION, epilog=EPILOG)
-    add = made.add_argument
-    add("--epochs", type=int | None, default=None, help="passes over the images; null: as kedge train")
-    add("--seeds", type=int, default=SEEDS, help="trainings of each method")
-    add("--seed", type=int, default=0, help="the first of them; decides every random draw")
-    add("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
-    add("--jobs", type=int | None, default=None, help="processes that train at once; null: one for each CPU core")
-    add("--part", type=str | None, default=None, help="K/N: only train each Nth run from the Kth on, in --out")
-    add(
-        "--out", type=str, default="runs/quickstart", help="folder for the runs and the page; numbered if it exists"
-    )  # fmt: skip
-    return made
+    Standard and anchored models are trained on the handwritten digits 0 to 7 with the same network and the same number
+    of epochs, several seeds of each; then the two groups are compared on clean, noisy and blurred digits, and on the
+    digits 8 and 9 that none has seen. Needs no download.
 
+    Args:
+        epochs: passes over the images; null: as kedge train
+        seeds: trainings of each method
+        seed: the first of them; decides every random draw
+        device: auto, cpu, cuda or mps
+        jobs: processes that train at once; null: one for each CPU core
+        part: K/N: only train each Nth run from the Kth on, in --out
+        out: folder for the runs and the page; numbered if it exists
 
-def run(config: "jsonargparse.Namespace") -> int:
-    """Train all, compare the groups, print, write the page."""
-    check_values(config, seed=(0, 2**32 - 1 - config.seeds))
-    part, parts = part_of(config.part)
-    if config.part is not None:
-        for recipe in recipes(config, Path(config.out))[part - 1 :: parts]:
-            train(recipe, config)
+    One training is chance: another seed, or another machine, gives another winner. So the means of the groups are
+    compared, and a difference is claimed only where the spread over seeds and test images leaves no room for none. The
+    digits are scikit-learn's, 8x8 pixels: too small and too easy for a verdict on the method.
+    """
+    options = locals()
+    check_range("seed", seed, 0, 2**32 - 1 - seeds)
+    k, n = part_of(part)
+    folder = Path(out) if part is not None else free_folder(Path(out))
+    planned = recipes(folder, seeds, seed, epochs=epochs, device=device)
+    if part is not None:
+        for recipe in planned[k - 1 :: n]:
+            train(recipe, seed)
         return 0
-    from kedge.cli.evaluate import free_folder
-
-    out = free_folder(Path(config.out))
-    planned = recipes(config, out)
-    jobs = min(len(planned), config.jobs or cores())
+    count = min(len(planned), jobs or cores())
     print(
         f"{len(planned)} models of the digits {SEEN[0]} to {SEEN[-1]}, trained alike but for anchoring and the seed, "
-        f"{f'{jobs} at a time' if jobs > 1 else 'one after another'}; {' and '.join(UNSEEN)} are kept from them.",
+        f"{f'{count} at a time' if count > 1 else 'one after another'}; {' and '.join(UNSEEN)} are kept from them.",
         flush=True,
     )
-    if jobs == 1:
+    if count == 1:
         for recipe in planned:
-            train(recipe, config)
+            train(recipe, seed)
             _say_done(recipe)
     else:
-        _train_together(planned, jobs, out, config)
-    return _compare(planned, out, config)
+        _train_together(planned, count, folder, options)
+    return _compare(planned, folder, seed, command_line("quickstart", options))
 
 
-def recipes(config: "jsonargparse.Namespace", out: Path) -> list[Recipe]:
+def recipes(out: Path, seeds: int = SEEDS, first: int = 0, **settings: Any) -> list[Recipe]:
     """What is trained: the defaults of `kedge train`, anchored and not, once for each seed."""
     planned = [
         Recipe(
-            name=method if seed == config.seed else f"{method}-{seed}",
+            name=method if seed == first else f"{method}-{seed}",
             data="digits",
             classes=SEEN,
             anchored=method == "anchored",
-            epochs=config.epochs,
             seed=seed,
-            device=config.device,
             runs=str(out),
+            **settings,
         )
         for method in METHODS
-        for seed in range(config.seed, config.seed + config.seeds)
+        for seed in range(first, first + seeds)
     ]
     for recipe in planned:
         recipe.check("quickstart: ")
@@ -107,23 +102,18 @@ def title(recipe: Recipe) -> str:
     return f"{METHODS[0] if recipe.anchored else METHODS[1]}-{recipe.seed}"
 
 
-def train(recipe: Recipe, config: "jsonargparse.Namespace") -> None:
-    """One run, and what it answers to the test images, which is kept for the comparison."""
+def train(recipe: Recipe, first: int) -> None:
+    """One run, and what it answers to the test images, which is kept for the comparison; `first`: of the seeds."""
     from kedge.training import fit
 
     with quiet(), one_thread():
-        result = fit(recipe, progress=False, report=recipe.seed == config.seed)
-        measure({title(recipe): result.model}, config.seed, Path(recipe.runs), resamples=0, examples=0)
+        result = fit(recipe, progress=False, report=recipe.seed == first)
+        measure({title(recipe): result.model}, first, Path(recipe.runs), resamples=0, examples=0)
 
 
-def _train_together(planned: Sequence[Recipe], jobs: int, out: Path, config: "jsonargparse.Namespace") -> None:
-    from kedge.cli.evaluate import command_line
-
-    commands = []
-    for share in (mine := shares(jobs)):
-        child = config.clone()
-        child.part, child.jobs, child.out = share, None, str(out)
-        commands.append(shlex.split(command_line("kedge quickstart", parser(), child))[1:])
+def _train_together(planned: Sequence[Recipe], jobs: int, out: Path, options: Mapping[str, Any]) -> None:
+    alone = {**options, "jobs": None, "out": str(out)}
+    commands = [command_words("quickstart", {**alone, "part": share}) for share in shares(jobs)]
     waiting = list(planned)
 
     def tick() -> None:
@@ -131,9 +121,9 @@ def _train_together(planned: Sequence[Recipe], jobs: int, out: Path, config: "js
             waiting.remove(recipe)
             _say_done(recipe)
 
-    logs = [out / f"job-{job}.log" for job in range(1, len(mine) + 1)]
-    if said := side_by_side(commands, logs, tick):
-        raise RuntimeError("; ".join(said))
+    logs = [out / f"job-{job}.log" for job in range(1, jobs + 1)]
+    if faults := side_by_side(commands, logs, tick):
+        raise RuntimeError("; ".join(faults))
     for log in logs:
         log.unlink()
 
@@ -165,10 +155,9 @@ def measure(models: dict[str, Any], seed: int, out: Path, **how: Any) -> dict[st
     )
 
 
-def _compare(planned: Sequence[Recipe], out: Path, config: "jsonargparse.Namespace") -> int:
+def _compare(planned: Sequence[Recipe], out: Path, seed: int, command: str) -> int:
     import kedge
     from kedge import data
-    from kedge.cli.evaluate import command_line, write
     from kedge.reporting import comparison, over_seeds
     from kedge.reporting.claims import SETTLED
 
@@ -177,16 +166,16 @@ def _compare(planned: Sequence[Recipe], out: Path, config: "jsonargparse.Namespa
     with one_thread():
         results = measure(
             {name: models[name] for members in groups.values() for name in members},
-            config.seed,
+            seed,
             out,
             groups=groups,
-            command=command_line("kedge quickstart", parser(), config),
+            command=command,
         )
     shutil.rmtree(out / "parts")
     print(f"\n{over_seeds(results)}")
     for question, answer in comparison(results):
         print(f"{question}: {answer}")
-    if config.seeds > 1:
+    if len(planned) > len(METHODS):
         print(SETTLED)
     save_samples(data.load("digits", "test"), out / "images")
     page = write(results, out)

@@ -2,148 +2,141 @@
 
 import gc
 import json
-import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.parse import with_examples
-from kedge.cli.ranges import check_values
+from kedge import own_code
+from kedge.cli.flags import command_line, command_words
 from kedge.cli.reproduce_claims import reproduce_claims
 from kedge.experiments.experiment import Experiment, experiment_names, load_experiment
-from kedge.own_code import ALLOW_CODE, allow_code, working_folder_first
 
 if TYPE_CHECKING:
-    import jsonargparse
-
     from kedge.experiments.running import Planned
 
-DESCRIPTION = """\
-Run an experiment of a paper again: train its variants with several seeds, evaluate all of them in the same way, and set
-our numbers beside the paper's. Called again, it does only what is missing; interrupted, it goes on.
-
-Writes results.json, table.md and report.html, one page that opens without a network.
-"""
-EPILOG = """\
-examples:
-  kedge reproduce                                      lists the experiments
-  kedge reproduce digits-masking --jobs 2              a quarter of an hour on a laptop, needs no data
-  kedge reproduce claims --part training --jobs 2      each method against its control, in one table
-  kedge reproduce cifar10-masking --scale laptop --seeds 3 --jobs 2
-  kedge reproduce cifar10-masking --scale paper --part 2/4 --out /shared/masking      one of four machines
-  torchrun --nproc-per-node 8 -m kedge reproduce imagenet --scale paper --devices 8   each run on eight GPUs
-
-Exit status: 0; 3 if some runs are missing (the tables say which); 1 if there is nothing to show."""
+INTERRUPTED = "interrupted: the same command goes on"
 
 
-def parser() -> "jsonargparse.ArgumentParser":
-    """The flags of `kedge reproduce`."""
-    made = with_examples("kedge reproduce", "[NAME]", DESCRIPTION, EPILOG)
-    add = made.add_argument
-    add(
-        "name",
-        metavar="NAME",
-        nargs="?",
-        type=str | None,
-        default=None,
-        help="an experiment, a YAML file of one, or claims",
-    )
-    add("--scale", type=str, default="laptop", help="how large: paper, gpu-hour, laptop, or what the file has")
-    add("--seeds", type=str | None, default=None, help="how many, or which, such as 0,1,2; null: as the file says")
-    add("--variants", type=str | None, default=None, help="only these, separated by commas; null: all")
-    add("--data", type=str | None, default=None, help="the data set, in place of the one that the file names")
-    add("--out", type=str | None, default=None, help="folder of runs and results; null: reproduce/NAME-SCALE")
-    add("--jobs", type=int, default=1, help="processes that train and evaluate at once on this machine")
-    add(
-        "--part",
-        type=str | None,
-        default=None,
-        help="K/N: only each Nth run from the Kth on, to share them out; of claims: training or measuring",
-    )
-    add("--only", type=str | None, default=None, help="of claims: only these, separated by commas; null: all")
-    add("--device", type=str, default="auto", help="auto, cpu, cuda or mps")
-    add("--devices", type=int, default=1, help="devices that train one run together, on each node; started by torchrun")
-    add("--nodes", type=int, default=1, help="nodes that train one run together")
-    add("--batch_size", type=int, default=256, help="images that go through a network at a time, in the evaluation")
-    add("--allow_code", action="store_true", help=ALLOW_CODE)
-    add("--print", action="store_true", dest="printing", help="list the runs and their recipes, and do nothing else")
-    return made
+def run(
+    name: str | None = None,
+    *,
+    scale: str = "laptop",
+    seeds: str | None = None,
+    variants: str | None = None,
+    data: str | None = None,
+    out: str | None = None,
+    jobs: int = 1,
+    part: str | None = None,
+    only: str | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    batch_size: int = 256,
+    allow_code: bool = False,
+    print_: bool = False,
+) -> int:
+    """Run an experiment of a paper again.
 
+    Its variants are trained with several seeds, all of them evaluated in the same way, and our numbers set beside the
+    paper's. Called again, it does only what is missing; interrupted, it goes on.
 
-def run(config: "jsonargparse.Namespace") -> int:
-    """Train, evaluate, compare; 3 where runs are missing."""
-    if config.allow_code:
-        working_folder_first()
-    with allow_code(config.allow_code):
-        return _run(config)
+    Writes results.json, table.md and report.html, one page that opens without a network.
 
+    Args:
+        name (NAME): an experiment, a YAML file of one, or claims
+        scale: how large: paper, gpu-hour, laptop, or what the file has
+        seeds: how many, or which, such as 0,1,2; null: as the file says
+        variants: only these, separated by commas; null: all
+        data: the data set, in place of the one that the file names
+        out: folder of runs and results; null: reproduce/NAME-SCALE
+        jobs: processes that train and evaluate at once on this machine
+        part: K/N: only each Nth run from the Kth on, to share them out; of claims: training or measuring
+        only: of claims: only these, separated by commas; null: all
+        device: auto, cpu, cuda or mps
+        devices: devices that train one run together, on each node; started by torchrun
+        nodes: nodes that train one run together
+        batch_size: images that go through a network at a time, in the evaluation
+        allow_code: {ALLOW_CODE}
+        print_: list the runs and their recipes, and do nothing else
 
-def _run(config: "jsonargparse.Namespace") -> int:
-    if config.name is None:
+    Examples:
+        kedge reproduce                                      lists the experiments
+        kedge reproduce digits-masking --jobs 2              a quarter of an hour on a laptop, needs no data
+        kedge reproduce claims --part training --jobs 2      each method against its control, in one table
+        kedge reproduce cifar10-masking --scale laptop --seeds 3 --jobs 2
+        kedge reproduce cifar10-masking --scale paper --part 2/4 --out /shared/masking      one of four machines
+        torchrun --nproc-per-node 8 -m kedge reproduce imagenet --scale paper --devices 8   each run on eight GPUs
+
+    Exit status: 0; 3 if some runs are missing (the tables say which); 1 if there is nothing to show.
+    """
+    options = locals()
+    if name is None:
         print(listed())
         return 0
-    if config.name == "claims":
-        return reproduce_claims(
-            config.part,
-            None if config.only is None else [name.strip() for name in config.only.split(",") if name.strip()],
-            None if config.seeds is None else seeds_of(config.seeds, 0),
-            Path(config.out or Path("reproduce") / "-".join(word for word in ("claims", config.part) if word)),
-            config.jobs,
-            config.printing,
-        )
-    check_values(config)
-    experiment = load_experiment(config.name)
-    seeds = seeds_of(config.seeds, experiment.seeds)
-    variants = None if config.variants is None else [v.strip() for v in config.variants.split(",") if v.strip()]
-    experiment.variants_at(config.scale, variants)  # a wrong name is an error before anything slow is imported
-    part, parts = part_of(config.part)
-    if config.jobs > 1 and config.devices * config.nodes > 1:
-        raise ValueError(
-            "--jobs trains several runs at once, --devices and --nodes one run on several: take one of them"
-        )
-    from kedge.experiments.running import first_here, plan
+    if allow_code:
+        own_code.working_folder_first()
+    with own_code.allow_code(allow_code):
+        if name == "claims":
+            folder = Path(out or Path("reproduce") / "-".join(word for word in ("claims", part) if word))
+            some = None if seeds is None else seeds_of(seeds, 0)
+            return reproduce_claims(part, _names(only), some, folder, jobs, print_)
+        experiment = load_experiment(name)
+        chosen = _names(variants)
+        experiment.variants_at(scale, chosen)  # a wrong name is an error before anything slow is imported
+        k, n = part_of(part)
+        together = devices * nodes > 1
+        if jobs > 1 and together:
+            raise ValueError(
+                "--jobs trains several runs at once, --devices and --nodes one run on several: take one of them"
+            )
+        from kedge.experiments.running import first_here, plan
 
-    out = Path(config.out or Path("reproduce") / f"{experiment.name}-{config.scale}")
-    places = [config.data] if config.data else experiment.data
-    changes = {"device": config.device, "devices": config.devices, "nodes": config.nodes}
-    if config.printing:
-        print(_shown(plan(experiment, config.scale, seeds, out, " or ".join(places), variants, changes)), end="")
-        return 0
-    planned = plan(experiment, config.scale, seeds, out, first_here(places), variants, changes)
-    # By runs: what evaluates the run of another variant stays with it, or two processes would train it; so does what
-    # starts from it.
-    runs = {each.run for each in planned}
-    first = list(dict.fromkeys(each.start or each.run for each in planned))
-    mine = [each for each in planned if first.index(each.start or each.run) % parts == part - 1]
-    print(
-        f"{experiment.title}\n{len(runs)} runs, {len({each.run for each in mine})} of them here, in {out}", flush=True
-    )
-    failed: list[str] | None
-    if config.jobs > 1:
-        failed = _in_processes(config, out, part, parts)
-    else:
-        failed = _run_all(mine, config)
-        if failed is None:
+        folder = Path(out or Path("reproduce") / f"{experiment.name}-{scale}")
+        places = [data] if data else experiment.data
+        place = " or ".join(places) if print_ else first_here(places)
+        changes = {"device": device, "devices": devices, "nodes": nodes}
+        planned = plan(experiment, scale, seeds_of(seeds, experiment.seeds), folder, place, chosen, changes)
+        if print_:
+            print(_as_yaml(planned), end="")
             return 0
-    return _write(experiment, config, planned, out, failed, changes)
+        # By runs: what evaluates the run of another variant stays with it, or two processes would train it; so does
+        # what starts from it.
+        runs = {each.run for each in planned}
+        first = list(dict.fromkeys(each.start or each.run for each in planned))
+        mine = [each for each in planned if first.index(each.start or each.run) % n == k - 1]
+        here = len({each.run for each in mine})
+        print(f"{experiment.title}\n{len(runs)} runs, {here} of them here, in {folder}", flush=True)
+        failed: list[str] | None
+        if jobs > 1:
+            failed = _in_processes(options, folder, k, n)
+        else:
+            failed = _run_all(mine, devices, nodes, batch_size=batch_size, device=device)
+            if failed is None:
+                return 0
+        return _write(experiment, options, planned, folder, failed, changes)
 
 
-def _shown(planned: "list[Planned]") -> str:
+def _as_yaml(planned: "list[Planned]") -> str:
     """What would be run, as YAML."""
     import yaml
 
-    shown: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for each in planned:
         own = {**each.variant.recipe, "data": each.recipe.data, "seed": each.seed}
         if each.start is not None:
             own["init_from"] = each.recipe.init_from
         trained = {"recipe": own} if each.run.name == each.name else {"evaluates": each.run.name}
-        shown[each.name] = {**trained, "evaluation": each.variant.evaluation}
-    plain = json.loads(json.dumps(shown))  # else YAML refers from one to the other
+        entries[each.name] = {**trained, "evaluation": each.variant.evaluation}
+    plain = json.loads(json.dumps(entries))  # else YAML refers from one to the other
     return str(yaml.safe_dump(plain, sort_keys=False, width=110))
+
+
+def _names(text: str | None) -> list[str] | None:
+    """The names that commas separate; None without any text."""
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def listed() -> str:
@@ -154,108 +147,108 @@ def listed() -> str:
     return "\n".join(["kedge reproduce NAME, where NAME is one of", *lines])
 
 
-def seeds_of(given: str | None, usual: int) -> list[int]:
+def seeds_of(text: str | None, usual: int) -> list[int]:
     """`3` is 0, 1, 2; `0,4` is those. Raises ValueError for anything else."""
-    if given is None:
+    if text is None:
         return list(range(usual))
     try:
-        numbers = [int(word) for word in given.split(",")]
+        numbers = [int(word) for word in text.split(",")]
     except ValueError:
         numbers = [-1]
-    if len(numbers) == 1 and numbers[0] > 0 and "," not in given:
+    if len(numbers) == 1 and numbers[0] > 0 and "," not in text:
         return list(range(numbers[0]))
-    if min(numbers) < 0 or len(set(numbers)) < len(numbers) or "," not in given:
-        raise ValueError(f"--seeds is a number of seeds, or different ones such as 0,1,2, not {given!r}")
+    if min(numbers) < 0 or len(set(numbers)) < len(numbers) or "," not in text:
+        raise ValueError(f"--seeds is a number of seeds, or different ones such as 0,1,2, not {text!r}")
     return numbers
 
 
-def part_of(given: str | None) -> tuple[int, int]:
+def part_of(text: str | None) -> tuple[int, int]:
     """`2/4` as (2, 4). Raises ValueError for anything else."""
-    if given is None:
+    if text is None:
         return 1, 1
-    first, slash, last = given.partition("/")
+    first, slash, last = text.partition("/")
     if not (slash and first.isdigit() and last.isdigit() and 1 <= int(first) <= int(last)):
-        raise ValueError(f"--part is K/N with K from 1 to N, such as 2/4, not {given!r}")
+        raise ValueError(f"--part is K/N with K from 1 to N, such as 2/4, not {text!r}")
     return int(first), int(last)
 
 
-def _run_all(mine: "list[Planned]", config: "jsonargparse.Namespace") -> list[str] | None:
+def _run_all(mine: "list[Planned]", devices: int, nodes: int, **how: Any) -> list[str] | None:
     """Train and evaluate one after another; what went wrong, in words. None in all processes of a run but the first."""
     from kedge.experiments.running import train_one
     from kedge.experiments.together import joined
 
-    said: list[str] = []
-    together = config.devices * config.nodes > 1
-    with joined(config.devices, config.nodes) as first:
+    faults: list[str] = []
+    together = devices * nodes > 1
+    with joined(devices, nodes) as first:
         for number, each in enumerate(mine, 1):
             started, before = time.perf_counter(), each.trained
-            with _noted(each, said):
+            with _noted(each, faults):
                 train_one(each, progress=sys.stdout.isatty())
                 if not before and first:
                     seconds = time.perf_counter() - started
                     print(f"{each.name} ({number} of {len(mine)}): trained in {seconds:.0f} s", flush=True)
                 if not together:
-                    _evaluate(each, config)
+                    _evaluate(each, **how)
             gc.collect()  # a trainer and its run refer to each other, and hold the images
     if not first:
         return None
     for each in mine if together else []:  # the others need not wait for that
-        with _noted(each, said):
+        with _noted(each, faults):
             if each.trained:
-                _evaluate(each, config)
-    return said
+                _evaluate(each, **how)
+    return faults
 
 
 @contextmanager
-def _noted(each: "Planned", said: list[str]) -> Iterator[None]:
+def _noted(each: "Planned", faults: list[str]) -> Iterator[None]:
     """A run that fails leaves the others; a disk that is full stops all."""
     try:
         yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted: the same command goes on") from None
+        raise KeyboardInterrupt(INTERRUPTED) from None
     except (ValueError, RuntimeError, FileExistsError) as error:
-        said.append(f"{each.name}: {error}")
-        print(said[-1], file=sys.stderr, flush=True)
+        faults.append(f"{each.name}: {error}")
+        print(faults[-1], file=sys.stderr, flush=True)
 
 
-def _evaluate(each: "Planned", config: "jsonargparse.Namespace") -> None:
+def _evaluate(each: "Planned", **how: Any) -> None:
     from kedge.experiments.evaluating import evaluate_one
 
-    record = evaluate_one(each, batch_size=config.batch_size, device=config.device)
-    found = record["measures"]
-    shown = ", ".join(f"{m} {found[m]:.1f} %" for m in ("clean accuracy", "corrupted accuracy") if m in found)
-    print(f"{each.name}: {shown}", flush=True)
+    measures = evaluate_one(each, **how)["measures"]
+    first = ("clean accuracy", "corrupted accuracy")
+    print(f"{each.name}: {', '.join(f'{m} {measures[m]:.1f} %' for m in first if m in measures)}", flush=True)
 
 
-def _in_processes(config: "jsonargparse.Namespace", out: Path, part: int, parts: int) -> list[str]:
+def _in_processes(options: Mapping[str, Any], out: Path, part: int, parts: int) -> list[str]:
     """Share the runs of this part out over processes of one CPU share (and GPU) each."""
     import torch
 
     from kedge.experiments.side_by_side import shares, side_by_side
 
-    mine = shares(config.jobs, part, parts)
-    commands = [_command(config, jobs=1, part=share, out=str(out))[1:] for share in mine]
+    mine = shares(options["jobs"], part, parts)
+    alone = {**options, "jobs": 1, "out": str(out)}
+    commands = [command_words("reproduce", {**alone, "part": share}) for share in mine]
     logs = [out / f"job-{share.partition('/')[0]}.log" for share in mine]
-    print(f"{config.jobs} processes; what they say is in {out}/job-*.log", flush=True)
-    seen = set((out / "measured").glob("*.json"))
+    print(f"{len(mine)} processes; what they say is in {out}/job-*.log", flush=True)
+    measured = set((out / "measured").glob("*.json"))
 
     def tick() -> None:
-        for path in sorted(set((out / "measured").glob("*.json")) - seen):
+        for path in sorted(set((out / "measured").glob("*.json")) - measured):
             print(f"{path.stem}: measured", flush=True)
-            seen.add(path)
+            measured.add(path)
 
     try:
-        said = side_by_side(commands, logs, tick, well=(0, 3), gpus=torch.cuda.device_count())
+        faults = side_by_side(commands, logs, tick, well=(0, 3), gpus=torch.cuda.device_count())
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted: the same command goes on") from None
-    for words in said:
+        raise KeyboardInterrupt(INTERRUPTED) from None
+    for words in faults:
         print(words, file=sys.stderr, flush=True)
-    return said
+    return faults
 
 
 def _write(
     experiment: Experiment,
-    config: "jsonargparse.Namespace",
+    options: Mapping[str, Any],
     planned: "list[Planned]",
     out: Path,
     failed: list[str],
@@ -266,21 +259,10 @@ def _write(
     from kedge.experiments.reproducing import gathered
     from kedge.reporting.reproduction import reproduction_markdown, write_reproduction
 
-    planned = all_measured(experiment, config.scale, planned, out, changes)
-    records = {each.name: found for each in planned if (found := kept_record(each)) is not None}
-    results = gathered(experiment, config.scale, planned, records, shlex.join(_command(config, jobs=1)))
+    scale, command = options["scale"], command_line("reproduce", {**options, "jobs": 1})
+    planned = all_measured(experiment, scale, planned, out, changes)
+    records = {each.name: record for each in planned if (record := kept_record(each)) is not None}
+    results = gathered(experiment, scale, planned, records, command)
     paths = write_reproduction(results, out)
-    print()
-    print(reproduction_markdown(results))
-    print(f"report: {paths[-1]}")
+    print(f"\n{reproduction_markdown(results)}\nreport: {paths[-1]}")
     return 3 if failed or results["unfinished"] else 0
-
-
-def _command(config: "jsonargparse.Namespace", **changed: Any) -> list[str]:
-    """The command line that gives `config` again, with some options changed."""
-    from kedge.cli.evaluate import command_line
-
-    given = config.clone()
-    for key, value in changed.items():
-        setattr(given, key, value)
-    return shlex.split(command_line("kedge reproduce", parser(), given))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedge.cli.answers import FIELDS, Row, write_all
+from kedge.cli.answers import FIELDS, Row, write_file
 from kedge.files import lock, whole, write_text
 from kedge.json_text import parse_json, read_json
 
@@ -42,7 +42,7 @@ class Share:
     Within it (`with`) no other process writes the same share.
 
     Args:
-        out: the file that is wanted in the end.
+        out: the file that there is in the end.
         call: what the answers depend on, which a call that goes on must agree with.
         count: how many images the call has.
         rank: of this process.
@@ -68,9 +68,9 @@ class Share:
         if differing and not any(path.stat().st_size for path in self.folder.glob("*.jsonl")):
             write_text(about, json.dumps(dict(call), indent=1))  # a call that failed before its first answer
         elif differing:
-            shown = "; ".join(f"{key}: {before.get(key)} then, {call.get(key)} now" for key in differing[:4])
+            words = "; ".join(f"{key}: {before.get(key)} then, {call.get(key)} now" for key in differing[:4])
             raise ValueError(
-                f"{self.folder} holds answers of another call ({shown}): go on as it began, or delete it to begin again"
+                f"{self.folder} holds answers of another call ({words}): go on as it began, or delete it to begin again"
             )
         self._path = self._part(rank)
         self._stream = self._path.open("a", encoding="utf-8", newline="")
@@ -98,21 +98,20 @@ class Share:
         except OSError:
             return False
 
-    def take(self, rows: Iterator[Row], seen: Callable[[Row], None]) -> None:
-        """Write this process's answers after those that are there, each as it comes; `seen` is told of all."""
-        if self.done:
-            for before in _rows(self._path):
-                seen(before)
+    def take(self, rows: Iterator[Row], note: Callable[[Row], Any]) -> None:
+        """Write this process's answers after those that are there, each as it comes; `note` is called with all."""
+        for before in _rows(self._path) if self.done else ():
+            note(before)
         for row in rows:
             self._stream.write(json.dumps(row) + "\n")
             self._stream.flush()
-            seen(row)
+            note(row)
         os.fsync(self._stream.fileno())
         if not self._ended(self.rank):  # else process 0 may be done with the folder by now
             write_text(self._end(self.rank), self._sign)
 
-    def join(self, columns: Sequence[str], seen: Callable[[Row], None], say: Callable[[str], None]) -> None:
-        """Process 0: wait for the others, then write the file, in the order of the images; `seen` is told of each.
+    def join(self, columns: Sequence[str], note: Callable[[Row], Any], say: Callable[[str], None]) -> None:
+        """Process 0: wait for the others, then write the file, in the order of the images; `note` is called with each.
 
         Raises:
             RuntimeError: another process has written nothing for ten minutes, or not what it should have.
@@ -129,15 +128,15 @@ class Share:
         def rows() -> Iterator[Row]:
             parts = [_rows(self._part(rank)) for rank in range(self.world)]
             for row in (row for turn in itertools.zip_longest(*parts) for row in turn if row is not None):
-                seen(row)
+                note(row)
                 yield row
 
         with whole(self.out) as temporary:
-            write_all(temporary, self.out.suffix.lower(), columns, rows())
+            write_file(temporary, columns, rows())
         shutil.rmtree(self.folder)
 
     def _wait(self, say: Callable[[str], None]) -> None:
-        sizes, since, told = list[int](), time.monotonic(), False
+        sizes, since, announced = list[int](), time.monotonic(), False
         while missing := [rank for rank in range(self.world) if not self._ended(rank)]:
             now = [path.stat().st_size if (path := self._part(rank)).exists() else 0 for rank in missing]
             if now != sizes:
@@ -147,9 +146,9 @@ class Share:
                     f"process {missing[0]} of {self.world} has written no answer for {_PATIENCE / 60:.0f} minutes: "
                     "start all of them again with the same command, which goes on where each was"
                 )
-            if not told and time.monotonic() - since > 10:
+            if not announced and time.monotonic() - since > 10:
                 say(f"waiting for the answers of process {', '.join(map(str, missing[:8]))} of {self.world}")
-                told = True
+                announced = True
             time.sleep(_LOOK)
 
 

@@ -7,27 +7,21 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from kedge import catalog
-from kedge.own_code import ALLOW_CODE, allow_code, working_folder_first
+from kedge import catalog, own_code
+from kedge.own_code import ALLOW_CODE
 from kedge.rejection import in_words
 from kedge.training.nested import ROOMS, check_code
 from kedge.training.recipe import Recipe, read_recipe, recipe_names
-
-DESCRIPTION = """Train a classifier on images.
-
-kedge train --data FOLDER needs nothing else: FOLDER/class/*.jpg, or FOLDER/train/class/*.jpg with val and test
-beside it. The run's folder holds the model, last.ckpt to resume from, metrics.csv, the recipe as it was run, and
-report.html."""
 
 
 class _Parser(ArgumentParser):
     """Keeps only what was given on the command line, so that a flag overrides a recipe also where it is a default."""
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Namespace:  # type: ignore[override]
-        given = list(sys.argv[1:] if args is None else args)
+        words = list(sys.argv[1:] if args is None else args)
         # Not handed on: jsonargparse has a --print_config of its own, which prints its own view of the flags.
-        kept = [argument for argument in given if argument != "--print_config"]
-        for argument in kept:
+        others = [argument for argument in words if argument != "--print_config"]
+        for argument in others:
             key, dot, below = argument.removeprefix("--").partition(".")
             if argument.startswith("--") and dot and key in ("objective", *ROOMS):
                 name = below.partition("=")[0].partition(".")[0]
@@ -35,49 +29,52 @@ class _Parser(ArgumentParser):
                     f"--{key} has no flags below it: say --{key} '{{{name}: {{SETTING: VALUE}}}}'"
                     + ("" if key == "objective" else ", or a setting that has a flag of its own, such as --lr, by that")
                 )
-        made = super().parse_args(kept, *rest, **{**settings, "defaults": False})
-        made.print_config = len(kept) < len(given)
-        return made
+        options = super().parse_args(others, *rest, **{**settings, "defaults": False})
+        options.print_config = len(others) < len(words)
+        return options
 
 
 def parser() -> ArgumentParser:
     """The flags of `kedge train`: every key of a recipe, and where to start from."""
-    made = _Parser(prog="kedge train", description=DESCRIPTION)
-    made.add_argument(
-        "--config",
-        type=str,
-        metavar="NAME|FILE",
-        help=f"recipe to start from: a YAML file, or one of {', '.join(recipe_names())}; other flags override it",
-    )
-    made.add_argument(
-        "--resume", type=str, metavar="RUN", help="folder of a run that was broken off; goes on after its last epoch"
-    )
-    made.add_argument("--allow_code", action="store_true", help=ALLOW_CODE)
-    made.add_argument("--print_config", action="store_true", help="print the recipe as YAML and do nothing else")
-    made.add_class_arguments(Recipe, None)
+    flags = _Parser(prog="kedge train", description=run.__doc__)
+    recipes = f"recipe to start from: a YAML file, or one of {', '.join(recipe_names())}; other flags override it"
+    flags.add_argument("--config", type=str, metavar="NAME|FILE", help=recipes)
+    folder = "folder of a run that was broken off; goes on after its last epoch"
+    flags.add_argument("--resume", type=str, metavar="RUN", help=folder)
+    flags.add_argument("--allow_code", action="store_true", help=ALLOW_CODE)
+    flags.add_argument("--print_config", action="store_true", help="print the recipe as YAML and do nothing else")
+    flags.add_class_arguments(Recipe, None)
     for key, room in {"objective": "objectives", **ROOMS}.items():
-        action = made._option_string_actions[f"--{key}"]
+        action = flags._option_string_actions[f"--{key}"]
         action.help = f"{str(action.help).rstrip('.')}; there are {', '.join(catalog.names(room)).replace('_', '-')}."
-    return made
+    return flags
 
 
-def run(config: Namespace) -> int:
-    """Train, or resume, and say what came of it."""
-    given = config.as_dict()
-    name, resume, printing = given.pop("config", None), given.pop("resume", None), given.pop("print_config", False)
-    allowed = given.pop("allow_code", False)
-    if resume is not None and name is not None:
-        raise ValueError("--resume goes on with the run's own recipe: leave out --config")
-    if resume is None:
-        base = asdict(read_recipe(name)) if name is not None else {}
-        recipe = Recipe.from_dict({**base, **Recipe.typed(given)})
-        if printing:
-            print(recipe.to_yaml(), end="")
-            return 0
-        with allow_code(allowed):  # before anything slow is imported
-            check_code(vars(recipe))
-        return _train(recipe, None, allowed)
-    return _train(given, resume, allowed)
+def run(
+    config: str | None = None,
+    resume: str | None = None,
+    allow_code: bool = False,
+    print_config: bool = False,
+    **values: Any,
+) -> int:
+    """Train a classifier on images.
+
+    kedge train --data FOLDER needs nothing else: FOLDER/class/*.jpg, or FOLDER/train/class/*.jpg with val and test
+    beside it. The run's folder holds the model, last.ckpt to resume from, metrics.csv, the recipe as it was run, and
+    report.html.
+    """
+    if resume is not None:
+        if config is not None:
+            raise ValueError("--resume goes on with the run's own recipe: leave out --config")
+        return _train(values, resume, allow_code)
+    base = asdict(read_recipe(config)) if config is not None else {}
+    recipe = Recipe.from_dict({**base, **Recipe.typed(values)})
+    if print_config:
+        print(recipe.to_yaml(), end="")
+        return 0
+    with own_code.allow_code(allow_code):  # before anything slow is imported
+        check_code(vars(recipe))
+    return _train(recipe, None, allow_code)
 
 
 def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -> int:
@@ -88,12 +85,12 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
     from kedge.training.folds import fold_folder
 
     if allowed:
-        working_folder_first()
+        own_code.working_folder_first()
     result = fit(recipe, resume=resume, allow_code=allowed)
     if getattr(rank_zero_only, "rank", 0) != 0:  # one of several processes: the first one speaks
         return 0
-    found, rule = result.validation, result.model.reject or {}
-    accuracy, error = 100 * found["accuracy"], 100 * found["ece"]
+    measured, rule = result.validation, result.model.reject or {}
+    accuracy, error = 100 * measured["accuracy"], 100 * measured["ece"]
     share = f", {result.recipe.average:g} of the trained weights" if result.recipe.average is not None else ""
     mean = f", mean over {result.recipe.references} references" if about_bank(result.recipe) else ""
     count = result.images
@@ -101,8 +98,8 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
     if result.folds is not None:
         which = f"{count:,} images by {result.folds['folds']} folds, each by a model that was not trained on it"
     print(
-        f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {which}{_bounds(found['accuracy'], count)}, "
-        f"NLL {found['nll']:.3f}, ECE {error:.1f} %"
+        f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {which}{_bounds(measured['accuracy'], count)}, "
+        f"NLL {measured['nll']:.3f}, ECE {error:.1f} %"
     )
     if result.robust is not None:
         print(_robust(result.robust))
@@ -112,9 +109,9 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
             f"{step['nll_after']:.3f} after"
         )
     if rule:
-        kept, right = round(rule["validation_coverage"] * count), rule["validation_accuracy"]
-        share = "" if right is None else f", {100 * right:.1f} % of them right{_bounds(right, kept)}"
-        print(f"confidence of {in_words(rule)} or more: {kept:,} of the {count:,} images{share}")
+        met, right = round(rule["validation_coverage"] * count), rule["validation_accuracy"]
+        share = "" if right is None else f", {100 * right:.1f} % of them right{_bounds(right, met)}"
+        print(f"confidence of {in_words(rule)} or more: {met:,} of the {count:,} images{share}")
     print(f"model:  {result.folder / 'model'}")
     for other, measured in result.beside.items():
         print(f"{other}:   {result.folder / other}    validation accuracy {100 * measured['accuracy']:.1f} %")
@@ -152,10 +149,10 @@ def _robust(record: dict[str, Any]) -> str:
     eps = print_ball(record["eps"], record["norm"])
     lines = [f"PGD-{record['steps']} with eps {eps} on {record['images']} of the validation images{one}:"]
     for name, row in (("best", best), ("last", last)):
-        kept = "  (kept as model)" if record["kept"] == name and "averaged" not in record else ""
+        chosen = "  (kept as model)" if record["kept"] == name and "averaged" not in record else ""
         lines.append(
             f"  {name}: epoch {row['epoch']}, {100 * row['pgd']:.1f} % under attack, {100 * row['accuracy']:.1f} % "
-            f"clean{kept}"
+            f"clean{chosen}"
         )
     lines.append(f"  robust overfitting (best less last): {100 * (best['pgd'] - last['pgd']):.1f} points")
     if averaged := record.get("averaged"):

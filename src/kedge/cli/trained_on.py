@@ -1,21 +1,25 @@
-"""Which images a model has seen in training, and which its run held out: asked of the run's record, said aloud."""
+"""What a model was trained on, by the record and the recipe of its run: which images, and under which attack."""
 
 import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from kedge.cli.parse import choose_attacks, radius
 from kedge.cli.resolve_model import Source
+from kedge.epsilon import parse_epsilon
 
 if TYPE_CHECKING:
+    from kedge.attacks import Attack
     from kedge.data import ImageSet
     from kedge.training.held_out import RunImages
     from kedge.training.record import ImageRecord
 
 
-def images_of_run(source: Source, place: str | None = None) -> "RunImages":
+def images_of_run(source: Source, place: str | None = None, held_out: bool = True) -> "RunImages":
     """What the run of a model trained on and held out, as its data is now; what is left out is said.
 
-    `place`: where that data is, if not where the run has it from.
+    `place`: where that data is, if not where the run has it from. `held_out`: whether images that it held out are
+    needed, of which a run that folds judged has none.
 
     Raises:
         ValueError: if it is not known which images those are, or too few of the held-out ones are left.
@@ -24,8 +28,7 @@ def images_of_run(source: Source, place: str | None = None) -> "RunImages":
 
     assert source.run is not None
     images = RunImages(source.run, place)
-    images.val  # noqa: B018 - first of all, whether there are enough
-    if images.left_out:
+    if held_out and len(images.val) and images.left_out:
         print(f"held out by {source.name}: {len(images.val)} images; {images.left_out}", file=sys.stderr)
     return images
 
@@ -68,7 +71,55 @@ def unseen_by(source: Source, images: "ImageSet") -> "ImageSet":
     from kedge.training.held_out import unseen
 
     record = trained_by(source, deep=True)
-    left = images if record is None else unseen(images, record, source.name)
-    if len(left) < len(images):
-        print(f"left out, as {source.name} was trained on them: {len(images) - len(left)} images", file=sys.stderr)
-    return left
+    others = images if record is None else unseen(images, record, source.name)
+    if len(others) < len(images):
+        print(f"left out, as {source.name} was trained on them: {len(images) - len(others)} images", file=sys.stderr)
+    return others
+
+
+def chosen_attack(
+    recipe: Mapping[str, Any], images: "ImageSet", eps: str | None, norm: str | None, **how: int
+) -> "tuple[str, Any]":
+    """PGD and its name, in the norm and radius asked for, else those of the training, else the usual ones.
+
+    `how`: steps, seed and most images, as of `choose_attacks`.
+    """
+    number, trained = radius(eps, norm), trained_attack(recipe)
+    if norm is None:
+        norm = trained.get("norm", "linf") if number is None else "linf"
+    if number is None and trained.get("norm", "linf") == norm and trained.get("eps") is not None:
+        number = parse_epsilon(trained["eps"])
+    attacks = choose_attacks(["pgd"], number, images, norm=norm, **how)
+    assert attacks is not None
+    return next(iter(attacks.named.items()))
+
+
+def trained_attack(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the attack that the recipe's objective trains with; empty if it attacks nothing."""
+    attack = _attack_of(recipe)
+    own = {} if attack is None or recipe.get("eps") is None else {"eps": recipe["eps"]}
+    return {**dict((next(iter(attack.values()), None) or {}) if isinstance(attack, dict) else {}), **own}
+
+
+def training_attack(recipe: Mapping[str, Any]) -> "Attack | None":
+    """The attack that the recipe's objective trains with, in its training form; None if it attacks nothing.
+
+    Raises:
+        ValueError: for an attack that cannot be made.
+    """
+    from kedge import catalog
+    from kedge.training.objective import with_radius
+    from kedge.training.recipe import Recipe
+
+    if _attack_of(recipe) is None:
+        return None
+    entries = with_radius(Recipe(objective=recipe["objective"], eps=recipe.get("eps")))
+    attack: Attack = catalog.build("attacks", _attack_of({"objective": entries})).training()
+    return attack
+
+
+def _attack_of(recipe: Mapping[str, Any]) -> Any:
+    """The attack of the first objective that has one, as it is written; None if there is none."""
+    entries = [entry for entry in recipe.get("objective") or [] if isinstance(entry, dict)]
+    attacks = ((values or {}).get("attack") for entry in entries for values in entry.values())
+    return next((attack for attack in attacks if attack is not None), None)

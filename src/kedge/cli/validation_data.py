@@ -1,22 +1,16 @@
-"""What a run trained on and under which attack, and what it held out: for choosing between its models."""
+"""Images that models were not trained on: to choose between models by, to fit on, to rest an estimate on."""
 
-import sys
-import warnings
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.load_data import with_classes
-from kedge.cli.parse import choose_attacks, radius
-from kedge.cli.resolve_model import Source
+from kedge.cli.load_data import load_data, load_like, with_classes
+from kedge.cli.resolve_model import Source, leaves
 from kedge.cli.trained_on import images_of_run, trained_by, unseen_by
-from kedge.epsilon import parse_epsilon, print_epsilon
 
 if TYPE_CHECKING:
-    import jsonargparse
-
-    from kedge.attacks import Attack
     from kedge.data import ImageSet
-    from kedge.data.statistics import NormBatches
     from kedge.training.record import ImageRecord
 
 
@@ -51,14 +45,10 @@ def training_and_validation(
             f"into {name}/val, or name other data"
         )
     channels, height, width = model.input_shape
-    side = height if height == width else None
-    val = with_classes(data.load(name, "val", side, channels), {source.name: model})
-    found = None
-    if "train" in offered:
-        found = data.load(name, "train", side, channels)
-        if found.class_names != val.class_names:
-            found = found.only_classes(val.class_names)
-    return found, unseen_by(first, unseen_by(source, _checked(val, model)))
+    loaded = data.load(name, "val", height if height == width else None, channels)
+    held_out = _checked(with_classes(loaded, {source.name: model}), model)
+    others = load_like(held_out, name, "train") if "train" in offered else None
+    return others, unseen_by(first, unseen_by(source, held_out))
 
 
 def _checked(images: "ImageSet", model: Any) -> "ImageSet":
@@ -81,108 +71,44 @@ def joint_record(a: Source, b: Source) -> "ImageRecord | None":
     return replace(own, earlier=earlier, known=own.known and other.known)
 
 
-def norm_batches(
-    model: Any, train: "ImageSet | None", recipe: dict[str, Any], most: int, batch_size: int, workers: int, seed: int
-) -> "NormBatches | None":
-    """Training images, augmented as the recipe says, for the statistics of batch norm; None for a network without it.
+def load_validation(sources: "dict[str, Source]", models: Mapping[str, Any], name: str | None) -> "dict[str, ImageSet]":
+    """Labelled images for each model that it was not trained on; models that held out the same share one set.
+
+    Of the data of its own run, those that it held out; of other data, part val, else test, else all.
 
     Raises:
-        ValueError: if there are no training images.
+        ValueError: for a model that belongs to no run, if no data is named; if too few are left that it did not see.
     """
-    from kedge.data.augment import CROP
-    from kedge.data.statistics import NormBatches
-    from kedge.weights.batch_norm import tracked
+    from kedge import data
+    from kedge.training.recipe import held_by
 
-    if not tracked(model):
-        return None
-    if train is None:
-        raise ValueError(
-            "the network has batch norm, whose statistics have to be estimated anew on training images, and the data "
-            "has no part train: name data that has, with --data"
-        )
-    augment, crop = str(recipe.get("augment", "auto")), recipe.get("crop") or CROP
-    return NormBatches(train, batch_size, augment, most, workers, seed, crop)
-
-
-def about_norm(batches: "NormBatches | None", attack: "Attack | None") -> str:
-    """What was done about batch norm, in words."""
-    if batches is None:
-        return "the network has no batch norm, so nothing was estimated anew"
-    how = "as they are" if batches.augment == "none" else "augmented as in training"
-    if attack is not None:
-        steps = "" if attack.steps is None else f", {attack.steps} step{'s' if attack.steps > 1 else ''}"
-        how += f", attacked as in training (eps {print_epsilon(attack.eps)}, {attack.norm}{steps})"
-    return f"batch-norm statistics, between the ends, estimated anew on {len(batches.images)} training images, {how}"
-
-
-def chosen_attack(config: "jsonargparse.Namespace", recipe: dict[str, Any], images: "ImageSet") -> "tuple[str, Any]":
-    """PGD and its name, in the norm and radius asked for, else those of the training, else the usual ones."""
-    eps, norm = radius(config.eps, config.norm), config.norm
-    trained = trained_attack(recipe)
-    if norm is None:
-        norm = trained.get("norm", "linf") if eps is None else "linf"
-    if eps is None and trained.get("norm", "linf") == norm and trained.get("eps") is not None:
-        eps = parse_epsilon(trained["eps"])
-    config.norm = norm
-    attacks = choose_attacks(["pgd"], eps, config, images)
-    assert attacks is not None
-    name, attack = next(iter(attacks.named.items()))
-    return name, attack
+    sets: dict[str, ImageSet] = {}
+    loaded: dict[str, ImageSet] = {}
+    for own, source in sources.items():
+        single = leaves({own: source})
+        recipe = next(iter(single.values())).recipe()
+        if name is None and "data" not in recipe:
+            raise ValueError(
+                f"{own} belongs to no run, so it is not known which images it held out of training: name labelled "
+                "images that it was not trained on, with --validation DATA"
+            )
+        place = str(recipe["data"]) if name is None else name
+        offered, same_data = data.splits(place), recipe.get("data") == place
+        split = "val" if "val" in offered or same_data else "test" if "test" in offered else "all"
+        model, record = models[own], trained_by(source)
+        drawn = "val" not in offered and same_data
+        which = record.digest if record is not None else drawn and [held_by(recipe), recipe.get("val_fraction")]
+        shape, classes = getattr(model, "input_shape", None), getattr(model, "class_names", None)
+        key = json.dumps([place, which, recipe.get("image_size"), recipe.get("classes"), shape, classes], default=str)
+        if key not in loaded:
+            images = unseen_by(source, load_data(single, {own: model}, place, split)[0])
+            same = (each for each in loaded.values() if each.fingerprint() == images.fingerprint())
+            loaded[key] = next(same, images)
+        sets[own] = loaded[key]
+    return sets
 
 
-def trained_attack(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of the attack that the recipe's objective trains with; empty if it attacks nothing."""
-    _, attack = _attack_of(recipe)
-    own = {} if attack is None or recipe.get("eps") is None else {"eps": recipe["eps"]}
-    return {**dict((next(iter(attack.values()), None) or {}) if isinstance(attack, dict) else {}), **own}
-
-
-def training_attack(recipe: dict[str, Any]) -> "Attack | None":
-    """The attack that the recipe's objective trains with, in its training form; None if it attacks nothing.
-
-    Raises:
-        ValueError: for an attack that cannot be made.
-    """
-    from kedge import catalog
-    from kedge.training.objective import with_radius
-    from kedge.training.recipe import Recipe
-
-    if _attack_of(recipe)[1] is None:
-        return None
-    entries = with_radius(Recipe(objective=recipe["objective"], eps=recipe.get("eps")))
-    made: Attack = catalog.build("attacks", _attack_of({"objective": entries})[1]).training()
-    return made
-
-
-def _attack_of(recipe: dict[str, Any]) -> tuple[str, Any]:
-    """The name of the first objective with an attack, and the attack as it is written; None if there is none."""
-    for entry in recipe.get("objective") or []:
-        for name, arguments in entry.items() if isinstance(entry, dict) else []:
-            if (arguments or {}).get("attack") is not None:
-                return name, arguments["attack"]
-    return "", None
-
-
-def set_reject(
-    model: Any, second: Any, recipe: dict[str, Any], val: "ImageSet", batch_size: int, workers: int
-) -> list[str]:
-    """Set the reject threshold of `model` for what that of the second was set for; what to say of it."""
-    from kedge.rejection import in_words
-    from kedge.training.calibration import predict_logits, reject_rule
-
-    wanted: dict[str, Any] = {}
-    for rule in (second.reject or {}, recipe, {"coverage": 0.95}):
-        wanted = wanted or {key: rule[key] for key in ("risk", "coverage") if rule.get(key) is not None}
-    goal = {key: value for key, value in wanted.items() if key == next(iter(wanted))}
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        model.reject = reject_rule(*predict_logits(model, val, batch_size, workers), **goal)
-    for warning in said:
-        print(f"kedge interpolate: {warning.message}", file=sys.stderr)
-    if model.class_names is None:
-        model.class_names = list(val.class_names)
-    words = f"keep {goal['coverage']:.0%}" if "coverage" in goal else f"be wrong in {goal['risk']:.1%} at most"
-    lines = [f"reject threshold {in_words(model.reject)}, set on these images to {words}"]
-    if second.steps:
-        lines.append(f"left out, as it was fitted to other logits: {', '.join(second.describe_steps())}")
-    return lines
+def as_test_images(validation: "Mapping[str, ImageSet]") -> "ImageSet | None":
+    """The validation images of all models where these are the same ones, else None."""
+    first, *others = validation.values()
+    return first if all(one is first for one in others) else None

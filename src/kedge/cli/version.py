@@ -1,11 +1,9 @@
 """`kedge version`: what is installed here."""
 
+import json
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import jsonargparse
+from typing import Literal
 
 PACKAGES = (
     "torch",
@@ -22,28 +20,19 @@ PACKAGES = (
 )
 
 
-def parser() -> "jsonargparse.ArgumentParser":
-    """The flags of `kedge version`."""
-    import jsonargparse
+def run(*, format: Literal["table", "json"] = "table") -> int:
+    """Show the versions of kedge and its libraries, and the device.
 
-    made = jsonargparse.ArgumentParser(
-        prog="kedge version", description="Show the versions of kedge and its libraries, and the device."
-    )
-    made.add_argument("--format", choices=["table", "json"], default="table", help="how to print them")
-    return made
-
-
-def run(config: "jsonargparse.Namespace") -> int:
-    """Print the versions."""
-    found = versions()
-    if config.format == "json":
-        import json
-
-        print(json.dumps(found, indent=2))
-    else:
-        width = max(len(name) for name in found)
-        for name, value in found.items():
-            print(f"{name:<{width}}  {value if value is not None else 'not installed'}")
+    Args:
+        format: how to print them
+    """
+    installed = versions()
+    if format == "json":
+        print(json.dumps(installed, indent=2))
+        return 0
+    width = max(map(len, installed))
+    for name, number in installed.items():
+        print(f"{name:<{width}}  {number or 'not installed'}")
     return 0
 
 
@@ -53,18 +42,18 @@ def versions() -> dict[str, str | None]:
 
     from kedge._version import __version__
 
-    found: dict[str, str | None] = {
+    numbers: dict[str, str | None] = {
         "kedge": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
     }
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
-            found[name] = None
+            numbers[name] = None
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         devices.append("Apple GPU (mps)")
-    found["device"] = ", ".join(devices) or f"cpu, {torch.get_num_threads()} threads"
-    return found
+    numbers["device"] = ", ".join(devices) or f"cpu, {torch.get_num_threads()} threads"
+    return numbers

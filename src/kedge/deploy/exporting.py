@@ -106,7 +106,7 @@ def export(
     original = independent(model).cpu().float().eval()
     images = _checked_images(original, check_images)
     folded = original.fold()
-    sweep(final.parent, shared=True)
+    sweep(final.parent)
     weights_of = sum(each.numel() * each.element_size() for each in folded.state_dict().values())
     check_space(final.parent, weights_of, final.name)
     # A folder beside the target: the file has its final name from the start, and the move stays on one disk.

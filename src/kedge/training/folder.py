@@ -127,7 +127,7 @@ class RunFolder:
 
         `start`: the model that the run begins with, where it could not be made again from the recipe.
         """
-        sweep(self.path.parent, shared=True)
+        sweep(self.path.parent)
         if unbegun(self.path):
             if any(self.path.iterdir()):
                 log.warning("%s was broken off before it began: it is started again", self.path)
@@ -167,7 +167,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Delete what dead processes left unfinished in the folder and beside it."""
-        sweep(self.path.parent, shared=True)
+        sweep(self.path.parent)
         for folder in (self.path, self.model, self.start, *(self.path / name for name in ("best", "last"))):
             sweep(folder)
         for folder in self.path.glob("snapshots/*"):

@@ -1,0 +1,117 @@
+"""What an average of two models needs besides their weights: batch statistics, a threshold, a folder."""
+
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedge.cli.output import warnings_of
+from kedge.cli.resolve_model import Source
+from kedge.epsilon import print_epsilon
+from kedge.rejection import goal_in_words, in_words
+
+if TYPE_CHECKING:
+    from kedge.attacks import Attack
+    from kedge.data import ImageSet
+    from kedge.data.statistics import NormBatches
+    from kedge.training.record import ImageRecord
+
+RECORD = "interpolation.json"
+
+
+def norm_batches(
+    model: Any, train: "ImageSet | None", recipe: Mapping[str, Any], most: int, batch_size: int, workers: int, seed: int
+) -> "NormBatches | None":
+    """Training images, augmented as the recipe says, for the statistics of batch norm; None for a network without it.
+
+    Raises:
+        ValueError: if there are no training images.
+    """
+    from kedge.data.augment import CROP
+    from kedge.data.statistics import NormBatches
+    from kedge.weights.batch_norm import tracked
+
+    if not tracked(model):
+        return None
+    if train is None:
+        raise ValueError(
+            "the network has batch norm, whose statistics have to be estimated anew on training images, and the data "
+            "has no part train: name data that has, with --data"
+        )
+    augment, crop = str(recipe.get("augment", "auto")), recipe.get("crop") or CROP
+    return NormBatches(train, batch_size, augment, most, workers, seed, crop)
+
+
+def about_norm(batches: "NormBatches | None", attack: "Attack | None") -> str:
+    """What was done about batch norm, in words."""
+    if batches is None:
+        return "the network has no batch norm, so nothing was estimated anew"
+    how = "as they are" if batches.augment == "none" else "augmented as in training"
+    if attack is not None:
+        steps = "" if attack.steps is None else f", {attack.steps} step{'s' if attack.steps > 1 else ''}"
+        how += f", attacked as in training (eps {print_epsilon(attack.eps)}, {attack.norm}{steps})"
+    return f"batch-norm statistics, between the ends, estimated anew on {len(batches.images)} training images, {how}"
+
+
+def set_reject(
+    model: Any, second: Any, recipe: Mapping[str, Any], val: "ImageSet", batch_size: int, workers: int
+) -> list[str]:
+    """Set the reject threshold of `model` for what that of the second was set for; what to say of it."""
+    from kedge.training.calibration import predict_logits, reject_rule
+
+    stated = ({key: rule.get(key) for key in ("risk", "coverage")} for rule in (second.reject or {}, recipe))
+    goals = [{key: value} for rule in stated for key, value in rule.items() if value is not None]
+    goal = [*goals, {"coverage": 0.95}][0]
+    with warnings_of("interpolate"):
+        model.reject = reject_rule(*predict_logits(model, val, batch_size, workers), **goal)
+    if model.class_names is None:
+        model.class_names = list(val.class_names)
+    lines = [f"reject threshold {in_words(model.reject)}, set on these images to {goal_in_words(goal)}"]
+    if second.steps:
+        lines.append(f"left out, as it was fitted to other logits: {', '.join(second.describe_steps())}")
+    return lines
+
+
+def check_free(out: Path, overwrite: bool) -> None:
+    """Raise FileExistsError unless `out` is free, or an earlier result that is to be replaced."""
+    if not out.exists():
+        return
+    if not (out / RECORD).is_file():
+        raise FileExistsError(f"{out} is there already and was not written by kedge interpolate: name another --out")
+    if not overwrite:
+        raise FileExistsError(f"{out} is there already: name another --out, or replace it with --overwrite")
+
+
+def write(
+    model: Any,
+    results: dict[str, Any],
+    source: Source,
+    out: Path,
+    picture: bool,
+    images: "ImageRecord | None",
+) -> None:
+    """Write the folder: the model, what it was made of, the recipe and the record that name its images, the sweep.
+
+    A new folder is there whole or not at all; of an earlier one each file is replaced whole, the model first.
+    """
+    import kedge
+    from kedge.files import sweep, whole_folder, write_text
+    from kedge.regular import read_text
+    from kedge.reporting.sweep import write_sweep
+
+    results = {"kedge": kedge.__version__, **results}
+    sweep(out.parent)
+    with nullcontext(out) if out.exists() else whole_folder(out) as folder:
+        kedge.save(model, folder / "model")
+        for stale in folder.glob("sweep.*"):
+            stale.unlink()
+        if picture:
+            write_sweep(results, folder)
+        if source.run is not None and (source.run / "recipe.yaml").is_file():
+            words = f"# Of {source.name}, whose images chose this average of weights; it is not what made it.\n"
+            recipe = read_text(source.run / "recipe.yaml", 1_000_000)
+            write_text(folder / "recipe.yaml", words + recipe)
+            if images is not None:
+                images.write(folder)
+        write_text(folder / RECORD, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
