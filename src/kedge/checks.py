@@ -75,8 +75,8 @@ def check_images(images: Tensor, what: str = "images", ranged: bool = True) -> N
 def positions(wrong: Tensor) -> str:
     """How many rows of `wrong` `[B]` bool are meant and which, for a sentence that goes on with what they hold."""
     places = wrong.nonzero()[:, 0].tolist()
-    shown = ", ".join(map(str, places[:SHOWN])) + (", ..." if len(places) > SHOWN else "")
-    return f"{len(places)} of {len(wrong)} ({'number' if len(places) == 1 else 'numbers'} {shown}) " + (
+    first = ", ".join(map(str, places[:SHOWN])) + (", ..." if len(places) > SHOWN else "")
+    return f"{len(places)} of {len(wrong)} ({'number' if len(places) == 1 else 'numbers'} {first}) " + (
         "holds" if len(places) == 1 else "hold"
     )
 
@@ -135,8 +135,8 @@ def _number(value: Any, place: int, what: str) -> int:
             return number
     except (TypeError, ValueError, OverflowError):  # no number, NaN, infinity
         pass
-    shown = f"of shape {list(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
-    raise ValueError(f"{what}: a label is {shown}; labels are whole numbers, one for each image (number {place})")
+    words = f"of shape {list(value.shape)}" if getattr(value, "ndim", 0) else repr(value)
+    raise ValueError(f"{what}: a label is {words}; labels are whole numbers, one for each image (number {place})")
 
 
 def check_target_values(targets: Tensor, classes: int | None) -> None:

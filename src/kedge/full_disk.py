@@ -38,12 +38,12 @@ def naming(path: Path, written: Path) -> Iterator[None]:
     except FullDisk:
         raise  # of a file within
     except Exception as error:
-        left = _free(path)
-        if not (is_full_disk(error) or (_TORCH.search(str(error)) and left is not None and left < _NOTHING)):
+        free = _free(path)
+        if not (is_full_disk(error) or (_TORCH.search(str(error)) and free is not None and free < _NOTHING)):
             raise
         code = errno.EFBIG if _of_limit(error) else errno.ENOSPC
         size = written.stat().st_size if written.exists() else 0
-        raise FullDisk(code, os.strerror(code), str(path), size, left) from error
+        raise FullDisk(code, os.strerror(code), str(path), size, free) from error
 
 
 def is_full_disk(error: BaseException) -> bool:
@@ -91,13 +91,13 @@ def in_bytes(count: int) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
+    visited: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
         each = waiting.pop()
-        if each is None or id(each) in seen:
+        if each is None or id(each) in visited:
             continue
-        seen.add(id(each))
+        visited.add(id(each))
         yield each
         waiting += [each.__cause__, each.__context__]
         waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else []

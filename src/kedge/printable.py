@@ -34,8 +34,8 @@ def cell(text: Any) -> str:
 
     A cell that begins with `=`, `+`, `-` or `@` is a formula to a spreadsheet. Numbers are not for this function.
     """
-    shown = printable(text)
-    return f"'{shown}" if is_computed(str(text)) else shown
+    plain = printable(text)
+    return f"'{plain}" if is_computed(str(text)) else plain
 
 
 def is_computed(text: str) -> bool:

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from kedge.catalog import stated
-from kedge.cli.load_data import load_data, workers_for
+from kedge.cli.load_data import workers_for
 from kedge.cli.output import warnings_of
 from kedge.cli.parse import separated
 from kedge.cli.resolve_model import Source, find
-from kedge.cli.trained_on import unseen_by
+from kedge.cli.validation_data import images_to_fit_on
 from kedge.rejection import goal_in_words, in_words
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def run(
         if kind_of(step).changes_labels:
             _check_unweighted(source)
             stated["train_counts"] = _train_counts(source, loaded)
-        images = validation_images(source, loaded, data, split)
+        images = images_to_fit_on(source, loaded, data, split)
         lines = _calibrated(loaded, images, batch_size, step, stated)
     folder = kedge.save(loaded.cpu(), out or own)
     print("\n".join(lines))
@@ -83,29 +83,6 @@ def run(
         words = "" if step == "temperature" else f" --step {step}"
         print(f"take it out again: kedge calibrate {out or model}{words} --remove")
     return 0
-
-
-def validation_images(source: Source, model: Any, name: str | None, split: str) -> "ImageSet":
-    """The images to fit on, in the size and with the classes of the model.
-
-    Raises:
-        ValueError: for test images, and for images that the model may have been trained on, or all but a few of them.
-    """
-    from kedge.data.folders import canonical_split
-
-    wanted = canonical_split(split) or split
-    if wanted == "test":
-        raise ValueError(
-            "a step is not fitted on test images: they are there to judge the result, and would praise "
-            "themselves. Take --split val, or other images with --data"
-        )
-    trained_on = source.recipe().get("data")
-    if wanted != "val" and name in (None, trained_on):
-        raise ValueError(
-            f"--split {split} of {name or trained_on or 'the data'} holds images that the model was trained on, where "
-            "its confidence is no guide. Take --split val, or other images with --data"
-        )
-    return unseen_by(source, load_data({source.name: source}, {source.name: model}, name, split)[0])
 
 
 def _shares(texts: Sequence[str] | None, flag: str) -> Any:

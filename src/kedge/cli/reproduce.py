@@ -82,7 +82,8 @@ def run(
         if name == "claims":
             folder = Path(out or Path("reproduce") / "-".join(word for word in ("claims", part) if word))
             some = None if seeds is None else seeds_of(seeds, 0)
-            return reproduce_claims(part, _names(only), some, folder, jobs, print_)
+            command = command_line("reproduce", {**options, "jobs": 1, "out": None})
+            return reproduce_claims(part, _names(only), some, folder, jobs, print_, command)
         experiment = load_experiment(name)
         chosen = _names(variants)
         experiment.variants_at(scale, chosen)  # a wrong name is an error before anything slow is imported

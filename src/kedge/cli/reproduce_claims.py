@@ -1,6 +1,5 @@
 """`kedge reproduce claims`: each method against its control, with a criterion that it passes or not, in one table."""
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +7,13 @@ __all__ = ["reproduce_claims"]
 
 
 def reproduce_claims(
-    part: str | None, only: Sequence[str] | None, seeds: Sequence[int] | None, out: Path, jobs: int, printing: bool
+    part: str | None,
+    only: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    out: Path,
+    jobs: int,
+    printing: bool,
+    command: str,
 ) -> int:
     """Run claims and write results.json and table.md in `out`; the exit status, 3 where some are missing.
 
@@ -18,6 +23,7 @@ def reproduce_claims(
         seeds: None: as many as each claim says.
         jobs: processes at once.
         printing: list what would be run, and do nothing else.
+        command: what the results say that they come from.
     """
     from kedge.claims import claim, claims_of
     from kedge.claims._running import missing_data, run_tasks, tasks
@@ -33,11 +39,7 @@ def reproduce_claims(
         print(f"{name}: left out, {what} is not here (KEDGE_DATA names the folder of data sets)", flush=True)
     print(f"{len(names)} claims, {len(todo)} runs, in {out}", flush=True)
     failed = run_tasks([task for task in todo if task.name not in missing], jobs, lambda line: print(line, flush=True))
-    words = ["kedge", "reproduce", "claims"]
-    words += [] if part is None else ["--part", part]
-    words += [] if only is None else ["--only", ",".join(names)]
-    words += [] if seeds is None else ["--seeds", ",".join(map(str, seeds))]
-    results = results_of(todo, shlex.join(words))
+    results = results_of(todo, command)
     paths = write_results(results, out)
     print(f"\n{table_markdown(results)}\ntable: {paths[-1]}")
     return 3 if failed or missing else 0

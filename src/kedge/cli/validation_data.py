@@ -51,6 +51,29 @@ def training_and_validation(
     return others, unseen_by(first, unseen_by(source, held_out))
 
 
+def images_to_fit_on(source: Source, model: Any, name: str | None, split: str) -> "ImageSet":
+    """The images to fit a step on, in the size and with the classes of the model.
+
+    Raises:
+        ValueError: for test images, and for images that the model may have been trained on, or all but a few of them.
+    """
+    from kedge.data.folders import canonical_split
+
+    part = canonical_split(split) or split
+    if part == "test":
+        raise ValueError(
+            "a step is not fitted on test images: they are there to judge the result, and would praise "
+            "themselves. Take --split val, or other images with --data"
+        )
+    place = source.recipe().get("data")
+    if part != "val" and name in (None, place):
+        raise ValueError(
+            f"--split {split} of {name or place or 'the data'} holds images that the model was trained on, where "
+            "its confidence is no guide. Take --split val, or other images with --data"
+        )
+    return unseen_by(source, load_data({source.name: source}, {source.name: model}, name, split)[0])
+
+
 def _checked(images: "ImageSet", model: Any) -> "ImageSet":
     from kedge.checks import unlike_classes
 
