@@ -49,7 +49,7 @@ def load_data(
         # Not a split of the data: the images that this run held out of training.
         own = next(s for n, s in sources.items() if recipes[n] is recipe)
         images = images_of_run(own, name).val
-        _check_told(own, sources, images)
+        _check_known(own, sources, images)
     elif part == "test" and "test" not in offered and recipe is not None:
         raise ValueError(
             f"{name} has no test images (it has: {', '.join(offered)}). {_instead(sources, recipes)}; for a test "
@@ -81,7 +81,7 @@ def _instead(sources: "dict[str, Source]", recipes: Mapping[str, Any]) -> str:
     )
 
 
-def _check_told(own: "Source", sources: Mapping[str, "Source"], images: "ImageSet") -> None:
+def _check_known(own: "Source", sources: Mapping[str, "Source"], images: "ImageSet") -> None:
     """Raise ValueError where a model may have been trained on images that the run `own` held out, and none can tell.
 
     Images without files are known by their pixels, and drawn by them: in another size they are others.

@@ -129,7 +129,7 @@ def find(word: str, python: bool = False, several: bool = False) -> Source:
         if not python:
             raise ValueError(f"{word} is a Python callable, which only kedge evaluate takes; give a kedge model")
         return Source(None, None, match["attribute"], word)
-    raise FileNotFoundError(_not_found(word))
+    raise FileNotFoundError(_missing(word))
 
 
 def _of_file(path: Path, word: str) -> Source:
@@ -211,7 +211,7 @@ def find_groups(words: Sequence[str]) -> tuple[dict[str, Source], dict[str, list
     groups: dict[str, list[str]] = {}
     names: set[str | None] = set()
     for word in words:
-        name, parts = _taken_apart(word)
+        name, parts = _name_and_models(word)
         if name is not None and name in names:
             raise ValueError(f"two models or groups are called {name!r}: choose another name in {word!r}")
         names.add(name)
@@ -241,7 +241,7 @@ def _same(one: Source, other: Source) -> bool:
     return one.path.resolve() == other.path.resolve()
 
 
-def _taken_apart(word: str) -> tuple[str | None, list[str]]:
+def _name_and_models(word: str) -> tuple[str | None, list[str]]:
     """(name or None, models) of one argument."""
     if _is_there(word):
         return None, [word]
@@ -275,7 +275,7 @@ def _is_there(word: str) -> bool:
     return bool(word.strip()) and (Path(word).exists() or (Path("runs") / word).is_dir())
 
 
-def _not_found(word: str) -> str:
+def _missing(word: str) -> str:
     path, folder = Path(word), Path("runs")
     runs = [name for name in _names(folder) if (folder / name).is_dir()]
     here = f"there are: {', '.join(runs[:8])}" if runs else "there are none here"
