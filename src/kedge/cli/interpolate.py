@@ -93,8 +93,8 @@ def run(
     folder = Path(out) if out else (b.run or b.path).with_name(f"{b.name}-interpolated")
     check_free(folder, overwrite)
     from kedge import weights
-    from kedge.evaluation.sets import limited
     from kedge.evaluation.model_selection import Measure, best
+    from kedge.evaluation.sets import limited
     from kedge.reporting.sweep import sweep_table
     from kedge.weights.wise_ft import between
 
