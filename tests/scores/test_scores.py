@@ -20,6 +20,7 @@ from kedge.scores import (
     Masked,
     MaxLogit,
     Outputs,
+    Score,
     outputs_of,
     usable,
 )
@@ -166,6 +167,20 @@ def test_the_order_of_tables_and_what_each_score_needs():
     assert names(features=logits) == [*of_logits, "knn", "mahalanobis"]
     assert {name for name, score in SCORES.items() if score.fits} >= {"knn", "mahalanobis", "vim"}
     assert len({score.title for score in SCORES.values()}) == len(SCORES)
+
+
+def test_a_score_is_called_like_its_file_where_it_does_not_say_otherwise():
+    class Own(Score):
+        pass
+
+    class Named(Score):
+        name = "mine"
+
+    class Warmer(Energy):
+        pass
+
+    assert {name: score.name for name, score in SCORES.items()} == {name: name for name in SCORES}
+    assert (Own.name, Named.name, Warmer.name) == ("test_scores", "mine", "energy")
 
 
 @pytest.mark.parametrize("name", SCORES)

@@ -88,8 +88,6 @@ class Model(nn.Module):
 
     def for_attack(self, references: Any = None, prepare: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
         """What `answers` computes as a function with gradients and nothing random in it: what an attack must face.
-
-        (A function or network from elsewhere is as random as it is itself.)
         `prepare` is done to the images first, such as a change of size; differentiable.
         """
         return Prepared(self, prepare)
@@ -159,6 +157,10 @@ class CallableModel(Model):
     def feature_layer(self, images: Tensor, references: Any = None) -> nn.Module | None:
         """The last layer of a network; None for a function."""
         return last_layer(self.network, images)
+
+    def for_attack(self, references: Any = None, prepare: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
+        """The callable, after `prepare`; only as random as it is itself."""
+        return Prepared(self.network, prepare)
 
     def fold(self, reference: int = 0) -> nn.Module:
         """An independent copy in eval mode. Raises TypeError for a callable that is no module."""
