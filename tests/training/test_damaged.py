@@ -123,7 +123,7 @@ def test_further_images_that_cannot_be_read_are_counted_over_a_resume(
     monkeypatch.setattr(LastCheckpoint, "on_train_epoch_end", stop)
     with pytest.raises(RuntimeError, match="broken off"):
         fit(recipe(**settings, name="other"), progress=False)
-    monkeypatch.setattr("kedge.data.batches._PhotoLoader._note", lambda self, error: None)  # only what it knew
+    monkeypatch.setattr("kedge.data.photo_loader.PhotoLoader._note", lambda self, error: None)  # only what it knew
     again = fit(resume=whole.folder.parent / "other", progress=False)
     records = [json.loads((each.folder / "run.json").read_text())["unreadable"]["extra"] for each in (whole, again)]
     assert records[0] == records[1]
