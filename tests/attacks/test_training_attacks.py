@@ -12,12 +12,9 @@ from torch import nn
 
 from kedge.attacks import FGSM, PGD, distance
 from tests.attacks.waits import Waits
+from tests.objectives.small import generator
 
 EPS = 8 / 255
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def rising(x):

@@ -13,12 +13,9 @@ import kedge
 from kedge.attacks import FGSM, PGD
 from kedge.objectives import AAER, Anchored, CrossEntropy, Objective, set_progress
 from kedge.objectives.aaer import abnormality
+from tests.objectives.small import generator
 
 EPS = 0.2
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 IMAGES = torch.rand(24, 3, 8, 8, generator=generator(5))

@@ -16,6 +16,7 @@ from kedge.objectives import TRADES, Adversarial, Anchored, CrossEntropy, CutMix
 from kedge.objectives._divergence import divergence
 from kedge.objectives._views import BoundReferences
 from tests.attacks.waits import Waits
+from tests.objectives.small import generator
 
 EPS = 0.1
 ATTACK = PGD(EPS, 3, 0.04)
@@ -60,10 +61,6 @@ def anchored():
         made.stem.reference.weight.add_(0.3 * torch.randn_like(made.stem.reference.weight))
     made.references = torch.rand(3, 3, 8, 8)
     return made.train()
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 IMAGES = torch.rand(16, 3, 8, 8, generator=generator(5))

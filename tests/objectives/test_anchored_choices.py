@@ -7,12 +7,8 @@ from scipy.ndimage import uniform_filter
 from torch import nn
 
 import kedge
-from kedge.objectives import Anchored, CrossEntropy, Mixup, Objective, SquaredError, set_progress
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
+from kedge.objectives import Anchored, CrossEntropy, Mixup, SquaredError, set_progress
+from tests.objectives.small import Spy, generator, one_convolution
 
 IMAGES = torch.rand(40, 3, 8, 8, generator=generator(5))
 TARGETS = torch.randint(4, (40,), generator=generator(6))
@@ -21,20 +17,10 @@ TARGETS = torch.randint(4, (40,), generator=generator(6))
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
-    )
+    net = one_convolution()
     made = kedge.anchor(net, example=(3, 8, 8), mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.1])
     made.references = torch.rand(5, 3, 8, 8)
     return made
-
-
-class Spy(Objective):
-    """Records what a wrapper hands inward."""
-
-    def forward(self, model, images, targets):
-        self.seen = model, images, targets
-        return F.cross_entropy(model(images), targets)
 
 
 def test_alpha_is_ramped_in(model):

@@ -25,15 +25,12 @@ from kedge.objectives import (
 )
 from kedge.objectives._views import Recorded
 from tests.attacks.waits import Waits
+from tests.objectives.small import generator, one_convolution
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 RARE = torch.tensor([0] * 54 + [1] * 5 + [2])  # sixty images of three classes
@@ -43,9 +40,7 @@ IMAGES = torch.rand(60, 3, 8, 8, generator=generator(5))
 
 @pytest.fixture
 def net():
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
-    )
+    return one_convolution(3, activation=nn.Tanh)
 
 
 @pytest.fixture

@@ -14,11 +14,7 @@ from kedge.attacks import PGD
 from kedge.objectives import CURE, TRADES, Anchored, CrossEntropy
 from kedge.objectives._views import BoundReferences, Recorded, bare
 from kedge.objectives.cure import lowest
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
+from tests.objectives.small import generator
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=generator(5))
 TARGETS = torch.randint(4, (12,), generator=generator(6))

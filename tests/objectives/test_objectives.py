@@ -8,6 +8,7 @@ from torch import nn
 
 import kedge
 from kedge.objectives import Anchored, CrossEntropy, CutMix, Mixup, Objective, SquaredError
+from tests.objectives.small import Spy, generator, one_convolution
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +18,7 @@ def _seed():
 
 @pytest.fixture
 def net():
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
-    )
+    return one_convolution()
 
 
 @pytest.fixture
@@ -29,18 +28,6 @@ def model(net):
         made.stem.reference.weight.add_(0.3 * torch.randn_like(made.stem.reference.weight))
     made.references = torch.rand(3, 3, 8, 8)
     return made
-
-
-class Spy(Objective):
-    """Records what a wrapper hands inward."""
-
-    def forward(self, model, images, targets):
-        self.seen = model, images, targets
-        return F.cross_entropy(model(images), targets)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 IMAGES = torch.rand(16, 3, 8, 8, generator=generator(5))

@@ -1,7 +1,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 import kedge
 from kedge.attacks import PGD
@@ -12,16 +11,12 @@ from kedge.objectives import (
     CrossEntropy,
     Mixup,
     Noise,
-    Objective,
     SquaredError,
     set_looks,
 )
+from tests.objectives.small import Spy, generator, one_convolution
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.1]
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 IMAGES = torch.rand(64, 3, 8, 8, generator=generator(5))
@@ -31,22 +26,12 @@ TARGETS = torch.randint(4, (64,), generator=generator(6))
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
-    )
+    return one_convolution()
 
 
 @pytest.fixture
 def plain(net):
     return kedge.plain(net, example=(3, 8, 8), mean=MEAN, std=STD)
-
-
-class Spy(Objective):
-    """Records what a wrapper hands inward."""
-
-    def forward(self, model, images, targets):
-        self.seen = model, images, targets
-        return F.cross_entropy(model(images), targets)
 
 
 def test_a_residual_is_what_masking_shows_of_an_image(net, plain):

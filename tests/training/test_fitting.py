@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import warnings
 
 import pytest
@@ -401,29 +402,29 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(tiny, tmp_path, monkeypatch):
 # Resuming
 
 
-@pytest.fixture
-def broken_off(tiny, tmp_path, breaking, monkeypatch):
+NESTED = [{"Mixup": {"alpha": 0.3}}, "Anchored", "CrossEntropy"]
+
+
+@pytest.fixture(scope="module")
+def broken_off_once(recipes, break_off, tmp_path_factory):
     """A run of three epochs that was interrupted in its second."""
-    with pytest.MonkeyPatch.context() as patch:
-        original = Run.training_step
+    folder = tmp_path_factory.mktemp("broken-off")
+    break_off(recipes(folder)(epochs=3, ema=0.95, objective=NESTED), batch=3)
+    return folder
 
-        def step(run, batch, index):
-            if run.current_epoch == 1 and index == 3:
-                raise KeyboardInterrupt
-            return original(run, batch, index)
 
-        patch.setattr(Run, "training_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            fit(
-                tiny(epochs=3, ema=0.95, objective=[{"Mixup": {"alpha": 0.3}}, "Anchored", "CrossEntropy"]),
-                progress=False,
-            )
-    return tmp_path / "run"
+@pytest.fixture
+def broken_off(broken_off_once, tmp_path):
+    """That run, as if it had been broken off here."""
+    run = shutil.copytree(broken_off_once / "run", tmp_path / "run")
+    recipe = run / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(str(broken_off_once), str(tmp_path)))
+    return run
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tiny, broken_off):
     resumed = fit(resume=broken_off, progress=False)
-    recipe = tiny(name="whole", epochs=3, ema=0.95, objective=[{"Mixup": {"alpha": 0.3}}, "Anchored", "CrossEntropy"])
+    recipe = tiny(name="whole", epochs=3, ema=0.95, objective=NESTED)
     whole = fit(recipe, progress=False)
     states = [torch.load(r.folder / "last.ckpt", weights_only=True)["state_dict"] for r in (resumed, whole)]
     assert same(*states)
@@ -439,7 +440,7 @@ def test_an_epoch_whose_row_was_written_but_not_its_checkpoint_is_not_doubled(br
 
 def test_a_run_without_a_checkpoint_starts_over(tiny, tmp_path, broken_off):
     (broken_off / "last.ckpt").unlink()
-    recipe = tiny(name="whole", epochs=3, ema=0.95, objective=[{"Mixup": {"alpha": 0.3}}, "Anchored", "CrossEntropy"])
+    recipe = tiny(name="whole", epochs=3, ema=0.95, objective=NESTED)
     assert same(weights(fit(resume=broken_off, progress=False).model), weights(fit(recipe, progress=False).model))
 
 

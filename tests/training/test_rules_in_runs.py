@@ -76,19 +76,9 @@ def test_both_passes_of_sam_draw_alike_and_are_counted_once(tiny, name):
         {"optimizer": [{"sam": {"rho": 0.1}}, "orthograd", "sgd"], "schedule": {"cosine": {"floor": 0.1}}},
     ],
 )
-def test_a_run_that_was_broken_off_ends_as_it_would_have(tiny, fields):
+def test_a_run_that_was_broken_off_ends_as_it_would_have(tiny, fields, break_off):
     recipe = {**BUSY, "objective": MASKED, "epochs": 3, **fields}
-    with pytest.MonkeyPatch.context() as patch:
-        original = Run.training_step
-
-        def step(run, batch, index):
-            if run.current_epoch == 1 and index == 2:
-                raise KeyboardInterrupt
-            return original(run, batch, index)
-
-        patch.setattr(Run, "training_step", step)
-        with pytest.raises(KeyboardInterrupt):
-            fit(tiny(**recipe), progress=False)
+    break_off(tiny(**recipe))
     resumed = fit(resume=tiny().runs + "/run", progress=False)
     whole = fit(tiny(**recipe, name="whole"), progress=False)
     assert same(state(resumed), state(whole))

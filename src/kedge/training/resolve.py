@@ -159,7 +159,7 @@ def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape:
     """Fill in optimizer, learning rate, weight decay and epochs by what the network is and starts from."""
     assert recipe.batch_size is not None
     attacking = _attacking(recipe)
-    tuned = bool(recipe.pretrained) and not attacking  # measured on photos: docs/train-your-own.md
+    tuned = bool(recipe.pretrained) and not attacking  # measured on photos: docs/photos.md
     *wrappers, (rule, settings) = methods("optimizer", recipe.optimizer)
     if rule == "auto":  # transformers and their kin train badly with SGD
         transformer = any(isinstance(m, nn.LayerNorm) for m in network.modules())
@@ -238,7 +238,7 @@ def _kinds(entries: list[Any]) -> list[type[nn.Module]]:
 
 
 def _default_objective(anchored: bool, pretrained: bool) -> list[Any]:
-    if pretrained:  # measured on photos: docs/train-your-own.md
+    if pretrained:  # measured on photos: docs/photos.md
         loss: list[Any] = [{"CrossEntropy": {"label_smoothing": 0.1}}]
         return [{"Anchored": {"alpha": 0.0}}, *loss] if anchored else loss
     # Measured from scratch: docs/decisions/masking.md.

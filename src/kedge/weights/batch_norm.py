@@ -25,7 +25,7 @@ def freeze_statistics(model: nn.Module) -> None:
 
     Scale and shift still train. `model.train()` undoes it: call this after it. A few thousand photos in small batches
     are worse statistics than those of the images that a network was published with: on 540 photos one pass in training
-    mode, with no weight changed, took a network from 78 to 58 % (docs/train-your-own.md).
+    mode, with no weight changed, took a network from 78 to 58 % (docs/photos.md).
     """
     for layer in tracked(model):
         layer.eval()

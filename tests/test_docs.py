@@ -1,0 +1,229 @@
+"""The pages of the documentation: how they begin, and that commands and programs run as they are written."""
+
+import ast
+import copy
+import importlib
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import kedge
+from kedge import cli
+from tests.hub_stand_in import TOKEN
+from tests.photo_folder import write_photos
+
+ROOT = Path(__file__).parents[1]
+WRITTEN = ("methods", "measured", "_build")  # by a build, or parts of such pages
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if not set(WRITTEN) & set(page.parts)]
+RECORDS = ("changelog.md", "decisions/", "results/anchoring.md", "results/photos.md")
+SMALL = ["--epochs", "1", "--workers", "0", "--device", "cpu"]
+NETWORK = ["--model", "kedge_resnet_small", "--arguments.width", "4"]
+
+
+def name(page):
+    return page.relative_to(ROOT / "docs").as_posix() if page.is_relative_to(ROOT / "docs") else page.name
+
+
+def blocks(page):
+    """The programs and commands of a page in order: ("python", its text) or ("console", a command line)."""
+    listed = []
+    for kind, text in re.findall(r"```(python|console|yaml)\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        if kind != "console":
+            listed.append((kind, text))
+        else:
+            lines = (
+                line.removeprefix("$ ") for line in text.splitlines() if page.name == "README.md" or line[:2] == "$ "
+            )
+            listed += [(kind, line) for line in lines]
+    return listed
+
+
+def arguments(line):
+    """The words behind `kedge` in a command line; None of a line that runs something else."""
+    words = shlex.split(line, comments=True)
+    return words[words.index("kedge") + 1 :] if "kedge" in words else None
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if not name(p).startswith(RECORDS)], ids=name)
+def test_a_page_begins_with_three_lines_and_code(page):
+    title, _, *rest = page.read_text(encoding="utf-8").split("\n")
+    assert title.startswith("# ")
+    assert all(rest[:3])
+    assert rest[3] == ""
+    assert re.fullmatch(r"```(python|console)", rest[4])
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=name)
+def test_commands_have_the_flags_and_programs_the_names_that_a_page_uses(page):
+    for kind, text in blocks(page):
+        if kind == "console":
+            words = arguments(text)
+            if words and words[0] in cli.COMMANDS and words[1:] != ["--help"]:
+                parser = importlib.import_module(f"kedge.cli.{words[0]}").parser()
+                assert not isinstance(cli._parse(parser, words[1:]), int), text
+            for module in re.findall(r"python -m (benchmarks[.\w]+)", text):
+                assert importlib.util.find_spec(module), text
+        for node in ast.walk(ast.parse(text if kind == "python" else "")):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("kedge"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, each.name) for each in node.names), ast.unparse(node)
+            elif isinstance(node, ast.Attribute) and re.fullmatch(r"kedge(\.\w+)+", ast.unparse(node)):
+                value = kedge
+                for part in ast.unparse(node).split(".")[1:]:
+                    value = getattr(value, part)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A folder with what the pages speak of: photos of ten classes, others, new ones, and two runs."""
+    folder = tmp_path_factory.mktemp("world")
+    classes = tuple(str(digit) for digit in range(10))
+    write_photos(folder / "photos" / "train", classes, each=12)
+    write_photos(folder / "photos" / "test", classes, each=4, seed=1)
+    write_photos(folder / "other-photos", ("ant", "bee"), each=30, seed=2)
+    write_photos(folder / "new-photos", (".",), each=5, seed=3)
+    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(folder / "photo.jpg")
+    write_photos(folder / "imagenet-r", ("n01443537", "n01484850", "n01494475"), each=2, seed=4)
+    (folder / "textures").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(
+        folder / "textures" / "frost1.png"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run = ["train", "--data", "photos", *NETWORK, *SMALL]
+        assert cli.main([*run, "--references", "3", "--name", "first"]) == 0
+        assert cli.main([*run, "--anchored", "false", "--name", "plain"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(world, tmp_path, monkeypatch):
+    """A copy of the world to walk through a page in; gives copies of its runs other names."""
+    shutil.copytree(world, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    def runs(**names):
+        for other, run in names.items():
+            shutil.copytree(tmp_path / "runs" / run, tmp_path / "runs" / other, dirs_exist_ok=True)
+        return tmp_path
+
+    return runs
+
+
+def values():
+    """What programs of the pages are about: a trained model, images with labels, answers and scores."""
+    torch.manual_seed(0)
+    model, plain = kedge.load("runs/first"), kedge.load("runs/plain")
+    train_set, test_set = (kedge.data.load("photos", part) for part in ("train", "test"))
+    images, labels = torch.rand(40, 1, 8, 8), torch.arange(40) % 10
+    logits = torch.randn(40, 10)
+    probs = logits.softmax(1)
+    confidence, predicted = probs.max(1)
+    correct = predicted == labels
+    return {
+        "kedge": kedge, "model": model, "network": kedge.networks.create("kedge_resnet_small", 10, 1, 8),
+        "any_callable": plain, "before": plain, "after": copy.deepcopy(plain), "evaluate": lambda each: {"clean": 0.5},
+        "start": plain.predict(images), "tuned": model.predict(images), "average": plain.predict(images),
+        "images": images, "labels": labels, "indices": torch.arange(40), "loader": [(images, labels)] * 2,
+        "train_set": train_set, "validation_set": test_set, "familiar": test_set,
+        "others": kedge.data.load("other-photos", "train"),
+        "batches_of_training_images": [x.float() / 255 for x, _ in train_set.batches(60)],
+        "train_labels": train_set.labels, "classes": 10, "logits": logits, "probs": probs, "predicted": predicted,
+        "confidence": confidence, "correct": correct, "other": (confidence, correct),
+        "nll": -confidence.log(), "brier": (1 - confidence) ** 2, "inside": torch.randn(50) + 1,
+        "outside": torch.randn(40), "a": torch.randn(30), "b": torch.randn(30),
+    }  # fmt: skip
+
+
+def walk(page, changes=None, skip=(), names=None):
+    """Run a page from top to bottom: its commands in this process, its programs in one namespace."""
+    names = values() if names is None else names
+    for kind, text in blocks(ROOT / "docs" / page):
+        for old, new in (changes or {}).items():
+            text = text.replace(old, new)
+        if any(word in text for word in skip):
+            continue
+        if kind == "yaml":
+            Path("wider.yaml").write_text(text)  # what docs/reproduce.md calls it
+        elif kind == "python":
+            exec(compile(text, page, "exec"), names)
+        words = arguments(text) if kind == "console" else None
+        if words is None:
+            continue
+        if words[0] in ("train", "adapt"):
+            free = words[0] == "train" and not {"--model", "--config", "--init_from", "--init-from"} & set(words)
+            words += [*SMALL, *NETWORK] if free else SMALL if words[0] == "train" else ["--epochs", "1"]
+            words += ["--train_images", "300"] if words[0] == "train" and "digits" in words else []
+        if words[0] == "evaluate":
+            words += ["--device", "cpu", "--limit", "40", "--attack_images", "8"]
+            words += [] if {"--shift", "--unlabelled"} & set(words) else ["--shift", "fog", "--severities", "3"]
+        assert cli.main(words) == 0, text
+    return names
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(here, tmp_path):
+    pytest.importorskip("onnxscript")
+    here()
+    shutil.rmtree("photos")
+    shutil.rmtree("runs")
+    walk("train-your-own.md", names={})
+    assert len((tmp_path / "answers.csv").read_text().splitlines()) == 1 + 359
+    assert (tmp_path / "runs" / "mine" / "mine.onnx").is_file()
+    assert (tmp_path / "runs" / "mine" / "evaluation" / "report.html").is_file()
+
+
+# By page: the runs that are there, what is cut short or lies elsewhere here, and lines that need another machine.
+MINE, FIVE = {"mine": "first"}, "linear-probe,anchored-probe,finetune,lp-ft,wise-ft"
+WALKS = {
+    "anchoring.md": ({}, {}, ()),
+    "api.md": (MINE, {}, ()),
+    "attacks.md": ({}, {}, ()),
+    "calibration.md": (MINE, {"0.7,0.2,0.1": ",".join(["0.1"] * 10)}, ()),
+    "calibration-errors.md": ({}, {}, ()),
+    "corruptions.md": ({}, {"path/to/textures": "textures"}, ()),
+    "metrics.md": ({}, {}, ()),
+    "published-sets.md": ({}, {"~/data/": "", "tiny_imagenet32_jpeg": "photos"}, ("kedge evaluate",)),
+    "scores.md": ({}, {}, ()),
+}
+SLOW = {
+    "adapt.md": ({}, {FIVE + " --shots 1,5 --draws 3": "linear-probe --shots 1 --draws 1", "epochs=5": "epochs=1"}, ()),
+    "deploy.md": ({"litter": "first"}, {"trashnet160": "photos"}, ()),
+    "files.md": ({}, {"/scratch/runs": "elsewhere"}, ()),
+    "interpolate.md": (
+        {"tuned": "plain"},
+        {"--epochs 20": "", "steps: 10": "steps: 2", "--sweep": "--sweep --limit 30"},
+        ("runs/tuned",),
+    ),
+    "million.md": ({"litter": "first"}, {}, ("torchrun", "srun", "shards/", "rows.jsonl")),
+    "outliers-and-teachers.md": ({"big": "plain"}, {"224, 3": "8, 1"}, ()),
+    "photos.md": ({}, {}, ("--weights",)),
+    "reproduce.md": ({}, {"epochs: 10": "epochs: 1", "seeds: 3": "seeds: 1", "[0, 1, 2]": "[0]"}, ("--jobs",)),
+    "robust.md": ({}, {"range(10)": "range(1)", "steps=10": "steps=2"}, ()),
+    "share.md": ({**MINE, "litter": "first"}, {"trashnet160": "photos"}, ()),
+    "training.md": ({"litter": "first"}, {}, ("--devices", "convnext")),
+    "trust.md": (
+        {**MINE, "standard": "plain", "anchored": "first"}
+        | {f"{group}-{seed}": "first" for group in ("old", "new") for seed in range(2)},
+        {"mnist,textures --near cifar100": "other-photos", "old-1,old-2": "old-1", "new-1,new-2": "new-1"},
+        (),
+    ),
+    "unlabelled.md": ({}, {"--epochs 10": ""}, ()),
+}
+
+
+@pytest.mark.parametrize("page", [*WALKS, *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)])
+def test_a_page_runs_as_it_is_written(page, here, hub, monkeypatch):
+    runs, changes, skip = (WALKS | SLOW)[page]
+    here(**runs)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    walk(page, changes, skip)
+    if page == "trust.md":
+        walk("results.md")  # about the file that the first has written
