@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from kedge import catalog
-from kedge.own_code import near_names
 
 __all__ = ["Sampler", "make_sampler"]
 
@@ -21,10 +20,7 @@ def make_sampler(spec: Any) -> Sampler:
     Raises:
         ValueError: for a name or an argument that is none.
     """
-    name, settings = catalog.spelled("samplers", spec)
-    function = catalog.get("samplers", name)
-    known = [key for key in catalog.arguments(function) if key not in _OF_THE_RUN]
-    for key in settings:
-        if key not in known:
-            raise ValueError(f"sampler {name} has no argument {key!r}{near_names(key, known)}")
-    return partial(function, **settings) if settings else function
+    part, *_ = catalog.parts("samplers", spec)
+    if reserved := [key for key in part.values if key in _OF_THE_RUN]:
+        raise ValueError(f"sampler {part.name} has no argument {reserved[0]!r} to set: it comes from the run")
+    return partial(part.method, **part.values) if part.values else part.method

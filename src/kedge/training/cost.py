@@ -13,7 +13,7 @@ from kedge.named_model import run_of
 from kedge.objectives import Objective, set_progress
 from kedge.training.build import make_rule, step_passes
 from kedge.training.recipe import Recipe
-from kedge.training.recorded import recorded, recorded_facts
+from kedge.training.recorded import recorded_facts
 from kedge.training.start_from import find_start
 
 __all__ = ["Cost", "check_room", "costs", "earlier_passes", "least_room"]
@@ -71,12 +71,9 @@ def earlier_passes(recipe: Recipe) -> float | None:
     if folder is None or (run := run_of(folder)) is None:
         return None
     try:
-        facts = recorded_facts(run)
-        if "cost" in facts:
-            before = facts["cost"]["earlier"]
-            own = 0.0 if folder.name == "start" else float(facts["cost"]["passes"])
-            return None if before is None else own + float(before)
-        return float(recorded(run)["epochs"]) * float(facts["data"]["train"])
+        cost = recorded_facts(run)["cost"]
+        own = 0.0 if folder.name == "start" else float(cost["passes"])
+        return None if cost["earlier"] is None else own + float(cost["earlier"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

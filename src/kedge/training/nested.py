@@ -178,24 +178,20 @@ def check_methods(values: Mapping[str, Any], source: str = "") -> None:
 
 def code_of(values: Mapping[str, Any]) -> list[str]:
     """The names in a recipe, as a mapping, that ask for code which is not kedge's."""
-    return [name for names in _code_by_key(values).values() for name in names]
+    return [name for _, name in _code(values)]
 
 
 def check_code(values: Mapping[str, Any], source: str = "") -> None:
     """Raise ValueError, in words that name the key, for such a name where nothing said that it may be imported."""
-    for key, names in _code_by_key(values).items():
-        for name in names:
-            check_allowed(name, f"{source}{key}")
+    for key, name in _code(values):
+        check_allowed(name, f"{source}{key}")
 
 
-def _code_by_key(values: Mapping[str, Any]) -> dict[str, list[str]]:
-    entries = {key: values.get(key) or [] for key in _METHODS}
-    return {
-        key: [
-            name for spec in (value if isinstance(value, list) else [value]) for name in _code_in(_METHODS[key], spec)
-        ]
-        for key, value in entries.items()
-    }
+def _code(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, room in _METHODS.items():
+        value = values.get(key) or []
+        for spec in value if isinstance(value, list) else [value]:
+            yield from ((key, name) for name in _code_in(room, spec))
 
 
 def _code_in(room: str, spec: Any) -> list[str]:
