@@ -270,7 +270,7 @@ def test_a_model_of_values(tmp_path):
     kedge.save(kedge.plain(network, example=(1, 8, 8), task="regression"), tmp_path / "values")
     refused(tmp_path, ValueError, "is a model for regression", init_from=str(tmp_path / "values"))
     recipe = Recipe(**{**FOUR, "name": "no", "runs": str(tmp_path), "arguments": {}})
-    with pytest.raises(ValueError, match="start: .* for regression, and this is classification"):
+    with pytest.raises(ValueError, match=r"start: .* for regression, and this is classification"):
         fit(recipe, start=kedge.load(tmp_path / "values"), progress=False)
 
 
