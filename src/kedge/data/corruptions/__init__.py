@@ -17,6 +17,7 @@ and where it stands among them (`place`). `NAMES` are the nineteen, `CBAR` the t
 stand for, `CORRUPTIONS` the nineteen with their functions and levels; all are read from the files.
 """
 
+import difflib
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,6 @@ from typing import Any
 import torch
 
 from kedge.data.corruptions._base import Corruption, Levels, corruption, groups, known
-from kedge.own_code import near_names
 from kedge.seeds import derive_keys
 
 __all__ = [
@@ -167,4 +167,6 @@ def expand(names: str | Iterable[str]) -> list[str]:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    return f"no corruption called {name!r}{near_names(name, known) or '.'} There are: {', '.join(known)}"
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)  # "jpeg" is not nearer to jpeg_compression
+    hint = f"; did you mean {' or '.join(near)}?" if near else "."
+    return f"no corruption called {name!r}{hint} There are: {', '.join(known)}"
