@@ -87,12 +87,12 @@ def reject_rule(
             )
         above = torch.nextafter(odds.max(), odds.new_tensor(torch.inf))
         least = float(above) if fitting is None else fitting
-    kept, accuracy = metrics.selective_accuracy(odds, correct, least)
+    answered, accuracy = metrics.selective_accuracy(odds, correct, least)
     return {
         "score": "confidence",
-        **rule_from(least, met=kept > 0),
+        **rule_from(least, met=answered > 0),
         **({"coverage": coverage} if risk is None else {"risk": risk}),
-        "validation_coverage": kept,
+        "validation_coverage": answered,
         "validation_accuracy": accuracy,
     }
 

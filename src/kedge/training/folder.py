@@ -173,21 +173,21 @@ class RunFolder:
         for folder in self.path.glob("snapshots/*"):
             sweep(folder)
 
-    def recipe(self, given: "Recipe | dict[str, Any] | None" = None) -> Recipe:
-        """The recipe of the run, with the few fields taken from `given` that a resumed run may change.
+    def recipe(self, changes: "Recipe | dict[str, Any] | None" = None) -> Recipe:
+        """The recipe of the run, with the few fields taken from `changes` that a resumed run may change.
 
-        Raises ValueError naming the first other field in which `given` differs.
+        Raises ValueError naming the first other field in which `changes` differs.
         """
         stored = read_recipe(self.path / "recipe.yaml")
         if not recorded(self.path):
             raise ValueError(f"{self.path / 'recipe.yaml'} is empty: it was cut off. Put it back, or start a new run")
-        if given is None:
+        if changes is None:
             return stored
-        if isinstance(given, Recipe):
+        if isinstance(changes, Recipe):
             original = Recipe.from_dict(self.facts().get("given", {}))
-            other, keys = given, [k for k in changed(original, given) if k in changed(stored, given)]
+            other, keys = changes, [k for k in changed(original, changes) if k in changed(stored, changes)]
         else:
-            values = Recipe.typed(given)
+            values = Recipe.typed(changes)
             other = Recipe.from_dict({**asdict(stored), **values})
             keys = [k for k in changed(stored, other) if k in values]
         for key in keys:
