@@ -27,6 +27,7 @@ from kedge.training.start_from import started
 __all__ = [
     "add_record",
     "check_origins",
+    "differences",
     "finished",
     "load_outcome",
     "note_origins",
@@ -35,7 +36,12 @@ __all__ = [
     "write_outcome",
 ]
 
-_WORDS = {"model": "the weights of the model", "train": "the training images", "val": "the validation images"}
+_WORDS = {
+    "model": "the weights of the model",
+    "train": "the training images",
+    "val": "the validation images",
+    "test": "the test images",
+}
 _FILE = "adapted.json"
 
 
@@ -126,14 +132,7 @@ def check_origins(out: Path, origins: Mapping[str, Mapping[str, Any]]) -> None:
             if finished(out / how):
                 raise ValueError(f"{out / how} does not say what it was adapted from: name another folder (--out)")
             continue
-        before = known[how]
-        differing = [
-            f"{_WORDS[key]} differ"
-            if key in _WORDS
-            else f"{key} is {_word(before.get(key))} there, {_word(now[key])} here"
-            for key in now
-            if now[key] != before.get(key)
-        ]
+        differing = differences(known[how], now)
         if differing:
             raise ValueError(
                 f"{out / how} was made otherwise ({'; '.join(differing)}): name another folder (--out), or delete "
@@ -155,6 +154,15 @@ def _known(out: Path) -> dict[str, Any]:
     if not all(isinstance(origin, dict) for origin in known.values()):
         raise ValueError(f"{path} does not say what each way was adapted from: it was changed")
     return known
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what something was made otherwise than it would be now, in words."""
+    return [
+        f"{_WORDS[key]} differ" if key in _WORDS else f"{key} is {_word(before.get(key))} there, {_word(value)} here"
+        for key, value in now.items()
+        if value != before.get(key)
+    ]
 
 
 def _word(value: Any) -> str:

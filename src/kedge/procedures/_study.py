@@ -20,7 +20,7 @@ from kedge.files import sweep, write_together
 from kedge.json_text import read_json
 from kedge.procedures._adapt import adapt, check_images, pixel_model
 from kedge.procedures._base import origins, procedure, way
-from kedge.procedures._folder import check_origins, origin_of
+from kedge.procedures._folder import check_origins, differences, origin_of
 from kedge.procedures._settings import Settings
 
 __all__ = ["draw_shots", "study", "table"]
@@ -252,12 +252,7 @@ def _earlier(out: Path, measure: Mapping[str, Any], anew: set[tuple[Any, ...]]) 
     if not (isinstance(rows, list) and isinstance(then, dict) and all(map(_is_row, rows))):
         raise ValueError(f"{path} does not hold the rows of kedge adapt: name another folder (--out)")
     other_rows = [row for row in rows if (row["how"], row["shots"], row["draw"]) not in anew]
-    differing = [
-        "the test images differ" if key == "test" else f"{key} is {then.get(key)} there, {measure[key]} here"
-        for key in measure
-        if measure[key] != then.get(key)
-    ]
-    if other_rows and differing:
+    if other_rows and (differing := differences(then, measure)):
         ways = ", ".join(dict.fromkeys(f"{row['how']} ({_words(row['shots'])})" for row in other_rows))
         raise ValueError(
             f"{path} has rows measured otherwise ({'; '.join(differing)}), and one table cannot hold both: ask for "

@@ -170,18 +170,10 @@ def calibrate(
         model.steps, model.reject = earlier
         raise
     new = kind(value)(logits)
-    before, after = logits.softmax(1), new.softmax(1)
-    record: dict[str, Any] = {
-        "fitted_on": f"{validation.name} ({validation.split})",
-        "images": len(labels),
-        "nll_before": float(metrics.nll(before, labels)),
-        "nll_after": float(metrics.nll(after, labels)),
-        "ece_before": float(metrics.calibration_error(before, labels)),
-        "ece_after": float(metrics.calibration_error(after, labels)),
-    }
-    if kind.changes_labels:
-        record["accuracy_before"] = float(metrics.accuracy(before, labels))
-        record["accuracy_after"] = float(metrics.accuracy(after, labels))
+    before, after = measures(logits, labels), measures(new, labels)
+    record: dict[str, Any] = {"fitted_on": f"{validation.name} ({validation.split})", "images": len(labels)}
+    for name in ("nll", "ece", *(["accuracy"] if kind.changes_labels else [])):
+        record |= {f"{name}_before": before[name], f"{name}_after": after[name]}
     rule = model.reject
     goal = _goal(rule)
     if goal:
