@@ -24,10 +24,10 @@ from typing import Any
 
 import kedge.data
 from benchmarks.side_by_side import command, lines, table
-from kedge.adaptation.studies import spread
 from kedge.evaluation import evaluate
 from kedge.evaluation.provenance import machine, now
 from kedge.files import write_text
+from kedge.procedures._study import spread
 from kedge.training import Recipe, RunResult, fit
 
 RESULTS = Path(__file__).parent / "results"

@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kedge.data import DataError, TensorSet, reference_subset, split_validation
-from kedge.data.splitting import split_by_position
 
 
 def numbered_set(labels: list[int], classes: int | None = None) -> TensorSet:
@@ -110,14 +109,6 @@ def test_a_part_of_a_set_is_not_divided_by_the_same_seed_again():
     with pytest.raises(DataError, match=r"none of \d+ images falls to validation with seed 3 .* Take another seed"):
         split_validation(rest, 0.1, seed=3)
     assert len(split_validation(rest, 0.1, seed=4)[1]) > 10
-
-
-def test_the_draw_by_positions_of_earlier_versions_is_what_it_was():
-    """Positions that were held out before images were told by their content, noted then."""
-    images = numbered_set([0, 1, 2] * 20)
-    train, val = split_by_position(images, 0.2, seed=3)
-    assert positions(val) == [2, 3, 17, 22, 32, 34, 39, 51, 52, 53, 54, 58]
-    assert sorted(positions(train) + positions(val)) == list(range(60))
 
 
 def test_another_seed_is_another_split():

@@ -118,7 +118,7 @@ def test_the_first_phase_goes_on_where_it_was_broken_off(body, digits, tmp_path,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "_finish", killed)
+        patch.setattr(fitting, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             adapt(body, train, val, out=tmp_path / "cut", **asked)
     assert (tmp_path / "cut" / "finetune" / "last.ckpt").is_file()

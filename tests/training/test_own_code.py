@@ -13,7 +13,7 @@ from kedge.cli.foreign import load_callable
 from kedge.data import load
 from kedge.procedures._base import Context
 from kedge.procedures._settings import Settings
-from kedge.procedures._tuning import tune
+from kedge.procedures._stages import tune
 from kedge.training import fit, load_recipe
 from kedge.training.facts import EarlierRun, check_run
 from kedge.training.folder import RunFolder

@@ -252,14 +252,15 @@ def test_what_is_missing_of_a_run_that_is_over_is_made(over, rooms, missing, cap
     assert "nothing is left to do" in capsys.readouterr().out
 
 
-def test_a_run_that_was_broken_off_before_its_recipe_starts_again(tmp_path, rooms, caplog):
-    """As earlier versions left it, which wrote the recipe last."""
+def test_a_run_takes_an_empty_folder_and_no_other(tmp_path, rooms):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=r"before it began.*start it again.*--name run"):
+    with pytest.raises(FileNotFoundError, match=r"run is not the folder of a run: it holds no recipe\.yaml"):
         fit(resume=tmp_path / "run")
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not overwritten"):
+        fit(recipe(tmp_path), progress=False)
+    (tmp_path / "run" / "mine.txt").unlink()
     assert ends_alike(fit(recipe(tmp_path), progress=False), rooms)
-    assert "was broken off before it began: it is started again" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["images.safetensors", "run.json", "recipe.yaml"])

@@ -90,11 +90,10 @@ def run(
         kedge adapt timm/resnet18.a1_in1k --data flowers                  published weights (needs a network)
     """
     from kedge.adaptation import Settings
-    from kedge.adaptation.shots import parse_shots
 
     check_range("seed", seed, 0, 2**32 - 1)
     hows = list(dict.fromkeys(resolve("procedures", word).replace("_", "-") for word in separated(how)))
-    counts, levels = parse_shots(separated(shots)), whole_numbers(severities)
+    counts, levels = _shots(separated(shots)), whole_numbers(severities)
     ood, near = separated(ood), separated(near)
     check_words(["none"], levels)
     check_sets(ood, near)
@@ -159,6 +158,18 @@ def run(
     first = f"{'all' if counts[-1] is None else counts[-1]}-0"
     print(f"models: {folder}/{first}/{hows[-1]}, ...   results: {folder / 'results.json'}")
     return 0
+
+
+def _shots(words: list[str]) -> list[int | None]:
+    """Numbers of images of each class, and None for `all`, in the order given. Raises ValueError for anything else."""
+    counts: list[int | None] = []
+    for word in words:
+        if word != "all" and not (word.isdigit() and int(word) > 0):
+            raise ValueError(f"--shots are whole numbers above 0, or all, got {word!r}")
+        value = None if word == "all" else int(word)
+        if value not in counts:
+            counts.append(value)
+    return counts
 
 
 def _share(text: str) -> float | str:

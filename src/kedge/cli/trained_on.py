@@ -33,32 +33,19 @@ def images_of_run(source: Source, place: str | None = None, held_out: bool = Tru
     return images
 
 
-def trained_by(source: Source, deep: bool = False) -> "ImageRecord | None":
-    """What is known of the images that a model was trained on; None if nothing is.
-
-    `deep`: of a run of an earlier version, draw them again.
-    """
+def trained_by(source: Source) -> "ImageRecord | None":
+    """What is known of the images that a model was trained on; None if nothing is."""
     from kedge.training.record import ImageRecord
 
     if source.members:
-        records = [trained_by(member, deep) for member in source.members]
+        records = [trained_by(member) for member in source.members]
         return ImageRecord.union([record for record in records if record is not None]) if all(records) else None
-    record = source.record()
-    if record is not None or not deep or not source.recipe().get("data"):
-        return record
-    from kedge.training.held_out import RunImages
-
-    assert source.run is not None
-    try:
-        images = RunImages(source.run)
-        return None if images.own_part else ImageRecord.of(images.train, None, known=images.recipe.init_from is None)
-    except ValueError:
-        return None
+    return source.record()
 
 
 def counters(sources: Mapping[str, Source], images: "ImageSet") -> dict[str, Callable[[Any], int | None]]:
     """For each model of which that is known, what counts the images of a set that it was trained on."""
-    known = {name: trained_by(source, deep=images.split == "val") for name, source in sources.items()}
+    known = {name: trained_by(source) for name, source in sources.items()}
     return {name: record.count for name, record in known.items() if record is not None}
 
 
@@ -70,7 +57,7 @@ def unseen_by(source: Source, images: "ImageSet") -> "ImageSet":
     """
     from kedge.training.held_out import unseen
 
-    record = trained_by(source, deep=True)
+    record = trained_by(source)
     others = images if record is None else unseen(images, record, source.name)
     if len(others) < len(images):
         print(f"left out, as {source.name} was trained on them: {len(images) - len(others)} images", file=sys.stderr)

@@ -85,7 +85,7 @@ def _checked(images: "ImageSet", model: Any) -> "ImageSet":
 
 def joint_record(a: Source, b: Source) -> "ImageRecord | None":
     """What the images are to an average of two models: seen by it is what either was trained on; None if not known."""
-    own, other = b.record(), trained_by(a, deep=True)
+    own, other = b.record(), trained_by(a)
     if own is None:
         return None
     if other is None or own.keys_of != other.keys_of:

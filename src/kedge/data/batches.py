@@ -261,10 +261,11 @@ class _TensorLoader:
 
     def epoch(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         pixels, labels = self._placed = self._placed or self._place()  # not before: a length alone needs no copy
+        pin = pixels.device.type == "cpu" and torch.cuda.is_available()  # asked once: it takes a while
         # All indices of the epoch go over at once, so that no batch waits for the host.
         for index in torch.cat(batches).to(pixels.device).split([len(batch) for batch in batches]):
             # index_select copies whole images; images[index] goes through them pixel by pixel.
-            yield _pinned(pixels.index_select(0, index).permute(0, 3, 1, 2), labels.index_select(0, index))
+            yield _pinned(pixels.index_select(0, index).permute(0, 3, 1, 2), labels.index_select(0, index), pin)
 
     def _place(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The set's pixels [N, H, W, C], the order that augmentation and convolutions are fast in, and its labels."""
@@ -287,12 +288,11 @@ class _ItemLoader:
         self._images = images
 
     def epoch(self, batches: list[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        pin = torch.cuda.is_available()
         for index in batches:
-            yield _pinned(torch.stack([self._images[i][0] for i in index.tolist()]), self._images.labels[index])
+            yield _pinned(torch.stack([self._images[i][0] for i in index.tolist()]), self._images.labels[index], pin)
 
 
-def _pinned(images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch in the memory that a GPU copies from without waiting, where there is one and the batch is not there."""
-    if images.device.type == "cpu" and torch.cuda.is_available():
-        return images.pin_memory(), labels.pin_memory()
-    return images, labels
+def _pinned(images: torch.Tensor, labels: torch.Tensor, pin: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch, with `pin` in the memory that a GPU copies from without waiting."""
+    return (images.pin_memory(), labels.pin_memory()) if pin else (images, labels)

@@ -73,21 +73,6 @@ def split_validation(
     return train, val
 
 
-def split_by_position(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Divide a set as kedge did before it kept which images a run trained on: by positions, number and labels alone.
-
-    One image more or less, or another name, and it is another split. As for `split_validation` otherwise.
-    """
-    out = torch.zeros(len(images), dtype=torch.bool)
-    for members in shuffled_classes(images.labels, seed):
-        if len(members) > 1:
-            count = min(max(round(fraction * len(members)), 1), len(members) - 1)
-            out[members[:count]] = True
-    train, val = images.subset(~out), images.subset(out)
-    train.split, val.split = "train", "val"
-    return train, val
-
-
 def uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
     """A number in [0, 1) for each key, the same for equal keys."""
     words = b"".join(key[:8].ljust(8, b"\0") for key in keys)

@@ -7,8 +7,7 @@ A rule (`SGD`, `AdamW`, `SAM`, `OrthoGrad`, ...) is a file in `kedge.optim.rules
 from typing import Any
 
 from kedge import catalog
-from kedge.optim.groups import by_layer, layer_numbers, parameter_groups
-from kedge.optim.unfreezing import unfreezing
+from kedge.optim.groups import by_layer, layer_numbers, parameter_groups, unfreezing
 
 _ROOMS = ("optim.rules", "optim.schedules")
 __all__ = [

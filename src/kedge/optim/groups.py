@@ -1,11 +1,12 @@
-"""Which weights decay, and at which rate each layer learns."""
+"""Which weights decay, at which rate each layer learns, and from when on."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["by_layer", "layer_numbers", "parameter_groups"]
+__all__ = ["by_layer", "layer_numbers", "parameter_groups", "unfreezing"]
 
 TWELVE = 12  # parameters of a layer, where a network does not say what its layers are
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -73,3 +74,25 @@ def by_layer(
             members = [p for p in group["params"] if numbers[p] == number]
             split.append({**group, "params": members, "lr": rate, "layer": number})
     return split
+
+
+def unfreezing(schedule: LambdaLR, steps: int) -> None:
+    """Let the layers go one after another, from the head down: before its turn a layer's rate is 0.
+
+    Changes `schedule`, whose optimizer's groups say their `layer` (see `by_layer`). Head and last layer train from the
+    first step, the layer at the image from step `steps`, the others evenly between.
+    Source: gradual unfreezing, Howard and Ruder, "ULMFiT" (arXiv 1801.06146).
+    """
+    numbers = [group["layer"] for group in schedule.optimizer.param_groups]
+    deepest = max(numbers)
+    for i, number in enumerate(numbers):
+        turn = round(steps * max(0, number - 1) / max(1, deepest - 1))
+        schedule.lr_lambdas[i] = _from(turn, schedule.lr_lambdas[i])
+    for group, base, factor in zip(
+        schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * factor(0)
+
+
+def _from(turn: int, factor: Callable[[int], float]) -> Callable[[int], float]:
+    return lambda step: factor(step) if step >= turn else 0.0

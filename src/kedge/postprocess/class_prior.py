@@ -109,8 +109,8 @@ def shares(values: Any, classes: int | None, what: str, rescale: bool = False) -
     """`values` as shares that sum to 1. Raises ValueError unless they are numbers above 0, one for each class."""
     listed = isinstance(values, Sequence) and not isinstance(values, str)
     if not listed or not values or (classes is not None and len(values) != classes):
-        seen = f"{len(values)} values" if listed else repr(values)
-        raise ValueError(f"{what} must be one number for each of {classes or 'the'} classes, got {seen}")
+        actual = f"{len(values)} values" if listed else repr(values)
+        raise ValueError(f"{what} must be one number for each of {classes or 'the'} classes, got {actual}")
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise ValueError(f"{what} must be positive finite numbers, one for each class, got {value!r}")

@@ -10,11 +10,11 @@ from kedge import catalog
 from kedge.anchoring import PixelModel, choose_references
 from kedge.data import ImageSet, derive_seed
 from kedge.probing.heads import find_head, with_head
-from kedge.procedures._outcome import add_record, finished, load_outcome, write_outcome
+from kedge.procedures._folder import add_record, finished, load_outcome, write_outcome
 from kedge.procedures._settings import Settings
 from kedge.training.recorded import recorded_facts
 
-__all__ = ["Context", "Procedure", "perform", "procedure", "way", "ways"]
+__all__ = ["Context", "Procedure", "origins", "perform", "procedure", "way", "ways"]
 
 _PLACES = ("batch_size", "workers", "device", "source", "data", "val_fraction", "split_seed")  # decide no weights
 
@@ -101,6 +101,15 @@ def ways(how: str) -> tuple[str, ...]:
     """The procedures whose models `how` is made from, first ones first, and itself."""
     before = [each for stage in procedure(how).rests_on for each in ways(stage)]
     return tuple(dict.fromkeys([*before, way(how)]))
+
+
+def origins(how: str, origin: dict[str, Any], settings: Settings) -> dict[str, dict[str, Any]]:
+    """What decides the models of `how` and of what it rests on: weights and images, and settings of each and below."""
+    chosen = asdict(settings)
+    return {
+        each: {**origin, **{key: chosen[key] for below in ways(each) for key in procedure(below).decided_by}}
+        for each in ways(how)
+    }
 
 
 def perform(context: Context) -> tuple[PixelModel, dict[str, Any]]:

@@ -6,7 +6,7 @@ from kedge.probing.features import drawn_features
 from kedge.probing.heads import find_head
 from kedge.probing.probe import ProbeData
 from kedge.procedures._base import Context, Procedure
-from kedge.procedures._head import fit_head, reading
+from kedge.procedures._stages import fit_head, reading
 
 info = Info(
     title="On the Use of Anchoring for Training Vision Models",

@@ -4,7 +4,7 @@ from kedge.anchoring import PixelModel
 from kedge.catalog import Info
 from kedge.probing.heads import find_head, with_head
 from kedge.procedures._base import Context, Procedure
-from kedge.procedures._tuning import tune
+from kedge.procedures._stages import tune
 
 info = Info(
     title="How transferable are features in deep neural networks?",

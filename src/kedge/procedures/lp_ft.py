@@ -3,7 +3,7 @@
 from kedge.anchoring import PixelModel
 from kedge.catalog import Info
 from kedge.procedures._base import Context, Procedure
-from kedge.procedures._tuning import tune
+from kedge.procedures._stages import tune
 from kedge.procedures.finetune import Finetune
 
 info = Info(

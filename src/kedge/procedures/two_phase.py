@@ -3,7 +3,7 @@
 from kedge.anchoring import PixelModel
 from kedge.catalog import Info
 from kedge.procedures._base import Context, Procedure
-from kedge.procedures._head import bank_features, fit_head
+from kedge.procedures._stages import bank_features, fit_head
 
 info = Info(
     title="Decoupling Representation and Classifier for Long-Tailed Recognition",

@@ -1,12 +1,11 @@
 """The batches of a run: the training images, and beside them those of the further images by the stream's name."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from typing import Any
 
-import torch
+from lightning.pytorch import Trainer
 
 from kedge.data import ImageSet, TrainingBatches, derive_seed, training_batches
 from kedge.data.augment import CROP
@@ -15,23 +14,7 @@ from kedge.data.sets import TensorSet
 from kedge.samplers import make_sampler
 from kedge.training.recipe import Recipe
 
-__all__ = ["EpochBatches", "Place", "Unreadable", "crop_of"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which process of a run this is.
-
-    Attributes:
-        rank, world: the number of the process, and how many there are.
-        together: whether they train as one would.
-        device: where this one trains.
-    """
-
-    rank: int
-    world: int
-    together: bool
-    device: torch.device
+__all__ = ["EpochBatches", "Unreadable", "crop_of"]
 
 
 class Unreadable:
@@ -51,7 +34,12 @@ class Unreadable:
 class EpochBatches:
     """This process's share of the training batches, or all of each, with as many batches of each further set.
 
-    They are told the epoch whenever an epoch begins, a resumed one included: `epoch()` gives it.
+    Args:
+        recipe: how they are made.
+        train, extra: the training images, and further ones by the stream's name.
+        unreadable: where images are noted that others stand in for.
+        trainer: knows which process this is, of how many, on which device, and in each epoch which that is.
+        together: whether the processes train as one would.
     """
 
     def __init__(
@@ -59,24 +47,37 @@ class EpochBatches:
         recipe: Recipe,
         train: ImageSet,
         extra: Mapping[str, ImageSet],
-        place: Place,
         unreadable: Unreadable,
-        epoch: Callable[[], int],
+        trainer: Trainer,
+        together: bool,
     ) -> None:
-        shared = partial(_shared_out, recipe=recipe, place=place)
-        sampler = make_sampler(recipe.sampler)
-        self.training = shared(training_batches, train, seed=recipe.seed, failed=unreadable.training, sampler=sampler)
-        self.streams = {
-            name: shared(
-                EndlessBatches,
+        self._trainer, world = trainer, trainer.world_size
+        batch_size = recipe.batch_size
+        assert batch_size is not None
+
+        def shared(make: Callable[..., TrainingBatches], images: ImageSet, seed: int, **more: Any) -> TrainingBatches:
+            alone = together and isinstance(images, TensorSet)  # each process has the whole set: nothing need be sent
+            return make(
                 images,
-                seed=derive_seed(recipe.seed, "extra", name),
-                failed=unreadable.extra[name],
-                steps=len(self.training),
+                batch_size=batch_size if alone else batch_size // world,
+                seed=seed,
+                rank=0 if alone else trainer.global_rank,
+                world=1 if alone else world,
+                augment=recipe.augment,
+                workers=recipe.workers,
+                device=trainer.strategy.root_device,
+                crop=crop_of(recipe),
+                together=together,
+                **more,
             )
+
+        sampler = make_sampler(recipe.sampler)
+        self.training = shared(training_batches, train, recipe.seed, failed=unreadable.training, sampler=sampler)
+        endless = partial(EndlessBatches, steps=len(self.training))
+        self.streams = {
+            name: shared(endless, images, derive_seed(recipe.seed, "extra", name), failed=unreadable.extra[name])
             for name, images in extra.items()
         }
-        self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self.training)
@@ -84,32 +85,10 @@ class EpochBatches:
     def __iter__(self) -> Any:
         # Lightning makes the first iterator before it knows the epoch of a resumed run; this runs with the first batch.
         for each in (self.training, *self.streams.values()):
-            each.set_epoch(self._epoch())
+            each.set_epoch(self._trainer.current_epoch)
         further = [map(itemgetter(0), each) for each in self.streams.values()]
         for (images, labels), *rows in zip(self.training, *further, strict=True):
             yield images, labels, dict(zip(self.streams, rows, strict=True))
-
-
-def _shared_out(
-    make: Callable[..., TrainingBatches], images: ImageSet, recipe: Recipe, place: Place, **more: Any
-) -> TrainingBatches:
-    """Batches of a set, this process's share of each or all of it."""
-    assert recipe.batch_size is not None
-    world, rank = place.world, place.rank
-    if place.together and isinstance(images, TensorSet):
-        world, rank = 1, 0  # each process has the whole set: nothing need be sent
-    return make(
-        images,
-        batch_size=recipe.batch_size // world,
-        rank=rank,
-        world=world,
-        augment=recipe.augment,
-        workers=recipe.workers,
-        device=place.device,
-        crop=crop_of(recipe),
-        together=place.together,
-        **more,
-    )
 
 
 def crop_of(recipe: Recipe) -> float:

@@ -87,12 +87,12 @@ def reject_rule(
             )
         above = torch.nextafter(odds.max(), odds.new_tensor(torch.inf))
         least = float(above) if fitting is None else fitting
-    kept, accuracy = metrics.selective_accuracy(odds, correct, least)
+    answered, accuracy = metrics.selective_accuracy(odds, correct, least)
     return {
         "score": "confidence",
-        **rule_from(least, met=kept > 0),
+        **rule_from(least, met=answered > 0),
         **({"coverage": coverage} if risk is None else {"risk": risk}),
-        "validation_coverage": kept,
+        "validation_coverage": answered,
         "validation_accuracy": accuracy,
     }
 
@@ -170,18 +170,10 @@ def calibrate(
         model.steps, model.reject = earlier
         raise
     new = kind(value)(logits)
-    before, after = logits.softmax(1), new.softmax(1)
-    record: dict[str, Any] = {
-        "fitted_on": f"{validation.name} ({validation.split})",
-        "images": len(labels),
-        "nll_before": float(metrics.nll(before, labels)),
-        "nll_after": float(metrics.nll(after, labels)),
-        "ece_before": float(metrics.calibration_error(before, labels)),
-        "ece_after": float(metrics.calibration_error(after, labels)),
-    }
-    if kind.changes_labels:
-        record["accuracy_before"] = float(metrics.accuracy(before, labels))
-        record["accuracy_after"] = float(metrics.accuracy(after, labels))
+    before, after = measures(logits, labels), measures(new, labels)
+    record: dict[str, Any] = {"fitted_on": f"{validation.name} ({validation.split})", "images": len(labels)}
+    for name in ("nll", "ece", *(["accuracy"] if kind.changes_labels else [])):
+        record |= {f"{name}_before": before[name], f"{name}_after": after[name]}
     rule = model.reject
     goal = _goal(rule)
     if goal:

@@ -26,7 +26,7 @@ from kedge.training.validation import attacks
 from kedge.weights.wise_ft import between
 
 __all__ = [
-    "kept_models",
+    "models_to_save",
     "most_trained",
     "norm_batches",
     "not_below_start",
@@ -39,7 +39,9 @@ log = logging.getLogger("kedge")
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of the trained weights, in the averages that are tried
 
 
-def kept_models(run: Run, last: PixelModel, folder: RunFolder) -> tuple[dict[str, PixelModel], dict[str, Any] | None]:
+def models_to_save(
+    run: Run, last: PixelModel, folder: RunFolder
+) -> tuple[dict[str, PixelModel], dict[str, Any] | None]:
     """The models to save, "model" and beside it "last" or "best" where they differ, and the record of their robustness.
 
     `last` holds the weights of the last epoch. The record is None unless validation images were attacked.

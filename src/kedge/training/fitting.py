@@ -154,9 +154,8 @@ def _run(
     extra = load_extra(recipe, train, val, memory.extra)
     if record is not None and extra:
         record = with_extra(record, extra)
-    run = Run(
-        recipe, plan.model, objective, train, val, extra
-    )  # what cannot be trained is said before a folder is made
+    # What cannot be trained is said before a folder is made.
+    run = Run(recipe, plan.model, objective, train, val, extra)
     check_steps(recipe, -(-len(train) // (recipe.batch_size or len(train))))
     if recipe.shard:
         check_shardable(recipe, objective)

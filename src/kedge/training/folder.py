@@ -107,13 +107,7 @@ class RunFolder:
             have = f"; {folder.path.parent} holds {', '.join(others)}" if others else ""
             raise FileNotFoundError(f"no run folder at {path}{have}")
         if not (folder.path / "recipe.yaml").is_file():
-            again = ""
-            if unbegun(folder.path) and any(folder.path.iterdir()):
-                again = (
-                    ". A run was broken off here before it began, and nothing of it is lost: start it again as it was "
-                    f"started, with --name {folder.path.resolve().name}, and it takes the place of this folder"
-                )
-            raise FileNotFoundError(f"{path} is not the folder of a run: it holds no recipe.yaml{again}")
+            raise FileNotFoundError(f"{path} is not the folder of a run: it holds no recipe.yaml")
         return folder
 
     def create(
@@ -129,8 +123,6 @@ class RunFolder:
         """
         sweep(self.path.parent)
         if unbegun(self.path):
-            if any(self.path.iterdir()):
-                log.warning("%s was broken off before it began: it is started again", self.path)
             shutil.rmtree(self.path)
         with whole_folder(self.path) as new:
             begun = RunFolder(new)
@@ -173,21 +165,21 @@ class RunFolder:
         for folder in self.path.glob("snapshots/*"):
             sweep(folder)
 
-    def recipe(self, given: "Recipe | dict[str, Any] | None" = None) -> Recipe:
-        """The recipe of the run, with the few fields taken from `given` that a resumed run may change.
+    def recipe(self, changes: "Recipe | dict[str, Any] | None" = None) -> Recipe:
+        """The recipe of the run, with the few fields taken from `changes` that a resumed run may change.
 
-        Raises ValueError naming the first other field in which `given` differs.
+        Raises ValueError naming the first other field in which `changes` differs.
         """
         stored = read_recipe(self.path / "recipe.yaml")
         if not recorded(self.path):
             raise ValueError(f"{self.path / 'recipe.yaml'} is empty: it was cut off. Put it back, or start a new run")
-        if given is None:
+        if changes is None:
             return stored
-        if isinstance(given, Recipe):
+        if isinstance(changes, Recipe):
             original = Recipe.from_dict(self.facts().get("given", {}))
-            other, keys = given, [k for k in changed(original, given) if k in changed(stored, given)]
+            other, keys = changes, [k for k in changed(original, changes) if k in changed(stored, changes)]
         else:
-            values = Recipe.typed(given)
+            values = Recipe.typed(changes)
             other = Recipe.from_dict({**asdict(stored), **values})
             keys = [k for k in changed(stored, other) if k in values]
         for key in keys:
@@ -242,8 +234,8 @@ class RunFolder:
 
 
 def unbegun(path: Path) -> bool:
-    """Whether a folder holds no more than what a run of an earlier version, broken off, wrote before its recipe."""
-    return path.is_dir() and all(e.name in ("run.json", FILE) or is_temporary(e.name) for e in path.iterdir())
+    """Whether a folder holds nothing but what dead processes left: a run makes its own whole or not at all."""
+    return path.is_dir() and all(is_temporary(each.name) for each in path.iterdir())
 
 
 def _about_epochs(key: str) -> str:

@@ -1,8 +1,6 @@
 """Which images a run trained on and which it held out, among those that its data holds now: the one answer to both."""
 
-import os
 from collections.abc import Callable, Collection
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,14 +8,12 @@ from typing import Any
 import torch
 
 from kedge import data
-from kedge.checks import unlike_classes
 from kedge.data import DataError, ImageSet
-from kedge.data.splitting import split_by_position
 from kedge.training.folder import RunFolder
-from kedge.training.recipe import held_by, read_recipe
+from kedge.training.recipe import read_recipe
 from kedge.training.record import ImageRecord
 
-__all__ = ["RunImages", "changed_since", "unseen"]
+__all__ = ["RunImages", "unseen"]
 
 ENOUGH = 30  # held-out images of which more may be gone than half
 
@@ -25,9 +21,8 @@ ENOUGH = 30  # held-out images of which more may be gone than half
 class RunImages:
     """The images of a run, as its data holds them now.
 
-    What it trained on and held out is what its record says; names and places of files count for nothing. A run of an
-    earlier version has no record: its images were drawn by their positions, and are drawn so again where number,
-    classes and dates of the files say that nothing changed.
+    What it trained on and held out is what its record says; names and places of files count for nothing. Of a run
+    without one nothing is known, unless a part of the data is for validation.
 
     Args:
         run: the run's folder.
@@ -52,6 +47,18 @@ class RunImages:
         """Whether validation images are a part of the data, and not drawn from the training images."""
         return "val" in data.splits(self.data)
 
+    def check_known(self) -> None:
+        """Raise ValueError for a run without a record, of images that were drawn: nobody can tell which they are."""
+        if self.record is not None or self.own_part:
+            return
+        why = f"{self.name} was made by a version that kept no record of the images it trained on"
+        if lost := self._facts.get("record"):
+            why = f"{self.name} has lost {lost}, which says what it trained on and held out: put it back from a copy"
+        raise ValueError(
+            f"{why}. Without it no image can be called held out: name other labelled images that it was not trained on "
+            "with --data, or train again"
+        )
+
     @cached_property
     def train(self) -> ImageSet:
         """The images that the run trained on and that are still there.
@@ -60,7 +67,8 @@ class RunImages:
             ValueError: there are none.
         """
         if self.record is None:
-            return self.whole if self.own_part else self._by_position[0]
+            self.check_known()
+            return self.whole
         _check_comparable(self.whole, self.record.keys_of, self.name)
         trained = set(self.record.trained)
         return _part(self.whole, trained.__contains__, "train", self.name)
@@ -74,13 +82,14 @@ class RunImages:
         Raises:
             ValueError: if too few are left, in words that count what became of the others.
         """
-        return self._held().readable()[0]
+        return self._held_out().readable()[0]
 
-    def _held(self) -> ImageSet:
+    def _held_out(self) -> ImageSet:
         if self.record is None:
-            return self._own if self.own_part else self._by_position[1]
-        held = self.record.held_out
-        if self.own_part or not held:  # none was held out where a few were trained on and no other was looked at
+            self.check_known()
+            return self._own
+        keys = self.record.held_out
+        if self.own_part or not keys:  # none was held out where a few were trained on and no other was looked at
             try:
                 return unseen(self._own if self.own_part else self.whole, self.record, self.name)
             except ValueError as error:
@@ -88,14 +97,14 @@ class RunImages:
                     raise ValueError(f"{error}. {self._about_folds()}") from None
                 raise
         _check_comparable(self.whole, self.record.held_of, self.name)
-        left = len(held.intersection(self.whole.keys()))
-        if left < min(ENOUGH, (len(held) + 1) // 2):
+        still = len(keys.intersection(self.whole.keys()))
+        if still < min(ENOUGH, (len(keys) + 1) // 2):
             raise ValueError(
-                f"of the {len(held):,} images that {self.name} held out of training {left:,} are left in {self.data} "
+                f"of the {len(keys):,} images that {self.name} held out of training {still:,} are left in {self.data} "
                 f"({self.left_out}): too few to measure on. Put them back, name other labelled images that it was not "
                 "trained on with --data, or train again"
             )
-        return _part(self.whole, held.__contains__, "val", self.name)
+        return _part(self.whole, keys.__contains__, "val", self.name)
 
     def _about_folds(self) -> str:
         folder = self._run / "folds" / "1"
@@ -114,27 +123,31 @@ class RunImages:
             images = self._own if self.own_part else self.whole
             count = self.record.count(images)
             return f"{count:,} of {len(images):,} left out, as it was trained on them" if count else ""
-        held, keys = self.record.held_out, self.whole.keys()
-        new = sum(key not in held and key not in self.record.seen for key in keys)
+        held_out, keys = self.record.held_out, self.whole.keys()
+        new = sum(key not in held_out and key not in self.record.seen for key in keys)
         counts = (
-            (len(held.difference(keys)), "of the held-out images gone or changed"),
-            (self._moved(held), "of them in another class now"),
+            (len(held_out.difference(keys)), "of the held-out images gone or changed"),
+            (self._moved(held_out), "of them in another class now"),
             (new, "neither trained on nor held out, and left out"),
         )
         return ", ".join(f"{count:,} {words}" for count, words in counts if count)
 
-    def _moved(self, held: Collection[bytes]) -> int:
+    def _moved(self, held_out: Collection[bytes]) -> int:
         """How many of the held-out images are of another class than they were."""
         assert self.record is not None
         now = self.whole.class_names
         then = (self._facts.get("data") or {}).get("classes") or now
         before = {
-            (k, then[y]) for k, y in zip(self.record.held, self.record.held_labels.tolist(), strict=True) if k in held
+            (k, then[y])
+            for k, y in zip(self.record.held, self.record.held_labels.tolist(), strict=True)
+            if k in held_out
         }
-        after = {(k, now[y]) for k, y in zip(self.whole.keys(), self.whole.labels.tolist(), strict=True) if k in held}
+        after = {
+            (k, now[y]) for k, y in zip(self.whole.keys(), self.whole.labels.tolist(), strict=True) if k in held_out
+        }
         return len(after - before)
 
-    def _load(self, split: str, classes: bool = True) -> ImageSet:
+    def _load(self, split: str) -> ImageSet:
         """A part of the data in the shape that the run saw, of its classes."""
         side, channels = self.recipe.image_size, None
         if shape := (self._facts.get("data") or {}).get("image_shape"):
@@ -142,7 +155,7 @@ class RunImages:
         images = data.load(self.data, split, side, channels)
         if split == "train" and self.record is None and self.recipe.train_images is not None:
             images = images.subset(range(min(self.recipe.train_images, len(images))))
-        return images.only_classes(self.recipe.classes) if classes and self.recipe.classes is not None else images
+        return images if self.recipe.classes is None else images.only_classes(self.recipe.classes)
 
     @cached_property
     def whole(self) -> ImageSet:
@@ -152,46 +165,6 @@ class RunImages:
     @cached_property
     def _own(self) -> ImageSet:
         return self._load("val")
-
-    @cached_property
-    def _by_position(self) -> tuple[ImageSet, ImageSet]:
-        """The draw of earlier versions.
-
-        Raises:
-            ValueError: where it is not sure that the images are those of then.
-        """
-        if lost := self._facts.get("record"):
-            raise ValueError(
-                f"{self.name} has lost {lost}, which says what it trained on and held out: without it no image can be "
-                "called held out. Put it back from a copy, name other labelled images with --data, or train again"
-            )
-        every = self._load("train", classes=False)
-        train, val = split_by_position(every, self.recipe.val_fraction, held_by(vars(self.recipe)))
-        if self.recipe.classes is not None:
-            train, val = train.only_classes(self.recipe.classes), val.only_classes(self.recipe.classes)
-        why = self._unlike(train, val)
-        if not why and (path := changed_since(self.data, self._facts.get("started"))) is not None:
-            why = f"{path} was changed after the run began"
-        if why:
-            raise ValueError(
-                f"{self.name} was made by a version that kept no record of the images it trained on, and drew those it "
-                f"held out by their positions; {why}, so it is not known which they are. Name other labelled images "
-                "that it was not trained on with --data, or train again"
-            )
-        return train, val
-
-    def _unlike(self, train: ImageSet, val: ImageSet) -> str:
-        """How the images differ from what run.json says of them; empty where they do not."""
-        then, adapted = self._facts.get("data") or {}, "adaptation" in self._facts
-        if not then:
-            return "nor how many there were"
-        if unlike_classes(then["classes"], train.class_names) is not None:
-            return f"its classes were {', '.join(then['classes'])}, now they are {', '.join(train.class_names)}"
-        # An adaptation held out more than validation images, or trained on a few of the others.
-        counts = (("val", val),) if adapted else (("train", train), ("val", val))
-        if (adapted and then["val"] == 0) or all(then[key] == len(part) for key, part in counts):
-            return ""
-        return f"it had {then['train']} + {then['val']} images, now there are {len(train)} + {len(val)}"
 
 
 def unseen(images: ImageSet, record: ImageRecord, name: str) -> ImageSet:
@@ -209,25 +182,6 @@ def unseen(images: ImageSet, record: ImageRecord, name: str) -> ImageSet:
             f"{name}, bit for bit: the {others:,} others are too few to measure on"
         )
     return _part(images, lambda key: key not in record.seen, images.split, name)
-
-
-def changed_since(place: str, when: Any) -> Path | None:
-    """A file or folder of local data that was changed after a time in ISO format; None if there is none."""
-    room = os.environ.get("KEDGE_DATA")
-    places = [Path(place).expanduser(), *([Path(room).expanduser() / place] if room else [])]
-    root = next((path for path in places if path.exists()), None)
-    try:
-        began = datetime.fromisoformat(str(when)).timestamp() + 1  # it is written in whole seconds
-    except ValueError:
-        return None
-    if root is None or root.is_file():
-        return root if root is not None and root.stat().st_mtime > began else None
-    for parent, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in [parent, *(os.path.join(parent, name) for name in files if not name.startswith("."))]:
-            if os.stat(path).st_mtime > began:
-                return Path(path)
-    return None
 
 
 def _part(images: ImageSet, keep: Callable[[bytes], bool], split: str, name: str) -> ImageSet:

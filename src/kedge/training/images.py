@@ -25,6 +25,7 @@ from kedge.training.start_from import find_start, same_place
 __all__ = [
     "about_extra",
     "about_images",
+    "check_classes",
     "check_same_images",
     "divided",
     "load_extra",
@@ -79,14 +80,7 @@ def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[Imag
     val, _ = val.readable()
     if recipe.classes is not None:
         train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
-    counts = torch.bincount(train.labels, minlength=len(train.class_names))
-    if len(counts) < 2:
-        raise ValueError(f"{recipe.data} has one class, {train.class_names}: a classifier needs two or more")
-    if bool((counts == 0).any()):
-        empty = [name for name, n in zip(train.class_names, counts.tolist(), strict=True) if n == 0]
-        raise ValueError(
-            f"{recipe.data}: no training images of class {', '.join(empty[:10])}; name the others in classes"
-        )
+    check_classes(train, str(recipe.data), "; name the others in classes")
     unknown = unseen(val, record_of(recipe, train, None), "this run")
     if len(unknown) < len(val):
         train.report.notes.append(
@@ -95,20 +89,29 @@ def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[Imag
     return train, unknown
 
 
+def check_classes(train: ImageSet, name: str, way_out: str = "") -> None:
+    """Raise ValueError where no classifier can be made from images called `name`: a class alone, or an empty one."""
+    counts = torch.bincount(train.labels, minlength=len(train.class_names)).tolist()
+    if len(counts) < 2:
+        raise ValueError(f"{name} has one class, {train.class_names}: a classifier needs two or more")
+    if empty := [each for each, count in zip(train.class_names, counts, strict=True) if count == 0]:
+        raise ValueError(f"{name}: no training images of class {', '.join(empty[:10])}{way_out}")
+
+
 def _divide(recipe: Recipe, images: ImageSet) -> tuple[ImageSet, ImageSet]:
     """Training and validation images of a new run on a set without validation images.
 
     What the model that it starts from was trained on is trained on again, what that held out is held out again.
 
     Raises:
-        ValueError: where it starts from a run of an earlier version whose images are not known any more.
+        ValueError: where it starts from a run on the same data whose images nobody can tell.
     """
     before, _ = _before(recipe)
     record = ImageRecord.read(before)
     if before is not None and record is None:
         earlier = RunImages(before)
         if same_place(str(recipe.data), earlier.data):
-            record = ImageRecord.of(earlier.train, earlier.val)
+            earlier.check_known()
     known: dict[str, Collection[bytes]] = {}
     if record is not None and record.keys_of == images.keys_of:
         known = {"trained": record.seen, "held": record.held_out}
@@ -185,8 +188,8 @@ def load_extra(
                 f"extra: {name} has images of {images.image_shape}, the training images {train.image_shape}"
             )
         keys = images.keys()
-        held = frozenset(val.keys()) if val.keys_of == images.keys_of else frozenset()
-        order = sorted((i for i in range(len(images)) if keys[i] not in held), key=keys.__getitem__)
+        held_out = frozenset(val.keys()) if val.keys_of == images.keys_of else frozenset()
+        order = sorted((i for i in range(len(images)) if keys[i] not in held_out), key=keys.__getitem__)
         if len(order) < len(images):
             log.warning("%s of the %s images of %s (%s) are validation images of this run, and left out",
                         f"{len(images) - len(order):,}", f"{len(images):,}", images.name, name)  # fmt: skip
@@ -207,8 +210,8 @@ def about_extra(sets: Mapping[str, ImageSet]) -> dict[str, Any]:
 
 def about_images(train: ImageSet, val: ImageSet | None) -> dict[str, Any]:
     """What run.json says of the images: how many there are to train on and to validate, their shape and classes."""
-    held = 0 if val is None else len(val)
-    return {"train": len(train), "val": held, "image_shape": list(train.image_shape), "classes": train.class_names}
+    count = 0 if val is None else len(val)
+    return {"train": len(train), "val": count, "image_shape": list(train.image_shape), "classes": train.class_names}
 
 
 def check_same_images(facts: Mapping[str, Any], now: Mapping[str, Any], extra: Mapping[str, Any]) -> None:

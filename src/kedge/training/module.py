@@ -15,7 +15,7 @@ from kedge.data import BatchAugmentation, ImageSet, derive_seed, generator
 from kedge.objectives import Objective, set_looks, set_progress, set_streams
 from kedge.objectives._whole_batch import WholeBatch, gathered
 from kedge.seeds import seed_torch
-from kedge.training.batches import EpochBatches, Place, Unreadable
+from kedge.training.batches import EpochBatches, Unreadable
 from kedge.training.build import make_optimizer, make_schedule, step_passes
 from kedge.training.errors import TrainingStopped
 from kedge.training.recipe import Recipe
@@ -47,8 +47,8 @@ class Run(LightningModule):
         extra: Mapping[str, ImageSet] | None = None,
     ) -> None:
         super().__init__()
-        assert recipe.batch_size is not None
-        self.recipe = recipe
+        assert recipe.epochs is not None
+        self.recipe, self._epochs = recipe, recipe.epochs
         self.model = model
         self.objective = objective
         self._objectives = [each for each in objective.modules() if isinstance(each, Objective)]
@@ -82,12 +82,6 @@ class Run(LightningModule):
         return self.model if self.ema is None else self.ema.module
 
     @property
-    def epochs(self) -> int:
-        """How many epochs the run has."""
-        assert self.recipe.epochs is not None
-        return self.recipe.epochs
-
-    @property
     def together(self) -> bool:
         """Whether several processes train as one would."""
         return self.recipe.sync and self.trainer.world_size > 1
@@ -96,9 +90,8 @@ class Run(LightningModule):
 
     def train_dataloader(self) -> EpochBatches:
         """This rank's share of the training batches, or all of each."""
-        place = Place(self.global_rank, self.trainer.world_size, self.together, self.trainer.strategy.root_device)
         self._batches = EpochBatches(
-            self.recipe, self.train_set, self.extra, place, self.unreadable, lambda: self.current_epoch
+            self.recipe, self.train_set, self.extra, self.unreadable, self.trainer, self.together
         )
         return self._batches
 
@@ -171,7 +164,8 @@ class Run(LightningModule):
         if streams:
             further = {name: self._further(name, rows, len(images), keys) for name, rows in streams.items()}
             set_streams(self.objective, **further)
-        set_progress(self.objective, (self.current_epoch + step / self.trainer.num_training_batches) / self.epochs)
+        done = self.current_epoch + step / self.trainer.num_training_batches
+        set_progress(self.objective, done / self._epochs)
         again, self._last = step == self._last, step
         loss = self._loss(model, self._pixels(images), targets, again)
         if not again:

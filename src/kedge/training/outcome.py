@@ -13,7 +13,7 @@ from kedge.data import ImageSet
 from kedge.data.report import listed
 from kedge.layout import as_stored
 from kedge.training.calibration import judge, run_logits
-from kedge.training.checkpoint_selection import kept_models, not_below_start, on_the_way, start_of
+from kedge.training.checkpoint_selection import models_to_save, not_below_start, on_the_way, start_of
 from kedge.training.folder import RunFolder
 from kedge.training.folds import Pooled, about_first, fold_folder, fold_places, sweep_folds
 from kedge.training.images import resumed
@@ -87,7 +87,7 @@ def finish(
     last = run.evaluated
     as_stored(last)
     last.requires_grad_(True).eval()
-    models, robust = kept_models(run, last, folder)
+    models, robust = models_to_save(run, last, folder)
     records: dict[str, Any] = {"robust": robust, "start": None, "folds": None if pooled is None else pooled.record}
     if pooled is not None:
         if pooled.share < 1:

@@ -32,14 +32,14 @@ def check_shardable(recipe: Recipe, objective: nn.Module) -> None:
     """Raise ValueError for what reads or copies all weights in each step or epoch."""
     if recipe.world == 1:
         raise ValueError("shard is for several devices: set devices, or leave shard out")
-    asked = {
+    unshardable = {
         "ema": recipe.ema is not None,
         "snapshots": recipe.snapshots > 0,
         "compile": recipe.compile,
         "precision": recipe.precision == "16",
     }
-    for name, there in asked.items():
-        if there:
+    for name, is_set in unshardable.items():
+        if is_set:
             raise ValueError(f"{name} {getattr(recipe, name)} does not go with shard: leave one of them out")
     if wrappers := methods("optimizer", recipe.optimizer)[:-1]:
         raise ValueError(f"optimizer {wrappers[0][0]} looks at whole weights, which shard takes apart: leave one out")

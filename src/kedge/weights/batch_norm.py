@@ -59,7 +59,7 @@ def reestimate_batch_norm(model: nn.Module, images: Iterable[Any], seed: int = 0
     if not layers:
         return 0
     device = next(t for t in (layers[0].running_mean,) if t is not None).device
-    kept = [(layer, layer.momentum, [buffer.clone() for buffer in layer.buffers(recurse=False)]) for layer in layers]
+    before = [(layer, layer.momentum, [buffer.clone() for buffer in layer.buffers(recurse=False)]) for layer in layers]
     attacked = None if attack is None else copy.deepcopy(model).eval().requires_grad_(False)
     modes = [(module, module.training) for module in model.modules()]
     batches = 0
@@ -83,12 +83,12 @@ def reestimate_batch_norm(model: nn.Module, images: Iterable[Any], seed: int = 0
                 "pass: give a list or a DataLoader"
             )
     except BaseException:
-        for layer, _, buffers in kept:
+        for layer, _, buffers in before:
             for buffer, value in zip(layer.buffers(recurse=False), buffers, strict=True):
                 buffer.copy_(value)
         raise
     finally:
-        for layer, momentum, _ in kept:
+        for layer, momentum, _ in before:
             layer.momentum = momentum
         for module, mode in modes:
             module.training = mode
@@ -110,10 +110,10 @@ def _labels(batch: Any, device: torch.device) -> Tensor:
 
 def _pass_attacked(model: nn.Module, attacked: Any, attack: Attack, pixels: Tensor, labels: Tensor) -> None:
     """Hand what the attack makes of a batch for `attacked` to `model`."""
-    given = {}
+    references = {}
     if as_model(model).count() and len(pixels) > 1:
-        given = {"references": pixels[derangement(len(pixels), device=pixels.device)]}
-        attacked = BoundReferences(attacked, given["references"], None, None)
+        references = {"references": pixels[derangement(len(pixels), device=pixels.device)]}
+        attacked = BoundReferences(attacked, references["references"], None, None)
     with torch.enable_grad():
-        made = attack(attacked, pixels, labels)
-    model(made.detach(), **given)
+        adversarial = attack(attacked, pixels, labels)
+    model(adversarial.detach(), **references)

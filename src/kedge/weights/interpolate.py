@@ -80,9 +80,9 @@ def interpolate_models(a: nn.Module, b: nn.Module, alpha: float) -> Any:
         )
     if not isinstance(a, PixelModel) or not isinstance(b, PixelModel):
         _check_networks(a, b)
-        made = copy.deepcopy(b)
-        made.load_state_dict(interpolate(a.state_dict(), b.state_dict(), alpha))
-        return made
+        between = copy.deepcopy(b)
+        between.load_state_dict(interpolate(a.state_dict(), b.state_dict(), alpha))
+        return between
     a = _fitted(a, b)
     weights = interpolate(a.network.state_dict(), b.network.state_dict(), alpha)
     copied = copy.deepcopy(b)

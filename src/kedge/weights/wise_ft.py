@@ -67,8 +67,8 @@ def wise_ft_curve(
         raise ValueError("batches can be read only once, but is needed for each alpha: give a list or a DataLoader")
     rows = []
     for alpha in points:
-        found = evaluate(between(a, b, alpha, batches, seed, attack))
-        if "alpha" in found:
+        values = evaluate(between(a, b, alpha, batches, seed, attack))
+        if "alpha" in values:
             raise ValueError('evaluate gives a value called "alpha", which is the name of where the model stands')
-        rows.append({"alpha": alpha, **found})
+        rows.append({"alpha": alpha, **values})
     return rows

@@ -4,7 +4,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kedge.catalog import Info
-from kedge.optim.schedules._warmup import check_warmup, warmed
+from kedge.optim.schedules._base import check_warmup, warmed
 
 info = Info("A constant learning rate", checked="own")
 

@@ -6,7 +6,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kedge.catalog import Info
-from kedge.optim.schedules._warmup import check_warmup, warmed
+from kedge.optim.schedules._base import check_warmup, warmed
 
 info = Info("Step decay of the learning rate", checked="own")
 

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from kedge.catalog import Info
-from kedge.optim.schedules._checks import check_factor, check_whole
+from kedge.optim.schedules._base import check_factor, check_whole
 
 info = Info(
     "A Simple Fine-tuning Is All You Need: Towards Robust Deep Learning Via Adversarial Fine-tuning",

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from kedge.anchoring import PixelModel, plain
 from kedge.checks import unlike_classes
 from kedge.data import ImageSet
 from kedge.data.sets import check_set
-from kedge.procedures._base import Context, perform, procedure, way
-from kedge.procedures._origins import check_origin, note_origins, origin_of
+from kedge.procedures._base import Context, origins, perform, procedure, way
+from kedge.procedures._folder import check_origins, note_origins, origin_of
 from kedge.procedures._settings import Settings
+from kedge.training.images import check_classes
 
 __all__ = ["Adapted", "adapt"]
 
@@ -84,25 +84,25 @@ def adapt(
         with tempfile.TemporaryDirectory() as folder:
             return Adapted(how, *perform(Context(how, body, train, val, chosen, Path(folder))), None)
     context = Context(how, body, train, val, chosen, Path(out))
-    origin = origin_of(body, train, val)
-    check_origin(context.out, how, origin, chosen)
-    note_origins(context.out, how, origin, chosen)
+    lineage = origins(how, origin_of(body, train, val), chosen)
+    check_origins(context.out, lineage)
+    note_origins(context.out, lineage)
     return Adapted(how, *perform(context), context.folder)
 
 
 def pixel_model(model: nn.Module, train: ImageSet) -> PixelModel:
     """The model as kedge's; ValueError where it cannot take the images."""
-    made = model if isinstance(model, PixelModel) else plain(model, example=train.image_shape)
-    if made.task != "classification":
-        raise ValueError(f"the model is for {made.task}; adaptation is from one classifier to another")
-    if tuple(made.input_shape) != tuple(train.image_shape):
+    classifier = model if isinstance(model, PixelModel) else plain(model, example=train.image_shape)
+    if classifier.task != "classification":
+        raise ValueError(f"the model is for {classifier.task}; adaptation is from one classifier to another")
+    if tuple(classifier.input_shape) != tuple(train.image_shape):
         c, h, w = train.image_shape
-        wants = "x".join(map(str, made.input_shape))
-        load = f"load them with image_size={made.input_shape[-1]}, channels={made.input_shape[0]}"
+        wants = "x".join(map(str, classifier.input_shape))
+        load = f"load them with image_size={classifier.input_shape[-1]}, channels={classifier.input_shape[0]}"
         raise ValueError(
             f"the model takes images of {wants} (C, H, W), the images of {train.name} are {c}x{h}x{w}: {load}"
         )
-    return made
+    return classifier
 
 
 def check_images(train: ImageSet, val: ImageSet | None) -> None:
@@ -112,12 +112,7 @@ def check_images(train: ImageSet, val: ImageSet | None) -> None:
         check_set(val, "validation images")
     if len(train) == 0:
         raise ValueError(f"{train.name} holds no training images")
-    counts = torch.bincount(train.labels, minlength=len(train.class_names))
-    if len(counts) < 2:
-        raise ValueError(f"{train.name} has one class, {train.class_names}: a classifier needs two or more")
-    if bool((counts == 0).any()):
-        empty = [name for name, n in zip(train.class_names, counts.tolist(), strict=True) if n == 0]
-        raise ValueError(f"{train.name}: no training images of class {', '.join(empty[:10])}")
+    check_classes(train, train.name)
     if val is not None and len(val) == 0:
         raise ValueError(f"{val.name} holds no validation images: give None where there are none")
     names = ("the training images", "the validation images")

@@ -1,25 +1,48 @@
-"""The run folder that a procedure leaves."""
+"""The run folder that a procedure leaves, and what it was made from, so that it is handed back for nothing else."""
 
+import hashlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from kedge import checkpoint
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
-from kedge.files import folder_in_place_of, write_text
+from kedge.files import folder_in_place_of, sweep, write_text
+from kedge.json_text import read_json
 from kedge.procedures._settings import Settings
 from kedge.training.calibration import judge, predict_logits
 from kedge.training.folder import RunFolder, surroundings
-from kedge.training.images import record_of
+from kedge.training.images import about_images, record_of
 from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 from kedge.training.recorded import recorded_facts
 from kedge.training.start_from import started
 
-__all__ = ["add_record", "finished", "load_outcome", "recipe_for", "write_outcome"]
+__all__ = [
+    "add_record",
+    "check_origins",
+    "differences",
+    "finished",
+    "load_outcome",
+    "note_origins",
+    "origin_of",
+    "recipe_for",
+    "write_outcome",
+]
+
+_WORDS = {
+    "model": "the weights of the model",
+    "train": "the training images",
+    "val": "the validation images",
+    "test": "the test images",
+}
+_FILE = "adapted.json"
 
 
 def finished(folder: Path) -> bool:
@@ -65,7 +88,7 @@ def write_outcome(
     model: PixelModel, folder: Path, train: ImageSet, val: ImageSet | None, settings: Settings, record: dict[str, Any]
 ) -> None:
     """Write the run folder of a model that no training loop made, whole or not at all."""
-    facts = {**surroundings(), "seed": settings.seed, "data": data_record(train, val)}
+    facts = {**surroundings(), "seed": settings.seed, "data": about_images(train, val)}
     recipe = replace(recipe_for(model, folder.name, folder.parent, train, settings), objective=None)
     model.reject, measured = None, {}
     if val is not None:
@@ -88,7 +111,59 @@ def add_record(folder: Path, record: dict[str, Any]) -> None:
     run.write_facts({**run.facts(), "adaptation": record})
 
 
-def data_record(train: ImageSet, val: ImageSet | None) -> dict[str, Any]:
-    """What run.json says of the images."""
-    held = 0 if val is None else len(val)
-    return {"train": len(train), "val": held, "image_shape": list(train.image_shape), "classes": train.class_names}
+def origin_of(model: nn.Module, train: ImageSet, val: ImageSet | None) -> dict[str, Any]:
+    """Digests of the weights and of the images, whatever they are called."""
+    weights = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        weights.update(f"{name} {value.dtype} {list(value.shape)} ".encode())
+        weights.update(value.detach().cpu().contiguous().reshape(-1).float().numpy().tobytes())
+    return {
+        "model": weights.hexdigest(),
+        "train": train.fingerprint(),
+        "val": None if val is None else val.fingerprint(),
+    }
+
+
+def check_origins(out: Path, origins: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError if a run folder in `out` was made from something else than `origins` says of its procedure."""
+    known = _known(out)
+    for how, now in origins.items():
+        if how not in known:
+            if finished(out / how):
+                raise ValueError(f"{out / how} does not say what it was adapted from: name another folder (--out)")
+            continue
+        differing = differences(known[how], now)
+        if differing:
+            raise ValueError(
+                f"{out / how} was made otherwise ({'; '.join(differing)}): name another folder (--out), or delete "
+                "this one"
+            )
+
+
+def note_origins(out: Path, origins: Mapping[str, Mapping[str, Any]]) -> None:
+    """Remember what the run folders in `out` are made from, before they are made."""
+    sweep(out)
+    known = _known(out)
+    if origins.keys() - known.keys():
+        write_text(out / _FILE, json.dumps({**origins, **known}, indent=1, ensure_ascii=False) + "\n")
+
+
+def _known(out: Path) -> dict[str, Any]:
+    path = out / _FILE
+    known = read_json(path) if path.is_file() else {}
+    if not all(isinstance(origin, dict) for origin in known.values()):
+        raise ValueError(f"{path} does not say what each way was adapted from: it was changed")
+    return known
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """In what something was made otherwise than it would be now, in words."""
+    return [
+        f"{_WORDS[key]} differ" if key in _WORDS else f"{key} is {_word(before.get(key))} there, {_word(value)} here"
+        for key, value in now.items()
+        if value != before.get(key)
+    ]
+
+
+def _word(value: Any) -> str:
+    return "left open" if value is None else str(value)

@@ -3,7 +3,7 @@
 import torch
 
 from kedge.adaptation import adapt
-from kedge.procedures._outcome import finished
+from kedge.procedures._folder import finished
 from tests.killing import afterwards, killed, places, tree, watched
 
 

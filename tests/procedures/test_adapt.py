@@ -159,7 +159,7 @@ def test_a_run_that_was_killed_goes_on(body, digits, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "_finish", killed)
+        patch.setattr(fitting, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
             adapt(body, *digits[:2], how="finetune", out=tmp_path / "cut", **{**QUICK, "epochs": 3})
     assert (tmp_path / "cut" / "finetune" / "last.ckpt").is_file()

@@ -1,33 +1,33 @@
-"""Adaptation: a trained model taken to a new task, by a new head or by fine-tuning."""
+"""Adaptation: a trained model taken to a new task, by the ways in `kedge.procedures`; the door to what they share."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kedge.adaptation.adapting import Adapted as Adapted
-    from kedge.adaptation.adapting import adapt as adapt
-    from kedge.adaptation.shots import draw_shots as draw_shots
-    from kedge.adaptation.studies import study as study
     from kedge.probing.heads import find_head as find_head
     from kedge.probing.heads import with_head as with_head
     from kedge.probing.probe import Probe as Probe
     from kedge.probing.probe import ProbeData as ProbeData
     from kedge.probing.probe import fit_probe as fit_probe
+    from kedge.procedures._adapt import Adapted as Adapted
+    from kedge.procedures._adapt import adapt as adapt
     from kedge.procedures._settings import Settings as Settings
+    from kedge.procedures._study import draw_shots as draw_shots
+    from kedge.procedures._study import study as study
 
     HOWS: tuple[str, ...]
 
 # The command line reads HOWS from here, and must not wait for torch to do so.
 _HOMES = {
-    "Adapted": "adaptation.adapting",
+    "Adapted": "procedures._adapt",
     "Probe": "probing.probe",
     "ProbeData": "probing.probe",
     "Settings": "procedures._settings",
-    "adapt": "adaptation.adapting",
-    "draw_shots": "adaptation.shots",
+    "adapt": "procedures._adapt",
+    "draw_shots": "procedures._study",
     "find_head": "probing.heads",
     "fit_probe": "probing.probe",
-    "study": "adaptation.studies",
+    "study": "procedures._study",
     "with_head": "probing.heads",
 }
 __all__ = [

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import kedge
-from kedge.adaptation import Settings, studies
+from kedge.adaptation import Settings
+from kedge.procedures import _study as studies
 
 SETTINGS = Settings(epochs=1, device="cpu", batch_size=64)
 

@@ -1,4 +1,4 @@
-"""Several ways, numbers of images and draws, on the same test images: one table."""
+"""Several ways, numbers of images of each class and draws, on the same test images: one table."""
 
 import json
 import statistics
@@ -8,22 +8,46 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from kedge._version import __version__
-from kedge.adaptation.adapting import adapt, check_images, pixel_model
-from kedge.adaptation.shots import draw_shots
 from kedge.checks import unlike_classes
-from kedge.data import ImageSet
+from kedge.data import ImageSet, generator
 from kedge.evaluation import evaluate
 from kedge.evaluation.sets import limited
 from kedge.files import sweep, write_together
 from kedge.json_text import read_json
-from kedge.procedures._base import procedure, way
-from kedge.procedures._origins import check_origin, origin_of
+from kedge.procedures._adapt import adapt, check_images, pixel_model
+from kedge.procedures._base import origins, procedure, way
+from kedge.procedures._folder import check_origins, differences, origin_of
 from kedge.procedures._settings import Settings
 
-__all__ = ["study", "table"]
+__all__ = ["draw_shots", "study", "table"]
+
+
+def draw_shots(images: ImageSet, shots: int | None, seed: int = 0, draw: int = 0) -> ImageSet:
+    """`shots` images of each class, in the order of the set; None: all of them.
+
+    Drawn class by class from (seed, draw): more shots of one draw hold the fewer ones.
+
+    Raises:
+        ValueError: if a class has fewer images.
+    """
+    if shots is None:
+        return images
+    if shots < 1:
+        raise ValueError(f"shots must be 1 or more, got {shots}")
+    counts = torch.bincount(images.labels, minlength=len(images.class_names))
+    if int(counts.min()) < shots:
+        name, least = images.class_names[int(counts.argmin())], int(counts.min())
+        raise ValueError(f"{shots} shots: class {name!r} of {images.name} has {least} images to draw from")
+    chosen = []
+    for label in range(len(images.class_names)):
+        members = (images.labels == label).nonzero().squeeze(1)
+        order = torch.randperm(len(members), generator=generator(seed, "shots", draw, label))
+        chosen.append(members[order[:shots]])
+    return images.subset(torch.cat(chosen).sort().values)
 
 
 def study(
@@ -78,15 +102,15 @@ def study(
         raise ValueError(f"{test.name} has other classes than the training images: {unlike}")
     hows, body = [way(how) for how in hows], pixel_model(model, train)
     for count in shots:
-        given = val if count is None else None
+        judged_by = val if count is None else None
         for how in hows:
-            procedure(how).check(chosen, given)
+            procedure(how).check(chosen, judged_by)
         for draw in range(draws):
             few, own, place = _group(train, chosen, out, count, draw)
             if place.is_dir():
-                origin = origin_of(body, few, given)
+                origin = origin_of(body, few, judged_by)
                 for how in hows:
-                    check_origin(place, how, origin, own)
+                    check_origins(place, origins(how, origin, own))
     measure = {
         "test": test.fingerprint(),
         "limit": limit,
@@ -103,15 +127,15 @@ def study(
     for count in shots:
         for draw in range(draws):
             few, own, place = _group(train, chosen, out, count, draw)
-            made = {}
+            adapted = {}
             for how in hows:
-                made[how] = adapt(model, few, val if count is None else None, how=how, out=place, **asdict(own))
+                adapted[how] = adapt(model, few, val if count is None else None, how=how, out=place, **asdict(own))
                 if say is not None:
-                    say(f"{how}, {_words(count)}, draw {draw}: {made[how].folder}")
-            models = {how: each.model for how, each in made.items()}
+                    say(f"{how}, {_words(count)}, draw {draw}: {adapted[how].folder}")
+            models = {how: each.model for how, each in adapted.items()}
             measured = _measured(models, test, out, shift, severities, ood, near, limit, references, chosen)
             for how, numbers in measured.items():
-                about = {k: v for k, v in made[how].record.items() if k not in ("settings", "nll", "seconds")}
+                about = {k: v for k, v in adapted[how].record.items() if k not in ("settings", "nll", "seconds")}
                 rows.append({"how": how, "shots": count, "draw": draw, "images": len(few), **numbers, "adapted": about})
             results = {
                 "kedge": __version__,
@@ -158,24 +182,24 @@ def _measured(
         "parts": out / "parts",
     }
     clean = evaluate(dict(models), test, shift=(), **common)["models"]
-    found = {how: {key: clean[how]["clean"][key]["value"] for key in ("accuracy", "ece")} for how in models}
+    numbers_of = {how: {key: clean[how]["clean"][key]["value"] for key in ("accuracy", "ece")} for how in models}
     shifted = shift is None or len(shift) > 0
     if not shifted and not ood:
-        return found
+        return numbers_of
     from kedge.scores import MSP
 
     part = limited(test, limit, settings.seed)[0]
-    given = {name: limited(images, limit, settings.seed)[0] for name, images in (ood or {}).items()}
+    others = {name: limited(images, limit, settings.seed)[0] for name, images in (ood or {}).items()}
     more = evaluate(
-        dict(models), part, shift=shift, severities=severities, ood=given or None, near=near, scores=[MSP()], **common
+        dict(models), part, shift=shift, severities=severities, ood=others or None, near=near, scores=[MSP()], **common
     )["models"]
-    for how, numbers in found.items():
+    for how, numbers in numbers_of.items():
         if shifted:
             mean = more[how]["shift"]["mean"]
             numbers |= {"shifted accuracy": mean["accuracy"]["value"], "shifted ece": mean["ece"]["value"]}
         for name, about in more[how]["ood"].items():
             numbers[f"{name} auroc"] = about["scores"]["msp"]["auroc"]["value"]
-    return found
+    return numbers_of
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -218,8 +242,8 @@ def _is_row(row: Any) -> bool:
     return ints and isinstance(row.get("how"), str)
 
 
-def _earlier(out: Path, measure: Mapping[str, Any], asked: set[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    """Rows of results.json that are not asked for again; ValueError if they were measured otherwise."""
+def _earlier(out: Path, measure: Mapping[str, Any], anew: set[tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Rows of results.json that are not measured anew; ValueError if they were measured otherwise."""
     path = out / "results.json"
     if not path.is_file():
         return []
@@ -227,16 +251,11 @@ def _earlier(out: Path, measure: Mapping[str, Any], asked: set[tuple[Any, ...]])
     rows, then = before.get("rows"), before.get("measured", {})
     if not (isinstance(rows, list) and isinstance(then, dict) and all(map(_is_row, rows))):
         raise ValueError(f"{path} does not hold the rows of kedge adapt: name another folder (--out)")
-    kept = [row for row in rows if (row["how"], row["shots"], row["draw"]) not in asked]
-    differing = [
-        "the test images differ" if key == "test" else f"{key} is {then.get(key)} there, {measure[key]} here"
-        for key in measure
-        if measure[key] != then.get(key)
-    ]
-    if kept and differing:
-        ways = ", ".join(dict.fromkeys(f"{row['how']} ({_words(row['shots'])})" for row in kept))
+    other_rows = [row for row in rows if (row["how"], row["shots"], row["draw"]) not in anew]
+    if other_rows and (differing := differences(then, measure)):
+        ways = ", ".join(dict.fromkeys(f"{row['how']} ({_words(row['shots'])})" for row in other_rows))
         raise ValueError(
             f"{path} has rows measured otherwise ({'; '.join(differing)}), and one table cannot hold both: ask for "
             f"{ways} again too, which trains nothing anew, or name another folder (--out)"
         )
-    return kept
+    return other_rows
