@@ -8,8 +8,8 @@ from typing import Any
 from kedge import catalog
 from kedge.metrics._base import leading, metrics
 from kedge.reporting.rows import dig, estimate, number, short, value_of
-from kedge.reporting.summary import summary_rows
-from kedge.reporting.table import LEGEND, OOD_LEGEND, leaning, sizes, subject_line, warnings
+from kedge.reporting.summary import cautions, summary_rows
+from kedge.reporting.table import LEGEND, OOD_LEGEND, sizes, subject_line, warnings
 from kedge.training.nested import AUTO, DEFAULTS, ROOMS, innermost, methods, takes
 
 MANY = 100  # so many classes are listed by name
@@ -186,7 +186,7 @@ def evaluation(results: dict[str, Any] | None, why: str, changed: str) -> str:
         arrow = {"higher": "↑ ", "lower": "↓ ", None: ""}[row.better]
         table += f"\n| {arrow}{escaped(_public(row.title))} | {escaped(row.text(0))} | {escaped(row.spread(0))} |"
     lines.append(table)
-    legends = [LEGEND.partition(";")[0] + ".", leaning(rows), *_conditions(results)]
+    legends = [LEGEND.partition(";")[0] + ".", cautions(rows), *_conditions(results)]
     legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
     lines.append(escaped(" ".join(filter(None, legends)), 2000))
     lines += [f"**{escaped(_public(line), 400)}**" for line in warnings(results)]

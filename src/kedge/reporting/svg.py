@@ -29,6 +29,13 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def thin(x: list[float], y: list[float], most: int = 60) -> tuple[list[float], list[float]]:
+    """At most about `most` points of a curve, with both ends."""
+    step = max(1, -(-len(x) // most))
+    places = sorted({*range(0, len(x), step), len(x) - 1}) if x else []
+    return [x[k] for k in places], [y[k] for k in places]
+
+
 def _short(value: float) -> str:
     return f"{value:.6g}"
 
