@@ -3,14 +3,18 @@
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kedge import catalog
-from kedge.metrics._base import leading, metrics
+from kedge.metrics._base import metrics
 from kedge.reporting.rows import dig, estimate, number, short, value_of
+from kedge.reporting.sections.ood import ranked, usual_score
 from kedge.reporting.summary import cautions, summary_rows
 from kedge.reporting.table import LEGEND, OOD_LEGEND, sizes, subject_line, warnings
 from kedge.training.nested import AUTO, DEFAULTS, ROOMS, innermost, methods, takes
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 MANY = 100  # so many classes are listed by name
 _SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&!@$^]|:(?=//)|(?<=www)\.)")
@@ -249,20 +253,12 @@ def papers(recipe: dict[str, Any], results: dict[str, Any] | None, how: str = ""
 
 def _not_in_the_table(results: dict[str, Any]) -> set[str]:
     """The addresses of the papers of metrics and scores whose numbers the report has, but not the card's table."""
-    best = {ranked[0] for model in results["models"].values() for ranked in _ranked(model)}
+    sets = [own["scores"] for model in results["models"].values() for own in (model.get("ood") or {}).values()]
+    best = {score for scores in sets for score in ranked(scores)[:1]} | {usual_score()}
     scores = {name: catalog.get("scores", name) for name in catalog.names("scores")}
-    shown = [*(m for m in metrics() if m.summary), *(scores[name] for name in scores if name in best | {"msp"})]
+    shown = [*(m for m in metrics() if m.summary), *(scores[name] for name in scores if name in best)]
     every = {paper["url"] for paper in catalog.citations([*metrics(), *scores.values()])}
     return every - {paper["url"] for paper in catalog.citations(shown)}
-
-
-def _ranked(model: dict[str, Any]) -> Iterator[list[str]]:
-    """For each out-of-distribution set the scores, the best first."""
-    for name in model.get("ood") or {}:
-        scores = dig(model, "ood", name, "scores") or {}
-        by = {score: dig(values, leading("ood").key, "value") for score, values in scores.items()}
-        if ranked := sorted((s for s in by if by[s] is not None), key=by.__getitem__, reverse=True):
-            yield ranked
 
 
 def _methods(recipe: dict[str, Any]) -> Iterator[Any]:
@@ -283,22 +279,23 @@ def _methods(recipe: dict[str, Any]) -> Iterator[Any]:
             continue
 
 
-def model_index(results: dict[str, Any], name: str, hub_data: str | None) -> list[dict[str, Any]]:
-    """The hub's metadata with the numbers: accuracy and calibration on clean and on corrupted images, as fractions."""
-    (model,) = results["models"].values()
-    data = results["data"]
-    numbers = []
-    for place in ("", ", corrupted"):
-        for one in (one for one in metrics() if one.claims):
-            value = estimate(dig(model, "shift", "mean", one.key) if place else value_of(model, one))
-            if value is not None:
-                numbers.append({"type": one.key, "value": round(value["value"], 4), "name": f"{one.label}{place}"})
-    if not numbers:
-        return []
-    shown = Path(str(data["name"])).name if hub_data is None else hub_data
-    dataset = {"type": shown, "name": shown, **({"split": data["split"]} if data["split"] else {})}
-    task = {"type": "image-classification", "name": "Image classification"}
-    return [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": numbers}]}]
+def eval_results(results: dict[str, Any], hub_data: str | None) -> list["EvalResult"]:
+    """The numbers for the hub's metadata: those of which claims are made, clean and corrupted, as fractions."""
+    from huggingface_hub import EvalResult
+
+    (model,), data = results["models"].values(), results["data"]
+    name = Path(str(data["name"])).name if hub_data is None else hub_data
+    values = [(one, "", value_of(model, one)) for one in metrics() if one.claims]
+    values += [(one, ", corrupted", dig(model, "shift", "mean", one.key)) for one, _, _ in values]
+    return [
+        EvalResult(
+            task_type="image-classification", task_name="Image classification",
+            dataset_type=name, dataset_name=name, dataset_split=data["split"] or None,
+            metric_type=one.key, metric_value=round(cell["value"], 4), metric_name=f"{one.label}{place}",
+        )
+        for one, place, value in values
+        if (cell := estimate(value)) is not None
+    ]  # fmt: skip
 
 
 def _public(line: str) -> str:

@@ -150,24 +150,25 @@ def _metadata(
     name: str,
     license: str | None,
 ) -> str:
-    import yaml
+    from huggingface_hub import ModelCardData
 
     classifies = model.task == "classification" and len(model.input_shape) == 3
     hub_data = text.hub_name(recipe.get("data"), run)
-    made: dict[str, Any] = {"library_name": "kedge"}
-    if license is not None:
-        made["license"] = license
-    if classifies:
-        made["pipeline_tag"] = "image-classification"
-    made["tags"] = ["kedge", "calibration", *(["anchoring"] if model.count() else [])]
-    if hub_data is not None:
-        made["datasets"] = [hub_data]
-    bank = model.count() or 1
-    if results is not None and classifies and not (text.on_validation(results) or text.quick_look(results, bank)):
-        made["metrics"] = ["accuracy"]
-        index = text.model_index(results, name, hub_data)
-        made |= {"model-index": index} if index else {}
-    return f"---\n{yaml.safe_dump(made, sort_keys=False, allow_unicode=True)}---"
+    numbers = []
+    if results is not None and classifies:
+        usable = not (text.on_validation(results) or text.quick_look(results, model.count() or 1))
+        numbers = text.eval_results(results, hub_data) if usable else []
+    data = ModelCardData(
+        library_name="kedge",
+        license=license,
+        pipeline_tag="image-classification" if classifies else None,
+        tags=["kedge", "calibration", *(["anchoring"] if model.count() else [])],
+        datasets=None if hub_data is None else [hub_data],
+        metrics=[numbers[0].metric_type] if numbers else None,
+        model_name=name if numbers else None,
+        eval_results=numbers or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _what(model: PixelModel, did: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from kedge import catalog
 from kedge.metrics._base import Detection, leading, metrics
 from kedge.printable import printable
 from kedge.reporting.lines import Lines
@@ -44,11 +45,16 @@ class Place(NamedTuple):
         return dig(model, "ood", self.name, "scores") or {}
 
 
+def usual_score() -> str:
+    """The score that every classifier has, by which models are compared where it was measured."""
+    return catalog.ordered("scores")[0]
+
+
 def score_titles(results: dict[str, Any]) -> dict[str, str]:
     """Score to title over all models, in the order of the settings; the first is the one of the summary."""
     titles = {score: f["title"] for m in results["models"].values() for score, f in m["scores"].items()}
-    order = [s for s in results["settings"]["scores"] if s in titles]
-    return {s: titles[s] for s in dict.fromkeys([*(["msp"] if "msp" in titles else []), *order, *titles])}
+    order = dict.fromkeys([usual_score(), *results["settings"]["scores"], *titles])
+    return {score: titles[score] for score in order if score in titles}
 
 
 def ood_places(results: dict[str, Any]) -> list[Place]:
