@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kedge.experiments.measures import MEASURES
 from kedge.own_code import near_names
 from kedge.training.nested import change, flattened
 from kedge.training.recipe import Recipe, load_recipe
@@ -21,21 +22,6 @@ FOLDER = "paper"  # inside kedge/recipes
 OURS = ("name", "runs", "seed", "data")  # keys of a recipe that the experiment decides, not its variants
 EVALUATION = frozenset({"shift", "severities", "near", "ood", "limit", "references", "equalise", "part", "views"})
 PARTS = ("test", "rest")
-# What the tables compare, in percent, in their order; True: higher is better.
-MEASURES = {
-    "clean accuracy": True,
-    "corrupted accuracy": True,
-    "severity 5 accuracy": True,
-    "clean ECE": False,
-    "clean smooth ECE": False,
-    "corrupted ECE": False,
-    "corrupted smooth ECE": False,
-    "near AUROC, confidence": True,
-    "far AUROC, confidence": True,
-    "near AUROC, energy": True,
-    "far AUROC, energy": True,
-    "far AUROC, masked reference": True,
-}
 
 
 @dataclass(frozen=True)
