@@ -72,20 +72,20 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None, mo
     counts = facts.get("data") or {}
     data = escaped(data_name(recipe.get("data"), run))
     did = "Adapted to" if adapted else "Trained on"
-    said = f"{did} {data}"
+    sentence = f"{did} {data}"
     if isinstance(counts.get("train"), int) and isinstance(counts.get("val"), int):
-        held = f"{counts['val']:,}" if counts["val"] else "none"
-        said = f"{did} {counts['train']:,} images of {data}; {held} were held out for validation"
+        validation = f"{counts['val']:,}" if counts["val"] else "none"
+        sentence = f"{did} {counts['train']:,} images of {data}; {validation} were held out for validation"
     folds, accuracy = facts.get("folds"), estimate(dig(facts, "validation", "accuracy"))
     if folds and accuracy is not None:
-        said = (
+        sentence = (
             f"{did} {counts.get('train')} images of {data}. None was held out: in {folds.get('folds')}-fold "
             f"cross-validation {folds.get('images')} of them were each judged by a model that was not trained on it, "
             f"and {number(accuracy['value'], '%')} % were right{before}"
         )
     elif accuracy is not None:
-        said += f", of which it got {number(accuracy['value'], '%')} % right{before}"
-    lines = ["## Training", f"{said}.", "| recipe | |\n| --- | --- |"]
+        sentence += f", of which it got {number(accuracy['value'], '%')} % right{before}"
+    lines = ["## Training", f"{sentence}.", "| recipe | |\n| --- | --- |"]
     lines[-1] += "".join(f"\n| {words} | {escaped(value)} |" for words, value in _adapted(adapted, facts, run))
     for key in _SHOWN:
         value = recipe.get(key)
@@ -101,7 +101,7 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None, mo
             continue
         if key == "init_from":
             value = data_name(value, run)
-        lines[-1] += f"\n| {_WORDS.get(key, key.replace('_', ' '))} | {escaped(_said(value))} |"
+        lines[-1] += f"\n| {_WORDS.get(key, key.replace('_', ' '))} | {escaped(_value(value))} |"
     if further := _further(recipe.get("extra") or {}, facts.get("extra") or {}, run):
         lines[-1] += f"\n| further images | {escaped(further)} |"
     return "\n\n".join(lines)
@@ -147,13 +147,13 @@ def _way(how: str) -> str:
         return ""
 
 
-def _said(value: Any) -> str:
+def _value(value: Any) -> str:
     """A value of a recipe for people: Anchored (alpha 0.25), CrossEntropy."""
     if isinstance(value, dict):
-        parts = [f"{k} ({_said(v)})" if isinstance(v, dict) else f"{k} {_said(v)}" for k, v in value.items()]
+        parts = [f"{k} ({_value(v)})" if isinstance(v, dict) else f"{k} {_value(v)}" for k, v in value.items()]
         return ", ".join(parts)
     if isinstance(value, list):
-        return ", ".join(map(_said, value))
+        return ", ".join(map(_value, value))
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
@@ -164,8 +164,8 @@ def on_validation(results: dict[str, Any]) -> bool:
 
 def quick_look(results: dict[str, Any], references: int) -> bool:
     """Whether results are of some of the images alone, or of fewer references than the model answers with."""
-    asked = results["settings"].get("references")
-    return bool(results["data"].get("limited")) or (isinstance(asked, int) and asked < references)
+    used = results["settings"].get("references")
+    return bool(results["data"].get("limited")) or (isinstance(used, int) and used < references)
 
 
 def evaluation(results: dict[str, Any] | None, why: str, changed: str) -> str:
@@ -218,19 +218,19 @@ def limits(results: dict[str, Any] | None, folds: bool = False) -> str:
         (model,) = results["models"].values()
         missing = [
             words
-            for found, words in (
+            for measured, words in (
                 (results["settings"]["corruptions"] or results["shift_sets"], "images under other conditions (shift)"),
                 (results["ood_sets"], "whether it notices images of other kinds than its classes"),
                 (model["attacks"], "images that were changed to deceive it (attacks)"),
             )
-            if not found
+            if not measured
         ]
         kind = "validation" if on_validation(results) else "test"
         if kind == "validation":
             missing.insert(0, "test images")
         if results["data"]["limited"]:
-            seen, of = results["data"]["images"], results["data"]["of"]
-            missing.append(f"{of - seen:,} of the {of:,} {kind} images: the numbers are of a random subset")
+            images, of = results["data"]["images"], results["data"]["of"]
+            missing.append(f"{of - images:,} of the {of:,} {kind} images: the numbers are of a random subset")
     missing.append("whether it treats groups of people alike, and images from other sources than those named above")
     return "\n\n".join(lines) + "\n\n" + "\n".join(f"- {words}" for words in missing)
 
@@ -256,9 +256,9 @@ def _not_in_the_table(results: dict[str, Any]) -> set[str]:
     sets = [own["scores"] for model in results["models"].values() for own in (model.get("ood") or {}).values()]
     best = {score for scores in sets for score in ranked(scores)[:1]} | {usual_score()}
     scores = {name: catalog.get("scores", name) for name in catalog.names("scores")}
-    shown = [*(m for m in metrics() if m.summary), *(scores[name] for name in scores if name in best)]
+    listed = [*(m for m in metrics() if m.summary), *(scores[name] for name in scores if name in best)]
     every = {paper["url"] for paper in catalog.citations([*metrics(), *scores.values()])}
-    return every - {paper["url"] for paper in catalog.citations(shown)}
+    return every - {paper["url"] for paper in catalog.citations(listed)}
 
 
 def _methods(recipe: dict[str, Any]) -> Iterator[Any]:

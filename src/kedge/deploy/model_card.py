@@ -112,9 +112,9 @@ def evaluation_of(
 
     command = f"kedge evaluate {text.path_word(run)}" if run is not None else "kedge evaluate MODEL --data DATA"
     why = ""
-    found = [read_results(path) for path in run.glob("evaluation*/results.json")] if run is not None else []
-    found.sort(key=lambda results: (not text.on_validation(results), str(results["created"])), reverse=True)
-    for results in found:
+    evaluations = [read_results(path) for path in run.glob("evaluation*/results.json")] if run is not None else []
+    evaluations.sort(key=lambda results: (not text.on_validation(results), str(results["created"])), reverse=True)
+    for results in evaluations:
         own = [name for name in results["models"] if run is not None and name == run.resolve().name]
         own = own or (list(results["models"]) if len(results["models"]) == 1 else [])
         if not own:
@@ -197,18 +197,18 @@ def _what(model: PixelModel, did: str) -> str:
 def _use(model: PixelModel, repo: str | None, by_name: bool) -> str:
     shape = ", ".join(map(str, model.input_shape))
     also = "" if by_name else ", model=network"
-    given = f'kedge.from_pretrained("{repo}"{also})' if repo else f'kedge.load("."{also})'
+    call = f'kedge.from_pretrained("{repo}"{also})' if repo else f'kedge.load("."{also})'
     where = "" if repo else " in this folder"
     photos = len(model.input_shape) == 3 and model.input_shape[1] == model.input_shape[2]
     size = f"{model.input_shape[-1]}, {model.input_shape[0]}"
     read = f'images = kedge.data.read_image("photo.jpg", {size})[None] / 255\n' if photos else ""
-    shown = ["prediction.confidence", *(["prediction.uncertainty"] if model.count() else [])]
+    answers = ["prediction.confidence", *(["prediction.uncertainty"] if model.count() else [])]
     if model.task == "classification":
-        shown.insert(0, "model.class_names[prediction.label[0]]" if model.class_names else "prediction.label")
+        answers.insert(0, "model.class_names[prediction.label[0]]" if model.class_names else "prediction.label")
     lines = [
         "## Use",
-        f"```python\nimport kedge\n\nmodel = {given}\n{read}prediction = model.predict(images)  # [B, {shape}], values "
-        f"in [0, 1]\nprint({', '.join(shown)})\n```",
+        f"```python\nimport kedge\n\nmodel = {call}\n{read}prediction = model.predict(images)  # [B, {shape}], values "
+        f"in [0, 1]\nprint({', '.join(answers)})\n```",
     ]
     if not by_name:
         lines.append(f"`network` is a {type(model.network).__name__}, made by the code it was trained with.")
@@ -236,36 +236,36 @@ def _answers(model: PixelModel, changed: str) -> str:
         else f"for at most {number(rule['risk'], '%')} % wrong answers on {set_on(rule)}" if "risk" in rule
         else "by hand"
     )  # fmt: skip
-    said = f"An answer with a confidence below {in_words(rule)} should be rejected. This threshold was set {how}"
+    sentence = f"An answer with a confidence below {in_words(rule)} should be rejected. This threshold was set {how}"
     if isinstance(rule.get("validation_accuracy"), float):
-        said += f"; of those answered {number(rule['validation_accuracy'], '%')} % were right"
-    lines.append(said + (f". {changed}" if changed else "."))
+        sentence += f"; of those answered {number(rule['validation_accuracy'], '%')} % were right"
+    lines.append(sentence + (f". {changed}" if changed else "."))
     return "\n\n".join(lines)
 
 
 def _references(model: PixelModel, means: int | None) -> str:
     count = photos_in(model, means)
     if not model.count():
-        said = (
+        sentence = (
             "The first layer holds a map made of one reference image, a photo perhaps, which can be made out in it."
             if count
             else "The model holds no images. Whether its weights remember any was not looked into."
         )
-        return f"## Privacy\n\n{said}"
+        return f"## Privacy\n\n{sentence}"
     bank = f"The bank holds {_count(len(model.references), 'reference')}"
     if model.residuals is not None:
         bank += f" and {_count(len(model.residuals), 'residual')} (differences between training images and references)"
     if means is not None and means > 1 and model.residuals is None:
-        said = f"{bank}, made as the mean of {f'{means:,} images' if means < ENOUGH else 'many images'}."
-        said += " Outlines of single images may show in it." if means < ENOUGH else ""
+        sentence = f"{bank}, made as the mean of {f'{means:,} images' if means < ENOUGH else 'many images'}."
+        sentence += " Outlines of single images may show in it." if means < ENOUGH else ""
     elif count:
-        said = (
+        sentence = (
             f"{bank}. They are images, training photos as a rule, stored in the file as they are: "
             "whoever has the model can look at them."
         )
     else:
-        said = f"{bank} of one colour: no photo."
-    return f"## References and privacy\n\n{said} Whether the weights remember images was not looked into."
+        sentence = f"{bank} of one colour: no photo."
+    return f"## References and privacy\n\n{sentence} Whether the weights remember images was not looked into."
 
 
 def _license(license: str | None) -> str:

@@ -10,7 +10,15 @@ class _Part(dict[str, Any]):
     """What a part holds that may be None as a whole: it was not measured."""
 
 
-_SET = {"name": "?", "split": None, "images": 0, "of": 0, "limited": False, "image_shape": [], "unreadable": 0}
+_SET: dict[str, Any] = {
+    "name": "?",
+    "split": None,
+    "images": 0,
+    "of": 0,
+    "limited": False,
+    "image_shape": [],
+    "unreadable": 0,
+}
 _MODEL: dict[str, Any] = {
     "kind": "?", "network": "?", "parameters": None, "references": None, "device": "?", "input_shape": [],
     "conversion": "", "steps": [], "trained_on": None, "images": {}, "errors": [], "warnings": [],

@@ -100,7 +100,7 @@ def _page(results: dict[str, Any], level: int) -> str:
     environment = templates()
     models = results["models"]
     rows = summary_rows(results)
-    left_out = [LADDER[i] for i in range(1, level + 1) if not (i == 2 and level > 2)]
+    omitted = [LADDER[i] for i in range(1, level + 1) if not (i == 2 and level > 2)]
     environment.globals.update(
         # For the macros, which do not see what the page is rendered with.
         names=[short(n) for n in models],
@@ -116,7 +116,7 @@ def _page(results: dict[str, Any], level: int) -> str:
         results=results,
         subject=subject_line(results),
         trained=_training_words(models),
-        left_out=f"{', '.join(left_out[:-1])} and {left_out[-1]}" if len(left_out) > 1 else "".join(left_out),
+        omitted=f"{', '.join(omitted[:-1])} and {omitted[-1]}" if len(omitted) > 1 else "".join(omitted),
         warnings=warnings(results),
         sizes=sizes(results),
         cautions=cautions(rows),

@@ -20,8 +20,8 @@ def summary_rows(results: dict[str, Any]) -> list[Row]:
 
 def cautions(rows: list[Row]) -> str:
     """What to know of the intervals that rows have, such as why a calibration error lies at the end of its own."""
-    shown = (row for row in rows if any(row.spread(i) for i in range(len(row.cells))))
-    return " ".join(dict.fromkeys(row.caution for row in shown if row.caution))
+    spread = (row for row in rows if any(row.spread(i) for i in range(len(row.cells))))
+    return " ".join(dict.fromkeys(row.caution for row in spread if row.caution))
 
 
 def about(name: str, model: dict[str, Any], results: dict[str, Any]) -> list[str]:
