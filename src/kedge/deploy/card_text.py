@@ -1,20 +1,15 @@
-"""The parts of a model card that come from a recipe and from results, and Markdown that a name cannot break out of."""
+"""The parts of a model card that come from a recipe, the papers, and Markdown that a name cannot break out of."""
 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kedge import catalog
 from kedge.metrics._base import metrics
-from kedge.reporting.rows import dig, estimate, number, short, value_of
+from kedge.reporting.rows import dig, estimate, number, short
 from kedge.reporting.sections.ood import ranked, usual_score
-from kedge.reporting.summary import cautions, summary_rows
-from kedge.reporting.table import LEGEND, OOD_LEGEND, sizes, subject_line, warnings
 from kedge.training.nested import AUTO, DEFAULTS, ROOMS, innermost, methods, takes
-
-if TYPE_CHECKING:
-    from huggingface_hub import EvalResult
 
 MANY = 100  # so many classes are listed by name
 _SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&!@$^]|:(?=//)|(?<=www)\.)")
@@ -157,84 +152,6 @@ def _value(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
-def on_validation(results: dict[str, Any]) -> bool:
-    """Whether results are of validation images, by which a model is chosen and its reject threshold set."""
-    return bool(results["data"]["split"] == "val")
-
-
-def quick_look(results: dict[str, Any], references: int) -> bool:
-    """Whether results are of some of the images alone, or of fewer references than the model answers with."""
-    used = results["settings"].get("references")
-    return bool(results["data"].get("limited")) or (isinstance(used, int) and used < references)
-
-
-def evaluation(results: dict[str, Any] | None, why: str, changed: str) -> str:
-    """The table of the evaluation, with what its numbers mean; or why there is none."""
-    if results is None:
-        return f"## Evaluation\n\n{why}"
-    rows = summary_rows(results)
-    lines = ["## Evaluation"]
-    if changed:
-        lines.append(f"**Measured before the model was changed, and not of the files here.** {changed}")
-    if on_validation(results):
-        lines.append(
-            "**Measured on validation images, not on test images.** Those of the run set the reject threshold (and the "
-            "temperature, where there is one), so new images may do worse."
-        )
-    lines.append(f"On {escaped(_public(subject_line(results)), 400)}.")
-    table, group = "| | | 95 % interval |\n| --- | ---: | --- |", None
-    for row in rows:
-        if row.group != group:
-            group = row.group
-            table += f"\n| **{escaped(_public(group))}** | | |"
-        arrow = {"higher": "↑ ", "lower": "↓ ", None: ""}[row.better]
-        table += f"\n| {arrow}{escaped(_public(row.title))} | {escaped(row.text(0))} | {escaped(row.spread(0))} |"
-    lines.append(table)
-    legends = [LEGEND.partition(";")[0] + ".", cautions(rows), *_conditions(results)]
-    legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
-    lines.append(escaped(" ".join(filter(None, legends)), 2000))
-    lines += [f"**{escaped(_public(line), 400)}**" for line in warnings(results)]
-    return "\n\n".join(lines)
-
-
-def _conditions(results: dict[str, Any]) -> Iterator[str]:
-    (model,), settings = results["models"].values(), results["settings"]
-    when, version = str(results["created"])[:10], results["machine"]["kedge"]
-    measured = f"Measured on {when} with kedge {version}, seed {settings['seed']}"
-    references = model["references"]
-    if references is not None:
-        measured += f", {references} reference{'' if references == 1 else 's'}"
-    yield f"{measured}."
-    if settings["corruptions"]:
-        yield "Corruptions are made by kedge; they are not the published corrupted files."
-
-
-def limits(results: dict[str, Any] | None, folds: bool = False) -> str:
-    """What was not looked into; `folds`: cross-validation judged the training."""
-    lines = ["## Limits", "What was not measured is not known:"]
-    if results is None:
-        missing = [f"everything but the accuracy {'in cross-validation' if folds else 'on validation images'}"]
-    else:
-        (model,) = results["models"].values()
-        missing = [
-            words
-            for measured, words in (
-                (results["settings"]["corruptions"] or results["shift_sets"], "images under other conditions (shift)"),
-                (results["ood_sets"], "whether it notices images of other kinds than its classes"),
-                (model["attacks"], "images that were changed to deceive it (attacks)"),
-            )
-            if not measured
-        ]
-        kind = "validation" if on_validation(results) else "test"
-        if kind == "validation":
-            missing.insert(0, "test images")
-        if results["data"]["limited"]:
-            images, of = results["data"]["images"], results["data"]["of"]
-            missing.append(f"{of - images:,} of the {of:,} {kind} images: the numbers are of a random subset")
-    missing.append("whether it treats groups of people alike, and images from other sources than those named above")
-    return "\n\n".join(lines) + "\n\n" + "\n".join(f"- {words}" for words in missing)
-
-
 def papers(recipe: dict[str, Any], results: dict[str, Any] | None, how: str = "", steps: Sequence[type] = ()) -> str:
     """The section on what model, training and table rest on: the papers that their methods name.
 
@@ -277,27 +194,3 @@ def _methods(recipe: dict[str, Any]) -> Iterator[Any]:
             yield from (catalog.get(room, name) for name in listed)
         except ValueError:
             continue
-
-
-def eval_results(results: dict[str, Any], hub_data: str | None) -> list["EvalResult"]:
-    """The numbers for the hub's metadata: those of which claims are made, clean and corrupted, as fractions."""
-    from huggingface_hub import EvalResult
-
-    (model,), data = results["models"].values(), results["data"]
-    name = Path(str(data["name"])).name if hub_data is None else hub_data
-    values = [(one, "", value_of(model, one)) for one in metrics() if one.claims]
-    values += [(one, ", corrupted", dig(model, "shift", "mean", one.key)) for one, _, _ in values]
-    return [
-        EvalResult(
-            task_type="image-classification", task_name="Image classification",
-            dataset_type=name, dataset_name=name, dataset_split=data["split"] or None,
-            metric_type=one.key, metric_value=round(cell["value"], 4), metric_name=f"{one.label}{place}",
-        )
-        for one, place, value in values
-        if (cell := estimate(value)) is not None
-    ]  # fmt: skip
-
-
-def _public(line: str) -> str:
-    """A line without the folders of this machine: of an absolute path only the last part stays."""
-    return re.sub(r"(?<!\S)(~|[A-Za-z]:)?[/\\](?:[^/\\\s]+[/\\])+([^/\\\s]+)", r"\2", line)

@@ -1,13 +1,13 @@
 """The model card: a README.md for people and for the hub. (What travels inside exported files is `deploy.card`.)"""
 
 import re
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
 from kedge.deploy import card_text as text
+from kedge.deploy.card_results import eval_results, evaluation, evaluation_of, limits, on_validation, quick_look
 from kedge.deploy.photos import ENOUGH, photos_in
 from kedge.postprocess import kind_of
 from kedge.regular import read_text
@@ -74,8 +74,8 @@ def model_card(
         _what(model, did),
         _use(model, repo, by_name),
         text.training(recipe, facts, run, any(step.changes_labels for step in steps)),
-        text.evaluation(results, why, changed),
-        text.limits(results, bool(facts.get("folds"))),
+        evaluation(results, why, changed),
+        limits(results, bool(facts.get("folds"))),
         _answers(model, changed),
         _references(model, means),
         _license(license),
@@ -100,48 +100,6 @@ def means_of(recipe: dict[str, Any], facts: dict[str, Any]) -> int | None:
     return train // k if isinstance(train, int) and isinstance(k, int) and k > 0 else None
 
 
-def evaluation_of(
-    model: PixelModel, run: Path | None, facts: dict[str, Any], changed: bool = False
-) -> tuple[dict[str, Any] | None, str]:
-    """The newest results of `run` with this model alone in them; else None, and what the card says instead.
-
-    Those on test images come before all that are on validation images. What was expected of images without labels is
-    left out: it is no measurement, and its names are those of folders of the user.
-    """
-    from kedge.reporting import read_results
-
-    command = f"kedge evaluate {text.path_word(run)}" if run is not None else "kedge evaluate MODEL --data DATA"
-    why = ""
-    evaluations = [read_results(path) for path in run.glob("evaluation*/results.json")] if run is not None else []
-    evaluations.sort(key=lambda results: (not text.on_validation(results), str(results["created"])), reverse=True)
-    for results in evaluations:
-        own = [name for name in results["models"] if run is not None and name == run.resolve().name]
-        own = own or (list(results["models"]) if len(results["models"]) == 1 else [])
-        if not own:
-            continue
-        measured = results["models"][own[0]]
-        if _before(results["created"], facts.get("finished")):
-            why = why or f"The last evaluation is older than the training. `{command}` measures this model."
-        elif not changed and measured["steps"] != model.describe_steps():
-            then = ", ".join(measured["steps"]) or "no temperature"
-            why = why or (
-                f"The last evaluation was of the model with {text.escaped(then)}, before that changed. "
-                f"`{command}` measures it as it is."
-            )
-        else:
-            alone = {own[0]: {**measured, "unlabelled": None}}
-            return {**results, "models": alone, "groups": {}, "comparisons": []}, ""
-    missing = f"This model was not evaluated. `{command}` does that, and `kedge card` writes the table here."
-    return None, why or missing
-
-
-def _before(created: Any, finished: Any) -> bool:
-    try:
-        return datetime.fromisoformat(created) < datetime.fromisoformat(finished)
-    except (TypeError, ValueError):
-        return False
-
-
 def _metadata(
     model: PixelModel,
     recipe: dict[str, Any],
@@ -156,8 +114,8 @@ def _metadata(
     hub_data = text.hub_name(recipe.get("data"), run)
     numbers = []
     if results is not None and classifies:
-        usable = not (text.on_validation(results) or text.quick_look(results, model.count() or 1))
-        numbers = text.eval_results(results, hub_data) if usable else []
+        usable = not (on_validation(results) or quick_look(results, model.count() or 1))
+        numbers = eval_results(results, hub_data) if usable else []
     data = ModelCardData(
         library_name="kedge",
         license=license,
