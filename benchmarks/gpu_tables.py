@@ -4,7 +4,8 @@ from typing import Any
 
 from benchmarks.side_by_side import table
 from kedge.experiments.comparing import comparison
-from kedge.experiments.experiment import MEASURES, Experiment
+from kedge.experiments.experiment import Experiment
+from kedge.experiments.measures import MEASURES
 
 Row = dict[str, Any]
 Runs = dict[str, dict[int, Row]]  # variant to seed to what was measured

@@ -65,7 +65,7 @@ def test_evaluate_ranks_beyond_a_confidence_of_1(images, model):
     assert found["joint"]["strange"]["aurc"] == pytest.approx(np.mean(joint))
     assert [image["index"] for image in about["images"]["most_certain"][:3]] == [199, 198, 197]
     assert [image["index"] for image in about["images"]["confident_mistakes"][:2]] == [57, 56]
-    sentences = " ".join(kedge.reporting.sentences.about("model", about, results))
+    sentences = " ".join(kedge.reporting.summary.about("model", about, results))
     assert "above a confidence of 1 - 6e-11" in sentences  # the gap of place 56 is 18 + 25 * 56 / 255
     assert "No threshold" not in sentences
 

@@ -4,7 +4,7 @@ import pytest
 
 from kedge import data, evaluation
 from kedge.data import DataError
-from kedge.experiments.evaluating import _judging, evaluate_one, kept_record
+from kedge.experiments.evaluating import _judging, evaluate_one, read_record
 from kedge.experiments.experiment import Experiment
 from kedge.experiments.reproducing import gathered
 from kedge.experiments.running import first_here, plan, train_one
@@ -58,12 +58,12 @@ def test_train_evaluate_and_keep(planned, experiment, monkeypatch):
         evaluate_one(each)
     assert {each.name: each.record.stat().st_mtime_ns for each in planned} == written
     assert {e.name: (e.run / "model" / "model.safetensors").stat().st_mtime_ns for e in planned} == models
-    first, record = kept_record(standard), kept_record(masked)
+    first, record = read_record(standard), read_record(masked)
     assert record["missing"] == ["nor-this"]
     assert record["images"] == 40
     assert set(record["severities"]) == {"2", "5"}
     assert set(record["corruptions"]) == {"contrast"}
-    results = gathered(experiment, "laptop", planned, {e.name: kept_record(e) for e in planned}, "kedge reproduce x")
+    results = gathered(experiment, "laptop", planned, {e.name: read_record(e) for e in planned}, "kedge reproduce x")
     json.dumps(results, allow_nan=False)
     assert results["unfinished"] == []
     assert results["variants"]["masked-4"]["trained_as"] == "masked"
@@ -103,13 +103,13 @@ def test_another_way_of_asking_measures_anew(values, planned, trained):
     evaluate_one(planned[0])
     values["scales"]["laptop"]["evaluation.limit"] = 30
     other = plan(Experiment.from_dict(values, "small"), "laptop", [0], trained, "digits")[0]
-    assert kept_record(other) is None
+    assert read_record(other) is None
     assert evaluate_one(other)["images"] == 30
     # Of a version that ranked images by confidences, which are equal from 1 on in float32.
     record = json.loads(other.record.read_text(encoding="utf-8"))
     del record["asked"]["ranked_by"]
     other.record.write_text(json.dumps(record), encoding="utf-8")
-    assert kept_record(other) is None
+    assert read_record(other) is None
 
 
 def test_a_run_with_another_recipe_is_not_taken_for_ours(values, planned, trained):
@@ -120,8 +120,8 @@ def test_a_run_with_another_recipe_is_not_taken_for_ours(values, planned, traine
     values["scales"]["laptop"]["epochs"] = 2
     other = plan(Experiment.from_dict(values, "small"), "laptop", [0], trained, "digits")[0]
     evaluate_one(planned[0])
-    assert kept_record(planned[0]) is not None
-    assert kept_record(other) is None  # nor are its numbers taken for those of the new recipe
+    assert read_record(planned[0]) is not None
+    assert read_record(other) is None  # nor are its numbers taken for those of the new recipe
     with pytest.raises(ValueError, match="epochs is 1 there, not 2"):
         train_one(other)
 
@@ -131,9 +131,9 @@ def test_sets_that_have_come_since_are_measured(planned, monkeypatch):
 
     train_one(planned[0])
     evaluate_one(planned[0])
-    assert kept_record(planned[0])["missing"] == ["nor-this"]
+    assert read_record(planned[0])["missing"] == ["nor-this"]
     monkeypatch.setattr(evaluating, "_is_here", lambda name: True)
-    assert kept_record(planned[0]) is None
+    assert read_record(planned[0]) is None
 
 
 def test_a_run_broken_off_before_it_had_a_recipe(experiment, tmp_path):
@@ -183,8 +183,8 @@ def test_a_run_that_starts_from_another_and_is_judged_on_what_is_left(values, tm
     assert "references" not in asked[2][2]
     assert asked[2][0]["views-1"].count == 3
     assert records[2]["measures"] != records[0]["measures"]
-    assert kept_record(views) == records[2]
-    assert kept_record(converted) == records[1]
+    assert read_record(views) == records[2]
+    assert read_record(converted) == records[1]
 
 
 def test_the_rest_of_all_images_is_nothing(values, planned, tmp_path):

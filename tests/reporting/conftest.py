@@ -55,5 +55,5 @@ def partial() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def old() -> dict[str, Any]:
-    """Results of the first format."""
-    return lacking.format_1(synthetic.results(("standard", "anchored", "deep", "wide")))
+    """Results of an earlier version."""
+    return lacking.earlier(synthetic.results(("standard", "anchored", "deep", "wide")))

@@ -1,4 +1,4 @@
-"""Synthetic results from which something is missing: of a run that was broken off, and of the first format."""
+"""Synthetic results from which something is missing: of a run that was broken off, and of an earlier version."""
 
 import json
 from typing import Any
@@ -26,8 +26,8 @@ def interrupted(**settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(made))
 
 
-def format_1(made: dict[str, Any]) -> dict[str, Any]:
-    """The same as the first format had it, without what came later."""
+def earlier(made: dict[str, Any]) -> dict[str, Any]:
+    """The same without what came later."""
     made = json.loads(json.dumps(made))
     later = ("peak_memory_mb", "complete", "citations", "shift_sets", "strips", "groups", "comparisons", "group_table")
     for key in later:
@@ -54,10 +54,9 @@ def format_1(made: dict[str, Any]) -> dict[str, Any]:
         for found in own["ood"].values():
             for values in found["scores"].values():
                 del values["aupr_in"], values["aupr_out"], values["roc"]
-                values["fpr95"] = values["fpr95"]["value"]
         for key in ("aurc", "excess_aurc", "at_risk", "curve", "joint"):
             del own["selective"][key]
         if own["selective"]["threshold"] is None:
             own["selective"] = None
         del own["timing"]["seconds"]
-    return {**made, "format_version": 1}
+    return made

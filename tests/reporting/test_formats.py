@@ -4,7 +4,7 @@ import json
 import pytest
 
 from kedge.reporting import as_csv, page, read_results, table, write_results
-from kedge.reporting.formats import NEWEST, upgrade
+from kedge.reporting.formats import upgrade
 from kedge.reporting.summary import summary_rows
 from tests.reporting import synthetic
 
@@ -26,20 +26,19 @@ def test_lists_of_numbers_take_one_line_and_text_stays_as_it_is(one, tmp_path):
     assert "[ 1, -2.5, 3e-07, null ]" in path.read_text()
 
 
-def test_the_first_format_is_read_and_filled_in(old):
+def test_what_an_earlier_version_lacks_is_filled_in(old):
     before = copy.deepcopy(old)
     new = upgrade(old)
     assert old == before
-    assert new["format_version"] == NEWEST
     assert upgrade(new) == new
     area = new["models"]["standard"]["ood"]["mnist"]["scores"]["msp"]
-    assert area["fpr95"] == {"value": old["models"]["standard"]["ood"]["mnist"]["scores"]["msp"]["fpr95"],
-                             "low": None, "high": None}  # fmt: skip
+    assert area["auroc"] == old["models"]["standard"]["ood"]["mnist"]["scores"]["msp"]["auroc"]
     assert area["roc"] is None
+    assert new["models"]["standard"]["selective"]["curve"] == {"clean": None, "shift": None}
     assert new["models"]["wide"]["selective"] is None
 
 
-def test_the_first_format_gives_the_same_numbers(old):
+def test_an_earlier_version_gives_the_same_numbers(old):
     new = synthetic.results(("standard", "anchored", "deep", "wide"))
     kept = {(r.group, r.label): r for r in summary_rows(upgrade(new))}
     for row in summary_rows(upgrade(old)):
@@ -73,6 +72,7 @@ def test_an_almost_empty_file_is_read(tmp_path):
         ("[]", "a list where a mapping"),
         ('{"models": 1}', "not the results"),
         ('{"format_version": 1, "models": {}}', "not the results"),
+        ('{"format_version": 1, "models": {"a": {}}}', "format 1 is older .*: evaluate again"),
         ('{"format_version": 99, "models": {"a": {}}}', "format 99 is newer"),
         ('{"format_version": 2, "models": {"a": 7}}', "not the results"),
         ('{"format_version": 2, "models": {"a": {"ood": [1]}}}', "ood is a list, not a dict"),

@@ -1,5 +1,6 @@
 """A metric that says what it is stands in the results, the table, the page, the CSV, the comparisons and the help."""
 
+import html
 import re
 import sys
 import types
@@ -69,10 +70,10 @@ def test_one_file_is_everywhere(with_one_more, results):
         assert set(place["confident_share"]) == {"value", "low", "high"}
         assert place["confident_share"]["low"] <= place["confident_share"]["value"]
     assert "confident answers, %" in table(found, 160)
-    html = page(found)
-    assert html.count("confident answers") >= 3  # each model, clean and corrupted; over seeds
-    assert "How many answers are given with more than 60 %." in html
-    assert "https://example.org/confidence" in html
+    text = page(found)
+    assert text.count("confident answers") >= 3  # each model, clean and corrupted; over seeds
+    assert "How many answers are given with more than 60 %." in text
+    assert "https://example.org/confidence" in text
     assert found["conventions"]["confident_share"] == "share of answers above 60 %"
     lines = as_csv(found).splitlines()
     assert sum(line.startswith("a0,clean,,,,confident_share,") for line in lines) == 1
@@ -83,15 +84,15 @@ def test_one_file_is_everywhere(with_one_more, results):
 
 def test_the_three_of_single_classes_and_undetected_failures_are_everywhere(results):
     found = results()
-    text, html, csv = table(found, 200), page(found), as_csv(found)
+    text, web, csv = table(found, 200), page(found), as_csv(found)
     for words in ("risk of an undetected failure (AUGRC)", "accuracy of the worst class", "most frequent confusion"):
         assert words in text
-        assert words in html
+        assert words in web
     for key in ("augrc", "accuracy_by_class", "confusion"):
         assert f",{key}," in csv
-    assert "Accuracy by class" in html
-    assert "<b>cow</b>" not in html  # names of classes are text
-    assert html.count('class="heat matrix"') == 4
+    assert "Accuracy by class" in web
+    assert "<b>cow</b>" not in web  # names of classes are text
+    assert web.count('class="heat matrix"') == 4
     assert {"augrc, clean", "accuracy_by_class, clean"} <= set(found["group_table"]["a"])
     assert any(c["metric"] == "augrc" for c in found["comparisons"])
     counts = found["models"]["a0"]["clean"]["confusion"]["counts"]
@@ -109,6 +110,33 @@ def test_results_without_them_are_shown_as_before(results):
     assert "worst class" not in table(found, 160)
     assert 'id="details"' not in page(found)
     assert ",augrc," not in as_csv(found)
+
+
+def test_what_a_metric_says_in_words_is_on_the_page(with_one_more, results, monkeypatch):
+    one = next(m for m in _base.metrics() if m.name == "confident_share")
+    monkeypatch.setattr(type(one), "caution", "Read it with care.")
+    monkeypatch.setattr(type(one), "phrases", {"clean": "is sure of {} %", "shift": "sureness of {} %"})
+    monkeypatch.setattr(type(one), "sentence", lambda self, value, names: f"Sure of {value['value']:.4f}.")
+    found = results()
+    text = html.unescape(page(found)).replace("\N{NO-BREAK SPACE}", " ")
+    own = found["models"]["a0"]
+    assert "Read it with care." in table(found, 160)
+    assert "Read it with care." in text
+    assert f"; is sure of {100 * own['clean']['confident_share']['value']:.1f} %" in text
+    assert f", with sureness of {100 * own['shift']['mean']['confident_share']['value']:.1f} %" in text
+    assert f"Sure of {own['clean']['confident_share']['value']:.4f}." in text
+
+
+def test_the_page_cites_the_papers_of_the_metrics_that_stand_on_it(results):
+    found = results()
+    text = html.unescape(page(found))
+    urls = {paper["url"] for paper in found["citations"]}
+    sources = {one: catalog.info("metrics", one.name) for one in _base.metrics()}
+    cited = [one for one, source in sources.items() if source is not None and source.url in urls]
+    assert len(cited) > 8
+    for one in cited:
+        assert sources[one].url in text
+        assert one.label in text
 
 
 def test_every_metric_says_where_it_comes_from_and_what_it_is():

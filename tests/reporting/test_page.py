@@ -6,11 +6,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from kedge.metrics.ece import ECE
 from kedge.reporting import page as page_module
 from kedge.reporting import write_report
 from kedge.reporting.page import LADDER, page
 from kedge.reporting.svg import GLYPHS
-from kedge.reporting.table import LEANING
 from tests.reporting import synthetic
 
 
@@ -262,8 +262,8 @@ def test_the_sign_for_better_stands_for_nothing_else(three):
 
 
 def test_calibration_errors_at_the_end_of_their_intervals_are_explained(two, bare):
-    assert words(two).count(LEANING) == 2  # under the summary and under the plots
-    assert LEANING not in words(bare)
+    assert words(two).count(ECE.caution) == 2  # under the summary and under the plots
+    assert ECE.caution not in words(bare)
 
 
 def test_groups_stand_under_the_summary(three, two):

@@ -10,9 +10,8 @@ import kedge
 from kedge.attacks import PGD
 from kedge.data import TensorSet
 from kedge.evaluation import Attacks, evaluate
-from kedge.reporting import as_csv, read_results, table, write_results
+from kedge.reporting import as_csv, comparison, read_results, table, write_results
 from kedge.reporting.page import page
-from kedge.reporting.sentences import comparison
 from tests.reporting.conftest import NASTY
 from tests.reporting.test_page import Reader
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from kedge.reporting.claims import compared, comparison, holm
 from kedge.reporting.formats import upgrade
-from kedge.reporting.sentences import about, overconfidence
+from kedge.reporting.sections.calibration import overconfidence
+from kedge.reporting.summary import about
 from tests.reporting import synthetic
 from tests.reporting.test_text import estimate
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kedge.reporting.sections.ood import thin
-from kedge.reporting.svg import Plot, svg, ticks
+from kedge.reporting.svg import Plot, svg, thin, ticks
 
 reals = st.floats(-1e6, 1e6, allow_nan=False)
 

@@ -6,13 +6,16 @@ import math
 
 import pytest
 
+from kedge.metrics.ece import ECE
 from kedge.reporting import as_csv, as_json, comparison, render, table
 from kedge.reporting.csv_table import COLUMNS
 from kedge.reporting.formats import upgrade
-from kedge.reporting.rows import best_of, failure, number, short, spread
-from kedge.reporting.summary import strength, summary_rows
+from kedge.reporting.lines import failure
+from kedge.reporting.rows import best_of, number, short, spread
+from kedge.reporting.sections.attack import strength
+from kedge.reporting.summary import summary_rows
 from kedge.reporting.svg import GLYPHS
-from kedge.reporting.table import BETTER_THAN_SOME, LEANING, MARK, SOME
+from kedge.reporting.table import BETTER_THAN_SOME, MARK, SOME
 from tests.reporting import synthetic
 
 
@@ -260,7 +263,7 @@ def test_the_second_of_three_is_marked_against_the_third(three):
 
 
 def test_the_legend_explains_calibration_errors_only_where_they_stand(two, bare):
-    assert LEANING in " ".join(table(two, 120).split())
+    assert ECE.caution in " ".join(table(two, 120).split())
     assert "of a calibrated model is above 0" not in table(bare, 120)  # no intervals
     results = copy.deepcopy(two)
     for model in results["models"].values():

@@ -24,8 +24,8 @@ def run(model: str, *, repo: str | None = None, license: str | None = None, out:
     folder = source.folder("a card is about one of those")
     if source.on_hub and not out:
         raise ValueError(f"{model} is on the hub, with the card that it has: name a file to write with --out")
-    from kedge.deploy.card_text import on_validation
-    from kedge.deploy.model_card import FILE, evaluation_of, is_ours, model_card, read_run, stated_license
+    from kedge.deploy.card_results import evaluation_of, on_validation
+    from kedge.deploy.model_card import FILE, is_ours, model_card, read_run, stated_license
     from kedge.deploy.pushing import check_name
     from kedge.files import sweep, write_text
 

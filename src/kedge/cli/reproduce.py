@@ -256,13 +256,13 @@ def _write(
     changes: dict[str, Any],
 ) -> int:
     """Write the tables of all that was measured in the folder, whatever part of it this call was for."""
-    from kedge.experiments.evaluating import all_measured, kept_record
+    from kedge.experiments.evaluating import all_measured, read_record
     from kedge.experiments.reproducing import gathered
     from kedge.reporting.reproduction import reproduction_markdown, write_reproduction
 
     scale, command = options["scale"], command_line("reproduce", {**options, "jobs": 1})
     planned = all_measured(experiment, scale, planned, out, changes)
-    records = {each.name: record for each in planned if (record := kept_record(each)) is not None}
+    records = {each.name: record for each in planned if (record := read_record(each)) is not None}
     results = gathered(experiment, scale, planned, records, command)
     paths = write_reproduction(results, out)
     print(f"\n{reproduction_markdown(results)}\nreport: {paths[-1]}")

@@ -1,4 +1,4 @@
-"""The parts of a model card that come from a recipe and from results, and Markdown that a name cannot break out of."""
+"""The parts of a model card that come from a recipe, the papers, and Markdown that a name cannot break out of."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from kedge import catalog
-from kedge.metrics._base import leading, metrics
-from kedge.reporting.rows import dig, estimate, number, short, value_of
-from kedge.reporting.summary import summary_rows
-from kedge.reporting.table import LEGEND, OOD_LEGEND, leaning, sizes, subject_line, warnings
+from kedge.metrics._base import metrics
+from kedge.reporting.rows import dig, estimate, number, short
+from kedge.reporting.sections.ood import ranked, usual_score
 from kedge.training.nested import AUTO, DEFAULTS, ROOMS, innermost, methods, takes
 
 MANY = 100  # so many classes are listed by name
@@ -68,20 +67,20 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None, mo
     counts = facts.get("data") or {}
     data = escaped(data_name(recipe.get("data"), run))
     did = "Adapted to" if adapted else "Trained on"
-    said = f"{did} {data}"
+    sentence = f"{did} {data}"
     if isinstance(counts.get("train"), int) and isinstance(counts.get("val"), int):
-        held = f"{counts['val']:,}" if counts["val"] else "none"
-        said = f"{did} {counts['train']:,} images of {data}; {held} were held out for validation"
+        validation = f"{counts['val']:,}" if counts["val"] else "none"
+        sentence = f"{did} {counts['train']:,} images of {data}; {validation} were held out for validation"
     folds, accuracy = facts.get("folds"), estimate(dig(facts, "validation", "accuracy"))
     if folds and accuracy is not None:
-        said = (
+        sentence = (
             f"{did} {counts.get('train')} images of {data}. None was held out: in {folds.get('folds')}-fold "
             f"cross-validation {folds.get('images')} of them were each judged by a model that was not trained on it, "
             f"and {number(accuracy['value'], '%')} % were right{before}"
         )
     elif accuracy is not None:
-        said += f", of which it got {number(accuracy['value'], '%')} % right{before}"
-    lines = ["## Training", f"{said}.", "| recipe | |\n| --- | --- |"]
+        sentence += f", of which it got {number(accuracy['value'], '%')} % right{before}"
+    lines = ["## Training", f"{sentence}.", "| recipe | |\n| --- | --- |"]
     lines[-1] += "".join(f"\n| {words} | {escaped(value)} |" for words, value in _adapted(adapted, facts, run))
     for key in _SHOWN:
         value = recipe.get(key)
@@ -97,7 +96,7 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None, mo
             continue
         if key == "init_from":
             value = data_name(value, run)
-        lines[-1] += f"\n| {_WORDS.get(key, key.replace('_', ' '))} | {escaped(_said(value))} |"
+        lines[-1] += f"\n| {_WORDS.get(key, key.replace('_', ' '))} | {escaped(_value(value))} |"
     if further := _further(recipe.get("extra") or {}, facts.get("extra") or {}, run):
         lines[-1] += f"\n| further images | {escaped(further)} |"
     return "\n\n".join(lines)
@@ -143,92 +142,14 @@ def _way(how: str) -> str:
         return ""
 
 
-def _said(value: Any) -> str:
+def _value(value: Any) -> str:
     """A value of a recipe for people: Anchored (alpha 0.25), CrossEntropy."""
     if isinstance(value, dict):
-        parts = [f"{k} ({_said(v)})" if isinstance(v, dict) else f"{k} {_said(v)}" for k, v in value.items()]
+        parts = [f"{k} ({_value(v)})" if isinstance(v, dict) else f"{k} {_value(v)}" for k, v in value.items()]
         return ", ".join(parts)
     if isinstance(value, list):
-        return ", ".join(map(_said, value))
+        return ", ".join(map(_value, value))
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
-
-
-def on_validation(results: dict[str, Any]) -> bool:
-    """Whether results are of validation images, by which a model is chosen and its reject threshold set."""
-    return bool(results["data"]["split"] == "val")
-
-
-def quick_look(results: dict[str, Any], references: int) -> bool:
-    """Whether results are of some of the images alone, or of fewer references than the model answers with."""
-    asked = results["settings"].get("references")
-    return bool(results["data"].get("limited")) or (isinstance(asked, int) and asked < references)
-
-
-def evaluation(results: dict[str, Any] | None, why: str, changed: str) -> str:
-    """The table of the evaluation, with what its numbers mean; or why there is none."""
-    if results is None:
-        return f"## Evaluation\n\n{why}"
-    rows = summary_rows(results)
-    lines = ["## Evaluation"]
-    if changed:
-        lines.append(f"**Measured before the model was changed, and not of the files here.** {changed}")
-    if on_validation(results):
-        lines.append(
-            "**Measured on validation images, not on test images.** Those of the run set the reject threshold (and the "
-            "temperature, where there is one), so new images may do worse."
-        )
-    lines.append(f"On {escaped(_public(subject_line(results)), 400)}.")
-    table, group = "| | | 95 % interval |\n| --- | ---: | --- |", None
-    for row in rows:
-        if row.group != group:
-            group = row.group
-            table += f"\n| **{escaped(_public(group))}** | | |"
-        arrow = {"higher": "↑ ", "lower": "↓ ", None: ""}[row.better]
-        table += f"\n| {arrow}{escaped(_public(row.title))} | {escaped(row.text(0))} | {escaped(row.spread(0))} |"
-    lines.append(table)
-    legends = [LEGEND.partition(";")[0] + ".", leaning(rows), *_conditions(results)]
-    legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
-    lines.append(escaped(" ".join(filter(None, legends)), 2000))
-    lines += [f"**{escaped(_public(line), 400)}**" for line in warnings(results)]
-    return "\n\n".join(lines)
-
-
-def _conditions(results: dict[str, Any]) -> Iterator[str]:
-    (model,), settings = results["models"].values(), results["settings"]
-    when, version = str(results["created"])[:10], results["machine"]["kedge"]
-    measured = f"Measured on {when} with kedge {version}, seed {settings['seed']}"
-    references = model["references"]
-    if references is not None:
-        measured += f", {references} reference{'' if references == 1 else 's'}"
-    yield f"{measured}."
-    if settings["corruptions"]:
-        yield "Corruptions are made by kedge; they are not the published corrupted files."
-
-
-def limits(results: dict[str, Any] | None, folds: bool = False) -> str:
-    """What was not looked into; `folds`: cross-validation judged the training."""
-    lines = ["## Limits", "What was not measured is not known:"]
-    if results is None:
-        missing = [f"everything but the accuracy {'in cross-validation' if folds else 'on validation images'}"]
-    else:
-        (model,) = results["models"].values()
-        missing = [
-            words
-            for found, words in (
-                (results["settings"]["corruptions"] or results["shift_sets"], "images under other conditions (shift)"),
-                (results["ood_sets"], "whether it notices images of other kinds than its classes"),
-                (model["attacks"], "images that were changed to deceive it (attacks)"),
-            )
-            if not found
-        ]
-        kind = "validation" if on_validation(results) else "test"
-        if kind == "validation":
-            missing.insert(0, "test images")
-        if results["data"]["limited"]:
-            seen, of = results["data"]["images"], results["data"]["of"]
-            missing.append(f"{of - seen:,} of the {of:,} {kind} images: the numbers are of a random subset")
-    missing.append("whether it treats groups of people alike, and images from other sources than those named above")
-    return "\n\n".join(lines) + "\n\n" + "\n".join(f"- {words}" for words in missing)
 
 
 def papers(recipe: dict[str, Any], results: dict[str, Any] | None, how: str = "", steps: Sequence[type] = ()) -> str:
@@ -249,20 +170,12 @@ def papers(recipe: dict[str, Any], results: dict[str, Any] | None, how: str = ""
 
 def _not_in_the_table(results: dict[str, Any]) -> set[str]:
     """The addresses of the papers of metrics and scores whose numbers the report has, but not the card's table."""
-    best = {ranked[0] for model in results["models"].values() for ranked in _ranked(model)}
+    sets = [own["scores"] for model in results["models"].values() for own in (model.get("ood") or {}).values()]
+    best = {score for scores in sets for score in ranked(scores)[:1]} | {usual_score()}
     scores = {name: catalog.get("scores", name) for name in catalog.names("scores")}
-    shown = [*(m for m in metrics() if m.summary), *(scores[name] for name in scores if name in best | {"msp"})]
+    listed = [*(m for m in metrics() if m.summary), *(scores[name] for name in scores if name in best)]
     every = {paper["url"] for paper in catalog.citations([*metrics(), *scores.values()])}
-    return every - {paper["url"] for paper in catalog.citations(shown)}
-
-
-def _ranked(model: dict[str, Any]) -> Iterator[list[str]]:
-    """For each out-of-distribution set the scores, the best first."""
-    for name in model.get("ood") or {}:
-        scores = dig(model, "ood", name, "scores") or {}
-        by = {score: dig(values, leading("ood").key, "value") for score, values in scores.items()}
-        if ranked := sorted((s for s in by if by[s] is not None), key=by.__getitem__, reverse=True):
-            yield ranked
+    return every - {paper["url"] for paper in catalog.citations(listed)}
 
 
 def _methods(recipe: dict[str, Any]) -> Iterator[Any]:
@@ -281,26 +194,3 @@ def _methods(recipe: dict[str, Any]) -> Iterator[Any]:
             yield from (catalog.get(room, name) for name in listed)
         except ValueError:
             continue
-
-
-def model_index(results: dict[str, Any], name: str, hub_data: str | None) -> list[dict[str, Any]]:
-    """The hub's metadata with the numbers: accuracy and calibration on clean and on corrupted images, as fractions."""
-    (model,) = results["models"].values()
-    data = results["data"]
-    numbers = []
-    for place in ("", ", corrupted"):
-        for one in (one for one in metrics() if one.claims):
-            value = estimate(dig(model, "shift", "mean", one.key) if place else value_of(model, one))
-            if value is not None:
-                numbers.append({"type": one.key, "value": round(value["value"], 4), "name": f"{one.label}{place}"})
-    if not numbers:
-        return []
-    shown = Path(str(data["name"])).name if hub_data is None else hub_data
-    dataset = {"type": shown, "name": shown, **({"split": data["split"]} if data["split"] else {})}
-    task = {"type": "image-classification", "name": "Image classification"}
-    return [{"name": name, "results": [{"task": task, "dataset": dataset, "metrics": numbers}]}]
-
-
-def _public(line: str) -> str:
-    """A line without the folders of this machine: of an absolute path only the last part stays."""
-    return re.sub(r"(?<!\S)(~|[A-Za-z]:)?[/\\](?:[^/\\\s]+[/\\])+([^/\\\s]+)", r"\2", line)

@@ -220,9 +220,9 @@ def _write_torch(folded: nn.Module, shape: tuple[int, ...], card: str, path: Pat
         # It is about tensors that share memory (a BatchNorm's step counts); the check that follows sees the weights.
         warnings.filterwarnings("ignore", message="No complete tensor found", category=UserWarning)
         # Into memory first: where the disk is full, torch's own writer ends the whole process.
-        held = io.BytesIO()
-        torch.export.save(program, held, extra_files={f"{KEY}.json": card})
-    path.write_bytes(held.getbuffer())
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer, extra_files={f"{KEY}.json": card})
+    path.write_bytes(buffer.getbuffer())
 
 
 def _run_torch(path: Path) -> Callable[[Tensor], Tensor]:

@@ -1,13 +1,13 @@
 """The model card: a README.md for people and for the hub. (What travels inside exported files is `deploy.card`.)"""
 
 import re
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
 from kedge.deploy import card_text as text
+from kedge.deploy.card_results import eval_results, evaluation, evaluation_of, limits, on_validation, quick_look
 from kedge.deploy.photos import ENOUGH, photos_in
 from kedge.postprocess import kind_of
 from kedge.regular import read_text
@@ -74,8 +74,8 @@ def model_card(
         _what(model, did),
         _use(model, repo, by_name),
         text.training(recipe, facts, run, any(step.changes_labels for step in steps)),
-        text.evaluation(results, why, changed),
-        text.limits(results, bool(facts.get("folds"))),
+        evaluation(results, why, changed),
+        limits(results, bool(facts.get("folds"))),
         _answers(model, changed),
         _references(model, means),
         _license(license),
@@ -100,48 +100,6 @@ def means_of(recipe: dict[str, Any], facts: dict[str, Any]) -> int | None:
     return train // k if isinstance(train, int) and isinstance(k, int) and k > 0 else None
 
 
-def evaluation_of(
-    model: PixelModel, run: Path | None, facts: dict[str, Any], changed: bool = False
-) -> tuple[dict[str, Any] | None, str]:
-    """The newest results of `run` with this model alone in them; else None, and what the card says instead.
-
-    Those on test images come before all that are on validation images. What was expected of images without labels is
-    left out: it is no measurement, and its names are those of folders of the user.
-    """
-    from kedge.reporting import read_results
-
-    command = f"kedge evaluate {text.path_word(run)}" if run is not None else "kedge evaluate MODEL --data DATA"
-    why = ""
-    found = [read_results(path) for path in run.glob("evaluation*/results.json")] if run is not None else []
-    found.sort(key=lambda results: (not text.on_validation(results), str(results["created"])), reverse=True)
-    for results in found:
-        own = [name for name in results["models"] if run is not None and name == run.resolve().name]
-        own = own or (list(results["models"]) if len(results["models"]) == 1 else [])
-        if not own:
-            continue
-        measured = results["models"][own[0]]
-        if _before(results["created"], facts.get("finished")):
-            why = why or f"The last evaluation is older than the training. `{command}` measures this model."
-        elif not changed and measured["steps"] != model.describe_steps():
-            then = ", ".join(measured["steps"]) or "no temperature"
-            why = why or (
-                f"The last evaluation was of the model with {text.escaped(then)}, before that changed. "
-                f"`{command}` measures it as it is."
-            )
-        else:
-            alone = {own[0]: {**measured, "unlabelled": None}}
-            return {**results, "models": alone, "groups": {}, "comparisons": []}, ""
-    missing = f"This model was not evaluated. `{command}` does that, and `kedge card` writes the table here."
-    return None, why or missing
-
-
-def _before(created: Any, finished: Any) -> bool:
-    try:
-        return datetime.fromisoformat(created) < datetime.fromisoformat(finished)
-    except (TypeError, ValueError):
-        return False
-
-
 def _metadata(
     model: PixelModel,
     recipe: dict[str, Any],
@@ -150,24 +108,25 @@ def _metadata(
     name: str,
     license: str | None,
 ) -> str:
-    import yaml
+    from huggingface_hub import ModelCardData
 
     classifies = model.task == "classification" and len(model.input_shape) == 3
     hub_data = text.hub_name(recipe.get("data"), run)
-    made: dict[str, Any] = {"library_name": "kedge"}
-    if license is not None:
-        made["license"] = license
-    if classifies:
-        made["pipeline_tag"] = "image-classification"
-    made["tags"] = ["kedge", "calibration", *(["anchoring"] if model.count() else [])]
-    if hub_data is not None:
-        made["datasets"] = [hub_data]
-    bank = model.count() or 1
-    if results is not None and classifies and not (text.on_validation(results) or text.quick_look(results, bank)):
-        made["metrics"] = ["accuracy"]
-        index = text.model_index(results, name, hub_data)
-        made |= {"model-index": index} if index else {}
-    return f"---\n{yaml.safe_dump(made, sort_keys=False, allow_unicode=True)}---"
+    numbers = []
+    if results is not None and classifies:
+        usable = not (on_validation(results) or quick_look(results, model.count() or 1))
+        numbers = eval_results(results, hub_data) if usable else []
+    data = ModelCardData(
+        library_name="kedge",
+        license=license,
+        pipeline_tag="image-classification" if classifies else None,
+        tags=["kedge", "calibration", *(["anchoring"] if model.count() else [])],
+        datasets=None if hub_data is None else [hub_data],
+        metrics=[numbers[0].metric_type] if numbers else None,
+        model_name=name if numbers else None,
+        eval_results=numbers or None,
+    )
+    return f"---\n{data.to_yaml()}\n---"
 
 
 def _what(model: PixelModel, did: str) -> str:
@@ -196,18 +155,18 @@ def _what(model: PixelModel, did: str) -> str:
 def _use(model: PixelModel, repo: str | None, by_name: bool) -> str:
     shape = ", ".join(map(str, model.input_shape))
     also = "" if by_name else ", model=network"
-    given = f'kedge.from_pretrained("{repo}"{also})' if repo else f'kedge.load("."{also})'
+    call = f'kedge.from_pretrained("{repo}"{also})' if repo else f'kedge.load("."{also})'
     where = "" if repo else " in this folder"
     photos = len(model.input_shape) == 3 and model.input_shape[1] == model.input_shape[2]
     size = f"{model.input_shape[-1]}, {model.input_shape[0]}"
     read = f'images = kedge.data.read_image("photo.jpg", {size})[None] / 255\n' if photos else ""
-    shown = ["prediction.confidence", *(["prediction.uncertainty"] if model.count() else [])]
+    answers = ["prediction.confidence", *(["prediction.uncertainty"] if model.count() else [])]
     if model.task == "classification":
-        shown.insert(0, "model.class_names[prediction.label[0]]" if model.class_names else "prediction.label")
+        answers.insert(0, "model.class_names[prediction.label[0]]" if model.class_names else "prediction.label")
     lines = [
         "## Use",
-        f"```python\nimport kedge\n\nmodel = {given}\n{read}prediction = model.predict(images)  # [B, {shape}], values "
-        f"in [0, 1]\nprint({', '.join(shown)})\n```",
+        f"```python\nimport kedge\n\nmodel = {call}\n{read}prediction = model.predict(images)  # [B, {shape}], values "
+        f"in [0, 1]\nprint({', '.join(answers)})\n```",
     ]
     if not by_name:
         lines.append(f"`network` is a {type(model.network).__name__}, made by the code it was trained with.")
@@ -235,36 +194,36 @@ def _answers(model: PixelModel, changed: str) -> str:
         else f"for at most {number(rule['risk'], '%')} % wrong answers on {set_on(rule)}" if "risk" in rule
         else "by hand"
     )  # fmt: skip
-    said = f"An answer with a confidence below {in_words(rule)} should be rejected. This threshold was set {how}"
+    sentence = f"An answer with a confidence below {in_words(rule)} should be rejected. This threshold was set {how}"
     if isinstance(rule.get("validation_accuracy"), float):
-        said += f"; of those answered {number(rule['validation_accuracy'], '%')} % were right"
-    lines.append(said + (f". {changed}" if changed else "."))
+        sentence += f"; of those answered {number(rule['validation_accuracy'], '%')} % were right"
+    lines.append(sentence + (f". {changed}" if changed else "."))
     return "\n\n".join(lines)
 
 
 def _references(model: PixelModel, means: int | None) -> str:
     count = photos_in(model, means)
     if not model.count():
-        said = (
+        sentence = (
             "The first layer holds a map made of one reference image, a photo perhaps, which can be made out in it."
             if count
             else "The model holds no images. Whether its weights remember any was not looked into."
         )
-        return f"## Privacy\n\n{said}"
+        return f"## Privacy\n\n{sentence}"
     bank = f"The bank holds {_count(len(model.references), 'reference')}"
     if model.residuals is not None:
         bank += f" and {_count(len(model.residuals), 'residual')} (differences between training images and references)"
     if means is not None and means > 1 and model.residuals is None:
-        said = f"{bank}, made as the mean of {f'{means:,} images' if means < ENOUGH else 'many images'}."
-        said += " Outlines of single images may show in it." if means < ENOUGH else ""
+        sentence = f"{bank}, made as the mean of {f'{means:,} images' if means < ENOUGH else 'many images'}."
+        sentence += " Outlines of single images may show in it." if means < ENOUGH else ""
     elif count:
-        said = (
+        sentence = (
             f"{bank}. They are images, training photos as a rule, stored in the file as they are: "
             "whoever has the model can look at them."
         )
     else:
-        said = f"{bank} of one colour: no photo."
-    return f"## References and privacy\n\n{said} Whether the weights remember images was not looked into."
+        sentence = f"{bank} of one colour: no photo."
+    return f"## References and privacy\n\n{sentence} Whether the weights remember images was not looked into."
 
 
 def _license(license: str | None) -> str:

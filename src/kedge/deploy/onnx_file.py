@@ -130,16 +130,16 @@ def _check_graph(session: Any, stated: dict[str, Any], path: Path) -> None:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
         raise ValueError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, not one of each: it was changed")
-    for what, node, wanted in (
+    for what, node, expected in (
         ("takes", inputs[0], stated["input_shape"]),
         ("returns", outputs[0], [stated["num_outputs"]]),
     ):
         shape = node.shape[1:]
-        same = len(shape) == len(wanted) and all(
-            n == m for n, m in zip(shape, wanted, strict=True) if isinstance(n, int)
+        same = len(shape) == len(expected) and all(
+            n == m for n, m in zip(shape, expected, strict=True) if isinstance(n, int)
         )
         if node.type != "tensor(float)" or not same:
             raise ValueError(
-                f"{path} {what} {node.type} {node.shape}, but says of itself {wanted} for each image: it was changed; "
-                "export the model again"
+                f"{path} {what} {node.type} {node.shape}, but says of itself {expected} for each image: it was "
+                "changed; export the model again"
             )

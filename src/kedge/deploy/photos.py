@@ -81,10 +81,10 @@ def with_mean_reference(model: PixelModel, mean: Tensor | None = None) -> PixelM
         raise ValueError(
             "the bank holds a single photo, and its mean is that photo: give mean=, the mean image of the training set"
         )
-    made = copy.deepcopy(model)
-    made.references = model.references.mean(0) if mean is None else mean
-    made.residuals = None
-    return made.eval()
+    twin = copy.deepcopy(model)
+    twin.references = model.references.mean(0) if mean is None else mean
+    twin.residuals = None
+    return twin.eval()
 
 
 def folded(model: PixelModel, reference: int = 0) -> PlainModel:
@@ -97,6 +97,6 @@ def folded(model: PixelModel, reference: int = 0) -> PlainModel:
     """
     twin = copy.deepcopy(model).eval()
     twin.steps = {}  # else folding would put them into the network, from where they could not be removed
-    made = plain(twin.fold(reference), mean=0.0, std=1.0, example=model.input_shape, task=model.task).eval()
-    made.class_names, made.reject, made.steps = model.class_names, model.reject, copy.deepcopy(model.steps)
-    return made
+    network = plain(twin.fold(reference), mean=0.0, std=1.0, example=model.input_shape, task=model.task).eval()
+    network.class_names, network.reject, network.steps = model.class_names, model.reject, copy.deepcopy(model.steps)
+    return network

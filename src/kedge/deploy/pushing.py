@@ -63,22 +63,23 @@ def push_to_hub(
     check_name(repo)
     own = None if isinstance(model, PixelModel) else checkpoint._model_folder(Path(model))
     run = own.parent if own is not None and (own.parent / "recipe.yaml").is_file() else None
-    found = model if isinstance(model, PixelModel) else checkpoint.load(model)
+    published = model if isinstance(model, PixelModel) else checkpoint.load(model)
     means, changed = means_of(*read_run(run)), []
-    if photos == "mean" and found.count() and photos_in(found, means):
-        means = check_mean(found, mean)
-        found = with_mean_reference(found, mean)
+    if photos == "mean" and published.count() and photos_in(published, means):
+        means = check_mean(published, mean)
+        published = with_mean_reference(published, mean)
         changed.append(MEAN)
-    if folded and found.count():
-        found = fold(found)
+    if folded and published.count():
+        published = fold(published)
         changed.append(FOLDED)
-    if photos == "refuse" and (count := photos_in(found, means)):
+    if photos == "refuse" and (count := photos_in(published, means)):
         raise ValueError(
-            f"not pushed: {warning(found, count)}. Choose photos='mean' (one mean image instead; predictions change), "
-            "with folded=True to have a plain model; or photos='keep' if they may be seen by whoever has the model"
+            f"not pushed: {warning(published, count)}. Choose photos='mean' (one mean image instead; predictions "
+            "change), with folded=True to have a plain model; or photos='keep' if they may be seen by whoever has the "
+            "model"
         )
     with tempfile.TemporaryDirectory(prefix="kedge-push-") as folder:
-        write_files(found, Path(folder), repo, run, license, " ".join(changed), means, own)
+        write_files(published, Path(folder), repo, run, license, " ".join(changed), means, own)
         return upload(Path(folder), repo, private, token, message)
 
 
@@ -148,9 +149,9 @@ def write_files(
         text = model_card(model, run, repo, license, changed, means, by_name)
     write_text(folder / FILE, text)
     for name in (CONFIG, FILE):
-        said = (folder / name).read_text(encoding="utf-8")
+        written = (folder / name).read_text(encoding="utf-8")
         for place in (Path.home(), Path.cwd(), run.resolve() if run is not None else None):
-            if place is not None and len(place.parts) > 2 and str(place) in said:
+            if place is not None and len(place.parts) > 2 and str(place) in written:
                 raise ValueError(f"{name} names a folder of this machine, {place}: take that out of it first")
     return folder
 

@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kedge.experiments.experiment import MEASURES, Experiment
+from kedge.experiments.experiment import Experiment
+from kedge.experiments.measures import MEASURES
 
 __all__ = ["comparison", "mean_interval", "verdict", "welch_interval"]
 
@@ -25,54 +26,41 @@ def comparison(
     differences of two variants, with Welch's t interval and a verdict in words. Measures that no run has are left out.
     Whether a calibration error differs is judged by `corrected`, the same without the bias that few images give it.
     """
-    corrected = {
-        name: {
-            measure: [record.get("corrected", {}).get(measure) for _, record in sorted(records.get(name, {}).items())]
-            for measure in MEASURES
-            if measure.endswith("ECE")
-        }
-        for name in names
-    }
+    measured = {name: [record for _, record in sorted(records.get(name, {}).items())] for name in names}
     values = {
-        name: {
-            measure: [record["measures"][measure] for _, record in sorted(records.get(name, {}).items())
-                      if measure in record["measures"]]
-            for measure in MEASURES
-        }
-        for name in names
-    }  # fmt: skip
-    present = [measure for measure in MEASURES if any(values[name][measure] for name in names)]
-    rows = [
-        {
-            "measure": measure,
-            "higher": MEASURES[measure],
-            "variant": name,
-            **_against(values[name][measure], experiment.expected.get(measure, {}).get(name)),
-        }
-        for measure in present
-        for name in names
-        if values[name][measure]
-    ]
+        name: {m: [record["measures"][m] for record in own if m in record["measures"]] for m in MEASURES}
+        for name, own in measured.items()
+    }
+    unbiased = {
+        name: {m: [record.get("corrected", {}).get(m) for record in own] for m in MEASURES if MEASURES[m].biased}
+        for name, own in measured.items()
+    }
+    present = [m for m in MEASURES if any(values[name][m] for name in names)]
+
+    def differences(one: str, other: str) -> list[dict[str, Any]]:
+        return [
+            _difference(m, (values[one][m], values[other][m]), (unbiased[one].get(m), unbiased[other].get(m)),
+                        _paper(experiment, m, one, other))
+            for m in present if values[one][m] and values[other][m]
+        ]  # fmt: skip
+
     first = names[0]
-    gains = [
-        {"variant": name, "over": first,
-         **_difference(measure, values[name], values[first], _gain(experiment, measure, name, first),
-                       (corrected[name].get(measure), corrected[first].get(measure)))}
-        for measure in present
-        for name in names[1:]
-        if values[name][measure] and values[first][measure]
+    rows = [
+        {"measure": m, "higher": MEASURES[m].higher, "variant": name,
+         **_against(values[name][m], experiment.expected.get(m, {}).get(name))}
+        for m in present for name in names if values[name][m]
     ]  # fmt: skip
+    gains = [{"variant": name, "over": first, **gain} for name in names[1:] for gain in differences(name, first)]
     contrasts = [
-        {"question": question, "variant": one, "over": other, "measures": [
-            _difference(measure, values[one], values[other], _gain(experiment, measure, one, other),
-                        (corrected[one].get(measure), corrected[other].get(measure)))
-            for measure in present
-            if values[one][measure] and values[other][measure]
-        ]}
+        {"question": question, "variant": one, "over": other, "measures": differences(one, other)}
         for question, (one, other) in experiment.contrasts.items()
         if one in values and other in values
-    ]  # fmt: skip
-    return {"rows": rows, "gains": gains, "contrasts": [c for c in contrasts if c["measures"]]}
+    ]
+    return {
+        "rows": rows,
+        "gains": sorted(gains, key=lambda gain: present.index(gain["measure"])),
+        "contrasts": [contrast for contrast in contrasts if contrast["measures"]],
+    }
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -92,62 +80,62 @@ def welch_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[floa
         return None
     from kedge.evaluation.comparing import welch
 
-    found = welch([list(ours), list(theirs)])
-    if found is None:  # seeds that agree exactly
+    test = welch([list(ours), list(theirs)])
+    if test is None:  # seeds that agree exactly
         difference = statistics.fmean(ours) - statistics.fmean(theirs)
         return difference, difference
-    return found["difference"]["low"], found["difference"]["high"]
+    return test["difference"]["low"], test["difference"]["high"]
 
 
 def _against(values: Sequence[float], paper: float | None) -> dict[str, Any]:
-    mean = statistics.fmean(values)
-    found = mean_interval(values)
+    mean, interval = statistics.fmean(values), mean_interval(values)
     return {
         "paper": paper,
         "ours": mean,
         "sd": statistics.stdev(values) if len(values) > 1 else None,
         "seeds": len(values),
-        "interval": list(found) if found else None,
+        "interval": list(interval) if interval else None,
         "difference": None if paper is None else mean - paper,
-        "difference_interval": None if paper is None or found is None else [bound - paper for bound in found],
+        "difference_interval": None if paper is None or interval is None else [end - paper for end in interval],
     }
 
 
 def _difference(
     measure: str,
-    one: Mapping[str, list[float]],
-    other: Mapping[str, list[float]],
+    values: tuple[Sequence[float], Sequence[float]],
+    unbiased: tuple[Sequence[float | None] | None, Sequence[float | None] | None],
     paper: float | None,
-    unbiased: tuple[list[float | None] | None, list[float | None] | None],
 ) -> dict[str, Any]:
-    """The reported difference with its interval, and for a calibration error also `corrected`, which decides."""
-    ours, theirs = one[measure], other[measure]
-    difference, found = statistics.fmean(ours) - statistics.fmean(theirs), welch_interval(ours, theirs)
+    """The reported difference with its interval, and of what has a bias also `corrected`, which decides."""
+    (ours, theirs), higher = values, MEASURES[measure].higher
+    difference, interval = statistics.fmean(ours) - statistics.fmean(theirs), welch_interval(ours, theirs)
     record = {
         "measure": measure,
-        "higher": MEASURES[measure],
+        "higher": higher,
         "paper": paper,
         "difference": difference,
-        "interval": list(found) if found else None,
+        "interval": list(interval) if interval else None,
         "seeds": min(len(ours), len(theirs)),
     }
     first, second = unbiased
-    if first is None or second is None:  # a measure without bias
-        return {**record, "verdict": verdict(difference, found, paper, MEASURES[measure])}
-    if found is None:
-        return {**record, "corrected": None, "verdict": verdict(difference, None, paper, MEASURES[measure])}
-    if any(value is None for value in [*first, *second]):  # measured before
+    if first is None or second is None:
+        return {**record, "verdict": verdict(difference, interval, paper, higher)}
+    if interval is None:
+        return {**record, "corrected": None, "verdict": verdict(difference, None, paper, higher)}
+    one, other = [v for v in first if v is not None], [v for v in second if v is not None]
+    if len(one) < len(first) or len(other) < len(second):  # records of an earlier version
         return {**record, "verdict": "not judged"}
-    clear: list[list[float]] = [first, second]  # type: ignore[list-item]
-    judged = statistics.fmean(clear[0]) - statistics.fmean(clear[1]), welch_interval(*clear)
+    decisive = welch_interval(one, other)
     return {
         **record,
-        "corrected": {"difference": judged[0], "interval": list(judged[1] or ())},
-        "verdict": verdict(difference, found, paper, MEASURES[measure], judged[1]),
-    }
+        "corrected": {
+            "difference": statistics.fmean(one) - statistics.fmean(other), "interval": list(decisive or ()),
+        },
+        "verdict": verdict(difference, interval, paper, higher, decisive),
+    }  # fmt: skip
 
 
-def _gain(experiment: Experiment, measure: str, name: str, over: str) -> float | None:
+def _paper(experiment: Experiment, measure: str, name: str, over: str) -> float | None:
     figures = experiment.expected.get(measure, {})
     return figures[name] - figures[over] if name in figures and over in figures else None
 
@@ -170,12 +158,12 @@ def verdict(
     low, high = interval
     least, most = (low, high) if judged is None else judged
     there = least > 0 if difference > 0 else most < 0
-    said = ("better" if (difference > 0) == higher else "worse") if there else "not resolved"
+    words = ("better" if (difference > 0) == higher else "worse") if there else "not resolved"
     if paper is None or abs(paper) < CLAIM:
-        return said
+        return words
     if there and (difference > 0) != (paper > 0):
-        return f"{said}, where the paper's is {'better' if (paper > 0) == higher else 'worse'}"
+        return f"{words}, where the paper's is {'better' if (paper > 0) == higher else 'worse'}"
     if not low <= paper <= high:
         less = abs(difference) < abs(paper) or (difference > 0) != (paper > 0)
-        return f"{said}, {'less' if less else 'more'} than in the paper"
-    return f"{said}, as in the paper" if there else said
+        return f"{words}, {'less' if less else 'more'} than in the paper"
+    return f"{words}, as in the paper" if there else words

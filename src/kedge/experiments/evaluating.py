@@ -17,7 +17,7 @@ from kedge.json_text import read_json
 from kedge.training.folder import RunFolder
 from kedge.training.record import ImageRecord
 
-__all__ = ["all_measured", "evaluate_one", "kept_record"]
+__all__ = ["all_measured", "evaluate_one", "read_record"]
 
 Say = Callable[[str], None]
 
@@ -38,9 +38,9 @@ def evaluate_one(
     """
     if not planned.trained:
         raise ValueError(f"{planned.run} has no model yet")
-    found = kept_record(planned)
-    if found is not None:
-        return found
+    record = read_record(planned)
+    if record is not None:
+        return record
     trained, images = RunFolder(planned.run).facts(), ImageRecord.read(planned.run)
     if "finished" not in trained:
         raise ValueError(
@@ -66,8 +66,8 @@ def evaluate_one(
     test = _judging(planned, side, channels, whole)
     if planned.recipe.classes is not None:
         test = test.only_classes(planned.recipe.classes)
-    near, missing = _outside(planned.variant.evaluation.get("near", []), side, channels, whole)
-    far, more = _outside(planned.variant.evaluation.get("ood", []), side, channels, whole)
+    near, missing = _ood_sets(planned.variant.evaluation.get("near", []), side, channels, whole)
+    far, more = _ood_sets(planned.variant.evaluation.get("ood", []), side, channels, whole)
     if (views := planned.variant.evaluation.get("views")) is not None:
         model = Views(model, views)
     if not hasattr(model, "references"):
@@ -89,7 +89,7 @@ def evaluate_one(
     )
     entry = results["models"][planned.name]
     record = {
-        "asked": _asked(planned),
+        "asked": _settings(planned),
         "finished": trained["finished"],
         "created": now(),
         "machine": machine(),
@@ -109,21 +109,21 @@ def evaluate_one(
     return record
 
 
-def kept_record(planned: Planned) -> dict[str, Any] | None:
+def read_record(planned: Planned) -> dict[str, Any] | None:
     """What was measured of a run; None if nothing was, or of another training, in another way, or on fewer sets."""
     folder = RunFolder(planned.run)
     try:
-        found = read_json(planned.record, nan=True)
+        record = read_json(planned.record, nan=True)
         trained = folder.facts()
         folder.recipe(planned.recipe)  # an error for another one than that of the run
     except (OSError, ValueError):
         return None
-    if not isinstance(found.get("measures"), dict) or not isinstance(found.get("missing"), list):
+    if not isinstance(record.get("measures"), dict) or not isinstance(record.get("missing"), list):
         return None
-    same = found.get("asked") == _asked(planned) and found.get("finished") == trained.get("finished")
-    if not same or any(_is_here(name) for name in found["missing"]):
+    same = record.get("asked") == _settings(planned) and record.get("finished") == trained.get("finished")
+    if not same or any(_is_here(name) for name in record["missing"]):
         return None
-    return found
+    return record
 
 
 @functools.cache
@@ -136,7 +136,7 @@ def _is_here(name: str) -> bool:
     return True
 
 
-def _asked(planned: Planned) -> dict[str, Any]:
+def _settings(planned: Planned) -> dict[str, Any]:
     # How images are ranked is part of it: records of another ranking do not stand beside those of this one.
     return {**planned.variant.evaluation, "data": planned.recipe.data, "ranked_by": "log odds"}
 
@@ -152,12 +152,12 @@ def _judging(planned: Planned, side: int | None, channels: int, decode: bool) ->
     return train.subset(range(first, len(train)))
 
 
-def _outside(
-    wanted: Iterable[str | list[str]], side: int | None, channels: int, decode: bool
+def _ood_sets(
+    entries: Iterable[str | list[str]], side: int | None, channels: int, decode: bool
 ) -> tuple[dict[str, ImageSet], list[str]]:
     """Out-of-distribution sets by name, and the names of those that are not here."""
-    found, missing = {}, []
-    for names in wanted:
+    sets, missing = {}, []
+    for names in entries:
         names = [names] if isinstance(names, str) else names
         name = next(filter(_is_here, names), None)
         if name is None:
@@ -165,17 +165,17 @@ def _outside(
             continue
         offered = data.splits(name)
         split = "test" if "test" in offered else offered[-1]
-        found[names[0]] = data.load(name, split, side, channels, decode=decode)
-    return found, missing
+        sets[names[0]] = data.load(name, split, side, channels, decode=decode)
+    return sets, missing
 
 
 def all_measured(
     experiment: Experiment, scale: str, planned: Sequence[Planned], out: Path, changes: Mapping[str, Any] | None = None
 ) -> list[Planned]:
     """What is planned, and everything else of the experiment at this scale that was measured in `out` before."""
-    asked = {each.name: each for each in planned}
+    by_name = {each.name: each for each in planned}
     names = [path.stem.rpartition("-") for path in (out / "measured").glob("*-*.json")]
     seeds = {each.seed for each in planned} | {int(seed) for _, _, seed in names if seed.isdigit()}
     place = str(planned[0].recipe.data)
     every = plan(experiment, scale, sorted(seeds), out, place, None, changes)
-    return [asked.get(each.name, each) for each in every if each.name in asked or kept_record(each) is not None]
+    return [by_name.get(each.name, each) for each in every if each.name in by_name or read_record(each) is not None]

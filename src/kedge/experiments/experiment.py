@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from kedge.experiments.measures import MEASURES
 from kedge.own_code import near_names
 from kedge.training.nested import change, flattened
 from kedge.training.recipe import Recipe, load_recipe
@@ -21,21 +22,6 @@ FOLDER = "paper"  # inside kedge/recipes
 OURS = ("name", "runs", "seed", "data")  # keys of a recipe that the experiment decides, not its variants
 EVALUATION = frozenset({"shift", "severities", "near", "ood", "limit", "references", "equalise", "part", "views"})
 PARTS = ("test", "rest")
-# What the tables compare, in percent, in their order; True: higher is better.
-MEASURES = {
-    "clean accuracy": True,
-    "corrupted accuracy": True,
-    "severity 5 accuracy": True,
-    "clean ECE": False,
-    "clean smooth ECE": False,
-    "corrupted ECE": False,
-    "corrupted smooth ECE": False,
-    "near AUROC, confidence": True,
-    "far AUROC, confidence": True,
-    "near AUROC, energy": True,
-    "far AUROC, energy": True,
-    "far AUROC, masked reference": True,
-}
 
 
 @dataclass(frozen=True)
@@ -111,9 +97,9 @@ class Experiment:
                 if not isinstance(word, str):
                     raise ValueError(f"{source}{key}: a name is {word!r} to YAML, not text: write it in quotes")
         data = [values["data"]] if isinstance(values["data"], str) else list(values["data"])
-        made = cls(**{**values, "data": data, "name": name})
-        made.check(source)
-        return made
+        experiment = cls(**{**values, "data": data, "name": name})
+        experiment.check(source)
+        return experiment
 
     def check(self, source: str = "") -> None:
         """Raise ValueError for the first thing that cannot work."""
@@ -145,13 +131,13 @@ class Experiment:
                 f"{source}{self.name} has no scale {scale!r}; it has {known}{near_names(scale, self.scales)}"
             )
         changes = dict(self.scales[scale] or {})
-        kept = changes.pop("variants", list(self.variants))
-        for name in [*kept, *(only or [])]:
+        chosen = changes.pop("variants", list(self.variants))
+        for name in [*chosen, *(only or [])]:
             self._named(name, source)
-        wanted = {name: self._variant(name, changes, source) for name in self.variants if name in (only or kept)}
-        before = {v.after for v in wanted.values()}
-        return [wanted.get(name) or self._variant(name, changes, source) for name in self.variants
-                if name in wanted or name in before]  # fmt: skip
+        variants = {name: self._variant(name, changes, source) for name in self.variants if name in (only or chosen)}
+        before = {v.after for v in variants.values()}
+        return [variants.get(name) or self._variant(name, changes, source) for name in self.variants
+                if name in variants or name in before]  # fmt: skip
 
     def _variant(self, name: str, scaled: Mapping[str, Any], source: str) -> Variant:
         own = dict(self.variants[name] or {})
@@ -184,8 +170,8 @@ class Experiment:
         for key in evaluation:
             if key not in EVALUATION:
                 raise ValueError(f"{where}the evaluation has no {key!r}{near_names(key, EVALUATION)}")
-        if taken := [key for key in OURS if key in tree]:
-            raise ValueError(f"{where}{taken[0]} is not a variant's to say: the experiment does")
+        if reserved := [key for key in OURS if key in tree]:
+            raise ValueError(f"{where}{reserved[0]} is not a variant's to say: the experiment does")
         part = evaluation.get("part", "test")
         if part not in PARTS:
             raise ValueError(f"{where}part is one of {', '.join(PARTS)}, not {part!r}{near_names(part, PARTS)}")
@@ -264,6 +250,6 @@ def _entry(entries: list[Any], name: str, where: str) -> dict[str, Any]:
             entries[i] = {name: {}}
         if isinstance(entries[i], dict) and name in entries[i]:
             entries[i][name] = entries[i][name] or {}
-            found: dict[str, Any] = entries[i][name]
-            return found
+            child: dict[str, Any] = entries[i][name]
+            return child
     raise ValueError(f"{where}the list of objectives has no {name!r}")

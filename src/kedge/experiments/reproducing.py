@@ -57,9 +57,9 @@ def gathered(
     }
 
 
-def _variant(found: Mapping[int, dict[str, Any]], planned: Sequence[Planned], name: str) -> dict[str, Any]:
+def _variant(records: Mapping[int, dict[str, Any]], planned: Sequence[Planned], name: str) -> dict[str, Any]:
     one = next(each for each in planned if each.variant.name == name)
-    runs = [{"seed": seed, **{k: v for k, v in record.items() if k != "asked"}} for seed, record in found.items()]
+    runs = [{"seed": seed, **{k: v for k, v in record.items() if k != "asked"}} for seed, record in records.items()]
     first = runs[0]
     return {
         "recipe": one.variant.recipe,

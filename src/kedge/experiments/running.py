@@ -135,15 +135,15 @@ def first_here(names: Iterable[str]) -> str:
     Raises:
         DataError: if none can.
     """
-    said = []
+    reasons = []
     for name in names:
         try:
             data.splits(name)
         except DataError as error:
-            said.append(str(error).split("\n")[0])
+            reasons.append(str(error).split("\n")[0])
         else:
             return name
-    raise DataError("the data of the experiment is not here: " + "; ".join(said) + ". Name a folder with --data")
+    raise DataError("the data of the experiment is not here: " + "; ".join(reasons) + ". Name a folder with --data")
 
 
 def train_one(planned: Planned, progress: bool = False) -> None:
@@ -170,5 +170,5 @@ def _begun(planned: Planned) -> bool:
         return False
     if (planned.run / "recipe.yaml").is_file():
         return True
-    left = sorted(path.name for path in planned.run.iterdir())
-    raise ValueError(f"{planned.run} is no run, and holds {', '.join(left[:3])}: move it away")
+    entries = sorted(path.name for path in planned.run.iterdir())
+    raise ValueError(f"{planned.run} is no run, and holds {', '.join(entries[:3])}: move it away")

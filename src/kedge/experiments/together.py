@@ -42,15 +42,15 @@ def agreed(decide: Callable[[], T]) -> T:
 
     if not (dist.is_available() and dist.is_initialized()):
         return decide()
-    said: list[Any] = [None]
+    shared: list[Any] = [None]
     if dist.get_rank() == 0:
         try:
-            said = [(decide(), None)]
+            shared = [(decide(), None)]
         except ValueError as error:
-            said = [(None, str(error))]
-    dist.broadcast_object_list(said, src=0)
-    value, words = said[0]
+            shared = [(None, str(error))]
+    dist.broadcast_object_list(shared, src=0)
+    value, words = shared[0]
     if words is not None:
         raise ValueError(words)
-    found: T = value
-    return found
+    decided: T = value
+    return decided

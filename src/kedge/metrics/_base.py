@@ -120,6 +120,9 @@ class Metric:
         title: of a table of its own, where it has one (`details`, `heat`).
         words: what it means, for a reader who has not met it; "" where the label says it.
         convention: how exactly it is measured; "" where `words` say it.
+        caution: what a reader of its interval must know; "" for nothing.
+        phrases: how a sentence about a model puts it, by kind of images ("clean", "shift"); {} stands for the number.
+        diagram: what it is called beside a reliability diagram, whose error it is; "" for every other metric.
         of_right_answers: whether it is the share of right answers: two models are compared by who was right on what.
         probs: whether it needs the probabilities of all classes, which columns do not hold.
         results_key: what results.json calls it; "": by its name.
@@ -142,6 +145,9 @@ class Metric:
     title: ClassVar[str] = ""
     words: ClassVar[str] = ""
     convention: ClassVar[str] = ""
+    caution: ClassVar[str] = ""
+    phrases: ClassVar[Mapping[str, str]] = {}
+    diagram: ClassVar[str] = ""
     of_right_answers: ClassVar[bool] = False
     probs: ClassVar[bool] = False
     results_key: ClassVar[str] = ""
@@ -233,10 +239,15 @@ class Metric:
 
 
 class Detection(Metric):
-    """Base of the metrics of a `Separation`: in-distribution is the positive class."""
+    """Base of the metrics of a `Separation`.
+
+    Attributes:
+        positive: the positive class, "in" or "out" of distribution, of a metric that has one.
+    """
 
     part = "ood"
     places = ("ood",)
+    positive: ClassVar[str] = ""
     measure: Callable[[Tensor, Tensor], Tensor]  # of the scores of both sides
 
     def value(self, sample: Separation) -> float:
@@ -250,6 +261,10 @@ class Detection(Metric):
         """The estimate; no interval for a sample without resamples."""
         value = self.value(sample)
         return Estimate(value, *(self.interval(sample, value) if sample.n else NO_BOUNDS))
+
+    def told_apart(self, value: Any, score: str, images: str) -> str:
+        """What it says of one model that tells `images` from its own by a `score`, in words; "" for nothing."""
+        return ""
 
 
 def class_name(names: Sequence[str], index: int) -> str:

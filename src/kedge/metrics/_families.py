@@ -26,6 +26,10 @@ class Fitted(Metric):
     better = "lower"
     part = "calibration"
     judged = False
+    caution = (
+        "A calibration error (ECE) of a calibrated model is above 0 on few images; its interval is of the error "
+        "without that, and so lies mostly below the value."
+    )
 
     def fitted(self, sample: Answers) -> CrossFitted | None:
         """The error without bias; None where there is no such form."""

@@ -1,5 +1,7 @@
 """Accuracy: the share of images that get the right answer."""
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from kedge.catalog import Info
@@ -19,6 +21,7 @@ class Accuracy(Metric):
     compared = ("clean", "corrupted")
     claims = "Accuracy"
     of_right_answers = True
+    phrases: ClassVar = {"clean": "is right on {} % of clean images", "shift": "is right on {} %"}
     words = "The share of images that get the right answer."
     convention = "share of correct answers; interval: Wilson. Means over corruptions: bootstrap over images"
 

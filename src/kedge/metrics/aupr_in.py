@@ -16,4 +16,5 @@ class AUPRIn(Resampled):
     label = "AUPR-in"
     better = "higher"
     order = 320
+    positive = "in"
     measure = staticmethod(aupr_in)

@@ -11,4 +11,5 @@ class AUPROut(Resampled):
     label = "AUPR-out"
     better = "higher"
     order = 330
+    positive = "out"
     measure = staticmethod(aupr_out)

@@ -10,7 +10,7 @@ from kedge.catalog import Info
 from kedge.metrics._base import Answers, Metric
 from kedge.metrics._results import Line
 from kedge.metrics._selective import threshold_for_risk
-from kedge.rejection import resolved, rule_from
+from kedge.rejection import in_words, resolved, rule_from
 
 info = Info(
     "Selective Classification for Deep Neural Networks", "Geifman & El-Yaniv", "NeurIPS", 2017,
@@ -63,6 +63,18 @@ class CoverageAtRisk(Metric):
             Line(f"answered {at}", coverages, "%", "higher"),
             Line(f"threshold {at}", thresholds, "confidence", None),
         ]
+
+    def sentence(self, value: Any, class_names: Sequence[str]) -> str:
+        if not value or value.get("risk") is None:
+            return ""
+        risk = f"{100 * value['risk']:g} %"
+        if value["threshold"] is None or not value["coverage"]:
+            return f"No threshold keeps its errors on these images at {risk} or below."
+        return (
+            f"To be wrong on at most {risk} of its answers to these images, it may answer "
+            f"{100 * value['coverage']:.1f} % of them (above a confidence of {in_words(value, 2)}; the threshold was "
+            "chosen on the same images)."
+        )
 
     def numbers(self, value: Any, class_names: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
         for key in ("risk", "coverage", "threshold", "log_odds"):

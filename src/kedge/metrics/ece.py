@@ -1,5 +1,7 @@
 """Expected calibration error of the top prediction, over bins of equal width."""
 
+from typing import ClassVar
+
 from kedge.catalog import Info
 from kedge.metrics._base import Answers
 from kedge.metrics._cross_fitted import CrossFitted, cross_fitted_error
@@ -22,6 +24,11 @@ class ECE(Binned):
     claims = "Calibration error"
     judged = True
     unbiased = True
+    diagram = "ECE"
+    phrases: ClassVar = {
+        "clean": "its stated confidence differs from its accuracy by {} points (ECE)",
+        "shift": "a calibration error of {} points",
+    }
     words = (
         "How far the confidence is from the truth. Of all answers given with 80 % confidence, 80 % should be right; "
         "the error is the average distance from that, in percentage points. 0 is perfect. (Equal bins of confidence, "

@@ -1,8 +1,8 @@
 """Reading results: a table for the terminal, JSON and CSV, one HTML page."""
 
+from kedge.reporting.claims import comparison
 from kedge.reporting.files import read_results, write_results
 from kedge.reporting.page import write_report
-from kedge.reporting.sentences import comparison
 from kedge.reporting.table import as_csv, as_json, over_seeds, render, table
 
 __all__ = [

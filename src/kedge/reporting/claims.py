@@ -4,20 +4,12 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from kedge.metrics._base import Metric, leading, metrics
 from kedge.metrics._base import metric as metric_called
+from kedge.metrics._base import metrics
 from kedge.printable import printable
 from kedge.reporting.files import check_results
-from kedge.reporting.rows import OUTSIDE, ahead_of, best_of, dig, estimate, number, short, value_of
-from kedge.reporting.summary import (
-    at_place,
-    attack_names,
-    doubted,
-    lowest,
-    ood_places,
-    place_title,
-    score_titles,
-)
+from kedge.reporting.rows import ahead_of, best_of, dig, estimate, number, short
+from kedge.reporting.sections import attack, clean, ood, shift
 
 LEVEL = 0.05
 SETTLED = (
@@ -71,7 +63,7 @@ def _unjudged(metric: str, tests: list[Test], cells: list[Any]) -> str:
     if known is None or not known.unbiased or (not old and known.comparable(cells)):
         return ""
     return (
-        "not judged: these results compare calibration errors with the bias that few images give them; evaluate again"
+        "not judged: these results compare calibration errors with the bias that few images give them; evaluate again."
     )
 
 
@@ -85,33 +77,28 @@ def comparison(results: dict[str, Any]) -> list[tuple[str, str]]:
     tests = compared(results)
     if len(results["groups"]) > 1:
         return _between_groups(results, tests)
-    attacks = attack_names(models)
     claims = []
-    for words, metric, where, better, cells in _questions(results, models):
-        known = {i: e for i, e in enumerate(map(estimate, cells)) if e is not None}
+    for question in (q for part in (clean, shift, ood, attack) for q in part.questions(results)):
+        known = {i: e for i, e in enumerate(map(estimate, question.values)) if e is not None}
         if len(known) > 1:
-            attack = attacks[where] if where in attacks and words == _under(attacks[where]) else None
-            doubtful = [i for i in known if doubted(models[i])] if attack is not None else []
+            doubtful = [i for i in known if question.attack is not None and attack.doubted(models[i])]
             clear = {i: e for i, e in known.items() if i not in doubtful}
-            tested = _tested(tests, [list(results["models"])[i] for i in clear], metric, where)
-            sentence = _claim(better, list(clear.values()), [names[i] for i in clear], tested) if len(clear) > 1 else ""
-            if old := _unjudged(metric, tests, cells):
-                sentence = f"{old}."
-            if attack is not None and doubtful:
-                rest = sentence or "".join(f"{names[i]} {number(e['value'], '%')} %." for i, e in clear.items())
-                weakest = {names[i]: lowest(models[i], attack) for i in doubtful}
+            tested = _tested(tests, [list(results["models"])[i] for i in clear], question.metric, question.where)
+            cells = list(clear.values())
+            sentence = _claim(question.better, cells, [names[i] for i in clear], tested) if len(clear) > 1 else ""
+            sentence = _unjudged(question.metric, tests, list(question.values)) or sentence
+            if question.attack is not None and doubtful:
+                rest = sentence or "".join(f"{names[i]} {number(e['value'])} %." for i, e in clear.items())
+                weakest = {names[i]: attack.lowest(models[i], question.attack) for i in doubtful}
                 sentence = _not_believable(weakest) + (f" Without {', '.join(weakest)}: {rest}" if rest else "")
             lacking = [name for i, name in enumerate(names) if i not in known]
-            claims.append((words, sentence + (f" No number for {', '.join(lacking)}." if lacking else "")))
+            without = f" No number for {', '.join(lacking)}." if lacking else ""
+            claims.append((question.words, sentence + without))
     return claims
 
 
-def _under(attack: dict[str, Any]) -> str:
-    return f"Accuracy under {printable(attack['title'])}"
-
-
 def _not_believable(weakest: dict[str, tuple[float, str] | None]) -> str:
-    least = [f"{name} right on {number(w[0], '%')} % ({w[1]})" for name, w in weakest.items() if w is not None]
+    least = [f"{name} right on {number(w[0])} % ({w[1]})" for name, w in weakest.items() if w is not None]
     return (
         f"not believable: the checks of the attack failed for {', '.join(weakest)}. At this strength the lowest of the "
         f"attacks leaves {', '.join(least)}."
@@ -123,55 +110,25 @@ def _between_groups(results: dict[str, Any], tests: list[Test]) -> list[tuple[st
     table, over_seeds = results["group_table"], [t for t in tests if "over seeds" in t["test"]]
     questions = [
         (one.name, where, f"{one.label}, {where} images", one.better or "")
-        for one, where in itertools.product(_claimed(), ("clean", "corrupted"))
+        for one in metrics()
+        if one.claims
+        for where in ("clean", "corrupted")
     ] + [
-        (metric, name, f"{OUTSIDE[metric][0]}, {printable(name)}", OUTSIDE[metric][2])
-        for name, metric in itertools.product(results["ood_sets"], OUTSIDE)
+        (metric, name, f"{label}, {printable(name)}", better)
+        for name in results["ood_sets"]
+        for metric, (label, better) in ood.compared().items()
     ]
     claims = []
     for metric, where, label, better in questions:
-        cells = [dig(metrics, f"{metric}, {where}") for metrics in table.values()]
+        cells = [dig(own, f"{metric}, {where}") for own in table.values()]
         if cells and all(c is not None for c in cells):
             tested = _tested(over_seeds, list(table), metric, where)
             values = [{"value": c["mean"]} for c in cells]
             sentence = _claim(better, values, [short(n) for n in table], tested)
-            old = _unjudged(metric, over_seeds, [])
-            claims.append((f"{label[0].upper()}{label[1:]}, mean over seeds", f"{old}." if old else sentence))
+            claims.append(
+                (f"{label[0].upper()}{label[1:]}, mean over seeds", _unjudged(metric, over_seeds, []) or sentence)
+            )
     return claims
-
-
-def _questions(results: dict[str, Any], models: list[dict[str, Any]]) -> list[tuple[str, str, str, str, list[Any]]]:
-    """(words, metric, where, direction, value of each model)."""
-    questions: list[tuple[str, str, str, str, list[Any]]] = [
-        (f"{one.claims} on clean images", one.name, "clean", one.better or "", [value_of(m, one) for m in models])
-        for one in _claimed()
-    ]
-    for one in _claimed() if results["settings"]["corruptions"] else ():
-        values = [dig(m, "shift", "mean", one.key) for m in models]
-        questions.append((f"{one.claims} on corrupted images", one.name, "corrupted", one.better or "", values))
-    for name in results["shift_sets"]:
-        for one in (one for one in _claimed() if one.of_right_answers):
-            values = [dig(m, "shift_sets", name, one.key) for m in models]
-            questions.append((f"{one.claims} on {printable(name)}", one.name, name, one.better or "", values))
-    titles = score_titles(results)
-    for kind, name, sets in ood_places(results) if titles else []:
-        # The same score for every model: choosing each model's best after the fact would flatter.
-        score = next(iter(titles))
-        first = leading("ood")
-        values = [dig(at_place(m, kind, name, sets), score, first.key) for m in models]
-        words = f"Out of distribution, {place_title(kind, name, sets)}, {first.label} by {titles[score]}"
-        questions.append((words, first.name, name, first.better or "", values))
-    for name, attack in attack_names(models).items():
-        # A cross-check that only some models face compares nothing.
-        if name in (results["settings"]["attacks"] or [name]):
-            values = [dig(m["attacks"].get(name), "accuracy") for m in models]
-            questions.append((_under(attack), "accuracy", name, "higher", values))
-    return questions
-
-
-def _claimed() -> list[Metric]:
-    """The metrics of which it is said in words which model is better."""
-    return [one for one in metrics() if one.claims]
 
 
 def _tested(tests: list[Test], names: list[str], metric: str, where: str) -> Callable[[int, int], Test | None]:
@@ -196,7 +153,7 @@ def _claim(
 ) -> str:
     values = [c["value"] for c in cells]
     order = sorted(range(len(values)), key=values.__getitem__, reverse=better == "higher")
-    listed = ", ".join(f"{names[i]} {number(values[i], '%')} %" for i in order[:4]) + (", …" if len(order) > 4 else "")
+    listed = ", ".join(f"{names[i]} {number(values[i])} %" for i in order[:4]) + (", …" if len(order) > 4 else "")
     first, last, others = order[0], order[-1], range(len(cells))
     ahead = [tested(first, j) for j in others if j != first]
     behind = [tested(i, last) for i in others if i != last]

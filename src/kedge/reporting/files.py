@@ -28,9 +28,9 @@ def results_text(results: dict[str, Any]) -> str:
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what `write_results` wrote; an older format is brought to the newest one.
+    """Read what `write_results` wrote, also by an earlier version.
 
-    Raises ValueError for another kind of file or a newer format.
+    Raises ValueError for another kind of file or format.
     """
     results = read_json(path)
     try:
@@ -42,10 +42,12 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def check_results(results: Any, where: str = "results") -> dict[str, Any]:
-    """`results` in the newest format; raise ValueError unless they are results that this version reads."""
+    """`results` with every key; raise ValueError unless they are results that this version reads."""
     version = results.get("format_version") if isinstance(results, dict) else None
     if not isinstance(version, int) or not isinstance(results.get("models"), dict) or not results["models"]:
         raise ValueError(f"{where}: these are not the results of kedge evaluate (no format_version or no models)")
     if version > NEWEST:
         raise ValueError(f"{where}: format {version} is newer than the {NEWEST} that this kedge reads: upgrade kedge")
+    if version < NEWEST:
+        raise ValueError(f"{where}: format {version} is older than the first release of kedge: evaluate again")
     return upgrade(results)

@@ -7,7 +7,7 @@ from typing import Any
 from kedge.files import write_text
 from kedge.metrics._base import metrics
 from kedge.printable import printable
-from kedge.reporting.claims import SETTLED
+from kedge.reporting.claims import SETTLED, comparison
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import short, value_of
 from kedge.reporting.sections import (
@@ -21,12 +21,12 @@ from kedge.reporting.sections import (
     selective,
     shift,
     unlabelled,
-)
-from kedge.reporting.sentences import about, comparison
-from kedge.reporting.summary import summary_rows
+)  # fmt: skip
+from kedge.reporting.summary import about, cautions, summary_rows
 from kedge.reporting.svg import COLORS, GLYPHS
-from kedge.reporting.table import MARK, leaning, sizes, subject_line, warnings
+from kedge.reporting.table import MARK, sizes, subject_line, warnings
 
+SECTIONS = (shift, details, calibration, ood, selective, unlabelled, attack, comparing, images, run)
 LIMIT = 2_000_000  # bytes
 # What is left out, step by step, when a page would be larger; each step also leaves out all those before it.
 LADDER = (
@@ -76,7 +76,7 @@ def templates() -> Any:
     )
 
 
-def _seen(models: dict[str, Any]) -> str:
+def _training_words(models: dict[str, Any]) -> str:
     """Whether validation images were trained on, as the beginning of a sentence."""
     counts = [model["trained_on"] for model in models.values()]
     if any(counts):
@@ -100,7 +100,7 @@ def _page(results: dict[str, Any], level: int) -> str:
     environment = templates()
     models = results["models"]
     rows = summary_rows(results)
-    left_out = [LADDER[i] for i in range(1, level + 1) if not (i == 2 and level > 2)]
+    omitted = [LADDER[i] for i in range(1, level + 1) if not (i == 2 and level > 2)]
     environment.globals.update(
         # For the macros, which do not see what the page is rendered with.
         names=[short(n) for n in models],
@@ -115,25 +115,16 @@ def _page(results: dict[str, Any], level: int) -> str:
     return environment.get_template("report.html").render(
         results=results,
         subject=subject_line(results),
-        seen=_seen(models),
-        left_out=f"{', '.join(left_out[:-1])} and {left_out[-1]}" if len(left_out) > 1 else "".join(left_out),
+        trained=_training_words(models),
+        omitted=f"{', '.join(omitted[:-1])} and {omitted[-1]}" if len(omitted) > 1 else "".join(omitted),
         warnings=warnings(results),
         sizes=sizes(results),
-        leaning=leaning(rows),
+        cautions=cautions(rows),
         groups=[(g, [r for r in rows if r.group == g]) for g in dict.fromkeys(r.group for r in rows)],
         claims=comparison(results),
         glossary=glossary(results),
         settled=SETTLED if len(results["groups"]) > 1 else "",
         stories=[about(name, model, results) for name, model in models.items()],
-        shift=shift.section(results, level),
-        details=details.section(results, level),
         heat_scale=shift.legend_of_heat(),
-        calibration=calibration.section(results, level),
-        ood=ood.section(results, level),
-        selective=selective.section(results, level),
-        unlabelled=unlabelled.section(results, level),
-        attack=attack.section(results, level),
-        comparing=comparing.section(results, level),
-        images=images.section(results, level),
-        run=run.section(results, level),
+        **{part.__name__.rpartition(".")[2]: part.section(results, level) for part in SECTIONS},
     )

@@ -1,21 +1,18 @@
-"""The lines of a table: how numbers are written, which direction is better, and what may be called better."""
+"""What tables, page and CSV are made of: rows with a number for each model, and how a number is written for people."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
-from kedge.metrics._base import Metric
+from kedge.metrics._base import Metric, metrics
 from kedge.metrics._results import Line
 from kedge.printable import printable
 from kedge.rejection import in_words
 
 Estimate = dict[str, Any]  # value, low, high
-
-# What groups of seeds are compared by on images of other kinds.
-OUTSIDE = {
-    "auroc": ("AUROC by confidence", "%", "higher"),
-    "answered": ("answered above the stored threshold", "%", "lower"),
-}
+# One line of the CSV, of one model: part, where, severity, score, metric, value or estimate, number of images.
+Number = tuple[str, str, int | str, str, str, Any, int | None]
 
 
 @dataclass(frozen=True)
@@ -23,28 +20,43 @@ class Row:
     """One line of a table with a column for each model.
 
     Attributes:
-        group: what it was measured on.
         label: what was measured.
         unit: "%", "%%" (two decimals), "", "/s", "count" or "confidence" (a threshold, which does not read 1 below 1).
         better: "higher", "lower" or None.
-        cells: per model, in order, an estimate (value, low, high) or None.
-        ahead: per model the others whose intervals lie wholly on the worse side of its own; empty: nothing is claimed.
+        values: per model, in order, an estimate (value, low, high), a number or None.
+        group: what it was measured on.
+        judged: whether intervals that lie apart say that a model is better.
         marks: per model what stands where there is no number, such as "failed: out of memory".
         notes: per model a note that stands beside the interval.
-        unbiased: whether the intervals are about numbers without the bias that few images give them.
+        caution: what to know of the intervals; "" for nothing.
         bare: whether the unit stands elsewhere.
     """
 
-    group: str
     label: str
     unit: str
     better: str | None
-    cells: list[Estimate | None]
-    ahead: tuple[tuple[int, ...], ...] = ()
-    marks: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    unbiased: bool = False
+    values: Sequence[Any]
+    group: str = ""
+    judged: bool = True
+    marks: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    caution: str = ""
     bare: bool = False
+
+    @cached_property
+    def cells(self) -> list[Estimate | None]:
+        """The values as estimates."""
+        return [estimate(value) for value in self.values]
+
+    @property
+    def measured(self) -> bool:
+        """Whether any model has a number."""
+        return any(cell is not None for cell in self.cells)
+
+    @cached_property
+    def ahead(self) -> tuple[tuple[int, ...], ...]:
+        """Per model the others whose intervals lie wholly on the worse side of its own; empty: nothing is claimed."""
+        return ahead_of(self.cells, self.better, self.unit) if self.judged else ()
 
     @property
     def best(self) -> int | None:
@@ -78,7 +90,18 @@ class Row:
         return ", ".join(filter(None, (spread(self.cells[i], self.unit), note)))
 
 
-def number(value: float | None, unit: str) -> str:
+class Question(NamedTuple):
+    """What models are compared by, in words, with the value of each; of an attack also its record."""
+
+    words: str
+    metric: str
+    where: str
+    better: str
+    values: Sequence[Any]
+    attack: dict[str, Any] | None = None
+
+
+def number(value: float | None, unit: str = "%") -> str:
     """A number in the precision that its unit deserves."""
     if value is None:
         return "–"
@@ -91,13 +114,20 @@ def number(value: float | None, unit: str) -> str:
     return f"{value:,.0f}" if unit == "count" else f"{value:.3f}"
 
 
-def spread(cell: Estimate | None, unit: str) -> str:
+def spread(cell: Estimate | None, unit: str = "%") -> str:
     """The 95 % interval of an estimate, empty where there is none."""
     if cell is None or cell.get("low") is None or cell.get("high") is None:
         return ""
     low, high = number(cell["low"], unit), number(cell["high"], unit)
     # An en dash between negative numbers cannot be read.
     return f"{low} to {high}".replace("-", "−") if "-" in low + high else f"{low}–{high}"
+
+
+def bounds(cell: Estimate) -> str:
+    """The 95 % interval of a share inside a sentence, empty where there is none."""
+    if cell.get("low") is None:
+        return ""
+    return f" (95 % interval {number(cell['low'])} to {number(cell['high'])})"
 
 
 def short(name: Any, most: int = 36) -> str:
@@ -122,21 +152,22 @@ def ahead_of(cells: Sequence[Estimate | None], better: str | None, unit: str) ->
     """
     if better is None:
         return ()
-    bounds = [(c["low"], c["high"]) if c is not None and c.get("low") is not None else None for c in cells]
+    ends = [(c["low"], c["high"]) if c is not None and c.get("low") is not None else None for c in cells]
     texts = [None if c is None else number(c["value"], unit) for c in cells]
-    return tuple(
-        tuple(
-            j
-            for j, other in enumerate(bounds)
-            if own is not None and other is not None and _apart(own, other, better) and texts[i] != texts[j]
-        )
-        for i, own in enumerate(bounds)
-    )
+
+    def apart(i: int, j: int) -> bool:
+        own, other = ends[i], ends[j]
+        if own is None or other is None or texts[i] == texts[j]:
+            return False
+        return bool(own[0] > other[1] if better == "higher" else own[1] < other[0])
+
+    models = range(len(cells))
+    return tuple(tuple(j for j in models if apart(i, j)) for i in models)
 
 
 def best_of(cells: Sequence[Estimate | None], better: str | None, unit: str) -> int | None:
     """The model whose 95 % interval lies wholly on the better side of every other one's, or None."""
-    return Row("", "", unit, better, list(cells), ahead_of(cells, better, unit)).best
+    return Row("", unit, better, cells).best
 
 
 def value_of(model: dict[str, Any], metric: Metric) -> Any:
@@ -147,26 +178,36 @@ def value_of(model: dict[str, Any], metric: Metric) -> Any:
     return None
 
 
-def rows_of(metric: Metric, values: Sequence[Any], class_names: Sequence[str], group: str = "") -> list[Row]:
+def summarised(place: str, classes: int = 0) -> list[Metric]:
+    """The metrics that the summary has of a place."""
+    return [one for one in metrics() if place in one.summary and classes >= one.classes]
+
+
+def phrases(place: str, measured: Any) -> list[tuple[str, Estimate]]:
+    """How metrics put what was `measured` of images of a place (by key) in a sentence, and the estimates themselves.
+
+    The sentence begins with the first of them: without its number there is none.
+    """
+    cells = [
+        (one.phrases[place], one.unit, estimate(dig(measured, one.key))) for one in metrics() if place in one.phrases
+    ]
+    clauses = [(words.format(number(cell["value"], unit)), cell) for words, unit, cell in cells if cell is not None]
+    return clauses if cells and cells[0][2] is not None else []
+
+
+def rows_of(metric: Metric, values: Sequence[Any], class_names: Sequence[str] = ()) -> list[Row]:
     """The lines of a metric in a table, without those that no model has a number for."""
-    return rows_from(metric.lines(values, class_names), metric, values, group)
+    return [row for row in rows_from(metric.lines(values, class_names), metric, values) if row.measured]
 
 
 def rows_from(lines: Sequence[Line], metric: Metric, values: Sequence[Any], group: str = "") -> list[Row]:
     """Lines of a metric as rows; `values` are what the models have of it."""
-    rows = []
-    for line in lines:
-        cells = [estimate(v) for v in line.cells]
-        if any(cell is not None for cell in cells):
-            ahead = ahead_of(cells, line.better, line.unit) if metric.comparable(values) else ()
-            notes = tuple(short(note) if note else "" for note in line.notes)
-            rows.append(Row(group, short(line.label, 80), line.unit, line.better, cells, ahead, (), notes,
-                            metric.unbiased))  # fmt: skip
-    return rows
-
-
-def _apart(own: tuple[Any, Any], other: tuple[Any, Any], better: str) -> bool:
-    return own[0] > other[1] if better == "higher" else own[1] < other[0]
+    judged = metric.comparable(values)
+    return [
+        Row(short(line.label, 80), line.unit, line.better, line.cells, group, judged,
+            notes=[short(note) if note else "" for note in line.notes], caution=metric.caution)
+        for line in lines
+    ]  # fmt: skip
 
 
 def dig(record: Any, *keys: Any) -> Any:
@@ -176,19 +217,3 @@ def dig(record: Any, *keys: Any) -> Any:
             return None
         record = record.get(key)
     return record
-
-
-def failure(model: dict[str, Any], part: str, name: str | None = None, also: Sequence[str] = ()) -> str | None:
-    """Why `part` ("shift", "ood", "attack", ...), or `name` of it, has no numbers; None when nothing went wrong.
-
-    The `part` of an error is a kind ("attacks"), a kind and a name ("ood mnist"), or a name alone; `also` are names
-    that count as this part whatever follows ("gaussian_noise 3").
-    """
-    for error in model["errors"]:
-        text = str(error["part"])
-        kind, _, rest = text.replace(": ", " ").partition(" ")
-        of_kind = kind.rstrip("s") == part.rstrip("s") and (not rest or name is None or rest == name)
-        whole = text in ("clean", "model") or (part == "ood" and kind == "clean,")
-        if whole or of_kind or text == name or kind in also:
-            return printable(error["message"])
-    return None

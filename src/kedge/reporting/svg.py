@@ -29,6 +29,13 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
+def thin(x: list[float], y: list[float], most: int = 60) -> tuple[list[float], list[float]]:
+    """At most about `most` points of a curve, with both ends."""
+    step = max(1, -(-len(x) // most))
+    places = sorted({*range(0, len(x), step), len(x) - 1}) if x else []
+    return [x[k] for k in places], [y[k] for k in places]
+
+
 def _short(value: float) -> str:
     return f"{value:.6g}"
 
@@ -54,7 +61,6 @@ class Plot:
         height: int = 210,
         x_ticks: Sequence[float] | None = None,
         y_ticks: Sequence[float] | None = None,
-        x_names: Sequence[str] | None = None,
     ) -> None:
         self.width, self.height = width, height
         self._x, self._y = x, y
@@ -67,9 +73,8 @@ class Plot:
             at = self._down(value)
             self._parts.append(f'<path class="g" d="M{_at(self._left)} {_at(at)}H{_at(self._right)}"/>')
             self._text(self._left - 5, at + 3.5, _short(value), "e")
-        for i, value in enumerate(x_ticks):
-            name = x_names[i] if x_names else _short(value)
-            self._text(self._across(value), self._bottom + 14, name, "c")
+        for value in x_ticks:
+            self._text(self._across(value), self._bottom + 14, _short(value), "c")
         if x_label:
             self._text((self._left + self._right) / 2, height - 5, x_label, "c s")
         if y_label:

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import shutil
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kedge.printable import printable
@@ -11,9 +12,8 @@ from kedge.reporting.claims import SETTLED, comparison
 from kedge.reporting.csv_table import as_csv
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import Row, dig
-from kedge.reporting.sections import comparing
-from kedge.reporting.sentences import expected
-from kedge.reporting.summary import summary_rows
+from kedge.reporting.sections import comparing, unlabelled
+from kedge.reporting.summary import cautions, summary_rows
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,10 +22,6 @@ LEGEND = "↑ higher is better, ↓ lower is better; in brackets the 95 % interv
 MARK, SOME = "✔", "›"  # none of the markers of the plots
 BETTER = f"{MARK} better than every other model here: the intervals do not overlap."
 BETTER_THAN_SOME = f"{SOME} better in this way than the models whose numbers stand behind it."
-LEANING = (
-    "A calibration error (ECE) of a calibrated model is above 0 on few images; its interval is of the error without "
-    "that, and so lies mostly below the value."
-)
 OOD_LEGEND = "Out of distribution: in-distribution is the positive class, a higher score means more in-distribution."
 UNLABELLED = (
     "The interval of an expected accuracy is of sampling alone: how far the method itself errs on such images is not "
@@ -61,61 +57,72 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
 
     Where not all models fit, there are several tables of some of them each; what is marked as better is so among all.
     """
-    from rich.console import Console
-    from rich.text import Text
-
     results = check_results(results)
     rows = summary_rows(results)
     names = list(results["models"])
-    stream = io.StringIO()
-    width = width or shutil.get_terminal_size((110, 24)).columns
-    console = Console(file=stream, width=width, force_terminal=color, no_color=not color, highlight=False)
-    console.print(Text(subject_line(results), style="bold"))
+    show = _Console(width, color)
+    show.line(subject_line(results), "bold")
     some = any(row.beats(i) for row in rows for i in range(len(names)))
     heads = [f"{i} {printable(name)}" if some else printable(name) for i, name in enumerate(names, 1)]
-    fit = max(1, (width - _LABEL) // _CELL)
-    for start in range(0, len(names), fit):
-        console.print(_columns(rows, heads, list(range(start, min(start + fit, len(names))))))
-    legends = [LEGEND, BETTER if len(names) > 1 else "", BETTER_THAN_SOME if some else "", leaning(rows)]
+    for models in show.side_by_side(len(names)):
+        show.print(_columns(rows, heads, models))
+    legends = [LEGEND, BETTER if len(names) > 1 else "", BETTER_THAN_SOME if some else "", cautions(rows)]
     legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
-    console.print(Text(" ".join(filter(None, legends)), style="dim"))
-    for grid in _over_seeds(results, width):
-        console.print(grid)
+    show.line(" ".join(filter(None, legends)), "dim")
+    _over_seeds(results, show)
     for name, model in results["models"].items():
-        for sentence in expected(name, model):
-            console.print(Text(sentence, style="bold"))
+        for sentence in unlabelled.sentences(name, model):
+            show.line(sentence, "bold")
     if any(model["unlabelled"] for model in results["models"].values()):
-        console.print(Text(UNLABELLED, style="dim"))
+        show.line(UNLABELLED, "dim")
     if len(results["groups"]) > 1:  # else the claims are between single models
         for question, claim in comparison(results):
-            console.print(Text.assemble((f"{question}: ", "bold"), claim))
-        console.print(Text(SETTLED, style="dim"))
-    for line in warnings(results):
-        console.print(Text(line, style="bold"))
-    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n")) + "\n"
+            show.line(f"{question}: ", "bold", claim)
+        show.line(SETTLED, "dim")
+    for words in warnings(results):
+        show.line(words, "bold")
+    return show.text()
 
 
 def over_seeds(results: dict[str, Any], width: int | None = None) -> str:
     """The groups alone, each with mean and spread over its models, `width` columns wide (default: the terminal's)."""
-    from rich.console import Console
-    from rich.text import Text
-
     results = check_results(results)
-    stream = io.StringIO()
-    width = width or shutil.get_terminal_size((110, 24)).columns
-    console = Console(file=stream, width=width, highlight=False)
-    console.print(Text(subject_line(results)))
-    for grid in _over_seeds(results, width):
-        console.print(grid)
-    for line in warnings(results):
-        console.print(Text(line))
-    return "\n".join(line.rstrip() for line in stream.getvalue().rstrip().split("\n")) + "\n"
+    show = _Console(width)
+    show.line(subject_line(results))
+    _over_seeds(results, show)
+    for words in warnings(results):
+        show.line(words)
+    return show.text()
 
 
-def leaning(rows: list[Row]) -> str:
-    """Why a calibration error lies at the end of its interval; empty when no such interval is shown."""
-    biased = [row for row in rows if row.unbiased]
-    return LEANING if any(row.spread(i) for row in biased for i in range(len(row.cells))) else ""
+class _Console:
+    """A console of rich that prints into a text; what it prints is text of a user, and never markup."""
+
+    def __init__(self, width: int | None, color: bool = False) -> None:
+        from rich.console import Console
+
+        self.width = width or shutil.get_terminal_size((110, 24)).columns
+        self._stream = io.StringIO()
+        self._console = Console(
+            file=self._stream, width=self.width, force_terminal=color, no_color=not color, highlight=False
+        )
+        self.print = self._console.print
+
+    def line(self, words: str, style: str = "", more: str = "") -> None:
+        """A paragraph; `more` follows without the style."""
+        from rich.text import Text
+
+        self.print(Text.assemble((words, style), more))
+
+    def side_by_side(self, count: int) -> Iterator[list[int]]:
+        """Which of `count` columns stand in each table, as many as fit."""
+        fit = max(1, (self.width - _LABEL) // _CELL)
+        for start in range(0, count, fit):
+            yield list(range(start, min(start + fit, count)))
+
+    def text(self) -> str:
+        """What was printed."""
+        return "\n".join(line.rstrip() for line in self._stream.getvalue().rstrip().split("\n")) + "\n"
 
 
 def sizes(results: dict[str, Any]) -> str:
@@ -149,14 +156,9 @@ def warnings(results: dict[str, Any]) -> list[str]:
 
 def _columns(rows: list[Row], heads: list[str], models: list[int]) -> "Table":
     """The table of some of the models."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
-    grid.add_column("", overflow="fold")
-    for i in models:
-        grid.add_column(Text(heads[i]), justify="right", overflow="fold")
+    grid = _grid("", [heads[i] for i in models])
     group = None
     for row in rows:
         if row.group != group:
@@ -173,26 +175,31 @@ def _columns(rows: list[Row], heads: list[str], models: list[int]) -> "Table":
     return grid
 
 
-def _over_seeds(results: dict[str, Any], width: int) -> list["Table"]:
-    """Mean ± standard deviation of each group, as many groups side by side as fit."""
+def _over_seeds(results: dict[str, Any], show: _Console) -> None:
+    """Mean ± standard deviation of each group."""
+    from rich.text import Text
+
+    seeds = comparing.section(results, 0)
+    if seeds is None or not seeds["rows"]:
+        return
+    for groups in show.side_by_side(len(seeds["groups"])):
+        grid = _grid("Over seeds, mean ± sd (n)", [seeds["groups"][i]["name"] for i in groups])
+        for label, cells in seeds["rows"]:
+            texts = [f"{cells[i]['text']} ({cells[i]['n']})" if cells[i]["n"] else cells[i]["text"] for i in groups]
+            grid.add_row(Text(label), *map(Text, texts))
+        show.print(grid)
+
+
+def _grid(corner: str, heads: list[str]) -> "Table":
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    seeds = comparing.section(results, 0)
-    groups = seeds["groups"] if seeds is not None and seeds["rows"] else []
-    tables = []
-    fit = max(1, (width - _LABEL) // _CELL)
-    for start in range(0, len(groups), fit):
-        grid = Table(box=SIMPLE_HEAD, pad_edge=False)
-        grid.add_column("Over seeds, mean ± sd (n)", overflow="fold")
-        for group in groups[start : start + fit]:
-            grid.add_column(Text(group["name"]), justify="right", overflow="fold")
-        for label, cells in seeds["rows"] if seeds is not None else []:
-            texts = [f"{c['text']} ({c['n']})" if c["n"] else c["text"] for c in cells[start : start + fit]]
-            grid.add_row(Text(label), *map(Text, texts))
-        tables.append(grid)
-    return tables
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    grid.add_column(corner, overflow="fold")
+    for head in heads:
+        grid.add_column(Text(head), justify="right", overflow="fold")
+    return grid
 
 
 def as_json(results: dict[str, Any]) -> str:

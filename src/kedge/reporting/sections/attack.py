@@ -1,21 +1,134 @@
 """Under attack: what is left of the accuracy, against the budget, and whether to believe it."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
 from kedge.epsilon import print_epsilon
-from kedge.reporting.rows import Row, ahead_of, dig, estimate
-from kedge.reporting.summary import attack_names, attack_title, believed
+from kedge.printable import printable
+from kedge.reporting.lines import Lines
+from kedge.reporting.rows import Number, Question, Row, bounds, dig, estimate, number
 from kedge.reporting.svg import Plot, svg
 
-_KINDS = {
+KINDS = {
     "single-step": "weak, there to be compared with",
     "pgd": "many steps along the gradient",
     "eot": "many steps along the gradient averaged over references",
     "autoattack": "AutoAttack, a fixed set of attacks",
     "transfer": "made on another model",
 }
+NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
+
+
+def strength(attack: dict[str, Any], title: str = "") -> str:
+    """The norm, budget, steps and restarts of an attack in words; what its `title` says is not repeated."""
+    norm = NORMS.get(attack["norm"], printable(attack["norm"] or "norm not stated"))
+    eps = attack["eps"]
+    words = [norm if eps is None else f"{norm} {print_epsilon(eps)}"]
+    steps, restarts = attack.get("steps"), attack.get("restarts") or 1
+    if steps and attack["kind"] != "autoattack" and not (f"-{steps}" in title or (steps == 1 and "FGSM" in title)):
+        words.append(f"{steps} step{'s' if steps > 1 else ''}")
+    if restarts > 1 and "restarts" not in title:
+        words.append(f"{restarts} restarts")
+    return ", ".join(words)
+
+
+def attack_title(attack: dict[str, Any]) -> str:
+    """The attack with its strength and the number of images."""
+    title = printable(attack["title"])
+    return f"{title} ({strength(attack, title)}, {attack['images']:,} images)"
+
+
+def attack_names(models: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Attack to its record in the first model that has it."""
+    attacks: dict[str, dict[str, Any]] = {}
+    for model in models:
+        for name, attack in model["attacks"].items():
+            attacks.setdefault(name, attack)
+    return attacks
+
+
+def doubted(model: dict[str, Any]) -> bool:
+    """Whether a check of the attack on this model failed: its accuracy under attack is not to be believed."""
+    return any(not check["ok"] for check in model["sanity"])
+
+
+def lowest(model: dict[str, Any], attack: dict[str, Any]) -> tuple[float, str] | None:
+    """The least accuracy that any attack of this norm and budget left, transfer and cross-checks too; by which one."""
+    accuracies = [
+        # Only the name tells a cross-check from the attack that it checks.
+        (a["accuracy"]["value"], printable(name if ": " in name else a["title"]))
+        for name, a in model["attacks"].items()
+        if (a["norm"], a["eps"]) == (attack["norm"], attack["eps"]) and estimate(dig(a, "accuracy")) is not None
+    ]
+    return min(accuracies) if accuracies else None
+
+
+def _row(label: str, models: list[dict[str, Any]], values: Sequence[Any], group: str = "") -> Row:
+    """Accuracies under attack, set against each other unless a model that has one is doubted."""
+    believed = not any(doubted(m) for m, v in zip(models, values, strict=True) if estimate(v) is not None)
+    return Row(label, "%", "higher", values, group, believed)
+
+
+def summary(lines: Lines) -> None:
+    """The accuracy under each attack that was asked for, or is no mere cross-check."""
+    models, requested = lines.models, lines.results["settings"]["attacks"]
+    attacks = attack_names(models)
+    for name, attack in attacks.items():
+        if name in requested or attack["kind"] not in ("single-step", "transfer"):
+            entries = [m["attacks"].get(name) for m in models]
+            # Expectation over references is for anchored models alone: its absence elsewhere is no gap.
+            marks = lines.marks(entries, "attack", name, expected=attack["kind"] != "eot")
+            values = [dig(own, "accuracy") for own in entries]
+            lines.add(_row("accuracy", models, values, f"Under attack: {attack_title(attack)}"), marks)
+    for name in (name for name in requested if name not in attacks):
+        nothing = [None] * len(models)
+        row = Row("accuracy", "%", None, nothing, f"Under attack: {printable(name)}")
+        lines.add(row, lines.marks(nothing, "attack", name))
+
+
+def sentences(name: str, model: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    """What the strongest attack left, and whether to believe it."""
+    attacks = [a for a in model["attacks"].values() if dig(a, "accuracy", "value") is not None]
+    texts = []
+    if attacks:
+        worst = min(attacks, key=lambda a: a["accuracy"]["value"])
+        texts.append(
+            f"Under the strongest of {len(attacks)} attack{'s' if len(attacks) > 1 else ''} tried "
+            f"({printable(worst['title'])}, {strength(worst, worst['title'])}) it is right on "
+            f"{number(worst['accuracy']['value'])} % of {worst['images']:,} images{bounds(worst['accuracy'])}; "
+            "a stronger attack can only find less."
+        )
+    doubts = dict.fromkeys(printable(s["check"]) for s in model["sanity"] if not s["ok"])
+    if doubts:
+        texts.append(
+            f"Its accuracy under attack is not to be believed as it stands ({'; '.join(doubts)}): the attack may have "
+            "failed."
+        )
+    return texts
+
+
+def questions(results: dict[str, Any]) -> list[Question]:
+    """What models are compared by under attack; a cross-check that only some models face compares nothing."""
+    models = list(results["models"].values())
+    return [
+        Question(f"Accuracy under {printable(attack['title'])}", "accuracy", name, "higher",
+                 [dig(m["attacks"].get(name), "accuracy") for m in models], attack)
+        for name, attack in attack_names(models).items()
+        if name in (results["settings"]["attacks"] or [name])
+    ]  # fmt: skip
+
+
+def numbers(model: dict[str, Any], results: dict[str, Any]) -> Iterator[Number]:
+    """Every number of every attack."""
+    for name, attack in model["attacks"].items():
+        for metric in ("accuracy", "clean_accuracy"):
+            yield "attack", name, "", "", metric, attack.get(metric), attack["images"]
+        for metric in ("eps", "steps", "restarts", "seconds"):
+            yield "attack", name, "", "", metric, attack.get(metric), None
+    for point in dig(model, "attack_curve", "points") or []:
+        yield "attack curve", f"eps {point['eps']:.6g}", "", "", "accuracy", point["accuracy"], None
 
 
 def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
@@ -24,16 +137,14 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     attacks = []
     for name, attack in attack_names(models).items():
         entries = [m["attacks"].get(name) for m in models]
-        rows = []
-        for label, key in (("accuracy under attack", "accuracy"), ("the same images, clean", "clean_accuracy")):
-            cells = [estimate(dig(f, key)) for f in entries]
-            fair = key == "clean_accuracy" or believed(models, cells)
-            rows.append(Row("", label, "%", "higher", cells, ahead_of(cells, "higher", "%") if fair else ()))
-        seconds = [estimate(dig(f, "seconds")) for f in entries]
-        if any(s is not None for s in seconds):
-            rows.append(Row("", "seconds", "count", None, seconds))
-        kind = _KINDS.get(attack["kind"], "")
-        attacks.append((f"{attack_title(name, attack)}{': ' if kind else ''}{kind}", rows))
+        rows = [
+            _row("accuracy under attack", models, [dig(own, "accuracy") for own in entries]),
+            Row("the same images, clean", "%", "higher", [dig(own, "clean_accuracy") for own in entries]),
+        ]
+        seconds = Row("seconds", "count", None, [dig(own, "seconds") for own in entries])
+        kind = KINDS.get(attack["kind"], "")
+        title = f"{attack_title(attack)}{': ' if kind else ''}{kind}"
+        attacks.append((title, rows + [seconds] * seconds.measured))
     curves = [(i, m["attack_curve"]) for i, m in enumerate(models) if dig(m, "attack_curve", "points")]
     checks = [(i, check) for i, m in enumerate(models) for check in m["sanity"]]
     if not attacks and not curves:
@@ -41,7 +152,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     return {
         "attacks": attacks,
         "curve": _curve(curves) if curves else None,
-        "norm": {"linf": "ℓ∞", "l2": "ℓ2"}.get(curves[0][1]["norm"], curves[0][1]["norm"]) if curves else "",
+        "norm": NORMS.get(curves[0][1]["norm"], curves[0][1]["norm"]) if curves else "",
         "suspicious": [(i, check) for i, check in checks if not check["ok"]],
         "checks": checks,
     }

@@ -1,5 +1,6 @@
 """Is confidence honest: reliability diagrams, clean and shifted, and the family of calibration errors."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from markupsafe import Markup
@@ -11,7 +12,7 @@ from kedge.reporting.svg import Plot, svg
 
 FEW = 10  # a bar of fewer images is drawn faint
 POOLED = (
-    "Pooled ECE: the calibration error of all corrupted images taken as one set, as drawn here. It is not the mean "
+    "Pooled {}: the calibration error of all corrupted images taken as one set, as drawn here. It is not the mean "
     "over the corruptions that the summary gives: where one corruption makes a model too sure and another too "
     "cautious, pooling cancels that out."
 )
@@ -19,7 +20,8 @@ POOLED = (
 
 def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     """The diagrams by kind of images, and rows of the whole family of errors."""
-    models = results["models"]
+    models, classes = results["models"], results["data"]["class_names"]
+    drawn = next(one for one in metrics() if one.diagram)
     kinds: list[dict[str, Any]] = []
     places: list[tuple[str, tuple[str, ...]]] = [
         ("Clean images", ("clean",)),
@@ -31,28 +33,48 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
         for i, (name, model) in enumerate(models.items()):
             reliability = dig(model, *keys, "reliability")
             if reliability and sum(reliability["count"]):
-                # The mean ECE over corruptions is not that of their pooled diagram.
-                ece = pooled_error(reliability) if pooled else dig(model, *keys, "ece", "value")
+                # The mean error over corruptions is not that of their pooled diagram.
+                error = pooled_error(reliability) if pooled else dig(model, *keys, drawn.key, "value")
                 words = f"Reliability diagram of {short(name)}, {title}" + (
-                    f": {'pooled ' * pooled}calibration error {number(ece, '%')} %" if ece is not None else ""
+                    f": {'pooled ' * pooled}calibration error {number(error)} %" if error is not None else ""
                 )
-                cards.append({"model": i, "ece": ece, "aria": words, "plot": diagram(reliability, i)})
+                cards.append({"model": i, "error": error, "aria": words, "plot": diagram(reliability, i)})
         if cards:
             kinds.append(
-                {"title": title, "cards": cards, "open": len(kinds) < 2, "error": "pooled ECE" if pooled else "ECE",
-                 "note": POOLED if pooled else ""}
+                {"title": title, "cards": cards, "open": len(kinds) < 2, "error": "pooled " * pooled + drawn.diagram,
+                 "note": POOLED.format(drawn.diagram) if pooled else ""}
             )  # fmt: skip
     # A calibrated model does not read 0 by most of these, but what its confidences make of it: they are not judged.
     family = [one for one in metrics() if one.unbiased or one.part == "calibration"]
-    classes = results["data"]["class_names"]
     rows = [row for one in family for row in rows_of(one, [value_of(m, one) for m in models.values()], classes)]
     return {"kinds": kinds, "rows": rows if len(rows) > 1 else [], "few": FEW} if kinds else None
 
 
-def pooled_error(reliability: dict[str, Any]) -> float:
-    """The calibration error (ECE) of one diagram: mean over all its images of |accuracy - confidence| of their bin."""
+def _bins(reliability: dict[str, Any]) -> Iterator[tuple[float, float]]:
+    """(share of all images, confidence minus accuracy) of each bin that holds any."""
+    total = sum(reliability["count"])
     bins = zip(reliability["count"], reliability["confidence"], reliability["accuracy"], strict=True)
-    return sum(n * abs(confidence - accuracy) for n, confidence, accuracy in bins if n) / sum(reliability["count"])
+    return ((n / total, confidence - accuracy) for n, confidence, accuracy in bins if n)
+
+
+def pooled_error(reliability: dict[str, Any]) -> float:
+    """The calibration error of one diagram: mean over all its images of |accuracy - confidence| of their bin."""
+    return sum(share * abs(gap) for share, gap in _bins(reliability))
+
+
+def overconfidence(reliability: dict[str, Any]) -> float:
+    """Mean confidence minus accuracy, from a reliability diagram; positive: too sure of itself."""
+    return sum(share * gap for share, gap in _bins(reliability))
+
+
+def leaning(reliability: dict[str, Any] | None) -> str:
+    """How a model is off on average, as the end of a sentence; empty without a diagram."""
+    if not reliability or not sum(reliability["count"]):
+        return ""
+    gap = overconfidence(reliability)
+    if abs(gap) < 0.005:
+        return ", neither too sure of itself nor too cautious on average"
+    return ", too sure of itself on average" if gap > 0 else ", too cautious on average"
 
 
 def diagram(reliability: dict[str, Any], i: int) -> Markup:

@@ -1,12 +1,27 @@
 """Models against each other: paired tests on the same images, and mean and spread over seeds."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from kedge.metrics._base import metric as metric_called
 from kedge.printable import printable
 from kedge.reporting.claims import LEVEL, agreeing, compared, p_text
-from kedge.reporting.rows import OUTSIDE, dig, number, short, spread
-from kedge.reporting.summary import attack_names, doubted
+from kedge.reporting.rows import Number, dig, number, short, spread
+from kedge.reporting.sections import ood
+from kedge.reporting.sections.attack import attack_names, doubted
+
+
+def numbers(results: dict[str, Any]) -> Iterator[tuple[str, list[Number]]]:
+    """(the group, or the two that are compared; its numbers)."""
+    for group, labels in results["group_table"].items():
+        own: list[Number] = []
+        for label, over in labels.items():
+            own += [("seeds", key, "", "", label, over[key], over["n"]) for key in ("mean", "sd")]
+        yield group, own
+    for one in results["comparisons"]:
+        place = ("comparison", one["where"], "", one["test"])
+        difference: Number = (*place, one["metric"], one["difference"], one["n"])
+        yield f"{one['a']} - {one['b']}", [difference, (*place, f"p, {one['metric']}", one["p"], one["n"])]
 
 
 def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
@@ -59,8 +74,8 @@ def _row_label(label: str) -> str:
 
 
 def _label(metric: str) -> str:
-    known = metric_called(metric)
-    return OUTSIDE[metric][0] if metric in OUTSIDE else known.label if known else printable(metric)
+    known, of_sets = metric_called(metric), ood.compared()
+    return of_sets[metric][0] if metric in of_sets else known.label if known else printable(metric)
 
 
 def _unit(metric: str) -> str:

@@ -18,7 +18,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     for one in metrics() if level < LEFT_OUT else ():
         values = [value_of(model, one) for model in models]
         heats = [(i, heat) for i, value in enumerate(values) if (heat := one.heat(value, names)) is not None]
-        rows = rows_from(one.details(values, names), one, values)
+        rows = [row for row in rows_from(one.details(values, names), one, values) if row.measured]
         if rows or heats:
             blocks.append(
                 {

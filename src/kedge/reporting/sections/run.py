@@ -1,9 +1,12 @@
-"""What was run: the command, the settings, the machine, the methods."""
+"""What was run, and what it cost: the command, the settings, the machine, the methods."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from kedge.metrics._base import metrics
 from kedge.printable import printable
+from kedge.reporting.lines import Lines
+from kedge.reporting.rows import Number, Row
 
 _SETTINGS = {
     "seed": "seed",
@@ -21,6 +24,20 @@ _SETTINGS = {
     "risk": "stated risk",
     "equalise": "sets made alike by",
 }
+
+
+def summary(lines: Lines) -> None:
+    """What a model costs."""
+    speed = [m["timing"]["images_per_second"] for m in lines.models]
+    lines.add(Row("images per second", "/s", None, speed, "Cost"))
+    lines.add(Row("parameters", "count", None, [m["parameters"] for m in lines.models], "Cost"))
+
+
+def numbers(model: dict[str, Any], results: dict[str, Any]) -> Iterator[Number]:
+    """What a model costs."""
+    for metric in ("images_per_second", "seconds"):
+        yield "cost", "", "", "", metric, model["timing"][metric], None
+    yield "cost", "", "", "", "parameters", model["parameters"], None
 
 
 def section(results: dict[str, Any], level: int) -> dict[str, Any]:

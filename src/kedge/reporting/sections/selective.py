@@ -1,52 +1,112 @@
 """Answering only when confident: risk against coverage, alone and with unfamiliar images among the questions."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from markupsafe import Markup
 
 from kedge.metrics._base import metrics
 from kedge.printable import printable
-from kedge.reporting.rows import Row, ahead_of, dig, estimate, number, rows_of, short
-from kedge.reporting.sections.ood import thin
-from kedge.reporting.svg import Plot, svg
+from kedge.rejection import in_words
+from kedge.reporting.lines import Lines
+from kedge.reporting.rows import Number, Row, dig, number, rows_of, short, summarised, value_of
+from kedge.reporting.sections.ood import Place, many_sets, ood_places
+from kedge.reporting.svg import Plot, svg, thin
+
+
+def summary(lines: Lines) -> None:
+    """Areas under the curves, and what the stored threshold does."""
+    models = lines.models
+    entries = [m["selective"] for m in models]
+    marks = lines.marks(entries, "selective")
+    group = "Answering only when confident"
+    for one in summarised("selective"):
+        lines.metric(group, one, [value_of(m, one) for m in models], marks)
+    every = ood_places(lines.results)
+    places = [place for place in every if place.is_group or not many_sets(every)]
+    for place in places:
+        values = [_mean(place, lambda name, own=own: dig(own, "joint", name, "aurc")) for own in entries]
+        lines.add(Row(f"AURC with {place.title}", "%%", "lower", values, group))
+    group = "Above the stored threshold"
+    for key, words in (("clean", "clean"), ("shift", "corrupted")):
+        lines.add(Row(f"answered, {words}", "%", None, [dig(own, key, "coverage") for own in entries], group))
+        right = [dig(own, key, "accuracy") for own in entries]
+        lines.add(Row(f"right when answered, {words}", "%", "higher", right, group))
+    for place in places:
+        values = [_mean(place, lambda name, m=m: dig(m, "ood", name, "accepted")) for m in models]
+        lines.add(Row(f"answered, {place.title}", "%", "lower", values, group))
+
+
+def _mean(place: Place, value: Any) -> float | None:
+    """The mean over the sets of a place; None where one has no value."""
+    values = [value(name) for name in place.sets]
+    return None if None in values else sum(values) / len(values)
+
+
+def sentences(name: str, model: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    """What single metrics say, and what the stored threshold does on clean images."""
+    own = model["selective"]
+    if own is None:
+        return []
+    texts = [one.sentence(own.get(one.key), results["data"]["class_names"]) for one in metrics("selective")]
+    if own["threshold"] is not None and own["clean"] is not None:
+        coverage, right = own["clean"]["coverage"], own["clean"]["accuracy"]
+        texts.append(
+            f"Answering only above its stored confidence threshold of {in_words(own, 2)}, it answers "
+            f"{number(coverage)} % of clean images"
+            + (f" and is right on {number(right)} % of those." if right is not None else ".")
+        )
+    return [sentence for sentence in texts if sentence]
+
+
+def numbers(model: dict[str, Any], results: dict[str, Any]) -> Iterator[Number]:
+    """Every number, with and without the stored threshold."""
+    own, n = model["selective"], results["data"]["images"]
+    if own is None:
+        return
+    for one in metrics("selective"):
+        for where, metric, value in one.numbers(own.get(one.key), results["data"]["class_names"]):
+            yield "selective", where or "clean", "", own["score"], metric, value, n
+    for metric in ("threshold", "log_odds"):
+        yield "selective", "stored", "", own["score"], metric, own[metric], None
+    for place in ("clean", "shift"):
+        for metric, value in (own[place] or {}).items():
+            yield "selective", f"stored, {place}", "", own["score"], metric, value, n if place == "clean" else None
+    for name, joint in own["joint"].items():
+        yield "selective", f"with {name}", "", own["score"], "aurc", joint.get("aurc"), None
 
 
 def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
     """The curves, clean and corrupted and with each out-of-distribution set, and their areas in numbers."""
     models = results["models"]
     entries = [m["selective"] for m in models.values()]
-    classes = results["data"]["class_names"]
-    rows = [
-        row
-        for one in metrics("selective")
-        if one.unit == "%%"
-        for row in rows_of(one, [dig(f, one.key) for f in entries], classes)
-    ]
+    areas = [one for one in metrics("selective") if one.unit == "%%"]
+    rows = [row for one in areas for row in rows_of(one, [dig(own, one.key) for own in entries])]
     for name in results["ood_sets"]:
-        cells = [estimate(dig(f, "joint", name, "aurc")) for f in entries]
-        if any(cell is not None for cell in cells):
-            rows.append(Row("", f"AURC with {printable(name)}", "%%", "lower", cells, ahead_of(cells, "lower", "%%")))
+        values = [dig(own, "joint", name, "aurc") for own in entries]
+        rows.append(Row(f"AURC with {printable(name)}", "%%", "lower", values))
     plots = [
-        _card(models, title, [dig(f, "curve", place) for f in entries])
+        _card(models, title, [dig(own, "curve", place) for own in entries])
         for place, title in (("clean", "Clean images"), ("shift", "Corrupted images, all together"))
     ]
     joint = [
-        _card(models, f"Clean images and {printable(s)}", [dig(f, "joint", s) for f in entries])
-        for s in results["ood_sets"]
+        _card(models, f"Clean images and {printable(name)}", [dig(own, "joint", name) for own in entries])
+        for name in results["ood_sets"]
     ]
     plots, joint = [p for p in plots if p], [p for p in joint if p]
     if not plots and not joint:
         return None
-    risk = next((r for r in (dig(f, "at_risk", "risk") for f in entries) if r is not None), None)
-    return {"plots": plots, "joint": joint, "rows": rows, "risk": None if risk is None else f"{100 * risk:g} %"}
+    risk = next((r for r in (dig(own, "at_risk", "risk") for own in entries) if r is not None), None)
+    return {"plots": plots, "joint": joint, "rows": [row for row in rows if row.measured],
+            "risk": None if risk is None else f"{100 * risk:g} %"}  # fmt: skip
 
 
 def _card(models: dict[str, Any], title: str, curves: list[dict[str, Any] | None]) -> dict[str, Any] | None:
     known = [(i, c) for i, c in enumerate(curves) if c and c.get("coverage")]
     if not known:
         return None
-    ends = ", ".join(f"{short(name)} {number(c['risk'][-1], '%')} %"
-                     for i, c in known for name in [list(models)[i]])  # fmt: skip
+    names = list(models)
+    ends = ", ".join(f"{short(names[i])} {number(c['risk'][-1])} %" for i, c in known)
     return {"title": title, "aria": f"Risk against coverage, {title}; risk when all are answered: {ends}",
             "plot": risk_coverage(known)}  # fmt: skip
 
