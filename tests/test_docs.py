@@ -15,6 +15,7 @@ from PIL import Image
 
 import kedge
 from kedge import cli
+from kedge.cli.flags import options_of
 from tests.hub_stand_in import TOKEN
 from tests.photo_folder import write_photos
 
@@ -65,8 +66,7 @@ def test_commands_have_the_flags_and_programs_the_names_that_a_page_uses(page):
         if kind == "console":
             words = arguments(text)
             if words and words[0] in cli.COMMANDS and words[1:] != ["--help"]:
-                parser = importlib.import_module(f"kedge.cli.{words[0]}").parser()
-                assert not isinstance(cli._parse(parser, words[1:]), int), text
+                assert not isinstance(options_of(words[0], words[1:]), int), text
             for module in re.findall(r"python -m (benchmarks[.\w]+)", text):
                 assert importlib.util.find_spec(module), text
         for node in ast.walk(ast.parse(text if kind == "python" else "")):

@@ -139,7 +139,6 @@ def test_sets_that_have_come_since_are_measured(planned, monkeypatch):
 def test_a_run_broken_off_before_it_had_a_recipe(experiment, tmp_path):
     (standard, *_) = plan(experiment, "laptop", [0], tmp_path, "digits")
     standard.run.mkdir(parents=True)
-    (standard.run / "run.json").write_text("{}")
     train_one(standard)
     assert standard.trained
     (_, masked, _) = plan(experiment, "laptop", [0], tmp_path, "digits")

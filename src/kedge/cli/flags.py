@@ -96,6 +96,16 @@ def call(command: str, arguments: Sequence[str]) -> int:
     """Run a command with words as they stand on the command line; 2 after saying what is wrong with them.
 
     Raises:
+        ValueError: as of `options_of`.
+    """
+    options = options_of(command, arguments)
+    return options if isinstance(options, int) else int(import_module(f"kedge.cli.{command}").run(**options))
+
+
+def options_of(command: str, arguments: Sequence[str]) -> dict[str, Any] | int:
+    """The arguments of a command's `run`, of words as they stand on the command line; 2 after saying what is wrong.
+
+    Raises:
         ValueError: a flag that is needed is missing, a number is out of its range, a device is not here.
     """
     parser = parser_of(command)
@@ -106,13 +116,13 @@ def call(command: str, arguments: Sequence[str]) -> int:
     parser.exit_on_error = False  # else jsonargparse prints the whole usage above each error
     parser.allow_abbrev = False
     try:
-        options = parser.parse_args([_underscored(argument) for argument in arguments]).as_dict()
+        options: dict[str, Any] = parser.parse_args([_underscored(argument) for argument in arguments]).as_dict()
     except argparse.ArgumentError as error:
         return _wrong(parser, _readable(str(error), list(parser._option_string_actions)))
     module = import_module(f"kedge.cli.{command}")
     if not hasattr(module, "parser"):
         _check(parser, module.run, options)
-    return int(module.run(**options))
+    return options
 
 
 def _check(parser: ArgumentParser, run: Any, options: dict[str, Any]) -> None:
