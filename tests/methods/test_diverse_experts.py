@@ -5,7 +5,8 @@ from torch import nn
 
 import kedge
 import kedge.networks  # registers kedge's own with timm
-from kedge.experts import Experts, aggregate, experts_of, similarity
+from kedge.expert_weights import aggregate, similarity
+from kedge.experts import Experts, experts_of
 from kedge.objectives import Anchored, CrossEntropy, DiverseExperts
 from kedge.objectives.diverse_experts import reversed_ranks
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from kedge.claims import Criterion, Images, Trained
 from kedge.claims._rare import BASE, counts_of, rare_images
 from kedge.data import ImageSet, imbalanced
-from kedge.experts import aggregate, experts_of
+from kedge.expert_weights import aggregate
+from kedge.experts import experts_of
 from kedge.objectives.diverse_experts import info as info
 from kedge.training.calibration import predict_logits
 

@@ -29,7 +29,7 @@ class DiverseExperts(Objective):
     set: as with `BalancedSoftmax`, nothing else may correct for the classes.
 
     Our reading: the experts share the whole body and have linear last layers (the authors' have stages of their own and
-    cosine layers). Their learned weights at test time are `kedge.experts.aggregate`, which did harm. With equal shares
+    cosine layers). Learned weights at test time are `kedge.expert_weights`, which did harm. With equal shares
     and equal experts it is three times cross-entropy. An image without a label (masking) is shifted for none.
 
     Args:
