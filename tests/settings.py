@@ -16,12 +16,14 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "adversarial": {"objective": [{"anchored": {"alpha": 0}}, {"adversarial": {"attack": CLIMB}}, "cross_entropy"]},
         "anchored": {"objective": [{"anchored": {"alpha": 0.5, "mask_target": "label"}}, "cross_entropy"]},
+        "balanced_softmax": {"objective": ["anchored", "balanced_softmax"]},
         "brier": {"objective": ["anchored", "brier"]},
         "blend": {"anchored": False, "objective": ["blend", "cross_entropy"]},
         "confidence_penalty": {"objective": ["anchored", "confidence_penalty"]},
         "cross_entropy": {"objective": [{"cross_entropy": {"label_smoothing": 0.1}}]},
         "cure": {"anchored": False, "objective": [{"cure": {"attack": CLIMB}}, "cross_entropy"]},
         "cutmix": {"objective": ["cutmix", "anchored", "cross_entropy"]},
+        "diverse_experts": {"objective": ["anchored", "diverse_experts"], "arguments": {"width": 4, "heads": 3}},
         "distill": {"objective": ["anchored", {"distill": {"teacher": TEACHER}}, "cross_entropy"]},
         "feature_distill": {
             "anchored": False,
@@ -49,7 +51,12 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         "slow_start_fast_decay": {"schedule": "slow-start-fast-decay"},
         "slow_start_halving": {"schedule": "slow-start-halving"},
     },
-    "samplers": {"class_balanced": {"sampler": "class-balanced"}, "shuffled": {"sampler": "shuffled"}},
+    "samplers": {
+        "class_balanced": {"sampler": "class-balanced"},
+        "oversampled": {"sampler": {"oversampled": {"ratio": 0.5}}, "imbalance": {"ratio": 4}},
+        "shuffled": {"sampler": "shuffled"},
+        "undersampled": {"sampler": "undersampled", "imbalance": {"ratio": 2, "kind": "step"}},
+    },
 }
 TINY = {
     "data": "digits", "model": "kedge_resnet_small", "arguments": {"width": 4}, "train_images": 160, "batch_size": 40,

@@ -16,15 +16,15 @@ ORDER = (
     "training evaluation",
     "reporting probing weights",
     "objectives scores test_time hub",
-    "attacks optim checkpoint metrics ensemble",
+    "attacks optim checkpoint metrics ensemble expert_weights",
     "architectures named_model stated",
     "anchoring networks",
     "data confidence postprocess",
     "samplers",
 )
 GROUND = {  # modules that stand alone, and know one another at most
-    "_version", "catalog", "checks", "cifar_resnet", "devices", "epsilon", "files", "full_disk", "json_text", "layout",
-    "memory", "own_code", "pretrained", "printable", "regular", "rejection", "residual", "seeds", "yaml_text",
+    "_version", "catalog", "checks", "cifar_resnet", "devices", "epsilon", "experts", "files", "full_disk", "json_text",
+    "layout", "memory", "own_code", "pretrained", "printable", "regular", "rejection", "residual", "seeds", "yaml_text",
 }  # fmt: skip
 LINES = {room: number for number, line in enumerate(ORDER) for room in line.split()}
 

@@ -34,7 +34,8 @@ __all__ = [
 # names code, a file or an address.
 _ARGUMENTS = frozenset(
     """num_classes in_chans img_size drop_rate drop_path_rate global_pool width depth patch_size embed_dim
-    num_heads window_size dynamic_img_size dynamic_img_pad output_stride norm""".split()  # noqa: SIM905
+    num_heads window_size dynamic_img_size dynamic_img_pad output_stride norm
+    heads""".split()  # noqa: SIM905
 )
 _COUNTS = _ARGUMENTS - {"drop_rate", "drop_path_rate", "global_pool", "dynamic_img_size", "dynamic_img_pad", "norm"}
 _LARGEST = 100_000

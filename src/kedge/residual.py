@@ -11,6 +11,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from torch import nn
 from torch.nn import functional as F
 
+from kedge.experts import Experts
+
 __all__ = ["NORMS", "ResidualNetwork"]  # register_model adds the networks
 
 NORMS = ("batch", "group")
@@ -65,7 +67,8 @@ class ResidualNetwork(nn.Module):
 
     `stem`: channels after the stem; `widths`: channels of each stage, the later ones halve H and W;
     `blocks`: blocks in each stage; `norm`: "batch", or "group" for group normalisation, in which no image's output
-    depends on the others of its batch. Takes any H and W of 4 or more.
+    depends on the others of its batch; `heads`: last layers side by side, whose mean is the answer (see
+    `kedge.experts`). Takes any H and W of 4 or more.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class ResidualNetwork(nn.Module):
         drop_rate: float = 0.0,
         global_pool: str = "avg",
         norm: str = "batch",
+        heads: int = 1,
     ) -> None:
         super().__init__()
         if norm not in NORMS:
@@ -97,7 +101,8 @@ class ResidualNetwork(nn.Module):
                 inputs = width
         self.blocks = nn.Sequential(*layers)
         self.norm = nn.Sequential(_norm(norm, inputs), nn.ReLU()) if preactivation else nn.Identity()
-        self.fc: nn.Module = nn.Linear(inputs, num_classes) if num_classes > 0 else nn.Identity()
+        self.heads = heads
+        self.fc = self._last(num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -110,7 +115,14 @@ class ResidualNetwork(nn.Module):
         """Replace the last layer by a fresh one with `num_classes` outputs (0: none)."""
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
-        self.fc = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
+        self.fc = self._last(num_classes)
+
+    def _last(self, num_classes: int) -> nn.Module:
+        if num_classes <= 0:
+            return nn.Identity()
+        if self.heads == 1:
+            return nn.Linear(self.num_features, num_classes)
+        return Experts(self.num_features, num_classes, self.heads)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images `[B, C, H, W]` -> feature maps `[B, num_features, h, w]`."""

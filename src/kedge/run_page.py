@@ -29,6 +29,7 @@ def write_run_report(
     again = ["--split", "val", "--shift", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
     command = shlex.join(["kedge", "evaluate", str(folder), *again])
     name, words = about or (folder.name, None)
+    counts = None if record is None else record.of_classes(len(images.class_names))
     results = evaluation.evaluate(
         {name: model},
         images,
@@ -36,6 +37,7 @@ def write_run_report(
         seed=seed,
         limit=REPORT_IMAGES,
         trained_on={} if record is None else {name: record.count},
+        train_counts={} if counts is None else {name: counts},
         command=command,
     )
     reporting.write_report(results if words is None else {**results, "about": words}, path)

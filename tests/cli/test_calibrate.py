@@ -185,6 +185,9 @@ def test_what_are_no_class_shares_is_refused(command, run_folder, words, match):
         {"class_weights": "balanced"},
         {"objective": [{"CrossEntropy": {"class_weights": [1.0] * 10}}]},
         {"sampler": "class-balanced"},
+        {"sampler": {"oversampled": {"ratio": 0.5}}},
+        {"objective": [{"BalancedSoftmax": {"tau": 1.0}}]},
+        {"objective": ["Mixup", {"DiverseExperts": {"tau": 1.0}}]},
         {"sampler": {"mine:rare_first": {"share": 0.5}}},
     ],
 )
@@ -194,7 +197,7 @@ def test_a_run_that_weighed_its_classes_is_refused_a_prior(command, run_folder, 
     (run_folder / "recipe.yaml").write_text(
         Recipe.from_dict({"name": "first", "data": "digits", "image_size": 8, **weighed}).to_yaml()
     )
-    with pytest.raises(ValueError, match=r"trained with (class_weights|sampler) .*correct twice"):
+    with pytest.raises(ValueError, match=r"trained with (class_weights|sampler|objective) .*correct twice"):
         command("calibrate", run_folder, "--step", "class_prior")
 
 

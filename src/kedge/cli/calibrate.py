@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from kedge.catalog import stated
+from kedge.catalog import class_name, class_names, stated
 from kedge.cli.load_data import workers_for
 from kedge.cli.output import warnings_of
 from kedge.cli.parse import separated
@@ -119,12 +119,27 @@ def _weighs(run: Path) -> str | None:
     for key, value in _entries({key: recipe.get(key) for key in ("class_weights", "objective")}):
         if (key == "class_weights" and value not in (None, "none")) or "balanced" in f"{key} {value}".lower():
             return f"{key} {value}"
+    corrects = [name for name in _names(recipe.get("objective")) if stated("objectives", name, "equal_classes", False)]
+    if corrects:
+        return f"objective {corrects[0]}"
     sampler = methods("sampler", recipe.get("sampler", DEFAULTS["sampler"]))[0][0]
     if sampler != DEFAULTS["sampler"]:  # what one of the user's own draws is not known
         return f"sampler {sampler}"
     facts = recorded_facts(run) if (run / "run.json").is_file() else {}
     how = (facts.get("adaptation") or {}).get("how")
     return f"--how {how}" if how is not None and stated("procedures", how, "equal_classes", False) else None
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names of methods of kedge in an objective as a recipe has it, and in what is nested in it."""
+    if isinstance(value, str) and class_name("objectives", value) in class_names("objectives"):
+        yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from [*_names(name), *_names(inner)]
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _names(inner)
 
 
 def _entries(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,7 @@ from kedge.cli.parse import (
     whole_numbers,
 )
 from kedge.cli.resolve_model import Source, check_weights, find_groups, leaves
-from kedge.cli.trained_on import counters, trained_attack
+from kedge.cli.trained_on import class_counts, counters, trained_attack
 from kedge.cli.validation_data import as_test_images, load_validation
 from kedge.epsilon import parse_epsilon, print_epsilon
 
@@ -191,6 +191,7 @@ def run(
                 risk=risk,
                 groups=groups,
                 trained_on=counters(sources, images),
+                train_counts=class_counts(sources, images),
                 command=command,
                 **how,
             )

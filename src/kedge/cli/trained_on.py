@@ -49,6 +49,13 @@ def counters(sources: Mapping[str, Source], images: "ImageSet") -> dict[str, Cal
     return {name: record.count for name, record in known.items() if record is not None}
 
 
+def class_counts(sources: Mapping[str, Source], images: "ImageSet") -> dict[str, list[int]]:
+    """For each model of which that is known, how many training images each class had."""
+    records = {name: trained_by(source) for name, source in sources.items()}
+    counts = {name: r.of_classes(len(images.class_names)) for name, r in records.items() if r is not None}
+    return {name: own for name, own in counts.items() if own is not None}
+
+
 def unseen_by(source: Source, images: "ImageSet") -> "ImageSet":
     """The images that a model was not trained on, as far as is known; how many were left out is said.
 

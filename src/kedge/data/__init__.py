@@ -5,6 +5,7 @@ from kedge.data.augment import BatchAugmentation, augment_batch
 from kedge.data.batches import TrainingBatches, training_batches
 from kedge.data.decode import read_image
 from kedge.data.file_sets import FileSet
+from kedge.data.imbalance import imbalanced
 from kedge.data.label_noise import with_label_noise
 from kedge.data.loading import load, load_images, load_unlabelled, splits, stream
 from kedge.data.map_style import from_dataset
@@ -37,6 +38,7 @@ __all__ = [
     "from_dataset",
     "from_stream",
     "generator",
+    "imbalanced",
     "is_published",
     "is_stream",
     "load",

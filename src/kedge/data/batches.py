@@ -12,7 +12,7 @@ from kedge.data.photo_loader import PhotoLoader
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet, TensorSet
 from kedge.data.streams import StreamSet
-from kedge.samplers import Sampler
+from kedge.samplers._base import Sampler, draws_of, epoch_length
 from kedge.samplers.shuffled import shuffled
 from kedge.seeds import generator
 
@@ -121,7 +121,8 @@ class TrainingBatches:
         self.epoch = 0
         self.failed: dict[str, str] = {} if failed is None else failed
         shares = 1 if together else world  # that have to do without the images of others
-        self._count = self._used(len(images), world)
+        self._drawn = epoch_length(sampler, images.labels, seed)
+        self._count = self._used(self._drawn, world)
         last = self._count % (batch_size * world)
         self._length = -(-self._count // (batch_size * world))
         if drop_last_single and 0 < last < shares * min(2, batch_size * world // shares):
@@ -137,7 +138,7 @@ class TrainingBatches:
 
     @staticmethod
     def _used(count: int, world: int) -> int:
-        """How many images of a set of `count` an epoch has."""
+        """How many of the `count` images that are drawn an epoch has."""
         return count
 
     def __len__(self) -> int:
@@ -152,12 +153,12 @@ class TrainingBatches:
         return self._shares(self._order())
 
     def _order(self) -> torch.Tensor:
-        """The images of the epoch for all ranks, long [N]."""
-        order = self.sampler(self.images.labels, self.epoch, self.seed)
-        if order.dtype != torch.long or order.shape != (len(self.images),):
+        """The images of the epoch for all ranks, long [M]."""
+        order = draws_of(self.sampler, self.images.labels, self.epoch, self.seed)
+        if len(order) != self._drawn:
             raise ValueError(
-                f"a sampler gives one index for each of the {len(self.images)} images, long, not {order.dtype} of the "
-                f"shape {list(order.shape)}: an epoch is as long as the set"
+                f"a sampler gives as many images for each epoch: it gave {self._drawn} for epoch 0, and {len(order)} "
+                f"for epoch {self.epoch}"
             )
         return order
 

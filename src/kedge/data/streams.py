@@ -92,7 +92,7 @@ class StreamSet(ImageSet):
         """Raise DataError: there are no positions."""
         raise DataError(
             f"{self.name} is read in turn: images cannot be picked out of it, nor put into another order than it has. "
-            "A run that goes on needs the same shards; leave train_images and classes out"
+            "A run that goes on needs the same shards; leave train_images, classes and imbalance out"
         )
 
     def __getitem__(self, i: int) -> NoReturn:

@@ -15,9 +15,9 @@ MANY = 100  # so many classes are listed by name
 _SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&!@$^]|:(?=//)|(?<=www)\.)")
 # What a reader needs to train the like; names, folders and devices of this machine are no part of it.
 _SHOWN = (
-    "model", "arguments", "pretrained", "init_from", "image_size", "augment", "anchored", "references", "choose",
-    "residuals", "objective", "class_weights", "optimizer", "lr", "momentum", "weight_decay", "clip", "ema", "schedule",
-    "warmup", "sampler", "epochs", "batch_size", "precision", "label_noise", "average", "seed",
+    "model", "arguments", "pretrained", "init_from", "image_size", "imbalance", "augment", "anchored", "references",
+    "choose", "residuals", "objective", "class_weights", "optimizer", "lr", "momentum", "weight_decay", "clip", "ema",
+    "schedule", "warmup", "sampler", "epochs", "batch_size", "precision", "label_noise", "average", "seed",
 )  # fmt: skip
 
 _PAPER = re.compile(r"https?://[\w./:%~+-]+")

@@ -35,10 +35,15 @@ class Settings:
     seed: int
     risk: float
     examples: int
+    train_counts: Mapping[str, Sequence[int]]
 
-    def answers(self, columns: Columns, probs: Tensor | None = None, labels: Tensor | None = None) -> Answers:
-        """What a model answered, for the metrics."""
-        return Answers(columns, probs, labels, self.bins, self.resamples, self.seed, risk=self.risk)
+    def answers(
+        self, columns: Columns, probs: Tensor | None = None, labels: Tensor | None = None, name: str | None = None
+    ) -> Answers:
+        """What a model answered, for the metrics; of a model by `name` with its numbers of training images."""
+        counts = None if name is None else self.train_counts.get(name)
+        more = {"risk": self.risk, "train_counts": counts}
+        return Answers(columns, probs, labels, self.bins, self.resamples, self.seed, **more)
 
 
 def about(
@@ -55,7 +60,7 @@ def about(
     clean = measure(logits, data.labels)
     if "uncertainty" in collected.clean.tensors:
         clean["uncertainty"] = collected.clean.tensors["uncertainty"]
-    answers = settings.answers(clean, logits.softmax(dim=1), data.labels)
+    answers = settings.answers(clean, logits.softmax(dim=1), data.labels, subject.name)
     on_clean = numbers([answers], [m for m in metrics() if "clean" in m.places and m.applies(answers)])
     anywhere = [metric for metric in metrics() if "shift" in metric.places]
     samples = [settings.answers(columns) for columns in collected.shift.values()]

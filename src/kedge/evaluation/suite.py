@@ -66,6 +66,7 @@ def evaluate(
     groups: Mapping[str, Sequence[str]] | None = None,
     parts: str | os.PathLike[str] | None = None,
     trained_on: Mapping[str, Callable[[Any], int | None]] | None = None,
+    train_counts: Mapping[str, Sequence[int]] | None = None,
     command: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
@@ -104,6 +105,8 @@ def evaluate(
             are not modules are measured anew each time.
         trained_on: for the names of models of which it is known, a function that counts the images of a set that the
             model was trained on (`ImageRecord.count` of its run), or says None where that cannot be told.
+        train_counts: for the names of models of which it is known, how many training images each class had, `[C]`: the
+            accuracy of rare classes goes by them.
         command: the command line that led here, for the report.
         progress: called with (images done, images in all).
         notice: called with a sentence before work that takes long, and with what speaks against a model, which
@@ -124,6 +127,7 @@ def evaluate(
     say = notice or (lambda words: None)
     subjects = gather_subjects(models, data, references, batch_size, say)
     seeds = named_groups(groups, [s.name for s in subjects])
+    _check_counts(train_counts or {}, [s.name for s in subjects], len(data.class_names))
     masks = shifted.masks(data.class_names)
     scores = [catalog.build("scores", name) for name in catalog.ordered("scores")] if scores is None else list(scores)
     if attacks is not None:
@@ -156,7 +160,7 @@ def evaluate(
     runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
     collected = collect(runner, sets, attacks, limit, seed)
 
-    settings = Settings(bins, resamples, seed, risk, examples)
+    settings = Settings(bins, resamples, seed, risk, examples, train_counts or {})
     group_of = {name: None if not near else "near" if name in near else "far" for name in ood_sets}
     summaries = {
         s.name: about(s, collected[s.name], sets, scores, group_of, runner.pace[s.name], settings) for s in subjects
@@ -193,7 +197,7 @@ def evaluate(
         "conventions": conventions(),
         "citations": [
             *citations([*(["ood"] if ood_sets else []), *([] if attacks is None else ["attack"])]),
-            *catalog.citations(_methods(shifted.corruptions, scores if ood_sets else [], attacks)),
+            *catalog.citations(_methods(shifted.corruptions, scores if ood_sets else [], attacks, summaries)),
             *catalog.citations(method for s in subjects for method in s.model.methods()),
         ],
         "fewest_images": FEWEST,
@@ -223,6 +227,14 @@ def evaluate(
     }
 
 
+def _check_counts(counts: Mapping[str, Sequence[int]], names: Sequence[str], classes: int) -> None:
+    for name, own in counts.items():
+        if name not in names:
+            raise ValueError(f"train_counts names {name!r}, but the models are {', '.join(names)}")
+        if len(own) != classes or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in own):
+            raise ValueError(f"train_counts of {name!r} are numbers of images, one for each of {classes} classes")
+
+
 def _check_scores(scores: Sequence[Score] | None) -> None:
     if isinstance(scores, str) or any(not hasattr(score, "needs") for score in scores or ()):
         raise TypeError(f"scores are a list of scores such as [kedge.scores.MSP()], got {scores!r}")
@@ -231,8 +243,12 @@ def _check_scores(scores: Sequence[Score] | None) -> None:
         raise ValueError(f"two scores are called {again[0]!r}: give one of them another name (its .name)")
 
 
-def _methods(corruptions: Sequence[str], scores: Sequence[Score], attacks: Attacks | None) -> list[Any]:
+def _methods(
+    corruptions: Sequence[str], scores: Sequence[Score], attacks: Attacks | None, summaries: Mapping[str, Any]
+) -> list[Any]:
     """The metrics, corruptions, scores and attacks that were measured."""
+    clean = [entry["clean"] for entry, _ in summaries.values()]
     measured = [metric for metric in metrics() if scores or metric.part != "ood"]
+    measured = [m for m in measured if m.part != "clean" or any(own.get(m.key) is not None for own in clean)]
     images = [catalog.get("data.corruptions", name) for name in corruptions]
     return [*measured, *images, *scores, *([] if attacks is None else attacks.methods())]

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kedge.catalog import Info
+from kedge.samplers._by_class import drawn, members
 from kedge.seeds import generator
 
 info = Info(
@@ -27,15 +28,9 @@ def class_balanced(labels: Tensor, epoch: int, seed: int) -> Tensor:
         afresh each epoch.
     """
     draws = generator(seed, "class balanced", epoch)
-    by_class = labels.cpu().argsort(stable=True)
-    counts = torch.bincount(labels.cpu())
-    members = [part for part in by_class.split(counts.tolist()) if len(part)]
-    share, over = divmod(len(labels), len(members))
-    more = torch.zeros(len(members), dtype=torch.long)
-    more[torch.randperm(len(members), generator=draws)[:over]] = 1
-    parts = []
-    for part, count in zip(members, (share + more).tolist(), strict=True):
-        rounds, rest = divmod(count, len(part))
-        parts += [part.repeat(rounds), part[torch.randperm(len(part), generator=draws)[:rest]]]
-    drawn = torch.cat(parts)
-    return drawn[torch.randperm(len(drawn), generator=draws)]
+    parts = members(labels)
+    share, over = divmod(len(labels), len(parts))
+    more = torch.zeros(len(parts), dtype=torch.long)
+    more[torch.randperm(len(parts), generator=draws)[:over]] = 1
+    order = drawn(parts, (share + more).tolist(), draws)
+    return order[torch.randperm(len(order), generator=draws)]

@@ -9,6 +9,7 @@ from torch import nn
 from kedge import data, metrics
 from kedge.data import DataError, ImageSet
 from kedge.epsilon import print_ball
+from kedge.training.batches import drawn_images
 from kedge.training.build import step_passes
 from kedge.training.cost import Cost
 from kedge.training.folder import RunFolder
@@ -40,7 +41,10 @@ def opening(
     size = sum(p.numel() for p in model.parameters()) / 1e6
     kind = "anchored " if recipe.anchored else ""
     rules = " round ".join(name for name, _ in methods("optimizer", recipe.optimizer))
-    sampler = "" if recipe.sampler == Recipe.sampler else f", sampler {methods('sampler', recipe.sampler)[0][0]}"
+    sampler, drawn = "", drawn_images(recipe, train)
+    if recipe.sampler != Recipe.sampler:
+        sampler = f", sampler {methods('sampler', recipe.sampler)[0][0]}"
+        sampler += f" ({drawn} images an epoch)" if drawn != len(train) else ""
     start = "pretrained" if recipe.pretrained else "from random weights"
     if recipe.init_from is not None:
         start = f"from {recipe.init_from}"
@@ -52,13 +56,14 @@ def opening(
             for name, about in facts.get("extra", {}).items()
         ),
         _folds(recipe, len(train), written.get("folds") is None),
+        _imbalance(recipe, train),
         f"label noise: {wrong} of the {len(train)} training labels are a random other class" if wrong else "",
         f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
         f"{recipe.batch_size}, {rules} at {recipe.lr:.3g}{sampler}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}",
         getattr(getattr(model, "network", None), "kedge_weights", ""),
         _masking(recipe),
-        reasons(written, recipe, len(train)),
+        reasons(written, recipe, len(train), drawn),
         unused_weights(written, recipe, train),
         "" if recipe.folds else about_bank(recipe),
         _attack(recipe, objective),
@@ -67,6 +72,16 @@ def opening(
         str(Cost(**cost)) if cost and (attacks(objective) or step_passes(recipe) > 1) else "",
     ]
     return "\n".join(line for line in lines if line)
+
+
+def _imbalance(recipe: Recipe, train: ImageSet) -> str:
+    """How many images of a class were left, the most and the fewest."""
+    if not recipe.imbalance:
+        return ""
+    counts = torch.bincount(train.labels, minlength=len(train.class_names)).tolist()
+    most, fewest = (train.class_names[counts.index(limit)] for limit in (max(counts), min(counts)))
+    kind = recipe.imbalance.get("kind", "long-tailed")
+    return f"imbalance: {kind}, {max(counts)} training images of {most} down to {min(counts)} of {fewest}"
 
 
 def _folds(recipe: Recipe, count: int, chosen: bool) -> str:

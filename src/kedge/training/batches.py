@@ -12,9 +12,10 @@ from kedge.data.augment import CROP
 from kedge.data.batches import EndlessBatches
 from kedge.data.sets import TensorSet
 from kedge.samplers import make_sampler
+from kedge.samplers._base import epoch_length
 from kedge.training.recipe import Recipe
 
-__all__ = ["EpochBatches", "Unreadable", "crop_of"]
+__all__ = ["EpochBatches", "Unreadable", "crop_of", "drawn_images"]
 
 
 class Unreadable:
@@ -89,6 +90,13 @@ class EpochBatches:
         further = [map(itemgetter(0), each) for each in self.streams.values()]
         for (images, labels), *rows in zip(self.training, *further, strict=True):
             yield images, labels, dict(zip(self.streams, rows, strict=True))
+
+
+def drawn_images(recipe: Recipe, train: ImageSet) -> int:
+    """How many images each epoch holds: as many as the set, where the sampler does not draw more or fewer."""
+    if recipe.sampler == Recipe.sampler:
+        return len(train)
+    return epoch_length(make_sampler(recipe.sampler), train.labels, recipe.seed)
 
 
 def crop_of(recipe: Recipe) -> float:

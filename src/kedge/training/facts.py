@@ -94,16 +94,18 @@ def first_facts(
     written: Recipe,
     data: dict[str, Any],
     objective: nn.Module,
+    drawn: int,
     probe: dict[str, Any] | None,
     in_memory: bool,
 ) -> dict[str, Any]:
     """What is known at the start of a run by `recipe`, which was `written` with less filled in.
 
-    `in_memory`: whether it starts from a model that was handed over, whose own training is not on record.
+    `drawn`: how many images an epoch has. `in_memory`: whether it starts from a model that was handed over, whose own
+    training is not on record.
     """
     facts = {**surroundings(), "seed": recipe.seed, "data": data, "given": asdict(written)}
     spent = None if in_memory else earlier_passes(recipe) if recipe.init_from or recipe.pretrained else 0.0
-    facts["cost"] = costs(recipe, objective, data["train"], spent)
+    facts["cost"] = costs(recipe, objective, drawn, spent)
     if attack := ball(objective):
         facts["attack"] = print_ball(attack.eps, attack.norm)
     if probe is not None:

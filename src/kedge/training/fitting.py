@@ -18,6 +18,7 @@ from kedge.checkpoint import save
 from kedge.data import ImageSet, with_label_noise
 from kedge.data.sets import check_set
 from kedge.training.banner import opening, remarks
+from kedge.training.batches import drawn_images
 from kedge.training.build import check_steps
 from kedge.training.cost import check_room, costs
 from kedge.training.epochs import quiet, train_epochs
@@ -156,16 +157,17 @@ def _run(
         record = with_extra(record, extra)
     # What cannot be trained is said before a folder is made.
     run = Run(recipe, plan.model, objective, train, val, extra)
-    check_steps(recipe, -(-len(train) // (recipe.batch_size or len(train))))
+    drawn = drawn_images(recipe, train)
+    check_steps(recipe, -(-drawn // (recipe.batch_size or drawn)))
     if recipe.shard:
         check_shardable(recipe, objective)
     facts = dict(before)
     if before.get("data"):
         check_same_images(before, about, about_extra(extra))
         if earlier is not None and earlier.grown:
-            facts["cost"] = costs(recipe, objective, len(train), (before.get("cost") or {}).get("earlier"))
+            facts["cost"] = costs(recipe, objective, drawn, (before.get("cost") or {}).get("earlier"))
     else:
-        facts |= first_facts(recipe, written, about, objective, plan.probe, memory.start is not None)
+        facts |= first_facts(recipe, written, about, objective, drawn, plan.probe, memory.start is not None)
         known = {"fold": fold, "extra": about_extra(extra) or None, "models": named.digests or None}
         facts |= {key: value for key, value in known.items() if value is not None}
     folder = RunFolder(Path())  # of the other processes, which are told later

@@ -188,6 +188,7 @@ def _recipe_of(recipe: Recipe, count: int, of: int, folder: Path) -> Recipe:
         folds=0,
         name=folder.name,
         runs=str(folder.parent),
+        imbalance={},  # these images are what it left
         batch_size=batch,
         references=min(recipe.references, count),
         residuals=min(recipe.residuals, count),

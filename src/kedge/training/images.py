@@ -63,7 +63,10 @@ def load_pool(recipe: Recipe) -> tuple[ImageSet, ImageSet | None]:
         val = data.load(recipe.data, "val", train.image_shape[1], train.image_shape[0])
         if (unlike := unlike_classes(train.class_names, val.class_names, ("train", "val"))) is not None:
             raise ValueError(f"{recipe.data}: the classes of train and val differ: {unlike}")
-        return train, val
+        out = val
+    if recipe.imbalance:
+        train = train if recipe.classes is None else train.only_classes(recipe.classes)
+        train = data.imbalanced(train, **{"seed": recipe.seed, **recipe.imbalance})
     return train, out
 
 
@@ -143,7 +146,7 @@ def resumed(run: Path, sets: tuple[ImageSet, ImageSet] | None) -> tuple[ImageSet
         return (train, val) if record is None else record.arranged(train, val)
     if record is None:
         return images.train, images.val
-    some = images.recipe.train_images is not None  # of more
+    some = images.recipe.train_images is not None or bool(images.recipe.imbalance)  # of more
     return record.arranged(images.whole, images.val if images.own_part else None, some)
 
 

@@ -14,6 +14,7 @@ from kedge.data.batches import check_sampler
 from kedge.epsilon import parse_epsilon
 from kedge.objectives._weights import balanced_weights
 from kedge.samplers import make_sampler
+from kedge.samplers._base import draws_of
 from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 
@@ -110,7 +111,7 @@ def make_objective(
 ) -> nn.Module:
     """Nest the objectives that the recipe lists, the innermost last, with what the run knows for those that ask.
 
-    Arguments of these names that the recipe leaves out are filled in: `labels` of an epoch's images `[N]`, `classes`,
+    Arguments of these names that the recipe leaves out are filled in: `labels` of an epoch's images `[M]`, `classes`,
     their names, `num_classes`, `seed`, and `class_weights` where the recipe balances classes.
 
     Args:
@@ -142,23 +143,31 @@ def make_objective(
 
 
 def drawn_labels(recipe: Recipe, train: ImageSet) -> Tensor:
-    """The labels of an epoch's images `[N]`, which a sampler can have drawn.
+    """The labels of an epoch's images `[M]`, which a sampler can have drawn.
 
     Raises:
         DataError: for a sampler that cannot draw from the set.
-        ValueError: for class weights that would correct what the sampler has corrected.
+        ValueError: for class weights or an objective that would correct what the sampler has corrected.
     """
     sampler = make_sampler(recipe.sampler)
     check_sampler(train, sampler)
-    labels = train.labels[sampler(train.labels, 0, recipe.seed)]
+    labels = train.labels[draws_of(sampler, train.labels, 0, recipe.seed)]
     there, drawn = (torch.bincount(each, minlength=len(train.class_names)) for each in (train.labels, labels))
     there, drawn = there[there > 0], drawn[there > 0]
-    if recipe.class_weights == "balanced" and drawn.max() - drawn.min() <= 1 < there.max() - there.min():
+    if drawn.max() - drawn.min() <= 1 < there.max() - there.min() and (twice := _equal_classes(recipe)) is not None:
         raise ValueError(
-            f"sampler {methods('sampler', recipe.sampler)[0][0]} draws every class equally often, and class_weights "
-            "balanced weighs them so: one of the two is enough, leave out the other"
+            f"sampler {methods('sampler', recipe.sampler)[0][0]} draws every class equally often, and {twice}: one of "
+            "the two is enough, leave out the other"
         )
     return labels
+
+
+def _equal_classes(recipe: Recipe) -> str | None:
+    """What in a recipe, beside its sampler, makes every class count the same, in words; None where nothing does."""
+    if recipe.class_weights == "balanced":
+        return "class_weights balanced weighs them so"
+    inside = [part.name for parts in written(recipe) for part in parts if getattr(part.method, "equal_classes", False)]
+    return f"objective {inside[0]} corrects for how often they come" if inside else None
 
 
 def images_of(train: ImageSet, value: Any) -> Any:

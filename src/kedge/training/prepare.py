@@ -14,6 +14,7 @@ from kedge.anchoring.protocol import independent
 from kedge.data import ImageSet
 from kedge.networks import PretrainedUnavailable
 from kedge.probing.set_probe import set_probe
+from kedge.training.batches import drawn_images
 from kedge.training.build import make_model, make_network
 from kedge.training.facts import EarlierRun
 from kedge.training.folds import fold_places
@@ -75,6 +76,11 @@ def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None
     if earlier is None:
         recipe = inherit(written) if memory.start is None else started(written, memory.start, memory.sets)
     check_objective(recipe, memory.extra, memory.models)  # before the data is read
+    if memory.sets is not None and recipe.imbalance and earlier is None:
+        raise ValueError(
+            "imbalance is of the data that a recipe names, and training images were handed over: hand over what "
+            "kedge.data.imbalanced leaves of them"
+        )
     recipe = resolve_device(recipe)
     if earlier is not None and recipe.folds and recipe.world > 1:
         raise ValueError(
@@ -82,7 +88,7 @@ def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None
             "--nodes 1"
         )
     train, val, model, recipe = _images_and_model(recipe, earlier, memory)
-    recipe = resolve_network(recipe, model.network, len(train), train.image_shape)
+    recipe = resolve_network(recipe, model.network, len(train), train.image_shape, drawn_images(recipe, train))
     plan = Plan(recipe, train, val, model)
     if recipe.head == "probe" and (earlier is None or not (earlier.checkpoint or earlier.folder.has_start)):
         _start_from_probe(plan, val if fold is None else val.subset(()))

@@ -32,6 +32,9 @@ class Recipe:
         split_seed: which images those are; null: the seed, and with a run in init_from the images that it held out.
         classes: train on these classes only; null: all.
         train_images: train on the first so many training images only, validation taken from them; null: on all.
+        imbalance: leave fewer images of some classes, {ratio: 50} or {ratio: 50, kind: step}: the most frequent class
+            has `ratio` times the images of the rarest, and so have images held out of them; kind is `long-tailed`,
+            `linear` or `step`, and rare, order, largest and seed are those of kedge.data.imbalanced; {}: as they are.
         augment: `auto`, `none`, `crop-flip`, or that and `trivial`, `randaugment` or, up to 64 px, `pixmix`; auto: as
             the run in init_from was, else crop-flip.
         crop: smallest share of a photo's area that a random crop keeps; null: 0.4 where the run starts from trained
@@ -85,8 +88,9 @@ class Recipe:
         start_factor: of `slow-start-fast-decay`: the share of lr that it starts from.
         end_factor: of `slow-start-fast-decay`: the share of lr that it ends at.
         ramp: of `slow-start-fast-decay`: `linear` or `exp`.
-        sampler: which training images an epoch holds, as many as there are: `shuffled` each once, `class-balanced`
-            every class equally often.
+        sampler: which training images an epoch holds: `shuffled` each once; every class equally often
+            `class-balanced`, in an epoch as long, `oversampled` up to the largest class, `undersampled` down to the
+            smallest.
         epochs: passes over the training images; null: by the data.
         batch_size: images in a step, over all devices together; null: by the data.
         precision: `auto`, `32`, `bf16` or `16`.
@@ -117,6 +121,7 @@ class Recipe:
     split_seed: int | None = None
     classes: list[str] | None = None
     train_images: int | None = None
+    imbalance: dict[str, Any] = field(default_factory=dict)
     augment: str = "auto"
     crop: float | None = None
     label_noise: float = 0.0

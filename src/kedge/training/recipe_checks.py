@@ -24,6 +24,9 @@ CHOICES = {
     "precision": ("auto", "32", "bf16", "16"),
     "device": ("auto", "cpu", "cuda", "mps"),
 }
+# Of imbalance: its keys, and the kinds that there are.
+IMBALANCE = ("ratio", "kind", "rare", "order", "largest", "seed")
+KINDS = ("long-tailed", "linear", "step")
 # Of numbers (low, high, low itself excluded).
 RANGES: dict[str, tuple[float, float, bool]] = {
     "image_size": (4, 4096, False),
@@ -106,12 +109,30 @@ def check_recipe(recipe: Mapping[str, Any], source: str = "") -> None:
     if recipe["eps"] is not None:
         parse_epsilon(recipe["eps"], f"{source}eps")
     check_objectives(recipe["objective"], source)
+    _check_imbalance(recipe["imbalance"], source)
     for name, place in recipe["extra"].items():
         if not (isinstance(name, str) and isinstance(place, str) and name.strip() and place.strip()):
             raise ValueError(
                 f"{source}extra is names and the data that they stand for, such as {{outliers: FOLDER}}, "
                 f"not {name!r}: {place!r}"
             )
+
+
+def _check_imbalance(imbalance: Mapping[str, Any], source: str) -> None:
+    """Raise ValueError for what `kedge.data.imbalanced` takes with no images."""
+    for key in imbalance:
+        if key not in IMBALANCE:
+            raise ValueError(f"{source}imbalance has no {key!r}{near_names(str(key), IMBALANCE)}")
+    if not imbalance:
+        return
+    ratio, kind = imbalance.get("ratio"), imbalance.get("kind", KINDS[0])
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 1 <= ratio < math.inf:
+        raise ValueError(
+            f"{source}imbalance needs the ratio of the most frequent class to the rarest, 1 or more, such as "
+            f"{{ratio: 50}}, not {ratio!r}"
+        )
+    if kind not in KINDS:
+        raise ValueError(f"{source}the kind of imbalance is one of {', '.join(KINDS)}, not {kind!r}")
 
 
 def check_objectives(entries: list[Any] | None, source: str = "") -> None:

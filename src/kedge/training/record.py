@@ -129,6 +129,13 @@ class ImageRecord:
         parts = (self.keys_of, b"".join(sorted(self.seen)), self.held_of, b"".join(sorted(self.held_out)))
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
+    def of_classes(self, classes: int) -> list[int] | None:
+        """How many training images each of so many classes had in this run; None where that is not on record."""
+        if not len(self.labels) or int(self.labels.max()) >= classes:
+            return None
+        counts: list[int] = torch.bincount(self.labels, minlength=classes).tolist()
+        return counts
+
     def count(self, images: Any) -> int | None:
         """How many of these images the model was trained on, bit for bit; None where that cannot be told."""
         if getattr(images, "keys_of", None) != self.keys_of:

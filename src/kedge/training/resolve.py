@@ -155,8 +155,13 @@ def _network(recipe: Recipe, count: int, small: bool) -> tuple[str, bool]:
     return model, recipe.weights is not None or (has_weights(model) and not small)
 
 
-def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape: tuple[int, int, int]) -> Recipe:
-    """Fill in optimizer, learning rate, weight decay and epochs by what the network is and starts from."""
+def resolve_network(
+    recipe: Recipe, network: nn.Module, count: int, image_shape: tuple[int, int, int], drawn: int | None = None
+) -> Recipe:
+    """Fill in optimizer, learning rate, weight decay and epochs by what the network is and starts from.
+
+    `count`: of the training images; `drawn`: of those in an epoch, where these are not as many.
+    """
     assert recipe.batch_size is not None
     attacking = _attacking(recipe)
     tuned = bool(recipe.pretrained) and not attacking  # measured on photos: docs/photos.md
@@ -172,7 +177,7 @@ def resolve_network(recipe: Recipe, network: nn.Module, count: int, image_shape:
         raise ValueError(f"nothing is known of the learning rate of optimizer {rule}: say lr")
     epochs = recipe.epochs
     if epochs is None:
-        steps = -(-count // recipe.batch_size)
+        steps = -(-(drawn or count) // recipe.batch_size)
         few = max(6, min(50, -(-STEPS // steps)))
         epochs = few if tuned else 10 if started else 30 if max(image_shape[1:]) <= SMALL else 40
     warmup = recipe.warmup
@@ -246,10 +251,11 @@ def _default_objective(anchored: bool, pretrained: bool) -> list[Any]:
     return [masked, "CrossEntropy"] if anchored else ["CrossEntropy"]
 
 
-def reasons(written: Mapping[str, Any], recipe: Recipe, count: int) -> str | None:
+def reasons(written: Mapping[str, Any], recipe: Recipe, count: int, drawn: int | None = None) -> str | None:
     """Why `recipe` fine-tunes published weights on `count` images as it does: what was not set, and by what it goes.
 
-    `written` is the recipe before it was resolved; None where the run starts otherwise, or all of it was set.
+    An epoch has `drawn` images (None: as many). `written` is the recipe before it was resolved; None where the run
+    starts otherwise, or all of it was set.
     """
     if not recipe.pretrained or _attacking(recipe):
         return None
@@ -257,7 +263,7 @@ def reasons(written: Mapping[str, Any], recipe: Recipe, count: int) -> str | Non
     assert recipe.epochs is not None
     words = []
     if written.get("epochs") is None:
-        steps = recipe.epochs * -(-count // recipe.batch_size)
+        steps = recipe.epochs * -(-(drawn or count) // recipe.batch_size)
         words.append(f"{recipe.epochs} epochs ({steps} steps; {STEPS} where 6 to 50 epochs give them)")
     rates = [
         _usual(innermost(recipe.optimizer), recipe.batch_size, n, True, True, False).get("lr") for n in (FEW - 1, FEW)
