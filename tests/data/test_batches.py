@@ -189,6 +189,18 @@ def test_a_whole_class_that_goes_bad_is_named(photos):
         [epoch_of(training_batches(photos, 4, seed=0, workers=0), e) for e in range(2)]
 
 
+@pytest.mark.parametrize("augment", ["auto", "none", "trivial", "pixmix"])
+def test_small_images_that_stay_on_disk_are_those_in_memory(make_folder, monkeypatch, augment):
+    folder = make_folder({"cat": 7, "dog": 6})
+    in_memory = kd.load(folder)
+    monkeypatch.setattr("kedge.data.build._IN_MEMORY", 0)
+    on_disk = kd.load(folder)
+    assert (type(in_memory), type(on_disk)) == (kd.TensorSet, kd.FileSet)
+    settings = {"batch_size": 5, "seed": 0, "augment": augment, "workers": 0}
+    of_memory, of_disk = (epoch_of(training_batches(images, **settings), 1) for images in (in_memory, on_disk))
+    assert same(of_memory, of_disk)  # both are augmented on the batch, and so must not be before
+
+
 def test_subsets_of_photos_feed_batches(photos):
     train, val = kd.split_validation(photos, 0.3)
     assert len(train) + len(val) == len(photos)

@@ -39,8 +39,8 @@ def training_batches(
 
     Call `set_epoch(epoch)`, then iterate: the batches of an epoch are bitwise the same whatever came before and
     however many workers there are. All ranks together get each image that the sampler draws once, in the batches of one
-    process with `batch_size * world`; of the last, smaller one some may get an image more than others, or none. A
-    FileSet's images are augmented per image here; a TensorSet's are not: they are augmented on the batch, on the
+    process with `batch_size * world`; of the last, smaller one some may get an image more than others, or none.
+    Images above 64 px are augmented one by one here; smaller ones are not: they are augmented on the batch, on the
     model's device, by `BatchAugmentation`.
 
     Args:
@@ -50,7 +50,7 @@ def training_batches(
         rank: of this process, 0 to world - 1.
         world: number of processes.
         augment: "auto" (crop-flip), "none", "crop-flip", "trivial" (adds TrivialAugment) or "randaugment" (adds
-            RandAugment); for a FileSet.
+            RandAugment); for images above 64 px.
         workers: decoding processes of a FileSet; None takes up to 16, or none on two cores without CUDA.
         drop_last_single: leave out a last batch of one image, which batch statistics and references cannot use; of
             several ranks that each keep to their own images (not `together`) one that has not two for each (one where a
@@ -58,7 +58,7 @@ def training_batches(
         device: where the model is. A TensorSet of up to 1 GiB that takes at most a tenth of the free memory there is
             copied to it when the first epoch begins, and its batches come from there; all other batches are on the
             CPU, pinned where there is CUDA.
-        crop: smallest share of the area that a random crop of a FileSet's image keeps.
+        crop: smallest share of the area that a random crop of an image above 64 px keeps.
         failed: where to note images that cannot be read, path to reason; None makes a new dict.
         together: the ranks make one batch of their shares, see `kedge.objectives._whole_batch`.
         sampler: which images an epoch holds, in their order: (labels, epoch, seed) -> indices, see `kedge.samplers`.

@@ -17,6 +17,7 @@ from kedge.data.streams import StreamSet
 from kedge.seeds import derive_seed, generator
 
 log = logging.getLogger(__name__)
+Transform = Callable[[Any], Any]
 View = tuple[torch.Tensor, int, UnreadableImage | None]  # image, label, what was wrong with the one it stands in for
 
 
@@ -42,11 +43,14 @@ class PhotoLoader:
         failed: dict[str, str],
     ) -> None:
         workers = photo_workers(on_cpu=not torch.cuda.is_available()) if workers is None else workers
+        size = max(images.image_shape[1:])
+        # Smaller images are augmented on the batch, on the model's device.
+        transform = photo_transform(augment, size, images.mirror, crop) if size > WHOLE else None
         views: Dataset
         if isinstance(images, StreamSet):
-            views = _SampleViews(images, seed, augment, crop)
+            views = _SampleViews(images, seed, transform)
         else:
-            views = _FileViews(images, seed, augment, crop)
+            views = _FileViews(images, seed, transform)
         self._images = images
         self._order = _EpochOrder()
         self.failed = failed
@@ -102,10 +106,8 @@ class _EpochOrder:
 class _FileViews(Dataset):
     """Training views, each drawn with a generator seeded by (seed, epoch, index), of a repeated image differently."""
 
-    def __init__(self, images: FileSet, seed: int, augment: str, crop: float) -> None:
-        self._images = images
-        self._seed = seed
-        self._transform = photo_transform(augment, images.image_shape[1], images.mirror, crop)
+    def __init__(self, images: FileSet, seed: int, transform: Transform | None) -> None:
+        self._images, self._seed, self._transform = images, seed, transform
 
     def __getitem__(self, entry: tuple[int, int, int]) -> View:
         epoch, index, repeat = entry
@@ -137,12 +139,9 @@ class _FileViews(Dataset):
 class _SampleViews(Dataset):
     """Training views of images that are handed over, each drawn with a generator seeded by (seed, epoch, number)."""
 
-    def __init__(self, images: StreamSet, seed: int, augment: str, crop: float) -> None:
-        self._shape, self._seed = images.image_shape, seed
+    def __init__(self, images: StreamSet, seed: int, transform: Transform | None) -> None:
+        self._shape, self._seed, self._transform = images.image_shape, seed, transform
         self._sample = images.sample
-        size = max(images.image_shape[1:])
-        # Smaller images are augmented on the batch, on the model's device.
-        self._transform = photo_transform(augment, size, images.mirror, crop) if size > WHOLE else None
 
     def __getitem__(self, entry: tuple[int, int, str, Encoded, int]) -> View:
         epoch, number, name, source, label = entry
@@ -161,7 +160,7 @@ class _SampleViews(Dataset):
         return _augmented(image, self._transform, seed, channels), label, None
 
 
-def _augmented(image: Any, transform: Callable[[Any], Any], seed: int, channels: int) -> torch.Tensor:
+def _augmented(image: Any, transform: Transform, seed: int, channels: int) -> torch.Tensor:
     with torch.random.fork_rng(devices=[]):  # v2 transforms know no generator of their own
         torch.default_generator.manual_seed(seed)
         return to_tensor(transform(image), channels)
