@@ -73,7 +73,7 @@ class AccuracyByFrequency(Metric):
                 [v["groups"].get(group) if v else None for v in values],
                 self.unit,
                 self.better,
-                [f"{v['groups'][group]['classes']} classes" if v and group in v["groups"] else "" for v in values],
+                [_classes(v["groups"][group]["classes"]) if v and group in v["groups"] else "" for v in values],
             )
             for group in there
         ]
@@ -82,9 +82,8 @@ class AccuracyByFrequency(Metric):
         if not value:
             return ""
         group = value["groups"][value["group"]]
-        what = "class" if group["classes"] == 1 else "classes"
         return (
-            f"On its {group['classes']} {what} with {GROUPS[value['group']]} training images it is right on "
+            f"On its {_classes(group['classes'])} with {GROUPS[value['group']]} training images it is right on "
             f"{100 * value['value']:.1f} % of images, the mean over classes."
         )
 
@@ -92,6 +91,10 @@ class AccuracyByFrequency(Metric):
         yield "", self.name, value
         for group, own in (value["groups"] if value else {}).items():
             yield f"classes with {group} training images", self.name, own
+
+
+def _classes(count: int) -> str:
+    return f"{count} {'class' if count == 1 else 'classes'}"
 
 
 def _groups(sample: Answers) -> dict[str, dict[str, Any]]:
