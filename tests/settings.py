@@ -53,6 +53,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "samplers": {
         "class_balanced": {"sampler": "class-balanced"},
+        "error_proportional": {"sampler": {"error-proportional": {"memory": 0.5}}, "epochs": 3},
         "oversampled": {"sampler": {"oversampled": {"ratio": 0.5}}, "imbalance": {"ratio": 4}},
         "shuffled": {"sampler": "shuffled"},
         "undersampled": {"sampler": "undersampled", "imbalance": {"ratio": 2, "kind": "step"}},

@@ -56,7 +56,7 @@ def test_the_room_lists_itself_and_says_where_each_comes_from():
     for name in catalog.names("procedures"):
         about = catalog.info("procedures", name)
         assert about is not None
-        assert about.year >= 2014
+        assert about.year >= 2002
         assert about.url.startswith("https://")
         assert catalog.summary("procedures", name)
         assert catalog.resolve("procedures", name.replace("_", "-")) == name

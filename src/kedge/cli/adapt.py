@@ -30,6 +30,10 @@ def run(
     share: str = "0.5",
     alpha: float = 0.4,
     drawn: int = 4,
+    neighbours: int = 5,
+    outliers: float | None = None,
+    borrow: int = 3,
+    gamma: float = 0.2,
     strength: float | None = None,
     epochs: int | None = None,
     lr: float | None = None,
@@ -65,6 +69,10 @@ def run(
         share: of wise-ft: the share of the fine-tuned weights, or val: chosen
         alpha: of anchored-probe: the share of hidden references
         drawn: of anchored-probe: references drawn for each image
+        neighbours: of smote: nearest images of the class, one of which is the partner
+        outliers: of rcal: the share of a class that its statistics leave out; null: by a factor
+        borrow: of rcal: frequent classes that a rare one borrows statistics from
+        gamma: of rcal: the weight of what is borrowed
         strength: of the probes' regularisation; null: chosen by images
         epochs: of fine-tuning; null: ten, or more where images are few
         lr: of fine-tuning, a tenth of it for lp-ft; null: by the network
@@ -108,6 +116,10 @@ def run(
         head=head,
         alpha=alpha,
         drawn=drawn,
+        neighbours=neighbours,
+        outliers=outliers,
+        borrow=borrow,
+        gamma=gamma,
         strength=strength,
         share=_share(share),
         epochs=epochs,

@@ -2,14 +2,16 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["STRENGTHS", "Probe", "ProbeData", "choose_strength", "fit_probe", "fold_accuracy", "solve"]
+__all__ = ["STRENGTHS", "Probe", "ProbeData", "Resampled", "choose_strength", "fit_probe", "fold_accuracy", "solve"]
+
+Resampled = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # features [N, D], labels [N] -> those of M rows
 
 STRENGTHS = tuple(10 ** (-n / 2) for n in range(11))  # 1 to 1e-5, strong first
 CONVERGED = 1e-5  # the largest entry of the gradient at which a solution counts as one
@@ -26,6 +28,8 @@ class ProbeData:
         masked: `[R, N, D]`, the same with the reference hidden, or None.
         alpha: the share of masking: the weight of `masked`, whose target is the uniform distribution.
         balanced: whether every class counts the same, as in batches that hold as many images of each; else every image.
+        resampled: makes the rows that are fitted on from those of the images, with synthetic ones; None: no others. In
+            cross-validation it has the images of the other folds alone. It draws the same whenever it is called.
     """
 
     seen: Tensor
@@ -34,6 +38,11 @@ class ProbeData:
     masked: Tensor | None = None
     alpha: float = 0.0
     balanced: bool = False
+    resampled: Resampled | None = None
+
+    def __post_init__(self) -> None:
+        if self.resampled is not None and (self.masked is not None or len(self.seen) > 1):
+            raise ValueError("synthetic rows are made of one row for each image, not of drawn or hidden references")
 
     def class_weights(self, labels: Tensor) -> Tensor | None:
         """Weights `[C]` with which classes of these labels count the same, float64; None where images do."""
@@ -44,6 +53,9 @@ class ProbeData:
         """Features `[M, D]`, targets `[M, C]` and weights `[M]`, which sum to 1, of all images or those `chosen`."""
         labels = self.labels if chosen is None else self.labels[chosen]
         seen = self.seen if chosen is None else self.seen[:, chosen]
+        if self.resampled is not None:
+            rows, labels = self.resampled(seen[0], labels)
+            seen = rows[None]
         draws, n = seen.shape[:2]
         targets = F.one_hot(labels, self.classes).double().repeat(draws, 1)
         x, weights = seen.flatten(0, 1).double(), torch.full((draws * n,), 1 / (draws * n), dtype=torch.float64)

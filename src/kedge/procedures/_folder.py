@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +157,15 @@ def _known(out: Path) -> dict[str, Any]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """In what something was made otherwise than it would be now, in words."""
+    """In what something was made otherwise than it would be now, in words.
+
+    What was made before there was a setting was made as that is where it is left alone.
+    """
+    then = {**asdict(Settings()), **before}
     return [
-        f"{_WORDS[key]} differ" if key in _WORDS else f"{key} is {_word(before.get(key))} there, {_word(value)} here"
+        f"{_WORDS[key]} differ" if key in _WORDS else f"{key} is {_word(then.get(key))} there, {_word(value)} here"
         for key, value in now.items()
-        if value != before.get(key)
+        if value != then.get(key)
     ]
 
 

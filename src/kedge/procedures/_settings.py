@@ -21,6 +21,10 @@ class Settings:
         alpha: share of masking of the anchored probe.
         drawn: references drawn for each image, of the anchored probe.
         strength: of the probes' regularisation; None: chosen, see `fit_probe`.
+        neighbours: of smote: among so many nearest images of its class an image has its partner.
+        outliers: of rcal: the share of images of a class that its statistics leave out; None: by their outlier factor.
+        borrow: of rcal: from so many of the nearest frequent classes a rare one borrows statistics.
+        gamma: of rcal: the weight of what is borrowed, 0 to 1.
         share: of the fine-tuned weights in wise-ft, 0 to 1, or "val": the best of eleven on the validation images.
         epochs: of fine-tuning; None: ten, and at least a hundred steps where there are few images.
         lr: of fine-tuning, for lp-ft a tenth of it; None: by optimizer and batch, see `kedge.training`.
@@ -41,6 +45,10 @@ class Settings:
     alpha: float = 0.4
     drawn: int = 4
     strength: float | None = None
+    neighbours: int = 5
+    outliers: float | None = None
+    borrow: int = 3
+    gamma: float = 0.2
     share: float | str = 0.5
     epochs: int | None = None
     lr: float | None = None
@@ -64,7 +72,11 @@ class Settings:
                 raise ValueError(f"share is a number from 0 to 1, or val, got {self.share!r}")
         elif not 0 <= self.share <= 1:
             raise ValueError(f"share is a number from 0 (the probe) to 1 (the fine-tuned), or val, got {self.share}")
-        for name in ("drawn", "epochs", "references", "batch_size"):
+        if self.outliers is not None and not 0 <= self.outliers <= 0.5:
+            raise ValueError(f"outliers is the share that is left out, 0 to 0.5, got {self.outliers}")
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma is the weight of what is borrowed, 0 to 1, got {self.gamma}")
+        for name in ("drawn", "neighbours", "borrow", "epochs", "references", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")

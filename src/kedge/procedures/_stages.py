@@ -9,7 +9,7 @@ from kedge.anchoring import PixelModel
 from kedge.own_code import is_allowed
 from kedge.probing.features import features
 from kedge.probing.heads import find_head, with_head
-from kedge.probing.probe import ProbeData, fit_probe
+from kedge.probing.probe import ProbeData, Resampled, fit_probe
 from kedge.procedures._base import Context
 from kedge.procedures._folder import load_outcome, recipe_for
 from kedge.training.fitting import fit
@@ -71,13 +71,18 @@ def reading(context: Context) -> dict[str, Any]:
     return {"batch_size": context.settings.batch_size, "workers": context.settings.workers}
 
 
-def bank_features(context: Context, body: PixelModel, balanced: bool = False) -> ProbeData:
-    """What the head of `body` reads of the training images; of an anchored one means over its bank."""
+def bank_features(
+    context: Context, body: PixelModel, balanced: bool = False, resampled: Resampled | None = None
+) -> ProbeData:
+    """What the head of `body` reads of the training images; of an anchored one means over its bank.
+
+    `balanced`, `resampled`: as in `ProbeData`.
+    """
     head, train = find_head(body, context.settings.head), context.train
     if (bank := getattr(body, "references", None)) is not None:
         context.record["references"] = f"the mean over the bank of {len(bank)}, no image with itself"
     rows = features(body, head, train, others=True, **reading(context))
-    return ProbeData(rows[None], train.labels, len(train.class_names), balanced=balanced)
+    return ProbeData(rows[None], train.labels, len(train.class_names), balanced=balanced, resampled=resampled)
 
 
 def fit_head(context: Context, body: PixelModel, data: ProbeData) -> PixelModel:

@@ -1,6 +1,6 @@
 """What a sampler is, and how a recipe names one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,14 +9,20 @@ from torch import Tensor
 
 from kedge import catalog
 
-__all__ = ["Sampler", "check_share", "draws_of", "epoch_length", "make_sampler"]
+__all__ = ["Sampler", "check_share", "draws_of", "epoch_length", "make_sampler", "wants_errors"]
 
 Sampler = Callable[[Tensor, int, int], Tensor]  # (labels, epoch, seed) -> indices
-_OF_THE_RUN = ("labels", "epoch", "seed")
+_OF_THE_RUN = ("labels", "epoch", "seed", "errors")
+Errors = Sequence[Sequence[float]]
 
 
-def make_sampler(spec: Any) -> Sampler:
+def make_sampler(spec: Any, errors: Errors = ()) -> Sampler:
     """The sampler that a recipe names, `class-balanced`, `{NAME: {argument: value}}` or `module:function`.
+
+    Args:
+        spec: how it is named.
+        errors: what one with an argument `errors` gets whenever it draws: for each epoch that is over the shares of
+            wrong answers by class on the validation images, a list that the run goes on with.
 
     Raises:
         ValueError: for a name or an argument that is none.
@@ -24,7 +30,13 @@ def make_sampler(spec: Any) -> Sampler:
     part, *_ = catalog.parts("samplers", spec)
     if reserved := [key for key in part.values if key in _OF_THE_RUN]:
         raise ValueError(f"sampler {part.name} has no argument {reserved[0]!r} to set: it comes from the run")
-    return partial(part.method, **part.values) if part.values else part.method
+    values = {**part.values, "errors": errors} if "errors" in part.arguments else part.values
+    return partial(part.method, **values) if values else part.method
+
+
+def wants_errors(spec: Any) -> bool:
+    """Whether a sampler draws by the validation error of the classes."""
+    return "errors" in catalog.parts("samplers", spec)[0].arguments
 
 
 def draws_of(sampler: Sampler, labels: Tensor, epoch: int, seed: int) -> Tensor:

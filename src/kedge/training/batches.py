@@ -1,6 +1,6 @@
 """The batches of a run: the training images, and beside them those of the further images by the stream's name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -41,6 +41,7 @@ class EpochBatches:
         unreadable: where images are noted that others stand in for.
         trainer: knows which process this is, of how many, on which device, and in each epoch which that is.
         together: whether the processes train as one would.
+        errors: for a sampler that draws by them, see `kedge.samplers`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class EpochBatches:
         unreadable: Unreadable,
         trainer: Trainer,
         together: bool,
+        errors: Sequence[Sequence[float]] = (),
     ) -> None:
         self._trainer, world = trainer, trainer.world_size
         batch_size = recipe.batch_size
@@ -72,7 +74,7 @@ class EpochBatches:
                 **more,
             )
 
-        sampler = make_sampler(recipe.sampler)
+        sampler = make_sampler(recipe.sampler, errors)
         self.training = shared(training_batches, train, recipe.seed, failed=unreadable.training, sampler=sampler)
         endless = partial(EndlessBatches, steps=len(self.training))
         self.streams = {

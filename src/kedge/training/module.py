@@ -68,7 +68,7 @@ class Run(LightningModule):
             from kedge.training.moving_average import MovingAverage  # with timm, that others may not need
 
             self.ema = MovingAverage(model, recipe.ema)
-        self.validation = Validation(recipe, objective, len(val))
+        self.validation = Validation(recipe, objective, len(val), model.num_outputs)
         self.results: dict[str, float] = {}
         self._logged: dict[str, Tensor] = {}
         self.last_good: str | None = None  # the checkpoint that a stopped run names
@@ -90,9 +90,8 @@ class Run(LightningModule):
 
     def train_dataloader(self) -> EpochBatches:
         """This rank's share of the training batches, or all of each."""
-        self._batches = EpochBatches(
-            self.recipe, self.train_set, self.extra, self.unreadable, self.trainer, self.together
-        )
+        told = self.unreadable, self.trainer, self.together, self.validation.errors
+        self._batches = EpochBatches(self.recipe, self.train_set, self.extra, *told)
         return self._batches
 
     def val_dataloader(self) -> ValidationBatches:
@@ -114,7 +113,7 @@ class Run(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep which images could not be read; all ranks take part."""
+        """Keep the errors by class, and which images could not be read; all ranks take part."""
         mine = self.unreadable.training, self.unreadable.extra
         if self.trainer.world_size > 1:  # each rank reads images of its own
             of_ranks: list[Any] = [None] * self.trainer.world_size
@@ -122,9 +121,11 @@ class Run(LightningModule):
             for each in of_ranks:
                 self.unreadable.add(*each)
         checkpoint["unreadable"], checkpoint["unreadable_extra"] = mine
+        checkpoint["class_errors"] = self.validation.errors
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Count on from the images that the run could not read before it was broken off."""
+        """Go on from the errors by class, and from the images that the run could not read before it was broken off."""
+        self.validation.errors[:] = checkpoint.get("class_errors", [])
         self.unreadable.add(checkpoint.get("unreadable", {}), checkpoint.get("unreadable_extra", {}))
 
     # Training

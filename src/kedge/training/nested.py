@@ -45,7 +45,7 @@ _OPEN = ("lr", "weight_decay", "warmup")  # without a value until they are resol
 _OF_THE_RUN = {
     "optimizer": ("params", "inner", "model", "fused"),
     "schedule": ("optimizer", "steps", "steps_per_epoch"),
-    "sampler": ("labels", "epoch", "seed"),
+    "sampler": ("labels", "epoch", "seed", "errors"),
 }
 
 Method = tuple[str, dict[str, Any]]

@@ -90,7 +90,7 @@ class Recipe:
         ramp: of `slow-start-fast-decay`: `linear` or `exp`.
         sampler: which training images an epoch holds: `shuffled` each once; every class equally often
             `class-balanced`, in an epoch as long, `oversampled` up to the largest class, `undersampled` down to the
-            smallest.
+            smallest; `error-proportional` classes that are more often wrong on validation images more often.
         epochs: passes over the training images; null: by the data.
         batch_size: images in a step, over all devices together; null: by the data.
         precision: `auto`, `32`, `bf16` or `16`.

@@ -4,15 +4,40 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from kedge import metrics
 from kedge.attacks import Attack
 from kedge.checks import answers_right
 from kedge.data import ImageSet, generator
 from kedge.objectives import attacks_images
+from kedge.samplers._base import wants_errors
+from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 
 __all__ = ["Validation", "ValidationBatches", "attacks", "ball", "rows_at_a_time"]
+
+
+class ClassErrors(Metric):
+    """The share of wrong answers of each of `classes` classes; NaN for one without images."""
+
+    full_state_update = False
+    wrong: Tensor
+    images: Tensor
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        for name in ("wrong", "images"):
+            self.add_state(name, torch.zeros(classes, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, probs: Tensor, labels: Tensor) -> None:
+        """Add a batch: probabilities `[B, C]` and labels `[B]`."""
+        self.images += torch.zeros_like(self.images).scatter_add_(0, labels, torch.ones_like(labels))
+        self.wrong += torch.zeros_like(self.wrong).scatter_add_(0, labels, (~answers_right(probs, labels)).long())
+
+    def compute(self) -> Tensor:
+        """The shares, float64 `[C]`."""
+        return self.wrong.cpu().double() / self.images.cpu()
 
 
 class Validation(nn.Module):
@@ -21,10 +46,18 @@ class Validation(nn.Module):
     Attributes:
         attack: PGD in the ball that the objective trains on; None if it does not attack, or validation is not to.
         attacked: which images are attacked, `[N]` bool: random ones, as folders are sorted by class.
+        errors: for each epoch that is over the share of wrong answers by class, where the sampler draws by them.
     """
 
-    def __init__(self, recipe: Recipe, objective: nn.Module, count: int) -> None:
+    def __init__(self, recipe: Recipe, objective: nn.Module, count: int, classes: int) -> None:
         super().__init__()
+        self.errors: list[list[float]] = []
+        self.by_class = ClassErrors(classes) if wants_errors(recipe.sampler) else None
+        if self.by_class is not None and not count:
+            raise ValueError(
+                f"sampler {methods('sampler', recipe.sampler)[0][0]} draws by the errors on validation images, and "
+                "there are none (with folds none are held out): name another sampler, or hold images out"
+            )
         inside = ball(objective)
         self.attack: Any = None
         self.metrics = nn.ModuleDict({"accuracy": metrics.Accuracy(), "nll": metrics.NLL(), "ece": metrics.ECE()})
@@ -41,6 +74,8 @@ class Validation(nn.Module):
         for name, metric in self.metrics.items():
             if name != "pgd" and len(labels):
                 metric.update(probs, labels)  # type: ignore[operator]
+        if self.by_class is not None and len(labels):
+            self.by_class.update(probs, labels)
         if self.attack is None or not len(rows := self.attacked[places].nonzero()[:, 0]):
             return
         images, labels = images[rows.to(images.device)], labels[rows.to(labels.device)]
@@ -52,6 +87,9 @@ class Validation(nn.Module):
         values = {name: float(metric.compute()) for name, metric in self.metrics.items()}  # type: ignore[operator]
         for metric in self.metrics.values():
             metric.reset()  # type: ignore[operator]
+        if self.by_class is not None:
+            self.errors.append(self.by_class.compute().tolist())
+            self.by_class.reset()
         return values
 
     @torch.no_grad()
