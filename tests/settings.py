@@ -38,6 +38,12 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "optim.rules": {
         "adamw": {"optimizer": {"adamw": {"lr": 0.002, "weight_decay": 0.1}}},
+        "gradient_norm": {
+            "optimizer": [
+                {"gradient_norm": {"target": "output", "bound": 0.01, "dual_rate": 0.1}},
+                {"sgd": {"lr": 0.05}},
+            ]
+        },
         "orthograd": {"optimizer": ["orthograd", {"sgd": {"lr": 0.05}}]},
         "sam": {"optimizer": [{"sam": {"rho": 0.05}}, {"sgd": {"lr": 0.05}}], "ema": 0.9},
         "sgd": {"optimizer": {"sgd": {"lr": 0.05, "momentum": 0.8, "nesterov": False}}},
