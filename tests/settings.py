@@ -34,6 +34,10 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": ["anchored", "outlier_exposure", "cross_entropy"],
             "extra": {"outliers": "OUTLIERS"},
         },
+        "self_targets": {
+            "init_from": str(HOUSE / "masked" / "model"),
+            "objective": ["anchored", {"self_targets": {"weight": 0.8}}, "cross_entropy"],
+        },
         "trades": {"objective": [{"anchored": {"alpha": 0}}, {"trades": {"attack": CLIMB}}, "cross_entropy"]},
     },
     "optim.rules": {
