@@ -39,7 +39,9 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": ["anchored", {"self_targets": {"weight": 0.8}}, "cross_entropy"],
         },
         "trades": {"objective": [{"anchored": {"alpha": 0}}, {"trades": {"attack": CLIMB}}, "cross_entropy"]},
+        "vib": {"arguments": {"width": 4, "head": "vib"}, "objective": ["anchored", "vib", "cross_entropy"]},
     },
+    "heads": {"vib": {"anchored": False, "arguments": {"width": 4, "head": "vib"}}},
     "optim.rules": {
         "adamw": {"optimizer": {"adamw": {"lr": 0.002, "weight_decay": 0.1}}},
         "gradient_norm": {
