@@ -40,6 +40,7 @@ class SelfTargets(Trained):
         "batch_size": 32,
         "epochs": 15,
         "optimizer": {"sgd": {"lr": 0.01, "momentum": 0.9}},
+        "batch_norm": "train",  # and not frozen, as a run from a trained model has it for few images
     }
     changes = {
         "start": {"epochs": 15, "optimizer": {"sgd": {"lr": 0.05, "momentum": 0.9}}},
@@ -96,7 +97,8 @@ def _gone_on(variant: str, seed: int) -> dict[str, float]:
     models = {"teacher": model} if variant == "distil everything" else None
     with tempfile.TemporaryDirectory(prefix="kedge-claim-") as folder:
         # The trained weights, whatever validation images say of those of the start.
-        claim.base = {**claim.base, "init_from": str(save(model, Path(folder) / "start")), "average": 1.0}
+        going_on = {"data": "digits", "init_from": str(save(model, Path(folder) / "start")), "average": 1.0}
+        claim.base = {**claim.base, **going_on}
         result = claim.train(variant, images, seed, Path(folder), models=models)
     old, new = _accuracies(result.model, seed)
     return {"old images": old, "new images": new, "seconds a step": step_seconds(result, len(images.train))}
