@@ -36,10 +36,22 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": ["anchored", "outlier_exposure", "cross_entropy"],
             "extra": {"outliers": "OUTLIERS"},
         },
+        "self_targets": {
+            "init_from": str(HOUSE / "masked" / "model"),
+            "objective": ["anchored", {"self_targets": {"weight": 0.8}}, "cross_entropy"],
+        },
         "trades": {"objective": [{"anchored": {"alpha": 0}}, {"trades": {"attack": CLIMB}}, "cross_entropy"]},
+        "vib": {"arguments": {"width": 4, "head": "vib"}, "objective": ["anchored", "vib", "cross_entropy"]},
     },
+    "heads": {"vib": {"anchored": False, "arguments": {"width": 4, "head": "vib"}}},
     "optim.rules": {
         "adamw": {"optimizer": {"adamw": {"lr": 0.002, "weight_decay": 0.1}}},
+        "gradient_norm": {
+            "optimizer": [
+                {"gradient_norm": {"target": "output", "bound": 0.01, "dual_rate": 0.1}},
+                {"sgd": {"lr": 0.05}},
+            ]
+        },
         "orthograd": {"optimizer": ["orthograd", {"sgd": {"lr": 0.05}}]},
         "sam": {"optimizer": [{"sam": {"rho": 0.05}}, {"sgd": {"lr": 0.05}}], "ema": 0.9},
         "sgd": {"optimizer": {"sgd": {"lr": 0.05, "momentum": 0.8, "nesterov": False}}},

@@ -16,8 +16,8 @@ from tests.killing import afterwards, killed, places, watched
 from tests.settings import BY_HAND, RUNS, TINY
 
 ROOMS = [
-    "attacks", "claims", "data.corruptions", "metrics", "objectives", "optim.rules", "optim.schedules", "postprocess",
-    "procedures", "samplers", "scores",
+    "attacks", "claims", "data.corruptions", "heads", "metrics", "objectives", "optim.rules", "optim.schedules",
+    "postprocess", "procedures", "samplers", "scores",
 ]  # fmt: skip
 METHODS = [(room, name) for room in ROOMS for name in catalog.names(room)]
 TRIED = [(room, name) for room in RUNS for name in RUNS[room]]

@@ -20,7 +20,7 @@ ORDER = (
     "architectures named_model stated",
     "anchoring networks",
     "data confidence postprocess",
-    "samplers",
+    "samplers heads",
 )
 GROUND = {  # modules that stand alone, and know one another at most
     "_version", "catalog", "checks", "cifar_resnet", "devices", "epsilon", "experts", "files", "full_disk", "json_text",

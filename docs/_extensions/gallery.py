@@ -16,6 +16,7 @@ from kedge.claims._table import claim_lines
 DOCS = Path(__file__).resolve().parents[1]
 ROOMS = {
     "objectives": ("Objectives", "What a training step minimises."),
+    "heads": ("Heads", "Last layers by name, in place of the linear one of a network."),
     "optim.rules": ("Gradient rules", "Optimizers, and wrappers round one."),
     "optim.schedules": ("Schedules", "The learning rate over a training."),
     "samplers": ("Samplers", "Which images an epoch holds."),
@@ -28,6 +29,7 @@ ROOMS = {
 }
 COMMANDS = {
     "objectives": "kedge train --data photos --objective '[{spec}]'",
+    "heads": "kedge train --data photos --arguments '{{head: {name}}}'",
     "optim.rules": "kedge train --data photos --optimizer {name}",
     "optim.schedules": "kedge train --data photos --schedule {name}",
     "samplers": "kedge train --data photos --sampler {name}",

@@ -38,6 +38,7 @@ _ROOMS = {
     "data",
     "deploy",
     "evaluation",
+    "heads",
     "hub",
     "memory",
     "metrics",

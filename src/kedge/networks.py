@@ -13,6 +13,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import nn
 
+from kedge import catalog
 from kedge.cifar_resnet import CifarResNet, kedge_resnet20, kedge_resnet56
 from kedge.residual import NORMS, ResidualNetwork, kedge_resnet18, kedge_resnet_small, kedge_wrn_40_2
 
@@ -30,14 +31,15 @@ __all__ = [
     "rebuild",
 ]
 
-# What a checkpoint may ask for: sizes, rates and two words for the normalisation of kedge's own networks; nothing that
-# names code, a file or an address.
+# What a checkpoint may ask for: sizes, rates, two words for the normalisation of kedge's own networks and the name of a
+# head in `kedge.heads`; nothing that names other code, a file or an address.
 _ARGUMENTS = frozenset(
     """num_classes in_chans img_size drop_rate drop_path_rate global_pool width depth patch_size embed_dim
     num_heads window_size dynamic_img_size dynamic_img_pad output_stride norm
-    heads""".split()  # noqa: SIM905
+    head heads""".split()  # noqa: SIM905
 )
-_COUNTS = _ARGUMENTS - {"drop_rate", "drop_path_rate", "global_pool", "dynamic_img_size", "dynamic_img_pad", "norm"}
+_NO_COUNTS = {"drop_rate", "drop_path_rate", "global_pool", "dynamic_img_size", "dynamic_img_pad", "norm", "head"}
+_COUNTS = _ARGUMENTS - _NO_COUNTS
 _LARGEST = 100_000
 
 
@@ -61,9 +63,10 @@ def create(
     """Make a network by name: timm's if timm has it, else torchvision's (`torchvision/NAME` forces that).
 
     `image_size` (pixels) reaches only networks built for one size, such as ViT and Swin. `arguments`: further
-    sizes and rates, e.g. `{"width": 16, "drop_rate": 0.1}`, and `{"norm": "group"}` for kedge's own networks. The
-    network carries `kedge_architecture`, from which `rebuild` makes it again. Raises ValueError for an unknown
-    name (with near ones) or argument, and `PretrainedUnavailable` if weights are asked for and cannot be had.
+    sizes and rates, e.g. `{"width": 16, "drop_rate": 0.1}`, `{"norm": "group"}` for kedge's own networks, and
+    `{"head": "vib"}`, a fresh last layer of `kedge.heads` in place of the network's. The network carries
+    `kedge_architecture`, from which `rebuild` makes it again. Raises ValueError for an unknown name (with near ones) or
+    argument, and `PretrainedUnavailable` if weights are asked for and cannot be had.
     """
     library, name = locate(name)
     for key, value in (("num_classes", num_outputs), ("in_chans", in_channels)):
@@ -78,12 +81,14 @@ def create(
         return network
     if library == "timm" and not timm.is_model_pretrained(name):
         raise ValueError(f"no pretrained weights were published for {name!r}: train it with pretrained=False")
+    own = {key: value for key, value in sizes.items() if key != "head"}
     try:
         if library == "timm":
             with _short_wait():
-                network = timm.create_model(name, pretrained=True, **sizes)
+                network = timm.create_model(name, pretrained=True, **own)
+            _put_head(network, name, sizes.get("head"))
         else:
-            _load_torchvision(network, name, sizes)
+            _load_torchvision(network, name, own)
     except Exception as error:  # the hub raises a dozen types; arguments were proven good just above
         why = str(error).strip().split(". ")[0].split("\n")[0] or type(error).__name__
         raise PretrainedUnavailable(f"the published weights of {name!r} could not be had: {why}") from error
@@ -105,11 +110,13 @@ def rebuild(architecture: dict[str, Any]) -> nn.Module:
     if locate(f"{library}/{name}") != (library, name):
         raise ValueError(f"{library} has no network named {name!r}")
     _check_arguments(arguments)
+    own = {key: value for key, value in arguments.items() if key != "head"}
     try:
         if library == "timm":
-            network = timm.create_model(name, pretrained=False, **arguments)
+            network = timm.create_model(name, pretrained=False, **own)
         else:
-            network = _make_torchvision(name, arguments)
+            network = _make_torchvision(name, own)
+        _put_head(network, name, arguments.get("head"))
     except (TypeError, RuntimeError, AssertionError, ValueError, LookupError, ArithmeticError) as error:
         raise ValueError(f"{library} cannot make {name!r} with {arguments}: {error}") from error
     network.kedge_architecture = {"library": library, "name": name, "arguments": dict(arguments)}  # type: ignore
@@ -123,6 +130,20 @@ def heads(network: nn.Module) -> tuple[str, ...]:
         return (listed,) if isinstance(listed, str) else tuple(listed)
     kinds = nn.Linear | nn.Conv2d  # SqueezeNet's is a convolution
     return tuple(name for name, module in network.named_modules() if isinstance(module, kinds))[-1:]
+
+
+def _put_head(network: nn.Module, name: str, head: str | None) -> None:
+    """Put a head of `kedge.heads` in place of the last layer; ValueError for a network that has not one linear one."""
+    if head is None:
+        return
+    layers = {each: network.get_submodule(each) for each in heads(network)}
+    linear = [(each, layer) for each, layer in layers.items() if isinstance(layer, nn.Linear)]
+    if len(layers) != 1 or not linear:
+        raise ValueError(
+            f"head {head} takes the place of one linear last layer, {name} has {', '.join(layers) or 'none'}"
+        )
+    ((place, layer),) = linear
+    network.set_submodule(place, catalog.get("heads", head)(layer.in_features, layer.out_features))
 
 
 def locate(name: str) -> tuple[str, str]:
@@ -149,9 +170,10 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
                 f"network argument {key!r} is not one of {', '.join(sorted(_ARGUMENTS))}"
                 + (f"; did you mean {near[0]!r}?" if near else "")
             )
-        if key == "norm":
-            if value not in NORMS:
-                raise ValueError(f"network argument norm is {' or '.join(NORMS)}, not {value!r}")
+        words = {"norm": NORMS, "head": catalog.names("heads")}.get(key)
+        if words is not None:
+            if value not in words:
+                raise ValueError(f"network argument {key} is {' or '.join(words)}, not {value!r}")
             continue
         parts = value if isinstance(value, list | tuple) else [value]
         if key in _COUNTS and (wrong := [part for part in parts if isinstance(part, float)]):

@@ -7,6 +7,7 @@ from kedge.own_code import near_names
 
 ROOMS = {
     "objectives": "what a training step minimises",
+    "heads": "last layers by name",
     "optim.rules": "gradient rules: optimizers, and wrappers round one",
     "optim.schedules": "the learning rate over a training",
     "samplers": "which images an epoch holds",

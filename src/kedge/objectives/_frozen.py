@@ -18,12 +18,14 @@ class Frozen(nn.Module):
 
     Args:
         model: images in [0, 1] to logits. Raises TypeError for what is no module.
+        role: what messages call it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, role: str = "teacher") -> None:
         super().__init__()
+        self.role = role
         if not isinstance(model, nn.Module):
-            raise TypeError(f"the teacher is a model, an nn.Module from images to logits, got {model!r}")
+            raise TypeError(f"the {role} is a model, an nn.Module from images to logits, got {model!r}")
         # In a tuple it is no submodule: its weights are none of the objective's.
         self._inside = (copy.deepcopy(model).eval().requires_grad_(False),)
 
@@ -57,8 +59,8 @@ class Frozen(nn.Module):
             own, other = getattr(self.model, name, None), getattr(model, name, None)
             if own is not None and other is not None and _listed(own) != _listed(other):
                 raise ValueError(
-                    f"the {what} of the teacher, {_short(own)}, are not those of the model, {_short(other)}: name a "
-                    "teacher of the same classes, in the same order, and the same image size"
+                    f"the {what} of the {self.role}, {_short(own)}, are not those of the model, {_short(other)}: name "
+                    f"a {self.role} of the same classes, in the same order, and the same image size"
                 )
 
 

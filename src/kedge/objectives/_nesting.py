@@ -44,6 +44,15 @@ def check_same_images(inner: Any, outer: str) -> None:
             raise ValueError(f"{name} inside {outer} would change the images; put it outside: {name}({outer}(...))")
 
 
+def check_takes_soft(inner: Any, outer: str) -> None:
+    """Raise ValueError for an inner objective that takes no probabilities as targets, which `outer` makes."""
+    if targets_kind(inner) == "indices":
+        raise ValueError(
+            f"{type(inner).__name__} takes class indices, and {outer} makes probabilities of them: put an objective "
+            "inside that takes soft targets, such as CrossEntropy"
+        )
+
+
 def check_takes_uniform(inner: Any, outer: str, which: str, instead: str) -> None:
     """Raise ValueError if `inner` cannot take the uniform target that `outer` gives to some images.
 

@@ -100,15 +100,24 @@ def step_passes(recipe: Recipe) -> int:
     """How often a step of the optimizer computes the gradients of its batch.
 
     Raises:
-        ValueError: more than once, where that cannot be.
+        ValueError: more than once, where that cannot be; for a rule that cannot read a compiled model.
     """
-    kinds = {name: catalog.get("optim.rules", name) for name, _ in methods("optimizer", recipe.optimizer)}
-    passes = {name: int(getattr(kind, "passes", 1)) for name, kind in kinds.items()}
+    *outer, (innermost, _) = methods("optimizer", recipe.optimizer)
+    inner = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    rules = {name: catalog.build("optim.rules", {name: settings}, inner) for name, settings in outer}
+    rules[innermost] = catalog.get("optim.rules", innermost)
+    passes = {name: int(getattr(rule, "passes", 1)) for name, rule in rules.items()}
     several = [name for name, count in passes.items() if count > 1]
     if several and recipe.precision == "16":
         raise ValueError(
             f"optimizer {several[0]} computes the gradients of a step more than once, which the scaled gradients of "
             "precision 16 do not allow: take bf16 or 32"
+        )
+    reading = [name for name, rule in rules.items() if getattr(rule, "reads_outputs", False)]
+    if reading and recipe.compile:
+        raise ValueError(
+            f"optimizer {reading[0]} reads what the model puts out, which a compiled model does not show: leave "
+            "compile out"
         )
     return math.prod(passes.values())
 

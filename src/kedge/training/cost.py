@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kedge.full_disk import check_space
 from kedge.named_model import run_of
 from kedge.objectives import Objective, set_progress
+from kedge.optim.rules import Wrapper
 from kedge.training.build import make_rule, step_passes
 from kedge.training.recipe import Recipe
 from kedge.training.recorded import recorded_facts
@@ -108,6 +109,8 @@ def _moments(recipe: Recipe) -> int:
     """How many tensors like the weights the optimizer keeps: seen after a step with two weights."""
     weights = nn.Parameter(torch.ones(2))
     optimizer = make_rule(recipe, [weights])
+    while isinstance(optimizer, Wrapper):  # whose state is that of the one inside
+        optimizer = optimizer.inner
     weights.grad = torch.ones(2)
     optimizer.step(lambda: 0.0)
     values = optimizer.state.get(weights, {}).values()

@@ -151,7 +151,10 @@ def _run(
         train = with_label_noise(images, recipe.label_noise, recipe.seed)
         about["wrong_labels"] = int((train.labels != images.labels).sum())
     named = NamedModels(memory.models, before.get("models", {}) if before.get("data") else None)
-    objective = make_objective(recipe, train, memory.models, named.load)
+    # What a resumed run is made from, what the trained weights can be averaged with, and what an objective may ask.
+    started = recipe.init_from is not None or memory.start is not None or plan.probe is not None
+    started = started or (earlier is not None and earlier.folder.has_start)
+    objective = make_objective(recipe, train, memory.models, named.load, plan.model if started else None)
     extra = load_extra(recipe, train, val, memory.extra)
     if record is not None and extra:
         record = with_extra(record, extra)
@@ -174,8 +177,6 @@ def _run(
     if main:
         folder = RunFolder.plan(recipe) if earlier is None else earlier.folder
         check_room(recipe, plan.model, folder.path, checkpoint is not None, ball(objective) is not None)
-        # What a resumed run is made from, and what the trained weights can be averaged with.
-        started = recipe.init_from is not None or memory.start is not None or plan.probe is not None
         start = plan.model if started else None
         if earlier is None:
             facts = folder.create(recipe, facts, record, start)

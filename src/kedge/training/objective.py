@@ -19,7 +19,7 @@ from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 
 # What a run knows, by the names of the arguments that get it.
-KNOWN = ("labels", "classes", "num_classes", "seed", "class_weights")
+KNOWN = ("labels", "classes", "num_classes", "seed", "class_weights", "start_model")
 
 __all__ = ["check_objective", "images_of", "make_objective", "objective_class", "streams_of", "written"]
 
@@ -108,24 +108,27 @@ def make_objective(
     train: ImageSet,
     models: Mapping[str, nn.Module] | None = None,
     load_model: Callable[[str], nn.Module] | None = None,
+    start: nn.Module | None = None,
 ) -> nn.Module:
     """Nest the objectives that the recipe lists, the innermost last, with what the run knows for those that ask.
 
     Arguments of these names that the recipe leaves out are filled in: `labels` of an epoch's images `[M]`, `classes`,
-    their names, `num_classes`, `seed`, and `class_weights` where the recipe balances classes.
+    their names, `num_classes`, `seed`, `class_weights` where the recipe balances classes, and `start_model`, the trained
+    model that the run trains on from, where there is one.
 
     Args:
         recipe: the recipe.
         train: the training images.
         models: models in memory, by the name of the argument that takes them, in place of what is written there.
         load_model: makes a model of what a recipe calls it; None: models can only come from `models`.
+        start: the trained model that the run trains on from, as it is now; None where it starts from new weights.
 
     Raises:
         ValueError: as of `written`; for an objective that cannot be made with its arguments.
     """
     labels = train.labels if recipe.sampler == Recipe.sampler else drawn_labels(recipe, train)
     known = {"labels": labels, "classes": train.class_names, "num_classes": len(train.class_names)}
-    known |= {"seed": recipe.seed, **(models or {})}
+    known |= {"seed": recipe.seed} | ({} if start is None else {"start_model": start}) | dict(models or {})
     if recipe.class_weights == "balanced":
         known["class_weights"] = balanced_weights(labels, len(train.class_names))
     builders: dict[type, Callable[[Any], Any]] = {Dataset: lambda value: images_of(train, value)}

@@ -16,10 +16,12 @@ class Wrapper(Optimizer):
     Attributes:
         inner: the optimizer that is wrapped.
         passes: how often a step calls its closure, which computes the loss and its gradients.
+        reads_outputs: whether it looks at what the model puts out, which a compiled model does not show.
     """
 
     inner: Optimizer
     passes = 1
+    reads_outputs = False
 
     def __init__(self, inner: Optimizer) -> None:
         self.__setstate__({"inner": inner})

@@ -64,36 +64,53 @@ class SAM(Wrapper):
                 "SAM computes the gradients of a step twice: hand step() the closure that does, zeroes them before "
                 "and gives the loss"
             )
-        statistics = self._statistics()
-        before = [each.clone() for each in statistics]
+        before = [each.clone() for each in self._statistics()]
         with torch.enable_grad():
             loss = closure()
-        after = [each.clone() for each in statistics]
-        learning = [group for group in self.param_groups if group.get("lr") != 0]  # not layers before their turn
-        weights = [p for group in learning for p in group["params"] if p.grad is not None]
-        here = [p.detach().clone() for p in weights]
-        self._climb(weights)
-        _set(statistics, before)  # which an attack that looks at the model in eval mode sees
-        with torch.enable_grad():
-            closure()
-        _set(statistics, after)
-        _set(weights, here)
+        self._nearby(closure, self._learning(), before)
         self.inner.step()
         return loss
 
+    def _learning(self) -> list[nn.Parameter]:
+        """The weights that have a gradient, but for those of layers before their turn."""
+        groups = [group for group in self.param_groups if group.get("lr") != 0]
+        return [p for group in groups for p in group["params"] if p.grad is not None]
+
+    def _nearby(self, closure: Callable[[], Any], weights: list[nn.Parameter], before: list[Tensor]) -> Tensor:
+        """The gradients at the point up from here, in place of those here, whose norm it gives.
+
+        The weights are put back, and the running statistics as the passes until now left them; `before`: those that
+        the pass starts from.
+        """
+        after = [each.clone() for each in self._statistics()]
+        here = [p.detach().clone() for p in weights]
+        norm = self._climb(weights)
+        self._set_statistics(before)  # which an attack that looks at the model in eval mode sees
+        with torch.enable_grad():
+            closure()
+        self._set_statistics(after)
+        _set(weights, here)
+        return norm
+
     @torch.no_grad()
-    def _climb(self, weights: list[nn.Parameter]) -> None:
+    def _climb(self, weights: list[nn.Parameter]) -> Tensor:
+        """Go up from here; the norm of the gradient, float32."""
         gradients = [p.grad for p in weights if p.grad is not None]
         if not gradients:
-            return
+            return torch.zeros(())
         norms = torch.stack([n.float().to(weights[0].device) for n in torch._foreach_norm(gradients)])
-        share = self.rho / (norms.norm() + 1e-12)
+        norm = norms.norm()
+        share = self.rho / (norm + 1e-12)
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.add_(gradient * share.to(weight))
+        return norm
 
     def _statistics(self) -> list[Tensor]:
         layers = [] if self.model is None else [m for m in self.model.modules() if isinstance(m, _NormBase)]
         return [buffer for layer in layers for buffer in layer.buffers(recurse=False)]
+
+    def _set_statistics(self, values: Sequence[Tensor]) -> None:
+        _set(self._statistics(), values)
 
 
 @torch.no_grad()
