@@ -47,8 +47,8 @@ def check_objective(
 ) -> None:
     """Raise ValueError for what could only fail after data is read.
 
-    That is what `written` refuses, a value of the recipe that no objective takes, and streams of further images that
-    are missing or that nobody takes.
+    That is what `written` refuses, a value of the recipe that no objective takes, a temperature that one needs, and
+    streams of further images that are missing or that nobody takes.
 
     Args:
         recipe: the recipe.
@@ -72,6 +72,11 @@ def check_objective(
                 f"class_weights is {recipe.class_weights}, and {own[0]} in the objective has class_weights of its "
                 "own: leave out one of them"
             )
+    if not recipe.temperature and (scaled := [p.name for p in listed if getattr(p.method, "needs_temperature", False)]):
+        raise ValueError(
+            f"the softmax of what {scaled[0]} trains is no probability, so that confidences, rejection and calibration "
+            "would mean nothing: say temperature: true, on the command line --temperature true: one is fitted then"
+        )
     for name in models or {}:
         if not any(name in part.arguments for part in listed):
             raise ValueError(
