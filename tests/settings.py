@@ -29,11 +29,13 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "mixup": {"objective": [{"mixup": {"alpha": 0.2}}, "anchored", "cross_entropy"]},
         "noise": {"anchored": False, "objective": ["noise", "cross_entropy"]},
+        "oat": {"objective": [{"anchored": {"alpha": 0}}, {"oat": {"momentum": 0.5}}], "temperature": True},
         "one_reference": {"init_from": str(HOUSE / "masked" / "model"), "objective": ["one_reference"]},
         "outlier_exposure": {
             "objective": ["anchored", "outlier_exposure", "cross_entropy"],
             "extra": {"outliers": "OUTLIERS"},
         },
+        "stable_max": {"objective": ["anchored", "stable_max", "cross_entropy"]},
         "trades": {"objective": [{"anchored": {"alpha": 0}}, {"trades": {"attack": CLIMB}}, "cross_entropy"]},
     },
     "optim.rules": {
