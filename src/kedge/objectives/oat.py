@@ -22,7 +22,7 @@ class OAT(ClassWeighted):
 
     The anchor of a batch is softmax(mean_i softmax(z_i)), each a_c between 1 / (1 + (C - 1)e) and e / (e + C - 1); in
     training it stays within a few percent of 1/C. So this is scaled one-hot squared error: targets C - 1 for the true
-    class and -1 for the others. `momentum` 1 is exactly that, and in our runs as accurate.
+    class and -1 for the others. `momentum` 1 is exactly that, and in our runs within a point of it.
 
     Our reading: the anchor is a running one, a <- m a + (1 - m) a_batch from 1/C, without a gradient; `momentum` 0 is
     that of the batch, as in the paper. The answer is argmax z. The paper decodes with the anchor of the batch that is
