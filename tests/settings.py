@@ -31,6 +31,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         },
         "mixup": {"objective": [{"mixup": {"alpha": 0.2}}, "anchored", "cross_entropy"]},
         "noise": {"anchored": False, "objective": ["noise", "cross_entropy"]},
+        "oat": {"objective": [{"anchored": {"alpha": 0}}, {"oat": {"momentum": 0.5}}], "temperature": True},
         "one_reference": {"init_from": str(HOUSE / "masked" / "model"), "objective": ["one_reference"]},
         "outlier_exposure": {
             "objective": ["anchored", "outlier_exposure", "cross_entropy"],
@@ -40,6 +41,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "init_from": str(HOUSE / "masked" / "model"),
             "objective": ["anchored", {"self_targets": {"weight": 0.8}}, "cross_entropy"],
         },
+        "stable_max": {"objective": ["anchored", "stable_max", "cross_entropy"]},
         "trades": {"objective": [{"anchored": {"alpha": 0}}, {"trades": {"attack": CLIMB}}, "cross_entropy"]},
         "vib": {"arguments": {"width": 4, "head": "vib"}, "objective": ["anchored", "vib", "cross_entropy"]},
     },

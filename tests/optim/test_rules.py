@@ -206,6 +206,12 @@ def test_tensors_of_one_element_keep_their_gradient():
     assert w.item() == pytest.approx(0.3 - 0.123)
 
 
+def test_orthograd_of_float64_is_of_float64():
+    draws = torch.Generator().manual_seed(0)
+    w, g = (torch.randn(9, generator=draws, dtype=torch.float64) for _ in range(2))
+    assert orthogonal(w, g).numpy() == pytest.approx(published(w, g), rel=1e-12)
+
+
 def test_orthograd_projects_what_a_closure_computes():
     w, closure = least_squares()
     OrthoGrad(torch.optim.SGD([w], lr=0.1)).step(closure)

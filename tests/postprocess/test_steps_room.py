@@ -19,7 +19,11 @@ from kedge.scores import AMP, Masked, outputs_of
 from kedge.training import calibrate
 from tests.dropping import from_docs
 
-VALUES = {"temperature": 1.7, "class_prior": {"target": [0.2, 0.3, 0.5], "train": [0.7, 0.2, 0.1]}}
+VALUES = {
+    "stable_max": None,
+    "temperature": 1.7,
+    "class_prior": {"target": [0.2, 0.3, 0.5], "train": [0.7, 0.2, 0.1]},
+}
 
 
 class Small(nn.Module):
@@ -132,7 +136,15 @@ def test_an_exported_file_does_them(model, images, to, tmp_path):
     torch.testing.assert_close(done.load()(images), model(images).detach(), atol=1e-5, rtol=1e-5)
     if to == "onnx":
         file = kedge.deploy.load_onnx(done.path)
-        assert file.describe_steps() == model.describe_steps() == ["temperature 1.7", "class prior 0.2, 0.3, 0.5"]
+        assert (
+            file.describe_steps()
+            == model.describe_steps()
+            == [
+                "StableMax",
+                "temperature 1.7",
+                "class prior 0.2, 0.3, 0.5",
+            ]
+        )
         with pytest.raises(TypeError, match="exported file"):
             kedge.save(file, tmp_path / "again")
 

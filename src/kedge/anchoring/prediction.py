@@ -130,9 +130,9 @@ def conclude(
         if task == "regression" or spread is None:
             why = "the task is regression" if task == "regression" else "there is one reference"
             raise ValueError(f"recalibrate={recalibrate!r} needs a classifier and two or more references, but {why}")
-        c = spread.unsqueeze(-1)
+        c, logits = spread.unsqueeze(-1), apply(steps, logits, last=-1)
         logits = logits / (1 + c.exp()) if recalibrate == "exp" else logits / c.clamp_min(1e-6)
-    logits = apply(steps, logits, from_stage=0 if recalibrate is None else 1)
+    logits = apply(steps, logits) if recalibrate is None else apply(steps, logits, first=1)
     if task == "regression":
         return Prediction(logits, None, None, None, spread, per_reference, references_used)
     probs = torch.softmax(logits, -1)

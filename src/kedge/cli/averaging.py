@@ -58,6 +58,7 @@ def set_reject(
     model: Any, second: Any, recipe: Mapping[str, Any], val: "ImageSet", batch_size: int, workers: int
 ) -> list[str]:
     """Set the reject threshold of `model` for what that of the second was set for; what to say of it."""
+    from kedge.postprocess import describe_steps, trained_through
     from kedge.training.calibration import predict_logits, reject_rule
 
     stated = ({key: rule.get(key) for key in ("risk", "coverage")} for rule in (second.reject or {}, recipe))
@@ -68,8 +69,9 @@ def set_reject(
     if model.class_names is None:
         model.class_names = list(val.class_names)
     lines = [f"reject threshold {in_words(model.reject)}, set on these images to {goal_in_words(goal)}"]
-    if second.steps:
-        lines.append(f"left out, as it was fitted to other logits: {', '.join(second.describe_steps())}")
+    fitted = {name: record for name, record in second.steps.items() if name not in trained_through(second.steps)}
+    if fitted:
+        lines.append(f"left out, as it was fitted to other logits: {', '.join(describe_steps(fitted))}")
     return lines
 
 

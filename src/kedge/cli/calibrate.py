@@ -68,6 +68,8 @@ def run(
     if remove:
         if step not in loaded.steps:
             raise ValueError(f"{model} has no {step} to remove")
+        if kind_of(step).stage < 0:
+            raise ValueError(f"{model} was trained through its {step}: without it no confidence is right, so it stays")
         lines = _removed(loaded, step)
     else:
         stated = {"prior": _shares(prior, "--prior"), "train_prior": _shares(train_prior, "--train_prior")}

@@ -34,6 +34,7 @@ class Objective(nn.Module):
         looks: how many more batches are looked at.
         progress: the share of training that is done, 0 to 1; 1 where nobody says.
         logged: scalars of the last step, detached, by name.
+        needs_temperature: whether the softmax of the logits is no probability until a temperature is fitted.
         streams: the names of the further images that a step needs, such as ("outliers",).
         in_repr: the names of the arguments that `repr` shows.
     """
@@ -45,6 +46,7 @@ class Objective(nn.Module):
     mixes_targets: bool = False
     changes_images: bool = False
     equal_classes: bool = False
+    needs_temperature: bool = False
     progress: float = 1.0
     looks: int = 1
 

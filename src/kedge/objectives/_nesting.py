@@ -13,9 +13,13 @@ class Wrapper(Objective):
     Attributes:
         inner: the objective that gets what this one makes of model, images and targets.
         classifies: whether an inner objective for regression is refused.
+        maps_logits: whether the inner objective sees other logits than the model puts out.
+        reads_logits: whether it reads logits itself, so that an inner objective that maps them is refused.
     """
 
     classifies: ClassVar[bool] = False
+    maps_logits: ClassVar[bool] = False
+    reads_logits: ClassVar[bool] = False
 
     def __init__(self, inner: Objective) -> None:
         """Raises TypeError where `inner` is no objective: a name, or a class that is not called yet."""
@@ -28,6 +32,12 @@ class Wrapper(Objective):
         self.targets_kind = targets_kind(inner)
         if self.classifies and self.targets_kind == "values":
             raise ValueError(f"{name} is for classification; {type(inner).__name__} is not")
+        if self.reads_logits and (mapping := [m for m in nested(inner) if getattr(m, "maps_logits", False)]):
+            other = type(mapping[0]).__name__
+            raise ValueError(
+                f"{other} inside {name}, which reads the logits too, would map them for one of the two; "
+                f"put it outside: {other}({name}(...))"
+            )
         self.inner: Any = inner
 
 

@@ -65,6 +65,8 @@ class AAER(Attacking):
             none are published; for weights that are negative.
     """
 
+    reads_logits = True
+
     def __init__(
         self,
         inner: Objective,

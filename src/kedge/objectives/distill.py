@@ -41,6 +41,7 @@ class Distill(Wrapper):
             a teacher of other classes or another image size.
     """
 
+    reads_logits = True
     in_repr = ("temperature", "weight")
     classifies = True
 

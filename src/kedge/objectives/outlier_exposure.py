@@ -35,6 +35,7 @@ class OutlierExposure(Wrapper):
         RuntimeError: when called without outliers.
     """
 
+    reads_logits = True
     streams = ("outliers",)
     in_repr = ("weight",)
     changes_images = True

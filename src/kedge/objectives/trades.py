@@ -35,6 +35,7 @@ class TRADES(Attacking):
         ValueError: as of `Attacking`; without a random start; for another loss than "ce".
     """
 
+    reads_logits = True
     in_repr: tuple[str, ...] = ("beta", *Attacking.in_repr)
 
     def __init__(

@@ -1,8 +1,9 @@
 """Steps after the logits, logits to logits: kept with a model, and applied by predict, fold, export and the reports.
 
 A step is a file of this room: a class called like the file that extends `Step`. What it needs is one value that JSON
-can hold, whether fitted on validation images (`temperature`) or stated (`class_prior`); `model.steps` maps names to
-records with that value, in the order in which the steps are applied.
+can hold, whether fitted on validation images (`temperature`), stated (`class_prior`), or none, as of a map that the
+network was trained through (`stable_max`); `model.steps` maps names to records with that value, in the order in which
+the steps are applied.
 """
 
 from typing import Any
@@ -17,6 +18,7 @@ from kedge.postprocess._base import (
     describe_steps,
     kind_of,
     placed,
+    trained_through,
     undo,
 )
 
@@ -30,6 +32,7 @@ __all__ = [
     "describe_steps",
     "kind_of",
     "placed",
+    "trained_through",
     "undo",
 ]
 

@@ -1,5 +1,6 @@
 """What a step after the logits is, and how the steps of a model are checked, applied and described."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,8 +16,9 @@ class Step:
     """Logits to logits `[..., C]`, by one value that JSON can hold.
 
     Attributes:
-        stage: where it stands among others: 0 makes the network's answers fit the images it was trained for, 1 moves
-            fitting answers on to other images. A step is put before those of later stages.
+        stage: where it stands among others: -1 is part of what was trained, set by training and by nothing else, 0
+            makes the network's answers fit the images it was trained for, 1 moves fitting answers on to other images.
+            A step is put before those of later stages.
         changes_labels: whether the most probable class may become another.
         sentence: what it does, for a model card, without a full stop.
     """
@@ -47,7 +49,7 @@ class Step:
 
     @classmethod
     def fit(cls, logits: Tensor, labels: Tensor) -> Any:
-        """The value for validation logits `[N, C]` and labels `[N]`.
+        """The value for validation logits `[N, C]` and labels `[N]`; a step of training has none.
 
         Other arguments are taken from what the caller knows, by name: `prior` and `train_prior` as they were stated,
         `train_counts` (images of each class in training, or None).
@@ -80,13 +82,18 @@ def check_steps(steps: Any, task: str = "classification", classes: int | None = 
             raise ValueError(f"the step {name!r} is for classification, and the task is {task}")
 
 
-def apply(steps: Records, logits: Tensor, from_stage: int = 0) -> Tensor:
-    """The logits `[..., C]` after the steps, in their order; `from_stage` leaves out those of earlier stages."""
+def apply(steps: Records, logits: Tensor, first: float = -math.inf, last: float = math.inf) -> Tensor:
+    """The logits `[..., C]` after the steps, in their order; of the stages `first` to `last`."""
     for name, record in steps.items():
         kind = _KINDS[name] if name in _KINDS else kind_of(name)
-        if kind.stage >= from_stage:
+        if first <= kind.stage <= last:
             logits = kind(record["value"])(logits)
     return logits
+
+
+def trained_through(steps: Records) -> dict[str, dict[str, Any]]:
+    """Those that are part of what was trained: they stay where answers change that others were set on."""
+    return {name: dict(record) for name, record in steps.items() if kind_of(name).stage < 0}
 
 
 def changes_labels(steps: Records) -> bool:

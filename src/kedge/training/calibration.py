@@ -14,7 +14,7 @@ from kedge.confidence import log_odds
 from kedge.data import ImageSet
 from kedge.data.sets import check_set
 from kedge.own_code import near_names
-from kedge.postprocess import kind_of
+from kedge.postprocess import kind_of, trained_through
 from kedge.postprocess.temperature import fit_temperature
 from kedge.rejection import by_confidence, rule_from
 from kedge.training.recipe import Recipe
@@ -136,6 +136,10 @@ def calibrate(
     """
     step = catalog.resolve("postprocess", step)
     kind = kind_of(step)
+    if kind.stage < 0:
+        raise ValueError(
+            f"a {step} is set on no images: a model has it that was trained through it, and no other may have it"
+        )
     if model.task != "classification":
         raise ValueError(f"a {step} is for classification, and the task of this model is {model.task}")
     check_set(validation, "validation images")
@@ -188,7 +192,7 @@ def set_anew(model: PixelModel, validation: ImageSet, batch_size: int = 64) -> N
 
     What was fitted is fitted again, what was stated stays; the threshold is for the same coverage or risk.
     """
-    records = dict(model.steps)
+    records = {name: record for name, record in model.steps.items() if name not in trained_through(model.steps)}
     for name in reversed(records):
         model.remove_step(name)
     goal = _goal(model.reject)

@@ -15,6 +15,7 @@ from kedge import checkpoint, metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.data.splitting import uniform
+from kedge.postprocess import trained_through
 from kedge.training.calibration import judge, measures, run_logits
 from kedge.training.checkpoint_selection import most_trained, on_the_way, start_of
 from kedge.training.epochs import AtomicCheckpoints
@@ -235,7 +236,7 @@ def _trained(recipe: Recipe, train: ImageSet, val: ImageSet, run: Path, number: 
         raise type(error)(f"fold {recipe.name}: {words}") from error
     trained = copy.deepcopy(model)
     # What the run handed over may be an average already, with a temperature.
-    for step in list(trained.steps):
+    for step in [name for name in trained.steps if name not in trained_through(trained.steps)]:
         trained.remove_step(step)
     state = AtomicCheckpoints().load_checkpoint(folder.checkpoint)["state_dict"]
     prefix = "ema.module." if recipe.ema is not None else "model."

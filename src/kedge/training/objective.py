@@ -48,8 +48,8 @@ def check_objective(
 ) -> None:
     """Raise ValueError for what could only fail after data is read.
 
-    That is what `written` refuses, a value of the recipe that no objective takes, and streams of further images that
-    are missing or that nobody takes.
+    That is what `written` refuses, a value of the recipe that no objective takes, a temperature that one needs, and
+    streams of further images that are missing or that nobody takes.
 
     Args:
         recipe: the recipe.
@@ -73,6 +73,11 @@ def check_objective(
                 f"class_weights is {recipe.class_weights}, and {own[0]} in the objective has class_weights of its "
                 "own: leave out one of them"
             )
+    if not recipe.temperature and (scaled := [p.name for p in listed if getattr(p.method, "needs_temperature", False)]):
+        raise ValueError(
+            f"the softmax of what {scaled[0]} trains is no probability, so that confidences, rejection and calibration "
+            "would mean nothing: say temperature: true, on the command line --temperature true: one is fitted then"
+        )
     for name in models or {}:
         if not any(name in part.arguments for part in listed):
             raise ValueError(
@@ -113,8 +118,8 @@ def make_objective(
     """Nest the objectives that the recipe lists, the innermost last, with what the run knows for those that ask.
 
     Arguments of these names that the recipe leaves out are filled in: `labels` of an epoch's images `[M]`, `classes`,
-    their names, `num_classes`, `seed`, `class_weights` where the recipe balances classes, and `start_model`, the trained
-    model that the run trains on from, where there is one.
+    their names, `num_classes`, `seed`, `class_weights` where the recipe balances classes, and `start_model`, the
+    trained model that the run trains on from, where there is one.
 
     Args:
         recipe: the recipe.

@@ -22,7 +22,7 @@ from kedge.training.images import divided, load_pool, resumed
 from kedge.training.objective import check_objective
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.resolve import resolve_data, resolve_device, resolve_folds, resolve_network
-from kedge.training.start_from import check_start, inherit, load_start, started, with_network
+from kedge.training.start_from import check_start, inherit, load_start, started, with_network, without_steps
 
 __all__ = ["InMemory", "Plan", "begin", "prepare"]
 
@@ -143,9 +143,9 @@ def begin(
     count, shape = len(train), train.image_shape
     if start is not None:
         check_start(start, train)
-        return independent(start).train(), resolve_data(recipe, count, shape)
+        return without_steps(independent(start)).train(), resolve_data(recipe, count, shape)
     if earlier is not None and earlier.folder.has_start:
-        return checkpoint.load(earlier.folder.start).train(), resolve_data(recipe, count, shape)
+        return without_steps(checkpoint.load(earlier.folder.start)).train(), resolve_data(recipe, count, shape)
     if (model := load_start(recipe, train)) is not None:
         return model, resolve_data(with_network(recipe, model), count, shape)
     network, resolved = _network(recipe, train, earlier is not None and earlier.checkpoint is not None)

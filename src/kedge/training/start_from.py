@@ -29,6 +29,7 @@ __all__ = [
     "started",
     "trained_eps",
     "with_network",
+    "without_steps",
 ]
 
 OF = ("the data", "the model")
@@ -184,10 +185,7 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
     name, _ = _architecture(model)
     if recipe.model not in ("auto", name):
         raise ValueError(f"the model is {recipe.model}, but {recipe.init_from} is a {name}: leave out model")
-    # A temperature and a threshold were fitted to the logits of the weights that are trained now.
-    for step in list(model.steps):
-        model.remove_step(step)
-    model.reject = None
+    model = without_steps(model)
     if recipe.anchored and not model.count():
         wide = anchor(
             model.network,
@@ -200,6 +198,12 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
         model = wide
     model.class_names = list(train.class_names)
     return model.train()
+
+
+def without_steps(model: PixelModel) -> PixelModel:
+    """The model itself, without the steps and the threshold that were set for the weights that are trained now."""
+    model.steps, model.reject = {}, None
+    return model
 
 
 def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] | None) -> Recipe:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kedge.anchoring import PixelModel, anchor
 from kedge.anchoring.stem import at_least_float32
 from kedge.checks import unlike_classes
+from kedge.postprocess import trained_through
 
 
 @torch.no_grad()
@@ -57,9 +58,9 @@ def interpolate_models(a: nn.Module, b: nn.Module, alpha: float) -> Any:
     """A new model like `b` whose network has the weights (1 - alpha) a + alpha b; neither model is changed.
 
     For two kedge models everything but the network's weights is b's: normalisation, references and residuals, class
-    names. A plain `a` is anchored for an anchored `b` first, which changes nothing that it computes. The temperature
-    and the reject rule of `b` are left out: they were fitted to other logits. Any two modules of one kind will do
-    as well. Mode (training or eval) is b's.
+    names, steps that it was trained through. A plain `a` is anchored for an anchored `b` first, which changes nothing
+    that it computes. The temperature and the reject rule of `b` are left out: they were fitted to other logits. Any two
+    modules of one kind will do as well. Mode (training or eval) is b's.
 
     Args:
         a: the model at alpha = 0, such as the one before fine-tuning.
@@ -87,7 +88,7 @@ def interpolate_models(a: nn.Module, b: nn.Module, alpha: float) -> Any:
     weights = interpolate(a.network.state_dict(), b.network.state_dict(), alpha)
     copied = copy.deepcopy(b)
     copied.network.load_state_dict(weights)
-    copied.steps, copied.reject = {}, None
+    copied.steps, copied.reject = trained_through(b.steps), None
     return copied
 
 

@@ -67,7 +67,8 @@ class OrthoGrad(Wrapper):
 
 def orthogonal(weight: Tensor, gradient: Tensor, rescale: bool = True) -> Tensor:
     """The part of `gradient` that is orthogonal to `weight`, of the same shape; by default as long as the gradient."""
-    w, g = weight.float(), gradient.float()
+    wide = torch.promote_types(gradient.dtype, torch.float32)
+    w, g = weight.to(wide), gradient.to(wide)
     across = g - (w * g).sum() / ((w * w).sum() + 1e-30) * w
     length, rest = g.norm(), across.norm()
     scale = length / rest if rescale else torch.ones_like(rest)
