@@ -107,8 +107,8 @@ def photo_transform(
     """Return the torchvision v2 transform of one training image, or None for the evaluation view.
 
     "auto" and "crop-flip": RandomResizedCrop to image_size (a side, or (H, W)) of a share of the area of at least
-    `crop`, and if `mirror` a flip; "trivial" adds TrivialAugmentWide (Müller & Hutter 2021), "randaugment" RandAugment (Cubuk et al. 2020; two
-    operations of magnitude 9); "none" is None. It draws from torch's global generator.
+    `crop`, and if `mirror` a flip; "trivial" adds TrivialAugmentWide (Müller & Hutter 2021), "randaugment" RandAugment
+    (Cubuk et al. 2020; two operations of magnitude 9); "none" is None. It draws from torch's global generator.
 
     Raises:
         ValueError: another name, or "pixmix", which is for small images.

@@ -182,7 +182,7 @@ class ImageSet(Dataset):
 
 
 class TensorSet(ImageSet):
-    """Images in memory: `images` uint8 [N, C, H, W]. For sets of up to 64 px.
+    """Images in memory: `images` uint8 [N, C, H, W]. What `load` makes of sets of up to 64 px.
 
     Attributes:
         source: of images that were decoded (keys of what they were decoded from, what those are made from), else None.
