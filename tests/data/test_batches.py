@@ -201,6 +201,28 @@ def test_small_images_that_stay_on_disk_are_those_in_memory(make_folder, monkeyp
     assert same(of_memory, of_disk)  # both are augmented on the batch, and so must not be before
 
 
+def test_larger_images_in_memory_are_augmented_one_by_one(photos):
+    in_memory = kd.TensorSet(photos.first(13), photos.labels, photos.class_names)
+    plain, *augmented = (
+        epoch_of(training_batches(in_memory, 4, seed=0, augment=augment, crop=0.3, workers=0), 0)
+        for augment in ("none", "crop-flip", "trivial")
+    )
+    for batches in augmented:
+        assert [x.shape for x, _ in batches] == [x.shape for x, _ in plain]
+        assert all(torch.equal(y, labels) for (_, y), (_, labels) in zip(batches, plain, strict=True))
+        changed = [not torch.equal(a, b) for (x, _), (u, _) in zip(batches, plain, strict=True)
+                   for a, b in zip(x, u, strict=True)]  # fmt: skip
+        assert all(changed)
+
+
+def test_larger_oblong_images_in_memory_keep_their_shape_and_channels():
+    images = kd.TensorSet(torch.randint(0, 256, (6, 2, 66, 80), dtype=torch.uint8), torch.arange(6) % 2, ["a", "bc"])
+    batches = training_batches(images, 3, seed=0, workers=0)
+    for index, (views, _) in zip(batches.indices(), batches, strict=True):
+        assert views.shape == (3, 2, 66, 80)
+        assert not any(torch.equal(view, images.images[i]) for view, i in zip(views, index, strict=True))
+
+
 def test_subsets_of_photos_feed_batches(photos):
     train, val = kd.split_validation(photos, 0.3)
     assert len(train) + len(val) == len(photos)

@@ -1,6 +1,6 @@
 """Augmentation of training images: on the whole batch for small images, per image for larger ones."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -101,12 +101,14 @@ def augment_batch(
     return pixels.index_select(0, places).view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def photo_transform(augment: str, image_size: int, mirror: bool, crop: float = CROP) -> Callable[[Any], Any] | None:
+def photo_transform(
+    augment: str, image_size: int | Sequence[int], mirror: bool, crop: float = CROP
+) -> Callable[[Any], Any] | None:
     """Return the torchvision v2 transform of one training image, or None for the evaluation view.
 
-    "auto" and "crop-flip": RandomResizedCrop to image_size of a share of the area of at least `crop`, and if `mirror` a
-    flip; "trivial" adds TrivialAugmentWide (Müller & Hutter 2021), "randaugment" RandAugment (Cubuk et al. 2020; two
-    operations of magnitude 9); "none" is None. It draws from torch's global generator.
+    "auto" and "crop-flip": RandomResizedCrop to image_size (a side, or (H, W)) of a share of the area of at least
+    `crop`, and if `mirror` a flip; "trivial" adds TrivialAugmentWide (Müller & Hutter 2021), "randaugment" RandAugment
+    (Cubuk et al. 2020; two operations of magnitude 9); "none" is None. It draws from torch's global generator.
 
     Raises:
         ValueError: another name, or "pixmix", which is for small images.

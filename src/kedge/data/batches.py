@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from kedge.data.augment import CROP, check_augment
+from kedge.data.augment import CROP, WHOLE, check_augment
 from kedge.data.file_sets import FileSet
 from kedge.data.photo_loader import PhotoLoader
 from kedge.data.report import DataError
@@ -51,13 +51,13 @@ def training_batches(
         world: number of processes.
         augment: "auto" (crop-flip), "none", "crop-flip", "trivial" (adds TrivialAugment) or "randaugment" (adds
             RandAugment); for images above 64 px.
-        workers: decoding processes of a FileSet; None takes up to 16, or none on two cores without CUDA.
+        workers: processes that decode and augment one by one; None takes up to 16, or none on two cores without CUDA.
         drop_last_single: leave out a last batch of one image, which batch statistics and references cannot use; of
             several ranks that each keep to their own images (not `together`) one that has not two for each (one where a
             batch is one image).
         device: where the model is. A TensorSet of up to 1 GiB that takes at most a tenth of the free memory there is
-            copied to it when the first epoch begins, and its batches come from there; all other batches are on the
-            CPU, pinned where there is CUDA.
+            copied to it when the first epoch begins, unless it is augmented one by one, and its batches come from
+            there; all other batches are on the CPU, pinned where there is CUDA.
         crop: smallest share of the area that a random crop of an image above 64 px keeps.
         failed: where to note images that cannot be read, path to reason; None makes a new dict.
         together: the ranks make one batch of their shares, see `kedge.objectives._whole_batch`.
@@ -129,7 +129,8 @@ class TrainingBatches:
             self._length -= 1
         if self._length == 0:
             raise DataError(f"{images.name}: {len(images)} training images on {world} processes make no batch")
-        if isinstance(images, FileSet | StreamSet):
+        one_by_one = augment != "none" and max(images.image_shape[1:]) > WHOLE
+        if one_by_one or isinstance(images, FileSet | StreamSet):
             self._loader = PhotoLoader(images, seed, augment, crop, workers, self.failed)
         elif isinstance(images, TensorSet):
             self._loader = _TensorLoader(images, torch.device(device))

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -123,6 +124,10 @@ class FileSet(EncodedSet):
         row, label = int(self.rows[i]), int(self.labels[i])
         image = evaluation_view(self.items.image(row, least=2 * size), size, self.crop_share)
         return to_tensor(image, channels), label
+
+    def uncropped(self, i: int) -> Any:
+        """As for any set; the whole image, of at least twice the size of the view."""
+        return self.items.image(int(self.rows[i]), least=2 * self.image_shape[1])
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (uint8 [B, C, H, W], long [B]) in the order of the set, decoded by `workers` processes.

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from kedge.data.augment import WHOLE, photo_transform
 from kedge.data.decode import evaluation_view, open_image, to_tensor
-from kedge.data.file_sets import FileSet
 from kedge.data.formats import Encoded
 from kedge.data.report import DataError, UnreadableImage, listed, tolerated
+from kedge.data.sets import ImageSet
 from kedge.data.streams import StreamSet
 from kedge.seeds import derive_seed, generator
 
@@ -35,7 +35,7 @@ class PhotoLoader:
 
     def __init__(
         self,
-        images: FileSet | StreamSet,
+        images: ImageSet,
         seed: int,
         augment: str,
         crop: float,
@@ -43,9 +43,9 @@ class PhotoLoader:
         failed: dict[str, str],
     ) -> None:
         workers = photo_workers(on_cpu=not torch.cuda.is_available()) if workers is None else workers
-        size = max(images.image_shape[1:])
+        _, *size = images.image_shape
         # Smaller images are augmented on the batch, on the model's device.
-        transform = photo_transform(augment, size, images.mirror, crop) if size > WHOLE else None
+        transform = photo_transform(augment, size, images.mirror, crop) if max(size) > WHOLE else None
         views: Dataset
         if isinstance(images, StreamSet):
             views = _SampleViews(images, seed, transform)
@@ -106,7 +106,7 @@ class _EpochOrder:
 class _FileViews(Dataset):
     """Training views, each drawn with a generator seeded by (seed, epoch, index), of a repeated image differently."""
 
-    def __init__(self, images: FileSet, seed: int, transform: Transform | None) -> None:
+    def __init__(self, images: ImageSet, seed: int, transform: Transform | None) -> None:
         self._images, self._seed, self._transform = images, seed, transform
 
     def __getitem__(self, entry: tuple[int, int, int]) -> View:
@@ -130,10 +130,9 @@ class _FileViews(Dataset):
     def _view(self, epoch: int, index: int, repeat: int) -> torch.Tensor:
         if self._transform is None:
             return self._images[index][0]
-        channels, size, _ = self._images.image_shape
-        image = self._images.items.image(int(self._images.rows[index]), least=2 * size)
+        image = self._images.uncropped(index)
         seed = derive_seed(self._seed, "augment", epoch, index, *([repeat] if repeat else []))
-        return _augmented(image, self._transform, seed, channels)
+        return _augmented(image, self._transform, seed, self._images.image_shape[0])
 
 
 class _SampleViews(Dataset):

@@ -62,6 +62,14 @@ class ImageSet(Dataset):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         raise NotImplementedError
 
+    def uncropped(self, i: int) -> Any:
+        """Return image i as training crops are taken from it: a PIL image or uint8 tensor, of any size.
+
+        Raises:
+            UnreadableImage: it cannot be read.
+        """
+        return self[i][0]
+
     def __repr__(self) -> str:
         channels, height, width = self.image_shape
         return (
@@ -174,7 +182,7 @@ class ImageSet(Dataset):
 
 
 class TensorSet(ImageSet):
-    """Images in memory: `images` uint8 [N, C, H, W]. For sets of up to 64 px.
+    """Images in memory: `images` uint8 [N, C, H, W]. What `load` makes of sets of up to 64 px.
 
     Attributes:
         source: of images that were decoded (keys of what they were decoded from, what those are made from), else None.
