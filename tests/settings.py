@@ -27,6 +27,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "anchored": False,
             "objective": [{"feature_distill": {"teacher": TEACHER, "layer": "network.blocks.0"}}, "cross_entropy"],
         },
+        "fragility": {"objective": ["anchored", {"fragility": {"k": 0.5}}]},
         "mixup": {"objective": [{"mixup": {"alpha": 0.2, "points": 3}}, "anchored", "cross_entropy"]},
         "noise": {"anchored": False, "objective": ["noise", "cross_entropy"]},
         "one_reference": {"init_from": str(HOUSE / "masked" / "model"), "objective": ["one_reference"]},
