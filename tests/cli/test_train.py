@@ -111,7 +111,7 @@ def test_every_field_is_a_flag(capsys):
         optimizer="adamw", lr=1e-3, momentum=0.5, nesterov=False, weight_decay=0.0, clip=1.0, ema=0.9, warmup=1.0,
         schedule="multistep", milestones=[2.0], gamma=0.5, epochs=3, batch_size=8, precision="32", device="cpu",
         devices=2, nodes=2, label_noise=0.1, compile=True, seed=3, coverage=0.8, runs="r", data="d", val_fraction=0.2,
-        augment="none", model="m",
+        augment="none", model="m", label_noise_kind="pair", label_noise_val=True,
         choose="mean", temperature=True, risk=0.05, split_seed=4, init_from="runs/a", start_factor=0.1, end_factor=0.2,
         ramp="exp", val_pgd_steps=3, eps="8/255", val_pgd_images=50, keep="last", average=0.5,
         train_images=50, snapshots=2, crop=0.3, weights="w.pt", head="probe", head_lr=2.0, batch_norm="frozen",

@@ -40,7 +40,46 @@ def test_a_seed_decides(digits):
     assert torch.equal(with_label_noise(digits, 0.0, 1).labels, digits.labels)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.999])
+def test_pair_noise_takes_each_class_for_one_other(digits, share):
+    noisy = with_label_noise(digits, share, 3, "pair")
+    changed = noisy.labels != digits.labels
+    assert int(changed.sum()) == round(share * len(digits))
+    became = [set(noisy.labels[changed & (digits.labels == c)].tolist()) for c in range(10)]
+    assert all(len(others) == 1 and c not in others for c, others in enumerate(became))
+
+
+def test_the_classes_taken_for_each_other_are_those_of_all_parts_and_the_images_are_not(digits):
+    parts = [with_label_noise(digits, 0.5, 3, "pair", part).labels for part in ("train", "val", "test")]
+    for one, other in zip(parts, parts[1:] + parts[:1], strict=True):
+        assert not torch.equal(one, other)
+        both = (one != digits.labels) & (other != digits.labels)
+        assert int(both.sum()) > 100
+        assert torch.equal(one[both], other[both])
+
+
+def test_every_other_class_is_equally_likely_to_be_the_one(digits):
+    one_each = digits.subset([int((digits.labels == c).nonzero()[0]) for c in range(10)])
+    pairs = torch.zeros(10, 10)
+    for seed in range(2000):
+        noisy = with_label_noise(one_each, 0.9, seed, "pair").labels
+        changed = noisy != one_each.labels
+        pairs[one_each.labels[changed], noisy[changed]] += 1
+    assert (pairs.diagonal() == 0).all()
+    off = pairs[~torch.eye(10, dtype=torch.bool)]
+    chi = ((off - 200) ** 2 / 200).sum()
+    assert chi < 150  # 89 degrees of freedom: mean 89, standard deviation 13
+
+
+def test_pair_noise_of_two_classes_is_symmetric_noise(digits):
+    two = digits.only_classes([3, 8])
+    one, other = (with_label_noise(two, 0.3, 5, kind).labels for kind in ("symmetric", "pair"))
+    assert torch.equal(one, other)
+
+
 def test_what_cannot_be(digits):
+    with pytest.raises(ValueError, match="one of symmetric, pair, not 'asymmetric'"):
+        with_label_noise(digits, 0.1, 0, "asymmetric")
     for share in (-0.1, 1.0):
         with pytest.raises(ValueError, match=f"0 or more and below 1, got {share}"):
             with_label_noise(digits, share, 0)

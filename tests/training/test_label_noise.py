@@ -5,10 +5,12 @@ import json
 import pytest
 import torch
 
+import kedge
 from kedge.data import with_label_noise
 from kedge.training import fit
-from kedge.training.images import load_sets
+from kedge.training.images import load_sets, with_wrong_labels
 from kedge.training.module import Run
+from kedge.training.recipe import Recipe
 
 pytestmark = pytest.mark.usefixtures("no_report")
 
@@ -62,3 +64,49 @@ def test_a_resumed_run_has_the_same_wrong_labels(tiny, labels, break_off):
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
     with pytest.raises(ValueError, match=r"label_noise is 0\.3 there, not 0\.1"):
         fit({"label_noise": 0.1}, resume=folder)
+
+
+def test_validation_labels_are_wrong_too_where_the_recipe_says_so(tiny, labels, capsys):
+    recipe = {"epochs": 1, "label_noise": 0.4, "label_noise_kind": "pair", "temperature": True}
+    noisy = fit(tiny(label_noise_val=True, **recipe))
+    said = capsys.readouterr().out
+    train, val = load_sets(noisy.recipe)
+    assert torch.equal(labels[0][0], with_label_noise(train, 0.4, 0, "pair").labels)
+    assert torch.equal(labels[0][1], with_label_noise(val, 0.4, 0, "pair", "val").labels)
+    counts = {"wrong_labels": round(0.4 * len(train)), "wrong_val_labels": round(0.4 * len(val))}
+    facts = json.loads((noisy.folder / "run.json").read_text())["data"]
+    assert {key: facts[key] for key in counts} == counts
+    assert (
+        f"label noise: {counts['wrong_labels']} of the {len(train)} training labels and {counts['wrong_val_labels']} "
+        f"of the {len(val)} validation labels are the one other class that their own is taken for"
+    ) in said
+    alone = fit(tiny(name="alone", **recipe), progress=False)
+    assert torch.equal(labels[1][0], labels[0][0])
+    assert torch.equal(labels[1][1], val.labels)
+    # Of the same weights the right answers are judged by other labels.
+    assert noisy.validation["accuracy"] != alone.validation["accuracy"]
+    assert noisy.model.steps["temperature"]["value"] != alone.model.steps["temperature"]["value"]
+
+
+def test_a_page_that_is_made_later_has_the_same_wrong_labels(tiny):
+    seen = []
+
+    def page(model, run, val, path, seed, record, about):
+        seen.append((val.labels.clone(), about))
+
+    folder = fit(tiny(epochs=1, label_noise=0.4, label_noise_val=True), progress=False, report=page).folder
+    fit(resume=folder, progress=False, report=page)
+    assert torch.equal(seen[0][0], seen[1][0])
+    assert seen[0][1] == seen[1][1]
+    assert "wrong on purpose" in seen[0][1][1]
+
+
+def test_wrong_labels_of_what_there_is_none_of_are_refused(tiny):
+    for key, value in (("label_noise_kind", "pair"), ("label_noise_val", True)):
+        with pytest.raises(ValueError, match="label_noise is 0, and there are no wrong labels of any kind"):
+            fit(tiny(**{key: value}))
+    with pytest.raises(ValueError, match="label_noise_kind is one of symmetric, pair, not 'pairs'"):
+        fit(tiny(label_noise=0.1, label_noise_kind="pairs"))
+    images = kedge.data.load("digits", "train")
+    with pytest.raises(ValueError, match="3 folds hold none out: write folds: 0"):
+        with_wrong_labels(Recipe(label_noise=0.1, label_noise_val=True, folds=3), images, images.subset(()))

@@ -17,7 +17,8 @@ _SIGNS = re.compile(r"([\\`*_{}\[\]<>#|~&!@$^]|:(?=//)|(?<=www)\.)")
 _SHOWN = (
     "model", "arguments", "pretrained", "init_from", "image_size", "imbalance", "augment", "anchored", "references",
     "choose", "residuals", "objective", "class_weights", "optimizer", "lr", "momentum", "weight_decay", "clip", "ema",
-    "schedule", "warmup", "sampler", "epochs", "batch_size", "precision", "label_noise", "average", "seed",
+    "schedule", "warmup", "sampler", "epochs", "batch_size", "precision", "label_noise",
+    "label_noise_kind", "label_noise_val", "average", "seed",
 )  # fmt: skip
 
 _PAPER = re.compile(r"https?://[\w./:%~+-]+")
@@ -80,6 +81,8 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None, mo
         )
     elif accuracy is not None:
         sentence += f", of which it got {number(accuracy['value'], '%')} % right{before}"
+        if recipe.get("label_noise_val"):
+            sentence += " by labels a share of which is wrong on purpose"
     lines = ["## Training", f"{sentence}.", "| recipe | |\n| --- | --- |"]
     lines[-1] += "".join(f"\n| {words} | {escaped(value)} |" for words, value in _adapted(adapted, facts, run))
     for key in _SHOWN:
@@ -89,6 +92,8 @@ def training(recipe: dict[str, Any], facts: dict[str, Any], run: Path | None, mo
             continue
         off = value is None or value is False or value in ({}, [], "none") or (value == 0 and key != "seed")
         if off or (key == "sampler" and value == DEFAULTS[key]):
+            continue
+        if key == "label_noise_kind" and not recipe.get("label_noise"):
             continue
         if key == "momentum" and not takes("optimizer", innermost(recipe.get("optimizer", AUTO)), key):
             continue

@@ -55,6 +55,7 @@ from kedge.metrics._unlabelled import (
 from kedge.metrics.accuracy_by_class import worst_interval
 from kedge.metrics.augrc import augrc
 from kedge.metrics.confusion import confusion_counts
+from kedge.metrics.fragility_index import fragility_index
 
 if TYPE_CHECKING:
     from kedge.metrics._accumulators import AURC, AUROC, FPR95, NLL, Accuracy, AUPRIn, AUPROut, Brier
@@ -122,6 +123,7 @@ __all__ = [
     "false_false_true",
     "fpr95",
     "fpr95_interval",
+    "fragility_index",
     "grouped",
     "halves",
     "interval",

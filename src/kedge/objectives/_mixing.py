@@ -10,7 +10,7 @@ from kedge.objectives._nesting import Wrapper
 class Mixing(Wrapper):
     """Base of the objectives that mix the images of a batch and their targets, by a share λ ~ Beta(α, α)."""
 
-    in_repr = ("alpha",)
+    in_repr: tuple[str, ...] = ("alpha",)
     mixes_targets = True
     changes_images = True
 
@@ -23,8 +23,12 @@ class Mixing(Wrapper):
         self.alpha = alpha
         self.generator = generator
 
-    def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """λ ~ Beta(α, α) and a partner for each image."""
-        gammas = torch._standard_gamma(torch.full((2,), float(self.alpha)), generator=self.generator)
-        share = gammas[0] / gammas.sum().clamp_min(torch.finfo(gammas.dtype).tiny)
-        return share.to(device), torch.randperm(n, generator=self.generator).to(device)
+    def _shares(self, points: int = 2) -> Tensor:
+        """How much each of so many images counts, `[points]` ~ Dirichlet(α, ..., α); of two λ ~ Beta(α, α), 1 - λ."""
+        gammas = torch._standard_gamma(torch.full((points,), float(self.alpha)), generator=self.generator)
+        shares = gammas[:-1] / gammas.sum().clamp_min(torch.finfo(gammas.dtype).tiny)
+        return torch.cat([shares, (1 - shares.sum(0, keepdim=True)).clamp_min(0)])
+
+    def _partners(self, n: int, device: torch.device) -> Tensor:
+        """A partner for each image `[n]`."""
+        return torch.randperm(n, generator=self.generator).to(device)

@@ -24,7 +24,7 @@ class CutMix(Mixing):
         """The inner loss on pasted images and mixed targets."""
         if images.ndim != 4:
             raise ValueError(f"CutMix needs images [B, C, H, W], got {list(images.shape)}")
-        share, partner = self._draw(len(images), images.device)
+        share, partner = self._shares()[0].to(images.device), self._partners(len(images), images.device)
         centre = torch.rand(2, generator=self.generator).to(images.device)
         inside = []
         for size, middle in zip(images.shape[2:], centre, strict=True):

@@ -29,8 +29,8 @@ def as_csv(results: dict[str, Any]) -> str:
         for *place, value, n in numbers:
             known = estimate(value)
             if known is not None:
-                names = [cell(each) if isinstance(each, str) else each for each in (model, *place)]
-                writer.writerow([*names, known["value"], known.get("low"), known.get("high"), n])
+                row = (model, *place, known["value"], known.get("low"), known.get("high"))
+                writer.writerow([*(cell(each) if isinstance(each, str) else each for each in row), n])
 
     for name, model in results["models"].items():
         for part in (clean, shift, ood, selective, attack, unlabelled, run):

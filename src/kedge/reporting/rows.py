@@ -101,10 +101,12 @@ class Question(NamedTuple):
     attack: dict[str, Any] | None = None
 
 
-def number(value: float | None, unit: str = "%") -> str:
-    """A number in the precision that its unit deserves."""
+def number(value: float | str | None, unit: str = "%") -> str:
+    """A number in the precision that its unit deserves; a word in place of one, such as "infinite", as it is."""
     if value is None:
         return "–"
+    if isinstance(value, str):
+        return printable(value)
     if unit.startswith("%"):
         return f"{100 * value:.{len(unit)}f}"
     if unit == "confidence":

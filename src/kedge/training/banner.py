@@ -37,7 +37,7 @@ def opening(
     facts: dict[str, Any],
 ) -> str:
     """The lines before the first epoch: data, network, attack, folder, cost; `facts` as in run.json."""
-    cost, wrong, written = facts.get("cost"), facts["data"].get("wrong_labels", 0), facts.get("given", {})
+    cost, written = facts.get("cost"), facts.get("given", {})
     size = sum(p.numel() for p in model.parameters()) / 1e6
     kind = "anchored " if recipe.anchored else ""
     rules = " round ".join(name for name, _ in methods("optimizer", recipe.optimizer))
@@ -57,7 +57,7 @@ def opening(
         ),
         _folds(recipe, len(train), written.get("folds") is None),
         _imbalance(recipe, train),
-        f"label noise: {wrong} of the {len(train)} training labels are a random other class" if wrong else "",
+        _wrong_labels(recipe, facts["data"]),
         f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
         f"{recipe.batch_size}, {rules} at {recipe.lr:.3g}{sampler}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}",
@@ -82,6 +82,17 @@ def _imbalance(recipe: Recipe, train: ImageSet) -> str:
     most, fewest = (train.class_names[counts.index(limit)] for limit in (max(counts), min(counts)))
     kind = recipe.imbalance.get("kind", "long-tailed")
     return f"imbalance: {kind}, {max(counts)} training images of {most} down to {min(counts)} of {fewest}"
+
+
+def _wrong_labels(recipe: Recipe, data: dict[str, Any]) -> str:
+    """How many labels are wrong on purpose, and in which way; `data` as in run.json."""
+    kind = {"symmetric": "a random other class", "pair": "the one other class that their own is taken for"}
+    counts = [
+        f"{data[wrong]} of the {data[all_of]} {which} labels"
+        for wrong, all_of, which in (("wrong_labels", "train", "training"), ("wrong_val_labels", "val", "validation"))
+        if data.get(wrong)
+    ]
+    return f"label noise: {' and '.join(counts)} are {kind[recipe.label_noise_kind]}" if counts else ""
 
 
 def _folds(recipe: Recipe, count: int, chosen: bool) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from kedge import own_code
 from kedge.anchoring import PixelModel
 from kedge.checkpoint import save
-from kedge.data import ImageSet, with_label_noise
+from kedge.data import ImageSet
 from kedge.data.sets import check_set
 from kedge.training.banner import opening, remarks
 from kedge.training.batches import drawn_images
@@ -26,7 +26,15 @@ from kedge.training.errors import explained
 from kedge.training.facts import EarlierRun, check_run, first_facts, go_on
 from kedge.training.folder import RunFolder
 from kedge.training.folds import TrainFold, cross_validate
-from kedge.training.images import about_extra, about_images, check_same_images, load_extra, record_of, with_extra
+from kedge.training.images import (
+    about_extra,
+    about_images,
+    check_same_images,
+    load_extra,
+    record_of,
+    with_extra,
+    with_wrong_labels,
+)
 from kedge.training.module import Run
 from kedge.training.named_models import NamedModels
 from kedge.training.objective import make_objective
@@ -146,10 +154,9 @@ def _run(
     plan = prepare(written, memory, earlier, fold)
     recipe, images, val = plan.recipe, plan.train, plan.val
     record = record_of(recipe, images, val, memory.start is not None) if main and begins else None
-    train, about = images, about_images(images, val)
-    if recipe.label_noise:  # after the bank is chosen: it holds the same images with noise and without
-        train = with_label_noise(images, recipe.label_noise, recipe.seed)
-        about["wrong_labels"] = int((train.labels != images.labels).sum())
+    # After the bank is chosen: it holds the same images with noise and without.
+    train, val, wrong = with_wrong_labels(recipe, images, val)
+    about = {**about_images(images, val), **wrong}
     named = NamedModels(memory.models, before.get("models", {}) if before.get("data") else None)
     # What a resumed run is made from, what the trained weights can be averaged with, and what an objective may ask.
     started = recipe.init_from is not None or memory.start is not None or plan.probe is not None

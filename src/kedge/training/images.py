@@ -14,7 +14,7 @@ import torch
 
 from kedge import data
 from kedge.checks import unlike_classes
-from kedge.data import ImageSet, StreamSet
+from kedge.data import ImageSet, StreamSet, with_label_noise
 from kedge.data.splitting import split_validation
 from kedge.named_model import run_of
 from kedge.training.held_out import RunImages, unseen
@@ -34,6 +34,8 @@ __all__ = [
     "record_of",
     "resumed",
     "with_extra",
+    "with_wrong_labels",
+    "wrong_val_labels",
 ]
 
 log = logging.getLogger("kedge")
@@ -215,6 +217,34 @@ def about_images(train: ImageSet, val: ImageSet | None) -> dict[str, Any]:
     """What run.json says of the images: how many there are to train on and to validate, their shape and classes."""
     count = 0 if val is None else len(val)
     return {"train": len(train), "val": count, "image_shape": list(train.image_shape), "classes": train.class_names}
+
+
+def with_wrong_labels(recipe: Recipe, train: ImageSet, val: ImageSet) -> tuple[ImageSet, ImageSet, dict[str, int]]:
+    """(training images, validation images) with the wrong labels of the recipe, and how many of each are wrong.
+
+    Raises:
+        ValueError: for wrong labels of validation images where folds hold none out.
+    """
+    if not recipe.label_noise:
+        return train, val, {}
+    if recipe.label_noise_val and recipe.folds:
+        raise ValueError(
+            f"label_noise_val is of validation images, and {recipe.folds} folds hold none out: write folds: 0"
+        )
+    noisy = with_label_noise(train, recipe.label_noise, recipe.seed, recipe.label_noise_kind)
+    counts = {"wrong_labels": int((noisy.labels != train.labels).sum())}
+    if recipe.label_noise_val:
+        wrong = wrong_val_labels(recipe, val)
+        counts["wrong_val_labels"] = int((wrong.labels != val.labels).sum())
+        val = wrong
+    return noisy, val, counts
+
+
+def wrong_val_labels(recipe: Recipe, val: ImageSet) -> ImageSet:
+    """The validation images by which a run is judged: with wrong labels where its recipe says so."""
+    if not recipe.label_noise_val:
+        return val
+    return with_label_noise(val, recipe.label_noise, recipe.seed, recipe.label_noise_kind, "val")
 
 
 def check_same_images(facts: Mapping[str, Any], now: Mapping[str, Any], extra: Mapping[str, Any]) -> None:

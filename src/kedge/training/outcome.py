@@ -16,7 +16,7 @@ from kedge.training.calibration import judge, run_logits
 from kedge.training.checkpoint_selection import models_to_save, not_below_start, on_the_way, start_of
 from kedge.training.folder import RunFolder
 from kedge.training.folds import Pooled, about_first, fold_folder, fold_places, sweep_folds
-from kedge.training.images import resumed
+from kedge.training.images import resumed, wrong_val_labels
 from kedge.training.module import Run
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.record import ImageRecord
@@ -26,6 +26,11 @@ __all__ = ["Page", "RunResult", "finish", "finished"]
 
 log = logging.getLogger("kedge")
 Page = Callable[..., None]
+_WRONG = (
+    "A share of the labels on this page is wrong on purpose, as the recipe says (label_noise_val): it tells what the "
+    "model is worth where labels are as wrong as in training. The command on this page judges by the labels as they "
+    "are on the disk."
+)
 
 
 @dataclass
@@ -112,7 +117,7 @@ def finish(
         folder.clear_best()
         sweep_folds(folder.path)
         judged_by = run.val_set if pooled is None else pooled.first
-        report = _write_page(page, model, folder, judged_by, recipe.seed, facts.get("folds"))
+        report = _write_page(page, model, folder, judged_by, recipe, facts.get("folds"))
     return RunResult.of(folder, recipe, model, facts, folder.rows() if main else [], report)
 
 
@@ -153,11 +158,11 @@ def finished(
                 val = train.subset(fold_places(train, facts["folds"]["folds"], held_by(vars(recipe)))[0])
                 val.split = "val"
             else:
-                val, _ = val.readable()
+                val = wrong_val_labels(recipe, val.readable()[0])
         except (OSError, ValueError) as error:  # the run is over all the same
             log.warning("report.html is missing, and cannot be made without the images of the run: %s", error)
         else:
-            if _write_page(page, model, folder, val, recipe.seed, facts.get("folds")) is not None:
+            if _write_page(page, model, folder, val, recipe, facts.get("folds")) is not None:
                 words.append("report.html was missing, and was made")
     if lines:
         print(f"{folder.path} finished on {facts['finished']}: {'; '.join(words) or 'nothing is left to do'}")
@@ -166,20 +171,25 @@ def finished(
 
 
 def _write_page(
-    page: Page | None, model: PixelModel, folder: RunFolder, val: ImageSet, seed: int, folds: dict[str, Any] | None
+    page: Page | None,
+    model: PixelModel,
+    folder: RunFolder,
+    val: ImageSet,
+    recipe: Recipe,
+    folds: dict[str, Any] | None,
 ) -> Path | None:
     """Write the page of a run; None if it could not be made: that must not look like a run that failed.
 
     With `folds`, their record, it is of the model of the first one, and `val` are the images of that.
     """
-    run, about = folder.path, None
+    run, about = folder.path, (folder.path.resolve().name, _WRONG) if recipe.label_noise_val else None
     if page is None:
         return None
     try:
         if folds is not None:
             run, about = fold_folder(folder.path, 1), about_first(folder.path, folds)
             model = load(run / "model")
-        page(model, run, val, folder.report, seed, ImageRecord.read(run), about)
+        page(model, run, val, folder.report, recipe.seed, ImageRecord.read(run), about)
     except Exception as error:
         log.warning("the report could not be made (%s: %s)", type(error).__name__, error)
         return None

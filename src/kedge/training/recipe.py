@@ -39,7 +39,9 @@ class Recipe:
             the run in init_from was, else crop-flip.
         crop: smallest share of a photo's area that a random crop keeps; null: 0.4 where the run starts from trained
             weights, else 0.08.
-        label_noise: share of the training labels that become a random other class; validation labels stay.
+        label_noise: share of the training labels that become another class; validation labels stay.
+        label_noise_kind: `symmetric`: every other class equally likely; `pair`: each class becomes one fixed other.
+        label_noise_val: the same share of the validation labels become wrong too, by which the run is then judged.
         workers: processes that read images; null: as many as make sense here.
         model: a timm or torchvision name, or `auto`.
         arguments: further arguments of the network, such as {width: 16}.
@@ -125,6 +127,8 @@ class Recipe:
     augment: str = "auto"
     crop: float | None = None
     label_noise: float = 0.0
+    label_noise_kind: str = "symmetric"
+    label_noise_val: bool = False
     workers: int | None = None
     model: str = "auto"
     arguments: dict[str, Any] = field(default_factory=dict)

@@ -16,6 +16,7 @@ __all__ = ["CHOICES", "as_type", "check_objectives", "check_recipe"]
 CHOICES = {
     "augment": ("auto", "none", "crop-flip", "trivial", "randaugment", "pixmix"),
     "choose": ("random", "stratified", "kcenter", "mean"),
+    "label_noise_kind": ("symmetric", "pair"),
     "class_weights": ("none", "balanced"),
     "head": ("auto", "probe", "leave"),
     "batch_norm": ("auto", "frozen", "train"),
@@ -91,6 +92,10 @@ def check_recipe(recipe: Mapping[str, Any], source: str = "") -> None:
         raise ValueError(f"{source}milestones are rising epochs above 0, not {milestones}")
     if milestones and epochs is not None and milestones[-1] >= epochs:
         raise ValueError(f"{source}milestone {milestones[-1]:g} is never reached in {epochs} epochs")
+    if recipe["label_noise"] == 0 and (recipe["label_noise_kind"] != "symmetric" or recipe["label_noise_val"]):
+        raise ValueError(
+            f"{source}label_noise is 0, and there are no wrong labels of any kind: say which share is wrong"
+        )
     if recipe["weights"] is not None and recipe["model"] == "auto":
         raise ValueError(f"{source}weights {recipe['weights']} are of which network? name it in model")
     if recipe["average"] is not None and recipe["init_from"] is None:
