@@ -258,7 +258,7 @@ def test_a_run_on_shards_resumes_to_the_same_weights(shards, tmp_path, monkeypat
     assert len(images.train) + len(images.val) == 96
     with pytest.raises(DataError, match="leave label_noise out"):
         fit({**recipe, "name": "noise", "label_noise": 0.2}, progress=False, report=False)
-    with pytest.raises(DataError, match="leave train_images and classes out"):
+    with pytest.raises(DataError, match="leave train_images, classes and imbalance out"):
         fit({**recipe, "name": "few", "train_images": 20}, progress=False, report=False)
 
 
