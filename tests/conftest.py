@@ -1,4 +1,6 @@
 import os
+import sys
+import tempfile
 
 import pytest
 
@@ -7,6 +9,16 @@ from tests.hub_stand_in import serving
 
 # Tests import onnxruntime by themselves, which else writes an identifier of the machine below the home folder.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def own_code_forgotten():
+    """Modules that a test wrote and imported are gone after it: the next one may write another of that name."""
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(tempfile.gettempdir()):
+            del sys.modules[name]
 
 
 @pytest.fixture

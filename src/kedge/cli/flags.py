@@ -51,6 +51,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "drawn": (1, 10_000),
     "images": (1, _LARGE),
     "seeds": (1, 10_000),
+    "neighbours": (1, _LARGE),
+    "borrow": (0, _LARGE),
     "seed": (-(2**63), 2**63 - 1),
 }
 
