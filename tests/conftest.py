@@ -1,6 +1,6 @@
 import os
 import sys
-import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -12,12 +12,16 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 @pytest.fixture(autouse=True)
-def own_code_forgotten():
-    """Modules that a test wrote and imported are gone after it: the next one may write another of that name."""
+def own_code_forgotten(tmp_path_factory):
+    """Modules that a test wrote and imported are gone after it: the next one may write another of that name.
+
+    Only those below the folder of this session's tests: an environment may itself lie in a temporary folder.
+    """
     before = set(sys.modules)
     yield
     for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(tempfile.gettempdir()):
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).is_relative_to(tmp_path_factory.getbasetemp()):
             del sys.modules[name]
 
 
