@@ -203,7 +203,11 @@ SLOW = {
         ("runs/tuned",),
     ),
     "million.md": ({"litter": "first"}, {}, ("torchrun", "srun", "shards/", "rows.jsonl")),
-    "outliers-and-teachers.md": ({"big": "plain", "old": "plain"}, {"224, 3": "8, 1", "--data new-photos": "--data photos"}, ()),
+    "outliers-and-teachers.md": (
+        {"big": "plain", "old": "plain"},
+        {"224, 3": "8, 1", "--data new-photos": "--data photos"},
+        (),
+    ),
     "photos.md": ({}, {}, ("--weights",)),
     "reproduce.md": ({}, {"epochs: 10": "epochs: 1", "seeds: 3": "seeds: 1", "[0, 1, 2]": "[0]"}, ("--jobs",)),
     "robust.md": ({}, {"range(10)": "range(1)", "steps=10": "steps=2"}, ()),
