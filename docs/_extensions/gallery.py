@@ -12,21 +12,23 @@ from pathlib import Path
 
 from kedge import catalog
 from kedge.claims._table import claim_lines
+from kedge.cli.methods import ROOMS as WORDS
 
 DOCS = Path(__file__).resolve().parents[1]
-ROOMS = {
-    "objectives": ("Objectives", "What a training step minimises."),
-    "heads": ("Heads", "Last layers by name, in place of the linear one of a network."),
-    "optim.rules": ("Gradient rules", "Optimizers, and wrappers round one."),
-    "optim.schedules": ("Schedules", "The learning rate over a training."),
-    "samplers": ("Samplers", "Which images an epoch holds."),
-    "procedures": ("Procedures", "How a model is made, in stages."),
-    "postprocess": ("Steps after the logits", "What is done to logits, saved and exported with the model."),
-    "scores": ("Scores", "One number for each image: higher is more familiar."),
-    "metrics": ("Metrics", "Numbers of a set of images."),
-    "attacks": ("Attacks", "Images changed within a ball, so that a model errs."),
-    "data.corruptions": ("Corruptions", "Images that get worse, at five severities."),
+TITLES = {
+    "objectives": "Objectives",
+    "heads": "Heads",
+    "optim.rules": "Gradient rules",
+    "optim.schedules": "Schedules",
+    "samplers": "Samplers",
+    "procedures": "Procedures",
+    "postprocess": "Steps after the logits",
+    "scores": "Scores",
+    "metrics": "Metrics",
+    "attacks": "Attacks",
+    "data.corruptions": "Corruptions",
 }
+ROOMS = {room: (title, f"{WORDS[room][0].upper()}{WORDS[room][1:]}.") for room, title in TITLES.items()}
 COMMANDS = {
     "objectives": "kedge train --data photos --objective '[{spec}]'",
     "heads": "kedge train --data photos --arguments '{{head: {name}}}'",

@@ -35,3 +35,12 @@ def test_it_lists_what_it_would_run(capsys):
 def test_a_part_that_is_none(capsys):
     assert main(["reproduce", "claims", "--part", "1/2"]) == 1
     assert "training, measuring" in capsys.readouterr().err
+
+
+def test_an_option_that_would_do_nothing_is_refused(capsys):
+    assert main(["reproduce", "claims", "--scale", "paper", "--print"]) == 1
+    said = capsys.readouterr().err
+    assert "--scale paper" in said
+    assert "--only" in said
+    assert main(["reproduce", "digits-masking", "--only", "brier", "--print"]) == 1
+    assert "--only brier" in capsys.readouterr().err

@@ -7,12 +7,12 @@ from kedge.own_code import near_names
 
 ROOMS = {
     "objectives": "what a training step minimises",
-    "heads": "last layers by name",
+    "heads": "last layers by name, in place of the linear one of a network",
     "optim.rules": "gradient rules: optimizers, and wrappers round one",
     "optim.schedules": "the learning rate over a training",
     "samplers": "which images an epoch holds",
     "procedures": "how a model is made, in stages",
-    "postprocess": "steps after the logits",
+    "postprocess": "what is done to logits, saved and exported with the model",
     "scores": "one number for each image: higher is more familiar",
     "metrics": "numbers of a set of images",
     "attacks": "images changed within a ball, so that a model errs",

@@ -1,6 +1,7 @@
 """`kedge reproduce`: the experiments of a paper, run again and set beside its figures."""
 
 import gc
+import inspect
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ from kedge.experiments.experiment import Experiment, experiment_names, load_expe
 if TYPE_CHECKING:
     from kedge.experiments.running import Planned
 
+OF_CLAIMS = ("part", "only", "seeds", "out", "jobs", "print_")  # the options that claims take
 INTERRUPTED = "interrupted: the same command goes on"
 
 
@@ -76,6 +78,7 @@ def run(
     if name is None:
         print(listed())
         return 0
+    _refuse_options_of_others(name == "claims", options)
     if allow_code:
         own_code.working_folder_first()
     with own_code.allow_code(allow_code):
@@ -118,6 +121,18 @@ def run(
             if failed is None:
                 return 0
         return _write(experiment, options, planned, folder, failed, changes)
+
+
+def _refuse_options_of_others(claims: bool, options: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option that claims do not take, or that only claims take: it would do nothing."""
+    for name, parameter in inspect.signature(run).parameters.items():
+        alone = name == "only" if not claims else name not in (*OF_CLAIMS, "name")
+        if alone and options[name] != parameter.default:
+            whose = "is of experiments; claims take" if claims else "is of claims; experiments take"
+            others = [each for each in OF_CLAIMS if claims or each != "only"]
+            rest = "" if claims else " and more (--help)"
+            words = ", ".join(f"--{each.rstrip('_')}" for each in others)
+            raise ValueError(f"--{name} {options[name]} {whose} {words}{rest}")
 
 
 def _as_yaml(planned: "list[Planned]") -> str:
