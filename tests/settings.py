@@ -30,6 +30,11 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": [{"feature_distill": {"teacher": TEACHER, "layer": "network.blocks.0"}}, "cross_entropy"],
         },
         "fragility": {"objective": ["anchored", {"fragility": {"k": 0.5}}]},
+        "keep_features": {
+            "init_from": str(HOUSE / "masked" / "model"),
+            "objective": ["anchored", "keep_features", "cross_entropy"],
+            "extra": {"auxiliary": "AUXILIARY"},
+        },
         "mixoe": {
             "objective": ["anchored", {"mixoe": {"op": "cutmix"}}, "cross_entropy"],
             "extra": {"outliers": "OUTLIERS"},
