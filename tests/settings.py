@@ -30,6 +30,15 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": [{"feature_distill": {"teacher": TEACHER, "layer": "network.blocks.0"}}, "cross_entropy"],
         },
         "fragility": {"objective": ["anchored", {"fragility": {"k": 0.5}}]},
+        "keep_features": {
+            "init_from": str(HOUSE / "masked" / "model"),
+            "objective": ["anchored", "keep_features", "cross_entropy"],
+            "extra": {"auxiliary": "AUXILIARY"},
+        },
+        "mixoe": {
+            "objective": ["anchored", {"mixoe": {"op": "cutmix"}}, "cross_entropy"],
+            "extra": {"outliers": "OUTLIERS"},
+        },
         "mixup": {"objective": [{"mixup": {"alpha": 0.2, "points": 3}}, "anchored", "cross_entropy"]},
         "noise": {"anchored": False, "objective": ["noise", "cross_entropy"]},
         "oat": {"objective": [{"anchored": {"alpha": 0}}, {"oat": {"momentum": 0.5}}], "temperature": True},

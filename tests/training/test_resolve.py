@@ -112,6 +112,7 @@ def test_nothing_is_left_open():
     assert open_fields == {
         "name",
         "classes",
+        "negatives",
         "folds",
         "workers",
         "clip",

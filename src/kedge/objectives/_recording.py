@@ -10,7 +10,7 @@ from kedge.objectives._views import bare, through
 
 
 @contextmanager
-def recording(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, Tensor]]:
+def recording(model: nn.Module, layers: Sequence[str], inputs: bool = False) -> Iterator[Mapping[str, Tensor]]:
     """Within, a mapping of each layer's name to what it put out when the model was last called, gradients intact.
 
     ::
@@ -26,6 +26,7 @@ def recording(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, 
     Args:
         model: the model, or a view of it.
         layers: names as in `model.named_modules()`; of a kedge model also names inside its network.
+        inputs: record what each layer reads, its first argument, in place of what it puts out.
 
     Raises:
         ValueError: for a name that is none, and for a compiled model, which calls its layers otherwise.
@@ -42,10 +43,11 @@ def recording(model: nn.Module, layers: Sequence[str]) -> Iterator[Mapping[str, 
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        def hook(layer: nn.Module, inputs: Any, output: Any) -> None:
-            if not isinstance(output, Tensor):
-                raise TypeError(f"layer {name} puts out a {type(output).__name__} and not one tensor: name another")
-            outputs[name] = through(model, output)
+        def hook(layer: nn.Module, read: Any, output: Any) -> None:
+            value, does = (read[0], "reads") if inputs else (output, "puts out")
+            if not isinstance(value, Tensor):
+                raise TypeError(f"layer {name} {does} a {type(value).__name__} and not one tensor: name another")
+            outputs[name] = through(model, value)
 
         return hook
 

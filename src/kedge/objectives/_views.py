@@ -97,6 +97,17 @@ def viewed_as(view: nn.Module, model: nn.Module) -> nn.Module:
     return view.around(model) if isinstance(view, View) else model
 
 
+def with_references(model: nn.Module, images: Tensor) -> nn.Module:
+    """`model` with references of `images` bound, where it would draw new ones at each call in training mode.
+
+    For objectives that call it with several batches, row by row of one kind: they share a reference, and none comes
+    from elsewhere.
+    """
+    fixed = any(isinstance(each, BoundReferences) for each in model.modules())
+    draw = getattr(bare(model), "draw_references", None) if model.training and len(images) > 1 and not fixed else None
+    return model if draw is None else BoundReferences(model, draw(images), None, None)
+
+
 def through(model: nn.Module, rows: Tensor) -> Tensor:
     """What a layer inside of a model or a view put out, for the images that the view was called with."""
     if isinstance(model, View):

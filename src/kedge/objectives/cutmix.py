@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from kedge.catalog import Info
 from kedge.objectives._base import soft_targets
-from kedge.objectives._mixing import Mixing
+from kedge.objectives._mixing import Mixing, drawn_box
 from kedge.objectives._views import num_outputs
 
 info = Info(
@@ -25,13 +25,7 @@ class CutMix(Mixing):
         if images.ndim != 4:
             raise ValueError(f"CutMix needs images [B, C, H, W], got {list(images.shape)}")
         share, partner = self._shares()[0].to(images.device), self._partners(len(images), images.device)
-        centre = torch.rand(2, generator=self.generator).to(images.device)
-        inside = []
-        for size, middle in zip(images.shape[2:], centre, strict=True):
-            half = size * (1 - share).sqrt() / 2
-            position = torch.arange(size, device=images.device) + 0.5
-            inside.append((position - middle * size).abs() < half)
-        box = inside[0][:, None] & inside[1]
+        box = drawn_box(images, share, self.generator)
         share = 1 - box.float().mean()
         soft = soft_targets(targets, num_outputs(model))
         mixed = torch.where(box, images[partner], images)

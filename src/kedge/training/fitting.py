@@ -37,6 +37,7 @@ from kedge.training.images import (
 )
 from kedge.training.module import Run
 from kedge.training.named_models import NamedModels
+from kedge.training.negatives import check_negatives
 from kedge.training.objective import make_objective
 from kedge.training.outcome import Page, RunResult, finish, finished
 from kedge.training.prepare import InMemory, prepare
@@ -163,6 +164,8 @@ def _run(
     started = started or (earlier is not None and earlier.folder.has_start)
     objective = make_objective(recipe, train, memory.models, named.load, plan.model if started else None)
     extra = load_extra(recipe, train, val, memory.extra)
+    if written.negatives is not None:
+        check_negatives(written.negatives, extra, images)
     if record is not None and extra:
         record = with_extra(record, extra)
     # What cannot be trained is said before a folder is made.

@@ -19,6 +19,7 @@ from kedge.training.build import make_model, make_network
 from kedge.training.facts import EarlierRun
 from kedge.training.folds import fold_places
 from kedge.training.images import divided, load_pool, resumed
+from kedge.training.negatives import with_negatives
 from kedge.training.objective import check_objective
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.resolve import resolve_data, resolve_device, resolve_folds, resolve_network
@@ -75,7 +76,8 @@ def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None
     recipe = written
     if earlier is None:
         recipe = inherit(written) if memory.start is None else started(written, memory.start, memory.sets)
-    check_objective(recipe, memory.extra, memory.models)  # before the data is read
+    # Before the data is read, which decides the objective where the recipe says none.
+    check_objective(with_negatives(recipe, memory.extra), memory.extra, memory.models)
     if memory.sets is not None and recipe.imbalance and earlier is None:
         raise ValueError(
             "imbalance is of the data that a recipe names, and training images were handed over: hand over what "

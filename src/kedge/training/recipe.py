@@ -65,6 +65,8 @@ class Recipe:
         extra: further images that the objective needs in each step, {name: DATA}, such as {outliers: FOLDER} for
             OutlierExposure: a folder of images, or what data takes; as large and augmented as the training images, in
             batches as large.
+        negatives: photos of the place where the object is not, a folder or what data takes: the model learns to be
+            unsure on them. They are the outliers of the objective; where it takes none OutlierExposure is put round it.
         head: `probe` sets the last layer to the best linear one on the frozen network before training starts, `leave`
             leaves it as it is, at random where it is new; `auto`: probe for published weights.
         batch_norm: `frozen` keeps the statistics of batch norm as they are, `train` follows the batches; `auto`: frozen
@@ -143,6 +145,7 @@ class Recipe:
     eps: str | None = None
     class_weights: str = "none"
     extra: dict[str, str] = field(default_factory=dict)
+    negatives: str | None = None
     head: str = "auto"
     batch_norm: str = "auto"
     optimizer: list[Any] | dict[str, Any] | str = DEFAULTS["optimizer"]

@@ -15,6 +15,7 @@ from kedge.data.photo_loader import photo_workers
 from kedge.devices import chosen_device
 from kedge.named_model import has_weights
 from kedge.optim.rules.adamw import FEW
+from kedge.training.negatives import with_negatives
 from kedge.training.nested import innermost, methods, short
 from kedge.training.objective import objective_class
 from kedge.training.recipe import Recipe
@@ -129,7 +130,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
     if batch // recipe.world > count:
         raise ValueError(f"batch_size is {batch}, but there are only {count} training images")
     objective = recipe.objective or _default_objective(bool(recipe.anchored), pretrained)
-    return replace(
+    resolved = replace(
         recipe,
         image_size=height if height == width else recipe.image_size,
         augment="crop-flip" if recipe.augment == "auto" else recipe.augment,
@@ -141,6 +142,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         references=references,
         objective=_anchored_attack(objective) if recipe.anchored else objective,
     )
+    return with_negatives(resolved)
 
 
 def _network(recipe: Recipe, count: int, small: bool) -> tuple[str, bool]:
