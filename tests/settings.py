@@ -51,11 +51,17 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "init_from": str(HOUSE / "masked" / "model"),
             "objective": ["anchored", {"self_targets": {"weight": 0.8}}, "cross_entropy"],
         },
+        "sphereface2": {
+            "objective": [{"anchored": {"alpha": 0}}, "sphereface2"],
+            "arguments": {"width": 4, "head": "cosine"},
+            "temperature": True,
+        },
         "stable_max": {"objective": ["anchored", "stable_max", "cross_entropy"]},
         "trades": {"objective": [{"anchored": {"alpha": 0}}, {"trades": {"attack": CLIMB}}, "cross_entropy"]},
         "vib": {"arguments": {"width": 4, "head": "vib"}, "objective": ["anchored", "vib", "cross_entropy"]},
     },
     "heads": {
+        "cosine": {"anchored": False, "arguments": {"width": 4, "head": "cosine"}},
         "vib": {"anchored": False, "arguments": {"width": 4, "head": "vib"}},
     },
     "optim.rules": {
