@@ -24,6 +24,15 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         "cure": {"anchored": False, "objective": [{"cure": {"attack": CLIMB}}, "cross_entropy"]},
         "cutmix": {"objective": ["cutmix", "anchored", "cross_entropy"]},
         "diverse_experts": {"objective": ["anchored", "diverse_experts"], "arguments": {"width": 4, "heads": 3}},
+        "dbat": {
+            "objective": ["anchored", {"dbat": {"against": TEACHER}}, "cross_entropy"],
+            "extra": {"unlabelled": "OUTLIERS"},
+        },
+        "divdis": {
+            "objective": ["anchored", "divdis"],
+            "arguments": {"width": 4, "heads": 2},
+            "extra": {"unlabelled": "OUTLIERS"},
+        },
         "distill": {"objective": ["anchored", {"distill": {"teacher": TEACHER}}, "cross_entropy"]},
         "feature_distill": {
             "anchored": False,
@@ -51,11 +60,19 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "init_from": str(HOUSE / "masked" / "model"),
             "objective": ["anchored", {"self_targets": {"weight": 0.8}}, "cross_entropy"],
         },
+        "sphereface2": {
+            "objective": [{"anchored": {"alpha": 0}}, "sphereface2"],
+            "arguments": {"width": 4, "head": "cosine"},
+            "temperature": True,
+        },
         "stable_max": {"objective": ["anchored", "stable_max", "cross_entropy"]},
         "trades": {"objective": [{"anchored": {"alpha": 0}}, {"trades": {"attack": CLIMB}}, "cross_entropy"]},
         "vib": {"arguments": {"width": 4, "head": "vib"}, "objective": ["anchored", "vib", "cross_entropy"]},
     },
-    "heads": {"vib": {"anchored": False, "arguments": {"width": 4, "head": "vib"}}},
+    "heads": {
+        "cosine": {"anchored": False, "arguments": {"width": 4, "head": "cosine"}},
+        "vib": {"anchored": False, "arguments": {"width": 4, "head": "vib"}},
+    },
     "optim.rules": {
         "adamw": {"optimizer": {"adamw": {"lr": 0.002, "weight_decay": 0.1}}},
         "gradient_norm": {

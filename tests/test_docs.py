@@ -205,8 +205,12 @@ SLOW = {
     "million.md": ({"litter": "first"}, {}, ("torchrun", "srun", "shards/", "rows.jsonl")),
     "outliers-and-teachers.md": (
         {"big": "plain", "old": "plain"},
-        {"224, 3": "8, 1", "--data new-photos": "--data photos"},
-        (),
+        {
+            "224, 3": "8, 1",
+            "--data new-photos": "--data photos",
+            "kedge_resnet18 --arguments '{heads: 2}'": "kedge_resnet_small --arguments '{width: 4, heads: 2}'",
+        },
+        ("select_head",),
     ),
     "photos.md": ({}, {}, ("--weights",)),
     "reproduce.md": ({}, {"epochs: 10": "epochs: 1", "seeds: 3": "seeds: 1", "[0, 1, 2]": "[0]"}, ("--jobs",)),

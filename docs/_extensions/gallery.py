@@ -30,7 +30,7 @@ TITLES = {
 }
 ROOMS = {room: (title, f"{WORDS[room][0].upper()}{WORDS[room][1:]}.") for room, title in TITLES.items()}
 COMMANDS = {
-    "objectives": "kedge train --data photos --objective '[{spec}]'",
+    "objectives": "kedge train --data photos --objective {name}",
     "heads": "kedge train --data photos --arguments '{{head: {name}}}'",
     "optim.rules": "kedge train --data photos --optimizer {name}",
     "optim.schedules": "kedge train --data photos --schedule {name}",
@@ -57,10 +57,10 @@ def page(room, name):
     lines = [f"# {label}", "", catalog.summary(room, name), ""]
     if command is not None:
         wraps = next(iter(catalog.arguments(method)), "") == "inner"
-        spec = f"{label}, CrossEntropy" if wraps and room == "objectives" else label if room == "objectives" else name
-        if (example := catalog.stated(room, name, "EXAMPLE")) is not None:  # where the name alone is not enough
-            example = f"'{example}'"
-        lines += ["```console", f"$ {command.format(name=example or name, spec=spec)}", "```", ""]
+        example = f"'[{label}{', CrossEntropy' if wraps else ''}]'" if room == "objectives" else name
+        if (stated := catalog.stated(room, name, "EXAMPLE")) is not None:  # where the name alone is not enough
+            example = stated if "'" in stated else f"'{stated}'"  # quoted: with flags that it needs too
+        lines += ["```console", f"$ {command.format(name=example)}", "```", ""]
     package = method.__module__.rpartition(".")[0]
     public = getattr(import_module(package), label, None) is method
     lines += ["```python", f"from {package if public else method.__module__} import {label}", "```", ""]

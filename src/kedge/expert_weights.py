@@ -1,4 +1,4 @@
-"""How much each of several experts counts, learned from unlabelled images; what SADE does while testing."""
+"""How much each of several experts counts: one alone, chosen by a few labels, or weights from unlabelled images."""
 
 import torch
 import torch.nn.functional as F
@@ -6,12 +6,13 @@ from torch import Tensor, nn
 
 from kedge.anchoring import PixelModel
 from kedge.anchoring.twin import evaluating
+from kedge.checks import unlike_classes
 from kedge.data import ImageSet
 from kedge.data.augment import augment_batch
 from kedge.experts import Experts, experts_of
 from kedge.seeds import generator
 
-__all__ = ["aggregate", "similarity"]
+__all__ = ["aggregate", "disputed", "select_head", "similarity"]
 
 STOP = 0.05  # a weight below this, rounded to two decimals, ends the search
 
@@ -73,6 +74,58 @@ def similarity(omega: Tensor, one: Tensor, other: Tensor) -> Tensor:
     weights = omega.softmax(0)
     first, second = (torch.einsum("h,bhc->bc", weights, logits).softmax(1) for logits in (one, other))
     return F.cosine_similarity(first, second).mean()
+
+
+def disputed(model: PixelModel, images: ImageSet, count: int, batch_size: int = 256) -> Tensor:
+    """Places `[count]` of the images on which the experts disagree most: those worth a label, for `select_head`.
+
+    Disagreement is the mean of |p^i - p^j| over pairs of experts and classes, as in DivDis (arXiv 2202.03418). Labels
+    of the images are not looked at.
+
+    Raises:
+        ValueError: for a model without experts; for a count that is below 1 or above the number of images.
+    """
+    _, experts = experts_of(model, 2)
+    if not 1 <= count <= len(images):
+        raise ValueError(f"count is from 1 to {len(images)}, the number of images, not {count}")
+    probs = _answers(model, experts, images, batch_size).softmax(2)
+    apart = (probs[:, :, None] - probs[:, None]).abs().mean((1, 2, 3))
+    return apart.argsort(descending=True, stable=True)[:count]
+
+
+def select_head(model: PixelModel, few: ImageSet, batch_size: int = 256) -> int:
+    """Let the one expert answer that is right on most of a few labelled images; gives its number, the lowest of equals.
+
+    The images are some of where the model is to work, best those that `disputed` names: on training images all experts
+    are right. The model changes in place, and is saved so. Steps after the logits and the reject threshold were fitted
+    to other answers, and are taken out.
+
+    Raises:
+        ValueError: for a model without experts, no images, or other classes than the model's.
+
+    Source: Lee, Yao and Finn, "Diversify and Disambiguate", ICLR 2023, arXiv 2202.03418.
+    """
+    _, experts = experts_of(model, 2)
+    if not len(few):
+        raise ValueError("there are no images to choose an expert by")
+    own = model.class_names or model.num_outputs
+    if (unlike := unlike_classes(few.class_names, own, (few.name, "the model"))) is not None:
+        raise ValueError(f"the classes of {few.name} are not those of the model: {unlike}")
+    logits = _answers(model, experts, few, batch_size)
+    right = (logits.argmax(2) == few.labels[:, None]).sum(0)
+    best = int(right.argmax())
+    with torch.no_grad():
+        experts.weights.copy_(torch.eye(experts.heads)[best])
+    model.steps, model.reject = {}, None
+    return best
+
+
+def _answers(model: nn.Module, experts: Experts, images: ImageSet, batch_size: int) -> Tensor:
+    """The logits of every expert for a whole set `[N, H, C]`, in eval mode, on the CPU."""
+    device = experts.weights.device
+    with evaluating(model):
+        parts = [_logits(model, experts, batch.to(device) / 255).cpu() for batch, _ in images.batches(batch_size)]
+    return torch.cat(parts)
 
 
 @torch.no_grad()

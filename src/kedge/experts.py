@@ -1,4 +1,4 @@
-"""Several last layers on one body, whose mean is the answer: what `DiverseExperts` trains."""
+"""Several last layers on one body, whose mean is the answer: what `DiverseExperts` and `DivDis` train."""
 
 import torch
 from torch import Tensor, nn
@@ -37,8 +37,8 @@ class Experts(nn.Module):
         return f"heads={self.heads}"
 
 
-def experts_of(model: nn.Module) -> tuple[str, Experts]:
-    """(name of the layer `each`, the experts) of a network or a model.
+def experts_of(model: nn.Module, heads: int = 3) -> tuple[str, Experts]:
+    """(name of the layer `each`, the experts) of a network or a model; `heads`: how many the message asks for.
 
     Raises:
         ValueError: if it has no experts, or several times.
@@ -46,8 +46,8 @@ def experts_of(model: nn.Module) -> tuple[str, Experts]:
     there = [(name, module) for name, module in model.named_modules() if isinstance(module, Experts)]
     if len(there) != 1:
         raise ValueError(
-            f"{type(model).__name__} has {'no' if not there else len(there)} layer of experts: one of kedge's residual "
-            "networks has one with --arguments '{heads: 3}'"
+            f"{type(model).__name__} has {'no' if not there else len(there)} layer of experts, last layers side by "
+            f"side: one of kedge's residual networks has one with --arguments '{{heads: {heads}}}'"
         )
     name, experts = there[0]
     return f"{name}.each" if name else "each", experts

@@ -23,8 +23,8 @@ LACKING = {
     "reference_spread": "there is no disagreement between references: the model is not anchored, or was asked with one",
     "unnormalised": "the model gives log probabilities, as the mean of several models does: their energy is always 0",
     "masked": "there are no masked passes: the model is not anchored",
-    "features": "the model's last layer was not found, so there are no features",
-    "head": "the model's last layer was not found",
+    "features": "no affine last layer was found in the model, so there are no features",
+    "head": "no affine last layer was found in the model",
     "images": "it reads images itself: use it from Python",
 }
 
