@@ -56,6 +56,14 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": ["anchored", "outlier_exposure", "cross_entropy"],
             "extra": {"outliers": "OUTLIERS"},
         },
+        "pull_towards": {
+            "init_from": str(HOUSE / "masked" / "model"),
+            "objective": [
+                {"pull_towards": {"importance": "fisher", "source": "digits", "count": 20}},
+                "anchored",
+                "cross_entropy",
+            ],
+        },
         "self_targets": {
             "init_from": str(HOUSE / "masked" / "model"),
             "objective": ["anchored", {"self_targets": {"weight": 0.8}}, "cross_entropy"],

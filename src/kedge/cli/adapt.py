@@ -37,6 +37,7 @@ def run(
     strength: float | None = None,
     epochs: int | None = None,
     lr: float | None = None,
+    pull: float = 0.0,
     augment: Literal["auto", "none", "crop-flip", "trivial"] = "auto",
     head: str | None = None,
     references: int | None = None,
@@ -76,6 +77,7 @@ def run(
         strength: of the probes' regularisation; null: chosen by images
         epochs: of fine-tuning; null: ten, or more where images are few
         lr: of fine-tuning, a tenth of it for lp-ft; null: by the network
+        pull: of fine-tuning: how strongly weights are held near those of MODEL (PullTowards), the head's not; 0: free
         augment: of fine-tuning
         head: the layer to replace, by its name; null: found
         references: bank of an anchored model; null: as many as it had
@@ -124,6 +126,7 @@ def run(
         share=_share(share),
         epochs=epochs,
         lr=lr,
+        pull=pull,
         references=references,
         objective=_objective(source),
         augment=augment,

@@ -28,6 +28,7 @@ class Settings:
         share: of the fine-tuned weights in wise-ft, 0 to 1, or "val": the best of eleven on the validation images.
         epochs: of fine-tuning; None: ten, and at least a hundred steps where there are few images.
         lr: of fine-tuning, for lp-ft a tenth of it; None: by optimizer and batch, see `kedge.training`.
+        pull: of fine-tuning: how strongly the weights are held near those of the body, the head's not; 0: not at all.
         references: size of an anchored model's bank; None: as many as the model had.
         objective: of fine-tuning, as in a recipe; None: cross-entropy, of anchored models with masking.
         augment: of fine-tuning, as in a recipe.
@@ -52,6 +53,7 @@ class Settings:
     share: float | str = 0.5
     epochs: int | None = None
     lr: float | None = None
+    pull: float = 0.0
     references: int | None = None
     objective: list[Any] | None = None
     augment: str = "auto"
@@ -76,6 +78,8 @@ class Settings:
             raise ValueError(f"outliers is the share that is left out, 0 to 0.5, got {self.outliers}")
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma is the weight of what is borrowed, 0 to 1, got {self.gamma}")
+        if not 0 <= self.pull < math.inf:
+            raise ValueError(f"pull is how strongly weights are held where they start, 0 or more, got {self.pull}")
         for name in ("drawn", "neighbours", "borrow", "epochs", "references", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:

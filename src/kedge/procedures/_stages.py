@@ -61,9 +61,13 @@ def _plan(context: Context, start: PixelModel, factor: float) -> Recipe:
         batch = max(2, min(BATCH, count))
         epochs = settings.epochs or max(10, math.ceil(STEPS / math.ceil(count / batch)))
         recipe = replace(recipe, batch_size=batch, epochs=epochs)
-    lr = resolve(recipe, start.network, train).lr
-    assert lr is not None
-    return replace(recipe, lr=factor * lr)
+    resolved = resolve(recipe, start.network, train)
+    assert resolved.lr is not None
+    recipe = replace(recipe, lr=factor * resolved.lr)
+    if settings.pull:
+        pull = {"strength": settings.pull, "new_head": find_head(start, settings.head)}
+        recipe = replace(recipe, objective=[{"PullTowards": pull}, *(resolved.objective or [])])
+    return recipe
 
 
 def reading(context: Context) -> dict[str, Any]:

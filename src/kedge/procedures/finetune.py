@@ -19,7 +19,7 @@ info = Info(
 class Finetune(Procedure):
     """A run with the recipe, checkpoints and metrics of any; an anchored body goes on with its masking."""
 
-    decided_by = ("seed", "head", "references", "epochs", "lr", "objective", "augment")
+    decided_by = ("seed", "head", "references", "epochs", "lr", "pull", "objective", "augment")
 
     def run(self, context: Context) -> PixelModel:
         """The trained model."""

@@ -8,18 +8,20 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kedge import catalog, data
+from kedge.anchoring import PixelModel
 from kedge.catalog import Part
 from kedge.data import ImageSet
 from kedge.data.batches import check_sampler
 from kedge.epsilon import parse_epsilon
 from kedge.objectives._weights import balanced_weights
+from kedge.probing.heads import find_head
 from kedge.samplers import make_sampler
 from kedge.samplers._base import draws_of
 from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 
 # What a run knows, by the names of the arguments that get it.
-KNOWN = ("labels", "classes", "num_classes", "seed", "class_weights", "start_model")
+KNOWN = ("labels", "classes", "num_classes", "seed", "class_weights", "start_model", "new_head")
 
 __all__ = ["check_objective", "images_of", "make_objective", "objective_class", "streams_of", "written"]
 
@@ -119,7 +121,8 @@ def make_objective(
 
     Arguments of these names that the recipe leaves out are filled in: `labels` of an epoch's images `[M]`, `classes`,
     their names, `num_classes`, `seed`, `class_weights` where the recipe balances classes, and `start_model`, the
-    trained model that the run trains on from, where there is one.
+    trained model that the run trains on from, where there is one, and `new_head`, its last layer's name inside the
+    network, where that is new as with published weights.
 
     Args:
         recipe: the recipe.
@@ -134,6 +137,8 @@ def make_objective(
     labels = train.labels if recipe.sampler == Recipe.sampler else drawn_labels(recipe, train)
     known = {"labels": labels, "classes": train.class_names, "num_classes": len(train.class_names)}
     known |= {"seed": recipe.seed} | ({} if start is None else {"start_model": start}) | dict(models or {})
+    if isinstance(start, PixelModel) and recipe.pretrained:
+        known["new_head"] = find_head(start)
     if recipe.class_weights == "balanced":
         known["class_weights"] = balanced_weights(labels, len(train.class_names))
     builders: dict[type, Callable[[Any], Any]] = {Dataset: lambda value: images_of(train, value)}

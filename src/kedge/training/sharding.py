@@ -46,6 +46,8 @@ def check_shardable(recipe: Recipe, objective: nn.Module) -> None:
     for each in objective.modules():
         if isinstance(each, Objective) and type(each).on_gradients is not Objective.on_gradients:
             raise ValueError(f"{type(each).__name__} changes gradients of whole weights, which shard takes apart")
+        if getattr(each, "reads_weights", False):
+            raise ValueError(f"{type(each).__name__} compares whole weights, which shard takes apart: leave one out")
     own = next((each for each in objective.modules() if any(p.requires_grad for p in each.parameters())), None)
     if own is not None:
         raise ValueError(
