@@ -6,6 +6,7 @@ from scipy.stats import ttest_rel
 from kedge import catalog
 from kedge.claims import Claim, Criterion, claim, claims_of
 from kedge.claims import _running as running
+from kedge.claims import _sources as sources
 from kedge.claims._base import verdict_of
 from kedge.claims._running import Task, record_of, run_tasks, tasks
 from kedge.claims._table import results_of, table_markdown, write_results
@@ -105,8 +106,82 @@ def test_another_text_of_the_claim_is_measured_again(counted, tmp_path, monkeypa
     todo = tasks([counted], [0], tmp_path)
     run_tasks(todo, 1, lambda line: None)
     assert record_of(todo[0]) is not None
-    monkeypatch.setattr(running, "_digest", lambda name: "another")
+    for what in ("text_digest", "digest"):
+        with monkeypatch.context() as patched:
+            patched.setattr(running, what, lambda name: "another")
+            assert record_of(todo[0]) is None
+    assert record_of(todo[0]) is not None
+
+
+def test_a_record_that_does_not_say_what_it_used_is_measured_again(counted, tmp_path):
+    todo = tasks([counted], [0], tmp_path)
+    run_tasks(todo, 1, lambda line: None)
+    record = json.loads(todo[0].file.read_text())
+    del record["uses"]
+    todo[0].file.write_text(json.dumps(record))
     assert record_of(todo[0]) is None
+
+
+WORKSHOP = """
+RATE = 0.1
+BASE = {"lr": RATE}
+
+
+def trained(images):
+    \"\"\"In words.\"\"\"
+    return measured(images, BASE)
+
+
+def measured(images, base):
+    return base
+
+
+def other():
+    return 1
+"""
+ROOM = {
+    "claims.one": "from kedge.claims import trained\n\n\nclass One:\n    pass\n",
+    "claims": "from kedge.claims._workshop import trained\n",
+    "claims._workshop": WORKSHOP,
+    "objectives.one": "info = Info()\n\n\nclass One:\n    weight = 1\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "before", "after", "same"),
+    [
+        ("claims._workshop", "In words.", "In other words.", True),
+        ("claims._workshop", "return measured(", "# comment\n    return measured(", True),
+        ("claims._workshop", "return 1", "return 2", True),  # not used
+        ("claims._workshop", "return base", "return dict(base)", False),  # by what is used
+        ("claims._workshop", "RATE = 0.1", "RATE = 0.2", False),  # by a constant of a constant
+        ("claims", "_workshop import trained", "_workshop import other as trained", False),
+        ("objectives.one", "Info()", "Info(2020)", True),
+        ("objectives.one", "weight = 1", "weight = 2", False),
+    ],
+)
+def test_what_a_claim_uses_decides_whether_it_is_measured_again(tmp_path, monkeypatch, module, before, after, same):
+    def digest(texts):
+        sources._parsed.cache_clear()
+        for name, text in texts.items():
+            (tmp_path / name).write_text(text)
+        return sources.digest.__wrapped__("one")
+
+    one = Counted()
+    one.methods = ("objectives.one",)
+    monkeypatch.setattr(sources, "claim", lambda name: one)
+    monkeypatch.setattr(sources, "_file", lambda module: tmp_path / module.removeprefix("kedge."))
+    first = digest(ROOM)
+    assert before in ROOM[module]
+    assert (digest({**ROOM, module: ROOM[module].replace(before, after)}) == first) == same
+    sources._parsed.cache_clear()
+
+
+def test_claims_take_from_their_room_by_name_alone():
+    """Else what they use would not be seen."""
+    for file in (catalog.HOME / "claims").glob("*.py"):
+        assert "import kedge.claims" not in file.read_text()
+        assert "from kedge.claims import _" not in file.read_text()
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"measures": 3}', "[]"])

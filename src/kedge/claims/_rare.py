@@ -1,6 +1,7 @@
-"""What the claims about rare classes share: Fashion-MNIST with few images of some classes, and what is measured."""
+"""What the claims about rare classes share: such images, what is measured by class, and a head fitted anew."""
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,8 +10,11 @@ from kedge import metrics
 from kedge.claims._images import cut, packed
 from kedge.claims._trained import Images
 from kedge.data import ImageSet, imbalanced
+from kedge.probing.features import features
+from kedge.probing.heads import find_head, with_head
+from kedge.probing.probe import ProbeData, fit_probe
 
-__all__ = ["BASE", "by_class", "counts_of", "rare_images"]
+__all__ = ["BASE", "by_class", "counts_of", "rare_images", "refitted"]
 
 SIDE = 14
 VAL, TEST = 200, 3000
@@ -31,7 +35,7 @@ def _whole(split: str) -> ImageSet:
 
 
 def rare_images(seed: int, ratio: float, kind: str, largest: int) -> Images:
-    """Imbalanced training images, which classes are rare drawn by the seed; others of equal classes to validate by."""
+    """Imbalanced images of Fashion-MNIST, which classes are rare drawn by the seed; to validate by, equal classes."""
     drawn = cut(_whole("train"), len(_whole("train")), seed)
     val, pool = drawn.subset(range(VAL)), drawn.subset(range(VAL, len(drawn)))
     train = imbalanced(pool, ratio, kind, seed, largest=largest)
@@ -59,3 +63,11 @@ def by_class(logits: Tensor, labels: Tensor, counts: Tensor) -> dict[str, float]
         "rare classes": 100 * float(of[rare].mean()),
         "ECE": 100 * float(metrics.calibration_error(logits.softmax(1), labels)),
     }
+
+
+def refitted(model: Any, images: Images, **how: Any) -> Any:
+    """The model with its head fitted anew on its features; `how`: as in `ProbeData`, strength by validation images."""
+    head, train = find_head(model), images.train
+    data = ProbeData(features(model, head, train)[None], train.labels, len(train.class_names), **how)
+    probe = fit_probe(data, (features(model, head, images.val), images.val.labels))
+    return with_head(model, head, train.class_names, probe.weight, probe.bias)

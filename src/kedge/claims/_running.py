@@ -1,6 +1,5 @@
 """Run claims, each variant of each seed once: what a folder has is not done again."""
 
-import hashlib
 import json
 import multiprocessing
 import time
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kedge import catalog, data
+from kedge import data
 from kedge.claims._base import Claim, claim
+from kedge.claims._sources import digest, text_digest
 from kedge.evaluation.provenance import machine, now
 from kedge.files import sweep, write_text
 from kedge.json_text import read_json
@@ -47,12 +47,13 @@ def tasks(names: Sequence[str], seeds: Sequence[int] | None, out: Path) -> list[
 
 
 def record_of(task: Task) -> dict[str, Any] | None:
-    """What was measured; None if nothing was, or by another text of the claim's file."""
+    """What was measured; None if nothing was, or by another text of the claim or of what it uses."""
     try:
         record: dict[str, Any] = read_json(task.file, nan=True)
     except (OSError, ValueError):
         return None
-    return record if isinstance(record.get("measures"), dict) and record.get("text") == _digest(task.name) else None
+    same = isinstance(record.get("measures"), dict) and _texts(task.name).items() <= record.items()
+    return record if same else None
 
 
 def missing_data(each: Claim) -> str | None:
@@ -104,7 +105,7 @@ def _do(task: Task) -> tuple[Task, str | None, float]:
     record = {
         "measures": measures,
         "seconds": seconds,
-        "text": _digest(task.name),
+        **_texts(task.name),
         "created": now(),
         "machine": machine(),
     }
@@ -127,6 +128,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _digest(name: str) -> str:
-    """Of the claim's file: what another text of it measured is measured again."""
-    return hashlib.sha256((catalog.HOME / "claims" / f"{name}.py").read_bytes()).hexdigest()[:16]
+def _texts(name: str) -> dict[str, str]:
+    """Of the claim's file, and of what it uses: what another text of them measured is measured again."""
+    return {"text": text_digest(name), "uses": digest(name)}

@@ -8,12 +8,9 @@ from typing import Any
 import torch
 
 from kedge.claims import Criterion, Images, Trained
-from kedge.claims._rare import BASE, by_class, counts_of, rare_images
+from kedge.claims._rare import BASE, by_class, counts_of, rare_images, refitted
 from kedge.claims._trained import step_seconds
 from kedge.postprocess.class_prior import ClassPrior
-from kedge.probing.features import features
-from kedge.probing.heads import find_head, with_head
-from kedge.probing.probe import ProbeData, fit_probe
 from kedge.samplers.oversampled import info as info
 from kedge.training.calibration import predict_logits
 
@@ -65,7 +62,7 @@ class ClassImbalance(Trained):
         images = self.images(variant, seed)
         counts = counts_of(images.train)
         if after in (ORIGINAL, BALANCED):
-            model = _refitted(model, images, after == BALANCED)
+            model = refitted(model, images, balanced=after == BALANCED)
         logits, labels = predict_logits(model, images.test)
         if after == PRIOR:
             shares = (counts / counts.sum()).tolist()
@@ -89,12 +86,3 @@ def _drawn(training: str, counts: torch.Tensor) -> int:
     """The images of an epoch."""
     of = {"oversampled": counts.max(), "undersampled": counts.min()}
     return int(of[training] * len(counts)) if training in of else int(counts.sum())
-
-
-def _refitted(model: Any, images: Images, balanced: bool) -> Any:
-    """The model with the best linear head on its frozen body, its strength chosen by validation images."""
-    head = find_head(model)
-    rows, of_val = (features(model, head, part) for part in (images.train, images.val))
-    data = ProbeData(rows[None], images.train.labels, len(images.train.class_names), balanced=balanced)
-    probe = fit_probe(data, (of_val, images.val.labels), None, True)
-    return with_head(model, head, images.train.class_names, probe.weight, probe.bias)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kedge.claims import Claim, Criterion, held_apart
-from kedge.claims._refitted import by_class
+from kedge.claims._rare import by_class, counts_of
 from kedge.data import ImageSet, imbalanced
 from kedge.probing.probe import ProbeData, fit_probe
 from kedge.procedures.rcal import filled_up
@@ -32,17 +32,17 @@ class Rcal(Claim):
     )  # fmt: skip
     seeds = 5
     criteria = (
-        Criterion("mends rare classes", "accuracy by class", "RCAL", "as they come", "above", 3),
-        Criterion("better than balance alone", "accuracy by class", "RCAL", "class weights"),
-        Criterion("better for not counting outliers", "accuracy by class", "without outliers", "Gaussians"),
-        Criterion("better for borrowing", "accuracy by class", "RCAL", "without outliers"),
+        Criterion("mends rare classes", "class accuracy", "RCAL", "as they come", "above", 3),
+        Criterion("better than balance alone", "class accuracy", "RCAL", "class weights"),
+        Criterion("better for not counting outliers", "class accuracy", "without outliers", "Gaussians"),
+        Criterion("better for borrowing", "class accuracy", "RCAL", "without outliers"),
     )
 
     def run(self, variant: str, seed: int) -> dict[str, float]:
         """Accuracy by class on the clean test images."""
         drawn = held_apart("digits", seed, 878, 200)
         train = imbalanced(drawn.train, 20, "long-tailed", seed, largest=80)
-        counts = torch.bincount(train.labels, minlength=10).double()
+        counts = counts_of(train).double()
         labels = flipped(train.labels, counts, seed)
         if variant == "clean labels":
             labels = train.labels
@@ -57,8 +57,7 @@ class Rcal(Claim):
         data = ProbeData(x[None], labels, 10, balanced=variant != "as they come", **how.get(variant, {}))
         probe = fit_probe(data, (val, flipped(drawn.val.labels, counts, seed + 1000)))
         assert probe.bias is not None
-        rare = (counts < counts.quantile(0.5)).nonzero()[:, 0].tolist()
-        return by_class(drawn.test.labels, (test @ probe.weight.T + probe.bias).argmax(1), rare)
+        return by_class(test @ probe.weight.T + probe.bias, drawn.test.labels, counts)
 
 
 def flipped(labels: Tensor, counts: Tensor, seed: int) -> Tensor:
