@@ -32,8 +32,8 @@ class Distill(Trained):
     """Fashion-MNIST at 14 pixels: a teacher of 1,000 images with 30 % wrong labels, a student of 800 others.
 
     The student is half as wide. Its labels are right, or 30 % of them wrong too. Shares of the teacher: none, all, a
-    half, and weighted ("wsl"); T = 1.5. Judged are the first 2,000 test images. "share apart" is how much higher the weighted
-    share, of the trained student, is on training images with a wrong label than on the others.
+    half, and weighted ("wsl"); T = 1.5. Judged are the first 2,000 test images. "share apart" is how much
+    higher the weighted share, of the trained student, is on training images with a wrong label than on the others.
     """
 
     methods = ("objectives.distill",)
