@@ -57,10 +57,11 @@ def choose_layer_rates(context: Context) -> None:
 def search_in_words(record: dict[str, Any]) -> str:
     """What a search came to, in a line, of its part of an adaptation's record."""
     low, high = record["interval"]
+    excess = 100 * max(0.0, record["optimism"])  # an estimate from resamples can lie a little below nothing
     return (
         f"stages at {_words(record['rates'])} of the learning rate, the best of {len(record['tried'])} tried: "
         f"{100 * record['accuracy']:.1f} % of {record['images']} held-out images right ({100 * low:.1f}-"
-        f"{100 * high:.1f}), about {100 * record['optimism']:.1f} points of it because it was chosen by them"
+        f"{100 * high:.1f}), about {excess:.1f} points of it because it was chosen by them"
     )
 
 
