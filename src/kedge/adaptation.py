@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from kedge.probing.probe import fit_probe as fit_probe
     from kedge.procedures._adapt import Adapted as Adapted
     from kedge.procedures._adapt import adapt as adapt
+    from kedge.procedures._layer_rates import Candidate as Candidate
+    from kedge.procedures._layer_rates import Search as Search
+    from kedge.procedures._layer_rates import search_layer_rates as search_layer_rates
     from kedge.procedures._settings import Settings as Settings
     from kedge.procedures._study import draw_shots as draw_shots
     from kedge.procedures._study import study as study
@@ -20,26 +23,32 @@ if TYPE_CHECKING:
 # The command line reads HOWS from here, and must not wait for torch to do so.
 _HOMES = {
     "Adapted": "procedures._adapt",
+    "Candidate": "procedures._layer_rates",
     "Probe": "probing.probe",
     "ProbeData": "probing.probe",
+    "Search": "procedures._layer_rates",
     "Settings": "procedures._settings",
     "adapt": "procedures._adapt",
     "draw_shots": "procedures._study",
     "find_head": "probing.heads",
     "fit_probe": "probing.probe",
+    "search_layer_rates": "procedures._layer_rates",
     "study": "procedures._study",
     "with_head": "probing.heads",
 }
 __all__ = [
     "HOWS",
     "Adapted",
+    "Candidate",
     "Probe",
     "ProbeData",
+    "Search",
     "Settings",
     "adapt",
     "draw_shots",
     "find_head",
     "fit_probe",
+    "search_layer_rates",
     "study",
     "with_head",
 ]

@@ -37,6 +37,9 @@ def run(
     strength: float | None = None,
     epochs: int | None = None,
     lr: float | None = None,
+    layer_lr: str | None = None,
+    stages: int = 3,
+    budget: int = 12,
     pull: float = 0.0,
     augment: Literal["auto", "none", "crop-flip", "trivial"] = "auto",
     head: str | None = None,
@@ -77,6 +80,10 @@ def run(
         strength: of the probes' regularisation; null: chosen by images
         epochs: of fine-tuning; null: ten, or more where images are few
         lr: of fine-tuning, a tenth of it for lp-ft; null: by the network
+        layer_lr (FACTORS): of fine-tuning: on the rate of the stages of MODEL, from the image on, such as 0,0.1,1, or
+            search: those that are best on held-out images; null: all 1
+        stages: of --layer_lr search: parts that the layers before the head are cut into
+        budget: of --layer_lr search: how many factors are tried at most
         pull: of fine-tuning: how strongly weights are held near those of MODEL (PullTowards), the head's not; 0: free
         augment: of fine-tuning
         head: the layer to replace, by its name; null: found
@@ -97,6 +104,7 @@ def run(
         kedge adapt mine --data flowers                                   a linear probe
         kedge adapt mine --data flowers --how linear-probe,lp-ft,wise-ft --shift corruptions
         kedge adapt mine --data flowers --how linear-probe,anchored-probe --shots 1,5,20,all --draws 3
+        kedge adapt mine --data flowers --how finetune --layer-lr search
         kedge adapt timm/resnet18.a1_in1k --data flowers                  published weights (needs a network)
     """
     from kedge.adaptation import Settings
@@ -126,6 +134,9 @@ def run(
         share=_share(share),
         epochs=epochs,
         lr=lr,
+        layer_lr=_factors(layer_lr),
+        stages=stages,
+        budget=budget,
         pull=pull,
         references=references,
         objective=_objective(source),
@@ -140,6 +151,7 @@ def run(
     from dataclasses import replace
 
     from kedge import adaptation
+    from kedge.procedures._search import search_in_words
 
     shifts = shifts_of(separated(shift))
     network = source.load("cpu", weights, headless=True)
@@ -169,6 +181,10 @@ def run(
         again = f"interrupted; what is finished is kept in {folder}, the same command goes on"
         raise KeyboardInterrupt(again) from None
     print("\n".join(results["table"]))
+    for row in results["rows"]:
+        if (search := row.get("adapted", {}).get("layer_lr")) is not None:
+            shots_of = "all images" if row["shots"] is None else f"{row['shots']} shots"
+            print(f"{row['how']}, {shots_of}, draw {row['draw']}: {search_in_words(search)}")
     print(f"(percent, {test.name} ({test.split}), {len(test)} images)")
     first = f"{'all' if counts[-1] is None else counts[-1]}-0"
     print(f"models: {folder}/{first}/{hows[-1]}, ...   results: {folder / 'results.json'}")
@@ -185,6 +201,15 @@ def _shots(words: list[str]) -> list[int | None]:
         if value not in counts:
             counts.append(value)
     return counts
+
+
+def _factors(text: str | None) -> list[float] | str | None:
+    if text is None or text == "search":
+        return text
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--layer_lr are numbers with commas between, or search, got {text!r}") from None
 
 
 def _share(text: str) -> float | str:

@@ -77,6 +77,8 @@ class Recipe:
         lr: highest learning rate; null: by optimizer, batch and whether the run starts from trained weights or attacks.
         head_lr: factor on the learning rate of the last layer; null: 5 for published weights, else 1.
         layer_decay: factor on the learning rate from each layer to the one before it, nearer to the image.
+        layer_lr: further factors on the learning rate of the layers before the last one, cut into as many stages from
+            the image on, such as [0, 0.1, 1]; 0 leaves a stage as it is; []: none.
         unfreeze: part of the run over which the layers begin to learn one after another, from the last to the first.
         momentum: of SGD.
         nesterov: Nesterov's form of it.
@@ -152,6 +154,7 @@ class Recipe:
     lr: float | None = None
     head_lr: float | None = None
     layer_decay: float = 1.0
+    layer_lr: list[float] = field(default_factory=list)
     unfreeze: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True
