@@ -23,7 +23,11 @@ def run(
     model: str,
     *,
     weights: str | None = None,
-    data: str,
+    data: str | None = None,
+    add_classes: str | None = None,
+    remember: Literal["full", "diagonal", "sparse-uniform", "random", "central"] | None = None,
+    photos: int = 20,
+    samples: int = 200,
     how: Sequence[str] = ("linear-probe",),
     shots: Sequence[str] = ("all",),
     draws: int = 1,
@@ -63,10 +67,19 @@ def run(
 
     {procedures_in_words}
 
+    --add_classes adds classes to those that the model has, without the photos of these: from what --remember wrote
+    beside its weights while they were there. The result is a model folder of all classes.
+
     Args:
         model (MODEL): {MODEL}
         weights (FILE): a file with the weights of the model timm/NAME, in place of those of the library
-        data (FOLDER): the new images: a folder, parquet files, a name, a hub name
+        data (FOLDER): the new images: a folder, parquet files, a name, a hub name; with --remember photos of the
+            classes that the model has, null: those of its run
+        add_classes (FOLDER): photos of classes that the model does not have, in a folder for each
+        remember: write statistics of the classes' features beside the model's weights: a Gaussian of each class, with
+            full or diagonal covariance, or the features of a few photos, chosen by one of the other words
+        photos: of remember and add_classes: of each class, where features of photos are remembered
+        samples: of add_classes: features drawn from the Gaussian of each old class
         how (NAME): one or several of {procedures}
         shots (N): images of each class, or all
         draws: how often the few images are drawn; also seeds of the trainings
@@ -106,17 +119,37 @@ def run(
         kedge adapt mine --data flowers --how linear-probe,anchored-probe --shots 1,5,20,all --draws 3
         kedge adapt mine --data flowers --how finetune --layer-lr search
         kedge adapt timm/resnet18.a1_in1k --data flowers                  published weights (needs a network)
+        kedge adapt mine --remember full                                  while the training photos are there
+        kedge adapt mine --add_classes newcomers                          later, without them
     """
     from kedge.adaptation import Settings
 
     check_range("seed", seed, 0, 2**32 - 1)
+    if not 0 < val_fraction <= 0.5:
+        raise ValueError(f"--val_fraction must be above 0, at most 0.5, got {val_fraction}")
+    if add_classes is not None or remember is not None:
+        _check_alone({"how": (how, ("linear-probe",)), "shots": (shots, ("all",)), "draws": (draws, 1)})
+        _check_alone({"shift": (shift, ("none",)), "ood": (ood, ()), "near": (near, ()), "weights": (weights, None)})
+        from kedge.cli import more_classes
+
+        source = find(model)
+        common: dict[str, Any] = {"photos": photos, "head": head, "seed": seed, "batch_size": batch_size}
+        common |= {"workers": workers, "device": device}
+        if remember is not None:
+            more_classes.remember_classes(source, model, remember, data, **common)
+        elif data is not None:
+            raise ValueError("--data is not needed to add classes: the new photos are those of --add_classes")
+        if add_classes is not None:
+            common |= {"samples": samples, "strength": strength}
+            more_classes.add_new_classes(source, model, add_classes, out, val_fraction, **common)
+        return 0
+    if data is None:
+        raise ValueError("--data FOLDER is missing: the new images: a folder, parquet files, a name, a hub name")
     hows = list(dict.fromkeys(resolve("procedures", word).replace("_", "-") for word in separated(how)))
     counts, levels = _shots(separated(shots)), whole_numbers(severities)
     ood, near = separated(ood), separated(near)
     check_words(["none"], levels)
     check_sets(ood, near)
-    if not 0 < val_fraction <= 0.5:
-        raise ValueError(f"--val_fraction must be above 0, at most 0.5, got {val_fraction}")
     source = find(model)
     check_weights([source], weights)
     if source.path is not None and source.path.is_file():
@@ -189,6 +222,13 @@ def run(
     first = f"{'all' if counts[-1] is None else counts[-1]}-0"
     print(f"models: {folder}/{first}/{hows[-1]}, ...   results: {folder / 'results.json'}")
     return 0
+
+
+def _check_alone(flags: dict[str, tuple[Any, Any]]) -> None:
+    """Raise ValueError for a flag of a new task; of each flag what it is and what it is when left out."""
+    for name, (value, usual) in flags.items():
+        if (tuple(value) if isinstance(usual, tuple) else value) != usual:
+            raise ValueError(f"--{name} is of a new task, not of --remember or --add_classes: leave it out")
 
 
 def _shots(words: list[str]) -> list[int | None]:
