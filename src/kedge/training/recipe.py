@@ -35,6 +35,8 @@ class Recipe:
         imbalance: leave fewer images of some classes, {ratio: 50} or {ratio: 50, kind: step}: the most frequent class
             has `ratio` times the images of the rarest, and so have images held out of them; kind is `long-tailed`,
             `linear` or `step`, and rare, order, largest and seed are those of kedge.data.imbalanced; {}: as they are.
+        selection: train on the images that this file chooses, selection.json of kedge select; images held out for
+            validation must have had no part in it; null: on all.
         augment: `auto`, `none`, `crop-flip`, or that and `trivial`, `randaugment` or, up to 64 px, `pixmix`; auto: as
             the run in init_from was, else crop-flip.
         crop: smallest share of a photo's area that a random crop keeps; null: 0.4 where the run starts from trained
@@ -126,6 +128,7 @@ class Recipe:
     classes: list[str] | None = None
     train_images: int | None = None
     imbalance: dict[str, Any] = field(default_factory=dict)
+    selection: str | None = None
     augment: str = "auto"
     crop: float | None = None
     label_noise: float = 0.0

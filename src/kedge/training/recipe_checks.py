@@ -96,6 +96,11 @@ def check_recipe(recipe: Mapping[str, Any], source: str = "") -> None:
         raise ValueError(
             f"{source}label_noise is 0, and there are no wrong labels of any kind: say which share is wrong"
         )
+    if recipe["selection"] is not None and recipe["label_noise"]:
+        raise ValueError(
+            f"{source}selection {recipe['selection']} chose by the labels as they are, and label_noise makes some "
+            "wrong afterwards: leave one out"
+        )
     if recipe["weights"] is not None and recipe["model"] == "auto":
         raise ValueError(f"{source}weights {recipe['weights']} are of which network? name it in model")
     if recipe["average"] is not None and recipe["init_from"] is None:
