@@ -54,7 +54,8 @@ class Recipe:
             weights; the network, its normalisation and its bank are those of that model.
         anchored: anchor the network, or train it as it is; null: as the model in init_from is, else anchored.
         references: size of the bank of references that travels with the model.
-        choose: how the bank is chosen: `random`, `stratified`, `kcenter` or `mean`.
+        choose: how the bank is chosen: `random`, `stratified` or `kcenter` photos; `mean` or `class-mean`, which show
+            none.
         residuals: training residuals kept with the bank, for the per-image reference search (`blt`).
         objective: names inside kedge.objectives, outermost first, each alone or as {name: {argument: value}};
             null: from scratch cross-entropy, anchored with a quarter of the references masked and the label kept; from

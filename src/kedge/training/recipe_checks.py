@@ -15,7 +15,7 @@ __all__ = ["CHOICES", "as_type", "check_objectives", "check_recipe"]
 # Values that a key may take.
 CHOICES = {
     "augment": ("auto", "none", "crop-flip", "trivial", "randaugment", "pixmix"),
-    "choose": ("random", "stratified", "kcenter", "mean"),
+    "choose": ("random", "stratified", "kcenter", "mean", "class-mean"),
     "label_noise_kind": ("symmetric", "pair"),
     "class_weights": ("none", "balanced"),
     "head": ("auto", "probe", "leave"),
