@@ -48,6 +48,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": ["anchored", {"mixoe": {"op": "cutmix"}}, "cross_entropy"],
             "extra": {"outliers": "OUTLIERS"},
         },
+        "guidance": {"objective": ["anchored", {"guidance": {"guide": TEACHER}}, "cross_entropy"]},
         "mixup": {"objective": [{"mixup": {"alpha": 0.2, "points": 3}}, "anchored", "cross_entropy"]},
         "noise": {"anchored": False, "objective": ["noise", "cross_entropy"]},
         "oat": {"objective": [{"anchored": {"alpha": 0}}, {"oat": {"momentum": 0.5}}], "temperature": True},
