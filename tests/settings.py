@@ -19,6 +19,10 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         "balanced_softmax": {"objective": ["anchored", "balanced_softmax"]},
         "brier": {"objective": ["anchored", "brier"]},
         "blend": {"anchored": False, "objective": ["blend", "cross_entropy"]},
+        "conditional_tc": {
+            "model": "kedge_members",
+            "objective": [{"anchored": {"alpha": 0.2}}, {"conditional_tc": {"weight": 0.5}}],
+        },
         "confidence_penalty": {"objective": ["anchored", "confidence_penalty"]},
         "cross_entropy": {"objective": [{"cross_entropy": {"label_smoothing": 0.1}}]},
         "cure": {"anchored": False, "objective": [{"cure": {"attack": CLIMB}}, "cross_entropy"]},
