@@ -19,6 +19,10 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
         "balanced_softmax": {"objective": ["anchored", "balanced_softmax"]},
         "brier": {"objective": ["anchored", "brier"]},
         "blend": {"anchored": False, "objective": ["blend", "cross_entropy"]},
+        "conditional_tc": {
+            "model": "kedge_members",
+            "objective": [{"anchored": {"alpha": 0.2}}, {"conditional_tc": {"weight": 0.5}}],
+        },
         "confidence_penalty": {"objective": ["anchored", "confidence_penalty"]},
         "cross_entropy": {"objective": [{"cross_entropy": {"label_smoothing": 0.1}}]},
         "cure": {"anchored": False, "objective": [{"cure": {"attack": CLIMB}}, "cross_entropy"]},
@@ -48,6 +52,7 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": ["anchored", {"mixoe": {"op": "cutmix"}}, "cross_entropy"],
             "extra": {"outliers": "OUTLIERS"},
         },
+        "guidance": {"objective": ["anchored", {"guidance": {"guide": TEACHER}}, "cross_entropy"]},
         "mixup": {"objective": [{"mixup": {"alpha": 0.2, "points": 3}}, "anchored", "cross_entropy"]},
         "noise": {"anchored": False, "objective": ["noise", "cross_entropy"]},
         "oat": {"objective": [{"anchored": {"alpha": 0}}, {"oat": {"momentum": 0.5}}], "temperature": True},

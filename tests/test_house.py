@@ -15,7 +15,7 @@ ORDER = (
     "procedures run_page",
     "training evaluation",
     "reporting probing weights",
-    "objectives scores test_time hub",
+    "objectives scores test_time hub selection",
     "attacks optim checkpoint metrics ensemble expert_weights",
     "architectures named_model stated",
     "anchoring networks",

@@ -15,13 +15,16 @@ from torch import nn
 
 from kedge import catalog
 from kedge.cifar_resnet import CifarResNet, kedge_resnet20, kedge_resnet56
+from kedge.members import MEMBERS, Members, kedge_members
 from kedge.residual import NORMS, ResidualNetwork, kedge_resnet18, kedge_resnet_small, kedge_wrn_40_2
 
 __all__ = [
     "CifarResNet",
+    "Members",
     "PretrainedUnavailable",
     "ResidualNetwork",
     "create",
+    "kedge_members",
     "kedge_resnet18",
     "kedge_resnet20",
     "kedge_resnet56",
@@ -31,14 +34,24 @@ __all__ = [
     "rebuild",
 ]
 
-# What a checkpoint may ask for: sizes, rates, two words for the normalisation of kedge's own networks and the name of a
-# head in `kedge.heads`; nothing that names other code, a file or an address.
+# What a checkpoint may ask for: sizes, rates, two words for the normalisation of kedge's own networks, which of them a
+# network of members is made of, and the name of a head in `kedge.heads`; nothing that names other code, a file or an
+# address.
 _ARGUMENTS = frozenset(
     """num_classes in_chans img_size drop_rate drop_path_rate global_pool width depth patch_size embed_dim
     num_heads window_size dynamic_img_size dynamic_img_pad output_stride norm
-    head heads""".split()  # noqa: SIM905
+    head heads members network""".split()  # noqa: SIM905
 )
-_NO_COUNTS = {"drop_rate", "drop_path_rate", "global_pool", "dynamic_img_size", "dynamic_img_pad", "norm", "head"}
+_NO_COUNTS = {
+    "drop_rate",
+    "drop_path_rate",
+    "global_pool",
+    "dynamic_img_size",
+    "dynamic_img_pad",
+    "norm",
+    "head",
+    "network",
+}
 _COUNTS = _ARGUMENTS - _NO_COUNTS
 _LARGEST = 100_000
 
@@ -170,7 +183,7 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
                 f"network argument {key!r} is not one of {', '.join(sorted(_ARGUMENTS))}"
                 + (f"; did you mean {near[0]!r}?" if near else "")
             )
-        words = {"norm": NORMS, "head": catalog.names("heads")}.get(key)
+        words = {"norm": NORMS, "head": catalog.names("heads"), "network": MEMBERS}.get(key)
         if words is not None:
             if value not in words:
                 raise ValueError(f"network argument {key} is {' or '.join(words)}, not {value!r}")

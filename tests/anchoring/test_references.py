@@ -115,3 +115,28 @@ def test_residuals_are_differences_between_images_and_bank():
     assert torch.equal(residuals, choose_residuals(DATASET, bank, 10, seed=2))
     with pytest.raises(ValueError, match="image_size"):
         choose_residuals(DATASET, torch.rand(2, 3, 5, 5), 4)
+
+
+def test_class_means_are_of_one_class_each():
+    labels = torch.tensor([2] * 7 + [0] * 4 + [5] * 3)
+    images = torch.rand(14, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    dataset = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
+    bank = choose_references(dataset, 3, how="class-mean")
+    expected = torch.stack([images[labels == c].mean(0) for c in (0, 2, 5)])
+    assert torch.allclose(bank, expected, atol=1e-6)
+    # One more: class 0 is cut in two, and the first half of each class comes before the second of any.
+    four = choose_references(dataset, 4, how="class-mean")
+    assert torch.allclose(four[1:3], expected[1:], atol=1e-6)
+    assert torch.allclose((four[0] + four[3]) / 2, expected[0], atol=1e-6)
+    assert torch.equal(four, choose_references(dataset, 4, how="class-mean"))
+    with pytest.raises(ValueError, match="3 classes do not fit into k=2"):
+        choose_references(dataset, 2, how="class-mean")
+
+
+@pytest.mark.parametrize("how", ["mean", "class-mean"])
+def test_no_mean_is_of_one_photo(how):
+    images = torch.rand(14, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    dataset = [(image, i % 2) for i, image in enumerate(images)]
+    choose_references(dataset, 7 if how == "mean" else 6, how=how)
+    with pytest.raises(ValueError, match=r"would be one image alone: take fewer"):
+        choose_references(dataset, 10, how=how)

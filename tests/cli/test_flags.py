@@ -49,7 +49,6 @@ def test_a_room_gives_the_choices():
 
 
 def test_a_flag_that_is_needed_is_asked_for_with_its_help(capsys):
-    assert "MODEL --data FOLDER [options]" in parser_of("adapt").usage
     assert main(["adapt", "mine"]) == 1
     assert "--data FOLDER is missing: the new images: a folder" in capsys.readouterr().err
 

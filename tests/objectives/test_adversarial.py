@@ -162,7 +162,7 @@ def test_an_attack_of_your_own(net):
     loss = Adversarial(CrossEntropy(), attack)(net, IMAGES, TARGETS)
     torch.manual_seed(2)
     assert torch.equal(loss, F.cross_entropy(twin(1 - IMAGES), TARGETS))
-    with pytest.raises(ValueError, match="hold and ramp change the eps of a PGD or FGSM"):
+    with pytest.raises(ValueError, match="hold, ramp and stages change the eps of a PGD or FGSM"):
         Adversarial(CrossEntropy(), attack, ramp=0.5)
 
 

@@ -1,5 +1,7 @@
 """Distillation against torch's own losses, a published value, and its limits."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,8 @@ from torch import nn
 
 import kedge
 from kedge import objectives
-from kedge.objectives import Anchored, CrossEntropy, Distill, Frozen
+from kedge.objectives import Anchored, CrossEntropy, Distill, Frozen, distill
+from kedge.objectives.distill import fitting_share
 
 
 class Logits(nn.Module):
@@ -185,3 +188,85 @@ def test_a_copy_of_a_frozen_model_is_frozen():
     frozen = Frozen(small(1))
     assert frozen(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
     assert not frozen(torch.zeros(2, 3, 8, 8)).requires_grad
+
+
+def weighted(inner=None, teacher=None, temperature=1.5):
+    return Distill(inner or CrossEntropy(), teacher or small(1), temperature, "wsl")
+
+
+def test_a_share_for_each_image_by_hand():
+    """Image 0: teacher and model equally wrong, share 1 - 1/e. Image 1: the model is all but right, share about 0."""
+    s, t = [[1.0, 0.0, 0.0], [40.0, 0.0, 0.0]], [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    shares = fitting_share(torch.tensor(s), torch.tensor(t), torch.tensor([1, 0]))
+    assert shares.tolist() == pytest.approx([1 - math.exp(-1), 0.0], abs=1e-6)
+    objective = weighted(teacher=Logits([[2.0, 1.0, 0.0]]))
+    loss = objective(Logits([[1.0, 0.0, 0.0]]), IMAGE, torch.tensor([1]))
+    # KL 0.073461 and cross-entropy 1.551445 as above; of the teacher 1.407606
+    share = 1 - math.exp(-1.551445 / 1.407606)
+    assert float(loss.detach()) == pytest.approx((1 - share) * 1.551445 + share * 0.073461, abs=1e-6)
+    assert float(objective.logged["teacher_share"]) == pytest.approx(share, abs=1e-6)
+
+
+def test_it_is_the_loss_of_each_image_in_a_batch(batch):
+    images, labels = batch
+    weights = [0.5, 1.0, 2.0, 0.7]
+    for targets in (labels, F.one_hot(labels, 4).float() * 0.6 + 0.1):
+        model, inner = small(0).eval(), CrossEntropy(0.1, weights)
+        alone = [weighted(inner)(model, images[i : i + 1], targets[i : i + 1]) for i in range(6)]
+        torch.testing.assert_close(weighted(inner)(model, images, targets), torch.stack(alone).mean())
+
+
+def test_one_share_for_all_is_the_fixed_one(batch, monkeypatch):
+    images, labels = batch
+    monkeypatch.setattr(distill, "fitting_share", lambda s, t, y: torch.full((len(s),), 0.3))
+    fixed = Distill(CrossEntropy(), small(1), 1.5, 0.3)(small(0), images, labels)
+    torch.testing.assert_close(weighted()(small(0), images, labels), fixed)
+
+
+def test_the_share_has_no_gradient(batch):
+    images, labels = batch
+    model, objective = small(0).eval(), weighted()
+    logits = model(images)
+    share = fitting_share(logits.detach(), objective.teacher(images), labels)
+    kl = F.kl_div((logits / 1.5).log_softmax(1), (objective.teacher(images) / 1.5).softmax(1), reduction="none").sum(1)
+    expected = ((1 - share) * F.cross_entropy(logits, labels, reduction="none") + share * 1.5**2 * kl).mean()
+    expected.backward()
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    objective(model, images, labels).backward()
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_a_masked_image_has_no_teachers_answer_with_shares_either(batch):
+    images, labels = batch
+    model = kedge.anchor(small(0), example=(3, 8, 8)).train()
+    losses = [
+        Anchored(weighted(teacher=small(seed)), alpha=1.0, generator=torch.Generator().manual_seed(3))(
+            model, images, labels
+        )
+        for seed in (1, 2)
+    ]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_small_batches_a_perfect_teacher_and_half_precision(count):
+    images, labels = torch.rand(count, 3, 4, 4), torch.zeros(count, dtype=torch.long)
+    sure = Logits(torch.tensor([[1e4, 0.0, 0.0]]).repeat(count, 1))
+    for model in (Logits(torch.zeros(count, 3)), sure):  # 0 / 0 of a model as sure as its teacher is 0
+        assert weighted(teacher=sure)(model, images, labels).isfinite()
+    assert float(fitting_share(sure.logits, sure.logits, labels).max()) == 0
+    half = weighted(teacher=Logits([[2.0, 1.0, 0.0]]).bfloat16())(
+        Logits([[1.0, 0.0, 0.0]]).bfloat16(), IMAGE, labels[:1]
+    )
+    assert half.isfinite()
+
+
+def test_what_has_no_loss_for_each_image():
+    for inner in (objectives.Fragility(), objectives.ConfidencePenalty()):
+        with pytest.raises(ValueError, match=f"{type(inner).__name__} has one loss for all: put CrossEntropy inside"):
+            weighted(inner)
+    with pytest.raises(ValueError, match="0 to 1, or wsl, got 'learned'"):
+        Distill(CrossEntropy(), small(1), 1.0, "learned")
+    assert Distill(CrossEntropy(), small(1), 1.0, "0.25").weight == 0.25

@@ -10,7 +10,7 @@ from torch import Tensor
 from kedge.anchoring.stem import at_least_float32
 from kedge.checks import unit_images, whole_labels
 
-WAYS = ("random", "stratified", "kcenter", "mean")
+WAYS = ("random", "stratified", "kcenter", "mean", "class-mean")
 # k-centre looks at no more candidates than this: its cost is candidates * k * pixels.
 CANDIDATES = 5000
 # Differences between images held at a time (512 KB in float32).
@@ -44,6 +44,7 @@ def choose_references(dataset: Any, k: int, how: str = "stratified", seed: int =
             "kcenter": images far from each other (greedy k-centre on pixels, among at most 5,000 candidates); for
             references that disagree as much as the data allows, which sharpens uncertainty.
             "mean": means of k groups of images, cut along the classes; the bank then holds no single photograph.
+            "class-mean": of each class its mean, of a k above their number means of parts of each; no photograph.
         seed: the same seed gives the same bank.
 
     Raises:
@@ -63,7 +64,12 @@ def choose_references(dataset: Any, k: int, how: str = "stratified", seed: int =
     labels = _labels(dataset)[order]
     if how == "stratified":
         return _first_images(dataset, order[_in_turn(labels)], k)
-    groups = order[torch.argsort(labels, stable=True)].tensor_split(k)
+    by_class = order[torch.argsort(labels, stable=True)]
+    groups = by_class.tensor_split(k) if how == "mean" else _parts_of_classes(by_class, labels, k)
+    if alone := sum(len(group) < 2 for group in groups):
+        raise ValueError(
+            f"{how} references are means of images, and {alone} of {k} would be one image alone: take fewer of them"
+        )
     return torch.stack([_mean_image(dataset, group) for group in groups])
 
 
@@ -98,6 +104,18 @@ def _in_turn(labels: Tensor) -> Tensor:
     counts = counts[counts > 0]
     turn = torch.cat([torch.arange(int(n)) for n in counts])
     return by_class[torch.argsort(turn, stable=True)]
+
+
+def _parts_of_classes(by_class: Tensor, labels: Tensor, k: int) -> list[Tensor]:
+    """k groups of places, each of one class, the first of every class before the second of any."""
+    members = by_class.split([n for n in torch.bincount(labels - labels.min()).tolist() if n])
+    if k < len(members):
+        raise ValueError(
+            f"class-mean references are one of each class or more, and {len(members)} classes do not fit into k={k}: "
+            'take more, or "mean"'
+        )
+    parts = [own.tensor_split(k // len(members) + (c < k % len(members))) for c, own in enumerate(members)]
+    return [own[i] for i in range(len(parts[0])) for own in parts if i < len(own)]
 
 
 def _k_centre(points: Tensor, k: int) -> list[int]:

@@ -23,7 +23,11 @@ def run(
     model: str,
     *,
     weights: str | None = None,
-    data: str,
+    data: str | None = None,
+    add_classes: str | None = None,
+    remember: Literal["full", "diagonal", "sparse-uniform", "random", "central"] | None = None,
+    photos: int = 20,
+    samples: int = 200,
     how: Sequence[str] = ("linear-probe",),
     shots: Sequence[str] = ("all",),
     draws: int = 1,
@@ -37,6 +41,9 @@ def run(
     strength: float | None = None,
     epochs: int | None = None,
     lr: float | None = None,
+    layer_lr: str | None = None,
+    stages: int = 3,
+    budget: int = 12,
     pull: float = 0.0,
     augment: Literal["auto", "none", "crop-flip", "trivial"] = "auto",
     head: str | None = None,
@@ -60,10 +67,19 @@ def run(
 
     {procedures_in_words}
 
+    --add_classes adds classes to those that the model has, without the photos of these: from what --remember wrote
+    beside its weights while they were there. The result is a model folder of all classes.
+
     Args:
         model (MODEL): {MODEL}
         weights (FILE): a file with the weights of the model timm/NAME, in place of those of the library
-        data (FOLDER): the new images: a folder, parquet files, a name, a hub name
+        data (FOLDER): the new images: a folder, parquet files, a name, a hub name; with --remember photos of the
+            classes that the model has, null: those of its run
+        add_classes (FOLDER): photos of classes that the model does not have, in a folder for each
+        remember: write statistics of the classes' features beside the model's weights: a Gaussian of each class, with
+            full or diagonal covariance, or the features of a few photos, chosen by one of the other words
+        photos: of remember and add_classes: of each class, where features of photos are remembered
+        samples: of add_classes: features drawn from the Gaussian of each old class
         how (NAME): one or several of {procedures}
         shots (N): images of each class, or all
         draws: how often the few images are drawn; also seeds of the trainings
@@ -77,6 +93,10 @@ def run(
         strength: of the probes' regularisation; null: chosen by images
         epochs: of fine-tuning; null: ten, or more where images are few
         lr: of fine-tuning, a tenth of it for lp-ft; null: by the network
+        layer_lr (FACTORS): of fine-tuning: on the rate of the stages of MODEL, from the image on, such as 0,0.1,1, or
+            search: those that are best on held-out images; null: all 1
+        stages: of --layer_lr search: parts that the layers before the head are cut into
+        budget: of --layer_lr search: how many factors are tried at most
         pull: of fine-tuning: how strongly weights are held near those of MODEL (PullTowards), the head's not; 0: free
         augment: of fine-tuning
         head: the layer to replace, by its name; null: found
@@ -97,18 +117,39 @@ def run(
         kedge adapt mine --data flowers                                   a linear probe
         kedge adapt mine --data flowers --how linear-probe,lp-ft,wise-ft --shift corruptions
         kedge adapt mine --data flowers --how linear-probe,anchored-probe --shots 1,5,20,all --draws 3
+        kedge adapt mine --data flowers --how finetune --layer-lr search
         kedge adapt timm/resnet18.a1_in1k --data flowers                  published weights (needs a network)
+        kedge adapt mine --remember full                                  while the training photos are there
+        kedge adapt mine --add_classes newcomers                          later, without them
     """
     from kedge.adaptation import Settings
 
     check_range("seed", seed, 0, 2**32 - 1)
+    if not 0 < val_fraction <= 0.5:
+        raise ValueError(f"--val_fraction must be above 0, at most 0.5, got {val_fraction}")
+    if add_classes is not None or remember is not None:
+        _check_alone({"how": (how, ("linear-probe",)), "shots": (shots, ("all",)), "draws": (draws, 1)})
+        _check_alone({"shift": (shift, ("none",)), "ood": (ood, ()), "near": (near, ()), "weights": (weights, None)})
+        from kedge.cli import more_classes
+
+        source = find(model)
+        common: dict[str, Any] = {"photos": photos, "head": head, "seed": seed, "batch_size": batch_size}
+        common |= {"workers": workers, "device": device}
+        if remember is not None:
+            more_classes.remember_classes(source, model, remember, data, **common)
+        elif data is not None:
+            raise ValueError("--data is not needed to add classes: the new photos are those of --add_classes")
+        if add_classes is not None:
+            common |= {"samples": samples, "strength": strength}
+            more_classes.add_new_classes(source, model, add_classes, out, val_fraction, **common)
+        return 0
+    if data is None:
+        raise ValueError("--data FOLDER is missing: the new images: a folder, parquet files, a name, a hub name")
     hows = list(dict.fromkeys(resolve("procedures", word).replace("_", "-") for word in separated(how)))
     counts, levels = _shots(separated(shots)), whole_numbers(severities)
     ood, near = separated(ood), separated(near)
     check_words(["none"], levels)
     check_sets(ood, near)
-    if not 0 < val_fraction <= 0.5:
-        raise ValueError(f"--val_fraction must be above 0, at most 0.5, got {val_fraction}")
     source = find(model)
     check_weights([source], weights)
     if source.path is not None and source.path.is_file():
@@ -126,6 +167,9 @@ def run(
         share=_share(share),
         epochs=epochs,
         lr=lr,
+        layer_lr=_factors(layer_lr),
+        stages=stages,
+        budget=budget,
         pull=pull,
         references=references,
         objective=_objective(source),
@@ -140,6 +184,7 @@ def run(
     from dataclasses import replace
 
     from kedge import adaptation
+    from kedge.procedures._search import search_in_words
 
     shifts = shifts_of(separated(shift))
     network = source.load("cpu", weights, headless=True)
@@ -169,10 +214,21 @@ def run(
         again = f"interrupted; what is finished is kept in {folder}, the same command goes on"
         raise KeyboardInterrupt(again) from None
     print("\n".join(results["table"]))
+    for row in results["rows"]:
+        if (search := row.get("adapted", {}).get("layer_lr")) is not None:
+            shots_of = "all images" if row["shots"] is None else f"{row['shots']} shots"
+            print(f"{row['how']}, {shots_of}, draw {row['draw']}: {search_in_words(search)}")
     print(f"(percent, {test.name} ({test.split}), {len(test)} images)")
     first = f"{'all' if counts[-1] is None else counts[-1]}-0"
     print(f"models: {folder}/{first}/{hows[-1]}, ...   results: {folder / 'results.json'}")
     return 0
+
+
+def _check_alone(flags: dict[str, tuple[Any, Any]]) -> None:
+    """Raise ValueError for a flag of a new task; of each flag what it is and what it is when left out."""
+    for name, (value, usual) in flags.items():
+        if (tuple(value) if isinstance(usual, tuple) else value) != usual:
+            raise ValueError(f"--{name} is of a new task, not of --remember or --add_classes: leave it out")
 
 
 def _shots(words: list[str]) -> list[int | None]:
@@ -185,6 +241,15 @@ def _shots(words: list[str]) -> list[int | None]:
         if value not in counts:
             counts.append(value)
     return counts
+
+
+def _factors(text: str | None) -> list[float] | str | None:
+    if text is None or text == "search":
+        return text
+    try:
+        return [float(word) for word in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--layer_lr are numbers with commas between, or search, got {text!r}") from None
 
 
 def _share(text: str) -> float | str:

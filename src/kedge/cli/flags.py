@@ -1,7 +1,7 @@
 """A command is a function `run`: its signature and docstring become its flags and their help, and a call of it again.
 
-What may come before the names of flags is positional; a flag without a default is needed. `Sequence[str]` takes one
-word or several, a `bool` is a switch, literals are choices, and so are the methods of a room: `Annotated[str, ROOM]`.
+What may come before the names of flags is positional. `Sequence[str]` takes one word or several, a `bool` is a switch,
+literals are choices, and so are the methods of a room: `Annotated[str, ROOM]`.
 In the docstring `name (METAVAR): ...` says what a value is called, and `{NAME}` stands for what `help_words` has
 under that name.
 """
@@ -53,6 +53,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "seeds": (1, 10_000),
     "neighbours": (1, _LARGE),
     "borrow": (0, _LARGE),
+    "photos": (1, _LARGE),
+    "samples": (1, 1_000_000),
     "seed": (-(2**63), 2**63 - 1),
 }
 
@@ -83,7 +85,6 @@ def parser_of(command: str) -> ArgumentParser:
             settings["metavar"] = metavar
         if parameter.kind == parameter.KEYWORD_ONLY:
             parser.add_argument(f"--{name.rstrip('_')}", dest=name, **settings)
-            usage += [f"--{name} {metavar}"] if parameter.default is parameter.empty else []
             continue
         if parameter.default is None:
             settings["nargs"] = "?"
@@ -108,7 +109,7 @@ def options_of(command: str, arguments: Sequence[str]) -> dict[str, Any] | int:
     """The arguments of a command's `run`, of words as they stand on the command line; 2 after saying what is wrong.
 
     Raises:
-        ValueError: a flag that is needed is missing, a number is out of its range, a device is not here.
+        ValueError: a number is out of its range, a device is not here.
     """
     parser = parser_of(command)
     if (place := _empty(arguments)) is not None:
@@ -123,17 +124,13 @@ def options_of(command: str, arguments: Sequence[str]) -> dict[str, Any] | int:
         return _wrong(parser, _readable(str(error), list(parser._option_string_actions)))
     module = import_module(f"kedge.cli.{command}")
     if not hasattr(module, "parser"):
-        _check(parser, module.run, options)
+        _check(options)
     return options
 
 
-def _check(parser: ArgumentParser, run: Any, options: dict[str, Any]) -> None:
+def _check(options: dict[str, Any]) -> None:
     for name, (low, high) in RANGES.items():
         check_range(name, options.get(name), low, high)
-    for name, parameter in inspect.signature(run).parameters.items():
-        if parameter.default is parameter.empty and options[name] is None:
-            (action,) = (each for each in parser._actions if each.dest == name)
-            raise ValueError(f"--{name} {action.metavar} is missing: {action.help}")
     if options.get("device") not in (None, "auto", "cpu"):
         from kedge.devices import chosen_device
 

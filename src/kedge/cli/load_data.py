@@ -225,6 +225,9 @@ def shifts_of(words: list[str]) -> list[Any]:
         if word in groups() or word in known():
             shifts.append(word)
             continue
+        if ":" in word and not Path(word).exists() and (parts := data.parts_of(word)) is not None:
+            shifts.append(parts)
+            continue
         if not (data.is_published(word) or Path(word).exists()):
             if "/" in word:
                 raise ValueError(f"--shift {word}: there is no such folder")

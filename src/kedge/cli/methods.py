@@ -11,6 +11,7 @@ ROOMS = {
     "optim.rules": "gradient rules: optimizers, and wrappers round one",
     "optim.schedules": "the learning rate over a training",
     "samplers": "which images an epoch holds",
+    "selection": "scores by which training images are chosen",
     "procedures": "how a model is made, in stages",
     "postprocess": "what is done to logits, saved and exported with the model",
     "scores": "one number for each image: higher is more familiar",

@@ -4,16 +4,19 @@ from kedge.data import corruptions
 from kedge.data.augment import BatchAugmentation, augment_batch
 from kedge.data.batches import TrainingBatches, training_batches
 from kedge.data.decode import read_image
+from kedge.data.dominoes import dominoes
 from kedge.data.file_sets import FileSet
 from kedge.data.imbalance import imbalanced
 from kedge.data.label_noise import with_label_noise
-from kedge.data.loading import load, load_images, load_unlabelled, splits, stream
+from kedge.data.loading import load, load_images, load_unlabelled, parts_of, splits, stream
 from kedge.data.map_style import from_dataset
 from kedge.data.origin import Origin
 from kedge.data.overlap import check_apart, shared_images
+from kedge.data.parts import PartedSet, randomised
 from kedge.data.published import PublishedSet, is_published, published
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.sets import ImageSet, TensorSet
+from kedge.data.slabs import slabs
 from kedge.data.sources import is_stream
 from kedge.data.splitting import reference_subset, split_validation
 from kedge.data.streams import StreamSet, from_stream
@@ -26,6 +29,7 @@ __all__ = [
     "ImageSet",
     "LoadReport",
     "Origin",
+    "PartedSet",
     "PublishedSet",
     "StreamSet",
     "TensorSet",
@@ -35,6 +39,7 @@ __all__ = [
     "check_apart",
     "corruptions",
     "derive_seed",
+    "dominoes",
     "from_dataset",
     "from_stream",
     "generator",
@@ -44,10 +49,13 @@ __all__ = [
     "load",
     "load_images",
     "load_unlabelled",
+    "parts_of",
     "published",
+    "randomised",
     "read_image",
     "reference_subset",
     "shared_images",
+    "slabs",
     "split_validation",
     "splits",
     "stream",

@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 
 from kedge.data.build import Listing, build
-from kedge.data.digits import Digits
 from kedge.data.folders import ImageFolder
 from kedge.data.image_files import about_unread, files_under, is_flat
 from kedge.data.items import FileItems
+from kedge.data.parts import RandomisedParts
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet
-from kedge.data.sources import STREAM, check_split, is_stream, resolve
+from kedge.data.sources import STREAM, Arrays, Dominoes, Slabs, check_split, is_stream, resolve
 from kedge.data.streams import StreamSet
 
 
@@ -24,7 +24,8 @@ def load(
     """Load one split of an image set.
 
     A name is looked up in this order: "digits" (scikit-learn's 8x8 handwritten digits, with a fixed train, val and
-    test split); an existing path; a folder of $KEDGE_DATA; a Hugging Face hub name `owner/name`. A path is an image
+    test split), "dominoes:EASY+HARD" and "slabs" (images put together here, see `dominoes` and `slabs`); an existing
+    path; a folder of $KEDGE_DATA; a Hugging Face hub name `owner/name`. A path is an image
     folder (FOLDER/class/*.jpg, or FOLDER/train/class/* with FOLDER/val or FOLDER/test) or parquet in the Hugging
     Face image layout.
 
@@ -46,7 +47,7 @@ def load(
     """
     source = resolve(name_or_path)
     split = check_split(source, split)
-    if isinstance(source, Digits):
+    if isinstance(source, Arrays):
         return source.load(split, image_size, channels)
     return build(source.listing(split), image_size, channels, decode=decode)
 
@@ -124,7 +125,15 @@ def stream(
     if not is_stream(name_or_path):
         return None
     source = resolve(name_or_path)
-    if isinstance(source, Digits | ImageFolder):
+    if isinstance(source, Arrays | ImageFolder):
         raise DataError(f"{os.fspath(name_or_path)}: a folder of images is listed, not streamed: leave out {STREAM!r}")
     split = "train" if "train" in source.splits else next(iter(source.splits))
     return source.stream(split, image_size, 0.0 if "val" in source.splits else val_fraction, seed)
+
+
+def parts_of(name_or_path: str | os.PathLike[str]) -> RandomisedParts | None:
+    """Of images that are put together from parts, such as dominoes: their test images, each part randomised in turn."""
+    source = resolve(name_or_path)
+    if not isinstance(source, Dominoes | Slabs) or "test" not in source.splits:
+        return None
+    return RandomisedParts(source.name, source.class_names, source.parts, source.load)

@@ -6,17 +6,20 @@ import re
 from pathlib import Path
 
 from kedge.data.digits import Digits
+from kedge.data.dominoes import PREFIX, Dominoes, halves_of
 from kedge.data.folders import ImageFolder, canonical_split, data_folder, pack
 from kedge.data.formats import EXTENSIONS
 from kedge.data.published import looks_corrupted
 from kedge.data.report import DataError
 from kedge.data.shards import Shards, is_shards
+from kedge.data.slabs import Slabs
 from kedge.data.tables import Hub, Parquet, parquet_files
 
 STREAM = "stream:"
 
 
-Source = Digits | ImageFolder | Parquet | Hub | Shards
+Arrays = Digits | Dominoes | Slabs  # which `load` images themselves
+Source = Arrays | ImageFolder | Parquet | Hub | Shards
 
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Source:
@@ -30,6 +33,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Source:
         raise TypeError(f"data is named by a text or a path, got {type(name_or_path).__name__}")
     if str(name_or_path) == Digits.name:
         return Digits()
+    if isinstance(name_or_path, str) and (made := _made_up(name_or_path)) is not None:
+        return made
     name = os.fspath(name_or_path).removeprefix(STREAM)
     path = Path(name).expanduser()
     if not name.strip():
@@ -44,6 +49,18 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Source:
     if not is_path and re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name) and not path.parent.exists():
         return Hub(name)
     raise DataError(_unknown(name, path))
+
+
+def _made_up(name: str) -> Dominoes | Slabs | None:
+    """The source of a name that stands for images put together here; None for others."""
+    if name == "slabs" or name.startswith("slabs:"):
+        return Slabs(name)
+    if not name.startswith(PREFIX):
+        return None
+    names, classes, agree = halves_of(name)
+    if unlike := [half for half in names if half != Digits.name and pack(half) is None]:
+        raise DataError(f"{name}: a half is digits or a folder of $KEDGE_DATA, and {unlike[0]!r} is neither")
+    return Dominoes(name, [resolve(half) for half in names], classes, agree)
 
 
 def check_split(source: Source, split: str) -> str:

@@ -10,6 +10,7 @@ from kedge.evaluation.attacked import (
     predictor,
 )
 from kedge.evaluation.equalise import Step, common_step, difference, equalise
+from kedge.evaluation.parts import accuracy_by_part
 from kedge.evaluation.sanity import sanity
 from kedge.evaluation.suite import FORMAT_VERSION, evaluate
 from kedge.evaluation.unlabelled import estimate_accuracy, with_estimates
@@ -19,6 +20,7 @@ __all__ = [
     "Attacks",
     "Step",
     "accuracy_against_epsilon",
+    "accuracy_by_part",
     "attack_batch",
     "attack_summary",
     "attacked",

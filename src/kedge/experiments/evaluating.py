@@ -142,10 +142,10 @@ def _settings(planned: Planned) -> dict[str, Any]:
 
 
 def _judging(planned: Planned, side: int | None, channels: int, decode: bool) -> ImageSet:
-    """The images that a run is judged on: the test images, or with part rest those that train_images left."""
+    """The images that a run is judged on: a part of its data, or with part rest those that train_images left."""
     place, first = str(planned.recipe.data), planned.recipe.train_images
-    if planned.variant.evaluation.get("part", "test") == "test":
-        return data.load(place, "test", side, channels, decode=decode)
+    if (part := planned.variant.evaluation.get("part", "test")) != "rest":
+        return data.load(place, part, side, channels, decode=decode)
     train = data.load(place, "train", side, channels, decode=decode)
     if first is None or first >= len(train):
         raise ValueError(f"part rest is of training images beyond train_images ({first}), and {place} has {len(train)}")

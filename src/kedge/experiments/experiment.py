@@ -56,8 +56,9 @@ class Experiment:
             `evaluation.references` into the evaluation, `same_as` names a variant whose runs are evaluated again,
             `after` one whose runs this one starts from, `optimizer.sgd.lr` and `lr` are the same.
         evaluation: keywords of `kedge.evaluation.evaluate`: shift, severities, near, ood, limit, references, equalise;
-            `part`: judge on the `test` images, or on the `rest`, the training images beyond train_images; `views`:
-            so many views of an image, see `kedge.evaluation.inputs`.
+            `part`: judge on the `test` images, or on the `rest`, the training images beyond train_images, or of data
+            that is put together from parts on `easy-randomised` and the like; `views`: so many views of an image, see
+            `kedge.evaluation.inputs`.
         scales: name to changes of the base, and `variants`: those that this scale keeps.
         seeds: how many, from 0.
         expected: measure to variant to the percentage in the source, at its own scale.
@@ -173,8 +174,9 @@ class Experiment:
         if reserved := [key for key in OURS if key in tree]:
             raise ValueError(f"{where}{reserved[0]} is not a variant's to say: the experiment does")
         part = evaluation.get("part", "test")
-        if part not in PARTS:
-            raise ValueError(f"{where}part is one of {', '.join(PARTS)}, not {part!r}{near_names(part, PARTS)}")
+        if part not in PARTS and not str(part).endswith("-randomised"):
+            known = f"{', '.join(PARTS)}, or of dominoes and slabs NAME-randomised"
+            raise ValueError(f"{where}part is one of {known}, not {part!r}{near_names(part, PARTS)}")
         if part == "rest" and tree.get("train_images") is None:
             raise ValueError(f"{where}part rest is of training images beyond train_images: say how many are trained on")
         if after is not None:

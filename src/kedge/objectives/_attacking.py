@@ -1,6 +1,7 @@
 """An attack inside a training step: the base of the objectives that train on adversarial images."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,6 +36,9 @@ class Attacking(Wrapper):
             2509.23325), which grows epsilon in place of the learning rate, reads `progress`: see `set_progress`.
         generator: for the random starts; on the device of the images, if it is to cost no time. None: torch's global
             one.
+        stages: shares of epsilon, 0 to 1, each for an equal part of training, such as (1/3, 2/3, 1); None: none. Not
+            recommended for short trainings: fewer steps at the whole epsilon leave less robust networks, see the claim
+            `epsilon_stages`. `Adversarial` takes it.
 
     Raises:
         ValueError: for values out of range, an attack that is for evaluation only, or an inner objective that draws
@@ -52,6 +56,7 @@ class Attacking(Wrapper):
         hold: float = 0.0,
         ramp: float = 0.0,
         generator: torch.Generator | None = None,
+        stages: Sequence[float] | None = None,
     ) -> None:
         super().__init__(inner)
         name = type(self).__name__
@@ -75,17 +80,25 @@ class Attacking(Wrapper):
             raise ValueError(f"hold and ramp are shares of training, together at most 1, got {hold} and {ramp}")
         if as_attack(attack).targeted:
             raise ValueError(f"{name} has the true targets, which a targeted attack would make easier: leave it out")
-        if (hold or ramp) and not as_attack(attack).scales:
-            raise ValueError(f"hold and ramp change the eps of a PGD or FGSM; {attack!r} is none")
+        if stages is not None:
+            if isinstance(stages, str) or not stages or not all(0 <= share <= 1 for share in stages) or not any(stages):
+                raise ValueError(f"stages are shares of eps, 0 to 1, not all of them 0, such as (0.5, 1), got {stages}")
+            if hold or ramp:
+                raise ValueError(f"stages {list(stages)} and hold or ramp both say how eps grows: leave one out")
+        if (hold or ramp or stages) and not as_attack(attack).scales:
+            raise ValueError(f"hold, ramp and stages change the eps of a PGD or FGSM; {attack!r} is none")
         self.attack: Any = as_attack(attack).training()
         self.hold = hold
         self.ramp = ramp
+        self.stages = None if stages is None else tuple(stages)
         self.generator = generator
         self._looked = False
 
     @property
     def share(self) -> float:
-        """The share of epsilon in force, by `progress`: 0 for `hold`, then linearly up to 1 for `ramp`."""
+        """The share of epsilon in force, by `progress`: 0 for `hold`, then linearly to 1 for `ramp`; or of a stage."""
+        if self.stages is not None:
+            return float(self.stages[min(int(self.progress * len(self.stages)), len(self.stages) - 1)])
         past = self.progress - self.hold
         return float(past >= 0) if self.ramp == 0 else min(1.0, max(0.0, past / self.ramp))
 
@@ -129,10 +142,10 @@ class Attacking(Wrapper):
                 f"others than it trains on: put Anchored outside, Anchored({type(self).__name__}(...), alpha=0)",
                 stacklevel=4,
             )
-        if (self.hold or self.ramp) and "progress" not in vars(self):
+        if (self.hold or self.ramp or self.stages) and "progress" not in vars(self):
             warnings.warn(
-                "hold and ramp follow the progress of training, and nobody says how far it is, so that epsilon is "
-                "whole from the start: call kedge.objectives.set_progress(objective, share) before each step",
+                "hold, ramp and stages follow the progress of training, and nobody says how far it is, so that epsilon "
+                "is that of the end throughout: call kedge.objectives.set_progress(objective, share) before each step",
                 stacklevel=4,
             )
         devices = [images.device] if images.device.type == "cuda" else []

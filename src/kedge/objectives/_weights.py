@@ -38,12 +38,15 @@ class ClassWeighted(Objective):
 
         Raises ValueError where there are not as many weights as `outputs` of the model.
         """
-        if self.class_weights is None:
-            return losses.mean()
+        return losses.mean() if self.class_weights is None else self.weighed(losses, model, targets, outputs).mean()
+
+    def weighed(self, losses: Tensor, model: nn.Module, targets: Tensor, outputs: int) -> Tensor:
+        """The losses `[B]` of the images times how much each counts; see `weighted_mean`."""
+        assert self.class_weights is not None
         if len(self.class_weights) != outputs:
             c = len(self.class_weights)
             raise ValueError(f"class_weights has {c} values, but the model has {outputs} outputs")
-        return (image_weights(model, targets, self.class_weights.to(losses.device)) * losses).mean()
+        return image_weights(model, targets, self.class_weights.to(losses.device)) * losses
 
 
 def check_weights(class_weights: Tensor | Sequence[float]) -> Tensor:

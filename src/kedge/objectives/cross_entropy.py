@@ -57,6 +57,13 @@ class CrossEntropy(ClassWeighted):
         """The mean cross-entropy."""
         return self._logits_and_loss(model, images, targets)[1]
 
+    def losses(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each image `[B]`, weighed by its class; their mean is the loss of the batch."""
+        logits = model(images)
+        targets = check_targets(targets, logits)
+        losses = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing, reduction="none")
+        return losses if self.class_weights is None else self.weighed(losses, model, targets, logits.shape[1])
+
     def _logits_and_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(images)
         targets = check_targets(targets, logits)

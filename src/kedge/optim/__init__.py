@@ -7,13 +7,14 @@ A rule (`SGD`, `AdamW`, `SAM`, `OrthoGrad`, ...) is a file in `kedge.optim.rules
 from typing import Any
 
 from kedge import catalog
-from kedge.optim.groups import by_layer, layer_numbers, parameter_groups, unfreezing
+from kedge.optim.groups import by_layer, layer_numbers, parameter_groups, stage_of, unfreezing
 
 _ROOMS = ("optim.rules", "optim.schedules")
 __all__ = [
     "by_layer",
     "layer_numbers",
     "parameter_groups",
+    "stage_of",
     "unfreezing",
     *(name for room in _ROOMS for name in catalog.class_names(room)),
 ]

@@ -1,12 +1,12 @@
 """Which weights decay, at which rate each layer learns, and from when on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-__all__ = ["by_layer", "layer_numbers", "parameter_groups", "unfreezing"]
+__all__ = ["by_layer", "layer_numbers", "parameter_groups", "stage_of", "unfreezing"]
 
 TWELVE = 12  # parameters of a layer, where a network does not say what its layers are
 NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -60,20 +60,38 @@ def layer_numbers(network: nn.Module, head: str) -> dict[str, int]:
 
 
 def by_layer(
-    groups: list[dict[str, Any]], numbers: Mapping[nn.Parameter, int], lr: float, decay: float, head: float
+    groups: list[dict[str, Any]],
+    numbers: Mapping[nn.Parameter, int],
+    lr: float,
+    decay: float,
+    head: float,
+    stages: Sequence[float] = (),
 ) -> list[dict[str, Any]]:
     """The groups split by layer, with the rate of each: lr·head of the head (layer 0), lr·decay^(n - 1) of layer n.
 
-    Each group has its number as `layer`. The head's come after the others.
+    Each group has its number as `layer`. The head's come after the others. `stages`: further factors, of the layers cut
+    into as many consecutive parts, from the one at the image on (see `stage_of`); a factor of 0 leaves weights alone.
     Source: layer-wise decay, Clark et al., "ELECTRA" (arXiv 2003.10555), as in BEiT.
     """
-    split = []
+    split, deepest = [], max(numbers.values(), default=0)
     for group in groups:
         for number in sorted({numbers[p] for p in group["params"]}, key=lambda n: (n == 0, n)):
             rate = lr * (head if number == 0 else decay ** (number - 1))
+            if stages and number:
+                rate *= stages[stage_of(number, deepest, len(stages))]
             members = [p for p in group["params"] if numbers[p] == number]
             split.append({**group, "params": members, "lr": rate, "layer": number})
     return split
+
+
+def stage_of(layer: int, deepest: int, stages: int) -> int:
+    """Of layers numbered 1 (before the head) to `deepest` (at the image), cut into `stages` parts as even as can be.
+
+    The first part, 0, is at the image. Raises ValueError for more parts than layers.
+    """
+    if stages > deepest:
+        raise ValueError(f"{stages} stages cannot be made of {deepest} layers")
+    return (deepest - layer) * stages // deepest
 
 
 def unfreezing(schedule: LambdaLR, steps: int) -> None:

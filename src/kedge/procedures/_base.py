@@ -72,7 +72,10 @@ class Context:
 
     def stage(self, how: str) -> PixelModel:
         """The model of another procedure on the same images with the same settings, made before or now."""
-        return perform(Context(way(how), self.model, self.train, self.val, self.settings, self.out))[0]
+        model, record = perform(Context(way(how), self.model, self.train, self.val, self.settings, self.out))
+        if "layer_lr" in record:  # what was searched for it decides this model too
+            self.record["layer_lr"] = record["layer_lr"]
+        return model
 
     def with_bank(self, model: PixelModel) -> PixelModel:
         """A copy for the new task: no steps after the logits, no threshold, a bank of the new training images."""

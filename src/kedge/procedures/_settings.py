@@ -28,6 +28,10 @@ class Settings:
         share: of the fine-tuned weights in wise-ft, 0 to 1, or "val": the best of eleven on the validation images.
         epochs: of fine-tuning; None: ten, and at least a hundred steps where there are few images.
         lr: of fine-tuning, for lp-ft a tenth of it; None: by optimizer and batch, see `kedge.training`.
+        layer_lr: of fine-tuning: factors on the learning rate of the stages of the body, from the image on, "search":
+            those that are best on held-out images, or None: all 1.
+        stages: of a search: into how many consecutive parts the layers before the head are cut.
+        budget: of a search: how many factors are tried at most.
         pull: of fine-tuning: how strongly the weights are held near those of the body, the head's not; 0: not at all.
         references: size of an anchored model's bank; None: as many as the model had.
         objective: of fine-tuning, as in a recipe; None: cross-entropy, of anchored models with masking.
@@ -53,6 +57,9 @@ class Settings:
     share: float | str = 0.5
     epochs: int | None = None
     lr: float | None = None
+    layer_lr: list[float] | str | None = None
+    stages: int = 3
+    budget: int = 12
     pull: float = 0.0
     references: int | None = None
     objective: list[Any] | None = None
@@ -80,7 +87,11 @@ class Settings:
             raise ValueError(f"gamma is the weight of what is borrowed, 0 to 1, got {self.gamma}")
         if not 0 <= self.pull < math.inf:
             raise ValueError(f"pull is how strongly weights are held where they start, 0 or more, got {self.pull}")
-        for name in ("drawn", "neighbours", "borrow", "epochs", "references", "batch_size"):
+        if isinstance(self.layer_lr, str) and self.layer_lr != "search":
+            raise ValueError(f"layer_lr is a list of factors, or search, got {self.layer_lr!r}")
+        if self.budget < 2:
+            raise ValueError(f"budget is how many factors are tried, 2 or more, got {self.budget}")
+        for name in ("drawn", "neighbours", "borrow", "stages", "epochs", "references", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")

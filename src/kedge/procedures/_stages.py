@@ -63,7 +63,8 @@ def _plan(context: Context, start: PixelModel, factor: float) -> Recipe:
         recipe = replace(recipe, batch_size=batch, epochs=epochs)
     resolved = resolve(recipe, start.network, train)
     assert resolved.lr is not None
-    recipe = replace(recipe, lr=factor * resolved.lr)
+    assert not isinstance(settings.layer_lr, str)  # what is to be searched has been, see `choose_layer_rates`
+    recipe = replace(recipe, lr=factor * resolved.lr, layer_lr=settings.layer_lr or [])
     if settings.pull:
         pull = {"strength": settings.pull, "new_head": find_head(start, settings.head)}
         recipe = replace(recipe, objective=[{"PullTowards": pull}, *(resolved.objective or [])])

@@ -4,6 +4,7 @@ from kedge.anchoring import PixelModel
 from kedge.catalog import Info
 from kedge.probing.heads import find_head, with_head
 from kedge.procedures._base import Context, Procedure
+from kedge.procedures._search import choose_layer_rates
 from kedge.procedures._stages import tune
 
 info = Info(
@@ -19,10 +20,23 @@ info = Info(
 class Finetune(Procedure):
     """A run with the recipe, checkpoints and metrics of any; an anchored body goes on with its masking."""
 
-    decided_by = ("seed", "head", "references", "epochs", "lr", "pull", "objective", "augment")
+    decided_by = (
+        "seed",
+        "head",
+        "references",
+        "epochs",
+        "lr",
+        "layer_lr",
+        "stages",
+        "budget",
+        "pull",
+        "objective",
+        "augment",
+    )
 
     def run(self, context: Context) -> PixelModel:
         """The trained model."""
+        choose_layer_rates(context)
         settings, names = context.settings, context.train.class_names
         head = find_head(context.model, settings.head)
         return tune(context, with_head(context.with_bank(context.model), head, names, seed=settings.seed))

@@ -3,6 +3,7 @@
 from kedge.anchoring import PixelModel
 from kedge.catalog import Info
 from kedge.procedures._base import Context, Procedure
+from kedge.procedures._search import choose_layer_rates
 from kedge.procedures._stages import tune
 from kedge.procedures.finetune import Finetune
 
@@ -25,4 +26,5 @@ class LpFt(Procedure):
 
     def run(self, context: Context) -> PixelModel:
         """The trained model."""
+        choose_layer_rates(context)
         return tune(context, context.stage("linear_probe"), GENTLER)

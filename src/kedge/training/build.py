@@ -18,6 +18,7 @@ from kedge.training.objective import images_of
 from kedge.training.recipe import Recipe
 
 __all__ = [
+    "check_stages",
     "check_steps",
     "make_model",
     "make_network",
@@ -67,9 +68,9 @@ def make_optimizer(recipe: Recipe, model: PixelModel, objective: nn.Module | Non
     assert recipe.weight_decay is not None
     groups = optim.parameter_groups(model, recipe.weight_decay)
     head_lr = recipe.head_lr or 1.0
-    if (head_lr, recipe.layer_decay, recipe.unfreeze) != (1.0, 1.0, 0.0):
-        numbers = _layers(model, apart=recipe.layer_decay != 1 or recipe.unfreeze > 0)
-        groups = optim.by_layer(groups, numbers, recipe.lr, recipe.layer_decay, head_lr)
+    if (head_lr, recipe.layer_decay, recipe.unfreeze) != (1.0, 1.0, 0.0) or recipe.layer_lr:
+        numbers = _layers(model, apart=recipe.layer_decay != 1 or recipe.unfreeze > 0 or bool(recipe.layer_lr))
+        groups = optim.by_layer(groups, numbers, recipe.lr, recipe.layer_decay, head_lr, recipe.layer_lr)
     own = [] if objective is None else optim.parameter_groups(objective, recipe.weight_decay)
     groups += [{**group, "layer": 0} for group in own]
     return make_rule(recipe, groups, model)
@@ -94,6 +95,15 @@ def check_steps(recipe: Recipe, steps_per_epoch: int) -> None:
     """Raise ValueError for settings of rules or of the schedule that cannot work, before a run has a folder."""
     groups = [{"params": [nn.Parameter(torch.zeros(1))], "layer": 0}]
     make_schedule(recipe, make_rule(recipe, groups), steps_per_epoch)
+
+
+def check_stages(recipe: Recipe, model: PixelModel) -> None:
+    """Raise ValueError where the network has fewer layers than layer_lr has factors, or none to count from."""
+    if recipe.layer_lr and len(recipe.layer_lr) > (deepest := max(_layers(model, apart=True).values())):
+        raise ValueError(
+            f"layer_lr has {len(recipe.layer_lr)} factors, and the network has {deepest} layers before its last one: "
+            "give fewer"
+        )
 
 
 def step_passes(recipe: Recipe) -> int:
@@ -128,7 +138,8 @@ def _layers(model: PixelModel, apart: bool) -> dict[nn.Parameter, int]:
         head = find_head(model)
     except ValueError:
         raise ValueError(
-            "the network has no linear last layer to count layers from: leave head_lr, layer_decay and unfreeze out"
+            "the network has no linear last layer to count layers from: leave head_lr, layer_decay, layer_lr and "
+            "unfreeze out"
         ) from None
     numbers = optim.layer_numbers(model.network, head)
     own = {parameter: numbers[name] for name, parameter in model.network.named_parameters()}

@@ -53,7 +53,7 @@ def may_grow(recipe: Recipe, epochs: int | None) -> bool:
         for parts in written(recipe)
         for part in parts
         for key, parameter in part.arguments.items()
-        if key in ("hold", "ramp", "warmup")
+        if key in ("hold", "ramp", "stages", "warmup")
     )
 
 

@@ -19,7 +19,7 @@ from kedge.data import ImageSet
 from kedge.data.sets import check_set
 from kedge.training.banner import opening, remarks
 from kedge.training.batches import drawn_images
-from kedge.training.build import check_steps
+from kedge.training.build import check_stages, check_steps
 from kedge.training.cost import check_room, costs
 from kedge.training.epochs import quiet, train_epochs
 from kedge.training.errors import explained
@@ -170,6 +170,7 @@ def _run(
         record = with_extra(record, extra)
     # What cannot be trained is said before a folder is made.
     run = Run(recipe, plan.model, objective, train, val, extra)
+    check_stages(recipe, plan.model)
     drawn = drawn_images(recipe, train)
     check_steps(recipe, -(-drawn // (recipe.batch_size or drawn)))
     if recipe.shard:

@@ -85,6 +85,7 @@ class RunFolder:
         if recipe.name is None:
             model = recipe.model if recipe.init_from is None else f"{Path(recipe.init_from).resolve().name}-tuned"
             data, model = (Path(part).name or "run" for part in (recipe.data or "digits", model))
+            data = data.replace(":", "-")  # which Windows takes in no name
             name = f"{data}-{model}-{time.strftime('%Y%m%d-%H%M%S')}"
             numbered = (f"{name}-{number}" for number in range(2, 1000))
             return cls(next(path for n in chain([name], numbered) if not (path := runs / n).exists()))

@@ -17,6 +17,7 @@ from kedge.checks import unlike_classes
 from kedge.data import ImageSet, StreamSet, with_label_noise
 from kedge.data.splitting import split_validation
 from kedge.named_model import run_of
+from kedge.selection import Selection
 from kedge.training.held_out import RunImages, unseen
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.record import ImageRecord
@@ -51,6 +52,10 @@ def load_pool(recipe: Recipe) -> tuple[ImageSet, ImageSet | None]:
     assert recipe.data is not None
     train: ImageSet
     out: ImageSet | None = None
+    if recipe.selection is not None:
+        Selection.read(recipe.selection)  # before the data
+        if data.is_stream(recipe.data):
+            raise ValueError(f"selection picks images out of a set, and {recipe.data} is read in turn: leave it out")
     if (stream := data.stream(recipe.data, recipe.image_size, recipe.val_fraction, held_by(vars(recipe)))) is not None:
         train, out = stream
         if recipe.train_images is not None or recipe.classes is not None:
@@ -77,6 +82,11 @@ def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[Imag
 
     Of a part val those are left out that are also training images, of this run or of the model that it starts from.
     """
+    if recipe.folds and recipe.selection is not None:
+        raise ValueError(
+            f"cross-validation in {recipe.folds} folds would judge the selection by images that had a part in it: "
+            "write folds: 0, and hold out what its models held out"
+        )
     if recipe.folds:
         train, val = train.subset(range(len(train))), train.subset(())
         train.split, val.split = "train", "val"
@@ -85,6 +95,9 @@ def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[Imag
     val, _ = val.readable()
     if recipe.classes is not None:
         train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
+    if recipe.selection is not None:
+        train, words = Selection.read(recipe.selection).pick(train, val)
+        train.report.notes.append(words)
     check_classes(train, str(recipe.data), "; name the others in classes")
     unknown = unseen(val, record_of(recipe, train, None), "this run")
     if len(unknown) < len(val):
@@ -148,7 +161,8 @@ def resumed(run: Path, sets: tuple[ImageSet, ImageSet] | None) -> tuple[ImageSet
         return (train, val) if record is None else record.arranged(train, val)
     if record is None:
         return images.train, images.val
-    some = images.recipe.train_images is not None or bool(images.recipe.imbalance)  # of more
+    some = images.recipe.train_images is not None or bool(images.recipe.imbalance)
+    some = some or images.recipe.selection is not None  # of more
     return record.arranged(images.whole, images.val if images.own_part else None, some)
 
 

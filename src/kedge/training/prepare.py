@@ -83,6 +83,11 @@ def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None
             "imbalance is of the data that a recipe names, and training images were handed over: hand over what "
             "kedge.data.imbalanced leaves of them"
         )
+    if memory.sets is not None and recipe.selection is not None and earlier is None:
+        raise ValueError(
+            "selection picks among the images that a recipe names, and training images were handed over: hand over "
+            "what kedge.selection.Selection.read(FILE).pick leaves of them"
+        )
     recipe = resolve_device(recipe)
     if earlier is not None and recipe.folds and recipe.world > 1:
         raise ValueError(

@@ -35,6 +35,8 @@ class Recipe:
         imbalance: leave fewer images of some classes, {ratio: 50} or {ratio: 50, kind: step}: the most frequent class
             has `ratio` times the images of the rarest, and so have images held out of them; kind is `long-tailed`,
             `linear` or `step`, and rare, order, largest and seed are those of kedge.data.imbalanced; {}: as they are.
+        selection: train on the images that this file chooses, selection.json of kedge select; images held out for
+            validation must have had no part in it; null: on all.
         augment: `auto`, `none`, `crop-flip`, or that and `trivial`, `randaugment` or, up to 64 px, `pixmix`; auto: as
             the run in init_from was, else crop-flip.
         crop: smallest share of a photo's area that a random crop keeps; null: 0.4 where the run starts from trained
@@ -52,7 +54,8 @@ class Recipe:
             weights; the network, its normalisation and its bank are those of that model.
         anchored: anchor the network, or train it as it is; null: as the model in init_from is, else anchored.
         references: size of the bank of references that travels with the model.
-        choose: how the bank is chosen: `random`, `stratified`, `kcenter` or `mean`.
+        choose: how the bank is chosen: `random`, `stratified` or `kcenter` photos; `mean` or `class-mean`, which show
+            none.
         residuals: training residuals kept with the bank, for the per-image reference search (`blt`).
         objective: names inside kedge.objectives, outermost first, each alone or as {name: {argument: value}};
             null: from scratch cross-entropy, anchored with a quarter of the references masked and the label kept; from
@@ -77,6 +80,8 @@ class Recipe:
         lr: highest learning rate; null: by optimizer, batch and whether the run starts from trained weights or attacks.
         head_lr: factor on the learning rate of the last layer; null: 5 for published weights, else 1.
         layer_decay: factor on the learning rate from each layer to the one before it, nearer to the image.
+        layer_lr: further factors on the learning rate of the layers before the last one, cut into as many stages from
+            the image on, such as [0, 0.1, 1]; 0 leaves a stage as it is; []: none.
         unfreeze: part of the run over which the layers begin to learn one after another, from the last to the first.
         momentum: of SGD.
         nesterov: Nesterov's form of it.
@@ -126,6 +131,7 @@ class Recipe:
     classes: list[str] | None = None
     train_images: int | None = None
     imbalance: dict[str, Any] = field(default_factory=dict)
+    selection: str | None = None
     augment: str = "auto"
     crop: float | None = None
     label_noise: float = 0.0
@@ -152,6 +158,7 @@ class Recipe:
     lr: float | None = None
     head_lr: float | None = None
     layer_decay: float = 1.0
+    layer_lr: list[float] = field(default_factory=list)
     unfreeze: float = 0.0
     momentum: float = 0.9
     nesterov: bool = True

@@ -15,7 +15,7 @@ __all__ = ["CHOICES", "as_type", "check_objectives", "check_recipe"]
 # Values that a key may take.
 CHOICES = {
     "augment": ("auto", "none", "crop-flip", "trivial", "randaugment", "pixmix"),
-    "choose": ("random", "stratified", "kcenter", "mean"),
+    "choose": ("random", "stratified", "kcenter", "mean", "class-mean"),
     "label_noise_kind": ("symmetric", "pair"),
     "class_weights": ("none", "balanced"),
     "head": ("auto", "probe", "leave"),
@@ -92,9 +92,16 @@ def check_recipe(recipe: Mapping[str, Any], source: str = "") -> None:
         raise ValueError(f"{source}milestones are rising epochs above 0, not {milestones}")
     if milestones and epochs is not None and milestones[-1] >= epochs:
         raise ValueError(f"{source}milestone {milestones[-1]:g} is never reached in {epochs} epochs")
+    if wrong := [factor for factor in recipe["layer_lr"] if not 0 <= factor <= 1000]:
+        raise ValueError(f"{source}layer_lr are factors on the learning rate, 0 to 1000, not {wrong[0]}")
     if recipe["label_noise"] == 0 and (recipe["label_noise_kind"] != "symmetric" or recipe["label_noise_val"]):
         raise ValueError(
             f"{source}label_noise is 0, and there are no wrong labels of any kind: say which share is wrong"
+        )
+    if recipe["selection"] is not None and recipe["label_noise"]:
+        raise ValueError(
+            f"{source}selection {recipe['selection']} chose by the labels as they are, and label_noise makes some "
+            "wrong afterwards: leave one out"
         )
     if recipe["weights"] is not None and recipe["model"] == "auto":
         raise ValueError(f"{source}weights {recipe['weights']} are of which network? name it in model")

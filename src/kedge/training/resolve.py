@@ -192,6 +192,11 @@ def resolve_network(
     norm = recipe.batch_norm
     if norm == "auto":
         norm = "frozen" if started and not attacking else "train"
+    if 0 in recipe.layer_lr and norm == "train":
+        raise ValueError(
+            f"layer_lr {recipe.layer_lr} leaves a stage as it is, and its batch-norm statistics would follow the "
+            "batches: say batch_norm: frozen, with trained weights to start from"
+        )
     resolved = replace(
         recipe,
         optimizer=short([*wrappers, (rule, settings)]),

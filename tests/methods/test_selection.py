@@ -1,0 +1,251 @@
+"""EL2N and GraNd by hand, what is chosen by them, and lists that a run trains on honestly."""
+
+import json
+import math
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import kedge
+from kedge.cli import main
+from kedge.data import TensorSet, load
+from kedge.selection import Selection, choose, score
+from kedge.training import Recipe, fit
+from kedge.training.images import load_sets
+from kedge.training.record import ImageRecord
+from tests.settings import TINY
+
+DRAWS = torch.Generator().manual_seed(0)
+IMAGES = TensorSet(
+    torch.randint(256, (30, 1, 8, 8), generator=DRAWS, dtype=torch.uint8),
+    torch.randint(10, (30,), generator=DRAWS),
+    [str(c) for c in range(10)],
+)
+
+
+def model(*layers, seed=0, shape=(1, 8, 8), **normal):
+    torch.manual_seed(seed)
+    return kedge.plain(nn.Sequential(*(layer() for layer in layers)), example=shape, **normal)
+
+
+def linear(seed=0):
+    return model(nn.Flatten, lambda: nn.Linear(64, 10), seed=seed, mean=0.0, std=1.0)
+
+
+def test_el2n_of_known_probabilities():
+    one = model(nn.Flatten, lambda: nn.Linear(1, 3), shape=(1, 1, 1), mean=0.0, std=1.0)
+    with torch.no_grad():
+        one.network[1].weight.zero_()
+        one.network[1].bias.copy_(torch.tensor([0.7, 0.2, 0.1]).log())
+    images = TensorSet(torch.zeros(2, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 2]), list("abc"))
+    assert score([one], images).tolist() == pytest.approx([0.374166, 1.157584], abs=1e-6)
+    # x = 0: the gradient is that of the bias alone, which is p - onehot(y).
+    assert score([one], images, "grand").tolist() == pytest.approx([0.374166, 1.157584], abs=1e-6)
+    with torch.no_grad():
+        one.network[1].bias.copy_(torch.tensor([-60.0, 60.0, 0.0]))
+    assert float(score([one], images)[0]) == pytest.approx(math.sqrt(2))
+
+
+def test_grand_of_a_softmax_layer():
+    """EL2N times the root of 1 + |x|²: 0.374166 · √6 = 0.916515 for x = (1, 2)."""
+    assert 0.374166 * math.sqrt(1 + 5) == pytest.approx(0.916515, abs=1e-5)
+    one = linear()
+    lengths = (1 + (IMAGES.images.flatten(1).double() / 255).square().sum(1)).sqrt()
+    assert torch.allclose(score([one], IMAGES, "grand"), score([one], IMAGES) * lengths, rtol=1e-5)
+
+
+@pytest.mark.parametrize("anchored", [False, True])
+def test_grand_is_the_gradient_of_each_image(anchored):
+    layers = (lambda: nn.Conv2d(1, 3, 3), lambda: nn.BatchNorm2d(3), nn.ReLU, nn.Flatten, lambda: nn.Linear(108, 10))
+    one = model(*layers, mean=0.4, std=0.3)
+    if anchored:
+        one = kedge.anchor(one.network, mean=[0.4], std=[0.3], example=(1, 8, 8), references=IMAGES.images[:2] / 255)
+    one.train()  # scored in eval mode, and left as it was
+    values = score([one], IMAGES, "grand", batch_size=7)
+    assert one.training
+    one.eval()
+    for i in range(5):
+        one.zero_grad()
+        nn.functional.cross_entropy(one(IMAGES.images[i : i + 1] / 255), IMAGES.labels[i : i + 1]).backward()
+        norm = math.sqrt(sum(float(p.grad.double().square().sum()) for p in one.parameters() if p.grad is not None))
+        assert float(values[i]) == pytest.approx(norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["el2n", "grand"])
+def test_order_batches_and_copies_change_nothing(how):
+    models = [linear(seed) for seed in range(3)]
+    values = score(models, IMAGES, how)
+    assert torch.allclose(values, torch.stack([score([m], IMAGES, how) for m in models]).mean(0))
+    order = torch.randperm(30, generator=DRAWS)
+    assert torch.allclose(score(models, IMAGES.subset(order), how, batch_size=11), values[order], rtol=1e-6)
+    twice = score(models, IMAGES.subset([4, 4, 9]), how)
+    assert torch.equal(twice[0], twice[1])
+
+
+@pytest.mark.parametrize("how", ["el2n", "grand"])
+def test_a_confident_image_with_another_label_scores_higher(how):
+    one = linear()
+    with torch.no_grad():
+        one.network[1].weight.mul_(20)
+        answers = one.predict(IMAGES.images / 255).probs.argmax(1)
+    right, wrong = (score([one], IMAGES.relabelled((answers + step) % 10), how) for step in (0, 1))
+    assert bool((wrong > right).all())
+
+
+def test_what_cannot_be_scored():
+    with pytest.raises(ValueError, match="there is none"):
+        score([], IMAGES)
+    with pytest.raises(ValueError, match="10 outputs and custom 2 classes"):
+        score([linear()], IMAGES.only_classes(["1", "2"]))
+    with pytest.raises(ValueError, match="el2n, grand"):
+        score([linear()], IMAGES, "el3n")
+
+
+SCORES, LABELS = torch.rand(200, generator=DRAWS).double(), torch.arange(200) // 20
+
+
+def test_parts_of_a_set():
+    assert torch.equal(choose(SCORES, LABELS, 1.0), torch.arange(200))
+    high, low = choose(SCORES, LABELS, 0.3), choose(SCORES, LABELS, 0.7, "lowest")
+    assert sorted([*high.tolist(), *low.tolist()]) == list(range(200))
+    assert float(SCORES[high].min()) > float(SCORES[low].max())
+    middle = choose(SCORES, LABELS, 0.5, offset=0.1)
+    assert sorted(SCORES[middle].tolist()) == SCORES.sort().values[80:180].tolist()
+    drawn = choose(SCORES, LABELS, 0.5, "random", seed=1)
+    assert torch.equal(drawn, choose(SCORES, LABELS, 0.5, "random", seed=1))
+    assert not torch.equal(drawn, choose(SCORES, LABELS, 0.5, "random", seed=2))
+
+
+def test_a_floor_of_each_class():
+    easy = SCORES - 2.0 * (LABELS == 3)
+    assert int((LABELS[choose(easy, LABELS, 0.5)] == 3).sum()) == 0
+    floored = choose(easy, LABELS, 0.5, floor=0.2)
+    assert (len(floored), int((LABELS[floored] == 3).sum())) == (100, 4)
+    own = floored[LABELS[floored] == 3]
+    assert sorted(easy[own].tolist()) == easy[LABELS == 3].sort().values[-4:].tolist()
+    assert choose(easy, LABELS, 0.5, floor=0.5).unique().numel() == 100
+    assert LABELS[choose(easy, LABELS, 0.5, floor=0.5)].bincount().tolist() == [10] * 10
+    hard = SCORES + 2.0 * (LABELS == 3)  # all of it lies among the hardest tenth
+    assert int((LABELS[choose(hard, LABELS, 0.5, offset=0.1, floor=0.2)] == 3).sum()) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"share": 0}, "share"),
+        ({"share": 1.2}, "share"),
+        ({"share": 0.8, "offset": 0.3}, "together at most 1"),
+        ({"share": 0.5, "floor": 0.6}, "floor"),
+        ({"share": 0.5, "order": "best"}, "'best'"),
+    ],
+)
+def test_choices_that_cannot_be(settings, words):
+    with pytest.raises(ValueError, match=words):
+        choose(SCORES, LABELS, **settings)
+
+
+@pytest.fixture
+def early(tmp_path, monkeypatch):
+    """Two runs of two seeds that held out the same, and what was selected by them."""
+    monkeypatch.chdir(tmp_path)
+    for seed in (1, 2):
+        recipe = {**TINY, "seed": seed, "split_seed": 0, "name": f"early{seed}", "anchored": False}
+        fit(recipe, progress=False, report=False)
+    return tmp_path
+
+
+def subset(file, **more):
+    settings = {key: value for key, value in TINY.items() if key != "train_images"}
+    return {**settings, "train_images": 160, "anchored": False, "selection": str(file), **more}
+
+
+def test_a_run_trains_on_what_was_selected(early, capsys):
+    words = ["select", "runs/early1", "runs/early2", "--share", "0.5", "--offset", "0.1", "--floor", "0.2"]
+    assert main(words) == 0
+    file = early / "runs" / "early1-selection" / "selection.json"
+    train, val = load_sets(Recipe(**{**TINY, "split_seed": 0}))
+    selection = Selection.read(file)
+    expected = score([kedge.load(early / "runs" / f"early{seed}") for seed in (1, 2)], train)
+    assert torch.allclose(selection.scores, expected)
+    chosen = choose(expected, train.labels, 0.5, offset=0.1, floor=0.2)
+    assert selection.chosen.nonzero()[:, 0].tolist() == chosen.tolist()
+    rows = (file.parent / "suspicious.csv").read_text().splitlines()
+    assert rows[0] == "image,label,answer,confidence,score"
+    assert rows[1].split(",")[0] == str(int(expected.argmax()))
+    result = fit(subset(file, name="small"), progress=False, report=False)
+    record = ImageRecord.read(result.folder)
+    assert sorted(record.trained) == sorted(train.subset(chosen).keys())
+    assert sorted(record.held) == sorted(val.keys())
+    assert "selection: 80 of 160 training images" in "".join(load_sets(result.recipe)[0].report.notes)
+    capsys.readouterr()
+    assert main(["select", "runs/early1", "--how", "grand", "--out", "other", "--order", "lowest"]) == 0
+    assert "chosen by grand of 1 models" in capsys.readouterr().out
+    # Its own validation images had a part in the list: digits have a part val, drawn ones would.
+    with pytest.raises(ValueError, match=r"of the .* held out for validation had a part in the selection"):
+        selection.pick(train, train.subset(range(9)))
+
+
+def listed(**changes):
+    images = load("digits", "train").subset(range(40))
+    return Selection.of(images, torch.rand(40).double(), torch.arange(20), {"how": "el2n"}), images, changes
+
+
+def test_images_that_are_gone_mended_or_new(tmp_path):
+    selection, images, _ = listed()
+    selection.write(tmp_path / "selection.json")
+    again = Selection.read(tmp_path / "selection.json")
+    assert (again.images, again.about) == (selection.images, selection.about)
+    assert torch.equal(again.scores, selection.scores)
+    picked, words = again.pick(images)
+    assert picked.keys() == images.keys()[:20]
+    with pytest.raises(ValueError, match="of the 20 images that the selection chose 1 are gone"):
+        again.pick(images.subset(range(1, 40)))
+    labels = images.labels.clone()
+    labels[:2] = (labels[:2] + 1) % 10
+    assert len(again.pick(images.relabelled(labels))[0]) == 20
+    more = load("digits", "train").subset(range(43))
+    picked, words = again.pick(more)
+    assert len(picked) == 20
+    assert "3 that were not there then" in words
+    with pytest.raises(ValueError, match="known by"):
+        again.pick(load("digits", "train", 16))
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="kedge select writes one"):
+        fit(subset(tmp_path / "none.json"), progress=False, report=False)
+    (tmp_path / "other.json").write_text(json.dumps({"images": []}))
+    with pytest.raises(ValueError, match=r"no selection\.json that kedge select wrote"):
+        fit(subset(tmp_path / "other.json"), progress=False, report=False)
+
+
+def test_what_goes_with_no_selection(tmp_path):
+    selection, images, _ = listed()
+    selection.write(tmp_path / "selection.json")
+    with pytest.raises(ValueError, match="label_noise makes some wrong"):
+        Recipe.from_dict(subset(tmp_path / "selection.json", label_noise=0.1))
+    with pytest.raises(ValueError, match="handed over"):
+        fit(subset(tmp_path / "selection.json"), sets=(images, images), progress=False)
+    for i in range(12):
+        path = tmp_path / "photos" / "ab"[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(torch.randint(256, (8, 8), generator=DRAWS, dtype=torch.uint8).numpy()).save(path)
+    folded = {"data": str(tmp_path / "photos"), "folds": 2, "train_images": None, "image_size": 8, "batch_size": 4}
+    with pytest.raises(ValueError, match=r"folds: 0"):
+        fit(subset(tmp_path / "selection.json", **folded), progress=False)
+    with pytest.raises(ValueError, match="read in turn"):
+        fit(subset(tmp_path / "selection.json", data="photos-{0..1}.tar"), progress=False)
+
+
+def test_runs_that_do_not_go_together(early, capsys):
+    fit({**TINY, "train_images": 120, "name": "other", "anchored": False}, progress=False, report=False)
+    assert main(["select", "runs/early1", "runs/other"]) == 1
+    assert "other was trained on other images than early1" in capsys.readouterr().err
+    fit({**TINY, "label_noise": 0.2, "name": "noisy"}, progress=False, report=False)
+    assert main(["select", "runs/noisy"]) == 1
+    assert "label_noise" in capsys.readouterr().err
+    kedge.save(kedge.load("runs/early1"), "alone")
+    assert main(["select", "alone"]) == 1
+    assert "belongs to no run" in capsys.readouterr().err
