@@ -15,6 +15,7 @@ from PIL import Image
 
 import kedge
 from kedge import cli
+from kedge.claims import claim
 from kedge.cli.flags import options_of
 from tests.hub_stand_in import TOKEN
 from tests.photo_folder import write_photos
@@ -115,6 +116,29 @@ def here(world, tmp_path, monkeypatch):
         return tmp_path
 
     return runs
+
+
+def effects():
+    """The measured effects that pages take from results, as they name them."""
+    return [
+        (name(page), re.sub(r"\s+", " ", text))
+        for page in PAGES
+        for text in re.findall(r"\{effect\}`([^`]+)`", page.read_text(encoding="utf-8"))
+    ]
+
+
+@pytest.mark.parametrize(("page", "text"), effects())
+def test_an_effect_on_a_page_is_of_a_criterion_that_there_is_or_of_a_committed_result(page, text, monkeypatch):
+    """So that no page speaks of what is measured no more; a build of the pages writes the number itself."""
+    kind, *parts = [part.strip() for part in text.split("|")]
+    if kind == "claims":
+        each, words = parts
+        assert words in [criterion.words for criterion in claim(each).criteria]
+    if kind != "claims" or list((ROOT / "benchmarks" / "results").glob("claims-*")):
+        pytest.importorskip("sphinx")
+        monkeypatch.syspath_prepend(ROOT / "docs" / "_extensions")
+        number = importlib.import_module("effects").effect(text)
+        assert re.match(r"[+-]\d+\.\d( \[[+-]\d+\.\d, [+-]\d+\.\d\])?, \d+ seed", number)
 
 
 def values():
@@ -224,6 +248,11 @@ SLOW = {
         (),
     ),
     "unlabelled.md": ({}, {"--epochs 10": ""}, ()),
+    "which-method.md": (
+        {},
+        {"--name first": "--name plainly", "--data new-photos": "--data photos"},
+        ("tf_efficientnet",),
+    ),
 }
 
 

@@ -34,7 +34,7 @@ def of_claims(claim, words):
     claims = [each for path in sorted(RESULTS.glob("claims-*/results.json")) for each in read(path)["claims"]]
     each = next(each for each in claims if each["claim"] == claim)
     criterion = next(criterion for criterion in each["criteria"] if criterion["words"] == words)
-    return criterion["difference"], criterion["interval"], criterion["seeds"]
+    return criterion["difference"], criterion["interval"], criterion["seeds"], criterion["verdict"]
 
 
 def of_rows(name, measure, variant, other):
@@ -59,12 +59,16 @@ def of_experiments(name, measure, variant):
 
 
 def effect(text):
-    """`+23.1 [+20.0, +26.2], 3 seeds`. Raises KeyError or StopIteration for what no result has."""
+    """`+23.1 [+20.0, +26.2], 3 seeds: passes`, the verdict of a claim's criterion alone.
+
+    Raises KeyError or StopIteration for what no result has.
+    """
     kind, *parts = [part.strip() for part in text.split("|")]
     readers = {"claims": of_claims, "photos": of_photos, "reproduce": of_experiments}
-    difference, interval, seeds = readers[kind](*parts) if kind in readers else of_rows(kind, *parts)
+    difference, interval, seeds, *verdict = readers[kind](*parts) if kind in readers else of_rows(kind, *parts)
     bounds = "" if interval is None else f" [{interval[0]:+.1f}, {interval[1]:+.1f}]"
-    return f"{difference:+.1f}{bounds}, {seeds} seed{'s' if seeds > 1 else ': no telling'}"
+    last = [": no telling"] if seeds == 1 else [f": {word}" for word in verdict]
+    return "".join([f"{difference:+.1f}{bounds}, {seeds} seed{'s' * (seeds > 1)}", *last])
 
 
 class Effect(SphinxRole):

@@ -218,6 +218,18 @@ def test_the_table_has_effect_interval_verdict_and_cost(counted, tmp_path):
     assert "| higher: score of method above control | +1.00 [+1.00, +1.00] (3 seeds) | passes |" in table
     assert "| method | 3.00 ± 1.00 | 1.00 |" in table
     assert "kedge reproduce claims --part training" in table
+    assert "1 claim: 1 with all criteria passing." in table
+    assert "| passes | 1.00 |" in table  # of the whole claim
+
+
+def test_the_overview_says_which_criteria_decided(counted, tmp_path, monkeypatch):
+    higher, lower = (Criterion(must, "score", "method", "control", must) for must in ("above", "below"))
+    monkeypatch.setattr(Counted, "criteria", (higher, lower))
+    todo = tasks([counted], None, tmp_path)
+    run_tasks(todo, 1, lambda line: None)
+    table = table_markdown(results_of(todo, ""))
+    assert "| fails: below | 1.00 |" in table
+    assert "1 claim: 1 with a criterion that fails." in table
 
 
 def test_other_processes_find_the_claim_by_its_name(tmp_path):

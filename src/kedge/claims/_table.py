@@ -92,10 +92,11 @@ def _cost(values: Mapping[str, Mapping[int, Mapping[str, float]]], variants: Seq
 
 def table_markdown(results: Mapping[str, Any]) -> str:
     """All claims: an overview, then each with its variants and criteria."""
-    lines = [MEANING, "", "| claim | of | verdict |", "| --- | --- | --- |"]
+    lines = [MEANING, "", _counted(results["claims"]), ""]
+    lines += ["| claim | of | came out | cost |", "| --- | --- | --- | --- |"]
     for each in results["claims"]:
         cite = f"[{each['cite']}]({each['url']})" if each["url"] else each["cite"]
-        lines.append(f"| {each['title']} | {cite} | {each['verdict']} |")
+        lines.append(f"| {each['title']} | {cite} | {_outcome(each)} | {_cost_range(each['cost'])} |")
     for part, what in PARTS.items():
         mine = [each for each in results["claims"] if each["part"] == part]
         if mine:
@@ -106,6 +107,36 @@ def table_markdown(results: Mapping[str, Any]) -> str:
     lines += ["", f"Made by `{results['command']}` ({results['created'][:10]}, kedge {where['kedge']}, torch "
               f"{where['torch']}, {where['system']}, one thread each)."]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _counted(claims: Sequence[Mapping[str, Any]]) -> str:
+    """How many claims came out how, in words."""
+    words = {
+        "passes": "with all criteria passing",
+        "fails": "with a criterion that fails",
+        "not resolved": "with one that is not resolved and none that fails",
+        "not measured": "not measured",
+    }
+    counts = {words[verdict]: sum(each["verdict"] == verdict for each in claims) for verdict in words}
+    return (
+        f"{len(claims)} claim{'s' * (len(claims) != 1)}: "
+        + ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        + "."
+    )
+
+
+def _outcome(each: Mapping[str, Any]) -> str:
+    """The verdict of a claim, and the criteria that made it where it does not pass."""
+    deciding = [criterion["words"] for criterion in each["criteria"] if criterion["verdict"] == each["verdict"]]
+    whole = each["verdict"] == "passes" or not deciding
+    return str(each["verdict"]) if whole else f"{each['verdict']}: {'; '.join(deciding)}"
+
+
+def _cost_range(cost: Mapping[str, float]) -> str:
+    """Of all variants but the first: from the cheapest to the dearest step."""
+    others = list(cost.values())[1:]
+    ends = [f"{end:.2f}" for end in ((min(others), max(others)) if others else ())]
+    return " to ".join(dict.fromkeys(ends))
 
 
 def claim_lines(each: Mapping[str, Any]) -> list[str]:
