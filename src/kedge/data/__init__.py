@@ -15,6 +15,7 @@ from kedge.data.overlap import check_apart, shared_images
 from kedge.data.parts import PartedSet, randomised
 from kedge.data.published import PublishedSet, is_published, published
 from kedge.data.report import DataError, LoadReport, UnreadableImage
+from kedge.data.semi_supervised import joined, pseudo_labelled, rotated
 from kedge.data.sets import ImageSet, TensorSet
 from kedge.data.slabs import slabs
 from kedge.data.sources import is_stream
@@ -46,14 +47,17 @@ __all__ = [
     "imbalanced",
     "is_published",
     "is_stream",
+    "joined",
     "load",
     "load_images",
     "load_unlabelled",
     "parts_of",
+    "pseudo_labelled",
     "published",
     "randomised",
     "read_image",
     "reference_subset",
+    "rotated",
     "shared_images",
     "slabs",
     "split_validation",
