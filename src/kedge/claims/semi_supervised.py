@@ -47,7 +47,7 @@ class SemiSupervised(Trained):
         few = rare_images(seed, 50, "long-tailed", 100)
         if variant not in (OWN, TRUE):
             return few
-        more = _unlabelled(seed) if variant == TRUE else pseudo_labelled(_plain(seed), _unlabelled(seed))
+        more = _unlabelled(seed) if variant == TRUE else pseudo_labelled(_labelling(seed), _unlabelled(seed))
         return Images(joined(few.train, more), few.val, few.test, {})
 
     def run(self, variant: str, seed: int) -> dict[str, float]:
@@ -78,11 +78,11 @@ class SemiSupervised(Trained):
 
 
 @cache
-def _plain(seed: int) -> Any:
-    """The model of plain training, which labels the others."""
+def _labelling(seed: int) -> Any:
+    """The model that labels the others: trained on the labelled images as long as the control, not cut short."""
     claim = SemiSupervised()
     with tempfile.TemporaryDirectory(prefix="kedge-claim-") as folder:
-        return claim.train(PLAIN, claim.images(PLAIN, seed), seed, Path(folder)).model
+        return claim.train(STEPS, claim.images(STEPS, seed), seed, Path(folder)).model
 
 
 @cache
