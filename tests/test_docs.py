@@ -88,6 +88,7 @@ def world(tmp_path_factory):
     write_photos(folder / "photos" / "train", classes, each=12)
     write_photos(folder / "photos" / "test", classes, each=4, seed=1)
     write_photos(folder / "other-photos", ("ant", "bee"), each=30, seed=2)
+    write_photos(folder / "newcomers", ("wasp", "fly"), each=12, seed=5)
     write_photos(folder / "new-photos", (".",), each=5, seed=3)
     Image.fromarray(np.full((8, 8), 90, np.uint8)).save(folder / "photo.jpg")
     write_photos(folder / "imagenet-r", ("n01443537", "n01484850", "n01494475"), each=2, seed=4)
@@ -218,7 +219,15 @@ WALKS = {
     "scores.md": ({}, {}, ()),
 }
 SLOW = {
-    "adapt.md": ({}, {FIVE + " --shots 1,5 --draws 3": "linear-probe --shots 1 --draws 1", "epochs=5": "epochs=1"}, ()),
+    "adapt.md": (
+        MINE,
+        {
+            FIVE + " --shots 1,5 --draws 3": "linear-probe --shots 1 --draws 1",
+            "epochs=5": "epochs=1",
+            "photos-after-the-shift": "photos",
+        },
+        (),
+    ),
     "deploy.md": ({"litter": "first"}, {"trashnet160": "photos"}, ()),
     "files.md": ({}, {"/scratch/runs": "elsewhere"}, ()),
     "interpolate.md": (
