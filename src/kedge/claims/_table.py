@@ -21,9 +21,9 @@ MEANING = (
     "A criterion compares variants that share seed, images, order and first weights: the difference is the mean over "
     "seeds, with Student's 95 % interval of the paired differences in brackets. It passes where the mean does what the "
     "criterion says and the interval leaves out no effect, is not resolved where the mean does and the interval does "
-    "not, and fails otherwise. Cost is the time of a training step over that of the first variant, measured in turn in "
-    "the same run. Small networks on small images: which way an effect points at that size, nothing about the authors' "
-    "scale."
+    "not, and fails otherwise; a criterion of being near goes by the mean alone. Cost is the time "
+    "of a training step over that of the first variant, measured in turn in the same run. Small "
+    "networks on small images: which way an effect points at that size, nothing about the authors' scale."
 )
 
 
