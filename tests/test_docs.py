@@ -139,7 +139,7 @@ def test_an_effect_on_a_page_is_of_a_criterion_that_there_is_or_of_a_committed_r
         pytest.importorskip("sphinx")
         monkeypatch.syspath_prepend(ROOT / "docs" / "_extensions")
         number = importlib.import_module("effects").effect(text)
-        assert re.match(r"[+-]\d+\.\d( \[[+-]\d+\.\d, [+-]\d+\.\d\])?, \d+ seed", number)
+        assert re.match(r"[+-]?\d+\.\d( \[[+-]?\d+\.\d, [+-]?\d+\.\d\])?, \d+ seed", number)
 
 
 def values():

@@ -34,7 +34,7 @@ def of_claims(claim, words):
     claims = [each for path in sorted(RESULTS.glob("claims-*/results.json")) for each in read(path)["claims"]]
     each = next(each for each in claims if each["claim"] == claim)
     criterion = next(criterion for criterion in each["criteria"] if criterion["words"] == words)
-    return criterion["difference"], criterion["interval"], criterion["seeds"], criterion["verdict"]
+    return criterion["difference"], criterion["interval"], criterion["seeds"], criterion["verdict"], criterion["other"]
 
 
 def of_rows(name, measure, variant, other):
@@ -65,10 +65,11 @@ def effect(text):
     """
     kind, *parts = [part.strip() for part in text.split("|")]
     readers = {"claims": of_claims, "photos": of_photos, "reproduce": of_experiments}
-    difference, interval, seeds, *verdict = readers[kind](*parts) if kind in readers else of_rows(kind, *parts)
-    bounds = "" if interval is None else f" [{interval[0]:+.1f}, {interval[1]:+.1f}]"
-    last = [": no telling"] if seeds == 1 else [f": {word}" for word in verdict]
-    return "".join([f"{difference:+.1f}{bounds}, {seeds} seed{'s' * (seeds > 1)}", *last])
+    difference, interval, seeds, *judged = readers[kind](*parts) if kind in readers else of_rows(kind, *parts)
+    sign = "" if judged[1:] == [None] else "+"  # a value by itself is no difference
+    bounds = "" if interval is None else f" [{interval[0]:{sign}.1f}, {interval[1]:{sign}.1f}]"
+    last = [": no telling"] if seeds == 1 else [f": {word}" for word in judged[:1]]
+    return "".join([f"{difference:{sign}.1f}{bounds}, {seeds} seed{'s' * (seeds > 1)}", *last])
 
 
 class Effect(SphinxRole):
