@@ -230,3 +230,11 @@ def test_what_cannot_be_is_refused_before_training(model):
         ConditionalTC().prepare(kedge.plain(network(classes=300), example=(1, 8, 8)))
     with pytest.raises(ValueError, match="targets must be"):
         ConditionalTC()(model, IMAGES, TARGETS[:3])
+
+
+def test_in_mixed_precision_it_is_not_rounded():
+    draws = torch.Generator().manual_seed(0)
+    probs, classes = torch.randn(256, 2, 10, generator=draws).softmax(2), torch.eye(10)[torch.arange(256) % 10]
+    with torch.autocast("cpu", torch.bfloat16):
+        value = conditional_tc(probs, classes)
+    assert torch.equal(value, conditional_tc(probs, classes))

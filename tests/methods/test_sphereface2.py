@@ -243,3 +243,13 @@ def test_runs_that_cannot_be_are_refused_before_they_have_a_folder(tmp_path, fie
     with pytest.raises(ValueError, match=words):
         fit({**recipe, **fields}, progress=False, report=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_in_mixed_precision_cosines_are_not_rounded():
+    draws = torch.Generator().manual_seed(0)
+    head = heads.cosine.Cosine(64, 10).eval()
+    features = head.weight.detach() + 0.01 * torch.randn(10, 64, generator=draws)
+    head.scale.fill_(40.0)
+    expected = head(features)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(head(features), expected)

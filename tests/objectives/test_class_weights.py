@@ -257,3 +257,9 @@ def test_balanced_weights_give_the_posterior_of_balanced_classes(alpha, most):
     with torch.no_grad():
         posterior = torch.stack([model(grid, r.expand(41, 1)).softmax(1)[:, 1] for r in x[::40]]).mean(0)
     assert (posterior - (2 * grid[:, 0]).sigmoid()).abs().mean() < most
+
+
+def test_in_mixed_precision_weights_of_soft_targets_are_not_rounded():
+    weights, targets = torch.tensor([0.3, 1.7, 1.01]), torch.eye(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(image_weights(None, targets, weights), weights)

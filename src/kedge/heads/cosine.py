@@ -50,7 +50,9 @@ class Cosine(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits `[B, C]`."""
-        cosines = F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
+        features = features.to(self.weight.dtype)
+        with torch.autocast(features.device.type, enabled=False):  # r times the rounding of bfloat16 is half a logit
+            cosines = F.linear(F.normalize(features, dim=-1), F.normalize(self.weight, dim=-1))
         curved = bent(cosines, self.power)
         if self.training:
             curved = cosines + (curved - cosines).detach()

@@ -24,7 +24,8 @@ def gram(features: Tensor, rows: Tensor | None = None) -> Tensor:
     rounding = (8 * torch.finfo(x.dtype).eps) ** 2 * (counted * x).detach().square().sum() / count
     varies = size > rounding  # else what is left is rounding
     centred = centred * (varies / torch.where(varies, size, 1).sqrt())
-    return centred @ centred.T
+    with torch.autocast(x.device.type, enabled=False):
+        return centred @ centred.T
 
 
 def cka(one: Tensor, other: Tensor, debiased: bool = True, rows: Tensor | None = None) -> Tensor:

@@ -98,6 +98,6 @@ def image_weights(model: Any, targets: Tensor, class_weights: Tensor) -> Tensor:
         targets: class indices `[B]` or probabilities `[B, C]`.
         class_weights: `[C]`.
     """
-    weights = class_weights[targets] if targets.ndim == 1 else targets.to(class_weights.dtype) @ class_weights
+    weights = class_weights[targets] if targets.ndim == 1 else (targets.to(class_weights.dtype) * class_weights).sum(1)
     unlabelled = without_labels(model)
     return weights if unlabelled is None else torch.where(unlabelled, 1, weights)

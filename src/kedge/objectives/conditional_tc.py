@@ -92,10 +92,13 @@ def conditional_tc(answers: Tensor, classes: Tensor) -> Tensor:
     """
     counts = classes.sum(0)
     own = classes / counts.clamp(min=torch.finfo(classes.dtype).tiny)  # the weight of an image in its class
-    alone = torch.einsum("by,bmc->myc", own, answers)
+    exact = torch.autocast(answers.device.type, enabled=False)  # in bfloat16 what is left of the ratios is rounding
+    with exact:
+        alone = torch.einsum("by,bmc->myc", own, answers)
     total = answers.new_zeros(())
     for i, j in torch.combinations(torch.arange(answers.shape[1])).tolist():
-        joint = torch.einsum("by,bc,bd->ycd", own, answers[:, i], answers[:, j])
+        with exact:
+            joint = torch.einsum("by,bc,bd->ycd", own, answers[:, i], answers[:, j])
         product = alone[i, :, :, None] * alone[j, :, None, :]
         tiny = torch.finfo(joint.dtype).tiny
         ratio = (joint.clamp(min=tiny) / product.clamp(min=tiny)).log()

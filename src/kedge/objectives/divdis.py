@@ -60,7 +60,6 @@ class DivDis(Objective):
         check_weight("balance", balance)
         self.weight = weight
         self.balance = balance
-        self._layer, self._heads = "", 0
 
     @property
     def passes(self) -> float:
@@ -68,23 +67,21 @@ class DivDis(Objective):
         return 2.0 if self.weight or self.balance else 1.0
 
     def prepare(self, model: nn.Module) -> None:
-        """Look for the heads."""
-        self._layer, experts = experts_of(bare(model), 2)
-        self._heads = experts.heads
+        """See that the network has several heads."""
+        experts_of(bare(model), 2)
 
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The sum of the three terms."""
-        if not self._layer:
-            self.prepare(model)
+        layer, experts = experts_of(bare(model), 2)
         apart = bool(self.weight or self.balance)
         view = beside(model, images, self.stream("unlabelled"), "DivDis") if apart else model
-        with recording(model, [self._layer]) as outputs:
+        with recording(model, [layer]) as outputs:
             mean = view(images)
         targets = check_targets(targets, mean)
-        logits = outputs[self._layer].unflatten(1, (self._heads, -1))
+        logits = experts.apart(outputs[layer])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         own, theirs = logits[: len(images)], logits[len(images) :].softmax(2)
-        loss = torch.stack([F.cross_entropy(own[:, head], targets) for head in range(self._heads)]).mean()
+        loss = torch.stack([F.cross_entropy(own[:, head], targets) for head in range(experts.heads)]).mean()
         if not apart:
             return loss
         counts = present(model, images)
@@ -105,8 +102,9 @@ def mutual_information(probs: Tensor, counts: Tensor | None = None) -> Tensor:
     heads = probs.shape[1]
     shares = (probs.new_ones(len(probs)) if counts is None else counts).to(probs)
     shares = shares / shares.sum().clamp(min=1)
-    joint = torch.einsum("b,bhc,bgd->hgcd", shares, probs, probs)
-    of = _log(torch.einsum("b,bhc->hc", shares, probs))
+    with torch.autocast(probs.device.type, enabled=False):  # rounded to bfloat16, independent answers share something
+        joint = torch.einsum("b,bhc,bgd->hgcd", shares, probs, probs)
+        of = _log(torch.einsum("b,bhc->hc", shares, probs))
     each = (joint * (_log(joint) - of[:, None, :, None] - of[None, :, None, :])).sum((2, 3))
     one, other = torch.triu_indices(heads, heads, 1, device=probs.device)
     return each[one, other].mean()
