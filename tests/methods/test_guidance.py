@@ -248,3 +248,24 @@ def test_what_cannot_be_is_refused_before_training(model, guide):
     flat = kedge.plain(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), example=(1, 8, 8))
     with pytest.raises(ValueError, match="no layer before its logits"):
         Guidance(CrossEntropy(), flat).prepare(model)
+
+
+def test_in_mixed_precision_likeness_is_not_rounded():
+    one, other = noise(32, 100, seed=0), noise(32, 70, seed=1)
+    expected = alike(one, other)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert alike(one, other) == expected
+
+
+def test_that_nobody_says_the_progress_is_said(model, guide):
+    objective = Guidance(CrossEntropy(), guide, until=0.5)
+    with pytest.warns(UserWarning, match="never guides: call kedge.objectives.set_progress"):
+        objective(model.train(), IMAGES, TARGETS)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_fresh_weights_are_those_of_the_seed_on_a_gpu_too():
+    here, there = (Guidance(CrossEntropy(), cnn().to(where), trained=False).guide.model for where in ("cpu", "cuda"))
+    for one, other in zip(here.parameters(), there.parameters(), strict=True):
+        assert other.is_cuda
+        assert torch.equal(one, other.cpu())

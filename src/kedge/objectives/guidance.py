@@ -1,5 +1,6 @@
 """Guidance: layers of the model see the same likenesses between images as layers of another network, the guide."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,7 +93,7 @@ class Guidance(Wrapper):
             draw_afresh(self.guide.model, seed)
         self.alpha, self.until, self.trained, self.debiased = alpha, until, trained, debiased
         self.pairs: dict[str, str] = {} if isinstance(layers, str) else dict(layers)
-        self._begun = False
+        self._begun = self._told = False
 
     @property
     def guided(self) -> bool:
@@ -137,6 +138,13 @@ class Guidance(Wrapper):
 
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of the model."""
+        if self.alpha and self.until < 1 and not self._told and "progress" not in vars(self):
+            warnings.warn(
+                f"until {self.until:g} follows the progress of training, and nobody says how far it is, so that the "
+                "guide never guides: call kedge.objectives.set_progress(objective, share) before each step",
+                stacklevel=3,
+            )
+            self._told = True
         if not self.guided:
             return self.inner(model, images, targets)
         if len(images) < FEWEST:
@@ -231,11 +239,14 @@ def draw_afresh(model: nn.Module, seed: int) -> None:
                 f"the guide cannot have fresh weights: {name or type(model).__name__} ({type(module).__name__}) does "
                 "not say how it draws them. Save one that is untrained, and name that"
             )
+    device = next((each.device for each in model.parameters()), torch.device("cpu"))
+    model.cpu()  # where the seed is that of the draws
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         for module in model.modules():
             if callable(draw := getattr(module, "reset_parameters", None)):
                 draw()
+    model.to(device)
 
 
 def _blank(model: nn.Module, shape: Any) -> Tensor:
