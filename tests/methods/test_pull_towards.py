@@ -336,3 +336,15 @@ def test_an_adaptation_pulls_all_but_its_new_head(tmp_path):
 def test_sharded_weights_are_refused():
     with pytest.raises(ValueError, match="PullTowards compares whole weights"):
         check_shardable(Recipe(shard=True, devices=2, val_pgd_steps=0), PullTowards(CrossEntropy(), net()))
+
+
+def test_an_empirical_fisher_of_other_classes_is_refused():
+    """Label 0 of the source would be read as output 0 of the start model, which is another class."""
+    start = kedge.plain(net(), example=(3, 4, 4))
+    start.class_names = list("abcde")
+    pixels = (IMAGES * 255).to(torch.uint8)
+    source = TensorSet(pixels, LABELS, list("bacde"), name="source")
+    objective = PullTowards(CrossEntropy(), start, importance="empirical-fisher", source=source)
+    with pytest.raises(ValueError, match=r"reads the labels of the source images.*another order"):
+        objective.prepare(start)
+    PullTowards(CrossEntropy(), start, importance="fisher", source=source).prepare(start)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kedge.catalog import Info
+from kedge.checks import unlike_classes
 from kedge.objectives._base import Objective, check_weight
 from kedge.objectives._fisher import diagonal_fisher
 from kedge.objectives._frozen import Frozen
@@ -55,7 +56,8 @@ class PullTowards(Wrapper):
     Raises:
         ValueError: without a start model, as in a run from new weights; for values out of range, a Fisher importance
             without source images and source images without one; when training starts, for a start model of other
-            layers, and for source images that it cannot take or that say nothing.
+            layers, for source images that it cannot take or that say nothing, and for an empirical Fisher for source
+            images of other classes.
     """
 
     in_repr = ("strength", "importance")
@@ -125,6 +127,8 @@ class PullTowards(Wrapper):
         self.to(device)
         if self.source is not None:
             empirical = self.importance == "empirical-fisher"
+            if empirical:
+                self._check_labels(self.source)
             each = diagonal_fisher(self.start.model, self.source, self._names, self.count, self.seed, empirical)
             fisher = torch.cat([values.flatten() for values in each])
             if not (torch.isfinite(fisher).all() and fisher.mean() > 0):
@@ -159,6 +163,14 @@ class PullTowards(Wrapper):
             parts = zip(self._linear.split(sizes), pairs, strict=True)
             pull = pull - torch.stack([(g * weight.flatten()).sum() for g, (weight, _) in parts]).sum()
         return pull
+
+    def _check_labels(self, source: Dataset) -> None:
+        own, theirs = (getattr(each, "class_names", None) for each in (self.start.model, source))
+        if own and theirs and (unlike := unlike_classes(theirs, own, ("the source", "the start model"))) is not None:
+            raise ValueError(
+                f"importance empirical-fisher reads the labels of the source images, whose classes are not those of "
+                f"the start model: {unlike}. Importance fisher needs no labels"
+            )
 
     def _pulled(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The trained weights outside of a new head, by their names in the model."""
