@@ -93,3 +93,8 @@ def test_in_a_recipe_and_then_it_cannot_grow(tmp_path):
     assert not may_grow(Recipe.from_dict({**values, **constant}), 4)
     plain = [{"Adversarial": {"attack": {"fgsm": {"eps": "8/255"}}}}, "CrossEntropy"]
     assert may_grow(Recipe.from_dict({**values, **constant, "objective": plain}), 4)
+
+
+def test_repr_shows_stages_where_there_are_some():
+    assert "stages=(0.5, 1.0)" in repr(staged((0.5, 1.0)))
+    assert "stages" not in repr(staged(None))

@@ -91,6 +91,8 @@ class Attacking(Wrapper):
         self.hold = hold
         self.ramp = ramp
         self.stages = None if stages is None else tuple(stages)
+        if stages is not None:
+            self.in_repr = (*self.in_repr, "stages")
         self.generator = generator
         self._looked = False
 
