@@ -54,7 +54,7 @@ class ConditionalTC(Trained):
     def images(self, variant: str, seed: int) -> Images:
         """1,000 and 200 images whose halves agree, 1,500 test images where they agree half of the time."""
         self._seed = seed
-        train, val = (dominoes("train", n, 1.0, seed, what) for n, what in ((1000, "train"), (200, "val")))
+        train, val = dominoes("train", 1000, 1.0, seed, "train"), dominoes("train", 200, 1.0, seed, "val", start=600)
         return Images(train, val, dominoes("test", 1500, 0.5, seed, "test"), {})
 
     def measure(self, model: Any, images: Images) -> dict[str, float]:
