@@ -227,5 +227,11 @@ def test_the_command(tmp_path, monkeypatch, capsys, digits):
     assert "wider is there already" in capsys.readouterr().err
     assert main(["adapt", "mine", "--add-classes", "new", "--shots", "5"]) == 1
     assert "--shots is of a new task" in capsys.readouterr().err
+    for flag, value in (("--layer-lr", "search"), ("--pull", "0.1"), ("--epochs", "3"), ("--augment", "none")):
+        assert main(["adapt", "mine", "--add-classes", "new", "--out", "not", flag, value]) == 1
+        assert f"--{flag[2:].replace('-', '_')} is of a new task" in capsys.readouterr().err
+    assert not (tmp_path / "not").exists()
+    assert main(["adapt", "mine", "--add-classes", "new", "--out", "with a space"]) == 0
+    assert "kedge evaluate 'with a space' --data" in capsys.readouterr().out
     assert main(["adapt", "mine"]) == 1
     assert "--data FOLDER is missing" in capsys.readouterr().err

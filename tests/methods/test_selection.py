@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import pytest
 import torch
@@ -97,13 +98,36 @@ def test_a_confident_image_with_another_label_scores_higher(how):
 def test_what_cannot_be_scored():
     with pytest.raises(ValueError, match="there is none"):
         score([], IMAGES)
-    with pytest.raises(ValueError, match="10 outputs and custom 2 classes"):
+    with pytest.raises(ValueError, match="custom has 2 classes, a model 10 outputs"):
         score([linear()], IMAGES.only_classes(["1", "2"]))
     with pytest.raises(ValueError, match="el2n, grand"):
         score([linear()], IMAGES, "el3n")
 
 
 SCORES, LABELS = torch.rand(200, generator=DRAWS).double(), torch.arange(200) // 20
+
+
+def test_classes_in_another_order_are_refused():
+    """The outputs of such a model belong to other labels, and its scores would be of these."""
+    one, other = linear(), linear(1)
+    one.class_names, other.class_names = list(IMAGES.class_names), IMAGES.class_names[::-1]
+    with pytest.raises(ValueError, match="in another order: '0' stands where a model has '9'"):
+        score([one, other], IMAGES)
+
+
+def test_the_next_command_has_the_images_of_the_run(early, capsys):
+    for name, seed, classes in (("three", 1, '["3", "8", "5"]'), ("turned", 2, '["8", "5", "3"]')):
+        recipe = {**TINY, "epochs": 1, "seed": seed, "split_seed": 0, "val_fraction": 0.2, "anchored": False}
+        fit({**recipe, "name": name, "classes": json.loads(classes)}, progress=False)
+    assert main(["select", "runs/three", "--out", "a list", "--floor", "0.5"]) == 0
+    words = shlex.split(capsys.readouterr().out.split("next:")[1])[1:]
+    assert words[words.index("--selection") + 1] == "a list/selection.json"
+    assert main([*words, "--epochs", "1", "--anchored", "false", "--name", "again"]) == 0
+    before, after = (ImageRecord.read(early / "runs" / name) for name in ("three", "again"))
+    assert after.held_out == before.held_out
+    assert set(after.trained) < set(before.trained)
+    assert main(["select", "runs/three", "runs/turned"]) == 1
+    assert "in another order: '3' stands where a model has '8'" in capsys.readouterr().err
 
 
 def test_parts_of_a_set():

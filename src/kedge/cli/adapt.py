@@ -130,6 +130,9 @@ def run(
     if add_classes is not None or remember is not None:
         _check_alone({"how": (how, ("linear-probe",)), "shots": (shots, ("all",)), "draws": (draws, 1)})
         _check_alone({"shift": (shift, ("none",)), "ood": (ood, ()), "near": (near, ()), "weights": (weights, None)})
+        _check_alone({"epochs": (epochs, None), "lr": (lr, None), "layer_lr": (layer_lr, None), "pull": (pull, 0.0)})
+        _check_alone({"augment": (augment, "auto"), "references": (references, None), "limit": (limit, None)})
+        _check_alone({"share": (share, "0.5"), "alpha": (alpha, 0.4), "drawn": (drawn, 4)})
         from kedge.cli import more_classes
 
         source = find(model)

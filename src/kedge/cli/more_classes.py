@@ -1,6 +1,7 @@
 """`kedge adapt --remember` and `--add_classes`: classes that come when the photos of the old ones are gone."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,7 @@ def add_new_classes(
     if remembered is None:
         raise ValueError(
             f"{word} remembers nothing of its classes, and without their photos a new head would forget them. While "
-            f"you have these photos once more: kedge adapt {word} --remember full"
+            f"you have these photos once more: kedge adapt {shlex.quote(word)} --remember full"
             f"{'' if source.run is not None else ' --data PHOTOS'}; from then on they are not needed"
         )
     model = source.load("cpu")
@@ -99,7 +100,9 @@ def add_new_classes(
         added.remembered.write(kedge.save(added.model, new / "model"))
         write_text(new / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print("\n".join(_lines(added.model, remembered, train, val, added.recalled)))
-    print(f"model: {goal} (kedge evaluate {goal} --data PHOTOS measures it on photos of old and new classes)")
+    print(
+        f"model: {goal} (kedge evaluate {shlex.quote(str(goal))} --data PHOTOS measures it on photos of old and new classes)"
+    )
 
 
 def _new_images(

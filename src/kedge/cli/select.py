@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -83,8 +85,8 @@ def run(
     if not counts[fewest]:
         print(f"a class has none left: --floor {share / 2:.2g} keeps some of each")
     print(f"suspicious labels: {folder / 'suspicious.csv'} ({len(hardest):,} images, the most suspicious first)")
-    held = f" --split_seed {split['split_seed']}" if "split_seed" in split else ""
-    print(f"next:   kedge train --data {split['place']} --selection {folder / 'selection.json'}{held}")
+    again = ["--data", split["place"], "--selection", str(folder / "selection.json")]
+    print(f"next:   {shlex.join(['kedge', 'train', *again, *_same_images(sources[0].recipe(), split)])}")
     return 0
 
 
@@ -123,6 +125,19 @@ def _scored(sources: Sequence[Source]) -> "tuple[ImageSet, dict[str, Any]]":
 
         split |= {"split_seed": held_by(vars(runs.recipe)), "val_fraction": runs.recipe.val_fraction}
     return images, split
+
+
+def _same_images(recipe: dict[str, Any], split: dict[str, Any]) -> list[str]:
+    """The flags of kedge train by which a new run has the images of the scored one, and holds out the same."""
+    from kedge.training.recipe import Recipe
+
+    same = {name: recipe.get(name) for name in ("classes", "train_images", "val_fraction")}
+    if recipe.get("imbalance"):
+        same["imbalance"] = {"seed": recipe["seed"], **recipe["imbalance"]}
+    usual = vars(Recipe())
+    flags = [word for name, value in same.items() if value not in (None, usual[name]) for word in (f"--{name}", value)]
+    held = ["--split_seed", split["split_seed"]] if "split_seed" in split else []
+    return [word if isinstance(word, str) else json.dumps(word, ensure_ascii=False) for word in [*flags, *held]]
 
 
 def _suspicious(

@@ -1,5 +1,6 @@
 """`kedge train`: a recipe, or a folder of images, to a model."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -121,8 +122,9 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
         print(
             f"        of fold 1; the folds can be evaluated: kedge evaluate {fold_folder(result.folder, 1)} --split val"
         )
-    tested = f"kedge evaluate {result.folder}    " if result.folds is None or _has_test(result.recipe) else ""
-    print(f"next:   {tested}kedge predict {result.folder} IMAGES...")
+    folder = shlex.quote(str(result.folder))
+    tested = f"kedge evaluate {folder}    " if result.folds is None or _has_test(result.recipe) else ""
+    print(f"next:   {tested}kedge predict {folder} IMAGES...")
     return 0
 
 

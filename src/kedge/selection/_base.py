@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kedge import catalog
+from kedge.checks import unlike_classes
 from kedge.data.sets import ImageSet
 from kedge.seeds import derive_keys
 
@@ -27,17 +28,16 @@ def score(models: Sequence[Any], images: ImageSet, how: str = "el2n", batch_size
         batch_size: images at a time.
 
     Raises:
-        ValueError: for no models, a method that is none, a model with other classes, or a score that is not finite.
+        ValueError: for no models, a method that is none, a model with other classes or the same in another
+            order, or a score that is not finite.
     """
     method: Callable[..., Tensor] = catalog.get("selection", how)
     if not models:
         raise ValueError("scores are the mean over models, and there is none: train some for a few epochs")
     for model in models:
-        if model.num_outputs != len(images.class_names):
-            raise ValueError(
-                f"a model has {model.num_outputs} outputs and {images.name} {len(images.class_names)} classes: score "
-                "the images that it was trained on"
-            )
+        own = model.class_names or model.num_outputs
+        if (unlike := unlike_classes(images.class_names, own, (images.name, "a model"))) is not None:
+            raise ValueError(f"score the images that the models were trained on, with their classes: {unlike}")
     scores = torch.stack([method(model, images, batch_size) for model in models]).mean(0)
     if not bool(scores.isfinite().all()):
         raise ValueError(f"{how} of {int((~scores.isfinite()).sum())} images is not finite: the models diverged")
