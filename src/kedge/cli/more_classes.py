@@ -101,7 +101,8 @@ def add_new_classes(
         write_text(new / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print("\n".join(_lines(added.model, remembered, train, val, added.recalled)))
     print(
-        f"model: {goal} (kedge evaluate {shlex.quote(str(goal))} --data PHOTOS measures it on photos of old and new classes)"
+        f"model: {goal} (kedge evaluate {shlex.quote(str(goal))} --data PHOTOS measures it on photos of old and "
+        "new classes)"
     )
 
 
