@@ -208,7 +208,7 @@ def test_the_tutorial_runs(here, tmp_path):
 # By page: the runs that are there, what is cut short or lies elsewhere here, and lines that need another machine.
 MINE, FIVE = {"mine": "first"}, "linear-probe,anchored-probe,finetune,lp-ft,wise-ft"
 WALKS = {
-    "anchoring.md": ({}, {}, ()),
+    "anchoring.md": ({}, {"each=1, seed=0": "each=1, seed=0, steps=2"}, ()),
     "api.md": (MINE, {}, ()),
     "attacks.md": ({}, {}, ()),
     "calibration.md": (MINE, {"0.7,0.2,0.1": ",".join(["0.1"] * 10)}, ()),

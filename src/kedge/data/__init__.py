@@ -4,6 +4,7 @@ from kedge.data import corruptions
 from kedge.data.augment import BatchAugmentation, augment_batch
 from kedge.data.batches import TrainingBatches, training_batches
 from kedge.data.decode import read_image
+from kedge.data.distilled import distilled, feature_distance
 from kedge.data.dominoes import dominoes
 from kedge.data.file_sets import FileSet
 from kedge.data.imbalance import imbalanced
@@ -40,7 +41,9 @@ __all__ = [
     "check_apart",
     "corruptions",
     "derive_seed",
+    "distilled",
     "dominoes",
+    "feature_distance",
     "from_dataset",
     "from_stream",
     "generator",
