@@ -211,12 +211,14 @@ def test_one_that_is_killed_ends_as_one_that_was_not(body, digits, tmp_path):  #
     assert all(torch.equal(value, expected[name]) for name, value in again.model.state_dict().items())
 
 
-def test_it_is_exported(adapted, tmp_path):
+@pytest.mark.parametrize(("to", "suffix"), [("torch", "pt2"), pytest.param("onnx", "onnx", marks=pytest.mark.slow)])
+def test_it_is_exported(adapted, to, suffix, tmp_path):
     """`export` runs the file and compares it with the model."""
-    pytest.importorskip("onnxruntime")
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
     from kedge.deploy import export
 
-    assert export(kedge.load(adapted[1].folder), tmp_path / "model.onnx").path.is_file()
+    assert export(kedge.load(adapted[1].folder), tmp_path / f"model.{suffix}", to).path.is_file()
 
 
 # Bodies
@@ -261,5 +263,5 @@ def test_its_loss_is_refused_for_a_network_without_adapting_layers(body):  # noq
 
 
 def test_it_is_not_anchored():
-    with pytest.raises(ValueError, match="cannot be anchored .* used elsewhere"):
+    with pytest.raises(ValueError, match="cannot be anchored"):
         kedge.anchor(network(), mean=0.4, std=0.3, example=(1, 8, 8))
