@@ -48,6 +48,17 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": ["anchored", "keep_features", "cross_entropy"],
             "extra": {"auxiliary": "AUXILIARY"},
         },
+        "levi": {
+            "anchored": False,
+            "model": "kedge_levi",
+            "arguments": {
+                "body": {"kedge_resnet_small": {"width": 4}},
+                "small": {"kedge_resnet_small": {"width": 4}},
+                "layers": ["blocks.0", "blocks.1"],
+                "widths": [4, 8, 16],
+            },
+            "objective": ["levi"],
+        },
         "mixoe": {
             "objective": ["anchored", {"mixoe": {"op": "cutmix"}}, "cross_entropy"],
             "extra": {"outliers": "OUTLIERS"},

@@ -15,15 +15,18 @@ from torch import nn
 
 from kedge import catalog
 from kedge.cifar_resnet import CifarResNet, kedge_resnet20, kedge_resnet56
+from kedge.layer_ensemble import LayerEnsemble, kedge_levi
 from kedge.members import MEMBERS, Members, kedge_members
 from kedge.residual import NORMS, ResidualNetwork, kedge_resnet18, kedge_resnet_small, kedge_wrn_40_2
 
 __all__ = [
     "CifarResNet",
+    "LayerEnsemble",
     "Members",
     "PretrainedUnavailable",
     "ResidualNetwork",
     "create",
+    "kedge_levi",
     "kedge_members",
     "kedge_resnet18",
     "kedge_resnet20",
@@ -35,12 +38,12 @@ __all__ = [
 ]
 
 # What a checkpoint may ask for: sizes, rates, two words for the normalisation of kedge's own networks, which of them a
-# network of members is made of, and the name of a head in `kedge.heads`; nothing that names other code, a file or an
-# address.
+# network of members is made of, and the name of a head in `kedge.heads`; of two networks in one, each by its name in
+# timm with its own sizes, and the names of layers; nothing that names other code, a file or an address.
 _ARGUMENTS = frozenset(
     """num_classes in_chans img_size drop_rate drop_path_rate global_pool width depth patch_size embed_dim
     num_heads window_size dynamic_img_size dynamic_img_pad output_stride norm
-    head heads members network""".split()  # noqa: SIM905
+    head heads members network body small layers widths""".split()  # noqa: SIM905
 )
 _NO_COUNTS = {
     "drop_rate",
@@ -51,6 +54,9 @@ _NO_COUNTS = {
     "norm",
     "head",
     "network",
+    "body",
+    "small",
+    "layers",
 }
 _COUNTS = _ARGUMENTS - _NO_COUNTS
 _LARGEST = 100_000
@@ -183,6 +189,15 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
                 f"network argument {key!r} is not one of {', '.join(sorted(_ARGUMENTS))}"
                 + (f"; did you mean {near[0]!r}?" if near else "")
             )
+        if key in ("body", "small"):
+            _check_part(key, value)
+            continue
+        if key == "layers":
+            if not (
+                isinstance(value, list | tuple) and all(isinstance(each, str) and len(each) < 200 for each in value)
+            ):
+                raise ValueError(f"network argument layers is a list of names of layers, not {value!r}")
+            continue
         words = {"norm": NORMS, "head": catalog.names("heads"), "network": MEMBERS}.get(key)
         if words is not None:
             if value not in words:
@@ -196,6 +211,15 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
             number = isinstance(part, int | float) and 0 <= part <= (1000 if key == "depth" else _LARGEST)
             if not (part is None or text or number):
                 raise ValueError(f"network argument {key} cannot be {value!r}")
+
+
+def _check_part(key: str, part: Any) -> None:
+    """Raise ValueError unless it is {name of a network of timm: its sizes}, none that is made of two itself."""
+    ((name, sizes),) = part.items() if isinstance(part, dict) and len(part) == 1 else ((None, None),)
+    known = isinstance(name, str) and timm.is_model(name) and not name.startswith(kedge_levi.__name__)
+    if not known or not isinstance(sizes, dict) or {"num_classes", "in_chans", "head"} & sizes.keys():
+        raise ValueError(f"network argument {key} is {{NAME: {{size: value}}}}, a network of timm, not {part!r:.200}")
+    _check_arguments(sizes)
 
 
 def _has_fixed_size(library: str, name: str) -> bool:

@@ -45,6 +45,8 @@ def run(
     stages: int = 3,
     budget: int = 12,
     pull: float = 0.0,
+    layers: int = 3,
+    small: str | None = None,
     augment: Literal["auto", "none", "crop-flip", "trivial"] = "auto",
     head: str | None = None,
     references: int | None = None,
@@ -98,6 +100,8 @@ def run(
         stages: of --layer_lr search: parts that the layers before the head are cut into
         budget: of --layer_lr search: how many factors are tried at most
         pull: of fine-tuning: how strongly weights are held near those of MODEL (PullTowards), the head's not; 0: free
+        layers: of levi: adapting layers, the last one on the features of MODEL
+        small (NAME): of levi: the network of timm that learns beside MODEL; null: by the size of the images
         augment: of fine-tuning
         head: the layer to replace, by its name; null: found
         references: bank of an anchored model; null: as many as it had
@@ -118,6 +122,7 @@ def run(
         kedge adapt mine --data flowers --how linear-probe,lp-ft,wise-ft --shift corruptions
         kedge adapt mine --data flowers --how linear-probe,anchored-probe --shots 1,5,20,all --draws 3
         kedge adapt mine --data flowers --how finetune --layer-lr search
+        kedge adapt mine --data flowers --how levi --layers 3              a small network beside MODEL
         kedge adapt timm/resnet18.a1_in1k --data flowers                  published weights (needs a network)
         kedge adapt mine --remember full                                  while the training photos are there
         kedge adapt mine --add_classes newcomers                          later, without them
@@ -174,6 +179,8 @@ def run(
         stages=stages,
         budget=budget,
         pull=pull,
+        layers=layers,
+        small=small,
         references=references,
         objective=_objective(source),
         augment=augment,

@@ -33,6 +33,8 @@ class Settings:
         stages: of a search: into how many consecutive parts the layers before the head are cut.
         budget: of a search: how many factors are tried at most.
         pull: of fine-tuning: how strongly the weights are held near those of the body, the head's not; 0: not at all.
+        layers: of levi: adapting layers, the last one on the features of the body.
+        small: of levi: the network that learns beside the body, by its name in timm; None: by the size of the images.
         references: size of an anchored model's bank; None: as many as the model had.
         objective: of fine-tuning, as in a recipe; None: cross-entropy, of anchored models with masking.
         augment: of fine-tuning, as in a recipe.
@@ -61,6 +63,8 @@ class Settings:
     stages: int = 3
     budget: int = 12
     pull: float = 0.0
+    layers: int = 3
+    small: str | None = None
     references: int | None = None
     objective: list[Any] | None = None
     augment: str = "auto"
@@ -91,7 +95,7 @@ class Settings:
             raise ValueError(f"layer_lr is a list of factors, or search, got {self.layer_lr!r}")
         if self.budget < 2:
             raise ValueError(f"budget is how many factors are tried, 2 or more, got {self.budget}")
-        for name in ("drawn", "neighbours", "borrow", "stages", "epochs", "references", "batch_size"):
+        for name in ("drawn", "neighbours", "borrow", "stages", "layers", "epochs", "references", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")

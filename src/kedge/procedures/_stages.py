@@ -25,11 +25,23 @@ FEW = 1280  # training images below which batches are small and epochs many
 BATCH = 32
 
 
-def tune(context: Context, start: PixelModel, factor: float = 1.0) -> PixelModel:
+def tune(
+    context: Context,
+    start: PixelModel,
+    factor: float = 1.0,
+    scratch: bool = False,
+    objective: list[Any] | None = None,
+) -> PixelModel:
     """Train all weights of `start` in the context's run folder, or go on with that if it was broken off.
 
     Without validation images the training images stand in for them, nothing is chosen by them, and no threshold is
-    kept. `factor`: on the learning rate.
+    kept.
+
+    Args:
+        context, start: as said.
+        factor: on the learning rate.
+        scratch: what learns has fresh weights: rate, epochs and batch norm are those of a new network.
+        objective: of the procedure itself, in place of what the settings say of fine-tuning, `layer_lr` and `pull` too.
     """
     run, train, val = RunFolder(context.folder), context.train, context.val
     how: dict[str, Any] = {"sets": (train, train if val is None else val), "start": start}
@@ -40,7 +52,7 @@ def tune(context: Context, start: PixelModel, factor: float = 1.0) -> PixelModel
         over = "finished" in run.facts()
         result = None if over else fit(resume=run.path, allow_code=own or is_allowed(), **how)
     else:
-        result = fit(_plan(context, start, factor), **how)
+        result = fit(_plan(context, start, factor, scratch, objective), **how)
     model = load_outcome(run.path, start) if result is None else result.model
     recipe = run.recipe()
     context.record |= {key: getattr(recipe, key) for key in ("epochs", "lr", "batch_size", "optimizer")}
@@ -53,18 +65,23 @@ def tune(context: Context, start: PixelModel, factor: float = 1.0) -> PixelModel
     return model
 
 
-def _plan(context: Context, start: PixelModel, factor: float) -> Recipe:
+def _plan(context: Context, start: PixelModel, factor: float, scratch: bool, objective: list[Any] | None) -> Recipe:
     """The recipe, with what fine-tuning decides by the number of images."""
     train, settings = context.train, context.settings
+    if objective is not None:
+        settings = replace(settings, objective=objective, layer_lr=None, pull=0.0)
     recipe, count = recipe_for(start, context.how, context.out, train, settings), len(train)
     if count < FEW:
         batch = max(2, min(BATCH, count))
         epochs = settings.epochs or max(10, math.ceil(STEPS / math.ceil(count / batch)))
         recipe = replace(recipe, batch_size=batch, epochs=epochs)
-    resolved = resolve(recipe, start.network, train)
+    resolved = resolve(replace(recipe, init_from=None) if scratch else recipe, start.network, train)
     assert resolved.lr is not None
     assert not isinstance(settings.layer_lr, str)  # what is to be searched has been, see `choose_layer_rates`
     recipe = replace(recipe, lr=factor * resolved.lr, layer_lr=settings.layer_lr or [])
+    if scratch:
+        epochs = max(recipe.epochs or 0, resolved.epochs or 0) if settings.epochs is None else settings.epochs
+        recipe = replace(recipe, epochs=epochs, weight_decay=resolved.weight_decay, batch_norm="train")
     if settings.pull:
         pull = {"strength": settings.pull, "new_head": find_head(start, settings.head)}
         recipe = replace(recipe, objective=[{"PullTowards": pull}, *(resolved.objective or [])])

@@ -38,6 +38,7 @@ def reestimate_batch_norm(model: nn.Module, images: Iterable[Any], seed: int = 0
     As `torch.optim.swa_utils.update_bn` does, mean and (unbiased) variance are averaged over the batches, each batch
     counting the same: shuffle them, and leave out a last one that is much smaller. The model is in training mode
     meanwhile, so an anchored model draws its references from the batch, and dropout drops; the modes are restored.
+    A part that no `train()` reaches, a frozen network beside one that learns, keeps its statistics.
     Nothing is read from `images` if the network has no batch norm. After an error the statistics are the old ones.
 
     Adversarially trained weights have met attacked images alone, whose statistics differ: give their attack. An
@@ -55,13 +56,15 @@ def reestimate_batch_norm(model: nn.Module, images: Iterable[Any], seed: int = 0
     Raises:
         ValueError: if there is no batch, as with a generator that was used up before; without labels for an attack.
     """
-    layers = tracked(model)
+    modes = [(module, module.training) for module in model.modules()]
+    layers = [layer for layer in tracked(model.train()) if layer.training]
+    for module, mode in modes:
+        module.training = mode
     if not layers:
         return 0
     device = next(t for t in (layers[0].running_mean,) if t is not None).device
     before = [(layer, layer.momentum, [buffer.clone() for buffer in layer.buffers(recurse=False)]) for layer in layers]
     attacked = None if attack is None else copy.deepcopy(model).eval().requires_grad_(False)
-    modes = [(module, module.training) for module in model.modules()]
     batches = 0
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
