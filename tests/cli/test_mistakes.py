@@ -26,6 +26,7 @@ MODELS = {
     "push": ["owner/name"],
     "adapt": ["--data", "pictures"],
     "interpolate": ["saved"],
+    "select": [],
 }
 # What a command needs to get as far as the option that is wrong.
 NEEDED = {

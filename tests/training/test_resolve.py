@@ -124,6 +124,7 @@ def test_nothing_is_left_open():
         "train_images",
         "weights",
         "average",
+        "selection",
     }
 
 

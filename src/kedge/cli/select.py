@@ -58,10 +58,12 @@ def run(
     """
     if not 0 <= suspicious <= 1:
         raise ValueError(f"--suspicious is a share of the images, 0 to 1, got {suspicious}")
-    sources = [find(model) for model in models]
-    images, split = _scored(sources)
     from kedge import selection
     from kedge.files import write_text
+
+    selection.check_choice(share, order, offset, floor)
+    sources = [find(model) for model in models]
+    images, split = _scored(sources)
 
     loaded = [source.load(device) for source in sources]
     scores = selection.score(loaded, images, how, batch_size)

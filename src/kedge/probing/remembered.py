@@ -14,6 +14,7 @@ from kedge.checks import unlike_classes
 from kedge.data import ImageSet
 from kedge.data.sets import check_set
 from kedge.files import whole
+from kedge.json_text import parse_json
 from kedge.probing.class_features import ClassFeatures, class_features, of_tensors
 from kedge.probing.features import features
 from kedge.probing.heads import find_head
@@ -40,7 +41,7 @@ class Remembered:
     def write(self, folder: Path) -> Path:
         """Write it beside the weights in a model folder, whole or not at all; gives the file."""
         about = {"format": "kedge remembered", "format_version": "1", "how": self.features.how, "body": self.body}
-        about["class_names"] = json.dumps(self.class_names, ensure_ascii=False)
+        about["class_names"] = json.dumps({"names": self.class_names}, ensure_ascii=False)
         with whole(folder / FILE) as temporary:
             save_file({name: value.contiguous() for name, value in self.features.tensors().items()}, temporary, about)
         return folder / FILE
@@ -54,7 +55,7 @@ class Remembered:
             with safe_open(path, framework="pt") as file:
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            names = json.loads(about["class_names"])
+            names = parse_json(about["class_names"], "class_names")["names"]
             kept = of_tensors(about["how"], tensors)
             if not isinstance(names, list) or len(names) != len(kept) or not all(isinstance(n, str) for n in names):
                 raise ValueError(f"it names {len(names)} classes and holds {len(kept)}")

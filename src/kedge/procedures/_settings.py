@@ -99,6 +99,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
+        for name in ("stages", "layers", "budget"):
+            if getattr(self, name) > 1000:
+                raise ValueError(f"{name} must be 1,000 or less, got {getattr(self, name)}")
         for name in ("strength", "lr"):
             value = getattr(self, name)
             if value is not None and not (0 < value < math.inf):

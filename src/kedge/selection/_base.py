@@ -44,6 +44,18 @@ def score(models: Sequence[Any], images: ImageSet, how: str = "el2n", batch_size
     return scores
 
 
+def check_choice(share: float, order: str, offset: float, floor: float) -> None:
+    """Raise ValueError for values out of range; arguments as of `choose`."""
+    if not 0 < share <= 1:
+        raise ValueError(f"share is of the images that are chosen, above 0 and at most 1, got {share}")
+    if order not in ORDERS:
+        raise ValueError(f"order is one of {', '.join(ORDERS)}, not {order!r}")
+    if offset < 0 or offset + share > 1 + 1e-9:
+        raise ValueError(f"offset {offset} and share {share} are of the same images: together at most 1, and 0 or more")
+    if not 0 <= floor <= share:
+        raise ValueError(f"floor is the least share of each class, from 0 to the share of all ({share}), got {floor}")
+
+
 def choose(
     scores: Tensor,
     labels: Tensor,
@@ -69,14 +81,7 @@ def choose(
     Raises:
         ValueError: for values out of range.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share is of the images that are chosen, above 0 and at most 1, got {share}")
-    if order not in ORDERS:
-        raise ValueError(f"order is one of {', '.join(ORDERS)}, not {order!r}")
-    if offset < 0 or offset + share > 1 + 1e-9:
-        raise ValueError(f"offset {offset} and share {share} are of the same images: together at most 1, and 0 or more")
-    if not 0 <= floor <= share:
-        raise ValueError(f"floor is the least share of each class, from 0 to the share of all ({share}), got {floor}")
+    check_choice(share, order, offset, floor)
     count = len(scores)
     draws = derive_keys(torch.arange(count), seed, "select")
     by = {"highest": -scores, "lowest": scores, "random": draws}[order]
