@@ -184,7 +184,8 @@ def walk(page, changes=None, skip=(), names=None):
             continue
         if words[0] in ("train", "adapt"):
             free = words[0] == "train" and not {"--model", "--config", "--init_from", "--init-from"} & set(words)
-            words += [*SMALL, *NETWORK] if free else SMALL if words[0] == "train" else ["--epochs", "1"]
+            tuned = not {"--remember", "--add_classes", "--add-classes"} & set(words)
+            words += [*SMALL, *NETWORK] if free else SMALL if words[0] == "train" else ["--epochs", "1"] * tuned
             words += ["--train_images", "300"] if words[0] == "train" and "digits" in words else []
         if words[0] == "evaluate":
             words += ["--device", "cpu", "--limit", "40", "--attack_images", "8"]
@@ -225,6 +226,7 @@ SLOW = {
             FIVE + " --shots 1,5 --draws 3": "linear-probe --shots 1 --draws 1",
             "epochs=5": "epochs=1",
             "photos-after-the-shift": "photos",
+            "mine --data flowers": "plain --data photos",
         },
         (),
     ),
@@ -237,10 +239,12 @@ SLOW = {
     ),
     "million.md": ({"litter": "first"}, {}, ("torchrun", "srun", "shards/", "rows.jsonl")),
     "outliers-and-teachers.md": (
-        {"big": "plain", "old": "plain"},
+        {"big": "plain", "old": "plain", "guide": "plain"},
         {
             "224, 3": "8, 1",
             "--data new-photos": "--data photos",
+            "photos-without": "other-photos",
+            "old-photos": "other-photos",
             "kedge_resnet18 --arguments '{heads: 2}'": "kedge_resnet_small --arguments '{width: 4, heads: 2}'",
         },
         ("select_head",),
@@ -249,7 +253,7 @@ SLOW = {
     "reproduce.md": ({}, {"epochs: 10": "epochs: 1", "seeds: 3": "seeds: 1", "[0, 1, 2]": "[0]"}, ("--jobs",)),
     "robust.md": ({}, {"range(10)": "range(1)", "steps=10": "steps=2"}, ()),
     "share.md": ({**MINE, "litter": "first"}, {"trashnet160": "photos"}, ()),
-    "training.md": ({"litter": "first"}, {}, ("--devices", "convnext")),
+    "training.md": ({"litter": "first"}, {}, ("--devices", "convnext", "dominoes")),
     "trust.md": (
         {**MINE, "standard": "plain", "anchored": "first"}
         | {f"{group}-{seed}": "first" for group in ("old", "new") for seed in range(2)},
