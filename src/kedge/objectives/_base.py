@@ -89,14 +89,29 @@ class Objective(nn.Module):
         """What `repr` shows."""
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.in_repr)
 
-    def stream(self, name: str) -> Tensor:
-        """The further images `[M, C, H, W]` of this step that are called `name`; RuntimeError without them."""
+    def stream(self, name: str, images: Tensor | None = None) -> Tensor:
+        """The further images `[M, C, H, W]` of this step that are called `name`.
+
+        With the `images` of the step they are as many and as large as these, of their kind and on their device.
+
+        Raises:
+            RuntimeError: without them.
+            ValueError: for another shape or number than the `images`.
+        """
         if name not in self._streams:
             raise RuntimeError(
                 f"{type(self).__name__} needs {name} in each step: call kedge.objectives.set_streams(objective, "
                 f"{name}=images) before it; in a recipe write extra: {{{name}: FOLDER}}"
             )
-        return self._streams[name]
+        further = self._streams[name]
+        if images is None:
+            return further
+        if further.shape != images.shape:
+            raise ValueError(
+                f"{type(self).__name__}: {name} images are as many and as large as the images {list(images.shape)}, "
+                f"got {list(further.shape)}"
+            )
+        return further.to(images)
 
     @property
     def passes(self) -> float:

@@ -2,26 +2,25 @@
 
 from torch import Tensor, nn
 
+from kedge.objectives._base import Objective
 from kedge.objectives._views import without_labels
 from kedge.objectives.outlier_exposure import WithOutliers
 
 __all__ = ["beside", "mean_over", "present"]
 
 
-def beside(model: nn.Module, images: Tensor, unlabelled: Tensor, name: str) -> WithOutliers:
-    """A view of `model` that sees `unlabelled` in the batch of `images`, with the references and masks of these.
+def beside(objective: Objective, model: nn.Module, images: Tensor) -> WithOutliers:
+    """A view of `model` that sees the stream `unlabelled` in the batch of `images`, with the references and masks.
 
     Raises:
         ValueError: for unlabelled images of another shape or number, and for a model that is not in train mode.
+        RuntimeError: without unlabelled images.
     """
+    unlabelled = objective.stream("unlabelled", images)
+    name = type(objective).__name__
     if not model.training:
         raise ValueError(f"{name} is for a model in train mode, whose step has unlabelled images too: model.train()")
-    if unlabelled.shape != images.shape:
-        raise ValueError(
-            f"{name}: unlabelled images are as many and as large as the images {list(images.shape)}, got "
-            f"{list(unlabelled.shape)}"
-        )
-    return WithOutliers(model, unlabelled.to(images))
+    return WithOutliers(model, unlabelled)
 
 
 def present(model: nn.Module, images: Tensor) -> Tensor:

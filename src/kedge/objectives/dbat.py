@@ -74,7 +74,7 @@ class DBAT(Wrapper):
         """The inner loss, and the price of agreement."""
         if self.alpha == 0:
             return self.inner(model, images, targets)
-        both = beside(model, images, self.stream("unlabelled"), "DBAT")
+        both = beside(self, model, images)
         loss = self.inner(both, images, targets)
         earlier = self.earlier.beside(model, both.outliers)
         if earlier.shape != both.answers.shape:

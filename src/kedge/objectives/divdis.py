@@ -74,7 +74,7 @@ class DivDis(Objective):
         """The sum of the three terms."""
         layer, experts = experts_of(bare(model), 2)
         apart = bool(self.weight or self.balance)
-        view = beside(model, images, self.stream("unlabelled"), "DivDis") if apart else model
+        view = beside(self, model, images) if apart else model
         with recording(model, [layer]) as outputs:
             mean = view(images)
         targets = check_targets(targets, mean)

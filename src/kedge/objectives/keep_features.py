@@ -107,13 +107,7 @@ class KeepFeatures(Wrapper):
             return self.inner(model, images, targets)
         if self._names is None:
             raise RuntimeError("KeepFeatures has no layer yet: call objective.prepare(model) before training")
-        auxiliary = self.stream("auxiliary")
-        if auxiliary.shape != images.shape:
-            raise ValueError(
-                f"auxiliary images are as many and as large as the images {list(images.shape)}, got "
-                f"{list(auxiliary.shape)}"
-            )
-        auxiliary = auxiliary.to(images)
+        auxiliary = self.stream("auxiliary", images)
         loss = self.inner(model, images, targets)
         view = with_references(model, images)
         own = self._features(view, auxiliary, self._names[0])

@@ -82,14 +82,10 @@ class MixOE(Wrapper):
         """The inner loss, and that of the mixed images, which is logged as `mixed_loss`."""
         if self.weight == 0:
             return self.inner(model, images, targets)
-        outliers = self.stream("outliers")
-        if outliers.shape != images.shape:
-            raise ValueError(
-                f"outliers are as many and as large as the images {list(images.shape)}, got {list(outliers.shape)}"
-            )
+        outliers = self.stream("outliers", images)
         model = with_references(model, images)
         loss = self.inner(model, images, targets)
-        mixed, share = self._mixed(images, outliers.to(images))
+        mixed, share = self._mixed(images, outliers)
         logits = model(mixed)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         classes = logits.shape[1]

@@ -56,12 +56,7 @@ class OutlierExposure(Wrapper):
         """The inner loss, and that of the outliers."""
         if self.weight == 0:
             return self.inner(model, images, targets)
-        outliers = self.stream("outliers")
-        if outliers.shape != images.shape:
-            raise ValueError(
-                f"outliers are as many and as large as the images {list(images.shape)}, got {list(outliers.shape)}"
-            )
-        both = WithOutliers(model, outliers.to(images))
+        both = WithOutliers(model, self.stream("outliers", images))
         loss = self.inner(both, images, targets)
         unsure = to_uniform(both.answers)
         self.logged["outlier_loss"] = unsure.detach()
