@@ -227,7 +227,14 @@ def test_the_command(tmp_path, monkeypatch, capsys, digits):
     assert "wider is there already" in capsys.readouterr().err
     assert main(["adapt", "mine", "--add-classes", "new", "--shots", "5"]) == 1
     assert "--shots is of a new task" in capsys.readouterr().err
-    for flag, value in (("--layer-lr", "search"), ("--pull", "0.1"), ("--epochs", "3"), ("--augment", "none")):
+    for flag, value in (
+        ("--layer-lr", "search"),
+        ("--pull", "0.1"),
+        ("--epochs", "3"),
+        ("--augment", "none"),
+        ("--severities", "3"),
+        ("--gamma", "0.1"),
+    ):
         assert main(["adapt", "mine", "--add-classes", "new", "--out", "not", flag, value]) == 1
         assert f"--{flag[2:].replace('-', '_')} is of a new task" in capsys.readouterr().err
     assert not (tmp_path / "not").exists()

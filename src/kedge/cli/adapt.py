@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.catalog import resolve
-from kedge.cli.flags import check_range
+from kedge.cli.flags import changed, check_range
 from kedge.cli.load_data import common_shape, load_outside, shifts_of, workers_for
 from kedge.cli.output import progress_bar
 from kedge.cli.parse import check_sets, check_words, separated, whole_numbers
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from kedge.data import ImageSet
     from kedge.training.record import ImageRecord
 
+# What --remember and --add_classes take: everything else is of a new task.
+OF_CLASSES = (
+    "model", "data", "add_classes", "remember", "photos", "samples", "strength", "head", "val_fraction", "seed",
+    "batch_size", "workers", "device", "out",
+)  # fmt: skip
 TEST_FRACTION = 0.2  # of the training images, where the data has no part test
 
 
@@ -127,17 +132,16 @@ def run(
         kedge adapt mine --remember full                                  while the training photos are there
         kedge adapt mine --add_classes newcomers                          later, without them
     """
+    options = locals()
     from kedge.adaptation import Settings
 
     check_range("seed", seed, 0, 2**32 - 1)
     if not 0 < val_fraction <= 0.5:
         raise ValueError(f"--val_fraction must be above 0, at most 0.5, got {val_fraction}")
     if add_classes is not None or remember is not None:
-        _check_alone({"how": (how, ("linear-probe",)), "shots": (shots, ("all",)), "draws": (draws, 1)})
-        _check_alone({"shift": (shift, ("none",)), "ood": (ood, ()), "near": (near, ()), "weights": (weights, None)})
-        _check_alone({"epochs": (epochs, None), "lr": (lr, None), "layer_lr": (layer_lr, None), "pull": (pull, 0.0)})
-        _check_alone({"augment": (augment, "auto"), "references": (references, None), "limit": (limit, None)})
-        _check_alone({"share": (share, "0.5"), "alpha": (alpha, 0.4), "drawn": (drawn, 4)})
+        for name in changed(run, options):
+            if name not in OF_CLASSES:
+                raise ValueError(f"--{name} is of a new task, not of --remember or --add_classes: leave it out")
         from kedge.cli import more_classes
 
         source = find(model)
@@ -232,13 +236,6 @@ def run(
     first = f"{'all' if counts[-1] is None else counts[-1]}-0"
     print(f"models: {folder}/{first}/{hows[-1]}, ...   results: {folder / 'results.json'}")
     return 0
-
-
-def _check_alone(flags: dict[str, tuple[Any, Any]]) -> None:
-    """Raise ValueError for a flag of a new task; of each flag what it is and what it is when left out."""
-    for name, (value, usual) in flags.items():
-        if (tuple(value) if isinstance(usual, tuple) else value) != usual:
-            raise ValueError(f"--{name} is of a new task, not of --remember or --add_classes: leave it out")
 
 
 def _shots(words: list[str]) -> list[int | None]:

@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 from collections import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -145,18 +145,29 @@ def check_range(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"--{name} must be {limit}, got {written}")
 
 
+def changed(run: Callable[..., Any], options: Mapping[str, Any]) -> list[str]:
+    """The options of a command that differ from what they are when left out, in the order of its signature."""
+
+    def plain(value: Any) -> Any:
+        return list(value) if isinstance(value, tuple) else value
+
+    parameters = inspect.signature(run).parameters
+    return [name for name, each in parameters.items() if plain(options.get(name)) != plain(each.default)]
+
+
 def command_words(command: str, options: Mapping[str, Any]) -> list[str]:
     """The words of the call of a command with these options, without `kedge`: what differs from the defaults."""
     words = [command]
     run = import_module(f"kedge.cli.{command}").run
+    differing = changed(run, options)
     for name, parameter in inspect.signature(run).parameters.items():
-        value, usual = options.get(name), parameter.default
+        value = options.get(name)
         if value is None:
             continue
         values = [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
         if parameter.kind != parameter.KEYWORD_ONLY:
             words += values
-        elif value != (list(usual) if isinstance(usual, tuple) else usual):
+        elif name in differing:
             words += [f"--{name.rstrip('_')}", *([] if value is True else values)]
     return words
 

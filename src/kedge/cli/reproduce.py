@@ -1,7 +1,6 @@
 """`kedge reproduce`: the experiments of a paper, run again and set beside its figures."""
 
 import gc
-import inspect
 import json
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge import own_code
-from kedge.cli.flags import command_line, command_words
+from kedge.cli.flags import changed, command_line, command_words
 from kedge.cli.reproduce_claims import reproduce_claims
 from kedge.experiments.experiment import Experiment, experiment_names, load_experiment
 
@@ -125,9 +124,8 @@ def run(
 
 def _refuse_options_of_others(claims: bool, options: Mapping[str, Any]) -> None:
     """Raise ValueError for an option that claims do not take, or that only claims take: it would do nothing."""
-    for name, parameter in inspect.signature(run).parameters.items():
-        alone = name == "only" if not claims else name not in (*OF_CLAIMS, "name")
-        if alone and options[name] != parameter.default:
+    for name in changed(run, options):
+        if name == "only" if not claims else name not in (*OF_CLAIMS, "name"):
             whose = "is of experiments; claims take" if claims else "is of claims; experiments take"
             others = [each for each in OF_CLAIMS if claims or each != "only"]
             rest = "" if claims else " and more (--help)"
