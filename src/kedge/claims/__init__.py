@@ -4,13 +4,14 @@
 it shows is which way an effect points at that size, not what it is at the authors'.
 """
 
-from kedge.claims._base import Claim, Criterion, claim, claims_of
+from kedge.claims._base import Claim, Criterion, Curve, claim, claims_of
 from kedge.claims._images import cut, held_apart, packed
 from kedge.claims._trained import Images, Judged, Trained, judged
 
 __all__ = [
     "Claim",
     "Criterion",
+    "Curve",
     "Images",
     "Judged",
     "Trained",

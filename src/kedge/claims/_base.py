@@ -1,14 +1,15 @@
 """What a claim is: variants that differ in one thing, what is measured of each, and what must come out."""
 
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from kedge import catalog
 from kedge.experiments.comparing import mean_interval
 
-__all__ = ["PARTS", "Claim", "Criterion", "claim", "claims_of", "verdict_of"]
+__all__ = ["PARTS", "Claim", "Criterion", "Curve", "claim", "claims_of", "verdict_of"]
 
 PARTS = {"training": "methods that train", "measuring": "methods that measure, adapt and decide"}
 
@@ -62,6 +63,28 @@ class Criterion:
         }
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A measure over numbers, for a plot: the measures of a claim named "MEASURE, 5 OVER" or "MEASURE, OVER 5".
+
+    Attributes:
+        measure, over: the words.
+        log_x, log_y: whether the axes are logarithmic.
+    """
+
+    measure: str
+    over: str
+    log_x: bool = False
+    log_y: bool = False
+
+    def points(self, measures: Iterable[str]) -> dict[float, str]:
+        """Number to the name of its measure, in the order of the numbers."""
+        over = re.escape(self.over)
+        named = re.compile(rf"{re.escape(self.measure)}, (?:(?P<before>\S+) {over}|{over} (?P<after>\S+))")
+        matches = [match for match in map(named.fullmatch, measures) if match is not None]
+        return dict(sorted((float(match["before"] or match["after"]), match[0]) for match in matches))
+
+
 class Claim:
     """A published claim that a few minutes of one core can look at.
 
@@ -72,6 +95,7 @@ class Claim:
         criteria: what must come out.
         data: the names of the data sets that it needs, beside `digits`, which is always here.
         seeds: how many.
+        curve: what is plotted; None: the first criterion's measure of each variant.
     """
 
     part: str = "training"
@@ -80,6 +104,7 @@ class Claim:
     criteria: tuple[Criterion, ...] = ()
     data: tuple[str, ...] = ()
     seeds: int = 3
+    curve: Curve | None = None
 
     def run(self, variant: str, seed: int) -> dict[str, float]:
         """What is measured of a variant: measure to value; "seconds a step" is shown as the cost."""

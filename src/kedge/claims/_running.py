@@ -92,7 +92,7 @@ def _outcomes(waiting: Sequence[Task], jobs: int) -> Iterator[tuple[Task, str | 
 
 
 def _do(task: Task) -> tuple[Task, str | None, float]:
-    began = time.perf_counter()
+    began, computing = time.perf_counter(), time.process_time()
     try:
         each = claim(task.name)
         if task.variant not in each.variants:
@@ -105,6 +105,7 @@ def _do(task: Task) -> tuple[Task, str | None, float]:
     record = {
         "measures": measures,
         "seconds": seconds,
+        "seconds of a core": time.process_time() - computing,
         **_texts(task.name),
         "created": now(),
         "machine": machine(),

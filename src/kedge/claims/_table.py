@@ -41,11 +41,12 @@ def results_of(todo: Sequence[Task], command: str) -> dict[str, Any]:
 def _claim(name: str, own: Sequence[Task]) -> dict[str, Any]:
     each, origin = claim(name), catalog.info("claims", name)
     values: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in each.variants}
-    seconds = 0.0
+    seconds, computing = 0.0, 0.0
     for task in own:
         if (record := record_of(task)) is not None:
             values[task.variant][task.seed] = record["measures"]
             seconds += record["seconds"]
+            computing += record.get("seconds of a core", record["seconds"])  # records of earlier versions lack it
     whole = all(len(values[variant]) == len(own) // len(each.variants) for variant in each.variants)
     criteria = [criterion.judge(values) for criterion in each.criteria] if whole else []
     return {
@@ -57,6 +58,7 @@ def _claim(name: str, own: Sequence[Task]) -> dict[str, Any]:
         "methods": list(each.methods),
         "missing": missing_data(each),
         "seconds": seconds,
+        "seconds of a core": computing,
         "variants": {variant: _summary(values[variant]) for variant in each.variants},
         "cost": _cost(values, each.variants),
         "criteria": criteria,
@@ -104,8 +106,9 @@ def table_markdown(results: Mapping[str, Any]) -> str:
         for each in mine:
             lines += ["", f"### {each['claim'].replace('_', ' ')}", "", each["title"], "", *claim_lines(each)]
     where = results["machine"]
+    minutes = sum(each.get("seconds of a core", each["seconds"]) for each in results["claims"]) / 60
     lines += ["", f"Made by `{results['command']}` ({results['created'][:10]}, kedge {where['kedge']}, torch "
-              f"{where['torch']}, {where['system']}, one thread each)."]  # fmt: skip
+              f"{where['torch']}, {where['system']}, one thread each; {minutes:.0f} minutes of one core)."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
