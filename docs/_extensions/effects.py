@@ -7,17 +7,21 @@
 - `photos | SET | METHOD | MEASURE`: kedge minus that method
 - `reproduce | EXPERIMENT-SCALE | MEASURE | VARIANT`: over the first variant
 
-The directive `claims` is the table of all claims of a part.
+The directive `claims` is the table of all claims of a part, and of each its setting, numbers and plot.
 """
 
+import inspect
 import json
 import re
 from pathlib import Path
 
+from claim_plots import claim_plot
 from docutils import nodes
 from docutils.statemachine import StringList
+from reproduced import STYLE
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from kedge import catalog
 from kedge.claims._table import table_markdown
 from kedge.experiments.comparing import mean_interval
 
@@ -95,9 +99,17 @@ class Claims(SphinxDirective):
         self.env.note_dependency(str(path))
         section = nodes.section()
         section.document = self.state.document
-        text = re.sub(r"^## .*\n", "", table_markdown(read(path)), flags=re.M)
-        text = re.sub(r"^### (.*)$", r"**\1**", text, flags=re.M)  # a directive may not open sections
-        self.state.nested_parse(StringList(text.splitlines(), path.name), 0, section)
+        results = read(path)
+        overview, *rest = re.split(
+            r"^### .*\n", re.sub(r"^## .*\n", "", table_markdown(results), flags=re.M), flags=re.M
+        )
+        section += nodes.raw("", f"<style>\n{STYLE}</style>", format="html")
+        self.state.nested_parse(StringList(overview.splitlines(), path.name), 0, section)
+        for each, text in zip(results["claims"], rest, strict=True):
+            setting = inspect.getdoc(catalog.get("claims", each["claim"])) or ""
+            lines = [f"**{each['claim'].replace('_', ' ')}**", "", *setting.splitlines(), "", *text.splitlines()]
+            self.state.nested_parse(StringList(lines, path.name), 0, section)
+            section += nodes.raw("", claim_plot(each), format="html")
         return section.children
 
 

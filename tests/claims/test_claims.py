@@ -1,15 +1,18 @@
 import json
+from pathlib import Path
 
 import pytest
 from scipy.stats import ttest_rel
 
 from kedge import catalog
-from kedge.claims import Claim, Criterion, claim, claims_of
+from kedge.claims import Claim, Criterion, Curve, claim, claims_of
 from kedge.claims import _running as running
 from kedge.claims import _sources as sources
 from kedge.claims._base import verdict_of
 from kedge.claims._running import Task, record_of, run_tasks, tasks
 from kedge.claims._table import results_of, table_markdown, write_results
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 def measured(**variants):
@@ -246,3 +249,41 @@ def test_other_processes_find_the_claim_by_its_name(tmp_path):
 def test_names_that_are_none(part, only):
     with pytest.raises(ValueError, match=r"training|brier"):
         claims_of(part, only)
+
+
+def test_a_curve_finds_its_measures_in_the_order_of_their_numbers():
+    curve = Curve("error", "labels")
+    assert curve.points(["error, 200 labels", "accuracy, 5 labels", "error, 20 labels", "error"]) == {
+        20: "error, 20 labels",
+        200: "error, 200 labels",
+    }
+    assert Curve("angle", "decay of").points(["angle, decay of 1e-05"]) == {1e-5: "angle, decay of 1e-05"}
+
+
+@pytest.mark.parametrize("name", [name for name in catalog.names("claims") if claim(name).curve is not None])
+def test_a_curve_has_points(name):
+    """The committed table has what the curve names."""
+    for path in RESULTS.glob("claims-*/results.json"):
+        for each in json.loads(path.read_text())["claims"]:
+            if each["claim"] == name and each["criteria"]:
+                assert any(len(claim(name).curve.points(own)) > 1 for own in each["variants"].values())
+
+
+def test_a_variant_may_have_measures_of_its_own(counted, tmp_path, monkeypatch):
+    """The table has a hole there, after all was run."""
+    monkeypatch.setattr(Counted, "run", lambda self, variant, seed: {"score": seed, f"{variant} alone": 1e-17})
+    todo = tasks([counted], None, tmp_path)
+    run_tasks(todo, 1, lambda line: None)
+    text = table_markdown(results_of(todo, "kedge reproduce claims"))
+    assert "| control | 1.0 ± 1.0 | 1.0e-17 ±" in text
+    assert "| method | 1.0 ± 1.0 |  | 1.0e-17 ±" in text
+
+
+def test_many_measures_stand_below_each_other(counted, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        Counted, "run", lambda self, variant, seed: {f"score {i}" if i else "score": i for i in range(9)}
+    )
+    todo = tasks([counted], None, tmp_path)
+    run_tasks(todo, 1, lambda line: None)
+    text = table_markdown(results_of(todo, "kedge reproduce claims"))
+    assert "| measure | control | method |\n| --- | --- | --- |\n| score | 0.0 ± 0.0 | 0.0 ± 0.0 |" in text

@@ -17,6 +17,7 @@ from kedge.files import write_text
 __all__ = ["claim_lines", "results_of", "table_markdown", "write_results"]
 
 COST = "seconds a step"
+WIDE = 6  # measures that stand beside each other; more stand below each other
 MEANING = (
     "A criterion compares variants that share seed, images, order and first weights: the difference is the mean over "
     "seeds, with Student's 95 % interval of the paired differences in brackets. It passes where the mean does what the "
@@ -147,13 +148,17 @@ def claim_lines(each: Mapping[str, Any]) -> list[str]:
     if not each["criteria"]:
         why = f"{each['missing']} is not here" if each["missing"] else "not all of it was run"
         return [f"Not measured: {why}."]
-    measures = list(next(iter(each["variants"].values())))
-    head = ["variant", *measures, *(["cost"] if each["cost"] else [])]
-    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    measures = list(dict.fromkeys(name for summary in each["variants"].values() for name in summary))
+    rows = [["variant", *measures, *(["cost"] if each["cost"] else [])]]
     for variant, summary in each["variants"].items():
-        cells = [_number(summary[name]) for name in measures]
+        cells = [_number(summary[name]) if name in summary else "" for name in measures]
         cost = [f"{each['cost'][variant]:.2f}"] if variant in each["cost"] else [""] if each["cost"] else []
-        lines.append("| " + " | ".join([variant, *cells, *cost]) + " |")
+        rows.append([variant, *cells, *cost])
+    if len(measures) > WIDE:
+        rows = [["measure", *rows[0][1:]], *rows[1:]]
+        rows = [list(row) for row in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "| --- " * len(rows[0]) + "|")
     lines += ["", "| criterion | difference | verdict |", "| --- | --- | --- |"]
     for criterion in each["criteria"]:
         lines.append(
@@ -173,21 +178,23 @@ def _rule(criterion: Mapping[str, Any]) -> str:
 
 def _difference(criterion: Mapping[str, Any]) -> str:
     sign = "" if criterion["other"] is None else "+"
-    digits = _digits(criterion["difference"])
+    form = sign + _form(criterion["difference"])
     low_high = criterion["interval"]
-    bounds = "" if low_high is None else f" [{low_high[0]:{sign}.{digits}f}, {low_high[1]:{sign}.{digits}f}]"
-    return f"{criterion['difference']:{sign}.{digits}f}{bounds} ({criterion['seeds']} seeds)"
+    bounds = "" if low_high is None else f" [{low_high[0]:{form}}, {low_high[1]:{form}}]"
+    return f"{criterion['difference']:{form}}{bounds} ({criterion['seeds']} seeds)"
 
 
 def _number(summary: Mapping[str, Any]) -> str:
-    digits = _digits(summary["mean"])
-    spread = "" if summary["sd"] is None else f" ± {summary['sd']:.{digits}f}"
-    return f"{summary['mean']:.{digits}f}{spread}"
+    form = _form(summary["mean"])
+    spread = "" if summary["sd"] is None else f" ± {summary['sd']:{form}}"
+    return f"{summary['mean']:{form}}{spread}"
 
 
-def _digits(value: float) -> int:
-    """Decimals that show three significant figures, one at least."""
-    return 1 if not value or not math.isfinite(value) else max(1, 2 - math.floor(math.log10(abs(value))))
+def _form(value: float) -> str:
+    """Three significant figures and one decimal at least; powers of ten for what is close to 0."""
+    if not value or not math.isfinite(value):
+        return ".1f"
+    return ".1e" if abs(value) < 1e-4 else f".{max(1, 2 - math.floor(math.log10(abs(value))))}f"
 
 
 def write_results(results: Mapping[str, Any], out: Path) -> list[Path]:

@@ -17,7 +17,7 @@ DECAYS = (1e4, 1e3, 1e2, 10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
 
 
 class BoundaryTilt(Claim):
-    """The digits 3 and 8 by logistic regression, from strong to weak decay; the control is the line between their means.
+    """The digits 3 and 8 by logistic regression, from strong to weak decay; control: the line between their means.
 
     The mean distance of the two classes to the boundary is half the distance of their means times the cosine of the
     tilt, whatever the bias: exact, and checked against the distances of the images themselves.
@@ -42,7 +42,8 @@ class BoundaryTilt(Claim):
         rows = np.random.default_rng(seed).permutation(len(labels))[: len(labels) // 2]
         train, labels = train[rows], labels[rows]
         test, truth = pair("test")
-        measures, off = {}, 0.0
+        measures: dict[str, float] = {}
+        off = 0.0
         for decay in DECAYS:
             means = [train[labels == label].mean(0) for label in (0, 1)]
             if variant == "between the means":

@@ -1,4 +1,4 @@
-"""With the best ridge, more random features and more images always help; without one, error peaks where they are equal."""
+"""With the best ridge more features and more images always help; without one, error peaks where they are equal."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,8 @@ class MoreIsBetter(Claim):
         more = {count: risks(count, FEATURES, seed) for count in BY_IMAGES}
         return {
             **{f"risk, {count} features": best for count, (_, best, _) in fits.items()},
-            "smallest fall with features": -max(np.diff([best for _, best, _ in fits.values()])),
-            "smallest fall with images": -max(np.diff([best for _, best, _ in more.values()])),
+            "smallest fall with features": float(-max(np.diff([best for _, best, _ in fits.values()]))),
+            "smallest fall with images": float(-max(np.diff([best for _, best, _ in more.values()]))),
             "largest training risk over test risk": max(ratio for _, _, ratio in more.values()),
         }
 
