@@ -275,8 +275,8 @@ def test_a_variant_may_have_measures_of_its_own(counted, tmp_path, monkeypatch):
     todo = tasks([counted], None, tmp_path)
     run_tasks(todo, 1, lambda line: None)
     text = table_markdown(results_of(todo, "kedge reproduce claims"))
-    assert "| control | 1.0 ± 1.0 | 1.0e-17 ±" in text
-    assert "| method | 1.0 ± 1.0 |  | 1.0e-17 ±" in text
+    assert "| control | 1.00 ± 1.00 | 1.0e-17 ±" in text
+    assert "| method | 1.00 ± 1.00 |  | 1.0e-17 ±" in text
 
 
 def test_many_measures_stand_below_each_other(counted, tmp_path, monkeypatch):
