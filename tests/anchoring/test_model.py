@@ -523,3 +523,18 @@ def test_sequences_and_volumes():
         with torch.no_grad():
             bank = model(images)
         assert torch.allclose(bank, model(images, model.references[:1]), atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 6), st.integers(0, 2**16))
+def test_references_together_are_never_worse_than_alone_on_average(count, seed):
+    """Jensen: NLL is convex in logits and in probabilities, whatever the network is, so that of a mean is no larger."""
+    torch.manual_seed(seed)
+    model = disturb(kedge.anchor(SmallNet(3), example=(3, 16, 16), references=torch.rand(count, 3, 16, 16))).eval()
+    images, labels = torch.rand(5, 3, 16, 16), torch.randint(0, 4, (5,))
+    prediction = model.predict(images, keep_per_reference=True)
+    each = prediction.per_reference
+    alone = torch.stack([F.cross_entropy(logits, labels % logits.shape[1]) for logits in each]).mean()
+    labels = labels % each.shape[2]
+    assert F.nll_loss(each.softmax(-1).mean(0).log(), labels) <= alone + 1e-5
+    assert F.cross_entropy(prediction.logits, labels) <= alone + 1e-5
