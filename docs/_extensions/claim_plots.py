@@ -40,14 +40,15 @@ def lines(curve, variants):
     ends = [bound for _, mean, bounds in points for bound in (mean, *bounds) if not curve.log_y or bound >= lowest / 3]
     x, x_ticks = axis([number for number, _, _ in points], curve.log_x)
     y, y_ticks = axis(ends, curve.log_y)
-    plot = Plot(x, y, named(curve.over, curve.log_x), "", x_ticks=x_ticks, y_ticks=y_ticks)
+    over = curve.over.removesuffix(" of")
+    plot = Plot(x, y, named(over, curve.log_x), "", x_ticks=x_ticks, y_ticks=y_ticks)
     for i, own in enumerate(series):
         if own:
             at = [across(number) for number, _, _ in own]
             bounds = [[down(max(b, lowest / 3)) if curve.log_y else b for b in bounds] for _, _, bounds in own]
             plot.band(at, [low for low, _ in bounds], [high for _, high in bounds], i)
             plot.line(at, [down(mean) for _, mean, _ in own], i)
-    return f"{named(curve.measure, curve.log_y)} against {curve.over}, with 95 % intervals over seeds", svg(plot)
+    return f"{named(curve.measure, curve.log_y)} against {over}, with 95 % intervals over seeds", svg(plot)
 
 
 def dots(measure, variants):

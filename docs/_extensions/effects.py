@@ -104,13 +104,24 @@ class Claims(SphinxDirective):
             r"^### .*\n", re.sub(r"^## .*\n", "", table_markdown(results), flags=re.M), flags=re.M
         )
         section += nodes.raw("", f"<style>\n{STYLE}</style>", format="html")
-        self.state.nested_parse(StringList(overview.splitlines(), path.name), 0, section)
+        self._write(section, overview, path.name)
         for each, text in zip(results["claims"], rest, strict=True):
             setting = inspect.getdoc(catalog.get("claims", each["claim"])) or ""
-            lines = [f"**{each['claim'].replace('_', ' ')}**", "", *setting.splitlines(), "", *text.splitlines()]
-            self.state.nested_parse(StringList(lines, path.name), 0, section)
+            title, _, tables = text.strip().partition("\n\n")
+            values, _, verdicts = tables.partition("\n\n")
+            tall = values.startswith("| measure")
+            self._write(section, f"**{each['claim'].replace('_', ' ')}**\n\n{title}\n\n{setting}", path.name)
             section += nodes.raw("", claim_plot(each), format="html")
+            if tall:
+                section += nodes.raw("", "<details><summary>All numbers</summary>", format="html")
+            self._write(section, values, path.name)
+            if tall:
+                section += nodes.raw("", "</details>", format="html")
+            self._write(section, verdicts, path.name)
         return section.children
+
+    def _write(self, section, text, source):
+        self.state.nested_parse(StringList(text.splitlines(), source), 0, section)
 
 
 def setup(app):
