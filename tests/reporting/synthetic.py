@@ -178,7 +178,7 @@ def model(
         "clean": {"coverage": 0.951, "accuracy": accuracy + 0.03} if i != 3 else None,
         "shift": {"coverage": 0.74, "accuracy": accuracy - 0.1} if corruptions and i != 3 else None,
         "aurc": estimate(0.011 + 0.002 * i), "excess_aurc": estimate(0.008 + 0.002 * i),
-        "at_risk": {"risk": 0.05, "coverage": 0.95 - 0.05 * i, "threshold": 0.55 if i < 4 else None,
+        "at_risk": {"risk": 0.05, "tpr": None, "coverage": 0.95 - 0.05 * i, "threshold": 0.55 if i < 4 else None,
                     "log_odds": 0.20067 if i < 4 else None},
         "curve": {"clean": curve(accuracy, 3), "shift": curve(0.7 * accuracy, 1.5) if corruptions else None},
         "joint": {name: {**curve(0.6 * accuracy, 1 + rng.random()), "aurc": 0.15 + 0.02 * i} for name in sets},
@@ -267,7 +267,7 @@ def results(
         "settings": {"corruptions": list(corruptions), "severities": [1, 2, 3, 4, 5] if corruptions else [],
                      "seed": 0, "limit": 500 if limited else None, "batch_size": 256, "bins": 15,
                      "resamples": 1000 if interval else 0, "scores": list(SCORES), "references": None,
-                     "attacks": list(ATTACKS) if attacks else [], "risk": 0.05, "equalise": None},
+                     "attacks": list(ATTACKS) if attacks else [], "risk": 0.05, "tpr": None, "equalise": None},
         "conventions": {"accuracy": "share of correct answers; interval: Wilson", "ood": "in-distribution positive",
                         "corruptions": "generated on the batch"},
         "citations": [

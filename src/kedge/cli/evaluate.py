@@ -11,6 +11,7 @@ from kedge.cli.load_data import load_data, load_outside, load_training, shifts_o
 from kedge.cli.output import progress_bar
 from kedge.cli.parse import (
     check_sets,
+    check_tpr,
     check_words,
     choose_attacks,
     choose_scores,
@@ -39,6 +40,7 @@ def run(
     equalise: bool = False,
     scores: Sequence[str] = ("all",),
     train: str | None = None,
+    tpr: float | None = None,
     attack: Sequence[str] = ("none",),
     eps: str | None = None,
     norm: Literal["linf", "l2"] = "linf",
@@ -85,6 +87,8 @@ def run(
         scores (NAME): what to tell them by: all (masked only where a run was masked to uniform), or some of {scores};
             pytorch-ood:NAME (needs kedge[ood])
         train: training images for the scores that learn ({fitted_scores}); null: those of the data; none
+        tpr: share of familiar images that must pass, such as 0.99: how many of the other kinds pass too, at which
+            threshold of each score, is measured there beside 0.95
         attack (NAME): {attacks}, curve (accuracy against eps, by pgd), or none
         eps: radius of the attacks in pixel units, such as 8/255; null: what the models were trained against, else
             8/255 up to 64 px, 4/255 above; 0.5 for l2
@@ -120,6 +124,7 @@ def run(
     started, command = time.perf_counter(), command_line("evaluate", locals())
     if not 0 < risk < 1:
         raise ValueError(f"--risk must be between 0 and 1, got {risk:g}: 0.05 asks how many can be 95 % right")
+    check_tpr(tpr, bool([*ood, *near]))
     sources, groups = find_groups(models)
     check_weights(sources.values(), weights)
     single = leaves(sources)
@@ -189,6 +194,7 @@ def run(
                     attack, radius_of_all, images, norm=norm, steps=steps, seed=seed, most=attack_images
                 ),
                 risk=risk,
+                tpr=tpr,
                 groups=groups,
                 trained_on=counters(sources, images),
                 train_counts=class_counts(sources, images),

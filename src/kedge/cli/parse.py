@@ -54,6 +54,16 @@ def check_sets(ood: Sequence[str], near: Sequence[str]) -> None:
         raise ValueError(f"{sorted(both)[0]} is given to --ood and to --near: say which")
 
 
+def check_tpr(tpr: float | None, any_ood: bool) -> None:
+    """Raise ValueError for a --tpr that is no share, or beside no --ood, before any model is loaded."""
+    from kedge.evaluation.sets import check_tpr as check
+
+    try:
+        check(tpr, any_ood)
+    except ValueError as error:
+        raise ValueError(f"--{error}" if any_ood else f"--tpr {tpr:g} is for --ood NAME, which is missing") from error
+
+
 def radius(text: str | None, norm: str | None) -> float | None:
     """The number that `--eps` stands for; None without one. Raises ValueError for text that is no radius in `norm`."""
     if text is None:

@@ -36,6 +36,7 @@ class Settings:
     risk: float
     examples: int
     train_counts: Mapping[str, Sequence[int]]
+    tpr: float | None = None
 
     def answers(
         self, columns: Columns, probs: Tensor | None = None, labels: Tensor | None = None, name: str | None = None
@@ -83,6 +84,7 @@ def about(
         None if training is None else len(training[1]),
         settings.resamples,
         settings.seed,
+        settings.tpr,
     )
     results = on_clean.results()
     entry = {

@@ -72,10 +72,12 @@ def outside_summary(
     fitted_on: int | None,
     n: int,
     seed: int,
+    tpr: float | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """(scores, ood, failed): histograms of familiar images, detection metrics per set and score, scores that broke.
 
-    With a reject rule by confidence also the share of each set that it answers.
+    `tpr`: the share of familiar images that must pass, beside the usual 95 %. With a reject rule by confidence also the
+    share of each set that it answers.
     """
     histograms: dict[str, Any] = {}
     failed: dict[str, str] = {}
@@ -96,12 +98,12 @@ def outside_summary(
         }
         for name, values in away.items():
             few = min(len(values), len(within)) < FEWEST
-            sample = Separation(within, values, 0 if few else n, seed)
-            fpr, tpr = roc_curve(within, values)
+            sample = Separation(within, values, 0 if few else n, seed, tpr)
+            curve = roc_curve(within, values)
             ood[name]["scores"][score.name] = {
-                **{metric.key: metric.of(sample).to_json() for metric in detection()},
+                **{metric.key: metric.of(sample).to_json() for metric in detection() if metric.applies(sample)},
                 "outside": _counts(values, edges),
-                "roc": {"fpr": _short(fpr), "tpr": _short(tpr)},
+                "roc": {"fpr": _short(curve[0]), "tpr": _short(curve[1])},
             }
     if rule is not None:
         for name, outputs in outside.items():
@@ -144,7 +146,11 @@ def averaged(ood: Mapping[str, Any], groups: Mapping[str, str | None]) -> dict[s
         shared = [score for score in ood[names[0]]["scores"] if all(score in ood[n]["scores"] for n in names)]
         means[group] = {
             score: {
-                **{m.key: _mean([ood[n]["scores"][score][m.key] for n in names]) for m in detection()},
+                **{
+                    m.key: _mean([ood[n]["scores"][score][m.key] for n in names])
+                    for m in detection()
+                    if all(m.key in ood[n]["scores"][score] for n in names)
+                },
                 "sets": names,
             }
             for score in shared

@@ -105,6 +105,18 @@ def check_request(data: Any, batch_size: int, limit: int | None, severities: Seq
         )
 
 
+def check_tpr(tpr: float | None, any_ood: bool) -> None:
+    """Raise ValueError for a share of familiar images that is none, or that nothing is measured at."""
+    if tpr is None:
+        return
+    if isinstance(tpr, bool) or not isinstance(tpr, int | float) or not 0 < tpr < 1:
+        raise ValueError(f"tpr is a share between 0 and 1, got {tpr}: 0.99 lets 99 % of the familiar images pass")
+    if not any_ood:
+        raise ValueError(
+            f"tpr={tpr} is of telling familiar images from out-of-distribution ones, and no set of these was given"
+        )
+
+
 def check_severities(severities: Sequence[int]) -> None:
     """Raise ValueError unless there are severities, each 1 to 5."""
     if not isinstance(severities, Iterable):

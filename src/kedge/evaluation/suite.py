@@ -24,6 +24,7 @@ from kedge.evaluation.sets import (
     FIT_IMAGES,
     Sets,
     check_request,
+    check_tpr,
     fit_images,
     limited,
     named_sets,
@@ -60,6 +61,7 @@ def evaluate(
     seed: int = 0,
     limit: int | None = None,
     risk: float = 0.05,
+    tpr: float | None = None,
     bins: int = 15,
     resamples: int = 1000,
     examples: int = 8,
@@ -97,6 +99,8 @@ def evaluate(
         seed: of the subset, the corruptions, the attacks and the bootstrap.
         limit: at most so many images of each set, a seeded random subset; the results say so.
         risk: the share of wrong answers for which the coverage is looked up.
+        tpr: the share of familiar images that must pass, between 0 and 1: out-of-distribution sets are also measured
+            at the threshold that this asks for, beside the one for 95 %. None: at that one alone.
         bins: of the calibration error.
         resamples: of the bootstrap; 0 for none.
         examples: how many images to show of the most certain, the least certain and the confident mistakes.
@@ -119,6 +123,7 @@ def evaluate(
     """
     started = time.perf_counter()
     check_request(data, batch_size, limit, severities, risk)
+    check_tpr(tpr, bool(ood))
     shifted = shifts(shift, severities, None if frost_textures is None else str(frost_textures))
     _check_scores(scores)
     if attacks is not None and not isinstance(attacks, Attacks):
@@ -160,7 +165,7 @@ def evaluate(
     runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
     collected = collect(runner, sets, attacks, limit, seed)
 
-    settings = Settings(bins, resamples, seed, risk, examples, train_counts or {})
+    settings = Settings(bins, resamples, seed, risk, examples, train_counts or {}, tpr)
     group_of = {name: None if not near else "near" if name in near else "far" for name in ood_sets}
     summaries = {
         s.name: about(s, collected[s.name], sets, scores, group_of, runner.pace[s.name], settings) for s in subjects
@@ -192,6 +197,7 @@ def evaluate(
             "attack_images": None if attacks is None else attacks.images,
             "attacks": [] if attacks is None else list(attacks.named),
             "risk": risk,
+            "tpr": tpr,
             "equalise": None if step is None else step.words(tuple(data.image_shape)),
         },
         "conventions": conventions(),

@@ -23,7 +23,16 @@ from kedge.metrics._calibration import bin_sums, binned_error, calibration_error
 from kedge.metrics._classification import accuracy, accuracy_interval, brier, exact_interval, label_rank, nll
 from kedge.metrics._classwise import BrierParts, brier_decomposition, brier_parts, classwise_calibration_error
 from kedge.metrics._cross_fitted import CrossFitted, cross_fitted_error, cross_fitted_smooth_error, halves
-from kedge.metrics._detection import aupr_in, aupr_out, auroc, auroc_interval, fpr95, roc_curve
+from kedge.metrics._detection import (
+    OperatingPoint,
+    aupr_in,
+    aupr_out,
+    auroc,
+    auroc_interval,
+    fpr95,
+    operating_point,
+    roc_curve,
+)
 from kedge.metrics._ensembles import false_false_true
 from kedge.metrics._selective import (
     aurc,
@@ -86,6 +95,7 @@ __all__ = [
     "ClasswiseECE",
     "CrossFitted",
     "EqualMassECE",
+    "OperatingPoint",
     "SmoothECE",
     "accuracy",
     "accuracy_interval",
@@ -133,6 +143,7 @@ __all__ = [
     "log_odds_of_probs",
     "log_odds_of_references",
     "nll",
+    "operating_point",
     "reliability",
     "resampled_error",
     "resampled_smooth_error",

@@ -93,11 +93,14 @@ class Answers(_Sample):
 
 
 class Separation(_Sample):
-    """Scores of N in-distribution and M out-of-distribution images, higher = more in-distribution, `[N]` and `[M]`."""
+    """Scores of N in-distribution and M out-of-distribution images, higher = more in-distribution, `[N]` and `[M]`.
 
-    def __init__(self, inside: Tensor, outside: Tensor, n: int = 1000, seed: int = 0) -> None:
+    `tpr` is the share of familiar images that must pass, for the metric that is about any such share; None: not asked.
+    """
+
+    def __init__(self, inside: Tensor, outside: Tensor, n: int = 1000, seed: int = 0, tpr: float | None = None) -> None:
         super().__init__(n, seed)
-        self.inside, self.outside = inside, outside
+        self.inside, self.outside, self.tpr = inside, outside, tpr
 
 
 class Metric:

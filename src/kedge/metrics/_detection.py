@@ -6,6 +6,7 @@ In-distribution is the positive class, and a higher score means more in-distribu
 
 import math
 from statistics import NormalDist
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,9 +106,64 @@ def fpr95(inside: Tensor, outside: Tensor, recall: float = 0.95) -> Tensor:
     least `recall` of `inside` `[N]`; an input of `outside` `[M]` at exactly t counts as accepted.
     Raises ValueError for NaN and for an empty set.
     """
+    return torch.tensor(operating_point(inside, outside, recall).fpr, dtype=torch.float64)
+
+
+class OperatingPoint(NamedTuple):
+    """What a threshold on a score does to N in-distribution and M out-of-distribution inputs.
+
+    Attributes:
+        fpr: the share of the M that pass.
+        threshold: an input passes whose score is at least this.
+        accepted, inside: how many in-distribution inputs pass, of how many.
+        passed, outside: how many out-of-distribution inputs pass, of how many.
+    """
+
+    fpr: float
+    threshold: float
+    accepted: int
+    inside: int
+    passed: int
+    outside: int
+
+    @property
+    def tpr(self) -> float:
+        """The share of in-distribution inputs that pass: what was asked for, or more."""
+        return self.accepted / self.inside
+
+    def note(self, tpr: float) -> str:
+        """What speaks against reading this as the FPR at `tpr`, in words; "" for nothing."""
+        words, needed = [], accepted_at(tpr, self.inside)
+        if self.accepted > needed:
+            words.append(
+                f"ties: no threshold passes {needed} of {self.inside}, so {self.accepted} pass ({100 * self.tpr:.1f} %)"
+            )
+        if (rest := self.inside - needed + 1) < FEW_BELOW:
+            words.append(
+                f"the threshold rests on the {f'{rest} lowest' if rest > 1 else 'lowest'} of {self.inside} scores: "
+                "other images move it far"
+            )
+        return "; ".join(words)
+
+
+FEW_BELOW = 5  # scores at or below the threshold, with fewer of which it is hardly more than the smallest
+
+
+def operating_point(inside: Tensor, outside: Tensor, tpr: float = 0.95) -> OperatingPoint:
+    """The share of out-of-distribution inputs that pass where at least `tpr` of the in-distribution ones do.
+
+    The threshold is the highest score of `inside` `[N]` that enough of them reach; an input of `outside` `[M]` at
+    exactly the threshold passes. Ties can pass more than were asked for: the counts, and `note`, say so.
+
+    Raises:
+        ValueError: for NaN, an empty set, and a `tpr` that is not above 0 and at most 1.
+    """
+    if not 0 < tpr <= 1:
+        raise ValueError(f"the share of familiar images that must pass is above 0 and at most 1, got {tpr}")
     inside, outside = both_sides(inside, outside)
-    threshold = inside.sort(descending=True).values[accepted_at(recall, inside.numel()) - 1]
-    return (outside >= threshold).double().mean()
+    threshold = inside.sort(descending=True).values[accepted_at(tpr, inside.numel()) - 1]
+    accepted, passed = int((inside >= threshold).sum()), int((outside >= threshold).sum())
+    return OperatingPoint(passed / outside.numel(), float(threshold), accepted, inside.numel(), passed, outside.numel())
 
 
 def accepted_at(recall: float, total: int) -> int:

@@ -28,6 +28,27 @@ class Corrected(Estimate):
 
 
 @dataclass(frozen=True)
+class AtThreshold(Estimate):
+    """The share of unfamiliar images that pass a threshold, and what the threshold is.
+
+    Attributes:
+        tpr: the share of familiar images that must pass.
+        threshold: of the score.
+        accepted, inside: how many familiar images pass, of how many.
+        passed, outside: how many unfamiliar images pass, of how many.
+        note: what speaks against the number; "" for nothing.
+    """
+
+    tpr: float = 0.95
+    threshold: float = 0.0
+    accepted: int = 0
+    inside: int = 0
+    passed: int = 0
+    outside: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Heat:
     """A table of counts whose cells are coloured by their share of the row.
 

@@ -1,6 +1,7 @@
 """The detection metrics with their bootstrap intervals, of one set and of groups of sets."""
 
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ from kedge.metrics._detection import (
     both_sides,
     fpr95,
     logit_interval,
+    operating_point,
 )
-from kedge.metrics._results import Triple
+from kedge.metrics._results import AtThreshold, Triple
 
 DETECTION = ("auroc", "aupr_in", "aupr_out", "fpr95")
+USUAL = 0.95  # of the familiar images are to pass
 # Resamples worked on at once hold this many counts: 16 MB in float32.
 _AT_ONCE = 1 << 22
 _Z = 1.959964  # 95 %
@@ -35,7 +38,8 @@ def detection_summary(inside: Tensor, outside: Tensor, resamples: int = 1000, se
     and empty sets.
     """
     sample = Separation(inside, outside, resamples, seed)
-    estimates = ((metric.name, metric.of(sample)) for metric in metrics("ood") if isinstance(metric, Detection))
+    measured = (m for m in metrics("ood") if isinstance(m, Detection) and m.applies(sample))
+    estimates = ((metric.name, metric.of(sample)) for metric in measured)
     return {name: (e.value, e.low, e.high) for name, e in estimates if e.value is not None}
 
 
@@ -45,6 +49,37 @@ class Resampled(Detection):
     def interval(self, sample: Separation, value: float) -> Bounds:
         draws = sample.once(_draws)[:, DETECTION.index(self.name)]
         return _ends(draws, value, min(sample.inside.numel(), sample.outside.numel()))
+
+
+class AtRecall(Resampled):
+    """Base of the false positives at a threshold that keeps a fixed share of the familiar images.
+
+    Attributes:
+        recall: the share; None: the one that the sample was asked for.
+    """
+
+    recall: ClassVar[float | None] = None
+    better = "lower"
+
+    def of(self, sample: Separation) -> AtThreshold:
+        """The share with its interval, the threshold and both counts."""
+        recall = self._recall(sample)
+        point = operating_point(sample.inside, sample.outside, recall)
+        low, high = self.interval(sample, point.fpr) if sample.n else (None, None)
+        return AtThreshold(point.fpr, low, high, recall, *point[1:], note=point.note(recall))
+
+    def interval(self, sample: Separation, value: float) -> Bounds:
+        recall = self._recall(sample)
+        usual = recall == USUAL
+        draws = sample.once(_draws) if usual else detection_draws(
+            sample.inside, sample.outside, sample.n, sample.seed, recall=recall
+        )  # fmt: skip
+        return _ends(draws[:, DETECTION.index("fpr95")], value, min(sample.inside.numel(), sample.outside.numel()))
+
+    def _recall(self, sample: Separation) -> float:
+        recall = sample.tpr if self.recall is None else self.recall
+        assert recall is not None
+        return recall
 
 
 def _draws(sample: Separation) -> Tensor:
@@ -106,9 +141,14 @@ def fpr95_interval(inside: Tensor, outside: Tensor, n: int = 1000, seed: int = 0
 
 
 def detection_draws(
-    inside: Tensor, outside: Tensor, n: int = 1000, seed: int = 0, outside_seed: int | None = None
+    inside: Tensor,
+    outside: Tensor,
+    n: int = 1000,
+    seed: int = 0,
+    outside_seed: int | None = None,
+    recall: float = USUAL,
 ) -> Tensor:
-    """`[n, 4]` float64: AUROC, AUPR-in, AUPR-out and FPR at 95 % recall of n resamples, in the order of `DETECTION`.
+    """`[n, 4]` float64: AUROC, AUPR-in, AUPR-out and FPR at `recall` of n resamples, in the order of `DETECTION`.
 
     Both sets are drawn with replacement to their own sizes. The same `seed` and N draw the same of `inside`, so that
     several sets and several scores of the same images are paired.
@@ -120,7 +160,7 @@ def detection_draws(
     in_to, out_to, out_before = _above(inside, falling), _above(outside, falling), _beyond(outside, falling)
     out_missed, in_missed = _beyond(outside, rising), _beyond(inside, rising)
     size, others = inside.numel(), outside.numel()
-    needed = accepted_at(0.95, size)
+    needed = accepted_at(recall, size)
     rows = max(1, _AT_ONCE // max(size, others))
     blocks = zip(_resampled(size, n, seed).split(rows), _resampled(others, n, other).split(rows), strict=True)
     draws = []

@@ -2,7 +2,7 @@
 
 from kedge.catalog import Info
 from kedge.metrics._detection import fpr95
-from kedge.metrics._separation import Resampled
+from kedge.metrics._separation import USUAL, AtRecall
 
 info = Info(
     "Enhancing The Reliability of Out-of-distribution Image Detection in Neural Networks", "Liang et al.", "ICLR", 2018,
@@ -10,12 +10,12 @@ info = Info(
 )  # fmt: skip
 
 
-class FPR95(Resampled):
-    """False positives at a threshold that keeps 95 % of the familiar images."""
+class FPR95(AtRecall):
+    """False positives at a threshold that keeps 95 % of the familiar images, with the threshold and both counts."""
 
     label = "FPR95"
-    better = "lower"
     order = 340
+    recall = USUAL
     measure = staticmethod(fpr95)
     summary = ("ood",)
     words = (

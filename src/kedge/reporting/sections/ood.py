@@ -144,11 +144,14 @@ def questions(results: dict[str, Any]) -> list[Question]:
 def numbers(model: dict[str, Any], results: dict[str, Any]) -> Iterator[Number]:
     """Every number of every score, for each set and each average."""
     keys = [one.key for one in metrics("ood")]
+    counted = ("tpr", "threshold", "accepted", "passed")
     for name, own in model["ood"].items():
         n = dig(results["ood_sets"], name, "images")
         for score, values in own["scores"].items():
             for metric in keys:
                 yield "ood", name, "", score, metric, values.get(metric), n
+                for one in counted if dig(values, metric, "threshold") is not None else ():
+                    yield "ood", name, "", score, f"{metric} {one}", values[metric][one], n
         yield "ood", name, "", "", "accepted", own["accepted"], n
     for group, scores in model["ood_groups"].items():
         for score, values in scores.items():
@@ -182,6 +185,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
                 "areas": areas,
                 "plots": _plots(results, name, first, titles[first]) if level < 4 else None,
                 "table": _table(scores, titles) if level < 5 else [],
+                "thresholds": _thresholds(scores, titles) if level < 5 else [],
                 "further": [_plots(results, name, s, titles[s]) for s in further] if level < 1 else [],
             }
         )
@@ -204,6 +208,26 @@ def _table(scores: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[st
             models = [i for i, f in enumerate(scores) if score in f]
             entries.append({"title": title, "mean": sum(areas) / len(areas), "rows": rows, "models": models})
     return sorted(entries, key=lambda entry: -entry["mean"])
+
+
+def _thresholds(scores: list[dict[str, Any]], titles: dict[str, str]) -> list[dict[str, Any]]:
+    """Per score and share of familiar images that must pass, of each model: the threshold and both counts, in words."""
+    entries = []
+    for score, title in titles.items():
+        for one in metrics("ood"):
+            for i, own in enumerate(scores):
+                at = dig(own, score, one.key)
+                if dig(at, "threshold") is not None:
+                    entries.append({"title": title, "model": i, "threshold": f"{at['threshold']:.4g}",
+                                    "asked": f"{100 * at['tpr']:g}",
+                                    "familiar": _count(at["accepted"], at["inside"]),
+                                    "unfamiliar": _count(at["passed"], at["outside"]),
+                                    "note": printable(at["note"])})  # fmt: skip
+    return entries
+
+
+def _count(some: int, of: int) -> str:
+    return f"{some:,} of {of:,} ({number(some / of)} %)"
 
 
 def _plots(results: dict[str, Any], set_name: str, score: str, title: str) -> dict[str, Any]:
