@@ -138,7 +138,7 @@ class UnderAttack:
     def summaries(self) -> dict[str, dict[str, Any]]:
         """What the results say of each attack."""
         return {
-            name: attack_summary(columns, attack, self.seconds[name], transfer)
+            name: attack_summary(columns, attack, self.seconds[name], transfer, torch.as_tensor(self.images.labels))
             for name, columns in self.columns.items()
             for attack, transfer in [self.attacks[name]]
         }

@@ -15,6 +15,7 @@ from kedge.checks import answers_right, class_indices
 from kedge.evaluation.inputs import convert, to_unit
 from kedge.metrics._classification import exact_interval
 from kedge.metrics._results import Estimate
+from kedge.metrics.class_disparity import class_disparity
 
 SLACK = 1e-6  # an image further away than eps by more than this was not made within eps
 Attack = Callable[..., Tensor]
@@ -146,9 +147,15 @@ def _numbered(batches: Batches, skip: int) -> Iterator[tuple[Tensor, Tensor, ran
 
 
 def attack_summary(
-    columns: dict[str, Tensor], attack: Attack, seconds: float | None = None, transfer: bool = False
+    columns: dict[str, Tensor],
+    attack: Attack,
+    seconds: float | None = None,
+    transfer: bool = False,
+    labels: Tensor | None = None,
 ) -> dict[str, Any]:
     """Accuracy clean and under attack, with exact binomial intervals, from the columns of all batches, `[N]`.
+
+    With the `labels` `[N]` also how far the best class is above the worst, clean and under attack.
 
     An image counts as right under attack when it is right clean and under attack, so that eps = 0 is clean accuracy.
     """
@@ -160,6 +167,14 @@ def attack_summary(
         "images": len(columns["correct"]),
         "clean_accuracy": _share(columns["correct"]),
         "accuracy": _share(columns["robust"]),
+        **(
+            {}
+            if labels is None
+            else {
+                "clean_class_disparity": class_disparity(columns["correct"], labels).to_json(),
+                "class_disparity": class_disparity(columns["robust"], labels).to_json(),
+            }
+        ),
         "largest_distance": float(columns["distance"].max()) if len(columns["distance"]) else 0.0,
         "seconds": seconds,
     }

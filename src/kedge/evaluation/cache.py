@@ -19,7 +19,7 @@ from kedge._version import __version__
 from kedge.anchoring.protocol import as_model
 from kedge.files import sweep, whole
 
-PROTOCOL = 3  # raised whenever the same settings would give other tensors
+PROTOCOL = 4  # raised whenever the same settings would give other tensors
 FOLDER = "parts"
 
 

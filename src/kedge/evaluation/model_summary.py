@@ -65,7 +65,7 @@ def about(
     on_clean = numbers([answers], [m for m in metrics() if "clean" in m.places and m.applies(answers)])
     anywhere = [metric for metric in metrics() if "shift" in metric.places]
     samples = [settings.answers(columns) for columns in collected.shift.values()]
-    shifted = numbers(samples, anywhere) if samples else None
+    shifted = numbers(samples, [m for m in anywhere if all(map(m.applies, samples))]) if samples else None
     renditions = {name: settings.answers(columns) for name, columns in collected.renditions.items()}
     rule = by_confidence(getattr(subject.model, "reject", None))
     # Where sets were equalised, familiar images are compared in that form, or not at all.
@@ -93,7 +93,7 @@ def about(
         "shift": None if not collected.shift and not collected.failed
         else shift_summary(list(collected.shift), collected.failed, shifted),
         "shift_sets": {
-            name: {**numbers([own], anywhere).results(), "reliability": diagram([own])}
+            name: {**numbers([own], [m for m in anywhere if m.applies(own)]).results(), "reliability": diagram([own])}
             for name, own in renditions.items()
         },
         "scores": histograms,

@@ -115,6 +115,7 @@ def measure(logits: Tensor, labels: Tensor) -> Columns:
         "nll": -own.clamp(min=math.log(SMALLEST)),
         "brier": brier_per_sample(probs, labels),
         # A class may be excluded by minus infinity, which is not a fault; NaN and plus infinity are.
+        "label": labels,
         "bad": (probs.isnan().any(dim=1)).float(),
     }
 

@@ -63,6 +63,7 @@ from kedge.metrics._unlabelled import (
 )
 from kedge.metrics.accuracy_by_class import worst_interval
 from kedge.metrics.augrc import augrc
+from kedge.metrics.class_disparity import class_disparity
 from kedge.metrics.confusion import confusion_counts
 from kedge.metrics.fragility_index import fragility_index
 
@@ -119,6 +120,7 @@ __all__ = [
     "brier_parts",
     "calibration_error",
     "calibration_summary",
+    "class_disparity",
     "classwise_calibration_error",
     "column_summary",
     "confusion_counts",

@@ -42,7 +42,7 @@ class Answers(_Sample):
 
     Args:
         columns: `[N]` each: `confidence` and `predicted` class, `log_odds` of the confidence, `rank` of the true class
-            (0: right), `nll`, `brier`.
+            (0: right), `nll`, `brier`; the true class, `label`, where it is at hand.
         probs: `[N, C]`, where they are at hand.
         labels: class indices `[N]`, where they are at hand.
         bins: of calibration errors.
@@ -81,10 +81,17 @@ class Answers(_Sample):
 
     @property
     def labels(self) -> Tensor:
-        """Class indices `[N]`. Raises ValueError where only columns are at hand."""
-        if self._labels is None:
-            raise ValueError("this metric needs the labels, which are kept of clean images alone")
-        return self._labels
+        """Class indices `[N]`. Raises ValueError where they are not at hand."""
+        if self._labels is not None:
+            return self._labels
+        if not self.has_labels:
+            raise ValueError("this metric needs the labels, which are not among these columns")
+        return self.columns["label"].long()
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the labels are at hand."""
+        return self._labels is not None or "label" in self.columns
 
     @property
     def splits(self) -> Tensor:
@@ -199,6 +206,10 @@ class Metric:
     def result(self, sample: Any, value: float, center: float, draws: Tensor | None) -> Any:
         """What stands in the results, something with `to_json`; `draws` `[n]` of the resamples."""
         return self.estimate(value, center, draws, len(sample), self.exact(sample))
+
+    def mean(self, samples: Sequence[Any], value: float, center: float, draws: Tensor | None) -> Any:
+        """What stands in the results of a mean over several samples."""
+        return self.estimate(value, center, draws, min(map(len, samples)))
 
     def estimate(
         self, value: float, center: float, draws: Tensor | None, size: int, exact: Bounds | None = None

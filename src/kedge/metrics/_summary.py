@@ -54,8 +54,7 @@ class Numbers:
         for m, metric in enumerate(self.metrics):
             own = None if draws is None or bool(draws[0, m].isnan()) else draws[:, m]
             if len(self.samples) > 1:
-                size = min(map(len, self.samples))
-                entries[metric.key] = metric.estimate(values[m], centers[m], own, size).to_json()
+                entries[metric.key] = metric.mean(self.samples, values[m], centers[m], own).to_json()
             else:
                 entries[metric.key] = metric.result(self.samples[0], values[m], centers[m], own).to_json()
         return entries

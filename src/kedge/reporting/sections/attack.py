@@ -6,9 +6,10 @@ from typing import Any
 from markupsafe import Markup
 
 from kedge.epsilon import print_epsilon
+from kedge.metrics.class_disparity import ClassDisparity
 from kedge.printable import printable
 from kedge.reporting.lines import Lines
-from kedge.reporting.rows import Number, Question, Row, bounds, dig, estimate, number
+from kedge.reporting.rows import Number, Question, Row, bounds, dig, estimate, number, short
 from kedge.reporting.svg import Plot, svg
 
 KINDS = {
@@ -71,6 +72,13 @@ def _row(label: str, models: list[dict[str, Any]], values: Sequence[Any], group:
     return Row(label, "%", "higher", values, group, believed)
 
 
+def _apart(words: str, values: Sequence[Any], results: dict[str, Any]) -> Row:
+    """How far the best class is above the worst."""
+    (line,) = ClassDisparity().lines(values, results["data"]["class_names"])
+    return Row(f"{line.label}, {words}", line.unit, line.better, values, judged=False,
+               notes=[short(note, 60) if note else "" for note in line.notes])  # fmt: skip
+
+
 def summary(lines: Lines) -> None:
     """The accuracy under each attack that was asked for, or is no mere cross-check."""
     models, requested = lines.models, lines.results["settings"]["attacks"]
@@ -123,7 +131,7 @@ def questions(results: dict[str, Any]) -> list[Question]:
 def numbers(model: dict[str, Any], results: dict[str, Any]) -> Iterator[Number]:
     """Every number of every attack."""
     for name, attack in model["attacks"].items():
-        for metric in ("accuracy", "clean_accuracy"):
+        for metric in ("accuracy", "clean_accuracy", "class_disparity", "clean_class_disparity"):
             yield "attack", name, "", "", metric, attack.get(metric), attack["images"]
         for metric in ("eps", "steps", "restarts", "seconds"):
             yield "attack", name, "", "", metric, attack.get(metric), None
@@ -140,6 +148,11 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
         rows = [
             _row("accuracy under attack", models, [dig(own, "accuracy") for own in entries]),
             Row("the same images, clean", "%", "higher", [dig(own, "clean_accuracy") for own in entries]),
+            *(
+                row
+                for words, key in (("under attack", "class_disparity"), ("clean", "clean_class_disparity"))
+                if (row := _apart(words, [dig(own, key) for own in entries], results)).measured
+            ),
         ]
         seconds = Row("seconds", "count", None, [dig(own, "seconds") for own in entries])
         kind = KINDS.get(attack["kind"], "")
