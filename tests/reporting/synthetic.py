@@ -200,6 +200,15 @@ def model(
             {"check": "more steps, lower accuracy", "ok": True, "detail": "PGD-20 3.0 % below FGSM 22.0 %"},
             {"check": "gradients are not zero", "ok": i != 2, "detail": f"{80 if i == 2 else 0} of 1,000 images"},
         ]
+    made["stability"] = {
+        "oversensitive": estimate(0.04), "overstable": estimate(0.1), "confidence": 0.9, "images": N,
+        "changes": [
+            {"name": name, "title": title, "kind": kind, "rate": estimate(0.05), "kept": estimate(0.2),
+             "mean_confidence": 0.7}
+            for name, title, kind in (("shift", "moved by one pixel", "unseen"), ("grey", "grey image", "destroyed"))
+        ],
+        "notes": ["on images of 8 x 8 px a shift can be seen"] if i == 2 else [],
+    } if attacks else None  # fmt: skip
     made["unlabelled"] = {
         "validation": {"name": "cifar10", "split": "val", "images": 5000, "accuracy": estimate(accuracy, 5000)},
         "warnings": [],

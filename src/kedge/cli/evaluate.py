@@ -41,6 +41,7 @@ def run(
     scores: Sequence[str] = ("all",),
     train: str | None = None,
     tpr: float | None = None,
+    stability: bool = False,
     attack: Sequence[str] = ("none",),
     eps: str | None = None,
     norm: Literal["linf", "l2"] = "linf",
@@ -89,6 +90,9 @@ def run(
         train: training images for the scores that learn ({fitted_scores}); null: those of the data; none
         tpr: share of familiar images that must pass, such as 0.99: how many of the other kinds pass too, at which
             threshold of each score, is measured there beside 0.95
+        stability: measure how many answers flip under changes nobody sees (a shift of one pixel, noise below one grey
+            level, JPEG of quality 95), and how many are kept at 90 % confidence or more after the object is destroyed
+            (patches shuffled, centre erased, nothing but grey)
         attack (NAME): {attacks}, curve (accuracy against eps, by pgd), or none
         eps: radius of the attacks in pixel units, such as 8/255; null: what the models were trained against, else
             8/255 up to 64 px, 4/255 above; 0.5 for l2
@@ -195,6 +199,7 @@ def run(
                 ),
                 risk=risk,
                 tpr=tpr,
+                stability=stability,
                 groups=groups,
                 trained_on=counters(sources, images),
                 train_counts=class_counts(sources, images),

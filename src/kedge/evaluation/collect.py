@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +20,7 @@ from kedge.evaluation.equalise import equalise
 from kedge.evaluation.evaluated_model import faults
 from kedge.evaluation.runner import Columns, Outcome, Part, Runner, batches, identity
 from kedge.evaluation.sets import Condition, Sets, limited, rendition_names
+from kedge.evaluation.stability import CHANGES, Change
 
 IN_MEMORY = 256 << 20  # bytes of decoded images that are held for all conditions; of more, files are decoded again
 
@@ -36,6 +38,7 @@ class Collected:
         outside: name of an out-of-distribution set -> outputs.
         inside: outputs on the test images as they were equalised with those sets; None where they were not, or failed.
         attacked: what attacks did.
+        changed: name of a change of `kedge.evaluation.stability` -> what the metrics need.
         errors: what could not be measured, and why.
     """
 
@@ -47,10 +50,13 @@ class Collected:
     outside: dict[str, Outcome] = field(default_factory=dict)
     inside: Outcome | None = None
     attacked: UnderAttack | None = None
+    changed: dict[str, Columns] = field(default_factory=dict)
     errors: list[dict[str, str]] = field(default_factory=list)
 
 
-def collect(runner: Runner, sets: Sets, attacks: Attacks | None, limit: int | None, seed: int) -> dict[str, Collected]:
+def collect(
+    runner: Runner, sets: Sets, attacks: Attacks | None, limit: int | None, seed: int, stability: bool = False
+) -> dict[str, Collected]:
     """Run all models over everything; clean images first, which tells how long the rest will take."""
     data, positions = sets.test, sets.positions
     who = identity(data, positions)
@@ -64,6 +70,8 @@ def collect(runner: Runner, sets: Sets, attacks: Attacks | None, limit: int | No
             raise ValueError(f"model {name!r} gave {words} on clean images")
     _outside(runner, sets, clean, collected)
     _shifted(runner, sets, who, collected, limit, seed)
+    if stability:
+        _changed(runner, sets, who, collected, seed)
     if attacks is not None:
         for name, attacked in run_attacks(runner, attacks, data, positions, seed).items():
             collected[name].attacked = attacked
@@ -119,6 +127,28 @@ def _shifted(
         for key, part in _published(images, sets, limit, seed):
             runner.announce(part.name, [part])
             _note(collected, key, part, runner.run(part))
+
+
+def _changed(runner: Runner, sets: Sets, who: str, collected: Mapping[str, Collected], seed: int) -> None:
+    """The changes that nobody sees, and those that destroy the object."""
+    parts = [
+        Part(f"stability {one.name}", sets.test, who, sets.positions, partial(_make, one, seed),
+             ["stability", one.name, seed])
+        for one in CHANGES
+    ]  # fmt: skip
+    runner.announce("changes nobody sees, and destroyed images", parts)
+    for one, outcomes in zip(CHANGES, runner.run_together(parts), strict=True):
+        for name, outcome in outcomes.items():
+            bad = int((outcome.tensors["bad"] > 0).sum())
+            if bad:
+                words = f"logits that are not finite for {bad} of {len(outcome.tensors['bad'])} images"
+                collected[name].errors.append({"part": f"stability {one.name}", "message": words})
+            else:
+                collected[name].changed[one.name] = outcome.tensors
+
+
+def _make(change: Change, seed: int, images: Tensor, where: Tensor) -> Tensor:
+    return change.make(images, where, seed)
 
 
 def _corrupted(sets: Sets, who: str, seed: int) -> Iterator[tuple[Condition, Part]]:

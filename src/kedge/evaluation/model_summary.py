@@ -15,6 +15,7 @@ from kedge.evaluation.figures import example_images
 from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready
 from kedge.evaluation.runner import Columns, measure, outputs_from
 from kedge.evaluation.sets import Condition, Sets
+from kedge.evaluation.stability import rates
 from kedge.metrics import aurc, bin_sums, joint_risk_coverage, reliability, risk_coverage
 from kedge.metrics._base import Answers, metrics
 from kedge.metrics._results import Estimate
@@ -113,6 +114,7 @@ def about(
         "sanity": [],
         **({} if collected.attacked is None else collected.attacked.entry()),
         "unlabelled": None,
+        "stability": stability_summary(collected, clean["predicted"], data.image_shape, settings),
         "images": example_images(clean, data, sets.positions, settings.examples),
         "timing": {
             "images_per_second": 1 / pace if pace > 0 else None,
@@ -127,6 +129,16 @@ def about(
     compared = compared_numbers(on_clean, None if collected.failed else shifted)
     away = {name: outputs.logits for name, outputs in outside.items()}
     return entry, Measured(compared, correct, compared_outside(familiar.tensors["logits"], away, rule))
+
+
+def stability_summary(
+    collected: Collected, clean: Tensor, shape: Sequence[int], settings: Settings
+) -> dict[str, Any] | None:
+    """Both rates of stability; None where they were not asked for, or nothing could be measured."""
+    if not collected.changed:
+        return None
+    answers = {name: (columns["predicted"], columns["confidence"]) for name, columns in collected.changed.items()}
+    return rates(answers, clean, shape, settings.resamples, settings.seed)
 
 
 def clean_summary(results: Mapping[str, Any], answers: Answers) -> dict[str, Any]:

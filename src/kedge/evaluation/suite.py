@@ -35,6 +35,7 @@ from kedge.evaluation.sets import (
     trained_images,
     training_images,
 )
+from kedge.evaluation.stability import check_size, rates
 from kedge.metrics._base import metrics
 from kedge.metrics._summary import FEWEST
 from kedge.scores import Score
@@ -62,6 +63,7 @@ def evaluate(
     limit: int | None = None,
     risk: float = 0.05,
     tpr: float | None = None,
+    stability: bool = False,
     bins: int = 15,
     resamples: int = 1000,
     examples: int = 8,
@@ -101,6 +103,8 @@ def evaluate(
         risk: the share of wrong answers for which the coverage is looked up.
         tpr: the share of familiar images that must pass, between 0 and 1: out-of-distribution sets are also measured
             at the threshold that this asks for, beside the one for 95 %. None: at that one alone.
+        stability: also measure how many answers flip under changes nobody sees, and how many are kept with confidence
+            after the object is destroyed (`kedge.evaluation.stability`): six passes over the test images.
         bins: of the calibration error.
         resamples: of the bootstrap; 0 for none.
         examples: how many images to show of the most certain, the least certain and the confident mistakes.
@@ -124,6 +128,8 @@ def evaluate(
     started = time.perf_counter()
     check_request(data, batch_size, limit, severities, risk)
     check_tpr(tpr, bool(ood))
+    if stability:
+        check_size(data.image_shape)
     shifted = shifts(shift, severities, None if frost_textures is None else str(frost_textures))
     _check_scores(scores)
     if attacks is not None and not isinstance(attacks, Attacks):
@@ -163,7 +169,7 @@ def evaluate(
     wants = {field: any(field in score.needs for score in scores if outside) for field in ("features", "masked")}
     stored = Parts(None if parts is None else Path(parts))
     runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
-    collected = collect(runner, sets, attacks, limit, seed)
+    collected = collect(runner, sets, attacks, limit, seed, stability)
 
     settings = Settings(bins, resamples, seed, risk, examples, train_counts or {}, tpr)
     group_of = {name: None if not near else "near" if name in near else "far" for name in ood_sets}
@@ -204,6 +210,7 @@ def evaluate(
         "citations": [
             *citations([*(["ood"] if ood_sets else []), *([] if attacks is None else ["attack"])]),
             *catalog.citations(_methods(shifted.corruptions, scores if ood_sets else [], attacks, summaries)),
+            *catalog.citations([rates] if stability else []),
             *catalog.citations(method for s in subjects for method in s.model.methods()),
         ],
         "fewest_images": FEWEST,

@@ -34,8 +34,8 @@ def class_disparity(correct: Tensor, labels: Tensor, level: float = 0.95) -> Dis
 
     Every class gets Wilson's interval at 1 - (1 - level) / C, so that all of them hold together with a chance of
     `level` (Bonferroni); the gap of the true accuracies then lies between what the ends of the intervals allow at least
-    and at most. Of equally good classes one looks best and one worst by chance alone: the gap itself is above 0, and its
-    lower end is 0.
+    and at most. Of equally good classes one looks best and one worst by chance alone: the gap is above 0, and its lower
+    end is 0.
 
     Args:
         correct: `[N]` bool or 0/1, which answers are right.

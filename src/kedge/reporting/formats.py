@@ -37,6 +37,7 @@ _MODEL: dict[str, Any] = {
     "attacks": {},
     "attack_curve": None,
     "sanity": [],
+    "stability": _Part(oversensitive=None, overstable=None, confidence=0.9, images=0, changes=[], notes=[]),
     "unlabelled": _Part(
         validation=None, warnings=[],
         sets={"*": {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": []}},
