@@ -68,8 +68,8 @@ def main() -> None:
     for name, own in rates.items():
         print(name, *(f"{key} {100 * own[key]['value']:.1f}" for key in ("accuracy", "oversensitive", "overstable")))
         for change in own["changes"]:
-            print(f"    {change['title']}: {100 * change['rate']['value']:.1f}, kept {100 * change['kept']['value']:.1f}, "
-                  f"confidence {100 * change['mean_confidence']:.0f}")  # fmt: skip
+            rate, kept, sure = change["rate"]["value"], change["kept"]["value"], change["mean_confidence"]
+            print(f"    {change['title']}: {100 * rate:.1f}, kept {100 * kept:.1f}, confidence {100 * sure:.0f}")
 
 
 if __name__ == "__main__":

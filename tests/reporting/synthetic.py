@@ -183,7 +183,7 @@ def model(
         "curve": {"clean": curve(accuracy, 3), "shift": curve(0.7 * accuracy, 1.5) if corruptions else None},
         "joint": {name: {**curve(0.6 * accuracy, 1 + rng.random()), "aurc": 0.15 + 0.02 * i} for name in sets},
     }  # fmt: skip
-    made["attacks"], made["attack_curve"], made["sanity"] = {}, None, []
+    made["attacks"], made["attack_curve"], made["first_order"], made["sanity"] = {}, None, None, []
     if attacks:
         for name, (title, steps, kind) in ATTACKS.items():
             if kind != "eot" or anchored:
@@ -196,6 +196,10 @@ def model(
             "norm": "linf",
             "points": [{"eps": e / 255, "accuracy": estimate(accuracy * 0.6**e, 1000)} for e in (0, 0.5, 1, 2, 4, 8)],
         }
+        made["first_order"] = {
+            "norm": "linf", "images": 1000, "without_gradient": 0, "note": "" if i != 2 else "20 of 1,000 have none",
+            "points": [{"eps": e / 255, "accuracy": estimate(accuracy * 0.5**e, 1000)} for e in (0, 1, 2, 4, 8, 16)],
+        }  # fmt: skip
         made["sanity"] = [
             {"check": "more steps, lower accuracy", "ok": True, "detail": "PGD-20 3.0 % below FGSM 22.0 %"},
             {"check": "gradients are not zero", "ok": i != 2, "detail": f"{80 if i == 2 else 0} of 1,000 images"},

@@ -10,6 +10,7 @@ from kedge.evaluation.attacked import (
     predictor,
 )
 from kedge.evaluation.equalise import Step, common_step, difference, equalise
+from kedge.evaluation.first_order import first_order_curve, first_order_radius
 from kedge.evaluation.parts import accuracy_by_part
 from kedge.evaluation.sanity import sanity
 from kedge.evaluation.suite import FORMAT_VERSION, evaluate
@@ -30,6 +31,8 @@ __all__ = [
     "equalise",
     "estimate_accuracy",
     "evaluate",
+    "first_order_curve",
+    "first_order_radius",
     "predictor",
     "sanity",
     "with_estimates",

@@ -23,6 +23,7 @@ from kedge.evaluation.attacked import (
 )
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import attack_strip
+from kedge.evaluation.first_order import first_order_curve, first_order_radius, radii_of
 from kedge.evaluation.inputs import as_batch
 from kedge.evaluation.runner import Columns, Runner, duration, identity, joined
 from kedge.evaluation.sanity import gradient_sizes, probes, same_answers, sanity
@@ -116,6 +117,7 @@ class UnderAttack:
         model: what the attacks face.
         columns: name of an attack to what it did to each image.
         attacks: name to the attack, and whether its images were made on another model.
+        first_order: accuracy against epsilon as one backward pass predicts it.
         curve, sanity, strip: accuracy against epsilon, signs of gradients that mislead, images before and after.
         errors: what could not be measured, and why.
     """
@@ -127,13 +129,19 @@ class UnderAttack:
         self.attacks: dict[str, tuple[Attack, bool]] = {}
         self.seconds: dict[str, float] = {}
         self.curve: dict[str, Any] | None = None
+        self.first_order: dict[str, Any] | None = None
         self.sanity: list[dict[str, Any]] = []
         self.strip: dict[str, Any] | None = None
         self.errors: list[dict[str, str]] = []
 
     def entry(self) -> dict[str, Any]:
         """What the results say."""
-        return {"attacks": self.summaries(), "attack_curve": self.curve, "sanity": self.sanity}
+        return {
+            "attacks": self.summaries(),
+            "attack_curve": self.curve,
+            "first_order": self.first_order,
+            "sanity": self.sanity,
+        }
 
     def summaries(self) -> dict[str, dict[str, Any]]:
         """What the results say of each attack."""
@@ -225,6 +233,7 @@ def run_attacks(runner: Runner, attacks: Attacks, data: Any, positions: Tensor, 
         if attacks.cross_checks and checked is not None and len(data.class_names) > 1:
             with target.noting("checks of the attacks"):
                 target.sanity += _panel(target, *checked)
+        target.first_order = _first_order(target, attacks)
         if first is not None and first[0] in target.columns:
             with target.noting("examples of the attack"):
                 target.strip = _example(target, *first)
@@ -281,6 +290,26 @@ def _panel(target: UnderAttack, name: str, attack: Any) -> list[dict[str, Any]]:
         stop=CHUNK,
     )
     return sanity(target.summaries()) + sanity(stronger, sizes["sizes"])
+
+
+def _first_order(target: UnderAttack, attacks: Attacks) -> dict[str, Any] | None:
+    """Accuracy against epsilon from one backward pass; without points, and with the reason, where there is no gradient.
+
+    That is no error of the evaluation: attacks may do without gradients.
+    """
+    asked = radii_of(list(attacks.named.values()), attacks.curve)
+    if asked is None or len(target.images.class_names) < 2:
+        return None
+    norm, grid = asked
+
+    def work(images: Tensor, labels: Tensor, _: Tensor) -> Columns:
+        return {"radius": first_order_radius(target.model, images, labels, norm)}
+
+    try:
+        columns, _ = target.measure(["first order", norm], work)
+    except Exception as error:  # a model of others may fail in any way where gradients are asked of it
+        return {"norm": norm, "images": 0, "points": [], "without_gradient": 0, "note": str(error)}
+    return first_order_curve(columns["radius"], grid, norm)
 
 
 def _example(target: UnderAttack, name: str, attack: Any) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def about(
         ),
         "attacks": {},
         "attack_curve": None,
+        "first_order": None,
         "sanity": [],
         **({} if collected.attacked is None else collected.attacked.entry()),
         "unlabelled": None,

@@ -16,6 +16,7 @@ from kedge.evaluation.comparing import compare, group_table
 from kedge.evaluation.equalise import common_step, difference
 from kedge.evaluation.evaluated_model import gather_subjects, named_groups
 from kedge.evaluation.figures import corruption_strips
+from kedge.evaluation.first_order import first_order_radius
 from kedge.evaluation.inputs import conversion
 from kedge.evaluation.model_summary import Settings, about
 from kedge.evaluation.provenance import citations, conventions, machine, now, peak_memory
@@ -210,7 +211,7 @@ def evaluate(
         "citations": [
             *citations([*(["ood"] if ood_sets else []), *([] if attacks is None else ["attack"])]),
             *catalog.citations(_methods(shifted.corruptions, scores if ood_sets else [], attacks, summaries)),
-            *catalog.citations([rates] if stability else []),
+            *catalog.citations([*([rates] if stability else []), *([] if attacks is None else [first_order_radius])]),
             *catalog.citations(method for s in subjects for method in s.model.methods()),
         ],
         "fewest_images": FEWEST,

@@ -36,6 +36,7 @@ _MODEL: dict[str, Any] = {
     ),
     "attacks": {},
     "attack_curve": None,
+    "first_order": _Part(norm="linf", images=0, points=[], without_gradient=0, note=""),
     "sanity": [],
     "stability": _Part(oversensitive=None, overstable=None, confidence=0.9, images=0, changes=[], notes=[]),
     "unlabelled": _Part(

@@ -90,6 +90,15 @@ class Plot:
         for across, down in list(zip(x, y, strict=True))[start::step]:
             self._mark(across, down, i)
 
+    def dashes(self, x: Sequence[float], y: Sequence[float], i: int) -> None:
+        """The dashed line of model `i`, without markers: what was predicted, not measured."""
+        self._parts.append(f'<path class="l k{i % COLORS} d" d="{self._path(x, y)}"/>')
+
+    def points(self, x: Sequence[float], y: Sequence[float], i: int) -> None:
+        """The markers of model `i` alone."""
+        for across, down in zip(x, y, strict=True):
+            self._mark(across, down, i)
+
     def band(self, x: Sequence[float], low: Sequence[float], high: Sequence[float], i: int) -> None:
         """The area between `low` and `high`, faint."""
         path = self._path([*x, *reversed(x)], [*low, *reversed(high)])

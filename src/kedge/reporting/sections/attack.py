@@ -19,6 +19,7 @@ KINDS = {
     "autoattack": "AutoAttack, a fixed set of attacks",
     "transfer": "made on another model",
 }
+CURVES = ("attack_curve", "first_order")
 NORMS = {"linf": "ℓ∞", "l2": "ℓ2"}
 
 
@@ -137,6 +138,9 @@ def numbers(model: dict[str, Any], results: dict[str, Any]) -> Iterator[Number]:
             yield "attack", name, "", "", metric, attack.get(metric), None
     for point in dig(model, "attack_curve", "points") or []:
         yield "attack curve", f"eps {point['eps']:.6g}", "", "", "accuracy", point["accuracy"], None
+    for point in dig(model, "first_order", "points") or []:
+        n = model["first_order"]["images"]
+        yield "first order", f"eps {point['eps']:.6g}", "", "", "accuracy", point["accuracy"], n
 
 
 def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
@@ -154,37 +158,70 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
                 if (row := _apart(words, [dig(own, key) for own in entries], results)).measured
             ),
         ]
+        predicted = Row("predicted from one backward pass", "%", None, [_predicted(m, attack) for m in models])
+        rows += [predicted] * predicted.measured
         seconds = Row("seconds", "count", None, [dig(own, "seconds") for own in entries])
         kind = KINDS.get(attack["kind"], "")
         title = f"{attack_title(attack)}{': ' if kind else ''}{kind}"
         attacks.append((title, rows + [seconds] * seconds.measured))
-    curves = [(i, m["attack_curve"]) for i, m in enumerate(models) if dig(m, "attack_curve", "points")]
+    curves = [(i, m) for i, m in enumerate(models) if any(dig(m, key, "points") for key in CURVES)]
+    norms = [m[key]["norm"] for _, m in curves for key in CURVES if dig(m, key, "points")]
     checks = [(i, check) for i, m in enumerate(models) for check in m["sanity"]]
     if not attacks and not curves:
         return None
     return {
         "attacks": attacks,
         "curve": _curve(curves) if curves else None,
-        "norm": NORMS.get(curves[0][1]["norm"], curves[0][1]["norm"]) if curves else "",
+        "norm": NORMS.get(norms[0], printable(norms[0])) if norms else "",
+        "predicted": any(dig(m, "first_order", "points") for m in models),
+        "unpredicted": [
+            (i, printable(m["first_order"]["note"])) for i, m in enumerate(models) if dig(m, "first_order", "note")
+        ],
         "suspicious": [(i, check) for i, check in checks if not check["ok"]],
         "checks": checks,
     }
 
 
+def _predicted(model: dict[str, Any], attack: dict[str, Any]) -> Any:
+    """What one backward pass predicts at the radius of an attack."""
+    own = model["first_order"]
+    if not own or own["norm"] != attack["norm"]:
+        return None
+    return next((p["accuracy"] for p in own["points"] if p["eps"] == attack["eps"]), None)
+
+
+def _measured(model: dict[str, Any], norm: str) -> list[tuple[float, Any]]:
+    """(ε, accuracy) under the attacks in a norm that are no cross-checks."""
+    own = [a for name, a in model["attacks"].items() if ": " not in name and dig(a, "accuracy", "value") is not None]
+    return [(a["eps"], a["accuracy"]) for a in own if a["norm"] == norm and a["eps"]]
+
+
 def _curve(curves: list[tuple[int, dict[str, Any]]]) -> Markup:
-    """Accuracy against ε; in 255ths where all budgets are printed as such."""
-    budgets = [p["eps"] for _, c in curves for p in c["points"] if p["eps"]]
+    """Accuracy against ε: measured, and as predicted; in 255ths where all measured budgets are printed as such."""
+    drawn = [(i, dig(m, "attack_curve", "points") or [], m["first_order"] or {"points": []}, m) for i, m in curves]
+    budgets = [p["eps"] for _, points, _, _ in drawn for p in points if p["eps"]]
+    budgets += [eps for _, _, first, m in drawn if first["points"] for eps, _ in _measured(m, first["norm"])]
     scale = 255 if all(print_epsilon(eps).endswith("/255") for eps in budgets) else 1
-    most = max(scale * p["eps"] for _, c in curves for p in c["points"])
+    far = [p["eps"] for _, points, first, _ in drawn for p in [*points, *first["points"]]]
+    most = scale * max(far)
     step = next((s for s in (1, 2, 4, 8, 16) if most / s <= 5), 32)  # budgets are powers of two
     even = [float(e) for e in range(0, int(most) + 1, step)] if scale == 255 and most >= 1 else None
     label = "ε, of 255" if scale == 255 else "ε"
     plot = Plot((0, most or 1), (0, 100), label, "accuracy, %", width=360, height=240, x_ticks=even)
-    for i, curve in curves:
-        points = sorted(curve["points"], key=lambda p: p["eps"])
-        x = [scale * p["eps"] for p in points]
-        if all(p["accuracy"]["low"] is not None for p in points):
+    for i, points, first, model in drawn:
+        if first["points"]:
+            plot.dashes(*_drawn(first["points"], scale), i)
+            measured = _measured(model, first["norm"])
+            plot.points([scale * eps for eps, _ in measured], [100 * one["value"] for _, one in measured], i)
+        points = sorted(points, key=lambda p: p["eps"])
+        x, y = _drawn(points, scale)
+        if points and all(p["accuracy"]["low"] is not None for p in points):
             low, high = ([100 * p["accuracy"][key] for p in points] for key in ("low", "high"))
             plot.band(x, low, high, i)
-        plot.line(x, [100 * p["accuracy"]["value"] for p in points], i)
+        if points:
+            plot.line(x, y, i)
     return svg(plot)
+
+
+def _drawn(points: list[dict[str, Any]], scale: float) -> tuple[list[float], list[float]]:
+    return [scale * p["eps"] for p in points], [100 * p["accuracy"]["value"] for p in points]
