@@ -3,6 +3,7 @@
 import math
 import tempfile
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class FirstOrderErrors(Trained):
 
 def slope(added: list[int]) -> float:
     """log2 of how much more twice the epsilon adds, at the first that adds three or more; NaN where none does."""
-    for one, twice in zip(added[:-1], added[1:], strict=True):
+    for one, twice in pairwise(added):
         if one >= NEW:
             return math.log2(twice / one)
     return math.nan
