@@ -190,13 +190,17 @@ def test_every_score_on_a_model_in_one_call(name, images):
         for parameter in model.parameters():
             parameter += 0.3 * torch.randn_like(parameter)
     model.references = torch.rand(3, 3, 8, 8)
+    anchors = torch.rand(6, 3, 8, 8), torch.arange(6) % 4
     train = outputs_of(model, torch.rand(60, 3, 8, 8), features=True, masked=True)
-    score = SCORES[name]().fit(train, torch.arange(60) % 4)
+    more = {"anchors": anchors} if "reverse" in SCORES[name].needs else {}
+    score = SCORES[name](**more).fit(train, torch.arange(60) % 4)
     found = score(model, images)
     assert found.shape == (5,)
     assert found.dtype == torch.float32
     assert found.isfinite().all()
-    torch.testing.assert_close(found, score.score(outputs_of(model, images, features=True, masked=True)))
+    torch.testing.assert_close(
+        found, score.score(outputs_of(model, images, features=True, masked=True, reverse=anchors))
+    )
 
 
 @pytest.mark.parametrize("name", ["msp", "max_logit", "energy", "entropy", "amp", "masked"])

@@ -29,6 +29,7 @@ class AnchoredModel(ReferencedModel):
     """
 
     kind: ClassVar[str] = "anchored"
+    reversible: ClassVar[bool] = True
 
     def __init__(self, network: nn.Module, first_layer: str, references: Tensor, **settings: Any) -> None:
         super().__init__(network, first_layer, references, **settings)
@@ -149,6 +150,27 @@ class AnchoredModel(ReferencedModel):
             total = sum(model.network_logits(images, r, hidden).float() for r in bank.split(1))
         assert isinstance(total, Tensor)
         return total / len(bank)
+
+    def reversed_losses(self, images: Tensor, anchors: Tensor, labels: Tensor) -> Tensor:
+        """`[B, K]` -log p of the true class of `anchors` `[K, C, H, W]` in [0, 1], each of `images` as the reference.
+
+        Before the steps. K passes for each image, which share its first layer.
+
+        Raises:
+            ValueError: for no anchors, and for labels that are not one class of the model each.
+        """
+        if len(anchors) == 0 or labels.shape != (len(anchors),):
+            raise ValueError(
+                f"K >= 1 labelled images are needed, [K, C, H, W] with labels [K], got {[*anchors.shape]} and "
+                f"{[*labels.shape]}"
+            )
+        labels = labels.to(images.device).long()
+        if int(labels.min()) < 0 or int(labels.max()) >= self.num_outputs:
+            raise ValueError(f"labels are classes from 0 to {self.num_outputs - 1}, got {labels.tolist()}")
+        with torch.no_grad(), in_eval(self) as model:
+            rows = list(model._per_reference(anchors.to(images), images.clamp(0, 1), None)) if len(images) else []
+        logits = torch.cat(rows).float() if rows else images.new_zeros(0, len(anchors), self.num_outputs)
+        return -logits.log_softmax(-1).gather(-1, labels.expand(len(logits), -1)[..., None])[..., 0]
 
     def for_attack(self, references: Any = None, prepare: Callable[[Tensor], Tensor] | None = None) -> Bank:
         """The mean over fixed references, with gradients: see `kedge.attacks.Bank`."""

@@ -26,6 +26,8 @@ class Outputs:
             None when it was not collected or the network has no such layer.
         masked: `[B, C]` logits of [0, x - r], the reference hidden, the mean over the references used; None for
             other than anchored models and when it was not collected.
+        reverse: `[B, K]` -log p of the true class of each of K labelled images, with this image as their reference,
+            before the steps; None for other than anchored models and when it was not collected.
         head: the last layer's weight `[C, D]` and bias `[C]` where there are features. W·features + b is what the
             network returned, see `network_logits`.
         steps: those that `logits` went through after the network, such as a temperature; nothing else did.
@@ -36,6 +38,7 @@ class Outputs:
     uncertainty: Tensor | None = None
     features: Tensor | None = None
     masked: Tensor | None = None
+    reverse: Tensor | None = None
     head: tuple[Tensor, Tensor] | None = None
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     of_members: bool = False
@@ -74,7 +77,7 @@ class Outputs:
         if not parts:
             raise ValueError("there are no outputs to put together: parts is empty")
         joined: dict[str, Any] = {}
-        for name in ("logits", "uncertainty", "features", "masked"):
+        for name in ("logits", "uncertainty", "features", "masked", "reverse"):
             values = [getattr(part, name) for part in parts]
             joined[name] = None if any(value is None for value in values) else torch.cat(values)
         head = parts[0].head if joined["features"] is not None else None

@@ -29,11 +29,13 @@ class Model(nn.Module):
         input_shape: `(C, H, W)` or `(D,)` that it takes; None where that is not known.
         num_outputs: how many logits it gives; None where that is not known.
         steps: what its logits go through after the network.
+        reversible: whether an image can be the reference of others (`reversed_losses`).
         of_members: whether its uncertainty is the disagreement of members, not of references.
     """
 
     kind: ClassVar[str]
     of_members: ClassVar[bool] = False
+    reversible: ClassVar[bool] = False
     network: Any
     input_shape: tuple[int, ...] | None = None
     num_outputs: int | None = None
@@ -58,6 +60,10 @@ class Model(nn.Module):
         """Logits `[B, C]` with the reference hidden, before the steps; None for a model that has none."""
         return None
 
+    def reversed_losses(self, images: Tensor, anchors: Tensor, labels: Tensor) -> Tensor | None:
+        """`[B, K]`: how badly K labelled images are classified with each image as their reference; None: has none."""
+        return None
+
     @torch.no_grad()
     def outputs(
         self,
@@ -66,6 +72,7 @@ class Model(nn.Module):
         *,
         features: bool = False,
         masked: bool = False,
+        reverse: tuple[Tensor, Tensor] | None = None,
         check: bool = True,
     ) -> Outputs:
         """What the model says of `images` `[B, C, H, W]` in [0, 1], in eval mode and only read; see `outputs_of`."""
@@ -84,7 +91,9 @@ class Model(nn.Module):
                 count = max(1, self.count(references))
                 collected = torch.cat(parts) if count == 1 else mean_of_passes(parts, count, len(images))
             outputs = dataclasses.replace(outputs, features=collected, head=(weight, bias))
-        return dataclasses.replace(outputs, masked=self.masked_logits(images, references)) if masked else outputs
+        more: dict[str, Any] = {"masked": self.masked_logits(images, references)} if masked else {}
+        more |= {} if reverse is None else {"reverse": self.reversed_losses(images, *reverse)}
+        return dataclasses.replace(outputs, **more)
 
     def for_attack(self, references: Any = None, prepare: Callable[[Tensor], Tensor] | None = None) -> nn.Module:
         """What `answers` computes as a function with gradients and nothing random in it: what an attack must face.

@@ -85,8 +85,8 @@ def run(
             name of the data itself means its classes that the models were not trained on
         near (NAME): the same, close in kind; --ood is then called far, with means over each
         equalise: pass images of all sets through the same resizing and JPEG step before telling them apart
-        scores (NAME): what to tell them by: all (masked only where a run was masked to uniform), or some of {scores};
-            pytorch-ood:NAME (needs kedge[ood])
+        scores (NAME): what to tell them by: all (masked only where a run was masked to uniform; reverse_anchoring by
+            name alone, as it costs many passes), or some of {scores}; pytorch-ood:NAME (needs kedge[ood])
         train: training images for the scores that learn ({fitted_scores}); null: those of the data; none
         tpr: share of familiar images that must pass, such as 0.99: how many of the other kinds pass too, at which
             threshold of each score, is measured there beside 0.95

@@ -84,7 +84,7 @@ def choose_scores(words: Sequence[str], recipes: Iterable[Mapping[str, Any]] = (
     if words == ["all"]:
         if any(not recipe or _masked_to_uniform(recipe) for recipe in recipes):
             return None
-        return [score() for score in scores.SCORES.values() if not score.uniform_masking]
+        return [score for score in scores.usual() if not score.uniform_masking]
     chosen: list[Score] = []
     for word in words:
         library, _, detector = word.partition(":")
@@ -96,7 +96,7 @@ def choose_scores(words: Sequence[str], recipes: Iterable[Mapping[str, Any]] = (
                 )
             chosen.append(score)
         elif word == "all":
-            chosen += [score() for score in scores.SCORES.values()]
+            chosen += scores.usual()
         else:
             try:
                 chosen.append(catalog.build("scores", word))

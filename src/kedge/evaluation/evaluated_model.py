@@ -11,7 +11,7 @@ from torch import Tensor
 from kedge.anchoring.outputs import Outputs
 from kedge.anchoring.protocol import Model, as_model
 from kedge.checks import PROBABILITIES, looks_like_probabilities
-from kedge.evaluation.cache import digest, model_digest
+from kedge.evaluation.cache import digest, model_digest, tensor_digest
 from kedge.evaluation.inputs import conversion, convert, to_unit
 
 PROBE = 8  # images that every model is tried on before anything is measured
@@ -27,6 +27,8 @@ class Subject:
         digest: what stands for it where parts of an evaluation are stored; None: nothing can.
         pace: seconds for an image, as a few images say.
         warnings: what a few images say against its numbers, for the results.
+        anchors: labelled training images `[K, C, H, W]` as the model takes them, and labels `[K]`; None without those.
+        anchors_digest: what stands for them.
     """
 
     name: str
@@ -40,14 +42,23 @@ class Subject:
     digest: str | None = None
     pace: float = 0.0
     warnings: tuple[str, ...] = ()
+    anchors: tuple[Tensor, Tensor] | None = None
+    anchors_digest: str | None = None
 
-    def outputs(self, images: Tensor, features: bool = False, masked: bool = False) -> Outputs:
+    def with_anchors(self, images: Tensor, labels: Tensor) -> "Subject":
+        """The same with labelled images `[K, C, H, W]`, uint8 or in [0, 1], of any convertible shape."""
+        fitted = convert(to_unit(images.to(self.device)), self.shape).to(self.dtype)
+        stands_for = digest(tensor_digest(images), labels.tolist())
+        return replace(self, anchors=(fitted, labels.to(self.device)), anchors_digest=stands_for)
+
+    def outputs(self, images: Tensor, features: bool = False, masked: bool = False, reverse: bool = False) -> Outputs:
         """What the model says about float images `[B, C, H, W]` in [0, 1] of any convertible shape, on its device."""
         return self.model.outputs(
             convert(images, self.shape).to(self.dtype),
             self.references,
             features=features and "features" in self.fields,
             masked=masked and "masked" in self.fields,
+            reverse=self.anchors if reverse and "reverse" in self.fields else None,
             check=False,  # `to_unit` did
         )
 
@@ -141,7 +152,8 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     stands_for = model_digest(
         subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None
     )
-    return replace(subject, fields=outputs.present(), head=head, digest=stands_for, pace=pace, warnings=tuple(warned))
+    fields = outputs.present() | ({"reverse"} if subject.model.reversible else set())
+    return replace(subject, fields=fields, head=head, digest=stands_for, pace=pace, warnings=tuple(warned))
 
 
 def named_groups(groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:

@@ -23,6 +23,7 @@ LACKING = {
     "reference_spread": "there is no disagreement between references: the model is not anchored, or was asked with one",
     "unnormalised": "the model gives log probabilities, as the mean of several models does: their energy is always 0",
     "masked": "there are no masked passes: the model is not anchored",
+    "reverse": "no image can be the reference of others: the model is not anchored",
     "features": "no affine last layer was found in the model, so there are no features",
     "head": "no affine last layer was found in the model",
     "images": "it reads images itself: use it from Python",
@@ -94,7 +95,7 @@ def outside_summary(
             "title": score.title,
             "edges": edges.tolist(),
             "inside": _counts(within, edges),
-            "fitted_on": fitted_on if score.fits else None,
+            "fitted_on": score.learns_from(fitted_on) if score.fits and fitted_on else None,
         }
         for name, values in away.items():
             few = min(len(values), len(within)) < FEWEST

@@ -19,7 +19,7 @@ from kedge.metrics._classification import SMALLEST, brier_per_sample, label_rank
 from kedge.scores import Outputs
 
 Columns = dict[str, Tensor]
-FIELDS = ("logits", "uncertainty", "features", "masked")  # of `Outputs`, one row for each image
+FIELDS = ("logits", "uncertainty", "features", "masked", "reverse")  # of `Outputs`, one row for each image
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Part:
         change: (float images on the device, their positions) -> images, or None.
         settings: what `change` depends on, for the digest.
         outputs: store the model's outputs; else only what the metrics need of them (`measure`).
-        masked: also the masked passes of anchored models, where they are wanted.
+        masked: also the masked and the reversed passes of anchored models, where they are wanted.
         classes: long `[M]`, the outputs among which the answer is looked for; None for all of them.
     """
 
@@ -50,12 +50,16 @@ class Part:
 
     def extras(self, wants: dict[str, bool]) -> dict[str, bool]:
         """What to ask the models for beside logits."""
-        return {**wants, "masked": wants["masked"] and self.masked} if self.outputs else {}
+        return (
+            {name: want and (self.masked or name == "features") for name, want in wants.items()} if self.outputs else {}
+        )
 
     def key(self, subject: Subject, wants: dict[str, bool]) -> str | None:
         """What this part of this subject is stored under."""
         classes = None if self.classes is None else self.classes.tolist()
-        return subject.key(self.identity, self.settings, self.extras(wants) or None, classes, subject.device)
+        extras = self.extras(wants)
+        more = [subject.anchors_digest] if extras.get("reverse") else []
+        return subject.key(self.identity, self.settings, extras or None, classes, subject.device, *more)
 
 
 @dataclass
@@ -222,8 +226,12 @@ class Runner:
             self.pace[subject.name] = outcome.seconds / max(1, outcome.images) / self._passes(part, subject)
 
     def _passes(self, part: Part, subject: Subject) -> int:
-        """How often a part asks a model: twice where it also has masked passes to make."""
-        return 2 if part.extras(self.wants).get("masked") and "masked" in subject.fields else 1
+        """How often a part asks a model: once more for masked passes, and as often as it has labelled images."""
+        extras = part.extras(self.wants)
+        passes = 2 if extras.get("masked") and "masked" in subject.fields else 1
+        if not extras.get("reverse") or subject.anchors is None:
+            return passes
+        return passes + -(-len(subject.anchors[0]) // max(1, subject.model.count(subject.references)))
 
     def _run(self, passes: "Sequence[_Pass]") -> None:
         first = passes[0].part

@@ -247,6 +247,18 @@ def training_images(
     return limited(train, most, seed)[0], ""
 
 
+def labelled_few(training: Any, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """`count` training images `[K, C, H, W]` and labels `[K]`, drawn by the seed, one of each class before a second."""
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))
+    labels = torch.as_tensor(training.labels)[order]
+    turn = torch.zeros(len(order), dtype=torch.long)  # how many of its class come before
+    for label in labels.unique():
+        own = labels == label
+        turn[own] = torch.arange(int(own.sum()))
+    chosen = training.subset(order[turn.argsort(stable=True)][:count])
+    return torch.stack([chosen[i][0] for i in range(len(chosen))]), torch.as_tensor(chosen.labels)
+
+
 def trained_images(trained_on: Mapping[str, Callable[[Any], int | None]] | None, name: str, images: Any) -> int | None:
     """How many of the images the model called `name` was trained on; None where that is not known."""
     count = (trained_on or {}).get(name)

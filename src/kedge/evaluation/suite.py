@@ -27,6 +27,7 @@ from kedge.evaluation.sets import (
     check_request,
     check_tpr,
     fit_images,
+    labelled_few,
     limited,
     named_sets,
     published_record,
@@ -39,9 +40,11 @@ from kedge.evaluation.sets import (
 from kedge.evaluation.stability import check_size, rates
 from kedge.metrics._base import metrics
 from kedge.metrics._summary import FEWEST
-from kedge.scores import Score
+from kedge.scores import Score, usual
+from kedge.scores.reverse_anchoring import ANCHORS
 
 FORMAT_VERSION = 2
+FIELDS_ON_DEMAND = ("features", "masked", "reverse")  # of what a model gives: collected where a score needs them
 
 
 def evaluate(
@@ -93,7 +96,7 @@ def evaluate(
         near: which of these are near, the others are then far: means are taken over each group.
         equalise: pass test images, where they are compared with out-of-distribution ones, and these through the same
             in-memory step, which hides differences of file format and size (see `common_step`).
-        scores: what to tell them by; None for all of `kedge.scores.SCORES` that a model can give.
+        scores: what to tell them by; None for all (`kedge.scores.usual`) that a model can give.
         train: training images, for the scores that learn from them; at most 5,000 are used, a seeded random subset;
             with a limit as many as that, but no less than 1,000, two for each feature and ten for each class.
         attacks: what to attack with, see `Attacks`; None for nothing.
@@ -141,7 +144,7 @@ def evaluate(
     seeds = named_groups(groups, [s.name for s in subjects])
     _check_counts(train_counts or {}, [s.name for s in subjects], len(data.class_names))
     masks = shifted.masks(data.class_names)
-    scores = [catalog.build("scores", name) for name in catalog.ordered("scores")] if scores is None else list(scores)
+    scores = usual() if scores is None else list(scores)
     if attacks is not None:
         attacks.check(subjects)
 
@@ -167,7 +170,10 @@ def evaluate(
     step = common_step(data, list(ood_sets.values())) if equalise and ood_sets else None
     sets = Sets(test, positions, training, why_no_training, shifted, masks, outside, step)
 
-    wants = {field: any(field in score.needs for score in scores if outside) for field in ("features", "masked")}
+    wants = {field: any(field in score.needs for score in scores if outside) for field in FIELDS_ON_DEMAND}
+    if wants["reverse"] and training is not None:
+        anchors = labelled_few(training, ANCHORS, seed)
+        subjects = [subject.with_anchors(*anchors) for subject in subjects]
     stored = Parts(None if parts is None else Path(parts))
     runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
     collected = collect(runner, sets, attacks, limit, seed, stability)

@@ -128,9 +128,7 @@ def estimate_accuracy(
     for name, model in models.items():
         source, positions = limited(sources[name], limit, seed)
         (subject,) = gather_subjects({name: model}, source, references, batch_size, say)
-        runner = Runner(
-            [subject], Parts(parts), {"features": True, "masked": False}, batch_size, workers, progress, say
-        )
+        runner = Runner([subject], Parts(parts), {"features": True}, batch_size, workers, progress, say)
         known = Part("validation images", source, identity(source, positions), positions, outputs=True)
         targets = {n: Part(f"unlabelled {n}", s, identity(s, p), p, outputs=True) for n, (s, p) in some.items()}
         runner.announce(f"{name}, images without labels and validation images", [known, *targets.values()])

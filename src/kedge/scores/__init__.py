@@ -23,7 +23,14 @@ __all__ = [
     "last_layer",
     "outputs_of",
     "usable",
+    "usual",
 ]
+
+
+def usual() -> list[Score]:
+    """One of each score but those that have to be asked for by name, in the order of tables."""
+    every = [catalog.get("scores", name) for name in catalog.ordered("scores")]
+    return [score() for score in every if not score.on_request]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ WHERE_FROM = {
     "features": "features: outputs_of(..., features=True), of a network whose last layer is affine",
     "head": "the last layer: outputs_of(..., features=True), of a network whose last layer is affine",
     "masked": "masked logits: outputs_of(..., masked=True), of an anchored model",
+    "reverse": "labelled training images: outputs_of(..., reverse=(images, labels)), of an anchored model",
 }
 
 
@@ -30,6 +31,7 @@ class Score:
         place: where it stands in tables, from the top; of equals by name.
         needs: fields of `Outputs` that must not be None, besides `logits`.
         fits: whether `fit` must see outputs on training images before `score`.
+        on_request: whether it is left out of "all": it costs many passes of its own.
         uniform_masking: whether its sign rests on masked images having been trained to be uniform.
     """
 
@@ -40,6 +42,7 @@ class Score:
     needs: ClassVar[tuple[str, ...]] = ()
     fits: ClassVar[bool] = False
     uniform_masking: ClassVar[bool] = False
+    on_request: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -49,6 +52,10 @@ class Score:
     def fit(self, outputs: Outputs, labels: Tensor) -> "Score":
         """Learn from in-distribution training data, where the score does; here there is nothing to learn."""
         return self
+
+    def learns_from(self, images: int) -> int:
+        """How many of so many training images it looks at."""
+        return images
 
     def score(self, outputs: Outputs) -> Tensor:
         """`[B]` scores, higher = more in-distribution. Raises ValueError when `outputs` lacks what it needs."""
@@ -111,6 +118,7 @@ def outputs_of(
     *,
     features: bool = False,
     masked: bool = False,
+    reverse: tuple[Tensor, Tensor] | None = None,
     check: bool = True,
 ) -> Outputs:
     """Run `model` on `images` `[B, C, H, W]` in [0, 1], without gradients and in eval mode.
@@ -128,6 +136,8 @@ def outputs_of(
             different numbers of references.
         masked: also run the masked passes of an anchored model, one for each reference; "blt" and "adaptive" take
             the whole bank.
+        reverse: K labelled training images `[K, C, H, W]` in [0, 1] and their labels `[K]`: also run an anchored model
+            on these with each of `images` as their reference, K passes an image.
         check: look at the images, for which the device is waited for.
     """
-    return as_model(model).outputs(images, references, features=features, masked=masked, check=check)
+    return as_model(model).outputs(images, references, features=features, masked=masked, reverse=reverse, check=check)
