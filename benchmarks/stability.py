@@ -3,8 +3,8 @@
     KEDGE_DATA=path/to/packs python -m benchmarks.stability
 
 ResNet-20 and ResNet-56 of CIFAR-10 on 1,000 test images, EfficientNet-Lite0 on 200 photos of 200 ImageNet classes. The
-controls answer always the same (0 and 100 %), and by a hash of the pixels, surely (nearly all flip, one answer in ten
-is kept). Interval: bootstrap over images.
+controls answer always the same (0 and 100 %), and by a hash of the mean of all pixels, surely: nearly all flip, and one
+answer in ten is kept, but for shuffled patches, which leave the mean as it was. Interval: bootstrap over images.
 """
 
 import argparse

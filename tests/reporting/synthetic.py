@@ -155,7 +155,11 @@ def model(
         name: {**metrics(accuracy - 0.05 * (j + 1), 0.03 + lean), "reliability": reliability(rng, accuracy, lean)}
         for j, name in enumerate(published)
     }
-    made["scores"], made["ood"], made["ood_groups"] = {}, {name: {"scores": {}, "accepted": 0.4} for name in sets}, {}
+    made["scores"], made["ood"], made["ood_groups"] = (
+        {},
+        {name: {"scores": {}, "accepted": 0.4, "separability": estimate(0.8, 500)} for name in sets},
+        {},
+    )
     left_out = () if anchored else ("disagreement", "masked")
     made["skipped_scores"] = dict.fromkeys(left_out, "a plain model has no references")
     for score, title in SCORES.items() if sets else []:
@@ -289,7 +293,7 @@ def results(
         ],
         "data": {"name": "cifar10", **record, "class_names": list(classes)},
         "ood_sets": {
-            name: {"name": name, **record, "conversion": dict.fromkeys(names, ""), "group": group,
+            name: {"name": name, **record, "conversion": dict.fromkeys(names, ""), "group": group, "seen": None,
                    "warning": "28 px and grey, against 32 px and colour" if name == "mnist" else None}
             for name, group in sets.items()
         },

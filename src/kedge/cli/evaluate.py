@@ -10,6 +10,7 @@ from kedge.cli.flags import command_line
 from kedge.cli.load_data import load_data, load_outside, load_training, shifts_of, workers_for
 from kedge.cli.output import progress_bar
 from kedge.cli.parse import (
+    check_seen,
     check_sets,
     check_tpr,
     check_words,
@@ -37,6 +38,7 @@ def run(
     severities: Sequence[str] = ("1", "2", "3", "4", "5"),
     ood: Sequence[str] = (),
     near: Sequence[str] = (),
+    seen: Sequence[str] = (),
     equalise: bool = False,
     scores: Sequence[str] = ("all",),
     train: str | None = None,
@@ -84,6 +86,8 @@ def run(
         ood (NAME): data of other kinds, which the models should notice, also a folder of images without classes; the
             name of the data itself means its classes that the models were not trained on
         near (NAME): the same, close in kind; --ood is then called far, with means over each
+        seen (NAME): which of --ood and --near are of classes that the backbone saw in pre-training; how well a linear
+            classifier on the model's features tells each set from familiar images is then measured too
         equalise: pass images of all sets through the same resizing and JPEG step before telling them apart
         scores (NAME): what to tell them by: all (masked only where a run was masked to uniform; reverse_anchoring by
             name alone, as it costs many passes), or some of {scores}; pytorch-ood:NAME (needs kedge[ood])
@@ -133,7 +137,8 @@ def run(
     check_weights(sources.values(), weights)
     single = leaves(sources)
     attack, ood, near = separated(attack), separated(ood), separated(near)
-    unlabelled = separated(unlabelled)
+    unlabelled, seen = separated(unlabelled), separated(seen)
+    check_seen(seen, [*ood, *near])
     radius_of_all = radius(eps, norm)
     if radius_of_all is None and attack != ["none"]:
         radius_of_all = _trained_eps(single, norm)
@@ -190,7 +195,8 @@ def run(
                 severities=levels,
                 frost_textures=frost_textures,
                 ood=outside or None,
-                near=[each for each in outside if each in near or each.partition(" (")[0] in near],
+                near=_named(outside, near),
+                seen=_named(outside, seen),
                 equalise=equalise,
                 scores=chosen,
                 train=load_training(single, name, images, train, decode=every) if outside else None,
@@ -220,6 +226,11 @@ def run(
         for error in model["errors"]:
             print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)
     return 0 if results["complete"] else 3
+
+
+def _named(outside: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Which of the sets these names stand for; the other classes of the data go by the data's name."""
+    return [each for each in outside if each in names or each.partition(" (")[0] in names]
 
 
 def _trained_eps(sources: Mapping[str, Source], norm: str) -> float | None:

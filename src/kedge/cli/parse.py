@@ -54,6 +54,12 @@ def check_sets(ood: Sequence[str], near: Sequence[str]) -> None:
         raise ValueError(f"{sorted(both)[0]} is given to --ood and to --near: say which")
 
 
+def check_seen(seen: Sequence[str], ood: Sequence[str]) -> None:
+    """Raise ValueError for a set of --seen that neither --ood nor --near names."""
+    if unknown := [name for name in seen if name not in ood]:
+        raise ValueError(f"--seen {unknown[0]} is of out-of-distribution sets: name it with --ood or --near too")
+
+
 def check_tpr(tpr: float | None, any_ood: bool) -> None:
     """Raise ValueError for a --tpr that is no share, or beside no --ood, before any model is loaded."""
     from kedge.evaluation.sets import check_tpr as check

@@ -12,7 +12,7 @@ from kedge.evaluation.collect import Collected
 from kedge.evaluation.comparing import Measured, compared_numbers
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import example_images
-from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready
+from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready, separated
 from kedge.evaluation.runner import Columns, measure, outputs_from
 from kedge.evaluation.sets import Condition, Sets
 from kedge.evaluation.stability import rates
@@ -38,6 +38,7 @@ class Settings:
     examples: int
     train_counts: Mapping[str, Sequence[int]]
     tpr: float | None = None
+    separability: bool = False
 
     def answers(
         self, columns: Columns, probs: Tensor | None = None, labels: Tensor | None = None, name: str | None = None
@@ -87,6 +88,12 @@ def about(
         settings.seed,
         settings.tpr,
     )
+    if settings.separability:
+        within = outputs_from(familiar.tensors, subject)
+        for name, own in outside.items():
+            ood[name]["separability"], why = separated(within, own, settings.seed)
+            if why:
+                broken["linear separability"] = why
     results = on_clean.results()
     entry = {
         **subject.description(tuple(data.image_shape)),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kedge.confidence import log_odds
 from kedge.evaluation.comparing import Share
-from kedge.metrics import roc_curve
+from kedge.metrics import linear_separability, roc_curve
 from kedge.metrics._base import Detection, Separation, metrics
 from kedge.metrics._detection import placements
 from kedge.metrics._results import Estimate
@@ -111,6 +111,16 @@ def outside_summary(
             confidence = outputs.logits.float().softmax(dim=1).amax(dim=1)
             ood[name]["accepted"] = float(answered(rule, confidence, log_odds(outputs.logits)).double().mean())
     return histograms, ood, failed
+
+
+def separated(inside: Outputs, outside: Outputs, seed: int) -> tuple[dict[str, Any] | None, str]:
+    """(how well a linear classifier on the features tells the two sets apart, or None; why it is None)."""
+    if inside.features is None or outside.features is None:
+        return None, LACKING["features"]
+    try:
+        return linear_separability(inside.features, outside.features, seed).to_json(), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def compared_outside(

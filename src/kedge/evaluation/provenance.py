@@ -61,6 +61,9 @@ CITATIONS = {
     "attack": [
         ("Signs of masked gradients", "Athalye et al., ICML 2018", f"{_ARXIV}1802.00420"),
     ],
+    "seen": [
+        ("Out-of-distribution classes seen in pre-training", "Miyai et al. 2023", f"{_ARXIV}2310.00847"),
+    ],
     "unlabelled": [
         ("Average thresholded confidence", "Garg et al., ICLR 2022", f"{_ARXIV}2201.04234"),
         ("Difference of confidences", "Guillory et al., ICCV 2021", f"{_ARXIV}2107.03315"),

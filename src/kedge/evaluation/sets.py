@@ -105,6 +105,15 @@ def check_request(data: Any, batch_size: int, limit: int | None, severities: Seq
         )
 
 
+def check_seen(seen: Sequence[str], ood: Iterable[str]) -> None:
+    """Raise ValueError for a set that was called seen in pre-training and is none of the out-of-distribution ones."""
+    sets = list(ood)
+    if unknown := [name for name in seen if name not in sets]:
+        raise ValueError(
+            f"seen: there is no out-of-distribution set {unknown[0]!r}; there are: {', '.join(sets) or 'none'}"
+        )
+
+
 def check_tpr(tpr: float | None, any_ood: bool) -> None:
     """Raise ValueError for a share of familiar images that is none, or that nothing is measured at."""
     if tpr is None:

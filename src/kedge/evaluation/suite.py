@@ -25,6 +25,7 @@ from kedge.evaluation.sets import (
     FIT_IMAGES,
     Sets,
     check_request,
+    check_seen,
     check_tpr,
     fit_images,
     labelled_few,
@@ -57,6 +58,7 @@ def evaluate(
     ood: Any = None,
     near: Sequence[str] = (),
     equalise: bool = False,
+    seen: Sequence[str] = (),
     scores: Sequence[Score] | None = None,
     train: Any = None,
     attacks: Attacks | None = None,
@@ -96,6 +98,9 @@ def evaluate(
         near: which of these are near, the others are then far: means are taken over each group.
         equalise: pass test images, where they are compared with out-of-distribution ones, and these through the same
             in-memory step, which hides differences of file format and size (see `common_step`).
+        seen: which of these are of classes that the backbone saw in pre-training, though the model does not know them.
+            With any, how well a linear classifier on the model's features tells each set from the test images is
+            measured too: where it cannot, no score of a model on these features will.
         scores: what to tell them by; None for all (`kedge.scores.usual`) that a model can give.
         train: training images, for the scores that learn from them; at most 5,000 are used, a seeded random subset;
             with a limit as many as that, but no less than 1,000, two for each feature and ten for each class.
@@ -139,6 +144,7 @@ def evaluate(
     if attacks is not None and not isinstance(attacks, Attacks):
         raise TypeError(f"attacks are kedge.evaluation.Attacks of named attacks, got {attacks!r}")
     ood_sets, shared = named_sets(ood, near, data)
+    check_seen(seen, ood_sets)
     say = notice or (lambda words: None)
     subjects = gather_subjects(models, data, references, batch_size, say)
     seeds = named_groups(groups, [s.name for s in subjects])
@@ -171,6 +177,7 @@ def evaluate(
     sets = Sets(test, positions, training, why_no_training, shifted, masks, outside, step)
 
     wants = {field: any(field in score.needs for score in scores if outside) for field in FIELDS_ON_DEMAND}
+    wants["features"] |= bool(seen)
     if wants["reverse"] and training is not None:
         anchors = labelled_few(training, ANCHORS, seed)
         subjects = [subject.with_anchors(*anchors) for subject in subjects]
@@ -178,7 +185,7 @@ def evaluate(
     runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
     collected = collect(runner, sets, attacks, limit, seed, stability)
 
-    settings = Settings(bins, resamples, seed, risk, examples, train_counts or {}, tpr)
+    settings = Settings(bins, resamples, seed, risk, examples, train_counts or {}, tpr, bool(seen))
     group_of = {name: None if not near else "near" if name in near else "far" for name in ood_sets}
     summaries = {
         s.name: about(s, collected[s.name], sets, scores, group_of, runner.pace[s.name], settings) for s in subjects
@@ -217,6 +224,7 @@ def evaluate(
         "citations": [
             *citations([*(["ood"] if ood_sets else []), *([] if attacks is None else ["attack"])]),
             *catalog.citations(_methods(shifted.corruptions, scores if ood_sets else [], attacks, summaries)),
+            *citations(["seen"] if seen else []),
             *catalog.citations([*([rates] if stability else []), *([] if attacks is None else [first_order_radius])]),
             *catalog.citations(method for s in subjects for method in s.model.methods()),
         ],
@@ -227,6 +235,7 @@ def evaluate(
                 **set_record(images, len(outside[name]), limit),
                 "conversion": {s.name: conversion(tuple(images.image_shape), s.shape) for s in subjects},
                 "group": group_of[name],
+                "seen": name in seen if seen else None,
                 "warning": warnings[name],
             }
             for name, images in ood_sets.items()

@@ -34,6 +34,7 @@ from kedge.metrics._detection import (
     roc_curve,
 )
 from kedge.metrics._ensembles import false_false_true
+from kedge.metrics._linear import linear_separability
 from kedge.metrics._selective import (
     aurc,
     aurc_interval,
@@ -141,6 +142,7 @@ __all__ = [
     "interval",
     "joint_risk_coverage",
     "label_rank",
+    "linear_separability",
     "log_odds",
     "log_odds_of_probs",
     "log_odds_of_references",

@@ -27,7 +27,7 @@ _MODEL: dict[str, Any] = {
     "shift": _Part(mean={}, by_severity=[], conditions=[], reliability=None),
     "shift_sets": {},
     "scores": {"*": {"title": "?", "edges": [], "inside": [], "fitted_on": None}},
-    "ood": {"*": {"scores": {"*": {"outside": [], "roc": None}}, "accepted": None}},
+    "ood": {"*": {"scores": {"*": {"outside": [], "roc": None}}, "accepted": None, "separability": None}},
     "ood_groups": {},
     "skipped_scores": {},
     "selective": _Part(
@@ -53,7 +53,7 @@ _RESULTS: dict[str, Any] = {
                  "resamples": None, "scores": [], "references": None, "attacks": [], "risk": None, "tpr": None,
                  "equalise": None},
     "data": {**_SET, "class_names": []},
-    "ood_sets": {"*": {**_SET, "conversion": {}, "group": None, "warning": None}},
+    "ood_sets": {"*": {**_SET, "conversion": {}, "group": None, "seen": None, "warning": None}},
     "shift_sets": {"*": {"name": "?", "images": None, "classes": None, "of_classes": None, "note": None}},
     "models": {"*": _MODEL},
 }  # fmt: skip

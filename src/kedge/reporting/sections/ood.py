@@ -9,7 +9,7 @@ from kedge import catalog
 from kedge.metrics._base import Detection, leading, metrics
 from kedge.printable import printable
 from kedge.reporting.lines import Lines
-from kedge.reporting.rows import Number, Question, Row, dig, estimate, number, short, summarised
+from kedge.reporting.rows import Number, Question, Row, bounds, dig, estimate, number, short, summarised
 from kedge.reporting.svg import Plot, svg, thin
 
 FEW_SCORES = 3  # up to so many scores have lines of their own, more only the first and the best
@@ -83,6 +83,10 @@ def compared() -> dict[str, tuple[str, str]]:
 def summary(lines: Lines) -> None:
     """The averages and sets by the first score, and of many scores the best."""
     places, titles, first = ood_places(lines.results), score_titles(lines.results), leading("ood")
+    for name, record in lines.results["ood_sets"].items():
+        values = [dig(m, "ood", name, "separability") for m in lines.models]
+        label = f"{short(name)}{', seen in pre-training' if record['seen'] else ''}"
+        lines.add(Row(label, "%", None, values, "Told from familiar images by a linear classifier on features"))
     chosen = list(titles)[: FEW_SCORES if len(titles) <= FEW_SCORES else 1] or [""]
     for place in places:
         scores = [place.scores(m) for m in lines.models]
@@ -127,7 +131,19 @@ def sentences(name: str, model: dict[str, Any], results: dict[str, Any]) -> list
         for one in _detections():
             if (value := dig(place.scores(model), score, one.key)) is not None:
                 words.append(one.told_apart(value, titles[score], images))
-    return [sentence for sentence in words if sentence]
+    return [*(sentence for sentence in words if sentence), *_of_seen(model, results)]
+
+
+def _of_seen(model: dict[str, Any], results: dict[str, Any]) -> Iterator[str]:
+    """How well features tell sets that were seen in pre-training from familiar images."""
+    for name, record in results["ood_sets"].items():
+        value = dig(model, "ood", name, "separability")
+        if record["seen"] and value is not None:
+            yield (
+                f"A linear classifier on its features tells {printable(name)}, seen in pre-training, from familiar "
+                f"images {number(value['value'])} % of the time{bounds(value)}; 50 is guessing, and where it is near "
+                "that no score of this model will tell them."
+            )
 
 
 def questions(results: dict[str, Any]) -> list[Question]:
@@ -153,6 +169,7 @@ def numbers(model: dict[str, Any], results: dict[str, Any]) -> Iterator[Number]:
                 for one in counted if dig(values, metric, "threshold") is not None else ():
                     yield "ood", name, "", score, f"{metric} {one}", values[metric][one], n
         yield "ood", name, "", "", "accepted", own["accepted"], n
+        yield "ood", name, "", "", "linear_separability", own["separability"], n
     for group, scores in model["ood_groups"].items():
         for score, values in scores.items():
             for metric in keys:
@@ -185,6 +202,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
                 "areas": areas,
                 "plots": _plots(results, name, first, titles[first]) if level < 4 else None,
                 "table": _table(scores, titles) if level < 5 else [],
+                "linear": _linear(models, name),
                 "thresholds": _thresholds(scores, titles) if level < 5 else [],
                 "further": [_plots(results, name, s, titles[s]) for s in further] if level < 1 else [],
             }
@@ -224,6 +242,13 @@ def _thresholds(scores: list[dict[str, Any]], titles: dict[str, str]) -> list[di
                                     "unfamiliar": _count(at["passed"], at["outside"]),
                                     "note": printable(at["note"])})  # fmt: skip
     return entries
+
+
+def _linear(models: dict[str, Any], name: str) -> list[tuple[str, list[Row]]]:
+    """Linear separability of a set, where it was measured."""
+    values = [dig(m, "ood", name, "separability") for m in models.values()]
+    row = Row("told from familiar images by a linear classifier on features", "%", None, values)
+    return [("", [row])] if row.measured else []
 
 
 def _count(some: int, of: int) -> str:
