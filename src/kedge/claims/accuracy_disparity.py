@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kedge import metrics
-from kedge.claims import Claim, Criterion
+from kedge.claims import Claim, Criterion, Curve
 from kedge.metrics.class_disparity import info as info
 from kedge.seeds import generator
 
@@ -88,10 +88,11 @@ class AccuracyDisparity(Claim):
     criteria = (
         *(Criterion(f"closed form, {name}", "off the search", name, None, "below", 0.01) for name in variants),
         *(Criterion(f"simulation, {name}", "off the simulation", name, None, "below", 2) for name in variants),
-        Criterion("equal classes have no gap", "gap at 1", "1 : 1", None, "below", 0.01),
-        Criterion("robustness widens the gap", "gap at 1 beyond that at 0", "5 : 1", "1 : 1", "above", 30),
-        Criterion("the more unequal the more", "gap at 1 beyond that at 0", "10 : 1", "5 : 1", "above", 10),
+        Criterion("equal classes have no gap", "gap, radius of 1", "1 : 1", None, "below", 0.01),
+        Criterion("robustness widens the gap", "gap at radius 1 beyond that at 0", "5 : 1", "1 : 1", "above", 30),
+        Criterion("the more unequal the more", "gap at radius 1 beyond that at 0", "10 : 1", "5 : 1", "above", 10),
     )
+    curve = Curve("gap", "radius of")
 
     def run(self, variant: str, seed: int) -> dict[str, float]:
         """The gaps of the closed form in points, and how far a search and a simulation are from them."""
@@ -99,8 +100,8 @@ class AccuracyDisparity(Claim):
         ratio = float(variant.partition(" ")[0])
         gaps = {eps: 100 * disparity(ratio, eps) for eps in RADII}
         return {
-            **{f"gap at {eps:g}": gap for eps, gap in gaps.items()},
-            "gap at 1 beyond that at 0": gaps[1.0] - gaps[0.0],
+            **{f"gap, radius of {eps:g}": gap for eps, gap in gaps.items()},
+            "gap at radius 1 beyond that at 0": gaps[1.0] - gaps[0.0],
             "off the search": max(abs(100 * searched(ratio, eps) - gap) for eps, gap in gaps.items()),
             "off the simulation": max(abs(100 * simulated(ratio, eps, seed) - gap) for eps, gap in gaps.items()),
             "seconds a step": time.perf_counter() - started,
