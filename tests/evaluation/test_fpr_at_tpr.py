@@ -3,7 +3,7 @@
 import pytest
 
 from kedge.evaluation import evaluate
-from kedge.reporting import as_csv
+from kedge.reporting import as_csv, table
 from kedge.reporting.page import page
 from kedge.scores import MSP, Energy
 
@@ -20,6 +20,7 @@ def test_the_share_asked_for_has_a_threshold_and_counts(network, data, noise):
         assert own["fpr_at_tpr"]["value"] == own["fpr_at_tpr"]["passed"] / 40
     assert results["settings"]["tpr"] == 0.8
     assert "72 of 90 (80.0 %)" in page(results).replace("\N{NO-BREAK SPACE}", " ")
+    assert "FPR at the TPR asked for, confidence" in table(results, 160)
     lines = as_csv(results).splitlines()
     assert f"model,ood,static,,msp,fpr_at_tpr threshold,{scores['msp']['fpr_at_tpr']['threshold']},,,40" in lines
     assert "model,ood,static,,msp,fpr95 accepted,86.0,,,40" in lines

@@ -17,6 +17,7 @@ class FPRAtTPR(AtRecall):
     label = "FPR at the TPR asked for"
     order = 345
     measure = staticmethod(fpr95)
+    summary = ("ood",)
     words = (
         "Set the threshold so that the share of familiar images passes that was asked for (--tpr): which share of the "
         "unfamiliar ones passes too? 0 % is perfect."

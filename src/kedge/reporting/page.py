@@ -1,6 +1,7 @@
 """One self-contained HTML page: no network, no scripts, light and dark, phone and desk."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +94,13 @@ def glossary(results: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         (f"{m.label[0].upper()}{m.label[1:]}", m.words)
         for m in listed
-        if m.part == "ood" or any(value_of(model, m) is not None for model in models)
+        if (any_ood(models, m.key) if m.part == "ood" else any(value_of(model, m) is not None for model in models))
     ]
+
+
+def any_ood(models: Iterable[dict[str, Any]], key: str) -> bool:
+    """Whether a metric of out-of-distribution images was measured of any model."""
+    return any(key in values for model in models for own in model["ood"].values() for values in own["scores"].values())
 
 
 def _page(results: dict[str, Any], level: int) -> str:

@@ -266,7 +266,11 @@ def _plots(results: dict[str, Any], set_name: str, score: str, title: str) -> di
         if values["roc"]:
             curves.append((i, values["roc"]))
         if own and values["outside"]:
-            texts = [f"{one.label} {number(dig(values, one.key, 'value'), one.unit)} %" for one in summarised("ood")]
+            texts = [
+                f"{one.label} {number(dig(values, one.key, 'value'), one.unit)} %"
+                for one in summarised("ood")
+                if dig(values, one.key) is not None
+            ]
             aria = f"Histogram of {title} of {short(name)}, familiar images against {printable(set_name)}"
             plot = histogram(own["edges"], own["inside"], values["outside"], i)
             cards.append({"model": i, "numbers": ", ".join(texts), "aria": aria, "plot": plot})
