@@ -13,6 +13,7 @@ from kedge.anchoring.protocol import Model, as_model
 from kedge.checks import PROBABILITIES, looks_like_probabilities
 from kedge.evaluation.cache import digest, model_digest
 from kedge.evaluation.inputs import conversion, convert, to_unit
+from kedge.postprocess import SetRule
 
 PROBE = 8  # images that every model is tried on before anything is measured
 
@@ -27,6 +28,7 @@ class Subject:
         digest: what stands for it where parts of an evaluation are stored; None: nothing can.
         pace: seconds for an image, as a few images say.
         warnings: what a few images say against its numbers, for the results.
+        set_rule: of its prediction sets; None without a threshold of its own for answers with these references.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Subject:
     digest: str | None = None
     pace: float = 0.0
     warnings: tuple[str, ...] = ()
+    set_rule: SetRule | None = None
 
     def outputs(self, images: Tensor, features: bool = False, masked: bool = False) -> Outputs:
         """What the model says about float images `[B, C, H, W]` in [0, 1] of any convertible shape, on its device."""
@@ -136,12 +139,25 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
             "what it answers to an image depends on the images beside it (a batch of 1 gives other logits than one of "
             f"{len(few)}), so its numbers depend on the batch size"
         )
+    rule, why = _set_rule(subject)
+    warned += [why] if why else []
     for words in warned:
         say(f"careful, {subject.name}: {words}")
     stands_for = model_digest(
         subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None
     )
-    return replace(subject, fields=outputs.present(), head=head, digest=stands_for, pace=pace, warnings=tuple(warned))
+    return replace(subject, fields=outputs.present(), head=head, digest=stands_for, pace=pace, warnings=tuple(warned),
+                   set_rule=rule)  # fmt: skip
+
+
+def _set_rule(subject: Subject) -> tuple[SetRule | None, str]:
+    """The rule of its prediction sets, or why there is none though it has some."""
+    if "prediction_sets" not in subject.model.steps_in_force():
+        return None, ""
+    try:
+        return subject.model.set_rule(None, subject.references), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def named_groups(groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:

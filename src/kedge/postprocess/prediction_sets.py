@@ -250,7 +250,9 @@ class Outlook:
         from scipy.stats import betabinom
 
         rise = count / self.images - before / self.calibrated
-        return rise > APART and betabinom.sf(count - 1, self.images, before + 1, self.calibrated - before) < CHANCE
+        return rise > APART and bool(
+            betabinom.sf(count - 1, self.images, before + 1, self.calibrated - before) < CHANCE
+        )
 
     def __str__(self) -> str:
         """In a sentence."""

@@ -34,12 +34,19 @@ _MODEL: dict[str, Any] = {
         score="confidence", threshold=None, log_odds=None, wanted_coverage=None, clean=None, shift=None,
         curve={"clean": None, "shift": None}, joint={},
     ),
+    "prediction_sets": _Part(
+        score="?", coverage=None, by_class=False, calibration_images=0,
+        clean={"coverage": None, "size": None, "empty": None, "classes": [],
+               "outlook": {"expected_accuracy": None, "unfamiliar": None, "broken": False, "words": ""}},
+        shift=_Part(coverage=None, size=None, by_severity=[], conditions=[]),
+    ),
     "attacks": {},
     "attack_curve": None,
     "sanity": [],
     "unlabelled": _Part(
         validation=None, warnings=[],
-        sets={"*": {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": []}},
+        sets={"*": {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": [],
+                    "prediction_sets": None}},
     ),
 }  # fmt: skip
 _RESULTS: dict[str, Any] = {
