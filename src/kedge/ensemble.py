@@ -14,7 +14,8 @@ from kedge.anchoring.stem import at_least_float32
 from kedge.anchoring.twin import in_eval
 from kedge.catalog import Info
 from kedge.checks import check_images
-from kedge.postprocess import Stepped
+from kedge.postprocess import SetRule, Stepped, coverage_of_members
+from kedge.postprocess._set_rule import NAME
 
 info = Info(
     "Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles",
@@ -95,8 +96,13 @@ class Ensemble(PixelModel):
         return self._stepped(self.network_logits(images, references))
 
     @torch.no_grad()
-    def predict(self, images: Tensor, references: Any = None, *, check: bool = True) -> Prediction:
-        """Predict in eval mode without gradients; `references` and `check` as in `AnchoredModel.predict`."""
+    def predict(
+        self, images: Tensor, references: Any = None, *, keep_per_reference: bool = False, check: bool = True
+    ) -> Prediction:
+        """Predict in eval mode without gradients; `references` and `check` as in `AnchoredModel.predict`.
+
+        With `keep_per_reference` `per_reference` holds the logits of each member `[M, B, C]`, after its steps.
+        """
         if check:
             check_images(images)
         with in_eval(self) as model:
@@ -110,8 +116,37 @@ class Ensemble(PixelModel):
         of_each = logits.log_softmax(-1)
         # p log p is 0 where p is.
         spread = (of_each.exp() * (of_each - mean).nan_to_num(0, 0, 0)).sum(-1).mean(0).clamp(min=0)
-        prediction = conclude(mean, spread if len(logits) > 1 else None, self.task, steps=self.steps)
+        each_member = logits if keep_per_reference else None
+        prediction = conclude(
+            mean, spread if len(logits) > 1 else None, self.task, steps=self.steps, per_reference=each_member
+        )
         return vetted(prediction, self.steps) if check else prediction
+
+    def set_rule(self, coverage: float | None = None, references: Any = None) -> SetRule:
+        """Its own prediction sets where it has some, else those that more than half of its members agree on.
+
+        For a majority that covers c, whatever the members have in common, each needs prediction sets of (1 + c) / 2.
+        Raises ValueError where one has none, or others.
+        """
+        if NAME in self.steps:
+            return super().set_rule(coverage, references)
+        of_each = None if coverage is None else coverage_of_members(coverage)
+        rules = []
+        for place, member in enumerate(self.members):
+            try:
+                rules.append(member.set_rule(of_each, _for(member, references)))
+            except ValueError as error:
+                for_all = "" if coverage is None else f" (for {coverage:g} of their majority, each needs {of_each:g})"
+                raise ValueError(f"member {place} of the ensemble: {error}{for_all}") from None
+        if len({rule.coverage for rule in rules}) > 1:
+            words = " and ".join(f"{rule.coverage:g}" for rule in rules)
+            raise ValueError(
+                f"the members of the ensemble have prediction sets of {words}: they vote with one coverage"
+            )
+        promised = 2 * rules[0].coverage - 1 if coverage is None else coverage
+        if promised <= 0:
+            raise ValueError(f"a majority of members that cover {rules[0].coverage:g} promises nothing: set more")
+        return SetRule([step for rule in rules for step in rule.steps], promised, of_members=True)
 
     def feature_layer(self, images: Tensor, references: Any = None) -> nn.Module | None:
         """None: the members have features of their own."""

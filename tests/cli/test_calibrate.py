@@ -250,3 +250,46 @@ def test_a_head_fitted_to_equal_classes_is_refused_a_prior(command, run_folder):
 def test_shares_of_training_must_be_known(command, model_folder):
     with pytest.raises(ValueError, match="--train_prior"):
         command("calibrate", model_folder, "--step", "class_prior", "--data", "digits")
+
+
+def test_prediction_sets_are_set_used_and_refused(command, run_folder, tmp_path):
+    command("calibrate", run_folder)
+    before = kedge.load(run_folder)
+    code, out, _ = command("calibrate", run_folder, "--coverage", "0.9", "--sets", "aps")
+    assert code == 0
+    model = kedge.load(run_folder)
+    assert model.steps["temperature"] == before.steps["temperature"]
+    assert model.reject == before.reject
+    step = model.steps["prediction_sets"]
+    lines = out.splitlines()
+    assert lines[0] == f"prediction sets (aps) of 90 % coverage, set on {step['images']} images of digits (val)"
+    assert lines[1].startswith("of other images like these 90 % or more have their class in the set")
+    assert lines[2] == f"on these images a set holds {step['size']:.2f} classes; {step['empty']:.1%} are empty"
+    assert lines[-1].endswith(f"kedge calibrate {run_folder} --step prediction_sets --remove")
+    logits, labels = logits_of(run_folder)
+    sets = kedge.postprocess.PredictionSets(step["value"]).sets(logits)
+    assert sets.gather(1, labels[:, None]).double().mean() >= 0.9
+
+    needed = r"coverage of 0\.9999 needs 9999 calibration images or more, and there are \d+: .*infinite"
+    with pytest.raises(ValueError, match=needed):
+        command("calibrate", run_folder, "--coverage", "0.9999")
+    with pytest.raises(
+        ValueError, match=r"of each class needs 99 calibration images of each class or more, and class '0'"
+    ):
+        command("calibrate", run_folder, "--coverage", "0.99", "--by_class")
+    for coverage in ("0", "1", "1.5", "-0.1"):
+        with pytest.raises(ValueError, match="coverage is a share of images above 0 and below 1"):
+            command("calibrate", run_folder, "--coverage", coverage)
+    with pytest.raises(ValueError, match=r"--sets lac is of prediction sets that are set: .*--coverage 0\.9"):
+        command("calibrate", run_folder, "--sets", "lac")
+    with pytest.raises(ValueError, match="--by_class is of prediction sets"):
+        command("calibrate", run_folder, "--by_class")
+    with pytest.raises(ValueError, match="prediction sets need the coverage that they promise"):
+        command("calibrate", run_folder, "--step", "prediction_sets")
+    with pytest.raises(ValueError, match=r"class_prior takes no coverage: 0\.9"):
+        command("calibrate", run_folder, "--step", "class_prior", "--coverage", "0.9")
+    assert kedge.load(run_folder).steps == model.steps
+    with pytest.raises(ValueError, match="take that out before temperature"):
+        command("calibrate", run_folder, "--remove")
+    command("calibrate", run_folder, "--step", "prediction_sets", "--remove")
+    assert list(kedge.load(run_folder).steps) == ["temperature"]

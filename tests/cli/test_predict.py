@@ -237,3 +237,94 @@ def test_a_model_of_oblong_images_sees_no_squashed_ones(tmp_path):
     disc = read(tmp_path / "disc.png", (1, 30, 40))[0] > 127
     assert disc.shape == (30, 40)
     assert int(disc.any(0).sum()) == int(disc.any(1).sum()) == 20
+
+
+def with_sets(folder, tmp_path, coverage=0.9, name="with_sets", **stated):
+    """The model of a folder with prediction sets, saved anew."""
+    model = kedge.load(folder)
+    kedge.training.calibrate(model, kedge.data.load("digits", "val"), "prediction_sets", coverage=coverage, **stated)
+    return model, kedge.save(model, tmp_path / name)
+
+
+def digits_as_files(tmp_path, n=60):
+    from PIL import Image
+
+    folder = tmp_path / "digits"
+    folder.mkdir()
+    for i, image in enumerate(kedge.data.load("digits", "test").images[:n]):
+        Image.fromarray(image[0].numpy()).save(folder / f"{i:03}.png")
+    return folder
+
+
+def test_prediction_sets_stand_beside_the_answers(command, model_folder, photos, tmp_path):
+    model, folder = with_sets(model_folder, tmp_path, sets="aps")
+    code, out, err = command("predict", folder, photos, "--sets", "0.9", "--format", "json")
+    assert code == 3
+    rows = json.loads(out)
+    from PIL import Image
+
+    for row in rows:
+        if row["error"] is not None:
+            assert row["set"] is None
+            continue
+        pixels = torch.from_numpy(np.array(Image.open(row["path"]).convert("L"))).float()[None, None] / 255
+        prediction = model.predict(pixels)
+        fits = model.set_rule(0.9).sets(prediction)[0]
+        assert set(row["set"]) == {str(k) for k in fits.nonzero()[:, 0].tolist()}
+        assert row["set"][0] == row["label"]  # the most probable first, and aps has it always
+        probs = prediction.probs[0, [int(k) for k in row["set"]]]
+        assert torch.equal(probs, probs.sort(descending=True).values)
+        assert row["expected_right"] in (True, False)
+    good = [row for row in rows if row["error"] is None]
+    assert (
+        f"{np.mean([len(row['set']) for row in good]):.2f} classes in a set on average, 0 of 10 sets are empty" in err
+    )
+    assert "whether the coverage of 90 % holds for 10 images cannot be told: that takes 50 or more" in err
+    _, plain, _ = command("predict", folder, photos, "--format", "json")
+    assert [{k: v for k, v in row.items() if k not in ("set", "expected_right", "unfamiliar")} for row in rows] == (
+        json.loads(plain)
+    )
+    _, table, _ = command("predict", folder, photos, "--sets", "0.9")
+    assert table.splitlines()[0].split() == ["image", "label", "confidence", "uncertainty", "reject", "set"]
+    _, text, _ = command("predict", folder, photos / "d1.png", "--sets", "0.9", "--format", "csv")
+    (row,) = csv.DictReader(io.StringIO(text))
+    assert json.loads(row["set"])[0] == row["label"]
+
+
+def test_the_promise_is_said_to_hold_or_not(command, model_folder, tmp_path):
+    model, folder = with_sets(model_folder, tmp_path)
+    shown = digits_as_files(tmp_path)
+    _, _, err = command("predict", folder, shown, "--sets", "0.9", "--out", tmp_path / "a.csv")
+    assert "nothing speaks against the coverage of 90 % for these images: an expected" in err
+    value = model.steps["prediction_sets"]["value"]
+    model.set_step("prediction_sets", {**value, "usual": {**value["usual"], "energy": 1e6}})
+    command("predict", kedge.save(model, folder), shown, "--sets", "0.9", "--out", tmp_path / "b.csv")
+    _, _, err = command("predict", folder, shown, "--sets", "0.9")
+    assert "careful: the coverage of 90 % is not to be relied on for these images, they are unlike those" in err
+    assert "100% look unfamiliar, against 5%" in err
+
+
+def test_sets_that_cannot_be_had_are_refused_before_anything_is_read(command, model_folder, photos, tmp_path):
+    with pytest.raises(ValueError, match=r"no prediction sets: kedge calibrate MODEL --coverage 0\.9 sets"):
+        command("predict", model_folder, photos, "--sets", "0.9")
+    _, folder = with_sets(model_folder, tmp_path)
+    with pytest.raises(ValueError, match=r"is for a coverage of 0\.9, and 0\.95 has another"):
+        command("predict", folder, photos, "--sets", "0.95")
+    for references, words in (("1", "answers with 1:"), ("adaptive", "references='adaptive'")):
+        with pytest.raises(ValueError, match=f"set on answers with 4 references.*{words}"):
+            command("predict", folder, photos, "--sets", "0.9", "--references", references)
+
+
+def test_members_of_a_mean_vote_on_the_set(command, model_folder, photos, tmp_path):
+    one, first = with_sets(model_folder, tmp_path, 0.95, "one")
+    two, second = with_sets(model_folder, tmp_path, 0.95, "two", sets="aps")
+    code, out, _ = command("predict", f"mean({first},{second})", photos / "d1.png", "--sets", "0.9", "--format", "json")
+    assert code == 0
+    (row,) = json.loads(out)
+    from PIL import Image
+
+    pixels = torch.from_numpy(np.array(Image.open(photos / "d1.png").convert("L"))).float()[None, None] / 255
+    both = [model.set_rule().sets(model.predict(pixels))[0] for model in (one, two)]
+    assert set(row["set"]) == {str(k) for k in (both[0] & both[1]).nonzero()[:, 0].tolist()}
+    with pytest.raises(ValueError, match=r"for 0\.95 of their majority, each needs 0\.975"):
+        command("predict", f"mean({first},{second})", photos / "d1.png", "--sets", "0.95")

@@ -23,6 +23,16 @@ VALUES = {
     "stable_max": None,
     "temperature": 1.7,
     "class_prior": {"target": [0.2, 0.3, 0.5], "train": [0.7, 0.2, 0.1]},
+    "prediction_sets": {
+        "score": "lac",
+        "coverage": 0.9,
+        "by_class": False,
+        "thresholds": [0.7],
+        "images": [50],
+        "penalty": 0.1,
+        "free": 1,
+        "usual": {"accuracy": 0.8, "entropy": -0.4, "energy": 1.0},
+    },
 }
 
 
@@ -143,6 +153,7 @@ def test_an_exported_file_does_them(model, images, to, tmp_path):
                 "StableMax",
                 "temperature 1.7",
                 "class prior 0.2, 0.3, 0.5",
+                "prediction sets (lac) of 90 % coverage",
             ]
         )
         with pytest.raises(TypeError, match="exported file"):

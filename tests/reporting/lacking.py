@@ -37,7 +37,7 @@ def earlier(made: dict[str, Any]) -> dict[str, Any]:
     for record in made["ood_sets"].values():
         del record["group"], record["warning"]
     later = ("steps", "shift_sets", "ood_groups", "skipped_scores", "attacks", "attack_curve", "sanity", "errors")
-    later += ("warnings",)
+    later += ("warnings", "prediction_sets")
     for own in made["models"].values():
         for key in later:
             del own[key]

@@ -4,6 +4,7 @@ import base64
 import io
 import itertools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,32 @@ def estimate(value: float, n: float = N, top: float | None = 1.0, interval: bool
     reach = 1.96 * (max(value * (1 - value), 1e-3) / n) ** 0.5 if top == 1.0 else 1.96 * value / n**0.5
     low, high = max(0.0, value - reach), value + reach if top is None else min(top, value + reach)
     return {"value": value, "low": low, "high": high}
+
+
+OUTLOOK = {
+    "expected_accuracy": 0.81, "calibration_accuracy": 0.93, "unfamiliar": 0.12, "broken": False,
+    "words": "what the images say of the promise",
+}  # fmt: skip
+
+
+def prediction_sets(accuracy: float, classes: Sequence[str], corruptions: Sequence[str]) -> dict[str, Any]:
+    """The entry of a model with prediction sets."""
+
+    def held(share: float) -> dict[str, Any]:
+        return {"coverage": estimate(share), "size": estimate(1.2 + share, top=None)}
+
+    rows = [
+        {"corruption": c, "severity": s, "coverage": 0.9 - 0.1 * s, "size": 2.0, "warned": s > 2}
+        for c in corruptions
+        for s in range(1, 6)
+    ]
+    return {
+        "score": "lac", "coverage": 0.9, "by_class": False, "calibration_images": 1000,
+        "clean": {**held(0.9), "empty": 0.01, "outlook": OUTLOOK,
+                  "classes": [{"images": 100, **held(accuracy - 0.005 * k)} for k in range(len(classes))]},
+        "shift": {**held(0.6), "by_severity": [{"severity": s, **held(0.9 - 0.1 * s)} for s in range(1, 6)],
+                  "conditions": rows} if corruptions else None,
+    }  # fmt: skip
 
 
 def picture(rng: np.random.Generator, side: int = 32) -> str:
@@ -188,6 +215,7 @@ def model(
         "joint": {name: {**curve(0.6 * accuracy, 1 + rng.random()), "aurc": 0.15 + 0.02 * i} for name in sets},
     }  # fmt: skip
     made["attacks"], made["attack_curve"], made["first_order"], made["sanity"] = {}, None, None, []
+    made["prediction_sets"] = prediction_sets(accuracy, classes, corruptions) if corruptions and i % 2 == 0 else None
     if attacks:
         for name, (title, steps, kind) in ATTACKS.items():
             if kind != "eot" or anchored:
@@ -228,6 +256,7 @@ def model(
                     "doc": {"title": "difference of confidences (DoC)", **estimate(accuracy - 0.1, 300)},
                 },
                 "unlike": {"score": "nearest neighbours (KNN)", **estimate(0.71, 300)},
+                "prediction_sets": {**OUTLOOK, "broken": True} if i % 2 == 0 else None,
             }
             for name in ("<s>new photos</s>",)
         },

@@ -17,7 +17,7 @@ from kedge.anchoring.prediction import Prediction, summarise, vetted
 from kedge.anchoring.protocol import Model, independent
 from kedge.anchoring.twin import evaluating, in_eval
 from kedge.checks import check_images, check_tensor
-from kedge.postprocess import apply, check_steps, placed
+from kedge.postprocess import apply, check_steps, kind_of, placed
 
 TASKS = ("classification", "regression")
 
@@ -102,6 +102,8 @@ class PixelModel(Model):
         later = list(self.steps)[list(self.steps).index(name) + 1 :]
         if blocking := [other for other in later if "reject_before" in self.steps[other]]:
             raise ValueError(f"the reject threshold was set with {blocking[-1]} in force: take that out before {name}")
+        if resting := [other for other in later if kind_of(other).keeps_logits]:
+            raise ValueError(f"{resting[-1]} was set on answers with {name} in force: take that out before {name}")
         record = self.steps.pop(name)
         if "reject_before" in record:
             self.reject = record["reject_before"]

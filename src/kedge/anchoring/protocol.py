@@ -17,7 +17,7 @@ from kedge.anchoring.last_layer import affine, inputs_of, last_layer
 from kedge.anchoring.outputs import Outputs, collecting, mean_of_passes
 from kedge.anchoring.twin import in_eval
 from kedge.checks import check_images
-from kedge.postprocess import apply, changes_labels, describe_steps, kind_of
+from kedge.postprocess import SetRule, apply, changes_labels, describe_steps, kind_of, set_rule
 
 
 class Model(nn.Module):
@@ -123,6 +123,10 @@ class Model(nn.Module):
     def describe_steps(self) -> list[str]:
         """The steps in force, in words such as `temperature 1.32`."""
         return describe_steps(self.steps_in_force())
+
+    def set_rule(self, coverage: float | None = None, references: Any = None) -> SetRule:
+        """How its prediction sets are made, of this coverage if one is stated; see `kedge.postprocess.set_rule`."""
+        return set_rule(self.steps_in_force(), self.count(references), references, coverage)
 
     def methods(self) -> list[type]:
         """The classes whose papers are cited for this model: its own and those of its steps."""

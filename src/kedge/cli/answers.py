@@ -12,9 +12,11 @@ from kedge.printable import is_computed, printable
 __all__ = ["FIELDS", "Tally", "check_kind", "encodable", "write_answers", "write_file"]
 
 FIELDS = ("path", "label", "confidence", "uncertainty", "reject", "error", "log_odds")
+OF_SETS = ("set", "expected_right", "unfamiliar")  # beside those with --sets
 TEXTS = ("path", "label", "error")
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
 _LOOKED_AT = 1000  # answers by which the columns of a table are made as wide as they need to be
+_SHOWN = 5  # classes of a set that a table names
 _GROUP = 10_000  # rows of a group in a parquet file
 
 Row = Mapping[str, Any]
@@ -58,6 +60,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.images = self.failed = self.rejected = self.used = self.with_used = 0
+        self.in_sets = self.empty = self.expected_right = self.unfamiliar = 0
 
     def add(self, row: Row) -> None:
         """Count an answer."""
@@ -67,6 +70,12 @@ class Tally:
         if row.get("references_used") is not None:
             self.used += row["references_used"]
             self.with_used += 1
+
+        if row.get("set") is not None:
+            self.in_sets += len(row["set"])
+            self.empty += not row["set"]
+            self.expected_right += row["expected_right"]
+            self.unfamiliar += row["unfamiliar"]
 
     @property
     def status(self) -> int:
@@ -78,7 +87,10 @@ def _csv(stream: TextIO, columns: Sequence[str], rows: Iterable[Row]) -> None:
     writer = csv.DictWriter(stream, list(columns), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({name: _cell(value) if name in TEXTS else value for name, value in row.items()})
+        cells = {name: _cell(value) if name in TEXTS else value for name, value in row.items()}
+        if cells.get("set") is not None:  # names may hold any separator: a list as JSON has it
+            cells["set"] = json.dumps(cells["set"], ensure_ascii=False)
+        writer.writerow(cells)
 
 
 def _cell(text: str | None) -> str | None:
@@ -103,11 +115,14 @@ def _json(stream: TextIO, columns: Sequence[str], rows: Iterable[Row]) -> None:
 
 def _table(stream: TextIO, columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Columns as wide as the first thousand answers need."""
-    lines = chain([("image", "label", "confidence", "uncertainty", "reject")], map(_line, rows))
+    sets = "set" in columns
+    heads = ("image", "label", "confidence", "uncertainty", "reject", *(["set"] if sets else []))
+    sides = (str.ljust, str.ljust, str.rjust, str.rjust, str.ljust, *([str.ljust] if sets else []))
+    lines = chain([heads], ((*_line(row), *([_listed(row["set"])] if sets else [])) for row in rows))
     first = list(islice(lines, 1 + _LOOKED_AT))
     widths = [max(map(len, column)) for column in zip(*first, strict=True)]
     for line in chain(first, lines):
-        cells = zip(line, widths, (str.ljust, str.ljust, str.rjust, str.rjust, str.ljust), strict=True)
+        cells = zip(line, widths, sides, strict=True)
         stream.write("  ".join(place(text, width) for text, width, place in cells).rstrip() + "\n")
 
 
@@ -119,11 +134,22 @@ def _line(row: Row) -> tuple[str, ...]:
     return printable(row["path"]), printable(row["label"]), f"{row['confidence']:.1%}", uncertainty, reject
 
 
+def _listed(names: Sequence[str] | None) -> str:
+    """A set in a table: its classes, the most probable first, of many some."""
+    if names is None:
+        return ""
+    if not names:
+        return "(none)"
+    more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return printable(", ".join(names[:_SHOWN]) + more)
+
+
 def _parquet(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {"reject": pa.bool_(), "references_used": pa.int32(), **dict.fromkeys(TEXTS, pa.string())}
+    kinds = {"references_used": pa.int32(), "set": pa.list_(pa.string()), **dict.fromkeys(TEXTS, pa.string())}
+    kinds |= dict.fromkeys(("reject", "expected_right", "unfamiliar"), pa.bool_())
     schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in columns])
     with pq.ParquetWriter(path, schema) as writer:
         iterator = iter(rows)

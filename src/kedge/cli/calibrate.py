@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from kedge.catalog import class_name, class_names, stated
 from kedge.cli.load_data import workers_for
 from kedge.cli.output import warnings_of
 from kedge.cli.parse import separated
 from kedge.cli.resolve_model import Source, find
+from kedge.cli.set_words import about_sets
 from kedge.cli.validation_data import images_to_fit_on
 from kedge.rejection import goal_in_words, in_words
 
@@ -24,6 +25,9 @@ def run(
     step: Annotated[str, "postprocess"] = "temperature",
     prior: Sequence[str] | None = None,
     train_prior: Sequence[str] | None = None,
+    coverage: float | None = None,
+    sets: Literal["lac", "aps", "raps"] | None = None,
+    by_class: bool = False,
     remove: bool = False,
     out: str | None = None,
     batch_size: int = 128,
@@ -39,6 +43,10 @@ def run(
     training on few of some classes: log(share to come / share in training) is added to the logits (Saerens et al.
     2002). Labels change. It goes after the temperature: fit that first.
 
+    --coverage 0.9 sets the threshold of prediction sets: for each image all classes that fit, with the true one among
+    them for 90 % of images that are like these. Logits and reject threshold stay. It rests on the other steps: set
+    those first.
+
     Args:
         model (MODEL): {TRAINED}
         data: images to fit on: an image folder, parquet files, a folder of $KEDGE_DATA or a hub name; null: those that
@@ -49,11 +57,20 @@ def run(
             the model's order; null: uniform
         train_prior (SHARE): of class_prior, a number for each class of the training images; null: counted from those of
             the run
+        coverage: of prediction_sets, the share of images like these whose set holds the true class, such as 0.9
+        sets: of prediction_sets: lac, the smallest on average; aps, never empty, larger for harder images; raps, aps
+            without its longest ones; null: lac
+        by_class: of prediction_sets, a threshold for each class, so that the share is that of each class too
         remove: take the step out instead of setting it
         out: model folder to write; null: the model's own, which is replaced
         batch_size: {BATCH_SIZE}
         device: {DEVICE}
     """
+    if coverage is not None and step == "temperature":  # what coverage is said for has one meaning
+        step = "prediction_sets"
+    if (sets is not None or by_class) and (coverage is None or remove):
+        flag = "--by_class" if by_class else f"--sets {sets}"
+        raise ValueError(f"{flag} is of prediction sets that are set: say which coverage they promise, --coverage 0.9")
     source = find(model)
     own = source.folder(
         "an exported file is calibrated by calibrating the run it came from and exporting it again; of an ensemble its "
@@ -73,6 +90,7 @@ def run(
         lines = _removed(loaded, step)
     else:
         stated = {"prior": _shares(prior, "--prior"), "train_prior": _shares(train_prior, "--train_prior")}
+        stated |= {"coverage": coverage, "sets": sets, "by_class": by_class or None}
         if kind_of(step).changes_labels:
             _check_unweighted(source)
             stated["train_counts"] = _train_counts(source, loaded)
@@ -177,11 +195,14 @@ def _train_counts(source: Source, model: Any) -> list[int] | None:
 
 
 def _calibrated(model: Any, images: "ImageSet", batch_size: int, name: str, stated: dict[str, Any]) -> list[str]:
+    from kedge.postprocess import kind_of
     from kedge.training import calibrate
 
     before = _threshold(model.steps.get(name, {}).get("reject_before", model.reject))
     with warnings_of("calibrate"):
         step = calibrate(model, images, name, batch_size=batch_size, workers=workers_for(images), **stated)
+    if kind_of(name).keeps_logits:
+        return about_sets(name, step)
     after = _threshold(model.reject)
     changes = "accuracy_after" in step
     done = f"{'measured' if changes else 'fitted'} on {step['images']} images of {step['fitted_on']}"

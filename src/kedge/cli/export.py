@@ -74,6 +74,13 @@ def run(
         if held_out is not None and data is None and not folds:
             # One reference is confident in another way than the whole bank.
             set_anew(exported, spread(held_out, THRESHOLD_IMAGES))
+        elif whole.count() > 1 and "prediction_sets" in exported.steps:
+            exported.remove_step("prediction_sets")
+            print(
+                "kedge export: the prediction sets are left out: they were set on answers with the whole bank, and "
+                "there are no validation images to set them anew on for the one reference that the file keeps",
+                file=sys.stderr,
+            )
     path = Path(out) if out else (source.run or Path()) / f"{source.name}{FORMATS[to]}"
     done = export(exported, path, to=to, check_images=batch)
     print(done)

@@ -12,9 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kedge.cli.answers import FIELDS, Tally, check_kind, encodable, write_answers
+from kedge.cli.answers import FIELDS, OF_SETS, Tally, check_kind, encodable, write_answers
 from kedge.cli.output import progress_bar
 from kedge.cli.resolve_model import Source, find, leaves
+from kedge.cli.set_words import of_answers
 from kedge.cli.shares import Share, place_among_processes
 from kedge.experiments.side_by_side import cores
 from kedge.printable import printable
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from kedge.anchoring import PixelModel
     from kedge.data.paths import Paths
+    from kedge.postprocess import SetRule
 
 NO_ANSWER = "the model's output is NaN: no answer"
 
@@ -38,6 +40,7 @@ def run(
     out: str | None = None,
     references: int | Literal["adaptive"] | None = None,
     threshold: float | None = None,
+    sets: float | None = None,
     batch_size: int = 32,
     device: str = "auto",
 ) -> int:
@@ -61,6 +64,9 @@ def run(
         references: how many references of an anchored model's bank to use; adaptive: few for most images, more for
             those that few do not settle; null: all of them
         threshold: reject below this confidence; null: the threshold stored with the model
+        sets (COVERAGE): beside the answer all classes that fit, with the true one among them for this share of images
+            that are like those that the threshold was set on (kedge calibrate MODEL --coverage COVERAGE); of
+            mean(A,B,...) the classes that most members have, which each need (1 + COVERAGE) / 2
         batch_size: {BATCH_SIZE}
         device: {DEVICE}
 
@@ -80,7 +86,7 @@ def run(
         raise ValueError(f"{world} processes share the images: name one file for their answers, with --out answers.csv")
     source = find(model, several=True)
     paths = find_images(images)
-    columns = (*FIELDS, "references_used") if references == "adaptive" else FIELDS
+    columns = (*FIELDS, *(["references_used"] if references == "adaptive" else []), *(() if sets is None else OF_SETS))
     loaded = source.load(_device(device, local, world))
     if loaded.task != "classification" or len(loaded.input_shape) != 3:
         raise ValueError(
@@ -88,16 +94,18 @@ def run(
             f"shape {loaded.input_shape}; use model.predict in Python"
         )
     rule = loaded.reject if threshold is None else rule_at(threshold)
+    set_rule = None if sets is None else loaded.set_rule(sets, references)
     if file is not None and rank and file.exists():
         return 0  # process 0 had all answers when it began, and is done
     call = {**_call(source, paths), "references": references, "threshold": threshold, "processes": world}
+    call |= {} if sets is None else {"sets": sets}
     share = None if file is None else Share(file, call, len(paths), rank, world)
     mine = paths[rank::world]
     tally = Tally()
     with share or nullcontext(), progress_bar("predicting") as (progress, say):
         if share and share.done:
             say(f"{share.done} of {len(mine)} images were answered before: the others follow")
-        rows = predict_files(loaded, mine[share.done :] if share else mine, rule, references, batch_size)
+        rows = predict_files(loaded, mine[share.done :] if share else mine, rule, references, batch_size, set_rule)
 
         def note(row: Mapping[str, Any]) -> Mapping[str, Any]:
             tally.add(row)
@@ -116,6 +124,9 @@ def run(
                 share.join(columns, tally.add, say)
     if rank == 0:
         _remark(tally, paths, loaded, rule)
+        if set_rule is not None:
+            for words in of_answers(tally, set_rule):
+                print(f"kedge predict: {words}", file=sys.stderr)
         if file is not None:
             print(f"kedge predict: written to {file}", file=sys.stderr)
     return tally.status
@@ -181,13 +192,16 @@ def predict_files(
     rule: Mapping[str, Any] | None = None,
     references: int | Literal["adaptive"] | None = None,
     batch_size: int = 32,
+    set_rule: "SetRule | None" = None,
 ) -> Iterator[dict[str, Any]]:
     """One row for each path, in order: path, label, confidence, uncertainty, reject, error, log_odds.
 
     Images are decoded while those before them go through the model; a few batches of them are held at a time.
 
     `rule` is a reject rule (see `kedge.rejection`), or None: then nothing is said of rejecting. With
-    `references="adaptive"` also references_used: how many references the image got.
+    `references="adaptive"` also references_used: how many references the image got. With a `set_rule` of the model also
+    set: the names of the classes in the prediction set, the most probable first, and what says whether the promise
+    holds, expected_right and unfamiliar (see `PredictionSets.usual`).
     """
     import torch
 
@@ -198,7 +212,9 @@ def predict_files(
     if references is not None and not anchored:
         raise ValueError("--references is for anchored models: a plain model and an exported file have none")
     names = model.class_names or [str(i) for i in range(model.num_outputs)]
-    columns = [*FIELDS, "references_used"] if references == "adaptive" else FIELDS
+    columns = [*FIELDS, *(["references_used"] if references == "adaptive" else [])]
+    columns += [] if set_rule is None else OF_SETS
+    members = {"keep_per_reference": True} if set_rule is not None and set_rule.of_members else {}
     for part, decoded in _decoded(paths, model.input_shape, batch_size):
         rows: list[dict[str, Any]] = [{**dict.fromkeys(columns), "path": encodable(str(path))} for path in part]
         for row, fault in zip(rows, decoded, strict=True):
@@ -209,11 +225,13 @@ def predict_files(
             yield from rows
             continue
         batch = torch.stack(images).to(model.mean.device).float() / 255
-        prediction = model.predict(batch, check=False, **({"references": references} if anchored else {}))
+        prediction = model.predict(batch, check=False, **({"references": references} if anchored else {}), **members)
         if looks_like_probabilities(undo(model.steps, prediction.logits)):
             warnings.warn(f"careful: {PROBABILITIES}", stacklevel=2)
         assert prediction.confidence is not None
         assert prediction.log_odds is not None
+        fits = [] if set_rule is None else set_rule.sets(prediction).tolist()
+        usual = None if set_rule is None else set_rule.usual(prediction)
         meets = None if rule is None else answered(rule, prediction.confidence, prediction.log_odds)
         for i, row in enumerate(row for row in rows if row["error"] is None):
             if bool(prediction.confidence[i].isnan()):
@@ -227,6 +245,10 @@ def predict_files(
                 row["references_used"] = int(prediction.references_used[i])
             if meets is not None:
                 row["reject"] = not meets[i]
+            if usual is not None:
+                ranked = prediction.logits[i].argsort(descending=True, stable=True).tolist()
+                row["set"] = [names[k] for k in ranked if fits[i][k]]
+                row["expected_right"], row["unfamiliar"] = (bool(flags[i]) for flags in usual)
         yield from rows
 
 

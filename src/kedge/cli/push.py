@@ -137,6 +137,9 @@ def without_bank(model: Any, source: Source, fold: bool, mean: bool, means: int 
         changes.append(
             "By how much is not known: no validation images were at hand. Threshold and temperature are old."
         )
+        if "prediction_sets" in model.steps:
+            model.remove_step("prediction_sets")
+            changes.append("Prediction sets are left out: they were set on other answers.")
     else:
         changes.append(set_anew(whole, model, validation))
     print(f"kedge push: {changes[-1]}", file=sys.stderr)

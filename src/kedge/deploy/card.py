@@ -6,6 +6,7 @@ from typing import Any
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
 from kedge.json_text import parse_json
+from kedge.postprocess import kind_of
 from kedge.regular import LARGEST_TEXT
 from kedge.stated import check_stated
 
@@ -16,8 +17,10 @@ FORMAT_VERSION = 1
 def write_card(model: PixelModel) -> str:
     """JSON with the model's task, input shape, class names, reject rule and steps, and the version that wrote it.
 
-    The steps (a temperature) are part of the exported computation already; the card only says so.
+    The steps (a temperature) are part of the exported computation already; the card only says so. Of a step that is not
+    (prediction sets) it has the value, and under `formulas` what a program does with that and the logits.
     """
+    formulas = {name: kind_of(name)(record["value"]).formula() for name, record in model.steps.items()}
     return json.dumps(
         {
             "format_version": FORMAT_VERSION,
@@ -31,6 +34,7 @@ def write_card(model: PixelModel) -> str:
             "class_names": model.class_names,
             "reject": model.reject,
             "steps": model.steps,
+            "formulas": {name: words for name, words in formulas.items() if words},
         },
         ensure_ascii=False,
     )

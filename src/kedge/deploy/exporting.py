@@ -72,9 +72,9 @@ def export(
     The file is written next to its final name, loaded back, run on `check_images` in batches of one, two and all
     of them, compared with `model` in eval mode, and moved into place only if every logit agrees within 1e-4 of the
     largest logit (or of 1). Class names, input shape, reject rule and task travel inside it; the steps after the
-    logits, such as a temperature, are part of its computation. A folded network holds a map of the first reference of
-    the bank, in which that picture can be made out, and from which it can be computed for patch embeddings or with the
-    anchored weights (see `deploy.folded`).
+    logits, such as a temperature, are part of its computation, and of prediction sets it holds threshold and formula. A
+    folded network holds a map of the first reference of the bank, in which that picture can be made out, and from which
+    it can be computed for patch embeddings or with the anchored weights (see `deploy.folded`).
 
     Args:
         model: from `kedge.anchor`, `kedge.plain` or `kedge.load`; it is copied.
@@ -83,8 +83,8 @@ def export(
         check_images: real images `[N, C, H, W]`, N >= 1, float in [0, 1] or uint8. Noise if None.
 
     Raises:
-        ValueError: for an unknown `to`, another suffix, or images that the model does not take or that cannot be in
-            [0, 1].
+        ValueError: for an unknown `to`, another suffix, images that the model does not take or that cannot be in
+            [0, 1], and prediction sets that were set on answers with several references.
         ImportError: if the packages for ONNX are not installed.
         RuntimeError: if the network cannot be exported, or the file disagrees with the model; none is left.
     """
@@ -103,6 +103,12 @@ def export(
         )
     if to == "onnx":
         need_onnx()
+    if (asked := model.steps.get("prediction_sets", {}).get("references") or 1) > 1:
+        raise ValueError(
+            f"the prediction sets were set on answers with {asked} references, and the file keeps one, of whose "
+            "answers they say nothing: leave the model one (model.references = model.references[:1]) and set them anew "
+            "(kedge.training.calibration.set_anew), or take them out (model.remove_step('prediction_sets'))"
+        )
     original = independent(model).cpu().float().eval()
     images = _checked_images(original, check_images)
     folded = original.fold()

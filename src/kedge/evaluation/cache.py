@@ -101,7 +101,7 @@ def model_digest(model: Any, references: Any, probe: Tensor, batch_size: int | N
         type(model.network).__module__,
         values,
         bank,
-        model.steps,
+        model.steps_in_force(),
         tensor_digest(probe),
         str(torch.__version__),
         *more,

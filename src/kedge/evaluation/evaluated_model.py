@@ -13,6 +13,7 @@ from kedge.anchoring.protocol import Model, as_model
 from kedge.checks import PROBABILITIES, looks_like_probabilities
 from kedge.evaluation.cache import digest, model_digest, tensor_digest
 from kedge.evaluation.inputs import conversion, convert, to_unit
+from kedge.postprocess import SetRule
 
 PROBE = 8  # images that every model is tried on before anything is measured
 
@@ -29,6 +30,7 @@ class Subject:
         warnings: what a few images say against its numbers, for the results.
         anchors: labelled training images `[K, C, H, W]` as the model takes them, and labels `[K]`; None without those.
         anchors_digest: what stands for them.
+        set_rule: of its prediction sets; None without a threshold of its own for answers with these references.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Subject:
     warnings: tuple[str, ...] = ()
     anchors: tuple[Tensor, Tensor] | None = None
     anchors_digest: str | None = None
+    set_rule: SetRule | None = None
 
     def with_anchors(self, images: Tensor, labels: Tensor) -> "Subject":
         """The same with labelled images `[K, C, H, W]`, uint8 or in [0, 1], of any convertible shape."""
@@ -147,13 +150,26 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
             "what it answers to an image depends on the images beside it (a batch of 1 gives other logits than one of "
             f"{len(few)}), so its numbers depend on the batch size"
         )
+    rule, why = _set_rule(subject)
+    warned += [why] if why else []
     for words in warned:
         say(f"careful, {subject.name}: {words}")
     stands_for = model_digest(
         subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None
     )
     fields = outputs.present() | ({"reverse"} if subject.model.reversible else set())
-    return replace(subject, fields=fields, head=head, digest=stands_for, pace=pace, warnings=tuple(warned))
+    return replace(subject, fields=fields, head=head, digest=stands_for, pace=pace, warnings=tuple(warned),
+                   set_rule=rule)  # fmt: skip
+
+
+def _set_rule(subject: Subject) -> tuple[SetRule | None, str]:
+    """The rule of its prediction sets, or why there is none though it has some."""
+    if "prediction_sets" not in subject.model.steps_in_force():
+        return None, ""
+    try:
+        return subject.model.set_rule(None, subject.references), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def named_groups(groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:

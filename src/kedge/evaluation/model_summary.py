@@ -14,6 +14,7 @@ from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import example_images
 from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready, separated
 from kedge.evaluation.runner import Columns, measure, outputs_from
+from kedge.evaluation.set_coverage import coverage_summary, set_columns
 from kedge.evaluation.sets import Condition, Sets
 from kedge.evaluation.stability import rates
 from kedge.metrics import aurc, bin_sums, joint_risk_coverage, reliability, risk_coverage
@@ -115,6 +116,15 @@ def about(
             list(collected.shift.values()),
             {name: log_odds(o.logits) for name, o in outside.items()},
             clean if familiar is collected.clean else measure(familiar.tensors["logits"], data.labels),
+        ),
+        "prediction_sets": coverage_summary(
+            subject.set_rule,
+            set_columns(subject.set_rule, logits, data.labels),
+            data.labels,
+            logits.shape[1],
+            collected.shift,
+            settings.resamples,
+            settings.seed,
         ),
         "attacks": {},
         "attack_curve": None,

@@ -15,6 +15,7 @@ from kedge.confidence import log_odds
 from kedge.evaluation.cache import Parts, digest, tensor_digest
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.inputs import to_unit
+from kedge.evaluation.set_coverage import set_columns
 from kedge.metrics._classification import SMALLEST, brier_per_sample, label_rank
 from kedge.scores import Outputs
 
@@ -281,6 +282,8 @@ class _Pass:
                 classes = self.part.classes
                 logits = outputs.logits if classes is None else outputs.logits[:, classes.to(images.device)]
                 columns = measure(logits, labels)
+                if classes is None:
+                    columns |= set_columns(subject.set_rule, logits, labels)
             self.columns[subject.name].append(columns)
 
 

@@ -13,6 +13,7 @@ from kedge.evaluation.cache import Parts
 from kedge.evaluation.evaluated_model import Subject, faults, gather_subjects
 from kedge.evaluation.provenance import citations
 from kedge.evaluation.runner import Part, Runner, identity, outputs_from
+from kedge.evaluation.set_coverage import outlook_of
 from kedge.evaluation.sets import check_images, limited, trained_images
 from kedge.metrics import (
     accuracy_interval,
@@ -25,6 +26,7 @@ from kedge.metrics import (
 )
 from kedge.metrics._results import Estimate
 from kedge.metrics._summary import FEWEST
+from kedge.postprocess import SetRule
 from kedge.scores import KNN, MSP, Disagreement, Entropy, Outputs
 
 FEW_IMAGES = 50  # with fewer the interval is too wide to be of use
@@ -149,7 +151,7 @@ def estimate_accuracy(
                     "of": len(sets[n]),
                     **_estimated(ours, correct, _outputs(runner, part, subject), resamples, seed,
                                  shared_images(sources[name], sets[n]),
-                                 trained_images(trained_on, name, part.images) or 0),
+                                 trained_images(trained_on, name, part.images) or 0, subject.set_rule),
                 }
                 for n, part in targets.items()
             },
@@ -177,7 +179,14 @@ def _outputs(runner: Runner, part: Part, subject: Subject) -> Outputs:
 
 
 def _estimated(
-    source: Outputs, correct: Tensor, target: Outputs, resamples: int, seed: int, shared: int, known: int
+    source: Outputs,
+    correct: Tensor,
+    target: Outputs,
+    resamples: int,
+    seed: int,
+    shared: int,
+    known: int,
+    rule: SetRule | None,
 ) -> dict[str, Any]:
     """The estimates for one set, how unlike it is, and what speaks against believing them."""
     few = min(len(source), len(target)) < FEWEST
@@ -191,6 +200,7 @@ def _estimated(
     unlike = _unlike(source, target, seed)
     return {
         "headline": HEADLINE,
+        "prediction_sets": outlook_of(rule, target.logits),
         "estimates": estimates,
         "unlike": unlike,
         "warnings": _warnings(source, correct, target, estimates, unlike, shared, known),

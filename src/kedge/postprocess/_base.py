@@ -20,12 +20,15 @@ class Step:
             makes the network's answers fit the images it was trained for, 1 moves fitting answers on to other images.
             A step is put before those of later stages.
         changes_labels: whether the most probable class may become another.
+        keeps_logits: whether the logits stay as they are, and the step says something else of them, which rests on all
+            steps before it.
         sentence: what it does, for a model card, without a full stop.
     """
 
     room = "postprocess"
     stage: ClassVar[int] = 0
     changes_labels: ClassVar[bool] = False
+    keeps_logits: ClassVar[bool] = False
     sentence: ClassVar[str]
 
     def __init__(self, value: Any) -> None:
@@ -46,6 +49,18 @@ class Step:
     def __str__(self) -> str:
         """In words, such as `temperature 1.32`."""
         raise NotImplementedError
+
+    def facts(self, logits: Tensor, labels: Tensor) -> dict[str, Any]:
+        """What is to be known of a step that keeps the logits, of those `[N, C]` that it was set on."""
+        return {}
+
+    def again(self) -> dict[str, Any]:
+        """What `fit` takes to set it anew on other logits as it was set before."""
+        return {}
+
+    def formula(self) -> str:
+        """What a program does with an exported file of which the step is no part; "" where it is part of it."""
+        return ""
 
     @classmethod
     def fit(cls, logits: Tensor, labels: Tensor) -> Any:

@@ -8,7 +8,18 @@ from typing import Any
 from kedge.printable import cell
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import Number, estimate
-from kedge.reporting.sections import attack, clean, comparing, ood, run, selective, shift, stability, unlabelled
+from kedge.reporting.sections import (
+    attack,
+    clean,
+    comparing,
+    ood,
+    prediction_sets,
+    run,
+    selective,
+    shift,
+    stability,
+    unlabelled,
+)
 
 COLUMNS = ("model", "part", "where", "severity", "score", "metric", "value", "low", "high", "n")
 
@@ -33,7 +44,7 @@ def as_csv(results: dict[str, Any]) -> str:
                 writer.writerow([*(cell(each) if isinstance(each, str) else each for each in row), n])
 
     for name, model in results["models"].items():
-        for part in (clean, shift, ood, selective, stability, attack, unlabelled, run):
+        for part in (clean, shift, ood, selective, prediction_sets, stability, attack, unlabelled, run):
             write(name, part.numbers(model, results))
     for names, numbers in comparing.numbers(results):
         write(names, numbers)

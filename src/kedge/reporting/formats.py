@@ -34,6 +34,12 @@ _MODEL: dict[str, Any] = {
         score="confidence", threshold=None, log_odds=None, wanted_coverage=None, clean=None, shift=None,
         curve={"clean": None, "shift": None}, joint={},
     ),
+    "prediction_sets": _Part(
+        score="?", coverage=None, by_class=False, calibration_images=0,
+        clean={"coverage": None, "size": None, "empty": None, "classes": [],
+               "outlook": {"expected_accuracy": None, "unfamiliar": None, "broken": False, "words": ""}},
+        shift=_Part(coverage=None, size=None, by_severity=[], conditions=[]),
+    ),
     "attacks": {},
     "attack_curve": None,
     "first_order": _Part(norm="linf", images=0, points=[], without_gradient=0, note=""),
@@ -41,7 +47,8 @@ _MODEL: dict[str, Any] = {
     "stability": _Part(oversensitive=None, overstable=None, confidence=0.9, images=0, changes=[], notes=[]),
     "unlabelled": _Part(
         validation=None, warnings=[],
-        sets={"*": {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": []}},
+        sets={"*": {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": [],
+                    "prediction_sets": None}},
     ),
 }  # fmt: skip
 _RESULTS: dict[str, Any] = {

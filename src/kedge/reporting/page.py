@@ -18,6 +18,7 @@ from kedge.reporting.sections import (
     details,
     images,
     ood,
+    prediction_sets,
     run,
     selective,
     shift,
@@ -28,7 +29,20 @@ from kedge.reporting.summary import about, cautions, summary_rows
 from kedge.reporting.svg import COLORS, GLYPHS
 from kedge.reporting.table import MARK, sizes, subject_line, warnings
 
-SECTIONS = (shift, details, calibration, ood, selective, stability, unlabelled, attack, comparing, images, run)
+SECTIONS = (
+    shift,
+    details,
+    calibration,
+    ood,
+    selective,
+    prediction_sets,
+    stability,
+    unlabelled,
+    attack,
+    comparing,
+    images,
+    run,
+)
 LIMIT = 2_000_000  # bytes
 # What is left out, step by step, when a page would be larger; each step also leaves out all those before it.
 LADDER = (

@@ -5,7 +5,7 @@ from typing import Any
 from kedge.printable import printable
 from kedge.reporting.lines import Lines
 from kedge.reporting.rows import Row, short
-from kedge.reporting.sections import attack, clean, ood, run, selective, shift, stability, unlabelled
+from kedge.reporting.sections import attack, clean, ood, prediction_sets, run, selective, shift, stability, unlabelled
 
 __all__ = ["about", "cautions", "summary_rows"]
 
@@ -13,7 +13,7 @@ __all__ = ["about", "cautions", "summary_rows"]
 def summary_rows(results: dict[str, Any]) -> list[Row]:
     """The summary of all models, in reading order; `results` are of the newest format."""
     lines = Lines(results)
-    for part in (clean, shift, ood, selective, stability, attack, unlabelled, run):
+    for part in (clean, shift, ood, selective, prediction_sets, stability, attack, unlabelled, run):
         part.summary(lines)
     return lines.rows
 
@@ -30,5 +30,7 @@ def about(name: str, model: dict[str, Any], results: dict[str, Any]) -> list[str
     if model["clean"] is None:
         return [*errors, f"{short(name)} has no results on clean images."]
     first, *more = clean.sentences(name, model, results) or [f"{short(name)} has no accuracy on clean images."]
-    parts = [part.sentences(name, model, results) for part in (shift, ood, attack, selective, stability)]
+    parts = [
+        part.sentences(name, model, results) for part in (shift, ood, attack, selective, prediction_sets, stability)
+    ]
     return [first, *errors, *unlabelled.sentences(name, model), *more, *(text for part in parts for text in part)]

@@ -109,6 +109,8 @@ def calibrate(
 ) -> dict[str, Any]:
     """Set a step of `kedge.postprocess` on validation images: a temperature, fitted; and the reject threshold anew.
 
+    "prediction_sets" leave logits and reject threshold as they are, and rest on the steps before them.
+
     The images must be such as the model was not trained on, and are not to be those that it is judged by. An earlier
     step of this name is replaced if it was fitted, and refused if it changes labels: twice is no correction.
     Confidences change, so a stored reject threshold is derived again from the same images for the same goal;
@@ -123,12 +125,14 @@ def calibrate(
         workers: processes that decode images.
         measured: logits `[N, C]` without the step, after those before it, and labels `[N]` of those images, if they are
             known already.
-        stated: what the step takes, such as `prior="uniform"` and `train_prior` of "class_prior". What is None is as if
+        stated: what the step takes, such as `prior="uniform"` and `train_prior` of "class_prior", or `coverage`, `sets`
+            and `by_class` of "prediction_sets". What is None is as if
             it were left out; `train_counts` is for the steps that ask.
 
     Returns:
         The record of the step: value, fitted_on, images, and nll, ece (and accuracy, where labels change) before and
-        after on these images.
+        after on these images; of prediction sets instead how many references were asked, mean size, share of empty ones
+        and accuracy on these images.
 
     Raises:
         ValueError: for a regression model, other classes, no images, logits that are not finite, a step that is there
@@ -149,11 +153,12 @@ def calibrate(
     if (unlike := unlike_classes(validation.class_names, own, names)) is not None:
         raise ValueError(f"the classes of {validation.name} ({validation.split}) are not those of the model: {unlike}")
     takes = [name for name in catalog.arguments(kind.fit) if name not in ("cls", "logits", "labels")]
+    asked = [name for name in takes if name != "class_names"]
     stated = {name: value for name, value in stated.items() if value is not None}
     if "train_counts" not in takes:
         stated.pop("train_counts", None)  # the run knows it, and nobody stated it
-    if wrong := [name for name in stated if name not in takes]:
-        raise ValueError(f"{step} takes no {wrong[0]}: {stated[wrong[0]]!r}{near_names(wrong[0], takes)}")
+    if wrong := [name for name in stated if name not in asked]:
+        raise ValueError(f"{step} takes no {wrong[0]}: {stated[wrong[0]]!r}{near_names(wrong[0], asked)}")
     if step in model.steps and kind.changes_labels:
         raise ValueError(f"the model has a {step} already, and a second one would count twice: take that out first")
     if later := [name for name in model.steps if kind_of(name).stage > kind.stage]:
@@ -168,14 +173,18 @@ def calibrate(
         model.remove_step(step)
     try:
         logits, labels = measured or predict_logits(model, validation, batch_size, workers)
-        value = kind.fit(logits, labels, **stated)
+        known = {"class_names": model.class_names} if "class_names" in takes else {}
+        value = kind.fit(logits, labels, **known, **stated)
         kind(value).check(model.num_outputs)
     except BaseException:
         model.steps, model.reject = earlier
         raise
+    record: dict[str, Any] = {"fitted_on": f"{validation.name} ({validation.split})", "images": len(labels)}
+    if kind.keeps_logits:  # and with them the reject threshold
+        model.set_step(step, value, **record, references=model.count(), **kind(value).facts(logits, labels))
+        return model.steps[step]
     new = kind(value)(logits)
     before, after = measures(logits, labels), measures(new, labels)
-    record: dict[str, Any] = {"fitted_on": f"{validation.name} ({validation.split})", "images": len(labels)}
     for name in ("nll", "ece", *(["accuracy"] if kind.changes_labels else [])):
         record |= {f"{name}_before": before[name], f"{name}_after": after[name]}
     rule = model.reject
@@ -197,7 +206,7 @@ def set_anew(model: PixelModel, validation: ImageSet, batch_size: int = 64) -> N
         model.remove_step(name)
     goal = _goal(model.reject)
     logits, labels = predict_logits(model, validation, batch_size)
-    if goal and not records:
+    if goal and all(kind_of(name).keeps_logits for name in records):
         model.reject = reject_rule(logits, labels, **goal)
     for name, record in records.items():
         kind = kind_of(name)
@@ -207,7 +216,7 @@ def set_anew(model: PixelModel, validation: ImageSet, batch_size: int = 64) -> N
             model.set_step(name, **stated)
             model.reject = reject_rule(after, labels, **goal) if goal else model.reject
         else:
-            calibrate(model, validation, name, measured=(logits, labels))
+            calibrate(model, validation, name, measured=(logits, labels), **kind(record["value"]).again())
             after = kind(model.steps[name]["value"])(logits)
         logits = after
 

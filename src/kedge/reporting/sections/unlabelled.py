@@ -55,6 +55,9 @@ def sentences(name: str, model: dict[str, Any], results: dict[str, Any] | None =
             kind = "like" if unlike < ALIKE else "somewhat unlike" if unlike < STRANGE else "unlike"
             text += f". To the model they look {kind} those (told apart with AUROC {100 * unlike:.0f} %)"
         texts.append(f"{text}.")
+        if (outlook := entry.get("prediction_sets")) is not None:
+            careful = "careful: " if outlook["broken"] else ""
+            texts.append(f"{short(name)}, {printable(images)}, prediction sets: {careful}{outlook['words']}.")
     return texts
 
 
@@ -67,6 +70,9 @@ def numbers(model: dict[str, Any], results: dict[str, Any]) -> Iterator[Number]:
         for key, one in entry["estimates"].items():
             yield "unlabelled", name, "", key, "expected accuracy", one, entry["images"]
         yield "unlabelled", name, "", "knn", "auroc", entry["unlike"], entry["images"]
+        for key in ("expected_accuracy", "unfamiliar"):
+            share = dig(entry, "prediction_sets", key)
+            yield "unlabelled", name, "", "prediction sets", key, share, entry["images"]
 
 
 def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
