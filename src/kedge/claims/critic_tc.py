@@ -13,9 +13,9 @@ class CriticTC(Exact):
     """
 
     methods = ("objectives.critic_tc",)
-    variants = ("λ 0", "λ 1", "λ 3")
+    variants = ("λ 0", "λ 1", "λ 3")  # type: ignore[assignment]
     seeds = 3
-    criteria = (
+    criteria = (  # type: ignore[assignment]
         Criterion("answers have less in common", "conditional TC", "λ 1", "λ 0", "below"),
         Criterion("they adapt better for it", "adapted accuracy", "λ 1", "λ 0", "above", 2),
         Criterion("and at a higher price", "adapted accuracy", "λ 3", "λ 0", "above", 2),

@@ -39,7 +39,6 @@ class TGeoKD(Trained):
     all, a half, and learned with 200 more images, whose labels are right; a control trains on these too, without a
     teacher. Judged are the first 2,000 test images. "teacher's error" and "wrong label" are how much higher the learned
     share is, after training, on training images that the teacher gets wrong, or whose label is wrong, than on others.
-    The look-ahead was chosen among 0.01, 0.1 and 1 by the validation images of three other seeds.
     """
 
     methods = ("objectives.tgeo_kd",)

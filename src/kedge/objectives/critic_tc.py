@@ -25,12 +25,12 @@ class CriticTC(Objective):
     """Σ_m CE(z_m, y) + λ mean_i D(f_1i, ..., f_Mi, y_i), f_m the features of network m of M and D a critic of them.
 
     D tells the features that the networks have of one image from those of several images of its class, drawn by
-    permuting the features of each network but the first over the images of a class in the batch:
-    mean softplus(-D(joint)) + softplus(D(permuted)). Where it does so as well as can be, D is the log ratio of the two
-    densities, and its mean over the images the conditional total correlation
-    E_y KL(p(f_1, ..., f_M | y) ‖ Π_m p(f_m | y)), 0 or more, of all networks together. The critic minimises the one,
-    the networks, which see the critic as it is, the other. `ConditionalTC` has the exact form of the answers in place of
-    the features; it needs no critic. The network is `--model kedge_members`, as there.
+    permuting the features of each network but the first over the images of a class in the batch: mean
+    softplus(-D(joint)) + softplus(D(permuted)). Where it does so as well as can be, D is the log ratio of the two
+    densities, and its mean over the images the conditional total correlation E_y KL(p(f_1, ..., f_M | y) ‖ Π_m p(f_m |
+    y)), 0 or more, of all networks together. The critic minimises the one, the networks, which see the critic as it is,
+    the other. `ConditionalTC` has the exact form of the answers in place of the features; it needs no critic. The
+    network is `--model kedge_members`, as there.
 
     Our reading, as the estimator and the critic are not in the abstract: logistic density ratio; features are brought
     to mean 0 and variance 1 over an image's own, else they shrink in place of becoming independent; D has two hidden
