@@ -36,14 +36,15 @@ class TGeoKD(Trained):
     """Fashion-MNIST at 14 pixels: a teacher of 1,000 images with 30 % wrong labels, a student of 800 others.
 
     The student is half as wide. Its labels are right, or 30 % of them wrong too. Shares of the teacher, T = 1.5: none,
-    all, a half, and learned with 200 more images, whose labels are right; a control trains on these too, without a
-    teacher. Judged are the first 2,000 test images. "teacher's error" and "wrong label" are how much higher the learned
-    share is, after training, on training images that the teacher gets wrong, or whose label is wrong, than on others.
+    all, a half, and learned with 200 more images, whose labels are right (`meta`); a control trains on these too,
+    without a teacher. Judged are the first 2,000 test images. "teacher's error" and "wrong label" are how much higher
+    the learned share is, after training, on training images that the teacher gets wrong, or whose label is wrong, than
+    on others.
     """
 
     methods = ("objectives.tgeo_kd",)
     data = ("fashion_mnist",)
-    variants = (*NAMES, *(f"{name}, wrong" for name in NAMES))
+    variants = ("cross-entropy", "half", "learned", *(f"{name}, wrong" for name in NAMES))
     criteria = (
         Criterion("lower where the teacher is wrong", "teacher's error", "learned", None, "below", 0),
         Criterion("higher where the label is wrong", "wrong label", "learned, wrong", None, "above", 0),
