@@ -1,14 +1,19 @@
 """Wrong labels are forgotten most, and what is forgotten least can be left out at no loss against a random choice."""
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kedge import metrics, selection
+from kedge.anchoring import PixelModel
 from kedge.claims import Claim, Criterion, judged
 from kedge.claims._diet import BATCH, RUNS, clothes, trained
-from kedge.seeds import derive_seed
+from kedge.data import ImageSet
+from kedge.objectives import CrossEntropy
+from kedge.seeds import derive_seed, generator
 from kedge.selection.forgetting import info as info
 
 EPOCHS, STEPS = 16, 1500  # of the runs that score, and of those on what is chosen
@@ -63,14 +68,22 @@ class Forgetting(Claim):
 
 @cache
 def _events(seed: int, wrong: float) -> Tensor:
-    """Forgetting events of the training images of a seed, the mean over runs.
-
-    A run of more steps goes through the states of those of fewer, so each of these ends in a checkpoint of it.
-    """
+    """Forgetting events of the training images of a seed, the mean over runs."""
     train, _, _ = clothes(seed, wrong)
-    steps = -(-len(train) // BATCH)
-    runs = [
-        (trained(train, derive_seed(seed, "early", run), epoch * steps)[0] for epoch in range(1, EPOCHS + 1))
-        for run in range(RUNS)
-    ]
+    runs = [_epochs(train, derive_seed(seed, "run", run)) for run in range(RUNS)]
     return selection.score(runs, train, "forgetting")
+
+
+def _epochs(train: ImageSet, seed: int) -> Iterator[PixelModel]:
+    """The network of the claims about chosen images, as it is after each epoch of a run."""
+    model, _ = trained(train, seed, 0)
+    images = torch.stack([train[i][0] for i in range(len(train))]) / 255
+    objective, draws = CrossEntropy(), generator(seed, "order")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    for _ in range(EPOCHS):
+        model.train()
+        for batch in torch.randperm(len(train), generator=draws).split(BATCH):
+            optimizer.zero_grad()
+            objective(model, images[batch], train.labels[batch]).backward()
+            optimizer.step()
+        yield model.eval()
