@@ -1,6 +1,7 @@
 """With a learned share a student is at least as good as with the best fixed one, and the share tells who is wrong."""
 
 import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,6 @@ class TGeoKD(Trained):
         **{f"{name}{more}": {"objective": _objective(name)} for name in NAMES for more in ("", ", wrong")},
     }
 
-    def __init__(self) -> None:
-        self._teachers: dict[int, Any] = {}
-
     def images(self, variant: str, seed: int) -> Images:
         """The images of the teacher, or of the student with right or with wrong labels."""
         whole, test = (
@@ -87,17 +85,9 @@ class TGeoKD(Trained):
             train = drawn.subset([*range(TAUGHT, first), *range(last, len(drawn))]).relabelled(labels)
         return Images(train, val, test, {"meta": meta} if variant.startswith("learned") else {})
 
-    def teacher(self, seed: int) -> Any:
-        """The teacher of all students of a seed."""
-        if seed not in self._teachers:
-            with tempfile.TemporaryDirectory(prefix="kedge-claim-") as folder:
-                images = self.images("teacher", seed)
-                self._teachers[seed] = self.train("teacher", images, seed, Path(folder)).model
-        return self._teachers[seed]
-
     def run(self, variant: str, seed: int) -> dict[str, float]:
         """Train with the teacher of the seed; accuracy, ECE and NLL, and what the learned share tells."""
-        images, taught = self.images(variant, seed), self.teacher(seed)
+        images, taught = self.images(variant, seed), _teacher(seed)
         models = None if variant.startswith("cross-entropy") else {"teacher": taught}
         with tempfile.TemporaryDirectory(prefix="kedge-claim-") as folder:
             result = self.train(variant, images, seed, Path(folder), models=models)
@@ -118,6 +108,14 @@ class TGeoKD(Trained):
             "teacher's error": _apart(share, answers != right),
             "wrong label": _apart(share, images.train.labels != right),
         }
+
+
+@cache
+def _teacher(seed: int) -> Any:
+    """The teacher of all students of a seed."""
+    each = TGeoKD()
+    with tempfile.TemporaryDirectory(prefix="kedge-claim-") as folder:
+        return each.train("teacher", each.images("teacher", seed), seed, Path(folder)).model
 
 
 def _share(result: RunResult, taught: Any, images: Images) -> Tensor:
