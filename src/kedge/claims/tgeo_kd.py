@@ -11,7 +11,7 @@ from torch import Tensor
 from kedge import metrics
 from kedge.claims import Criterion, Images, Trained, cut, packed
 from kedge.claims._trained import step_seconds
-from kedge.data import with_label_noise
+from kedge.data import ImageSet, with_label_noise
 from kedge.objectives import CrossEntropy
 from kedge.objectives.tgeo_kd import TGeoKD as Objective
 from kedge.objectives.tgeo_kd import info as info
@@ -69,11 +69,7 @@ class TGeoKD(Trained):
 
     def images(self, variant: str, seed: int) -> Images:
         """The images of the teacher, or of the student with right or with wrong labels."""
-        whole, test = (
-            packed("fashion_mnist", "train", SIDE).subset(range(10_000)),
-            packed("fashion_mnist", "test", SIDE),
-        )
-        drawn, test = cut(whole, TAUGHT + TRAIN + VAL + META, seed), test.subset(range(2000))
+        drawn, test = cut(_pack("train"), TAUGHT + TRAIN + VAL + META, seed), _pack("test").subset(range(2000))
         first, last = TAUGHT + TRAIN, TAUGHT + TRAIN + VAL
         val, meta = drawn.subset(range(first, last)), drawn.subset(range(last, len(drawn)))
         if variant == "teacher":
@@ -108,6 +104,12 @@ class TGeoKD(Trained):
             "teacher's error": _apart(share, answers != right),
             "wrong label": _apart(share, images.train.labels != right),
         }
+
+
+@cache
+def _pack(split: str) -> ImageSet:
+    """The first 10,000 images of a part."""
+    return packed("fashion_mnist", split, SIDE).subset(range(10_000))
 
 
 @cache
