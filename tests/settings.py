@@ -24,6 +24,10 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": [{"anchored": {"alpha": 0.2}}, {"conditional_tc": {"weight": 0.5}}],
         },
         "confidence_penalty": {"objective": ["anchored", "confidence_penalty"]},
+        "critic_tc": {
+            "model": "kedge_members",
+            "objective": [{"anchored": {"alpha": 0}}, {"critic_tc": {"hidden": 8}}],
+        },
         "cross_entropy": {"objective": [{"cross_entropy": {"label_smoothing": 0.1}}]},
         "cure": {"anchored": False, "objective": [{"cure": {"attack": CLIMB}}, "cross_entropy"]},
         "cutmix": {"objective": ["cutmix", "anchored", "cross_entropy"]},
@@ -90,6 +94,10 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "temperature": True,
         },
         "stable_max": {"objective": ["anchored", "stable_max", "cross_entropy"]},
+        "tgeo_kd": {
+            "objective": ["anchored", {"tgeo_kd": {"teacher": TEACHER}}, "cross_entropy"],
+            "extra": {"meta": "LABELLED"},
+        },
         "trades": {"objective": [{"anchored": {"alpha": 0}}, {"trades": {"attack": CLIMB}}, "cross_entropy"]},
         "vib": {"arguments": {"width": 4, "head": "vib"}, "objective": ["anchored", "vib", "cross_entropy"]},
     },

@@ -88,6 +88,7 @@ def world(tmp_path_factory):
     write_photos(folder / "photos" / "train", classes, each=12)
     write_photos(folder / "photos" / "test", classes, each=4, seed=1)
     write_photos(folder / "other-photos", ("ant", "bee"), each=30, seed=2)
+    write_photos(folder / "further-photos", classes, each=3, seed=6)
     write_photos(folder / "newcomers", ("wasp", "fly"), each=12, seed=5)
     write_photos(folder / "new-photos", (".",), each=5, seed=3)
     Image.fromarray(np.full((8, 8), 90, np.uint8)).save(folder / "photo.jpg")
@@ -253,7 +254,7 @@ SLOW = {
     "reproduce.md": ({}, {"epochs: 10": "epochs: 1", "seeds: 3": "seeds: 1", "[0, 1, 2]": "[0]"}, ("--jobs",)),
     "robust.md": ({}, {"range(10)": "range(1)", "steps=10": "steps=2"}, ()),
     "share.md": ({**MINE, "litter": "first"}, {"trashnet160": "photos"}, ()),
-    "training.md": ({"litter": "first"}, {}, ("--devices", "convnext", "dominoes")),
+    "training.md": ({"litter": "first"}, {}, ("--devices", "convnext", "dominoes", "--how forgetting")),
     "trust.md": (
         {**MINE, "standard": "plain", "anchored": "first"}
         | {f"{group}-{seed}": "first" for group in ("old", "new") for seed in range(2)},

@@ -32,9 +32,13 @@ def model_folder(path: Path) -> Path | None:
 
 
 def run_of(folder: Path) -> Path | None:
-    """The run that a model folder belongs to; None if it belongs to none."""
+    """The run that a model folder belongs to, its snapshots too; None if it belongs to none."""
     parent = folder.resolve().parent
-    return parent if folder.resolve().name in INSIDE and (parent / "recipe.yaml").is_file() else None
+    if parent.name == "snapshots":
+        parent = parent.parent
+    elif folder.resolve().name not in INSIDE:
+        return None
+    return parent if (parent / "recipe.yaml").is_file() else None
 
 
 def has_weights(name: str) -> bool:

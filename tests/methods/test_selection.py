@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 import kedge
 from kedge.cli import main
 from kedge.data import TensorSet, load
+from kedge.named_model import run_of
 from kedge.selection import Selection, choose, score
 from kedge.training import Recipe, fit
 from kedge.training.images import load_sets
@@ -100,7 +102,7 @@ def test_what_cannot_be_scored():
         score([], IMAGES)
     with pytest.raises(ValueError, match="custom has 2 classes, a model 10 outputs"):
         score([linear()], IMAGES.only_classes(["1", "2"]))
-    with pytest.raises(ValueError, match="el2n, grand"):
+    with pytest.raises(ValueError, match="el2n, forgetting, grand"):
         score([linear()], IMAGES, "el3n")
 
 
@@ -273,3 +275,127 @@ def test_runs_that_do_not_go_together(early, capsys):
     kedge.save(kedge.load("runs/early1"), "alone")
     assert main(["select", "alone"]) == 1
     assert "belongs to no run" in capsys.readouterr().err
+
+
+# Forgetting events
+
+
+class Said(nn.Module):
+    """A network whose answer to the image of brightness i is the i-th of a list."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.answers = nn.Parameter(torch.tensor(answers).float())
+
+    def forward(self, x):
+        places = (x[:, 0, 0, 0] * 255).round().long() % len(self.answers)
+        return nn.functional.one_hot(self.answers.long()[places], 3).float() * 9
+
+
+# Which of five images each of six checkpoints is right about, one row an image, and what is to be counted by hand.
+TABLE = {"111111": 0, "000000": 6, "010101": 2, "110010": 2, "000001": 0}
+
+
+def looks(rows=TABLE, wrong=2):
+    """A checkpoint for each column; all labels are 1."""
+    columns = zip(*rows, strict=True)
+    made = [kedge.plain(Said([1 if c == "1" else wrong for c in column]), example=(1, 1, 1), mean=0.0, std=1.0)
+            for column in columns]  # fmt: skip
+    for each in made:
+        each.class_names = list("abc")
+    return made
+
+
+SEEN = TensorSet(torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1), torch.ones(5, dtype=torch.long), list("abc"))
+
+
+def test_forgetting_events_of_a_table():
+    assert score([looks()], SEEN, "forgetting").tolist() == list(TABLE.values())
+    assert score([iter(looks())], SEEN, "forgetting", batch_size=2).tolist() == list(TABLE.values())
+    order = torch.tensor([3, 1, 1, 0])
+    assert score([looks()], SEEN.subset(order), "forgetting").tolist() == [2, 6, 6, 0]
+    other = looks(["111110", "111111", "000000", "101010", "111111"])
+    mean = [(a + b) / 2 for a, b in zip(TABLE.values(), [1, 0, 6, 3, 0], strict=True)]
+    assert score([looks(), other], SEEN, "forgetting").tolist() == mean
+
+
+def test_forgetting_events_are_those_of_brute_force():
+    right = torch.rand(40, 9, generator=DRAWS) < 0.5
+    right[:3] = False
+    expected = []
+    for row in right.tolist():
+        count = sum(1 for one, other in pairwise(row) if one and not other)
+        expected.append(count if any(row) else 9)
+    images = TensorSet(torch.arange(40, dtype=torch.uint8).view(-1, 1, 1, 1), torch.ones(40).long(), list("abc"))
+    made = looks(["".join(str(int(v)) for v in row) for row in right.tolist()])
+    assert score([made], images, "forgetting").tolist() == expected
+    assert max(e for e, row in zip(expected, right.tolist(), strict=True) if any(row)) <= 9 // 2
+
+
+def test_what_forgetting_cannot_count():
+    with pytest.raises(TypeError, match="forgetting takes the checkpoints of a run in place of each model, got Plain"):
+        score(looks(), SEEN, "forgetting")
+    with pytest.raises(TypeError, match="el2n takes models, not several as one, got list"):
+        score([looks()], SEEN)
+    with pytest.raises(ValueError, match="there are 1 of a run"):
+        score([looks()[:1]], SEEN, "forgetting")
+    others = looks()
+    others[3].class_names = list("xyz")
+    with pytest.raises(ValueError, match="with their classes"):
+        score([others], SEEN, "forgetting")
+
+
+def test_of_equal_scores_the_seed_draws():
+    """A set lists one class after another: the first of equal ones would be whole classes."""
+    same = torch.zeros(200)
+    one, again, other = (choose(same, LABELS, 0.5, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+    assert int(LABELS[one].bincount(minlength=10).min()) > 0
+    assert int(LABELS[choose(same, LABELS, 0.5, "lowest", offset=0.3)].bincount(minlength=10).min()) > 0
+
+
+def test_a_floor_above_0_leaves_an_image_of_the_smallest_class():
+    labels = torch.tensor([0] * 9 + [1])
+    assert 9 in choose(-torch.arange(10.0), labels, 0.5, floor=0.1).tolist()
+    assert 9 not in choose(-torch.arange(10.0), labels, 0.5).tolist()
+
+
+def test_a_run_is_scored_by_what_it_forgot(early, capsys):
+    recipe = {**TINY, "epochs": 4, "seed": 3, "split_seed": 0, "anchored": False, "snapshots": 1}
+    fit({**recipe, "name": "whole"}, progress=False, report=False)
+    assert main(["select", "runs/whole", "--how", "forgetting", "--share", "0.6", "--floor", "0.2"]) == 0
+    assert "chosen by forgetting of 1 models" in capsys.readouterr().out
+    train, _ = load_sets(Recipe(**{**TINY, "split_seed": 0}))
+    kept = [kedge.load(early / "runs" / "whole" / "snapshots" / f"epoch-{i:04d}") for i in (1, 2, 3, 4)]
+    with torch.no_grad():
+        right = [(m.predict(train.images / 255).probs.argmax(1) == train.labels).tolist() for m in kept]
+    counts = [sum(a and not b for a, b in pairwise(row)) if any(row) else 4
+              for row in zip(*right, strict=True)]  # fmt: skip
+    assert Selection.read("runs/whole-selection/selection.json").scores.tolist() == counts
+    assert main(["select", "runs/early1", "--how", "forgetting"]) == 1
+    assert "early1 kept 0: train with --snapshots 1" in capsys.readouterr().err
+    assert main(["select", "runs/whole/snapshots/epoch-0002", "--how", "forgetting"]) == 1
+    assert "whole, in place of one" in capsys.readouterr().err
+    assert main(["select", "runs/whole/snapshots/epoch-0002", "--floor", "0.2", "--out", "second"]) == 0
+    assert torch.allclose(Selection.read("second/selection.json").scores, score([kept[1]], train))
+
+
+def test_a_snapshot_is_of_its_run(early):
+    """What its run trained on and held out is known of it: a run that goes on from it holds the same out."""
+    recipe = {**TINY, "seed": 5, "val_fraction": 0.3, "anchored": False, "snapshots": 1}
+    fit({**recipe, "name": "first"}, progress=False, report=False)
+    assert run_of(early / "runs" / "first" / "snapshots" / "epoch-0001") == (early / "runs" / "first").resolve()
+    kedge.save(kedge.load("runs/first"), "snapshots/alone")
+    assert run_of(early / "snapshots" / "alone") is None
+
+
+def test_a_choice_that_leaves_a_class_out_is_refused_before_it_is_written(early, capsys):
+    assert main(["select", "runs/early1", "--share", "0.05", "--out", "small"]) == 1
+    error = capsys.readouterr().err
+    assert "leaves no image of class" in error
+    assert "--floor 0.025" in error
+    assert not (early / "small").exists()
+    assert main(["select", "runs/early1", "--share", "0.2", "--floor", "0.1", "--out", "small"]) == 0
+    assert main(["train", "--data", "digits", "--train_images", "160", "--selection", "small/selection.json",
+                 "--epochs", "1", "--name", "on-it", "--split_seed", "0"]) == 0  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -395,3 +396,11 @@ def test_what_an_earlier_run_was_trained_against_is_printed_as_now(tmp_path, wri
     (tmp_path / "recipe.yaml").write_text("data: digits")
     (tmp_path / "run.json").write_text(json.dumps({} if written is None else {"attack": written}))
     assert trained_eps(Recipe(init_from=str(tmp_path))) == read
+
+
+@pytest.mark.parametrize(("key", "value"), [("choose", "class-mean"), ("residuals", 5)])
+def test_what_is_said_of_a_bank_that_is_not_there(tiny, key, value):
+    words = f"{key} {value} is of the bank of references.*leave {key} out, or train with anchored: true"
+    with pytest.raises(ValueError, match=words):
+        fit(tiny(anchored=False, **{key: value}), progress=False)
+    assert not (Path(tiny().runs) / "run").exists()

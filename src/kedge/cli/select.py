@@ -5,6 +5,7 @@ import io
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -32,7 +33,8 @@ def run(
 
     Each image that the models were trained on is scored by them: how far they are from its label. Hard images score
     high, and wrong labels higher. Take models a few epochs into training, of several seeds and the same images:
-    kedge train --epochs 4 --split_seed 0 --seed 1. A run that kept snapshots has early ones in snapshots/.
+    kedge train --epochs 4 --split_seed 0 --seed 1. A run that kept snapshots has early ones in snapshots/. With --how
+    forgetting take whole runs that kept one of every epoch, --snapshots 1.
 
     Writes selection.json, which kedge train takes as --selection, and suspicious.csv. A smaller set has fewer steps in
     an epoch: train for more epochs. What is left out costs accuracy where labels are right; look at the table of the
@@ -41,34 +43,48 @@ def run(
     Args:
         models (MODEL): runs, or model folders in them such as snapshots, trained on the same images
         how: what an image is scored by: el2n, the distance of the probabilities from the label; grand, the length of
-            its gradient
+            its gradient; forgetting, how often a run was right about it after an epoch and wrong after the next
         share: of the images that are chosen
         order: which are chosen first: the hardest, the easiest, or any
         offset: share of the images, the hardest, that are chosen last, as wrong labels are among them
         floor: least share of each class that is chosen
         suspicious: share of the images that suspicious.csv lists, the hardest
         out (FOLDER): where the two files go; null: the first model's folder with -selection
-        seed: of the order random
+        seed: of the order random, and of the order of equal scores
         batch_size: {BATCH_SIZE}
         device: {DEVICE}
 
     Examples:
         kedge select runs/a runs/b runs/c --share 0.7 --offset 0.1
         kedge train --data photos --selection runs/a-selection/selection.json
+        kedge select runs/whole --how forgetting --floor 0.3
     """
     if not 0 <= suspicious <= 1:
         raise ValueError(f"--suspicious is a share of the images, 0 to 1, got {suspicious}")
+    import torch
+
     from kedge import selection
     from kedge.files import write_text
+    from kedge.seeds import generator
 
     selection.check_choice(share, order, offset, floor)
     sources = [find(model) for model in models]
     images, split = _scored(sources)
 
+    runs = [_checkpoints(source) for source in sources] if selection.of_checkpoints(how) else []
     loaded = [source.load(device) for source in sources]
-    scores = selection.score(loaded, images, how, batch_size)
+    scored = [(each.load(device) for each in run) for run in runs] or loaded
+    scores = selection.score(scored, images, how, batch_size)
     settings = {"share": share, "order": order, "offset": offset, "floor": floor, "seed": seed}
     places = selection.choose(scores, images.labels, **settings)  # type: ignore[arg-type]
+    counts, before = (
+        labels.bincount(minlength=len(images.class_names)) for labels in (images.labels[places], images.labels)
+    )
+    if empty := [images.class_names[c] for c in ((counts == 0) & (before > 0)).nonzero()[:, 0].tolist()]:
+        raise ValueError(
+            f"this choice leaves no image of class {', '.join(empty[:10])}, and nothing could be trained on it: "
+            f"--floor {share / 2:.2g} chooses some of each class"
+        )
     about = {"how": how, **settings, "models": list(models), "data": images.name, **split}
     chosen = selection.Selection.of(images, scores, places, about)
     first = sources[0].run or Path(sources[0].name)
@@ -76,20 +92,38 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     files = None if images.paths is None else [str(path) for path in images.paths]
     chosen.write(folder / "selection.json", files)
-    hardest = scores.argsort(descending=True, stable=True)[: round(suspicious * len(images))]
+    drawn = torch.randperm(len(images), generator=generator(seed, "suspicious"))  # which goes first of equal scores
+    hardest = drawn[scores[drawn].argsort(descending=True, stable=True)][: round(suspicious * len(images))]
     write_text(folder / "suspicious.csv", _suspicious(loaded, images, scores, hardest, files, batch_size))
-    counts = images.labels[places].bincount(minlength=len(images.class_names)).tolist()
-    fewest = counts.index(min(counts))
+    fewest = int(counts.argmin())
     print(
         f"{images.name}: {len(places):,} of {len(images):,} training images chosen by {how} of {len(loaded)} models; "
-        f"fewest of {images.class_names[fewest]}, {counts[fewest]:,} of {int((images.labels == fewest).sum()):,}"
+        f"fewest of {images.class_names[fewest]}, {int(counts[fewest]):,} of {int(before[fewest]):,}"
     )
-    if not counts[fewest]:
-        print(f"a class has none left: --floor {share / 2:.2g} keeps some of each")
     print(f"suspicious labels: {folder / 'suspicious.csv'} ({len(hardest):,} images, the most suspicious first)")
     again = ["--data", split["place"], "--selection", str(folder / "selection.json")]
     print(f"next:   {shlex.join(['kedge', 'train', *again, *_same_images(sources[0].recipe(), split)])}")
     return 0
+
+
+def _checkpoints(source: Source) -> list[Source]:
+    """The snapshots of a run, in the order of its epochs.
+
+    Raises:
+        ValueError: for a model that is only a part of a run, and a run that kept fewer than two.
+    """
+    assert source.run is not None
+    if source.path is not None and source.path.parent.name == "snapshots":
+        raise ValueError(
+            f"forgetting is counted over all snapshots of a run: give the run, {source.run}, in place of one"
+        )
+    kept = sorted(source.run.glob("snapshots/epoch-*"), key=lambda path: int(path.name.partition("-")[2]))
+    if len(kept) < 2:
+        raise ValueError(
+            f"forgetting is counted from one snapshot of a run to the next, and {source.name} kept {len(kept)}: train "
+            "with --snapshots 1"
+        )
+    return [replace(source, path=path) for path in kept]
 
 
 def _scored(sources: Sequence[Source]) -> "tuple[ImageSet, dict[str, Any]]":

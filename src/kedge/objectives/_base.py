@@ -36,11 +36,16 @@ class Objective(nn.Module):
         logged: scalars of the last step, detached, by name.
         needs_temperature: whether the softmax of the logits is no probability until a temperature is fitted.
         streams: the names of the further images that a step needs, such as ("outliers",).
+        labelled_streams: those of them whose labels `[M]` it needs too, handed over as `NAME_labels`: they have the
+            classes of the training images, and none of these is among them.
+        one_process: whether it is for one process alone, with a model that is not compiled.
         in_repr: the names of the arguments that `repr` shows.
     """
 
     room = "objectives"
     streams: tuple[str, ...] = ()
+    labelled_streams: tuple[str, ...] = ()
+    one_process: bool = False
     in_repr: tuple[str, ...] = ()
     targets_kind: str = "soft"
     mixes_targets: bool = False
@@ -140,7 +145,8 @@ def set_progress(objective: nn.Module, share: float) -> None:
 def set_streams(objective: nn.Module, **batches: Tensor) -> None:
     """Hand the further images of a step `[M, C, H, W]`, by their names, to an objective and all inside it.
 
-    They are pixels in [0, 1] as the images are, of the same shape, and as a rule as many.
+    They are pixels in [0, 1] as the images are, of the same shape, and as a rule as many. Labels `[M]` of those called
+    NAME, where an objective needs them, are called NAME_labels.
     """
     for each in objective.modules():
         if isinstance(each, Objective):

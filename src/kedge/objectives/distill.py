@@ -34,8 +34,7 @@ class Distill(Wrapper):
     model is sure and right.
     Source: Zhou et al., "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective",
     ICLR 2021, arXiv 2102.00650, and the authors' code, which adds the two terms; that they share 1 is as in Hu et al.,
-    "Less or More From Teacher", ICLR 2024, arXiv 2312.15112. A share that is learned, as there, is not here: in small
-    runs it was not above these.
+    "Less or More From Teacher", ICLR 2024, arXiv 2312.15112. A share that is learned, as there, is `TGeoKD`.
 
     Inside of `Anchored` the student has the references of the step, and where masking takes an image's target away the
     teacher's answer is the uniform distribution too. What changes images (`Anchored`, `Mixup`, an attack) belongs

@@ -3,10 +3,10 @@
 from typing import Any
 
 from kedge import catalog
-from kedge.selection._base import check_choice, choose, score
+from kedge.selection._base import check_choice, choose, of_checkpoints, score
 from kedge.selection._file import Selection
 
-__all__ = ["Selection", "check_choice", "choose", "score"]
+__all__ = ["Selection", "check_choice", "choose", "of_checkpoints", "score"]
 
 
 def __getattr__(name: str) -> Any:

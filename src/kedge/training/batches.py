@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -89,9 +88,8 @@ class EpochBatches:
         # Lightning makes the first iterator before it knows the epoch of a resumed run; this runs with the first batch.
         for each in (self.training, *self.streams.values()):
             each.set_epoch(self._trainer.current_epoch)
-        further = [map(itemgetter(0), each) for each in self.streams.values()]
-        for (images, labels), *rows in zip(self.training, *further, strict=True):
-            yield images, labels, dict(zip(self.streams, rows, strict=True))
+        for (images, labels), *further in zip(self.training, *self.streams.values(), strict=True):
+            yield images, labels, dict(zip(self.streams, further, strict=True))
 
 
 def drawn_images(recipe: Recipe, train: ImageSet) -> int:

@@ -35,6 +35,7 @@ from kedge.training.images import (
     with_extra,
     with_wrong_labels,
 )
+from kedge.training.labelled import check_labelled
 from kedge.training.module import Run
 from kedge.training.named_models import NamedModels
 from kedge.training.negatives import check_negatives
@@ -166,6 +167,7 @@ def _run(
     extra = load_extra(recipe, train, val, memory.extra)
     if written.negatives is not None:
         check_negatives(written.negatives, extra, images)
+    check_labelled(objective, extra, train)
     if record is not None and extra:
         record = with_extra(record, extra)
     # What cannot be trained is said before a folder is made.

@@ -52,6 +52,7 @@ class Run(LightningModule):
         self.model = model
         self.objective = objective
         self._objectives = [each for each in objective.modules() if isinstance(each, Objective)]
+        self._labelled = {name for each in self._objectives for name in each.labelled_streams}
         for images in (train, val):
             check_target_values(images.labels, model.num_outputs)
         for each in self._objectives:
@@ -142,8 +143,8 @@ class Run(LightningModule):
         if self.ema is not None:
             self.ema.follow(self.model)
 
-    def training_step(self, batch: tuple[Tensor, Tensor, dict[str, Tensor]], step: int) -> Tensor:
-        """The loss of one batch: uint8 images `[B, C, H, W]`, labels `[B]`, and further images by the stream's name.
+    def training_step(self, batch: tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]], step: int) -> Tensor:
+        """The loss of one batch: uint8 images `[B, C, H, W]`, labels `[B]`, and both of each stream by its name.
 
         An optimizer may compute a step again, with the same draws: it is counted once, and what an objective keeps from
         step to step is as the first time.
@@ -163,7 +164,11 @@ class Run(LightningModule):
         draws = generator(self.recipe.seed, "augment", *keys, device=images.device)
         images = self._augmentation(images, draws)
         if streams:
-            further = {name: self._further(name, rows, len(images), keys) for name, rows in streams.items()}
+            further: dict[str, Tensor] = {}
+            for name, (rows, own) in streams.items():
+                further[name] = self._further(name, rows, len(images), keys)
+                if name in self._labelled:
+                    further[f"{name}_labels"] = self._all_of(name, own)[: len(images)]
             set_streams(self.objective, **further)
         done = self.current_epoch + step / self.trainer.num_training_batches
         set_progress(self.objective, done / self._epochs)
@@ -203,11 +208,15 @@ class Run(LightningModule):
 
     def _further(self, name: str, rows: Tensor, count: int, keys: tuple[int, int, int]) -> Tensor:
         """As many further images of a step as there are images, augmented, as pixels."""
-        batches = self._batches.streams[name]
-        if self.together and batches.world > 1:
-            rows = gathered(rows, batches.batch_size * batches.world)
+        rows = self._all_of(name, rows)
         draws = generator(self.recipe.seed, "augment", name, *keys, device=rows.device)
         return self._pixels(self._augmentation(rows[:count], draws))
+
+    def _all_of(self, name: str, rows: Tensor) -> Tensor:
+        """The rows of a further batch, of all processes where they train as one."""
+        batches = self._batches.streams[name]
+        together = self.together and batches.world > 1
+        return gathered(rows, batches.batch_size * batches.world) if together else rows
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Let the objectives change the gradients."""

@@ -50,8 +50,8 @@ def check_objective(
 ) -> None:
     """Raise ValueError for what could only fail after data is read.
 
-    That is what `written` refuses, a value of the recipe that no objective takes, a temperature that one needs, and
-    streams of further images that are missing or that nobody takes.
+    That is what `written` refuses, a value of the recipe that no objective takes, a temperature that one needs, several
+    processes where an objective is for one, and streams of further images that are missing or that nobody takes.
 
     Args:
         recipe: the recipe.
@@ -79,6 +79,13 @@ def check_objective(
         raise ValueError(
             f"the softmax of what {scaled[0]} trains is no probability, so that confidences, rejection and calibration "
             "would mean nothing: say temperature: true, on the command line --temperature true: one is fitted then"
+        )
+    alone = [part.name for part in listed if getattr(part.method, "one_process", False)]
+    if alone and (recipe.world > 1 or recipe.compile):
+        what = "compile" if recipe.compile else f"{recipe.world} devices"
+        raise ValueError(
+            f"objective {alone[0]} is for one process and a model that is not compiled, and the recipe says {what}: "
+            "leave one of the two out"
         )
     for name in models or {}:
         if not any(name in part.arguments for part in listed):

@@ -76,6 +76,7 @@ def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None
     recipe = written
     if earlier is None:
         recipe = inherit(written) if memory.start is None else started(written, memory.start, memory.sets)
+        _check_bank(recipe)
     # Before the data is read, which decides the objective where the recipe says none.
     check_objective(with_negatives(recipe, memory.extra), memory.extra, memory.models)
     if memory.sets is not None and recipe.imbalance and earlier is None:
@@ -100,6 +101,16 @@ def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None
     if recipe.head == "probe" and (earlier is None or not (earlier.checkpoint or earlier.folder.has_start)):
         _start_from_probe(plan, val if fold is None else val.subset(()))
     return plan
+
+
+def _check_bank(recipe: Recipe) -> None:
+    """Raise ValueError for what is said of the bank of a model that has none."""
+    for key in ("choose", "residuals"):
+        if not recipe.anchored and (value := getattr(recipe, key)) != getattr(Recipe, key):
+            raise ValueError(
+                f"{key} {value} is of the bank of references, and a model that is not anchored has none: leave {key} "
+                "out, or train with anchored: true, on the command line --anchored true"
+            )
 
 
 def _images_and_model(
