@@ -37,6 +37,7 @@ _MODEL: dict[str, Any] = {
     "attacks": {},
     "attack_curve": None,
     "sanity": [],
+    "test_time": _Part(method="?", brake=None, sets={}),
     "unlabelled": _Part(
         validation=None, warnings=[],
         sets={"*": {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": []}},

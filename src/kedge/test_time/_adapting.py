@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -27,7 +27,7 @@ class Record:
         as_before: how many images the model as it was answered.
         steps: how many were taken.
         chosen: how many images they were taken on.
-        looks: the kept images at each look of the brake: batch, accuracy, auroc.
+        looks: the kept images at each look of the brake: batch (from 1, before it), accuracy, auroc.
         held: where the brake held: batch, why, back_to.
     """
 
@@ -41,7 +41,7 @@ class Record:
 
     def hold(self, why: str, back_to: str) -> None:
         """Note that the brake held before the next batch."""
-        self.held.append({"batch": self.batches, "why": why, "back_to": back_to})
+        self.held.append({"batch": self.batches + 1, "why": why, "back_to": back_to})
 
     def words(self) -> list[str]:
         """Where the brake held, in words."""
@@ -115,7 +115,8 @@ class Adapting(Model):
     @property
     def mean(self) -> Tensor:
         """What the model takes off images."""
-        return self.source.mean
+        mean: Any = self.source.mean
+        return mean
 
     def reset(self) -> None:
         """Weights, optimizer and brake as at first, to the bit: before another stream."""
@@ -128,6 +129,10 @@ class Adapting(Model):
         self._baselines: dict[int, Measured] = {}  # of the first weights, by size
         self._order = None if self.brake is None else Order(self.brake.seed)
         self.record = Record()
+
+    def stream(self) -> dict[str, Any]:
+        """What happened since it was reset."""
+        return asdict(self.record)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, C]` after the steps, as of `answers`."""
@@ -200,7 +205,7 @@ class Adapting(Model):
         return {**self.source.describe(references), "test_time": how}
 
     @torch.no_grad()
-    def _next(self, images: Tensor, references: Any, ask: Callable[[Model], A]) -> A:
+    def _next(self, images: Tensor, references: Any, ask: Callable[[Any], A]) -> A:
         if isinstance(references, str):
             raise ValueError(
                 f"references {references!r} asks images about different references, which are then no batch: "
@@ -221,8 +226,9 @@ class Adapting(Model):
         self._largest = max(self._largest, len(images))
         if self.brake is not None and self._switch.on:
             self._look(self.brake, images, references)
+        small = self.brake is not None and self._switch.on and self._cost(self.brake, images, references)
         record.batches += 1
-        if not self._switch.on or (self.brake is not None and self._cost(self.brake, images, references)):
+        if small or not self._switch.on:
             record.as_before += len(images)
             return ask(self.source)
         answer = ask(self.adapted)
@@ -257,7 +263,7 @@ class Adapting(Model):
         if size not in self._baselines:
             with self._as_first():
                 self._baselines[size] = brake.measure(ask, size, images)
-        record.looks.append({"batch": record.batches, "accuracy": now.accuracy, "auroc": now.auroc})
+        record.looks.append({"batch": record.batches + 1, "accuracy": now.accuracy, "auroc": now.auroc})
         if (why_not := brake.fall(self._baselines[size], now)) is None:
             self._good = self._snapshot()
             return

@@ -35,20 +35,19 @@ def use_batch_statistics(layers: list[_BatchNorm], switch: Switch) -> None:
             layer.register_forward_pre_hook(_hook(switch))
 
 
-def _hook(switch: Switch) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Tensor, ...] | None]:
-    def shifted(layer: nn.Module, arguments: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
+def _hook(switch: Switch) -> Callable[..., tuple[Tensor, ...] | None]:
+    def shifted(layer: Any, arguments: tuple[Any, ...]) -> tuple[Tensor, ...] | None:
         """x scaled and shifted so that the stored statistics normalise it as those of the mixture would."""
         if not switch.on:
             return None
         (x,) = arguments
         wide = x.to(at_least_float32(x))
-        stored_mean, stored_var = layer.running_mean.to(wide), layer.running_var.to(wide)  # type: ignore[union-attr]
+        stored_mean, stored_var = layer.running_mean.to(wide), layer.running_var.to(wide)
         var, mean = torch.var_mean(wide, [0, *range(2, x.ndim)], correction=0)
         if switch.prior:
             share = switch.prior / (switch.prior + len(x))
             mean, var = torch.lerp(mean, stored_mean, share), torch.lerp(var, stored_var, share)
-        eps: float = layer.eps  # type: ignore[assignment]
-        scale = ((stored_var + eps) / (var + eps)).sqrt()
+        scale = ((stored_var + layer.eps) / (var + layer.eps)).sqrt()
         shape = (1, -1, *[1] * (x.ndim - 2))
         return ((wide * scale.view(shape) + (stored_mean - mean * scale).view(shape)).to(x.dtype),)
 
