@@ -151,12 +151,12 @@ def test_kept_images_are_looked_at_as_they_are_in_the_stream(model, brake, strea
     assert measured.accuracy == pytest.approx(
         float((model.answers(brake.images)[0].argmax(1) == brake.labels).double().mean())
     )
-    both = torch.cat([brake.images, brake.made])
+    both = torch.cat([brake.images, brake.unknown])
     truth = torch.arange(300) < 200
     expected = roc_auc_score(truth.numpy(), log_odds(model.answers(both)[0]).numpy())
     assert measured.auroc == pytest.approx(expected, abs=1e-6)
-    assert torch.equal(brake.made[..., :4], brake.images[0::2][..., :4])
-    assert not bool((brake.made == brake.images[0::2]).flatten(1).all(1).any())
+    assert torch.equal(brake.unknown[..., :4], brake.images[0::2][..., :4])
+    assert not bool((brake.unknown == brake.images[0::2]).flatten(1).all(1).any())
 
 
 def test_kept_images_that_cannot_hold_anything_are_refused(known, model):

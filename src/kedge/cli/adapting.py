@@ -38,11 +38,11 @@ def kept_images(
         ) from error
 
 
-def adapting(model: Any, method: str, kept: "ImageSet | None", seed: int = 0) -> Any:
+def adapting(model: Any, method: str, held_out: "ImageSet | None", seed: int = 0) -> Any:
     """A model that adapts by a method of `kedge.test_time`, held by a brake where there are images for one."""
     from kedge.test_time import Adapting, Brake
 
-    return Adapting(model, method, None if kept is None else Brake.of(kept, model, seed=seed))
+    return Adapting(model, method, None if held_out is None else Brake.of(held_out, model, seed=seed))
 
 
 def beside(
@@ -50,7 +50,7 @@ def beside(
     models: Mapping[str, Any],
     groups: Mapping[str, list[str]],
     methods: Sequence[str],
-    kept: "Mapping[str, ImageSet] | None",
+    held_out: "Mapping[str, ImageSet] | None",
     seed: int,
 ) -> tuple[dict[str, Source], dict[str, Any], dict[str, list[str]]]:
     """Sources, models and groups with, after each model, the same as it adapts by each method: `NAME+METHOD`."""
@@ -61,7 +61,7 @@ def beside(
             key = f"{name}+{method}"
             all_sources[key] = sources[name]
             try:
-                all_models[key] = adapting(model, method, None if kept is None else kept[name], seed)
+                all_models[key] = adapting(model, method, None if held_out is None else held_out[name], seed)
             except ValueError as error:
                 raise ValueError(f"{name} cannot adapt by {method}: {error}") from error
     all_groups = {group: list(members) for group, members in groups.items()}

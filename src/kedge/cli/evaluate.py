@@ -180,8 +180,8 @@ def run(
     outside = load_outside(loaded, [*ood, *near], name, images, as_stored=equalise, decode=every)
     entrants = sources
     if methods:
-        kept = kept_images(sources, loaded, validation, no_brake)
-        entrants, loaded, groups = beside(sources, loaded, groups, methods, kept, seed)
+        braked_by = kept_images(sources, loaded, validation, no_brake)
+        entrants, loaded, groups = beside(sources, loaded, groups, methods, braked_by, seed)
     (only, *others) = sources.values()
     base = Path(out) if out else (Path() if others else only.run or Path()) / "evaluation"
     parts = None if fresh else base / "parts"

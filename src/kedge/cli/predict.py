@@ -102,8 +102,8 @@ def run(
         )
     rule = loaded.reject if threshold is None else rule_at(threshold)
     if methods:
-        kept = kept_images({source.name: source}, {source.name: loaded}, validation, no_brake)
-        loaded = adapting(loaded, methods[0], None if kept is None else kept[source.name])
+        braked_by = kept_images({source.name: source}, {source.name: loaded}, validation, no_brake)
+        loaded = adapting(loaded, methods[0], None if braked_by is None else braked_by[source.name])
     if file is not None and rank and file.exists():
         return 0  # process 0 had all answers when it began, and is done
     call = {**_call(source, paths), "references": references, "threshold": threshold, "processes": world}

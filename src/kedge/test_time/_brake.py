@@ -21,7 +21,7 @@ APART = 6.0  # standard deviations by which shuffled answers are less apart than
 
 @dataclass(frozen=True)
 class Measured:
-    """How a model fares on kept images: which answers are right `[N]`, and AUROC of telling them from made ones."""
+    """How a model fares on kept images: which answers are right `[N]`, and AUROC of telling them from unknown ones."""
 
     right: Tensor
     auroc: float
@@ -41,8 +41,8 @@ class Brake:
       than `statistics` of the accuracy, batches of that size are answered by the model as it was;
     - every so many batches: kept images, and unknown images made of them (the left half of one and the right half of
       another of another class), together in batches of the stream's size. Where accuracy, or the AUROC by which the
-      confidence tells kept from made ones, is more than `tolerance` below that of the first weights, the last weights
-      for which it was not come back, and no further step is taken. Entropy falls where a model grows surer of
+      confidence tells kept from unknown ones, is more than `tolerance` below that of the first weights, the last
+      weights for which it was not come back, and no further step is taken. Entropy falls where a model grows surer of
       everything, and the accuracy alone does not show that;
     - at each batch: whether the classes that the model as it was answers are those of the batches before it, but for
       chance. Where they are not, the images are not mixed (sorted by class, say), their statistics are of classes and
@@ -71,7 +71,7 @@ class Brake:
                 standard errors.
             statistics: by how much the accuracy may fall with the statistics of a batch.
             every: batches from one look to the next.
-            seed: of which images are used and made.
+            seed: of which images are used.
 
         Raises:
             ValueError: for fewer than 50 images, images of one class, and settings out of range.
@@ -91,7 +91,7 @@ class Brake:
         chosen = torch.randperm(len(images), generator=generator(seed, "brake"))[: min(MOST, len(images) // 2 * 2)]
         unit = images[chosen].float() / (1 if images.is_floating_point() else 255)
         self.images, self.labels = unit, labels[chosen].long()
-        self.made = _made(self.images, self.labels)
+        self.unknown = _unknown(self.images, self.labels)
 
     @classmethod
     def of(cls, images: Any, model: Any, **settings: Any) -> "Brake":
@@ -127,14 +127,14 @@ class Brake:
         return float((was == labels).double().mean() - (now == labels).double().mean())
 
     def measure(self, ask: Callable[[Tensor], Tensor], size: int, like: Tensor) -> Measured:
-        """How a model, which gives logits, fares on kept and made images, together in batches of the size."""
-        mixed = torch.stack([self.images[0::2], self.images[1::2], self.made], 1).flatten(0, 1)
+        """How a model, which gives logits, fares on kept and unknown images, together in batches of the size."""
+        mixed = torch.stack([self.images[0::2], self.images[1::2], self.unknown], 1).flatten(0, 1)
         logits = torch.cat([ask(part).float().cpu() for part in self._parts(mixed, size, like)])
         places = torch.arange(len(logits))
-        kept = places % 3 < 2
-        labels = torch.stack([self.labels[0::2], self.labels[1::2]], 1).flatten()[: int(kept.sum())]
+        known = places % 3 < 2
+        labels = torch.stack([self.labels[0::2], self.labels[1::2]], 1).flatten()[: int(known.sum())]
         odds = log_odds(logits).nan_to_num(nan=-1e4)
-        return Measured(logits[kept].argmax(1) == labels, float(auroc(odds[kept], odds[~kept])))
+        return Measured(logits[known].argmax(1) == labels, float(auroc(odds[known], odds[~known])))
 
     def fall(self, first: Measured, now: Measured) -> str | None:
         """What fell from the first weights to those of now, in words; None where nothing did, but for chance."""
@@ -183,12 +183,12 @@ class Order:
         return bool(apart[0] <= by_chance.mean() + APART * by_chance.std().clamp(min=1e-9))
 
 
-def _made(images: Tensor, labels: Tensor) -> Tensor:
+def _unknown(images: Tensor, labels: Tensor) -> Tensor:
     """Half as many images: the left half of one and the right half of another of another class."""
     left = torch.arange(0, len(images) - 1, 2)
     others = [int((labels != labels[i]).roll(-int(i)).nonzero()[0]) for i in left]
     right = (left + torch.tensor(others)) % len(images)
-    made = images[left].clone()
+    halved = images[left].clone()
     half = images.shape[-1] // 2
-    made[..., half:] = images[right][..., half:]
-    return made
+    halved[..., half:] = images[right][..., half:]
+    return halved
