@@ -253,6 +253,7 @@ SLOW = {
     "reproduce.md": ({}, {"epochs: 10": "epochs: 1", "seeds: 3": "seeds: 1", "[0, 1, 2]": "[0]"}, ("--jobs",)),
     "robust.md": ({}, {"range(10)": "range(1)", "steps=10": "steps=2"}, ()),
     "share.md": ({**MINE, "litter": "first"}, {"trashnet160": "photos"}, ()),
+    "test-time.md": ({"mine": "plain"}, {"--adapt_at_test": "--no_brake --adapt_at_test"}, ()),
     "training.md": ({"litter": "first"}, {}, ("--devices", "convnext", "dominoes")),
     "trust.md": (
         {**MINE, "standard": "plain", "anchored": "first"}
