@@ -255,6 +255,7 @@ SLOW = {
     "robust.md": ({}, {"range(10)": "range(1)", "steps=10": "steps=2"}, ()),
     "share.md": ({**MINE, "litter": "first"}, {"trashnet160": "photos"}, ()),
     "training.md": ({"litter": "first"}, {}, ("--devices", "convnext", "dominoes", "--how forgetting")),
+    "test-time.md": ({"mine": "plain"}, {"--adapt_at_test": "--no_brake --adapt_at_test"}, ()),
     "trust.md": (
         {**MINE, "standard": "plain", "anchored": "first"}
         | {f"{group}-{seed}": "first" for group in ("old", "new") for seed in range(2)},

@@ -26,7 +26,7 @@ from kedge.evaluation import evaluate as evaluated
 from kedge.reporting.page import page
 from tests.dropping import from_docs
 
-ROOMS = ("scores", "attacks", "data.corruptions", "postprocess")
+ROOMS = ("scores", "attacks", "data.corruptions", "postprocess", "test_time")
 FILES = [(room, name) for room in ROOMS for name in catalog.names(room)]
 
 

@@ -81,7 +81,8 @@ def cases():
             if not torch.cuda.is_available():
                 yield [command, *needed, flag, "cuda"], "cuda"
         elif action.dest in ("data", "validation") and command not in ("reproduce", "export"):
-            more = ["--unlabelled", "pictures"] if action.dest == "validation" else []
+            needs = ["--adapt_at_test", "tent"] if command == "predict" else ["--unlabelled", "pictures"]
+            more = needs if action.dest == "validation" else []
             for value in NO_DATA:
                 yield [command, *needed, *more, flag, value], value
         elif action.dest in (
@@ -94,6 +95,7 @@ def cases():
             "frost_textures",
             "how",
             "shots",
+            "adapt_at_test",
         ):
             more = ["--shift", "frost", "--severities", "1"] if action.dest == "frost_textures" else []
             yield [command, *needed, *more, flag, "nope"], "nope"

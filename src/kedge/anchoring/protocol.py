@@ -31,11 +31,13 @@ class Model(nn.Module):
         steps: what its logits go through after the network.
         reversible: whether an image can be the reference of others (`reversed_losses`).
         of_members: whether its uncertainty is the disagreement of members, not of references.
+        adapts: whether it changes with the images that it answers (`kedge.test_time`).
     """
 
     kind: ClassVar[str]
     of_members: ClassVar[bool] = False
     reversible: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
     network: Any
     input_shape: tuple[int, ...] | None = None
     num_outputs: int | None = None
@@ -47,6 +49,13 @@ class Model(nn.Module):
     def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:
         """Logits `[B, C]` after the steps and the uncertainty `[B]` (None: it has none), without gradients."""
         raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget what it became by answering images; nothing for a model that does not change by it."""
+
+    def stream(self) -> dict[str, Any] | None:
+        """What happened since it was reset, for a record; None for a model that does not change by answering."""
+        return None
 
     def count(self, references: Any = None) -> int:
         """How many references every image meets in one prediction; 0 for a model that has none."""

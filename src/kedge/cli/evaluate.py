@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from kedge.cli.adapting import beside, check_methods, kept_images
 from kedge.cli.flags import command_line
 from kedge.cli.load_data import load_data, load_outside, load_training, shifts_of, workers_for
 from kedge.cli.output import progress_bar
@@ -53,6 +54,8 @@ def run(
     risk: float = 0.05,
     limit: int | None = None,
     references: int | Literal["adaptive", "blt"] | None = None,
+    adapt_at_test: Sequence[str] = (),
+    no_brake: bool = False,
     seed: int = 0,
     batch_size: int = 128,
     workers: int | None = None,
@@ -79,7 +82,8 @@ def run(
             the validation images
         unlabelled (NAME): images without labels, to estimate the accuracy on: folders, or data whose labels are not
             looked at
-        validation: labelled images that the estimate for --unlabelled rests on; null: those that the run held out
+        validation: labelled images that the estimate for --unlabelled and the brake of --adapt_at_test rest on; null:
+            those that the run held out
         shift (NAME): corruptions made here, by how many: {corruptions}; single names; the folder of a published set
             (CIFAR-10-C, ImageNet-C, -R, -A, ...); or none; null: corruptions, none with --unlabelled
         severities (N): of 1 to 5
@@ -110,7 +114,10 @@ def run(
             or more; null: all
         references: references of anchored models to use; adaptive: few for most images; blt: for each image the one
             that fits it best (models trained with --residuals); null: the whole bank
-        seed: of the subset, the corruptions, the attacks and the intervals
+        adapt_at_test (NAME): measure each model also as it adapts to each set, which then comes in an order drawn by
+            the seed: {test_time}; without --ood, --attack and --unlabelled
+        no_brake: do not hold what adapts where it fares worse on images that were kept
+        seed: of the subset, the order, the corruptions, the attacks and the intervals
         batch_size: {BATCH_SIZE}
         workers: {WORKERS}
         device: {DEVICE}
@@ -125,6 +132,7 @@ def run(
         kedge evaluate old=a0,a1,a2 new=b0,b1,b2             three seeds each: mean, spread, paired tests
         kedge evaluate a "mean(a,b,c)"                       a model beside the ensemble of three
         kedge evaluate mine --unlabelled photos              how often it is right on images without labels, about
+        kedge evaluate mine --adapt_at_test tent             with and without adapting, side by side
 
     Lists are separated by spaces or commas. The table, JSON or CSV goes to standard output, everything else to standard
     error. Exit status: 0; 3 if some parts could not be measured (their cells say why); 1 if nothing could.
@@ -150,8 +158,25 @@ def run(
         print(
             "--references adaptive makes the score disagreement noisier: trust the others, or ask all", file=sys.stderr
         )
-    if validation is not None and not unlabelled:
+    methods = check_methods(separated(adapt_at_test), no_brake)
+    if validation is not None and not unlabelled and not methods:
         raise ValueError("--validation is for --unlabelled FOLDER, which is missing; --data names what to measure on")
+    if methods and (
+        wrong := [
+            flag
+            for flag, words in (
+                ("--ood", ood),
+                ("--near", near),
+                ("--unlabelled", unlabelled),
+                ("--attack", attack != ["none"]),
+            )
+            if words
+        ]
+    ):
+        raise ValueError(
+            f"{wrong[0]} is not measured with --adapt_at_test: what adapts to a set on its own tells that set by it, "
+            "and is no function that could be attacked or asked for an estimate. Leave one of them out"
+        )
     shifts = shifts_of(separated(shift or ["none" if unlabelled else "corruptions"]))
     from kedge import evaluation
     from kedge.reporting import render
@@ -167,6 +192,10 @@ def run(
     if images is None:
         images, name = load_data(single, loaded, data, split or "test", decode=every)
     outside = load_outside(loaded, [*ood, *near], name, images, as_stored=equalise, decode=every)
+    entrants = sources
+    if methods:
+        braked_by = kept_images(sources, loaded, validation, no_brake)
+        entrants, loaded, groups = beside(sources, loaded, groups, methods, braked_by, seed)
     (only, *others) = sources.values()
     base = Path(out) if out else (Path() if others else only.run or Path()) / "evaluation"
     parts = None if fresh else base / "parts"
@@ -207,8 +236,8 @@ def run(
                 tpr=tpr,
                 stability=stability,
                 groups=groups,
-                trained_on=counters(sources, images),
-                train_counts=class_counts(sources, images),
+                trained_on=counters(entrants, images),
+                train_counts=class_counts(entrants, images),
                 command=command,
                 **how,
             )

@@ -49,6 +49,11 @@ def corruptions() -> str:
     return ", ".join(f"{word} ({count})" for word, count in groups.items())
 
 
+def test_time() -> str:
+    """The ways of adapting while predicting."""
+    return ", ".join(catalog.names("test_time"))
+
+
 def procedures() -> str:
     """The ways of adapting a model."""
     return ", ".join(catalog.names("procedures")).replace("_", "-")

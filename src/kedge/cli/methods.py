@@ -14,6 +14,7 @@ ROOMS = {
     "selection": "scores by which training images are chosen",
     "procedures": "how a model is made, in stages",
     "postprocess": "what is done to logits, saved and exported with the model",
+    "test_time": "how a model adapts to the images that it answers",
     "scores": "one number for each image: higher is more familiar",
     "metrics": "numbers of a set of images",
     "attacks": "images changed within a ball, so that a model errs",

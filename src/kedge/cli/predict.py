@@ -10,8 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from kedge.cli.adapting import adapting, check_methods, kept_images, what_happened
 from kedge.cli.answers import FIELDS, OF_SETS, Tally, check_kind, encodable, write_answers
 from kedge.cli.output import progress_bar
 from kedge.cli.resolve_model import Source, find, leaves
@@ -41,6 +42,9 @@ def run(
     references: int | Literal["adaptive"] | None = None,
     threshold: float | None = None,
     sets: float | None = None,
+    adapt_at_test: Annotated[str, "test_time"] | None = None,
+    validation: str | None = None,
+    no_brake: bool = False,
     batch_size: int = 32,
     device: str = "auto",
 ) -> int:
@@ -67,6 +71,10 @@ def run(
         sets (COVERAGE): beside the answer all classes that fit, with the true one among them for this share of images
             that are like those that the threshold was set on (kedge calibrate MODEL --coverage COVERAGE); of
             mean(A,B,...) the classes that most members have, which each need (1 + COVERAGE) / 2
+        adapt_at_test (NAME): adapt to the images while answering them, in their order, batch by batch ({test_time});
+            64 or more at a time at best (batch_size), and mixed, not class after class
+        validation: labelled images that the brake of --adapt_at_test rests on; null: those that the run held out
+        no_brake: do not hold what adapts where it fares worse on images that were kept
         batch_size: {BATCH_SIZE}
         device: {DEVICE}
 
@@ -84,6 +92,11 @@ def run(
         check_kind(file)
     elif world > 1:
         raise ValueError(f"{world} processes share the images: name one file for their answers, with --out answers.csv")
+    methods = check_methods([adapt_at_test] if adapt_at_test else [], no_brake)
+    if validation is not None and not methods:
+        raise ValueError("--validation is for --adapt_at_test, which is missing")
+    if methods and world > 1:
+        raise ValueError(f"--adapt_at_test answers one stream of images, which {world} processes cannot share")
     source = find(model, several=True)
     paths = find_images(images)
     columns = (*FIELDS, *(["references_used"] if references == "adaptive" else []), *(() if sets is None else OF_SETS))
@@ -94,15 +107,25 @@ def run(
             f"shape {loaded.input_shape}; use model.predict in Python"
         )
     rule = loaded.reject if threshold is None else rule_at(threshold)
+    if methods:
+        braked_by = kept_images({source.name: source}, {source.name: loaded}, validation, no_brake)
+        loaded = adapting(loaded, methods[0], None if braked_by is None else braked_by[source.name])
     set_rule = None if sets is None else loaded.set_rule(sets, references)
     if file is not None and rank and file.exists():
         return 0  # process 0 had all answers when it began, and is done
     call = {**_call(source, paths), "references": references, "threshold": threshold, "processes": world}
     call |= {} if sets is None else {"sets": sets}
+    if methods:
+        call |= {"adapt_at_test": methods[0], "no_brake": no_brake, "batch_size": batch_size}
     share = None if file is None else Share(file, call, len(paths), rank, world)
     mine = paths[rank::world]
     tally = Tally()
     with share or nullcontext(), progress_bar("predicting") as (progress, say):
+        if methods and share and share.done:
+            raise ValueError(
+                f"{share.done} images were answered before it was interrupted, and what was adapted to them is lost: "
+                f"delete {share.folder} to begin again"
+            )
         if share and share.done:
             say(f"{share.done} of {len(mine)} images were answered before: the others follow")
         rows = predict_files(loaded, mine[share.done :] if share else mine, rule, references, batch_size, set_rule)
@@ -127,6 +150,8 @@ def run(
         if set_rule is not None:
             for words in of_answers(tally, set_rule):
                 print(f"kedge predict: {words}", file=sys.stderr)
+        for words in what_happened(loaded) if methods else ():
+            print(f"kedge predict: {words}", file=sys.stderr)
         if file is not None:
             print(f"kedge predict: written to {file}", file=sys.stderr)
     return tally.status

@@ -21,6 +21,7 @@ from kedge.evaluation.evaluated_model import faults
 from kedge.evaluation.runner import Columns, Outcome, Part, Runner, batches, identity
 from kedge.evaluation.sets import Condition, Sets, limited, rendition_names
 from kedge.evaluation.stability import CHANGES, Change
+from kedge.evaluation.streams import in_drawn_order
 
 IN_MEMORY = 256 << 20  # bytes of decoded images that are held for all conditions; of more, files are decoded again
 
@@ -174,6 +175,8 @@ def _published(images: Any, sets: Sets, limit: int | None, seed: int) -> Iterato
             continue
         whole = images.load(condition, image_size=height if height == width else None, channels=channels, **decode)
         some, positions = limited(whole, limit, seed)
+        if sets.mixed:
+            some, positions = in_drawn_order(some, positions, seed)
         rendition = severity is None
         name = rendition_names(images)[place] if rendition else f"{corruption_name} {severity}"
         who = digest(images.name, condition, identity(some, positions))

@@ -132,13 +132,16 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
         raise ValueError(f"model {subject.name!r} gave {words}")
     warned = [PROBABILITIES] if looks_like_probabilities(outputs.network_logits()) else []
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
-    alone = subject.model.outputs(images[:1], subject.references).logits
+    adapts = subject.model.adapts  # to the images beside an image: nothing to warn of, and nothing to store
+    subject.model.reset()
+    alone = outputs.logits[:1] if adapts else subject.model.outputs(images[:1], subject.references).logits
     scale = float(outputs.logits[:1].float().abs().clamp(max=1e6).max()) + 1
     slack = 1e-3 if subject.dtype in (torch.float32, torch.float64) else 5e-2
     apart = float((alone.float() - outputs.logits[:1].float()).abs().nan_to_num().max()) > slack * scale
     started = time.perf_counter()
     again = subject.model.outputs(images, subject.references).logits.float().cpu()  # once more, warm
     pace = (time.perf_counter() - started) / len(images)
+    subject.model.reset()
     random = float((again - outputs.logits.float().cpu()).abs().nan_to_num().max()) > slack * scale
     if random:
         warned.append(
@@ -154,8 +157,9 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     warned += [why] if why else []
     for words in warned:
         say(f"careful, {subject.name}: {words}")
-    stands_for = model_digest(
-        subject.model, subject.references, outputs.logits.float().cpu(), batch_size if apart else None
+    probe = outputs.logits.float().cpu()
+    stands_for = (
+        None if adapts else model_digest(subject.model, subject.references, probe, batch_size if apart else None)
     )
     fields = outputs.present() | ({"reverse"} if subject.model.reversible else set())
     return replace(subject, fields=fields, head=head, digest=stands_for, pace=pace, warnings=tuple(warned),

@@ -89,6 +89,8 @@ def about(
         settings.seed,
         settings.tpr,
     )
+    for record in ood.values():
+        record["separability"] = None
     if settings.separability:
         within = outputs_from(familiar.tensors, subject)
         for name, own in outside.items():

@@ -153,6 +153,7 @@ class Runner:
 
     Attributes:
         pace: seconds that a model takes for an image: what a few images said, then what the clean ones took.
+        streams: of models that adapt, name of a part to what happened in it (`Model.stream`).
     """
 
     def __init__(
@@ -172,6 +173,7 @@ class Runner:
         self.workers = workers
         self.progress, self.say = progress, say
         self.pace = {s.name: s.pace for s in subjects}
+        self.streams: dict[str, dict[str, Any]] = {s.name: {} for s in subjects}
         self._done = self._total = 0
 
     def missing(self, part: Part) -> list[Subject]:
@@ -204,8 +206,15 @@ class Runner:
         """`run` of parts of the same images: a batch is decoded once for all, and changed once per part and device."""
         outcomes = [self._stored(part) for part in parts]
         passes = [_Pass(part, self.subjects, done) for part, done in zip(parts, outcomes, strict=True)]
-        if any(each.subjects for each in passes):
-            self._run([each for each in passes if each.subjects])
+        running = [each for each in passes if each.subjects]
+        # A model that adapts to the images it meets meets one part after the other, each anew.
+        apart = any(s.model.adapts for each in running for s in each.subjects)
+        for group in [[each] for each in running] if apart else filter(None, [running]):
+            for subject in self.subjects:
+                subject.model.reset()
+            self._run(group)
+            for subject in (s for each in group for s in each.subjects if s.model.adapts):
+                self.streams[subject.name][group[0].part.name] = subject.model.stream()
         for done, each in zip(outcomes, passes, strict=True):
             done.update(self._finished(each))
         return outcomes

@@ -75,6 +75,7 @@ class Sets:
         masks: name of a published set to the outputs among which its answers are looked for; None for all.
         ood: name to out-of-distribution images.
         step: what the test images, where they are compared with those, and those go through; None: nothing.
+        mixed: whether published sets are put into an order drawn by the seed, as models adapt to them.
     """
 
     test: Any
@@ -85,6 +86,7 @@ class Sets:
     masks: Mapping[str, Tensor | None]
     ood: Mapping[str, Any]
     step: Step | None
+    mixed: bool = False
 
 
 def check_request(data: Any, batch_size: int, limit: int | None, severities: Sequence[int], risk: float) -> None:

@@ -39,6 +39,7 @@ from kedge.evaluation.sets import (
     training_images,
 )
 from kedge.evaluation.stability import check_size, rates
+from kedge.evaluation.streams import brake_in_words, check_adapting, in_drawn_order, record
 from kedge.metrics._base import metrics
 from kedge.metrics._summary import FEWEST
 from kedge.scores import Score, usual
@@ -84,6 +85,8 @@ def evaluate(
     """Measure one or several classifiers on the same images, and return results that `json.dumps` takes.
 
     Models run on their own device in eval mode without gradients (attacks apart); their modes are left as they were.
+    Where one adapts to the images it meets (`kedge.test_time`), all sets come in an order drawn by the seed, it is
+    reset before each, nothing of it is stored, and neither attacks nor out-of-distribution sets are asked of it.
 
     Args:
         models: a dict of name to model, or one model: a kedge model (asked through `predict`), or any callable from
@@ -153,6 +156,7 @@ def evaluate(
     scores = usual() if scores is None else list(scores)
     if attacks is not None:
         attacks.check(subjects)
+    mixed = check_adapting(subjects, ood_sets, attacks)
 
     warnings = {}
     for name, images in ood_sets.items():
@@ -161,6 +165,8 @@ def evaluate(
         if warnings[name]:
             say(f"{name}: {warnings[name]}")
     test, positions = limited(data, limit, seed)
+    if mixed:
+        test, positions = in_drawn_order(test, positions, seed)
     if len(test) < FEWEST:
         count = f"{len(test)} image{'s are' if len(test) > 1 else ' is'}"
         say(f"{count} too few for most intervals (it takes {FEWEST}): only shares of right answers have one")
@@ -174,7 +180,7 @@ def evaluate(
         whole = min(FIT_IMAGES, len(train))
         say(f"scores that learn are fitted on {most:,} training images, as limit is {limit:,}; else on {whole:,}")
     step = common_step(data, list(ood_sets.values())) if equalise and ood_sets else None
-    sets = Sets(test, positions, training, why_no_training, shifted, masks, outside, step)
+    sets = Sets(test, positions, training, why_no_training, shifted, masks, outside, step, mixed)
 
     wants = {field: any(field in score.needs for score in scores if outside) for field in FIELDS_ON_DEMAND}
     wants["features"] |= bool(seen)
@@ -245,7 +251,15 @@ def evaluate(
             for images in shifted.renditions
             for name in rendition_names(images)
         },
-        "models": {name: {**entry, "trained_on": trained[name]} for name, (entry, _) in summaries.items()},
+        "models": {
+            s.name: {
+                **summaries[s.name][0],
+                "trained_on": trained[s.name],
+                "test_time": record(s, runner.streams[s.name], seed),
+                "warnings": [*s.warnings, *brake_in_words(runner.streams[s.name])],
+            }
+            for s in subjects
+        },
         "strips": strips,
         "groups": seeds,
         "comparisons": compare(measured, seeds) if len(measured) > 1 else [],

@@ -45,6 +45,7 @@ _MODEL: dict[str, Any] = {
     "first_order": _Part(norm="linf", images=0, points=[], without_gradient=0, note=""),
     "sanity": [],
     "stability": _Part(oversensitive=None, overstable=None, confidence=0.9, images=0, changes=[], notes=[]),
+    "test_time": _Part(method="?", brake=None, sets={}),
     "unlabelled": _Part(
         validation=None, warnings=[],
         sets={"*": {"images": 0, "of": 0, "headline": None, "estimates": {}, "unlike": None, "warnings": [],
