@@ -33,6 +33,7 @@ NEEDED = {
     **{name: ["runs/mine", *rest] for name, rest in MODELS.items()},
     "train": ["--data", "digits"],
     "reproduce": ["digits-masking"],
+    "compare": ["pictures", "digits", "--model", "runs/mine"],
 }
 NO_MODELS = ["nowhere", "empty", "text.txt", "junk.bin", "junk.onnx", "empty.onnx", "emptyfolder", "junkmodel", "cut",
              "pictures", "saved/config.json/x", "runs/min", "timm/resnet1x", "hf-hub:nope", "nowhere:model", "x" * 5000,
@@ -81,7 +82,7 @@ def cases():
             if not torch.cuda.is_available():
                 yield [command, *needed, flag, "cuda"], "cuda"
         elif action.dest in ("data", "validation") and command not in ("reproduce", "export"):
-            more = ["--unlabelled", "pictures"] if action.dest == "validation" else []
+            more = ["--unlabelled", "pictures"] if (command, action.dest) == ("evaluate", "validation") else []
             for value in NO_DATA:
                 yield [command, *needed, *more, flag, value], value
         elif action.dest in (
@@ -94,6 +95,7 @@ def cases():
             "frost_textures",
             "how",
             "shots",
+            "corruptions",
         ):
             more = ["--shift", "frost", "--severities", "1"] if action.dest == "frost_textures" else []
             yield [command, *needed, *more, flag, "nope"], "nope"
