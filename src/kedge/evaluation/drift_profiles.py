@@ -15,6 +15,7 @@ from kedge.seeds import generator
 
 RIDGE = 0.02  # of a correlation matrix, so that what hardly varies on its own counts for no more than it should
 QUANTILE = 0.95  # of changes that are one of the corruptions, the share that is not to be called none of them
+LEAST_LIMIT = 0.1  # unexplained share that is allowed at least: with few images all that is simulated is sampling noise
 HALVES = 20  # random divisions of the profile's images that the simulation is of
 
 
@@ -125,7 +126,7 @@ class Profiles:
                 rest = [place for place in range(severities + 1) if place != left_out]
                 inner = asked[left_out - 1 :: severities]
                 residuals.append(self._nearest(inner, points[:, rest], self.severities[rest], noise).residual)
-        limit = float(torch.cat(residuals).quantile(QUANTILE))
+        limit = max(LEAST_LIMIT, float(torch.cat(residuals).quantile(QUANTILE)))
         return Simulated(named / named.sum(1, keepdim=True), limit, float(torch.cat(errors).mean()))
 
 
@@ -135,7 +136,7 @@ class Simulated:
 
     Attributes:
         named: `[C, C]`, of a corruption (row) the share of cases in which each (column) was named.
-        limit: residual above which a change is none of the corruptions; below it are 95 % of those that are.
+        limit: residual above which a change is none of the corruptions; below it are 95 % of those that are, or more.
         severity_error: mean distance of the severity from the true one, where the name was right.
     """
 

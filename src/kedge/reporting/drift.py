@@ -57,8 +57,11 @@ def looks_like(results: dict[str, Any]) -> str:
     count = len(results["settings"]["corruptions"])
     if results["drift"]["looks_like"] == nearest["corruption"]:
         text = f"they look most like {name} of {strong}, which explains {explained:.0f} % of the change"
-        truly = [f"{each['corruption'].replace('_', ' ')} {100 * each['share']:.0f} %" for each in nearest["truly"]]
-        text += f"; of reference images that were named so, corrupted here, it truly was {', '.join(truly)}"
+        true, *others = (
+            f"{each['corruption'].replace('_', ' ')} {100 * each['share']:.0f} %" for each in nearest["truly"]
+        )
+        text += f"; where reference images, corrupted here, were named so, it truly was {true}"
+        text += f" (else {', '.join(others)})" if others else ""
         if nearest["agreement"] < 0.9:
             text += f". Only {100 * nearest['agreement']:.0f} % of resamples give that name"
         return text
