@@ -231,6 +231,15 @@ SLOW = {
         },
         (),
     ),
+    "drift.md": (
+        MINE,
+        {
+            " --epochs 10": "",
+            "--name mine": "--name again",
+            "@fog:3 --model mine": "@fog:3 --model again --severities 3",
+        },
+        (),
+    ),
     "deploy.md": ({"litter": "first"}, {"trashnet160": "photos"}, ()),
     "files.md": ({}, {"/scratch/runs": "elsewhere"}, ()),
     "interpolate.md": (

@@ -30,6 +30,8 @@ from kedge.training import Recipe
         (["adapt", "mine", "--data", ""], "--data"),
         (["interpolate", "one", "two", "--name", ""], "--name"),
         (["push", "mine", ""], "argument 2"),
+        (["compare", "may", "", "--model", "mine"], "argument 2"),
+        (["compare", "may", "june", "--model", ""], "--model"),
     ],
 )
 def test_an_empty_name_is_an_error_everywhere(capsys, monkeypatch, tmp_path, arguments, what):

@@ -32,6 +32,7 @@ def test_the_docstring_is_about_what_there_is(command):
         "predict mine a.png 'b c.png' --references 3 --format csv",
         "calibrate mine --step class_prior --prior 0.2 0.8",
         "evaluate a --shift none",
+        "compare a b --model m --severities 1 3 --alpha 0.05",
         "version",
     ],
 )

@@ -33,6 +33,7 @@ NEEDED = {
     **{name: ["runs/mine", *rest] for name, rest in MODELS.items()},
     "train": ["--data", "digits"],
     "reproduce": ["digits-masking"],
+    "compare": ["pictures", "digits", "--model", "runs/mine"],
 }
 NO_MODELS = ["nowhere", "empty", "text.txt", "junk.bin", "junk.onnx", "empty.onnx", "emptyfolder", "junkmodel", "cut",
              "pictures", "saved/config.json/x", "runs/min", "timm/resnet1x", "hf-hub:nope", "nowhere:model", "x" * 5000,
@@ -81,8 +82,8 @@ def cases():
             if not torch.cuda.is_available():
                 yield [command, *needed, flag, "cuda"], "cuda"
         elif action.dest in ("data", "validation") and command not in ("reproduce", "export"):
-            needs = ["--adapt_at_test", "tent"] if command == "predict" else ["--unlabelled", "pictures"]
-            more = needs if action.dest == "validation" else []
+            beside = {"predict": ["--adapt_at_test", "tent"], "evaluate": ["--unlabelled", "pictures"]}
+            more = beside.get(command, []) if action.dest == "validation" else []
             for value in NO_DATA:
                 yield [command, *needed, *more, flag, value], value
         elif action.dest in (
@@ -96,6 +97,7 @@ def cases():
             "how",
             "shots",
             "adapt_at_test",
+            "corruptions",
         ):
             more = ["--shift", "frost", "--severities", "1"] if action.dest == "frost_textures" else []
             yield [command, *needed, *more, flag, "nope"], "nope"

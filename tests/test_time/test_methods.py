@@ -239,3 +239,8 @@ def test_one_image_alone_has_no_statistics(model, batches):
     assert adapting.record.as_before == 1
     assert len(adapting.answers(batches[0][:0])[0]) == 0
     assert bool(Adapting(model, BatchStatistics(16)).answers(left_over)[0].isfinite().all())
+
+
+def test_prediction_sets_are_promised_for_the_answers_before(model):
+    with pytest.raises(ValueError, match="leave one of the two out"):
+        Adapting(model, "tent").set_rule(0.9)

@@ -22,6 +22,7 @@ COMMANDS = {
     "adapt": "take a trained model to a new task: probes, fine-tuning, few images",
     "interpolate": "average the weights of two models, and choose how much of each",
     "calibrate": "make a model's confidence fit, on validation images; or undo that",
+    "compare": "say whether new images differ from earlier ones, and in what; no labels needed",
     "select": "choose the images worth training on, and list suspicious labels",
     "predict": "label images, with confidence, uncertainty and reject",
     "export": "write a model as ONNX or torch.export, checked",

@@ -54,6 +54,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "neighbours": (1, _LARGE),
     "borrow": (0, _LARGE),
     "photos": (1, _LARGE),
+    "profile_images": (20, _LARGE),
     "samples": (1, 1_000_000),
     "seed": (-(2**63), 2**63 - 1),
 }

@@ -3,10 +3,10 @@
 import functools
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -113,6 +113,27 @@ def of_encoded(source: Encoded, name: str = "image") -> tuple[str, tuple[int, in
             return kind, upright_size(image), _quality(sum(tables[0])) if tables else None
     except Exception as error:  # a damaged file can raise nearly anything
         raise UnreadableImage(name if isinstance(source, bytes) else str(source), str(error)) from None
+
+
+def of_each(images: Any) -> list[tuple[str, tuple[int, int], int | None] | None]:
+    """(format, (height, width), JPEG quality or None) of each image of a set; None for one that came without a file.
+
+    Only headers are read.
+    """
+    items, rows = getattr(images, "items", None), getattr(images, "rows", None)
+    if items is not None and rows is not None:
+        return [_or_none(items.origin, int(row)) for row in rows]
+    paths = images.paths if getattr(images, "source", None) is not None else None
+    if paths is None:
+        return [None] * len(images)
+    return [_or_none(of_encoded, str(path)) for path in paths]
+
+
+def _or_none(read: Callable[[Any], Any], what: Any) -> Any:
+    try:
+        return read(what)
+    except UnreadableImage:
+        return None
 
 
 def _sampled(count: int) -> list[int]:

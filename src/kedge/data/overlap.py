@@ -8,22 +8,28 @@ _SHARED = 0.01  # of an out-of-distribution set that may also be in the test set
 
 
 def shared_images(first: ImageSet, second: ImageSet) -> int:
-    """How many images of `second` are also in `first`, bit for bit.
+    """How many images of `second` are also in `first`, bit for bit; see `also_in`."""
+    return sum(also_in(first, second))
+
+
+def also_in(first: ImageSet, second: ImageSet) -> list[bool]:
+    """Of each image of `second`, whether it is also in `first`, bit for bit.
 
     Images in memory are compared by their pixels, those on disk and those not decoded yet by their encoded bytes (long
     ones by length and three pieces). A set in memory and one on disk, or in memory in different shapes, cannot be
-    compared: 0.
+    compared: none is.
     """
+    count = len(second)
     if type(first) is not type(second):
         # Of a set in memory and one that is not decoded yet the pixels are compared.
         first, second = (images.decoded() if isinstance(images, Undecoded) else images for images in (first, second))
         if type(first) is not type(second):
-            return 0
+            return [False] * count
     if first.image_shape != second.image_shape and not isinstance(first, EncodedSet):
-        return 0
+        return [False] * count
     ours, theirs = (each.pixel_keys() if isinstance(each, TensorSet) else each.keys() for each in (first, second))
     known = set(ours) - {b""}
-    return sum(key in known for key in theirs)
+    return [key in known for key in theirs]
 
 
 def check_apart(inside: ImageSet, outside: ImageSet) -> str | None:

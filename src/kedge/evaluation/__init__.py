@@ -9,6 +9,7 @@ from kedge.evaluation.attacked import (
     epsilon_curve,
     predictor,
 )
+from kedge.evaluation.drift import measure_drift
 from kedge.evaluation.equalise import Step, common_step, difference, equalise
 from kedge.evaluation.first_order import first_order_curve, first_order_radius
 from kedge.evaluation.parts import accuracy_by_part
@@ -33,6 +34,7 @@ __all__ = [
     "evaluate",
     "first_order_curve",
     "first_order_radius",
+    "measure_drift",
     "predictor",
     "sanity",
     "with_estimates",
