@@ -27,6 +27,7 @@ MODELS = {
     "adapt": ["--data", "pictures"],
     "interpolate": ["saved"],
     "select": [],
+    "subgroups": ["--groups", "folder"],
 }
 # What a command needs to get as far as the option that is wrong.
 NEEDED = {

@@ -13,6 +13,7 @@ from kedge.evaluation.equalise import Step, common_step, difference, equalise
 from kedge.evaluation.first_order import first_order_curve, first_order_radius
 from kedge.evaluation.parts import accuracy_by_part
 from kedge.evaluation.sanity import sanity
+from kedge.evaluation.subgroups import accuracy_on_the_curve
 from kedge.evaluation.suite import FORMAT_VERSION, evaluate
 from kedge.evaluation.unlabelled import estimate_accuracy, with_estimates
 
@@ -22,6 +23,7 @@ __all__ = [
     "Step",
     "accuracy_against_epsilon",
     "accuracy_by_part",
+    "accuracy_on_the_curve",
     "attack_batch",
     "attack_summary",
     "attacked",

@@ -54,6 +54,7 @@ from kedge.metrics._separation import (
     grouped,
 )
 from kedge.metrics._smooth import resampled_smooth_error, smooth_calibration_error, smooth_error
+from kedge.metrics._subgroup_curve import FEWEST_MODELS, SubgroupCurve, subgroup_curve
 from kedge.metrics._summary import calibration_summary, column_summary
 from kedge.metrics._unlabelled import (
     agreement_of_references,
@@ -84,6 +85,7 @@ __all__ = [
     "AURC",
     "AUROC",
     "ECE",
+    "FEWEST_MODELS",
     "FPR95",
     "MCE",
     "NLL",
@@ -99,6 +101,7 @@ __all__ = [
     "EqualMassECE",
     "OperatingPoint",
     "SmoothECE",
+    "SubgroupCurve",
     "accuracy",
     "accuracy_interval",
     "agreement_of_references",
@@ -157,6 +160,7 @@ __all__ = [
     "selective_accuracy",
     "smooth_calibration_error",
     "smooth_error",
+    "subgroup_curve",
     "threshold_for_coverage",
     "threshold_for_risk",
     "worst_interval",
