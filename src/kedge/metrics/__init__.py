@@ -35,6 +35,7 @@ from kedge.metrics._detection import (
 )
 from kedge.metrics._ensembles import false_false_true
 from kedge.metrics._linear import linear_separability
+from kedge.metrics._prediction_difference import prediction_difference
 from kedge.metrics._selective import (
     aurc,
     aurc_interval,
@@ -151,6 +152,7 @@ __all__ = [
     "log_odds_of_references",
     "nll",
     "operating_point",
+    "prediction_difference",
     "reliability",
     "resampled_error",
     "resampled_smooth_error",
