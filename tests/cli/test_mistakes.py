@@ -28,6 +28,7 @@ MODELS = {
     "interpolate": ["saved"],
     "select": [],
     "subgroups": ["--groups", "folder"],
+    "features": ["saved"],
 }
 # What a command needs to get as far as the option that is wrong.
 NEEDED = {

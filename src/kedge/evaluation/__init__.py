@@ -10,6 +10,7 @@ from kedge.evaluation.attacked import (
     predictor,
 )
 from kedge.evaluation.equalise import Step, common_step, difference, equalise
+from kedge.evaluation.features import centred_alignment, effective_rank, feature_report
 from kedge.evaluation.first_order import first_order_curve, first_order_radius
 from kedge.evaluation.parts import accuracy_by_part
 from kedge.evaluation.sanity import sanity
@@ -27,12 +28,15 @@ __all__ = [
     "attack_batch",
     "attack_summary",
     "attacked",
+    "centred_alignment",
     "common_step",
     "difference",
+    "effective_rank",
     "epsilon_curve",
     "equalise",
     "estimate_accuracy",
     "evaluate",
+    "feature_report",
     "first_order_curve",
     "first_order_radius",
     "predictor",
