@@ -231,7 +231,7 @@ SLOW = {
         },
         (),
     ),
-    "deploy.md": ({"litter": "first"}, {"trashnet160": "photos"}, ()),
+    "deploy.md": ({"litter": "first"}, {"--int8": "--int8 --data photos", "trashnet160": "photos"}, ()),
     "files.md": ({}, {"/scratch/runs": "elsewhere"}, ()),
     "interpolate.md": (
         {"tuned": "plain"},

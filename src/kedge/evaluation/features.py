@@ -133,7 +133,7 @@ def feature_report(
         ValueError: for models without layers or none in common, fewer than 40 images, a class without training images,
             training images among the test images, features that are not finite.
 
-    Source: the measures of SUFO (Hsu et al., 2023, arXiv 2305.17588).
+    Source: the measures of SUFO (Hsu et al., ICLR 2024, arXiv 2305.17588).
     """
     for images in (train, test):
         check_images(images)
