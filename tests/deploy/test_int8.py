@@ -74,6 +74,7 @@ def test_the_file_is_eight_bit_and_says_so(files):
     large = [each for each in graph.graph.initializer if len(each.dims) >= 2 and max(each.dims) > 3]
     assert {onnx.TensorProto.DataType.Name(each.data_type) for each in large} == {"INT8"}
     weights = [onnx.numpy_helper.to_array(each) for each in graph.graph.initializer if len(each.dims) == 4]
+    assert precision_bits(done) == 7
     assert max(abs(int(w.min())) for w in weights) <= 64  # seven bits of eight: no sum is clipped anywhere
     (card,) = [json.loads(entry.value) for entry in graph.metadata_props]
     precision = card["precision"]
@@ -90,6 +91,19 @@ def test_the_file_is_eight_bit_and_says_so(files):
     assert sorted(path.name for path in folder.iterdir()) == ["float.onnx", "small.onnx"]
     assert done.size == ((folder / "float.onnx").stat().st_size, done.path.stat().st_size)
     assert "the same label on" in str(done)
+
+
+def precision_bits(done):
+    return load_onnx(done.path).precision["weight_bits"]
+
+
+def test_all_eight_bits_where_asked_for(files, tmp_path):
+    folder, done, test = files
+    digits = kedge.data.load("digits", "train").subset(range(128))
+    full = quantise(folder / "float.onnx", tmp_path / "full.onnx", digits, test, full_range=True)
+    weights = [onnx.numpy_helper.to_array(w) for w in onnx.load(str(full.path)).graph.initializer if len(w.dims) == 4]
+    assert max(int(w.max()) for w in weights) == 127
+    assert precision_bits(full) == 8
 
 
 def test_the_same_again_is_the_same_file(files, tmp_path):

@@ -31,6 +31,7 @@ def run(
     int8: bool = False,
     calibration: int = 256,
     bound: float = 0.05,
+    full_range: bool = False,
 ) -> int:
     """Write a model as one ordinary file: images in [0, 1] in, logits out, any batch size, no kedge needed to run it.
 
@@ -51,6 +52,8 @@ def run(
         calibration: how many training images --int8 takes the ranges of activations from
         bound: the mean KL divergence, in nats, of the 8-bit answers from the float ones on held-out images, above which
             --int8 leaves no file
+        full_range: with --int8, use all 8 bits of weights and not 7: closer to the float answers here, but processors
+            without VNNI instructions may answer otherwise
     """
     if int8 and to != "onnx":
         raise ValueError("--int8 writes ONNX files: leave out --to torch")
@@ -95,7 +98,7 @@ def run(
     if int8:
         from kedge.cli.export_int8 import write_int8
 
-        done = write_int8(exported, path, source, data, batch, calibration, bound)
+        done = write_int8(exported, path, source, data, batch, calibration, bound, full_range)
     else:
         done = export(exported, path, to=to, check_images=batch)
         print(done)

@@ -19,7 +19,14 @@ HELD_OUT_IMAGES = 2000
 
 
 def write_int8(
-    model: "PixelModel", path: Path, source: Source, data: str | None, batch: "Tensor | None", most: int, bound: float
+    model: "PixelModel",
+    path: Path,
+    source: Source,
+    data: str | None,
+    batch: "Tensor | None",
+    most: int,
+    bound: float,
+    full_range: bool,
 ) -> "Exported":
     """Export a model, write it with 8 bits, and say how the two compare; the record of the float file at this path.
 
@@ -42,7 +49,7 @@ def write_int8(
     )
     with scratch_beside(path) as folder:
         done = export(model, folder / "float.onnx", check_images=batch)
-        written = quantise(done.path, path, calibration, held_out, bound)
+        written = quantise(done.path, path, calibration, held_out, bound, full_range)
     print(written)
     print(f"the float file, which was not kept, was as close to the model as {done.largest_difference:.1e} of a logit")
     if written.doubt:
