@@ -98,7 +98,7 @@ def precision_bits(done):
 
 
 def test_all_eight_bits_where_asked_for(files, tmp_path):
-    folder, done, test = files
+    folder, _, test = files
     digits = kedge.data.load("digits", "train").subset(range(128))
     full = quantise(folder / "float.onnx", tmp_path / "full.onnx", digits, test, full_range=True)
     weights = [onnx.numpy_helper.to_array(w) for w in onnx.load(str(full.path)).graph.initializer if len(w.dims) == 4]
