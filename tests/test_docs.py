@@ -240,7 +240,7 @@ SLOW = {
         },
         (),
     ),
-    "deploy.md": ({"litter": "first"}, {"trashnet160": "photos"}, ()),
+    "deploy.md": ({"litter": "first"}, {"--int8": "--int8 --data photos", "trashnet160": "photos"}, ()),
     "files.md": ({}, {"/scratch/runs": "elsewhere"}, ()),
     "interpolate.md": (
         {"tuned": "plain"},
@@ -263,12 +263,21 @@ SLOW = {
     "reproduce.md": ({}, {"epochs: 10": "epochs: 1", "seeds: 3": "seeds: 1", "[0, 1, 2]": "[0]"}, ("--jobs",)),
     "robust.md": ({}, {"range(10)": "range(1)", "steps=10": "steps=2"}, ()),
     "share.md": ({**MINE, "litter": "first"}, {"trashnet160": "photos"}, ()),
-    "training.md": ({"litter": "first"}, {}, ("--devices", "convnext", "dominoes", "--how forgetting")),
     "test-time.md": ({"mine": "plain"}, {"--adapt_at_test": "--no_brake --adapt_at_test"}, ()),
+    "training.md": (
+        {"litter": "first"},
+        {},
+        ("--devices", "convnext", "dominoes", "--how forgetting", "kedge subgroups"),
+    ),
     "trust.md": (
         {**MINE, "standard": "plain", "anchored": "first"}
         | {f"{group}-{seed}": "first" for group in ("old", "new") for seed in range(2)},
-        {"mnist,textures --near cifar100": "other-photos", "old-1,old-2": "old-1", "new-1,new-2": "new-1"},
+        {
+            "^(cam[0-9]+)_": r"([0-9])\.png",
+            "mnist,textures --near cifar100": "other-photos",
+            "old-1,old-2": "old-1",
+            "new-1,new-2": "new-1",
+        },
         (),
     ),
     "unlabelled.md": ({}, {"--epochs 10": ""}, ()),

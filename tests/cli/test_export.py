@@ -122,3 +122,52 @@ def test_missing_extra_and_bad_arguments(command, model_folder, monkeypatch):
     monkeypatch.setattr(exporting, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'kedge\[export\]'"):
         command("export", model_folder)
+
+
+def test_eight_bits_are_compared_on_images_that_they_were_not_calibrated_on(command, run_folder):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    _, out, err = command("export", run_folder, "--int8", "--calibration", 40)
+    path = run_folder / "first-int8.onnx"
+    assert "calibrated on 40 images of digits (train), compared on" in err
+    assert f"{path} (" in out
+    assert "8-bit weights and activations" in out
+    assert "on 40 calibration images the same label on" in out
+    assert "prediction difference" in out
+    assert "with its 4 references" in out  # the file beside the whole bank, as of every export
+    assert load_onnx(path).precision["calibration_images"] == 40
+    assert not (run_folder / "first.onnx").exists()
+    assert [p.name for p in run_folder.iterdir() if p.name.endswith(".tmp")] == []
+    kinds = {each.type for each in onnxruntime.InferenceSession(str(path)).get_inputs()}
+    assert kinds == {"tensor(float)"}
+    code, table, _ = command("evaluate", path, "--data", "digits", "--shift", "none", "--limit", 40, "--out",
+                             run_folder / "page", "--format", "json")  # fmt: skip
+    assert code == 0
+    assert "8-bit weights and activations" in table
+
+
+def test_eight_bits_that_cannot_be(command, run_folder, model_folder, tmp_path):
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(ValueError, match="--int8 writes ONNX files: leave out --to torch"):
+        command("export", run_folder, "--int8", "--to", "torch")
+    with pytest.raises(ValueError, match="belongs to no run, and --int8 calibrates on images: --data names some"):
+        command("export", model_folder, "--int8")
+    with pytest.raises(ValueError, match="8 images to calibrate on are too few"):
+        command("export", run_folder, "--int8", "--calibration", 8)
+    with pytest.raises(RuntimeError, match="8 bits change the answers too much"):
+        command("export", run_folder, "--int8", "--bound", 1e-12)
+    assert not list(run_folder.glob("*.onnx"))
+
+
+def test_eight_bits_of_data_without_parts(command, model_folder, tmp_path):
+    """Every second image is held out."""
+    pytest.importorskip("onnxruntime")
+    from PIL import Image
+
+    digits = kedge.data.load("digits", "test")
+    for i in range(64):
+        place = tmp_path / "own" / str(int(digits.labels[i]))
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(digits.images[i, 0].numpy()).save(place / f"{i}.png")
+    _, _, err = command("export", model_folder, "--int8", "--data", tmp_path / "own", "--out", tmp_path / "x.onnx")
+    assert "calibrated on 32 images of own (all), compared on 32" in err
+    assert load_onnx(tmp_path / "x.onnx").precision["held_out_images"] == 32

@@ -27,6 +27,8 @@ MODELS = {
     "adapt": ["--data", "pictures"],
     "interpolate": ["saved"],
     "select": [],
+    "subgroups": ["--groups", "folder"],
+    "features": ["saved"],
 }
 # What a command needs to get as far as the option that is wrong.
 NEEDED = {

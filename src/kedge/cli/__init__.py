@@ -18,6 +18,8 @@ COMMANDS = {
     "quickstart": "train and compare standard and anchored models on digits, in a minute or two",
     "train": "train a model on a folder of images, or by a recipe",
     "evaluate": "measure how far to trust one or several models; write the report",
+    "subgroups": "whether accuracy on one group of images tells that on another, over snapshots",
+    "features": "how the features of a network changed in a training, layer by layer",
     "reproduce": "run an experiment of a paper again, and set our numbers beside its figures",
     "adapt": "take a trained model to a new task: probes, fine-tuning, few images",
     "interpolate": "average the weights of two models, and choose how much of each",

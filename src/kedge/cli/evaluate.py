@@ -52,6 +52,7 @@ def run(
     attack_images: int = 1000,
     frost_textures: str | None = None,
     risk: float = 0.05,
+    groups: Sequence[str] = (),
     limit: int | None = None,
     references: int | Literal["adaptive", "blt"] | None = None,
     adapt_at_test: Sequence[str] = (),
@@ -110,6 +111,9 @@ def run(
         frost_textures: folder of pictures for frost, of the published ones frost1 to frost5; null: made by kedge, about
             as hard as those (docs: Corruptions)
         risk: the share of wrong answers for which to say what can be answered
+        groups (WAY): accuracy by group of images, and of the worst: column:NAME of parquet or hub data, folder (that
+            the file lies in), folder:2 (above it), regex:PATTERN on file names (its first bracket); several, and class,
+            are combined
         limit: at most so many images of each set, a random subset; of training images for scores fewer too, but 1,000
             or more; null: all
         references: references of anchored models to use; adaptive: few for most images; blt: for each image the one
@@ -129,6 +133,7 @@ def run(
         kedge evaluate mine                                  clean and corrupted test images
         kedge evaluate A B --ood mnist,textures --near cifar100 --attack pgd
         kedge evaluate mine --limit 500 --severities 3       a quick look
+        kedge evaluate mine --groups 'regex:^(cam[0-9]+)_'   is it right with every camera?
         kedge evaluate old=a0,a1,a2 new=b0,b1,b2             three seeds each: mean, spread, paired tests
         kedge evaluate a "mean(a,b,c)"                       a model beside the ensemble of three
         kedge evaluate mine --unlabelled photos              how often it is right on images without labels, about
@@ -141,7 +146,7 @@ def run(
     if not 0 < risk < 1:
         raise ValueError(f"--risk must be between 0 and 1, got {risk:g}: 0.05 asks how many can be 95 % right")
     check_tpr(tpr, bool([*ood, *near]))
-    sources, groups = find_groups(models)
+    sources, seeds_of = find_groups(models)
     check_weights(sources.values(), weights)
     single = leaves(sources)
     attack, ood, near = separated(attack), separated(ood), separated(near)
@@ -179,6 +184,7 @@ def run(
         )
     shifts = shifts_of(separated(shift or ["none" if unlabelled else "corruptions"]))
     from kedge import evaluation
+    from kedge.data.groups import group_by
     from kedge.reporting import render
 
     loaded = {name: source.load(device, weights) for name, source in sources.items()}
@@ -191,11 +197,12 @@ def run(
     name = validation or str(next(iter(single.values())).recipe().get("data"))
     if images is None:
         images, name = load_data(single, loaded, data, split or "test", decode=every)
+    divided = group_by(images, groups, name) if groups else None
     outside = load_outside(loaded, [*ood, *near], name, images, as_stored=equalise, decode=every)
     entrants = sources
     if methods:
         braked_by = kept_images(sources, loaded, validation, no_brake)
-        entrants, loaded, groups = beside(sources, loaded, groups, methods, braked_by, seed)
+        entrants, loaded, seeds_of = beside(sources, loaded, seeds_of, methods, braked_by, seed)
     (only, *others) = sources.values()
     base = Path(out) if out else (Path() if others else only.run or Path()) / "evaluation"
     parts = None if fresh else base / "parts"
@@ -235,7 +242,8 @@ def run(
                 risk=risk,
                 tpr=tpr,
                 stability=stability,
-                groups=groups,
+                groups=seeds_of,
+                groups_of=divided,
                 trained_on=counters(entrants, images),
                 train_counts=class_counts(entrants, images),
                 command=command,

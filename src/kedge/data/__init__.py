@@ -7,6 +7,7 @@ from kedge.data.decode import read_image
 from kedge.data.distilled import distilled, feature_distance
 from kedge.data.dominoes import dominoes
 from kedge.data.file_sets import FileSet
+from kedge.data.groups import Groups, group_by
 from kedge.data.imbalance import imbalanced
 from kedge.data.label_noise import with_label_noise
 from kedge.data.loading import load, load_images, load_unlabelled, parts_of, splits, stream
@@ -28,6 +29,7 @@ __all__ = [
     "BatchAugmentation",
     "DataError",
     "FileSet",
+    "Groups",
     "ImageSet",
     "LoadReport",
     "Origin",
@@ -47,6 +49,7 @@ __all__ = [
     "from_dataset",
     "from_stream",
     "generator",
+    "group_by",
     "imbalanced",
     "is_published",
     "is_stream",

@@ -3,7 +3,7 @@
 Columns are described in the way of the Hugging Face library: their type and, of labels, the names of the classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kedge.data.report import DataError
@@ -59,6 +59,31 @@ def choose_columns(features: Features, columns: Sequence[str], name: str) -> tup
 def declared_classes(features: Mapping[str, Any], label: str) -> list[str] | None:
     """Return the class names that the features declare for the label column, or None."""
     return (features.get(label) or {}).get("names")
+
+
+def check_column(column: str, image: str, columns: Sequence[str], name: str) -> None:
+    """Raise DataError unless a table has a column, and one that is not of images."""
+    if column not in columns or column == image:
+        others = ", ".join(other for other in columns if other != image)
+        raise DataError(f"{name}: no column {column!r} that could name a group; there are: {others}")
+
+
+def texts_of(values: Iterable[Any], features: Features, column: str) -> list[str | None]:
+    """What a column says as texts, None where it says nothing; of class labels their names.
+
+    Raises:
+        DataError: for other things than texts, whole numbers, and true or false.
+    """
+    names, texts = declared_classes(features, column), list[str | None]()
+    for value in values:
+        if value is not None and not isinstance(value, str | int):
+            raise DataError(
+                f"the column {column!r} holds {type(value).__name__}s such as {str(value)[:40]}: a group is named by a "
+                "text or a whole number"
+            )
+        known = names is not None and isinstance(value, int) and 0 <= value < len(names)
+        texts.append(None if value is None else names[value] if known else str(value))  # type: ignore[index]
+    return texts
 
 
 def _mapping(outer: Any, name: str, where: str) -> dict[str, Any]:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from kedge.data.build import Listing
-from kedge.data.columns import Features, choose_columns, dataset_features, declared_classes, schema_features
+from kedge.data.columns import (
+    Features,
+    check_column,
+    choose_columns,
+    dataset_features,
+    declared_classes,
+    schema_features,
+    texts_of,
+)
 from kedge.data.folders import canonical_split
 from kedge.data.items import RowItems
 from kedge.data.labels import common_classes, numbered
@@ -100,6 +108,21 @@ class Parquet:
         rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
         return from_stream(rows, names, self.name, image_size, None, val_fraction, seed, self.folder)
 
+    def column(self, name: str) -> Iterator[tuple[RowItems, list[str | None]]]:
+        """The images of all parts with what a column says of each, a piece at a time.
+
+        Raises:
+            DataError: no such column, or one of other things than texts and whole numbers.
+        """
+        import pyarrow.parquet as pq
+
+        for file in [file for files in self.splits.values() for file in files]:
+            features, columns = self._schema(file)
+            image, _ = choose_columns(features, columns, self.name)
+            check_column(name, image, columns, self.name)
+            for rows in pq.ParquetFile(file).iter_batches(columns=[image, name]):
+                yield RowItems(rows[image], self.name, self.folder), texts_of(rows[name].to_pylist(), features, name)
+
     def _schema(self, file: Path) -> tuple[Features, list[str]]:
         """The Hugging Face features of a file, and the names of its columns."""
         import pyarrow.parquet as pq
@@ -166,6 +189,19 @@ class Hub:
         with _hub_errors(self.repository):
             rows = self._load(split, streaming=True)
         return from_stream(rows, None, self.name, image_size, None, val_fraction, seed)
+
+    def column(self, name: str) -> Iterator[tuple[RowItems, list[str | None]]]:
+        """As of `Parquet`, a part at a time."""
+        import datasets
+
+        for split in self.splits:
+            with _hub_errors(self.repository):
+                rows = self._load(split)
+                features = dataset_features(rows)
+                image, _ = choose_columns(features, rows.column_names, self.name)
+                check_column(name, image, rows.column_names, self.name)
+                rows = rows.cast_column(image, datasets.Image(decode=False))
+            yield RowItems(rows[image], self.name), texts_of(rows[name], features, name)
 
     def _load(self, split: str, **options: bool) -> Any:
         import datasets

@@ -1,6 +1,7 @@
 """Models for others: ordinary files (ONNX and torch.export), checked; a model card; a repository on the hub."""
 
 from kedge.deploy.exporting import FORMATS, Exported, export
+from kedge.deploy.int8 import Agreement, Quantised, quantise
 from kedge.deploy.model_card import model_card
 from kedge.deploy.model_selection import FoldChoice, choose_folded
 from kedge.deploy.onnx_file import OnnxModel, load_onnx
@@ -9,9 +10,11 @@ from kedge.deploy.pushing import push_to_hub
 
 __all__ = [
     "FORMATS",
+    "Agreement",
     "Exported",
     "FoldChoice",
     "OnnxModel",
+    "Quantised",
     "choose_folded",
     "export",
     "folded",
@@ -19,5 +22,6 @@ __all__ = [
     "model_card",
     "photos_in",
     "push_to_hub",
+    "quantise",
     "with_mean_reference",
 ]

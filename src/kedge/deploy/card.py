@@ -8,7 +8,7 @@ from kedge.anchoring import PixelModel
 from kedge.json_text import parse_json
 from kedge.postprocess import kind_of
 from kedge.regular import LARGEST_TEXT
-from kedge.stated import check_stated
+from kedge.stated import check_stated, refuse
 
 KEY = "kedge"  # the name of the entry, in ONNX metadata_props and among the extra files of a .pt2
 FORMAT_VERSION = 1
@@ -58,4 +58,6 @@ def read_card(text: str, where: str) -> dict[str, Any]:
             f"this kedge reads up to {FORMAT_VERSION}: upgrade kedge, or export again"
         )
     check_stated(card, where)
+    if not isinstance(card.get("precision"), dict | None):
+        refuse(card, "precision", where, "null, or what kedge export --int8 says of an 8-bit file")
     return card

@@ -35,6 +35,7 @@ class OnnxModel(PlainModel):
     """An exported file with its class names, input shape and reject rule: `model(images)`, `model.predict(images)`.
 
     What `steps` the model had is done inside the file: `inside` holds their records, `steps` itself is empty.
+    `precision` says how an 8-bit file was made and compared with the float one (`quantise`); None of a float file.
     """
 
     def __init__(self, session: Any, card: dict[str, Any]) -> None:
@@ -49,10 +50,15 @@ class OnnxModel(PlainModel):
         self.class_names = card["class_names"]
         self.reject = card["reject"]
         self.inside: dict[str, Any] = card.get("steps") or {}
+        self.precision: dict[str, Any] | None = card.get("precision")
 
     def steps_in_force(self) -> dict[str, dict[str, Any]]:
         """The steps that the file does."""
         return self.inside
+
+    def describe_steps(self) -> list[str]:
+        """The steps that the file does, and whether its numbers are of 8 bits."""
+        return [*super().describe_steps(), *(["8-bit weights and activations"] if self.precision else [])]
 
     def check_foldable(self) -> None:
         """Raise ValueError: what was exported is folded already."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kedge.confidence import log_odds
+from kedge.data.groups import Groups
 from kedge.evaluation.collect import Collected
 from kedge.evaluation.comparing import Measured, compared_numbers
 from kedge.evaluation.evaluated_model import Subject
@@ -40,13 +41,14 @@ class Settings:
     train_counts: Mapping[str, Sequence[int]]
     tpr: float | None = None
     separability: bool = False
+    groups: Groups | None = None
 
     def answers(
         self, columns: Columns, probs: Tensor | None = None, labels: Tensor | None = None, name: str | None = None
     ) -> Answers:
         """What a model answered, for the metrics; of a model by `name` with its numbers of training images."""
         counts = None if name is None else self.train_counts.get(name)
-        more = {"risk": self.risk, "train_counts": counts}
+        more = {"risk": self.risk, "train_counts": counts, "groups": None if name is None else self.groups}
         return Answers(columns, probs, labels, self.bins, self.resamples, self.seed, **more)
 
 

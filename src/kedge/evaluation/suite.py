@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from kedge import catalog
+from kedge.data.groups import Groups
 from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.cache import Parts
 from kedge.evaluation.collect import collect
@@ -42,6 +43,7 @@ from kedge.evaluation.stability import check_size, rates
 from kedge.evaluation.streams import brake_in_words, check_adapting, in_drawn_order, record
 from kedge.metrics._base import metrics
 from kedge.metrics._summary import FEWEST
+from kedge.metrics.accuracy_by_group import check_groups
 from kedge.scores import Score, usual
 from kedge.scores.reverse_anchoring import ANCHORS
 
@@ -75,6 +77,7 @@ def evaluate(
     resamples: int = 1000,
     examples: int = 8,
     groups: Mapping[str, Sequence[str]] | None = None,
+    groups_of: Groups | Sequence[str | None] | None = None,
     parts: str | os.PathLike[str] | None = None,
     trained_on: Mapping[str, Callable[[Any], int | None]] | None = None,
     train_counts: Mapping[str, Sequence[int]] | None = None,
@@ -121,6 +124,8 @@ def evaluate(
         resamples: of the bootstrap; 0 for none.
         examples: how many images to show of the most certain, the least certain and the confident mistakes.
         groups: name to names of models that are seeds of one method: compared as groups, with mean and spread.
+        groups_of: of the images of `data`: which group each belongs to (`kedge.data.group_by`, or a text for each
+            image, None for no group); None: no groups.
         parts: a folder where each part is stored as soon as it is measured, and looked for before it is. Models that
             are not modules are measured anew each time.
         trained_on: for the names of models of which it is known, a function that counts the images of a set that the
@@ -135,7 +140,8 @@ def evaluate(
     Raises:
         ValueError: before any work, when a model and the data do not fit (classes, outputs, logits that are not
             finite), for an unknown corruption or severity, an empty set, an out-of-distribution set that is the data
-            itself. Logits that are not finite on other than clean images are a marked cell of the results.
+            itself, groups of which no two have ten images. Logits that are not finite on other than clean images are a
+            marked cell of the results.
     """
     started = time.perf_counter()
     check_request(data, batch_size, limit, severities, risk)
@@ -170,6 +176,7 @@ def evaluate(
     if len(test) < FEWEST:
         count = f"{len(test)} image{'s are' if len(test) > 1 else ' is'}"
         say(f"{count} too few for most intervals (it takes {FEWEST}): only shares of right answers have one")
+    divided = None if groups_of is None else _divided(groups_of, data, positions)
     trained = {s.name: trained_images(trained_on, s.name, test) for s in subjects}
     for name in filter(trained.get, trained):
         say(f"careful: {name} was trained on {trained[name]} of these {len(test)} images, which flatter its numbers")
@@ -191,7 +198,7 @@ def evaluate(
     runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
     collected = collect(runner, sets, attacks, limit, seed, stability)
 
-    settings = Settings(bins, resamples, seed, risk, examples, train_counts or {}, tpr, bool(seen))
+    settings = Settings(bins, resamples, seed, risk, examples, train_counts or {}, tpr, bool(seen), divided)
     group_of = {name: None if not near else "near" if name in near else "far" for name in ood_sets}
     summaries = {
         s.name: about(s, collected[s.name], sets, scores, group_of, runner.pace[s.name], settings) for s in subjects
@@ -224,6 +231,7 @@ def evaluate(
             "attacks": [] if attacks is None else list(attacks.named),
             "risk": risk,
             "tpr": tpr,
+            "groups_of": None if divided is None else divided.by,
             "equalise": None if step is None else step.words(tuple(data.image_shape)),
         },
         "conventions": conventions(),
@@ -276,6 +284,15 @@ def _check_counts(counts: Mapping[str, Sequence[int]], names: Sequence[str], cla
             raise ValueError(f"train_counts names {name!r}, but the models are {', '.join(names)}")
         if len(own) != classes or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in own):
             raise ValueError(f"train_counts of {name!r} are numbers of images, one for each of {classes} classes")
+
+
+def _divided(groups_of: Groups | Sequence[str | None], data: Any, positions: Tensor) -> Groups:
+    """The groups of the images at `positions`. Raises ValueError for other than one for each image, and for few."""
+    groups = groups_of if isinstance(groups_of, Groups) else Groups.of(groups_of)
+    if len(groups) != len(data):
+        raise ValueError(f"groups_of names the groups of {len(groups)} images, but {data.name} has {len(data)}")
+    check_groups(groups.at(positions))
+    return groups.at(positions)
 
 
 def _check_scores(scores: Sequence[Score] | None) -> None:

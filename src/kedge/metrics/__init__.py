@@ -35,6 +35,7 @@ from kedge.metrics._detection import (
 )
 from kedge.metrics._ensembles import false_false_true
 from kedge.metrics._linear import linear_separability
+from kedge.metrics._prediction_difference import prediction_difference
 from kedge.metrics._selective import (
     aurc,
     aurc_interval,
@@ -54,6 +55,7 @@ from kedge.metrics._separation import (
     grouped,
 )
 from kedge.metrics._smooth import resampled_smooth_error, smooth_calibration_error, smooth_error
+from kedge.metrics._subgroup_curve import FEWEST_MODELS, SubgroupCurve, subgroup_curve
 from kedge.metrics._summary import calibration_summary, column_summary
 from kedge.metrics._unlabelled import (
     agreement_of_references,
@@ -84,6 +86,7 @@ __all__ = [
     "AURC",
     "AUROC",
     "ECE",
+    "FEWEST_MODELS",
     "FPR95",
     "MCE",
     "NLL",
@@ -99,6 +102,7 @@ __all__ = [
     "EqualMassECE",
     "OperatingPoint",
     "SmoothECE",
+    "SubgroupCurve",
     "accuracy",
     "accuracy_interval",
     "agreement_of_references",
@@ -148,6 +152,7 @@ __all__ = [
     "log_odds_of_references",
     "nll",
     "operating_point",
+    "prediction_difference",
     "reliability",
     "resampled_error",
     "resampled_smooth_error",
@@ -157,6 +162,7 @@ __all__ = [
     "selective_accuracy",
     "smooth_calibration_error",
     "smooth_error",
+    "subgroup_curve",
     "threshold_for_coverage",
     "threshold_for_risk",
     "worst_interval",

@@ -1,0 +1,87 @@
+"""`kedge export --int8`: which images the ranges are taken from, which were held out, and what 8 bits change."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kedge.cli.resolve_model import Source
+from kedge.cli.trained_on import images_of_run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kedge.anchoring import PixelModel
+    from kedge.data import ImageSet
+    from kedge.deploy import Exported
+
+HELD_OUT_IMAGES = 2000
+
+
+def write_int8(
+    model: "PixelModel",
+    path: Path,
+    source: Source,
+    data: str | None,
+    batch: "Tensor | None",
+    most: int,
+    bound: float,
+    full_range: bool,
+) -> "Exported":
+    """Export a model, write it with 8 bits, and say how the two compare; the record of the float file at this path.
+
+    Raises:
+        ValueError: for a model of no run where no data is named, and as `kedge.deploy.quantise`.
+    """
+    from kedge.cli.export import spread
+    from kedge.deploy import export, quantise
+    from kedge.files import scratch_beside
+
+    if path.suffix != ".onnx":
+        raise ValueError(f"an 8-bit file must end in .onnx, got {path.name!r}")
+    known, new = _sets(source, data, model.input_shape)
+    held_out = spread(new, HELD_OUT_IMAGES)
+    calibration = spread(_apart(known, held_out), most)
+    print(
+        f"kedge export: 8 bits, calibrated on {len(calibration)} images of {known.name} ({known.split}), compared on "
+        f"{len(held_out)} of {new.name} ({new.split})",
+        file=sys.stderr,
+    )
+    with scratch_beside(path) as folder:
+        done = export(model, folder / "float.onnx", check_images=batch)
+        written = quantise(done.path, path, calibration, held_out, bound, full_range)
+    print(written)
+    print(f"the float file, which was not kept, was as close to the model as {done.largest_difference:.1e} of a logit")
+    if written.doubt:
+        print(f"careful: {written.doubt}", file=sys.stderr)
+    return replace(done, path=path)
+
+
+def _sets(source: Source, name: str | None, shape: tuple[int, ...]) -> "tuple[ImageSet, ImageSet]":
+    """Images to calibrate on, and held-out ones: of the run, or of `name`; of a set without parts every second one."""
+    from kedge import data
+
+    if name is None:
+        if not source.recipe():
+            raise ValueError(f"{source.name} belongs to no run, and --int8 calibrates on images: --data names some")
+        folds = bool(source.recipe().get("folds"))
+        run = images_of_run(source, held_out=not folds)
+        return _halves(run.train) if folds else (run.train, run.val)
+    offered = data.splits(name)
+    split = next(s for s in ("test", "val", *offered) if s in offered)
+    images = data.load(name, split, image_size=shape[-1], channels=shape[0])
+    if "train" in offered and split != "train":
+        return data.load(name, "train", image_size=shape[-1], channels=shape[0]), images
+    return _halves(images)
+
+
+def _halves(images: "ImageSet") -> "tuple[ImageSet, ImageSet]":
+    return images.subset(range(0, len(images), 2)), images.subset(range(1, len(images), 2))
+
+
+def _apart(images: "ImageSet", others: "ImageSet") -> "ImageSet":
+    """The images that are not among the others, where that can be told."""
+    if images.keys_of != others.keys_of:
+        return images
+    keys = set(others.keys())
+    return images.subset([place for place, key in enumerate(images.keys()) if key not in keys])

@@ -1,0 +1,287 @@
+"""An exported ONNX file once more with 8-bit weights and activations, and what that changed."""
+
+import json
+import logging
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kedge.checks import unlike_classes
+from kedge.confidence import log_odds
+from kedge.data import ImageSet, shared_images
+from kedge.deploy.card import KEY
+from kedge.deploy.exporting import need_onnx
+from kedge.deploy.onnx_file import OnnxModel, load_onnx, silence
+from kedge.files import scratch_beside
+from kedge.full_disk import naming
+from kedge.metrics import accuracy, calibration_error, prediction_difference
+from kedge.rejection import answered, by_confidence
+
+__all__ = ["BOUND", "FEWEST", "Agreement", "Quantised", "quantise"]
+
+BOUND = 0.05  # nats: of the prediction difference on held-out images
+SLIGHT = BOUND / 10  # a difference of less is no matter for doubt
+FEWEST = 16  # images to calibrate on, and to hold out
+BATCH = 32
+RUNS = 7  # of a batch, to take the median time of
+Pair = tuple[float, float]  # before and after
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How the answers of the 8-bit file compare with those of the float file on a set of images.
+
+    Attributes:
+        images: how many.
+        same: how many get the same label.
+        difference: `prediction_difference` of the float file and the 8-bit file, in nats.
+        accuracy, ece, answered: before and after, in [0, 1]: right answers, calibration error, and answers that the
+            reject rule lets through; None without fitting labels, or without a rule.
+    """
+
+    images: int
+    same: int
+    difference: float
+    accuracy: Pair | None
+    ece: Pair | None
+    answered: Pair | None
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What `quantise` wrote.
+
+    Attributes:
+        path: the file.
+        size: bytes before and after.
+        milliseconds: of an image, in batches of up to 32, before and after, on this machine.
+        calibration, held_out: agreement on the images that ranges were taken from, and on others.
+        bound: the difference on held-out images from which the file would have been refused, in nats.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    milliseconds: Pair
+    calibration: Agreement
+    held_out: Agreement
+    bound: float
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the path."""
+        return {name: value for name, value in asdict(self).items() if name != "path"}
+
+    @property
+    def doubt(self) -> str:
+        """Why more calibration images may help, in words; "" where nothing says so."""
+        known, new = self.calibration, self.held_out
+        if new.difference <= max(2 * known.difference, SLIGHT):
+            return ""
+        return (
+            f"held-out images agree less than those it was calibrated on (difference {new.difference:.2g} against "
+            f"{known.difference:.2g} nats): calibrate on more images, or on such as it will meet (a network is surer "
+            "of images that it was trained on, which agree more anyway)"
+        )
+
+    def __str__(self) -> str:
+        before, after = (size / 1e6 for size in self.size)
+        lines = [
+            f"{self.path} ({after:.2f} MB, {before:.2f} in float): 8-bit weights and activations, "
+            f"{self.milliseconds[1]:.2f} ms an image here, {self.milliseconds[0]:.2f} in float"
+        ]
+        for what, own in (("calibration", self.calibration), ("held-out", self.held_out)):
+            words = f"on {own.images} {what} images the same label on {own.same} ({own.same / own.images:.1%})"
+            lines.append(f"{words}, prediction difference {own.difference:.2g} nats")
+        lines[-1] += f" (allowed {self.bound:.2g})"
+        own = self.held_out
+        pairs = {"right answers": own.accuracy, "calibration error": own.ece, "answered by its rule": own.answered}
+        told = [f"{what} {a:.1%} before, {b:.1%} after" for what, pair in pairs.items() if pair for a, b in [pair]]
+        return "\n".join([*lines, *([f"held out: {'; '.join(told)}"] if told else [])])
+
+
+def quantise(
+    exported: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    calibration: ImageSet,
+    held_out: ImageSet,
+    bound: float = BOUND,
+    full_range: bool = False,
+) -> Quantised:
+    """Write a float ONNX file of `export` with int8 weights, a scale for each channel, and uint8 activations.
+
+    Ranges of activations are the least and largest values on the calibration images, whose labels take no part. Weights
+    use 7 of their 8 bits: with 8, processors without VNNI clip sums of products, and answer otherwise than the one that
+    the file was checked on. The file is run on both sets and left only if its prediction difference from the float file
+    on held-out images, KL(float ‖ int8), is within the bound. Its card says that it is 8-bit, and how it compared.
+
+    Args:
+        exported: the float file.
+        path: the file to write, ending in .onnx.
+        calibration: images to take ranges from, in the model's shape, 16 or more; 256 is usual.
+        held_out: others, of the same kind.
+        bound: in nats.
+        full_range: use all 8 bits of weights: closer to the float file, and other answers without VNNI.
+
+    Raises:
+        ValueError: for another suffix, a bound of 0 or less, a model that is no classifier, a file that is 8-bit
+            already or has its weights beside it, images in another shape, fewer than 16 of either, or images in both.
+        ImportError: if the packages for ONNX are not installed.
+        RuntimeError: if the 8-bit file differs by more than the bound; none is left.
+
+    Sources: onnxruntime's static quantisation; the check is that of PD-Quant (Liu et al., CVPR 2023), and calibration
+    beside held-out images that of MetaAug (Pham et al., ECCV 2024).
+    """
+    need_onnx()
+    final, source = Path(path), Path(exported)
+    if final.suffix != ".onnx":
+        raise ValueError(f"an 8-bit file must end in .onnx, got {final.name!r}")
+    if not bound > 0:
+        raise ValueError(f"the bound is a prediction difference above 0, in nats, got {bound}")
+    before = load_onnx(source)
+    _check(before, source, calibration, held_out)
+    with scratch_beside(final) as folder:
+        written = folder / final.name
+        with naming(final, written):
+            _write(source, written, calibration, full_range)
+        after = load_onnx(written)
+        known, new = (_agreement(before, after, images) for images in (calibration, held_out))
+        if not new.difference <= bound:
+            raise RuntimeError(
+                f"8 bits change the answers too much: on {new.images} held-out images the prediction difference is "
+                f"{new.difference:.3g} nats, allowed is {bound:.3g}, and {new.images - new.same} labels change; "
+                f"nothing was written to {final}. Calibrate on more images, or keep the float file"
+            )
+        precision = {
+            "weights": "int8",
+            "weight_bits": 8 if full_range else 7,
+            "activations": "uint8",
+            "calibration_images": known.images,
+            "held_out_images": new.images,
+            "same_label": new.same,
+            "prediction_difference": new.difference,
+        }
+        _say(written, precision)
+        batch = next(iter(held_out.batches(BATCH)))[0].float() / 255
+        milliseconds = (_pace(before, batch), _pace(load_onnx(written), batch))
+        size = source.stat().st_size, written.stat().st_size
+        os.replace(written, final)
+    return Quantised(final, size, milliseconds, known, new, bound)
+
+
+def _check(model: OnnxModel, source: Path, calibration: ImageSet, held_out: ImageSet) -> None:
+    if model.task != "classification":
+        raise ValueError(f"8-bit files are checked by the probabilities of classes, and {source.name} is a regression")
+    if model.precision is not None:
+        raise ValueError(f"{source.name} has 8-bit weights already: quantise the float file")
+    if source.with_name(f"{source.name}.data").exists():
+        raise ValueError(f"{source.name} has its weights in a file of their own, which 8-bit files here do not")
+    for what, images in (("to calibrate on", calibration), ("held out", held_out)):
+        if tuple(images.image_shape) != model.input_shape:
+            raise ValueError(f"images {what} are {list(images.image_shape)}, the model takes {list(model.input_shape)}")
+        if len(images) < FEWEST:
+            raise ValueError(f"{len(images)} images {what} are too few to go by: it takes {FEWEST} or more")
+    if shared := len(held_out) if held_out is calibration else shared_images(calibration, held_out):
+        raise ValueError(
+            f"{shared} held-out images are among those to calibrate on: they say nothing about images it will meet"
+        )
+
+
+def _write(source: Path, written: Path, calibration: ImageSet, full_range: bool) -> None:
+    """Fold what is constant, take the ranges, and write 8-bit operations."""
+    silence()
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        """The calibration images, batch by batch."""
+
+        def __init__(self) -> None:
+            self._batches = calibration.batches(BATCH)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self._batches, None)
+            return None if batch is None else {"images": (batch[0].float() / 255).numpy()}
+
+    prepared = written.with_name("prepared.onnx")
+    with _quiet():
+        quant_pre_process(str(source), str(prepared))
+        quantize_static(
+            str(prepared),
+            str(written),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=not full_range,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the library's advice to do what was just done, which it logs as a warning."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _say(path: Path, precision: dict[str, Any]) -> None:
+    """Write what the file is into its card, and take out what names this machine."""
+    import onnx
+
+    model = onnx.load(str(path))
+    card = next(json.loads(entry.value) for entry in model.metadata_props if entry.key == KEY)
+    del model.metadata_props[:]
+    model.metadata_props.add(key=KEY, value=json.dumps({**card, "precision": precision}, ensure_ascii=False))
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    onnx.save(model, str(path))
+
+
+def _agreement(before: OnnxModel, after: OnnxModel, images: ImageSet) -> Agreement:
+    """The answers of both files to a set of images."""
+    parts = []
+    with torch.no_grad():
+        for batch, _ in images.batches(BATCH):
+            pixels = batch.float() / 255
+            parts.append((before(pixels), after(pixels)))
+    logits = [torch.cat(each) for each in zip(*parts, strict=True)]
+    labels = [each.argmax(1) for each in logits]
+    fits = unlike_classes(images.class_names, before.class_names or before.num_outputs) is None
+    rule = by_confidence(before.reject)
+
+    def pair(measure: Callable[[Tensor], float]) -> Pair:
+        return measure(logits[0]), measure(logits[1])
+
+    return Agreement(
+        images=len(images),
+        same=int((labels[0] == labels[1]).sum()),
+        difference=float(prediction_difference(*logits)),
+        accuracy=pair(lambda x: float(accuracy(x.softmax(1), images.labels))) if fits else None,
+        ece=pair(lambda x: float(calibration_error(x.softmax(1), images.labels))) if fits else None,
+        answered=None
+        if rule is None
+        else pair(lambda x: float(answered(rule, x.softmax(1).amax(1), log_odds(x)).double().mean())),
+    )
+
+
+def _pace(model: OnnxModel, batch: Tensor) -> float:
+    """Milliseconds for an image: the median of some runs of a batch, after one that is not counted."""
+    times = []
+    with torch.no_grad():
+        for _ in range(RUNS + 1):
+            began = time.perf_counter()
+            model(batch)
+            times.append((time.perf_counter() - began) / len(batch))
+    return 1000 * statistics.median(times[1:])
