@@ -72,3 +72,8 @@ def seed_torch(seed: int, device: torch.device) -> None:
 def _shifted(values: torch.Tensor, shift: int) -> torch.Tensor:
     # torch's >> repeats the sign; the hash wants zeros shifted in
     return (values >> shift).bitwise_and_((1 << (64 - shift)) - 1)
+
+
+def shuffled(count: int, seed: int, what: str) -> torch.Tensor:
+    """The places of so many things in an order drawn by the seed, the same for good; long `[count]`."""
+    return derive_keys(torch.arange(count), seed, what).argsort(stable=True)

@@ -6,7 +6,8 @@ from PIL import Image
 
 import kedge
 from kedge.data import DataError
-from kedge.data.groups import Groups, group_by
+from kedge.data.grouping import group_by
+from kedge.data.groups import Groups
 
 
 def png(shade):

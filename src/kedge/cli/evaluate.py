@@ -184,7 +184,7 @@ def run(
         )
     shifts = shifts_of(separated(shift or ["none" if unlabelled else "corruptions"]))
     from kedge import evaluation
-    from kedge.data.groups import group_by
+    from kedge.data.grouping import group_by
     from kedge.reporting import render
 
     loaded = {name: source.load(device, weights) for name, source in sources.items()}

@@ -160,6 +160,8 @@ def _scored(sources: Sequence[Source]) -> "tuple[ImageSet, dict[str, Any]]":
         from kedge.training.recipe import held_by
 
         split |= {"split_seed": held_by(vars(runs.recipe)), "val_fraction": runs.recipe.val_fraction}
+        if runs.recipe.split_by is not None:
+            split["split_by"] = runs.recipe.split_by
     return images, split
 
 
@@ -167,7 +169,7 @@ def _same_images(recipe: dict[str, Any], split: dict[str, Any]) -> list[str]:
     """The flags of kedge train by which a new run has the images of the scored one, and holds out the same."""
     from kedge.training.recipe import Recipe
 
-    same = {name: recipe.get(name) for name in ("classes", "train_images", "val_fraction")}
+    same = {name: recipe.get(name) for name in ("classes", "train_images", "val_fraction", "split_by")}
     if recipe.get("imbalance"):
         same["imbalance"] = {"seed": recipe["seed"], **recipe["imbalance"]}
     usual = vars(Recipe())

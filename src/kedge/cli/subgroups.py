@@ -56,7 +56,7 @@ def run(
         kedge subgroups mine --groups 'regex:^(day|night)' --majority day
     """
     command = command_line("subgroups", locals())
-    from kedge.data.groups import group_by
+    from kedge.data.grouping import group_by
     from kedge.evaluation import accuracy_on_the_curve
     from kedge.reporting.subgroups import subgroup_table, write_subgroups
 

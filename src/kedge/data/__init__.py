@@ -7,7 +7,8 @@ from kedge.data.decode import read_image
 from kedge.data.distilled import distilled, feature_distance
 from kedge.data.dominoes import dominoes
 from kedge.data.file_sets import FileSet
-from kedge.data.groups import Groups, group_by
+from kedge.data.grouping import group_by
+from kedge.data.groups import Groups
 from kedge.data.imbalance import imbalanced
 from kedge.data.label_noise import with_label_noise
 from kedge.data.loading import load, load_images, load_unlabelled, parts_of, splits, stream

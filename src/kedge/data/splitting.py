@@ -1,13 +1,15 @@
 """Dividing a set: validation, reference subsets, the fixed split of digits."""
 
+import hashlib
 import math
 from collections.abc import Collection, Sequence
 
 import torch
 
+from kedge.data.groups import Groups
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet, class_numbers
-from kedge.seeds import derive_keys, unit_interval
+from kedge.seeds import derive_keys, shuffled, unit_interval
 
 _CHANCE = 1e-6  # that a draw which is less likely is taken for a mistake
 
@@ -19,6 +21,7 @@ def split_validation(
     *,
     trained: Collection[bytes] = (),
     held: Collection[bytes] = (),
+    groups: Groups | None = None,
 ) -> tuple[ImageSet, ImageSet]:
     """Divide a set into training and validation images by what is in them, about the same fraction of each class.
 
@@ -32,30 +35,37 @@ def split_validation(
 
     Another seed is another split. A part of a set that was divided needs another seed to be divided again.
 
+    With `groups` all images of a group fall on one side, as do groups that share an image: a hash of the group's name
+    decides. Photos of one person, object or scene on both sides would promise more than new ones give.
+
     Args:
         images: the set.
         fraction: of the images that validation gets, in (0, 1).
         seed: another seed, another split.
         trained: keys of images that stay in training whatever their hash, as a model has seen them.
         held: keys of images that are held out whatever their hash, unless they are among `trained`.
+        groups: of the images, see `kedge.data.group_by`: of one image among `trained` all stay, else of one among
+            `held` all are held out. An image of no group is one by itself.
 
     Returns:
         (train, val), each in the set's order, with the set's classes.
 
     Raises:
-        DataError: a fraction outside (0, 1), no class with two different images, nothing but `trained` ones, or a part
-            of a set that was divided with the same seed.
+        DataError: a fraction outside (0, 1), no class with two different images or groups, nothing but `trained` ones,
+            or a part of a set that was divided with the same seed.
     """
     if not 0.0 < fraction < 1.0:
         raise DataError(f"the validation fraction must lie between 0 and 1, got {fraction}")
-    keys = images.keys()
-    u = uniform(keys, seed)
+    keys, each = images.keys(), units(images, groups)
+    u = uniform(each, seed)
     # What cannot be read now is no image to measure on.
-    stays = torch.tensor([not key or key in trained for key in keys], dtype=torch.bool)
-    goes = torch.tensor([key in held for key in keys], dtype=torch.bool) & ~stays
+    seen = {unit for key, unit in zip(keys, each, strict=True) if key in trained}
+    wanted = {unit for key, unit in zip(keys, each, strict=True) if key in held}
+    stays = torch.tensor([not unit or unit in seen for unit in each], dtype=torch.bool)
+    goes = torch.tensor([unit in wanted for unit in each], dtype=torch.bool) & ~stays
     out = ((u < fraction) & ~stays) | goes
     free = ~(stays | goes)
-    if bool(free.all()) and not bool(out.any()) and len(set(keys)) * math.log1p(-fraction) < math.log(_CHANCE):
+    if bool(free.all()) and not bool(out.any()) and len(set(each)) * math.log1p(-fraction) < math.log(_CHANCE):
         raise DataError(
             f"{images.name}: none of {len(keys)} images falls to validation with seed {seed} and fraction {fraction}: "
             "they are a part of a set that was divided with this seed before. Take another seed"
@@ -66,11 +76,42 @@ def split_validation(
     if not out.any():
         division.give_lowest(free.nonzero()[:, 0])
     if not out.any():
-        why = "a model was trained on all of its images" if bool(stays.all()) else "no class has two different images"
+        what = "images" if groups is None else f"groups by {groups.by}"
+        why = "a model was trained on all of its images" if bool(stays.all()) else f"no class has two different {what}"
         raise DataError(f"{images.name}: {why}, so none can be held out for validation: add images, or a part val")
     train, val = images.subset(~out), images.subset(out)
     train.split, val.split = "train", "val"
     return train, val
+
+
+def units(images: ImageSet, groups: Groups | None = None) -> list[bytes]:
+    """For each image a key that it shares with all that must stay on its side; empty for what cannot be read.
+
+    Without groups the key of its content. Else a digest of the name of its group, of the first in the order of names
+    of those that are tied by a shared image.
+
+    Raises:
+        ValueError: for groups of another number of images.
+    """
+    keys = images.keys()
+    if groups is None:
+        return keys
+    if len(groups) != len(keys):
+        raise ValueError(f"there are {len(keys)} images, and groups of {len(groups)}")
+    lead = list(range(len(groups.names)))  # of each group the first that it is tied to
+
+    def first(group: int) -> int:
+        while lead[group] != group:
+            lead[group] = group = lead[lead[group]]
+        return group
+
+    of_key: dict[bytes, int] = {}
+    for key, group in zip(keys, groups.index.tolist(), strict=True):
+        if key and group >= 0:
+            one, other = sorted((first(group), first(of_key.setdefault(key, group))))
+            lead[other] = one
+    names = [hashlib.sha256(f"group {groups.names[first(group)]}".encode()).digest() for group in lead]
+    return [names[of_key[key]] if key in of_key else key for key in keys]
 
 
 def uniform(keys: Sequence[bytes], seed: int) -> torch.Tensor:
@@ -150,15 +191,5 @@ def reference_subset(
     if n is not None:
         if not 1 <= n <= len(index):
             raise DataError(f"{images.name}: asked for {n} reference images, there are {len(index)}")
-        index = index[_shuffled(len(index), seed)[:n]].sort().values
+        index = index[shuffled(len(index), seed, "split")[:n]].sort().values
     return images.subset(index)
-
-
-def shuffled_classes(labels: torch.Tensor, seed: int) -> list[torch.Tensor]:
-    """Return the places of each class's images, shuffled; the same for good for as many images."""
-    order = _shuffled(len(labels), seed)
-    return [order[labels[order] == c] for c in range(int(labels.max()) + 1)]
-
-
-def _shuffled(count: int, seed: int) -> torch.Tensor:
-    return derive_keys(torch.arange(count), seed, "split").argsort(stable=True)

@@ -17,6 +17,7 @@ from kedge.json_text import read_json
 __all__ = ["Selection"]
 
 FORMAT = "kedge selection"
+SPLIT = ("split_seed", "val_fraction", "split_by")  # what decides which images are held out
 Named = tuple[bytes, str]  # an image by what is in it, and its class
 
 
@@ -105,10 +106,11 @@ class Selection:
             )
         scored = {key for key, _ in self.images}
         if val is not None and val.keys_of == self.keys_of and (leak := sum(key in scored for key in val.keys())):  # noqa: SIM118
-            how = ", ".join(f"{key}: {self.about[key]}" for key in ("split_seed", "val_fraction") if key in self.about)
+            by = ", ".join(SPLIT)
+            how = ", ".join(f"{key}: {self.about[key]}" for key in self.about if key in SPLIT)
             raise ValueError(
                 f"{leak:,} of the {len(val):,} images held out for validation had a part in the selection, and cannot "
-                f"judge it: hold out those that its models held out ({how or 'by split_seed and val_fraction'})"
+                f"judge it: hold out those that its models held out ({how or f'by {by}'})"
             )
         wanted = Counter(named for named, chosen in zip(self.images, self.chosen.tolist(), strict=True) if chosen)
         keys = {key for key, _ in wanted}

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from kedge import checkpoint, metrics
 from kedge.anchoring import PixelModel
-from kedge.data import ImageSet
-from kedge.data.splitting import uniform
+from kedge.data import Groups, ImageSet
+from kedge.data.splitting import uniform, units
 from kedge.postprocess import trained_through
 from kedge.training.calibration import judge, measures, run_logits
 from kedge.training.checkpoint_selection import most_trained, on_the_way, start_of
 from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.errors import TrainingStopped
 from kedge.training.folder import RunFolder
+from kedge.training.images import groups_of
 from kedge.training.recipe import Recipe, held_by
 
 # (recipe, or what may change of it; the folder to go on with; images; number of the fold) -> (model, recipe as it ran)
@@ -76,16 +77,16 @@ class _Fold:
         return logits
 
 
-def fold_places(images: ImageSet, folds: int, seed: int) -> list[Tensor]:
+def fold_places(images: ImageSet, folds: int, seed: int, groups: Groups | None = None) -> list[Tensor]:
     """Where the images of each fold are in the set, long [n], by what is in them; each class spread over the folds.
 
-    Their order and names decide nothing. Equal images go together. A class with a single different image stays in
-    training with it, as do images that cannot be read: they are in no fold.
+    Their order and names decide nothing. Equal images go together, and with `groups` those of a group. A class with a
+    single different image or group stays in training with it, as do images that cannot be read: they are in no fold.
 
     Raises:
         ValueError: if there are fewer images to judge by than folds.
     """
-    keys, labels = images.keys(), images.labels.tolist()
+    keys, labels = units(images, groups), images.labels.tolist()
     u = uniform(keys, seed).tolist()
     of_class: dict[int, set[bytes]] = {}
     for key, label in zip(keys, labels, strict=True):
@@ -106,8 +107,9 @@ def fold_places(images: ImageSet, folds: int, seed: int) -> list[Tensor]:
     if not all(places):
         judged = sum(map(len, places))
         raise ValueError(
-            f"folds is {folds}, but there are only {judged} images to judge by (of classes with two different ones or "
-            f"more, of {len(keys)} images): take fewer folds, or add images"
+            f"folds is {folds}, but there are only {judged} images to judge by (of classes with two different "
+            f"{'ones' if groups is None else f'groups by {groups.by}'} or more, of {len(keys)} images): take fewer "
+            "folds, or add images"
         )
     return [torch.tensor(each) for each in places]
 
@@ -125,7 +127,7 @@ def cross_validate(recipe: Recipe, images: ImageSet, run: Path, train_fold: Trai
     hands over. `lines`: print one for each fold.
     """
     assert recipe.folds is not None
-    places = fold_places(images, recipe.folds, held_by(vars(recipe)))
+    places = fold_places(images, recipe.folds, held_by(vars(recipe)), groups_of(recipe, images))
     folds = []
     for number, places_of in enumerate(places, 1):
         others = torch.ones(len(images), dtype=torch.bool)
@@ -190,6 +192,7 @@ def _recipe_of(recipe: Recipe, count: int, of: int, folder: Path) -> Recipe:
         name=folder.name,
         runs=str(folder.parent),
         imbalance={},  # these images are what it left
+        split_by=None,  # and what the groups left
         batch_size=batch,
         references=min(recipe.references, count),
         residuals=min(recipe.residuals, count),

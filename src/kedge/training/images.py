@@ -14,7 +14,8 @@ import torch
 
 from kedge import data
 from kedge.checks import unlike_classes
-from kedge.data import ImageSet, StreamSet, with_label_noise
+from kedge.data import Groups, ImageSet, StreamSet, group_by, with_label_noise
+from kedge.data.groups import series_hint
 from kedge.data.splitting import split_validation
 from kedge.named_model import run_of
 from kedge.selection import Selection
@@ -29,6 +30,7 @@ __all__ = [
     "check_classes",
     "check_same_images",
     "divided",
+    "groups_of",
     "load_extra",
     "load_pool",
     "load_sets",
@@ -58,6 +60,8 @@ def load_pool(recipe: Recipe) -> tuple[ImageSet, ImageSet | None]:
             raise ValueError(f"selection picks images out of a set, and {recipe.data} is read in turn: leave it out")
     if (stream := data.stream(recipe.data, recipe.image_size, recipe.val_fraction, held_by(vars(recipe)))) is not None:
         train, out = stream
+        if recipe.split_by is not None:
+            raise ValueError(f"split_by divides a set by its groups, and {recipe.data} is read in turn: leave it out")
         if recipe.train_images is not None or recipe.classes is not None:
             train.subset(())  # which says that nothing can be picked out of it
     else:
@@ -92,6 +96,8 @@ def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[Imag
         train.split, val.split = "train", "val"
     elif val is None:
         train, val = _divide(recipe, train)
+    elif recipe.split_by is not None:
+        train.report.notes.append(_shared_groups(recipe, train, val))
     val, _ = val.readable()
     if recipe.classes is not None:
         train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
@@ -133,7 +139,29 @@ def _divide(recipe: Recipe, images: ImageSet) -> tuple[ImageSet, ImageSet]:
     known: dict[str, Collection[bytes]] = {}
     if record is not None and record.keys_of == images.keys_of:
         known = {"trained": record.seen, "held": record.held_out}
-    return split_validation(images, recipe.val_fraction, held_by(vars(recipe)), **known)
+    groups = groups_of(recipe, images)
+    if groups is None and (hint := series_hint(images.paths or (), len(images.class_names))) is not None:
+        images.report.notes.append(hint)
+    return split_validation(images, recipe.val_fraction, held_by(vars(recipe)), **known, groups=groups)
+
+
+def groups_of(recipe: Recipe, images: ImageSet) -> Groups | None:
+    """The groups that stay on one side of a split, `split_by` of the recipe."""
+    return None if recipe.split_by is None else group_by(images, recipe.split_by, recipe.data)
+
+
+def _shared_groups(recipe: Recipe, train: ImageSet, val: ImageSet) -> str:
+    """What is to be said of the groups of a part val that is there: how many are in the training images too."""
+    ours, theirs = groups_of(recipe, train), groups_of(recipe, val)
+    assert ours is not None
+    assert theirs is not None
+    both = sorted(set(ours.names) & set(theirs.names))
+    if not both:
+        return f"split_by {recipe.split_by}: none of {len(theirs.names)} groups of the part val is in the part train"
+    return (
+        f"split_by {recipe.split_by}: {len(both)} of {len(theirs.names)} groups of the part val are in the part train "
+        f"too, such as {both[0]!r}: images of these promise more than new ones give"
+    )
 
 
 def record_of(recipe: Recipe, train: ImageSet, val: ImageSet | None, in_memory: bool = False) -> ImageRecord:

@@ -89,6 +89,11 @@ def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None
             "selection picks among the images that a recipe names, and training images were handed over: hand over "
             "what kedge.selection.Selection.read(FILE).pick leaves of them"
         )
+    if memory.sets is not None and recipe.split_by is not None and not recipe.folds and earlier is None:
+        raise ValueError(
+            "split_by holds groups out of the images that a recipe names, and training and validation images were "
+            "handed over: divide them by kedge.data.split_validation(images, groups=kedge.data.group_by(images, WAY))"
+        )
     recipe = resolve_device(recipe)
     if earlier is not None and recipe.folds and recipe.world > 1:
         raise ValueError(

@@ -30,6 +30,9 @@ class Recipe:
         folds: judge by so many folds of cross-validation in place of images held out, and train on all in the end;
             0: hold some out; null: 3 where published weights are tuned on fewer than 100 images, else 0.
         split_seed: which images those are; null: the seed, and with a run in init_from the images that it held out.
+        split_by: what stays together when images are held out or dealt to folds, such as photos of one person, object
+            or scene: `folder`, the folder that a file lies in, `folder:2` the one above, `regex:PATTERN`, what its
+            first bracket matches in the file's name, or `column:NAME` of a table; null: each image by itself.
         classes: train on these classes only; null: all.
         train_images: train on the first so many training images only, validation taken from them; null: on all.
         imbalance: leave fewer images of some classes, {ratio: 50} or {ratio: 50, kind: step}: the most frequent class
@@ -128,6 +131,7 @@ class Recipe:
     val_fraction: float = 0.1
     folds: int | None = None
     split_seed: int | None = None
+    split_by: str | None = None
     classes: list[str] | None = None
     train_images: int | None = None
     imbalance: dict[str, Any] = field(default_factory=dict)

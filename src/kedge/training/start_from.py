@@ -94,6 +94,8 @@ def inherit(recipe: Recipe) -> Recipe:
             filled[key] = theirs
         if recipe.classes is None:
             filled["classes"] = trained.get("classes")
+        if recipe.split_by is None:
+            filled["split_by"] = trained.get("split_by")
         if recipe.augment == "auto":
             filled["augment"] = trained.get("augment", "auto")
     return replace(recipe, **filled)
