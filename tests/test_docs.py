@@ -271,6 +271,7 @@ SLOW = {
         {"mnist,textures --near cifar100": "other-photos", "old-1,old-2": "old-1", "new-1,new-2": "new-1"},
         (),
     ),
+    "prediction-sets.md": ({}, {"--epochs 10": "", "new-photos": "photos"}, ()),
     "unlabelled.md": ({}, {"--epochs 10": ""}, ()),
     "which-method.md": (
         {},
