@@ -280,6 +280,7 @@ SLOW = {
         },
         (),
     ),
+    "prediction-sets.md": ({}, {"--epochs 10": "", "new-photos": "photos"}, ()),
     "unlabelled.md": ({}, {"--epochs 10": ""}, ()),
     "which-method.md": (
         {},

@@ -133,7 +133,9 @@ def test_what_is_no_temperature_is_refused(model, images, bad):
 
 
 def test_other_steps_and_tasks_are_refused():
-    with pytest.raises(ValueError, match="no step 'isotonic'; there are class_prior, stable_max, temperature"):
+    with pytest.raises(
+        ValueError, match="no step 'isotonic'; there are class_prior, prediction_sets, stable_max, temperature"
+    ):
         check_steps({"isotonic": {"value": 1.0}})
     with pytest.raises(ValueError, match="must map names to records, got list"):
         check_steps([1.0])

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -171,3 +172,28 @@ def test_eight_bits_of_data_without_parts(command, model_folder, tmp_path):
     _, _, err = command("export", model_folder, "--int8", "--data", tmp_path / "own", "--out", tmp_path / "x.onnx")
     assert "calibrated on 32 images of own (all), compared on 32" in err
     assert load_onnx(tmp_path / "x.onnx").precision["held_out_images"] == 32
+
+
+def test_sets_of_a_whole_bank_are_left_out_where_nothing_can_set_them_anew(command, model_folder, tmp_path):
+    model = kedge.load(model_folder)
+    val = kedge.data.load("digits", "val")
+    kedge.training.calibrate(model, val, "prediction_sets", coverage=0.9)
+    folder = kedge.save(model, tmp_path / "with_sets")
+    code, out, err = command("export", folder, "--to", "torch", "--out", tmp_path / "m.pt2")
+    assert code == 0
+    assert "the prediction sets are left out: they were set on answers with the whole bank" in err
+    assert "prediction sets" not in out
+
+
+def test_sets_are_set_anew_for_the_reference_that_a_file_keeps(command, run_folder, tmp_path):
+    command("calibrate", run_folder, "--coverage", "0.9")
+    code, out, err = command("export", run_folder, "--to", "torch", "--out", tmp_path / "m.pt2")
+    assert code == 0
+    assert "prediction sets (lac) of 90 % coverage" in out
+    assert "left out" not in err
+    extra = {"kedge.json": ""}
+    torch.export.load(tmp_path / "m.pt2", extra_files=extra)
+    step = json.loads(extra["kedge.json"])["steps"]["prediction_sets"]
+    whole = kedge.load(run_folder).steps["prediction_sets"]
+    assert whole["references"] > step["references"] == 1
+    assert step["value"]["thresholds"] != whole["value"]["thresholds"]
