@@ -15,6 +15,7 @@ import copy
 import json
 import statistics
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ CASES = (
     ("half", "cifar10_resnet20"), ("half", "cifar10_resnet56"), ("new", "cifar10_resnet20"),
     ("photos", "tf_efficientnet_lite0"),
 )  # fmt: skip
-IMAGES = {"half": (500, 200), "new": (500, 200), "photos": (160, 100)}  # to learn from, and of each other set
+IMAGES = {"half": (400, 150), "new": (400, 150), "photos": (120, 60)}  # to learn from, and of each other set
 
 
 def probed(name: str, train: ImageSet) -> Any:
@@ -60,27 +61,33 @@ def probed(name: str, train: ImageSet) -> Any:
     return kedge.plain(network.eval(), **SETTINGS[name])
 
 
+@cache
+def loaded(name: str, split: str, side: int) -> ImageSet:
+    """A set at so many pixels; photos are decoded when their turn comes."""
+    return data.load(name, split, image_size=side, channels=3, decode=side <= 32)
+
+
 def images(case: str, seed: int) -> tuple[ImageSet, ImageSet, dict[str, ImageSet]]:
     """(images to learn from, to test on, other sets by name)."""
     few, many = IMAGES[case][1], IMAGES[case][0]
     order = torch.randperm(100, generator=torch.Generator().manual_seed(seed)).tolist()
     if case == "photos":
-        how: dict[str, Any] = {"image_size": 224, "channels": 3, "decode": False}
-        train, test = (data.load("trashnet160", split, **how) for split in ("train", "test"))
+        side = 224
+        train, test = (loaded("trashnet160", split, side) for split in ("train", "test"))
         train, test = cut(train, many, seed), cut(test, 2 * few, seed)
-        seen = cut(data.load("imagenet_sample256", "test", **how), few, seed)
+        seen = cut(loaded("imagenet_sample256", "test", side), few, seed)
     else:
-        how = {"image_size": 32, "channels": 3}
-        small = data.load("cifar10", "test")
+        side = 32
+        small = loaded("cifar10", "test", side)
         if case == "half":
             names = [small.class_names[c] for c in order if c < 10]
             known, seen = small.only_classes(names[:5]), cut(small.only_classes(names[5:]), few, seed)
         else:
-            hundred = data.load("cifar100", "test")
+            hundred = loaded("cifar100", "test", side)
             known, seen = hundred.only_classes([hundred.class_names[c] for c in order[:10]]), cut(small, few, seed)
         drawn = cut(known, len(known), seed)
         train, test = drawn.subset(range(many)), drawn.subset(range(many, min(len(drawn), many + 2 * few)))
-    other = cut(data.load("textures10_64", "test", **how), few, seed)
+    other = cut(loaded("textures10_64", "test", side), few, seed)
     half = len(test) // 2
     own = test.subset(range(half, len(test)))
     return train, test.subset(range(half)), {"seen": seen, "not seen": other, "own classes": own}

@@ -218,7 +218,7 @@ WALKS = {
     "corruptions.md": ({}, {"path/to/textures": "textures"}, ()),
     "metrics.md": ({}, {}, ()),
     "published-sets.md": ({}, {"~/data/": "", "tiny_imagenet32_jpeg": "photos"}, ("kedge evaluate",)),
-    "scores.md": ({}, {}, ()),
+    "scores.md": ({}, {}, ("kedge adapt", "kedge evaluate")),
 }
 SLOW = {
     "adapt.md": (

@@ -293,3 +293,33 @@ def test_the_radius_is_that_of_the_training(tmp_path):
     assert _trained_eps({"a": eight, "c": four}, "linf") is None
     assert _trained_eps({"d": round_}, "linf") is None
     assert _trained_eps({"a": eight, "d": round_}, "l2") == 0.5
+
+
+def test_stability_a_share_to_pass_and_sets_that_were_seen_by_flags(command, few_classes):
+    code, out, _ = command(
+        "evaluate", few_classes, "--shift", "none", "--ood", "digits", "--seen", "digits", "--tpr", 0.8, "--stability",
+        "--scores", "msp,reverse_anchoring", "--limit", 40, "--format", "json",
+    )  # fmt: skip
+    assert code == 0
+    results = json.loads(out)
+    (name,) = results["ood_sets"]
+    assert name.startswith("digits (")
+    assert results["ood_sets"][name]["seen"] is True
+    own = results["models"]["few"]
+    assert own["ood"][name]["separability"]["value"] is not None
+    assert own["ood"][name]["scores"]["msp"]["fpr_at_tpr"]["accepted"] >= 32
+    assert own["stability"]["images"] == 40
+    assert "not anchored" in own["skipped_scores"]["reverse_anchoring"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--tpr", 95, "--ood", "digits"], "--tpr is a share between 0 and 1"),
+        (["--tpr", 0.9], "--tpr 0.9 is for --ood"),
+        (["--ood", "digits", "--seen", "mnist"], "--seen mnist is of out-of-distribution sets"),
+    ],
+)
+def test_flags_that_go_with_ood_are_refused_before_a_model_is_loaded(command, flags, words):
+    with pytest.raises(ValueError, match=words):
+        command("evaluate", "nowhere", *flags)

@@ -145,13 +145,14 @@ def run(
     started, command = time.perf_counter(), command_line("evaluate", locals())
     if not 0 < risk < 1:
         raise ValueError(f"--risk must be between 0 and 1, got {risk:g}: 0.05 asks how many can be 95 % right")
+    seen = separated(seen)
     check_tpr(tpr, bool([*ood, *near]))
+    check_seen(seen, separated([*ood, *near]))
     sources, seeds_of = find_groups(models)
     check_weights(sources.values(), weights)
     single = leaves(sources)
     attack, ood, near = separated(attack), separated(ood), separated(near)
-    unlabelled, seen = separated(unlabelled), separated(seen)
-    check_seen(seen, [*ood, *near])
+    unlabelled = separated(unlabelled)
     radius_of_all = radius(eps, norm)
     if radius_of_all is None and attack != ["none"]:
         radius_of_all = _trained_eps(single, norm)

@@ -293,6 +293,8 @@ class _Pass:
                 columns = measure(logits, labels)
                 if classes is None:
                     columns |= set_columns(subject.set_rule, logits, labels)
+                else:
+                    columns["label"] = classes.to(labels.device)[labels]  # as the model numbers its classes
             self.columns[subject.name].append(columns)
 
 
