@@ -254,7 +254,11 @@ SLOW = {
     "reproduce.md": ({}, {"epochs: 10": "epochs: 1", "seeds: 3": "seeds: 1", "[0, 1, 2]": "[0]"}, ("--jobs",)),
     "robust.md": ({}, {"range(10)": "range(1)", "steps=10": "steps=2"}, ()),
     "share.md": ({**MINE, "litter": "first"}, {"trashnet160": "photos"}, ()),
-    "training.md": ({"litter": "first"}, {}, ("--devices", "convnext", "dominoes", "--how forgetting", "kedge subgroups")),
+    "training.md": (
+        {"litter": "first"},
+        {},
+        ("--devices", "convnext", "dominoes", "--how forgetting", "kedge subgroups"),
+    ),
     "trust.md": (
         {**MINE, "standard": "plain", "anchored": "first"}
         | {f"{group}-{seed}": "first" for group in ("old", "new") for seed in range(2)},

@@ -86,8 +86,8 @@ class Quantised:
             return ""
         return (
             f"held-out images agree less than those it was calibrated on (difference {new.difference:.2g} against "
-            f"{known.difference:.2g} nats): calibrate on more images, or on such as it will meet (a network is surer of "
-            "images that it was trained on, which agree more anyway)"
+            f"{known.difference:.2g} nats): calibrate on more images, or on such as it will meet (a network is surer "
+            "of images that it was trained on, which agree more anyway)"
         )
 
     def __str__(self) -> str:

@@ -89,23 +89,14 @@ def against(results: dict[str, Any], name: str) -> Markup:
     x = [100 * point[results["majority"]]["value"] for point in points]
     y = [100 * point[name]["value"] for point in points]
     low = max(0.0, min([*x, *y]) - 3)
-    plot = _Points((low, 100), (low, 100), "majority, %", "this group, %", width=320, height=270)
+    plot = Plot((low, 100), (low, 100), "majority, %", "this group, %", width=320, height=270)
     plot.rule([low, 100], [low, 100])
     curve = results["curves"][name]
     if curve["slope"] is not None:
         ends = [min(x), max(x)]
         plot.line(ends, [curve["slope"] * end + 100 * curve["intercept"] for end in ends], 1, marks=0)
-    plot.points(x, y)
+    plot.points(x, y, 0)
     return svg(plot)
-
-
-class _Points(Plot):
-    """A plot of points that no line joins."""
-
-    def points(self, x: list[float], y: list[float]) -> None:
-        """A marker for each."""
-        for across, up in zip(x, y, strict=True):
-            self._mark(across, up, 0)
 
 
 def _csv(results: dict[str, Any]) -> str:
