@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from kedge.cli.load_data import spread
 from kedge.cli.resolve_model import Source, find
 from kedge.cli.trained_on import images_of_run
 from kedge.rejection import in_words
@@ -232,12 +233,6 @@ def about_folding(whole: "AnchoredModel", folded: "PixelModel", choice: "FoldCho
             yield "its threshold is the one that was set for the whole bank: --threshold of kedge predict sets another"
         elif whole.reject != folded.reject:
             yield f"its threshold was set anew on validation images; that of the whole bank is {in_words(whole.reject)}"
-
-
-def spread(images: "ImageSet", most: int) -> "ImageSet":
-    """At most so many images from all over the set that can be read: folders come class by class."""
-    step = -(-len(images) // most)
-    return images.subset(range(0, len(images), step)).readable()[0]
 
 
 def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "ImageSet":

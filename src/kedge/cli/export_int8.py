@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kedge.cli.load_data import spread
 from kedge.cli.resolve_model import Source
 from kedge.cli.trained_on import images_of_run
 
@@ -33,7 +34,6 @@ def write_int8(
     Raises:
         ValueError: for a model of no run where no data is named, and as `kedge.deploy.quantise`.
     """
-    from kedge.cli.export import spread
     from kedge.deploy import export, quantise
     from kedge.files import scratch_beside
 
