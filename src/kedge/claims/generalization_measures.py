@@ -50,6 +50,7 @@ class GeneralizationMeasures(Claim):
     signs means that it foretells nothing of a new situation. There is no control: the claim is that none is needed.
     """
 
+    part = "measuring"
     variants = ("three regimes",)
     criteria = (
         Criterion("three of five measures have both signs", "measures with both signs", "three regimes", None, "above",

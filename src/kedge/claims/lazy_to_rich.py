@@ -27,6 +27,7 @@ class LazyToRich(Claim):
     weights and in x, ε = 0.
     """
 
+    part = "measuring"
     variants = tuple(SETTINGS)
     criteria = (
         Criterion("lazier, later", "delay", "α 1", "α 0.25"),
