@@ -28,6 +28,7 @@ class XorClusters(Claim):
     learns that first, hence the equal numbers, and no claim is made about the last step.
     """
 
+    part = "measuring"
     variants = ("linear", "two layers")
     criteria = (
         Criterion("one step learns the labels by heart", "training accuracy, step 1", "two layers", None, "above", 99),

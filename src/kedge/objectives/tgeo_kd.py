@@ -49,7 +49,7 @@ class TGeoKD(Wrapper):
     Inside of `Anchored` student and look-ahead have the references of the step, and where masking takes an image's
     target away the teacher's answer is the uniform distribution too. Batch norm keeps the statistics of the training
     images. `prepare` makes the MLP; in a loop of your own call it before the optimizer is made, and give the optimizer
-    `objective.parameters()` too. A step costs about three times one of `Distill`.
+    `objective.parameters()` too. A step costs three to five times one of `Distill`.
 
     Args:
         inner: the loss of the true targets, with one for each image, such as CrossEntropy.
