@@ -236,6 +236,7 @@ def model(
             {"check": "more steps, lower accuracy", "ok": True, "detail": "PGD-20 3.0 % below FGSM 22.0 %"},
             {"check": "gradients are not zero", "ok": i != 2, "detail": f"{80 if i == 2 else 0} of 1,000 images"},
         ]
+    made["test_time"] = None
     made["stability"] = {
         "oversensitive": estimate(0.04), "overstable": estimate(0.1), "confidence": 0.9, "images": N,
         "changes": [
