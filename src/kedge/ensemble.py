@@ -78,6 +78,7 @@ class Ensemble(PixelModel):
             num_outputs=first.num_outputs,
         )
         self.class_names = None if names is None else list(names)
+        self.ordered = any(each.ordered for each in members)
         self.training = any(each.training for each in members)
 
     @property

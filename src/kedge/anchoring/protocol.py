@@ -30,6 +30,7 @@ class Model(nn.Module):
         num_outputs: how many logits it gives; None where that is not known.
         steps: what its logits go through after the network.
         reversible: whether an image can be the reference of others (`reversed_losses`).
+        ordered: whether the classes are grades of one thing, from the lowest to the highest.
         of_members: whether its uncertainty is the disagreement of members, not of references.
         adapts: whether it changes with the images that it answers (`kedge.test_time`).
     """
@@ -43,6 +44,7 @@ class Model(nn.Module):
     num_outputs: int | None = None
     task: str = "classification"
     class_names: list[str] | None = None
+    ordered: bool = False
     reject: dict[str, Any] | None = None
     steps: dict[str, dict[str, Any]]
 

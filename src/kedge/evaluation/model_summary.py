@@ -44,11 +44,20 @@ class Settings:
     groups: Groups | None = None
 
     def answers(
-        self, columns: Columns, probs: Tensor | None = None, labels: Tensor | None = None, name: str | None = None
+        self,
+        columns: Columns,
+        probs: Tensor | None = None,
+        labels: Tensor | None = None,
+        name: str | None = None,
+        ordered: bool = False,
     ) -> Answers:
-        """What a model answered, for the metrics; of a model by `name` with its numbers of training images."""
+        """What a model answered, for the metrics; of a model by `name` with its numbers of training images.
+
+        `ordered`: whether its classes are.
+        """
         counts = None if name is None else self.train_counts.get(name)
         more = {"risk": self.risk, "train_counts": counts, "groups": None if name is None else self.groups}
+        more["ordered"] = ordered
         return Answers(columns, probs, labels, self.bins, self.resamples, self.seed, **more)
 
 
@@ -66,7 +75,7 @@ def about(
     clean = measure(logits, data.labels)
     if "uncertainty" in collected.clean.tensors:
         clean["uncertainty"] = collected.clean.tensors["uncertainty"]
-    answers = settings.answers(clean, logits.softmax(dim=1), data.labels, subject.name)
+    answers = settings.answers(clean, logits.softmax(dim=1), data.labels, subject.name, subject.model.ordered)
     on_clean = numbers([answers], [m for m in metrics() if "clean" in m.places and m.applies(answers)])
     anywhere = [metric for metric in metrics() if "shift" in metric.places]
     samples = [settings.answers(columns) for columns in collected.shift.values()]

@@ -69,6 +69,8 @@ from kedge.metrics.augrc import augrc
 from kedge.metrics.class_disparity import class_disparity
 from kedge.metrics.confusion import confusion_counts
 from kedge.metrics.fragility_index import fragility_index
+from kedge.metrics.quadratic_kappa import quadratic_kappa
+from kedge.metrics.rank_error import rank_error
 
 if TYPE_CHECKING:
     from kedge.metrics._accumulators import AURC, AUROC, FPR95, NLL, Accuracy, AUPRIn, AUPROut, Brier
@@ -153,6 +155,8 @@ __all__ = [
     "nll",
     "operating_point",
     "prediction_difference",
+    "quadratic_kappa",
+    "rank_error",
     "reliability",
     "resampled_error",
     "resampled_smooth_error",
