@@ -36,6 +36,8 @@ from kedge.metrics._detection import (
 from kedge.metrics._ensembles import false_false_true
 from kedge.metrics._linear import linear_separability
 from kedge.metrics._prediction_difference import prediction_difference
+from kedge.metrics._detection import aupr_in, aupr_out, auroc, auroc_interval, fpr95, roc_curve
+from kedge.metrics._ensembles import false_false_true, wrong_in_all
 from kedge.metrics._selective import (
     aurc,
     aurc_interval,
@@ -68,7 +70,9 @@ from kedge.metrics.accuracy_by_class import worst_interval
 from kedge.metrics.augrc import augrc
 from kedge.metrics.class_disparity import class_disparity
 from kedge.metrics.confusion import confusion_counts
+from kedge.metrics.error_correlation import error_correlation
 from kedge.metrics.fragility_index import fragility_index
+from kedge.metrics.oracle_at import oracle_at
 from kedge.metrics.quadratic_kappa import quadratic_kappa
 from kedge.metrics.rank_error import rank_error
 
@@ -137,6 +141,7 @@ __all__ = [
     "detection_summary",
     "difference_of_confidences",
     "difference_of_confidences_interval",
+    "error_correlation",
     "exact_interval",
     "excess_aurc",
     "false_false_true",
@@ -155,6 +160,7 @@ __all__ = [
     "nll",
     "operating_point",
     "prediction_difference",
+    "oracle_at",
     "quadratic_kappa",
     "rank_error",
     "reliability",
@@ -170,6 +176,7 @@ __all__ = [
     "threshold_for_coverage",
     "threshold_for_risk",
     "worst_interval",
+    "wrong_in_all",
 ]
 
 
