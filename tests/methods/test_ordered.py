@@ -117,6 +117,14 @@ def test_far_from_the_boundaries_nothing_overflows():
     assert cumulative.grad.isfinite().all()
 
 
+def test_the_gradient_at_0_is_that_of_a_logistic():
+    cumulative = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
+    F.cross_entropy(log_probabilities(cumulative), torch.tensor([0])).backward()
+    assert float(cumulative.grad) == pytest.approx(-0.5)
+    near = torch.tensor([[-0.3, 0.0, 0.02, 1.5]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(log_probabilities, near)
+
+
 def test_close_boundaries_are_exact():
     """In float32 as in float64: σ(a) - σ(b) would lose all digits."""
     for gap in (1e-5, 1e-3, 0.1):

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SMALLEST = 1e-6  # the least distance between two boundaries that a class between them is counted with
@@ -18,8 +19,7 @@ def log_probabilities(cumulative: Tensor) -> Tensor:
     """
     cumulative = cumulative.to(torch.promote_types(cumulative.dtype, torch.float32))
     # Not logsigmoid, which exported files compute as the logarithm of a sigmoid that is 0 for -100.
-    rest = (1 + (-cumulative.abs()).exp()).log()
-    below, above = cumulative.clamp_max(0) - rest, (-cumulative).clamp_max(0) - rest
+    below, above = -F.softplus(-cumulative), -F.softplus(cumulative)
     distance = (cumulative[:, 1:] - cumulative[:, :-1]).clamp_min(SMALLEST)
     # Not expm1, which exported files compute as exp - 1: 1e-6 would lose its digits.
     near = distance * (1 - distance / 2 * (1 - distance / 3 * (1 - distance / 4)))
