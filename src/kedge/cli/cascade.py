@@ -26,7 +26,7 @@ def run(
     split: str = "val",
     max_loss: float | None = None,
     max_risk: float | None = None,
-    fold: bool = True,
+    all_references: bool = False,
     to: Literal["kedge", "onnx"] = "kedge",
     format: Literal["table", "json"] = "table",
     batch_size: int = 32,
@@ -55,7 +55,7 @@ def run(
             with --max_risk not looked at
         max_risk (SHARE): the largest share of wrong answers among those of the small model that stand; null: not looked
             at
-        fold: fold an anchored small model to one reference; false: it answers with all of its own
+        all_references: an anchored small model answers with all of its references; else it is folded to its first one
         to: write model folders, or ONNX files, which have one reference each
         format: how to print what was measured
         batch_size: {BATCH_SIZE}
@@ -73,7 +73,7 @@ def run(
 
     sources = {"small": find(small), "large": find(large)}
     models: dict[str, Any] = {name: source.load(device) for name, source in sources.items()}
-    if fold and models["small"].count():
+    if models["small"].count() and not all_references:
         models["small"] = folded(models["small"].cpu()).to(models["large"].mean.device)
     Cascade(models["small"], models["large"], {"threshold": 1.0})  # says what does not fit before images are read
     max_loss = LOSS if max_loss is None and max_risk is None else max_loss
