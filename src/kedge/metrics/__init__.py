@@ -33,11 +33,9 @@ from kedge.metrics._detection import (
     operating_point,
     roc_curve,
 )
-from kedge.metrics._ensembles import false_false_true
+from kedge.metrics._ensembles import false_false_true, wrong_in_all
 from kedge.metrics._linear import linear_separability
 from kedge.metrics._prediction_difference import prediction_difference
-from kedge.metrics._detection import aupr_in, aupr_out, auroc, auroc_interval, fpr95, roc_curve
-from kedge.metrics._ensembles import false_false_true, wrong_in_all
 from kedge.metrics._selective import (
     aurc,
     aurc_interval,
@@ -159,8 +157,8 @@ __all__ = [
     "log_odds_of_references",
     "nll",
     "operating_point",
-    "prediction_difference",
     "oracle_at",
+    "prediction_difference",
     "quadratic_kappa",
     "rank_error",
     "reliability",
