@@ -5,6 +5,7 @@ from typing import Any
 
 HOUSE = Path(__file__).parent / "fixtures" / "first-house"
 TEACHER = str(HOUSE / "plain" / "model")
+DIGITS = [str(digit) for digit in range(9, -1, -1)]  # ordered, and not as the labels are
 CLIMB = {"pgd": {"eps": 0.1, "steps": 2}}
 
 # What a recipe says besides TINY, so that a run trains with the method.
@@ -76,6 +77,11 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
             "objective": ["anchored", "outlier_exposure", "cross_entropy"],
             "extra": {"outliers": "OUTLIERS"},
         },
+        "presto": {
+            "ordered": DIGITS,
+            "arguments": {"width": 4, "head": "presto"},
+            "objective": ["anchored", {"presto": {"weight": 0.05}}, "cross_entropy"],
+        },
         "pull_towards": {
             "init_from": str(HOUSE / "masked" / "model"),
             "objective": [
@@ -103,6 +109,8 @@ RUNS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "heads": {
         "cosine": {"anchored": False, "arguments": {"width": 4, "head": "cosine"}},
+        "presto": {"ordered": DIGITS, "arguments": {"width": 4, "head": "presto"}},
+        "proportional_odds": {"ordered": DIGITS, "arguments": {"width": 4, "head": "proportional_odds"}},
         "vib": {"anchored": False, "arguments": {"width": 4, "head": "vib"}},
     },
     "optim.rules": {

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from kedge.anchoring import Prediction as Prediction
     from kedge.anchoring import anchor as anchor
     from kedge.anchoring import plain as plain
+    from kedge.cascade import Cascade as Cascade
     from kedge.checkpoint import load as load
     from kedge.checkpoint import save as save
     from kedge.deploy import push_to_hub as push_to_hub
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 # The command line must answer --help before torch is imported, so names are looked up on first use.
 _HOMES = {
+    "Cascade": "kedge.cascade",
     "Ensemble": "kedge.ensemble",
     "AnchoredModel": "kedge.anchoring",
     "PlainModel": "kedge.anchoring",

@@ -76,6 +76,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
             "task": model.task,
             "dtype": str(model.mean.dtype).removeprefix("torch."),
             "class_names": model.class_names,
+            "ordered": model.ordered,
             "reject": model.reject,
             "steps": model.steps,
             "weights_sha256": file_digest(temporary),
@@ -169,7 +170,7 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
         raise ValueError(f"the weights in {weights} do not fit the model: {_short(error)}") from error
     if not all(_finite(value) for value in state.values() if value.is_floating_point()):
         raise ValueError(f"the weights in {weights} hold NaN or infinity, which kedge.save does not write")
-    built.class_names = config["class_names"]
+    built.class_names, built.ordered = config["class_names"], bool(config.get("ordered"))
     built.reject = config["reject"]
     built.steps = config.get("steps") or {}
     return built.eval()

@@ -78,6 +78,7 @@ class Ensemble(PixelModel):
             num_outputs=first.num_outputs,
         )
         self.class_names = None if names is None else list(names)
+        self.ordered = any(each.ordered for each in members)
         self.training = any(each.training for each in members)
 
     @property
@@ -121,6 +122,12 @@ class Ensemble(PixelModel):
             mean, spread if len(logits) > 1 else None, self.task, steps=self.steps, per_reference=each_member
         )
         return vetted(prediction, self.steps) if check else prediction
+
+    def answers_of_members(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Logits and uncertainty of `predict`, and the class that each member answers by itself, `[B, M]`."""
+        prediction = self.predict(images, references, keep_per_reference=True, check=False)
+        each = prediction.per_reference
+        return prediction.logits, prediction.uncertainty, None if each is None or len(each) < 2 else each.argmax(-1).T
 
     def set_rule(self, coverage: float | None = None, references: Any = None) -> SetRule:
         """Its own prediction sets where it has some, else those that more than half of its members agree on.

@@ -32,6 +32,8 @@ def check_stated(stated: Mapping[str, Any], where: str) -> None:
             refuse(stated, "class_names", where, f"null, or {outputs} texts")
         if len(names) != outputs:
             raise ValueError(f"{where}: class_names has {len(names)} names, but num_outputs is {outputs}")
+    if stated.get("ordered") not in (None, True, False):
+        refuse(stated, "ordered", where, "true or false")
     if stated.get("reject") is not None and not is_rule(stated["reject"]):
         refuse(stated, "reject", where, "null, or a finite threshold, a confidence between 0 and 1, with its log_odds")
     try:

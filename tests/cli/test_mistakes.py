@@ -29,6 +29,7 @@ MODELS = {
     "select": [],
     "subgroups": ["--groups", "folder"],
     "features": ["saved"],
+    "cascade": ["saved", "--out", "both"],
 }
 # What a command needs to get as far as the option that is wrong.
 NEEDED = {

@@ -106,8 +106,9 @@ def test_interrupted(capsys, monkeypatch):
 
 def test_every_field_is_a_flag(capsys):
     example = Recipe(
-        name="n", image_size=9, classes=["a", "b"], workers=1, arguments={"width": 3}, pretrained=False, anchored=False,
-        references=2, residuals=1, objective=[{"Mixup": {"alpha": 0.1}}, "CrossEntropy"], class_weights="balanced",
+        name="n", image_size=9, classes=["a", "b"], ordered=["b", "a"], workers=1, arguments={"width": 3},
+        pretrained=False, anchored=False, references=2, residuals=1,
+        objective=[{"Mixup": {"alpha": 0.1}}, "CrossEntropy"], class_weights="balanced",
         optimizer="adamw", lr=1e-3, momentum=0.5, nesterov=False, weight_decay=0.0, clip=1.0, ema=0.9, warmup=1.0,
         schedule="multistep", milestones=[2.0], gamma=0.5, epochs=3, batch_size=8, precision="32", device="cpu",
         devices=2, nodes=2, label_noise=0.1, compile=True, seed=3, coverage=0.8, runs="r", data="d", val_fraction=0.2,

@@ -32,6 +32,7 @@ class PixelModel(Model):
         num_outputs: the number of classes, or of regression targets.
         task: "classification" or "regression".
         class_names: a name for each output, or None.
+        ordered: whether the classes are grades of one thing, from the lowest to the highest.
         reject: the stored rule for saying "I do not know", or None.
         steps: what is done to the logits after the network (`kedge.postprocess`), by name, in this order; empty, or
             `{"temperature": {"value": T, ...}}` (see `kedge.training.calibrate`): in eval mode the logits of `forward`
@@ -69,6 +70,7 @@ class PixelModel(Model):
         self.num_outputs = int(num_outputs)
         self.task = task
         self.class_names: list[str] | None = None
+        self.ordered = False
         self.reject: dict[str, Any] | None = None
         self.steps: dict[str, dict[str, Any]] = {}
 

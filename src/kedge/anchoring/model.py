@@ -15,6 +15,8 @@ from kedge.anchoring.transduction import BestReferences
 from kedge.anchoring.twin import in_eval
 from kedge.checks import check_images
 
+MOST_MEMBERS = 64  # references whose answers are looked at one by one
+
 
 class AnchoredModel(ReferencedModel):
     """A network whose first layer takes the tuple [r, x - r]; made by `kedge.anchor`.
@@ -128,6 +130,14 @@ class AnchoredModel(ReferencedModel):
             return fold_network(self, self.references[reference : reference + 1], size)
 
     # What callers ask of any model
+
+    def answers_of_members(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As `answers`, and what each reference answers by itself, `[B, K]`; None for one, many, or chosen ones."""
+        if isinstance(references, str) or not 1 < self.count(references) <= MOST_MEMBERS or self.task == "regression":
+            return *self.answers(images, references), None
+        prediction = self.predict(images, references, keep_per_reference=True, check=False)
+        assert prediction.per_reference is not None
+        return prediction.logits, prediction.uncertainty, self.decided(prediction.per_reference).argmax(-1).T
 
     def count(self, references: Any = None) -> int:
         """How many references every image meets in one prediction."""

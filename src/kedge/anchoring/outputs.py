@@ -31,6 +31,8 @@ class Outputs:
         head: the last layer's weight `[C, D]` and bias `[C]` where there are features. W·features + b is what the
             network returned, see `network_logits`.
         steps: those that `logits` went through after the network, such as a temperature; nothing else did.
+        members: `[B, M]` int64, the class that each member of an ensemble, or each reference of an anchored model,
+            answers by itself; None where it was not asked for, there is one only, or there are more than 64.
         of_members: whether the uncertainty is the disagreement of an ensemble's members, in nats, not of references.
     """
 
@@ -42,6 +44,7 @@ class Outputs:
     head: tuple[Tensor, Tensor] | None = None
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     of_members: bool = False
+    members: Tensor | None = None
 
     @property
     def reference_spread(self) -> Tensor | None:
@@ -77,7 +80,7 @@ class Outputs:
         if not parts:
             raise ValueError("there are no outputs to put together: parts is empty")
         joined: dict[str, Any] = {}
-        for name in ("logits", "uncertainty", "features", "masked", "reverse"):
+        for name in ("logits", "uncertainty", "features", "masked", "reverse", "members"):
             values = [getattr(part, name) for part in parts]
             joined[name] = None if any(value is None for value in values) else torch.cat(values)
         head = parts[0].head if joined["features"] is not None else None

@@ -30,6 +30,7 @@ class Model(nn.Module):
         num_outputs: how many logits it gives; None where that is not known.
         steps: what its logits go through after the network.
         reversible: whether an image can be the reference of others (`reversed_losses`).
+        ordered: whether the classes are grades of one thing, from the lowest to the highest.
         of_members: whether its uncertainty is the disagreement of members, not of references.
         adapts: whether it changes with the images that it answers (`kedge.test_time`).
     """
@@ -43,6 +44,7 @@ class Model(nn.Module):
     num_outputs: int | None = None
     task: str = "classification"
     class_names: list[str] | None = None
+    ordered: bool = False
     reject: dict[str, Any] | None = None
     steps: dict[str, dict[str, Any]]
 
@@ -56,6 +58,10 @@ class Model(nn.Module):
     def stream(self) -> dict[str, Any] | None:
         """What happened since it was reset, for a record; None for a model that does not change by answering."""
         return None
+
+    def answers_of_members(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """As `answers`, and what each of several members or references answers by itself, classes `[B, M]`, or None."""
+        return *self.answers(images, references), None
 
     def count(self, references: Any = None) -> int:
         """How many references every image meets in one prediction; 0 for a model that has none."""
@@ -82,6 +88,7 @@ class Model(nn.Module):
         features: bool = False,
         masked: bool = False,
         reverse: tuple[Tensor, Tensor] | None = None,
+        members: bool = False,
         check: bool = True,
     ) -> Outputs:
         """What the model says of `images` `[B, C, H, W]` in [0, 1], in eval mode and only read; see `outputs_of`."""
@@ -89,8 +96,11 @@ class Model(nn.Module):
             check_images(images)
         layer = self.feature_layer(images, references) if features else None
         with collecting(layer) as passes:
-            logits, uncertainty = self.answers(images, references)
-        outputs = Outputs(logits, uncertainty, steps=self.steps, of_members=self.of_members)
+            if members:
+                logits, uncertainty, each = self.answers_of_members(images, references)
+            else:
+                logits, uncertainty, each = *self.answers(images, references), None
+        outputs = Outputs(logits, uncertainty, steps=self.steps, of_members=self.of_members, members=each)
         if layer is not None and (passes or len(images) == 0):
             weight, bias = affine(layer)
             parts = [inputs_of(layer, x) for x in passes if len(x)]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kedge.training.record import ImageRecord
 
 MEAN = re.compile(r"mean\((?P<members>.*)\)")
+CASCADE = "cascade.json"  # as kedge.cascade.RULE, which would import torch
 HUB = "hf-hub:"  # as kedge.hub.PREFIX, which would import torch
 
 
@@ -46,7 +47,7 @@ class Source:
     @property
     def saved(self) -> bool:
         """Whether `kedge.save` wrote it: of a file, a function or a network of timm nothing is anchored."""
-        return self.path is not None and self.path.is_dir()
+        return self.path is not None and (self.path / "config.json").is_file()
 
     def folder(self, otherwise: str) -> Path:
         """The folder that `kedge.save` wrote the model in; ValueError, with what to do `otherwise`, without one."""
@@ -85,6 +86,10 @@ class Source:
         from kedge.devices import chosen_device
 
         device = chosen_device(device)
+        if self.path is not None and (self.path / CASCADE).is_file():
+            from kedge.cascade import load_cascade
+
+            return load_cascade(self.path).to(device)
         if self.path is not None:
             from kedge.checkpoint import load
             from kedge.layout import channels_last
@@ -146,6 +151,8 @@ def _of_file(path: Path, word: str) -> Source:
 
 
 def _of_folder(path: Path, word: str) -> Source:
+    if (path / CASCADE).is_file():
+        return Source(path, None, path.resolve().name)
     folder = model_folder(path)
     if folder is None:
         raise FileNotFoundError(f"{word} is a folder without a model (no model/config.json and no config.json in it)")

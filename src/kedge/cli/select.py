@@ -169,7 +169,7 @@ def _same_images(recipe: dict[str, Any], split: dict[str, Any]) -> list[str]:
     """The flags of kedge train by which a new run has the images of the scored one, and holds out the same."""
     from kedge.training.recipe import Recipe
 
-    same = {name: recipe.get(name) for name in ("classes", "train_images", "val_fraction", "split_by")}
+    same = {key: recipe.get(key) for key in ("classes", "ordered", "train_images", "val_fraction", "split_by")}
     if recipe.get("imbalance"):
         same["imbalance"] = {"seed": recipe["seed"], **recipe["imbalance"]}
     usual = vars(Recipe())

@@ -1,5 +1,6 @@
 """`kedge train`: a recipe, or a folder of images, to a model."""
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ class _Parser(ArgumentParser):
     """Keeps only what was given on the command line, so that a flag overrides a recipe also where it is a default."""
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **settings: Any) -> Namespace:  # type: ignore[override]
-        words = list(sys.argv[1:] if args is None else args)
+        words = _listed(list(sys.argv[1:] if args is None else args))
         # Not handed on: jsonargparse has a --print_config of its own, which prints its own view of the flags.
         others = [argument for argument in words if argument != "--print_config"]
         for argument in others:
@@ -33,6 +34,20 @@ class _Parser(ArgumentParser):
         options = super().parse_args(others, *rest, **{**settings, "defaults": False})
         options.print_config = len(others) < len(words)
         return options
+
+
+def _listed(words: list[str]) -> list[str]:
+    """The words of a command line with names of classes as a list, `low,medium,high` as `["low", "medium", "high"]`."""
+    listed = list(words)
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag not in ("--classes", "--ordered") or not (equals or words[place + 1 :]):
+            continue
+        value = value if equals else words[place + 1]
+        if not value.startswith(("[", "-")) and value != "null":
+            text = json.dumps([name.strip() for name in value.split(",")], ensure_ascii=False)
+            listed[place if equals else place + 1] = f"{flag}={text}" if equals else text
+    return listed
 
 
 def parser() -> ArgumentParser:

@@ -32,6 +32,7 @@ def write_card(model: PixelModel) -> str:
             "input_shape": list(model.input_shape),
             "num_outputs": model.num_outputs,
             "class_names": model.class_names,
+            "ordered": model.ordered,
             "reject": model.reject,
             "steps": model.steps,
             "formulas": {name: words for name, words in formulas.items() if words},

@@ -47,7 +47,7 @@ class OnnxModel(PlainModel):
             num_outputs=card["num_outputs"],
             task=card["task"],
         )
-        self.class_names = card["class_names"]
+        self.class_names, self.ordered = card["class_names"], bool(card.get("ordered"))
         self.reject = card["reject"]
         self.inside: dict[str, Any] = card.get("steps") or {}
         self.precision: dict[str, Any] | None = card.get("precision")

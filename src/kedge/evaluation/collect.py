@@ -61,7 +61,7 @@ def collect(
     """Run all models over everything; clean images first, which tells how long the rest will take."""
     data, positions = sets.test, sets.positions
     who = identity(data, positions)
-    clean = Part("clean", data, who, positions, outputs=True)
+    clean = Part("clean", data, who, positions, outputs=True, members=True)
     runner.announce(f"{len(data)} clean images", [clean])
     outcomes = runner.run(clean)
     runner.learn_pace(clean, outcomes)

@@ -54,7 +54,14 @@ class Subject:
         stands_for = digest(tensor_digest(images), labels.tolist())
         return replace(self, anchors=(fitted, labels.to(self.device)), anchors_digest=stands_for)
 
-    def outputs(self, images: Tensor, features: bool = False, masked: bool = False, reverse: bool = False) -> Outputs:
+    def outputs(
+        self,
+        images: Tensor,
+        features: bool = False,
+        masked: bool = False,
+        reverse: bool = False,
+        members: bool = False,
+    ) -> Outputs:
         """What the model says about float images `[B, C, H, W]` in [0, 1] of any convertible shape, on its device."""
         return self.model.outputs(
             convert(images, self.shape).to(self.dtype),
@@ -62,6 +69,7 @@ class Subject:
             features=features and "features" in self.fields,
             masked=masked and "masked" in self.fields,
             reverse=self.anchors if reverse and "reverse" in self.fields else None,
+            members=members,
             check=False,  # `to_unit` did
         )
 

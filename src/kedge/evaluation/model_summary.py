@@ -44,11 +44,19 @@ class Settings:
     groups: Groups | None = None
 
     def answers(
-        self, columns: Columns, probs: Tensor | None = None, labels: Tensor | None = None, name: str | None = None
+        self,
+        columns: Columns,
+        probs: Tensor | None = None,
+        labels: Tensor | None = None,
+        name: str | None = None,
+        **others: Any,
     ) -> Answers:
-        """What a model answered, for the metrics; of a model by `name` with its numbers of training images."""
+        """What a model answered, for the metrics; of a model by `name` with its numbers of training images.
+
+        `others`: what some metrics go by, such as whether its classes are ordered.
+        """
         counts = None if name is None else self.train_counts.get(name)
-        more = {"risk": self.risk, "train_counts": counts, "groups": None if name is None else self.groups}
+        more = {"risk": self.risk, "train_counts": counts, "groups": None if name is None else self.groups, **others}
         return Answers(columns, probs, labels, self.bins, self.resamples, self.seed, **more)
 
 
@@ -66,7 +74,12 @@ def about(
     clean = measure(logits, data.labels)
     if "uncertainty" in collected.clean.tensors:
         clean["uncertainty"] = collected.clean.tensors["uncertainty"]
-    answers = settings.answers(clean, logits.softmax(dim=1), data.labels, subject.name)
+    more = {
+        "ordered": subject.model.ordered,
+        "members": collected.clean.tensors.get("members"),
+        "members_are": "members" if subject.model.of_members else "references",
+    }
+    answers = settings.answers(clean, logits.softmax(dim=1), data.labels, subject.name, **more)
     on_clean = numbers([answers], [m for m in metrics() if "clean" in m.places and m.applies(answers)])
     anywhere = [metric for metric in metrics() if "shift" in metric.places]
     samples = [settings.answers(columns) for columns in collected.shift.values()]

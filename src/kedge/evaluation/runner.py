@@ -20,7 +20,7 @@ from kedge.metrics._classification import SMALLEST, brier_per_sample, label_rank
 from kedge.scores import Outputs
 
 Columns = dict[str, Tensor]
-FIELDS = ("logits", "uncertainty", "features", "masked", "reverse")  # of `Outputs`, one row for each image
+FIELDS = ("logits", "uncertainty", "features", "masked", "reverse", "members")  # of `Outputs`, one row for each image
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Part:
         settings: what `change` depends on, for the digest.
         outputs: store the model's outputs; else only what the metrics need of them (`measure`).
         masked: also the masked and the reversed passes of anchored models, where they are wanted.
+        members: also what each reference, or member of an ensemble, answers by itself.
         classes: long `[M]`, the outputs among which the answer is looked for; None for all of them.
     """
 
@@ -47,13 +48,15 @@ class Part:
     settings: Any = None
     outputs: bool = False
     masked: bool = True
+    members: bool = False
     classes: Tensor | None = None
 
     def extras(self, wants: dict[str, bool]) -> dict[str, bool]:
         """What to ask the models for beside logits."""
-        return (
-            {name: want and (self.masked or name == "features") for name, want in wants.items()} if self.outputs else {}
-        )
+        if not self.outputs:
+            return {}
+        own = {"members": True} if self.members else {}  # parts without them keep their keys
+        return {name: want and (self.masked or name == "features") for name, want in wants.items()} | own
 
     def key(self, subject: Subject, wants: dict[str, bool]) -> str | None:
         """What this part of this subject is stored under."""

@@ -64,8 +64,8 @@ def evaluate_one(
     channels, height, width = model.input_shape
     side = height if height == width else None
     test = _judging(planned, side, channels, whole)
-    if planned.recipe.classes is not None:
-        test = test.only_classes(planned.recipe.classes)
+    if planned.recipe.class_order is not None:
+        test = test.only_classes(planned.recipe.class_order)
     near, missing = _ood_sets(planned.variant.evaluation.get("near", []), side, channels, whole)
     far, more = _ood_sets(planned.variant.evaluation.get("ood", []), side, channels, whole)
     if (views := planned.variant.evaluation.get("views")) is not None:

@@ -10,6 +10,7 @@ info = Info(
     "SphereFace2: Binary Classification is All You Need for Deep Face Recognition", "Wen et al.", "ICLR", 2022,
     "https://arxiv.org/abs/2108.01513", "code",
 )  # fmt: skip
+AFFINE = False  # its logits are not W·features + b
 
 
 class Cosine(nn.Module):

@@ -33,7 +33,7 @@ from kedge.metrics._detection import (
     operating_point,
     roc_curve,
 )
-from kedge.metrics._ensembles import false_false_true
+from kedge.metrics._ensembles import false_false_true, wrong_in_all
 from kedge.metrics._linear import linear_separability
 from kedge.metrics._prediction_difference import prediction_difference
 from kedge.metrics._selective import (
@@ -68,7 +68,11 @@ from kedge.metrics.accuracy_by_class import worst_interval
 from kedge.metrics.augrc import augrc
 from kedge.metrics.class_disparity import class_disparity
 from kedge.metrics.confusion import confusion_counts
+from kedge.metrics.error_correlation import error_correlation
 from kedge.metrics.fragility_index import fragility_index
+from kedge.metrics.oracle_at import oracle_at
+from kedge.metrics.quadratic_kappa import quadratic_kappa
+from kedge.metrics.rank_error import rank_error
 
 if TYPE_CHECKING:
     from kedge.metrics._accumulators import AURC, AUROC, FPR95, NLL, Accuracy, AUPRIn, AUPROut, Brier
@@ -135,6 +139,7 @@ __all__ = [
     "detection_summary",
     "difference_of_confidences",
     "difference_of_confidences_interval",
+    "error_correlation",
     "exact_interval",
     "excess_aurc",
     "false_false_true",
@@ -152,7 +157,10 @@ __all__ = [
     "log_odds_of_references",
     "nll",
     "operating_point",
+    "oracle_at",
     "prediction_difference",
+    "quadratic_kappa",
+    "rank_error",
     "reliability",
     "resampled_error",
     "resampled_smooth_error",
@@ -166,6 +174,7 @@ __all__ = [
     "threshold_for_coverage",
     "threshold_for_risk",
     "worst_interval",
+    "wrong_in_all",
 ]
 
 

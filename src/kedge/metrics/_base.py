@@ -118,6 +118,7 @@ class Metric:
         unit: "%", "%%" (two decimals), "" or "count".
         better: "higher", "lower", or None where neither is.
         top: the largest value there is; None: there is none.
+        bottom: the smallest value there is.
         part: where results.json has it, and with which others it is shown: "clean", "calibration", "selective", "ood".
         order: its place among those of its part.
         places: on which images it is measured: "clean", "shift" (corrupted ones, which have columns alone).
@@ -143,6 +144,7 @@ class Metric:
     unit: ClassVar[str] = "%"
     better: ClassVar[str | None] = "higher"
     top: ClassVar[float | None] = 1.0
+    bottom: ClassVar[float] = 0.0
     part: ClassVar[str] = "clean"
     order: ClassVar[float] = 100
     places: ClassVar[tuple[str, ...]] = ("clean",)
@@ -214,10 +216,10 @@ class Metric:
     def estimate(
         self, value: float, center: float, draws: Tensor | None, size: int, exact: Bounds | None = None
     ) -> Estimate:
-        """The number with its interval, within 0 and `top`."""
+        """The number with its interval, within `bottom` and `top`."""
         low, high = exact or (NO_BOUNDS if draws is None else self.bounds(draws, value, center, size))
         if low is not None and high is not None:
-            low, high = max(low, 0.0), high if self.top is None else min(high, self.top)
+            low, high = max(low, self.bottom), high if self.top is None else min(high, self.top)
         if self.unbiased:
             return Corrected(value, low, high, center if center == center else None)
         return Estimate(value, low, high)

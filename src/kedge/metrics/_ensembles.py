@@ -30,3 +30,40 @@ def false_false_true(a: Tensor, b: Tensor, ensemble: Tensor, labels: Tensor) -> 
     if len(labels) == 0:
         raise ValueError("a share of no images is undefined: there are 0 labels")
     return ((a != labels) & (b != labels) & (ensemble == labels)).double().mean()
+
+
+def errors_of(predictions: Tensor, labels: Tensor) -> Tensor:
+    """Which of N images each of M members gets wrong, `[M, N]` bool.
+
+    Args:
+        predictions: predicted classes `[M, N]`, of the members of an ensemble, or of references.
+        labels: class indices `[N]`.
+
+    Raises:
+        ValueError: for logits, other shapes, and no images.
+    """
+    if predictions.ndim != 2 or predictions.is_floating_point() or predictions.dtype == torch.bool:
+        raise ValueError(
+            f"predictions must be class indices [M, N] of M members, but they are {predictions.dtype} "
+            f"{list(predictions.shape)}: of logits [M, N, C] take the argmax(-1)"
+        )
+    if labels.shape != predictions.shape[1:]:
+        raise ValueError(f"{predictions.shape[1]} predictions of each member for {len(labels)} labels")
+    if predictions.numel() == 0:
+        raise ValueError(
+            f"a share of no images or of no members is undefined: predictions are {list(predictions.shape)}"
+        )
+    return predictions != labels
+
+
+def wrong_in_all(predictions: Tensor, labels: Tensor) -> Tensor:
+    """Share of images that all members get wrong, a scalar in [0, 1]: what no choice among them could mend.
+
+    Args:
+        predictions: predicted classes `[M, N]`.
+        labels: class indices `[N]`.
+
+    Raises:
+        ValueError: for logits, other shapes, and no images.
+    """
+    return errors_of(predictions, labels).all(0).double().mean()

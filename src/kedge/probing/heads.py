@@ -13,7 +13,7 @@ from kedge.anchoring.last_layer import last_layer
 from kedge.anchoring.twin import evaluating
 from kedge.data import generator
 
-__all__ = ["find_head", "with_head"]
+__all__ = ["find_head", "layer_of_classes", "with_head"]
 
 SCALE = 0.01  # standard deviation of the weights of a fresh head: its first answers are close to even
 
@@ -58,6 +58,21 @@ def find_head(model: PixelModel, name: str | None = None) -> str:
     )
 
 
+def layer_of_classes(model: PixelModel) -> str:
+    """The name of the layer inside `model.network` that gives the classes: as `find_head`, else one of `kedge.heads`.
+
+    Raises:
+        ValueError: if there is none, as `find_head`.
+    """
+    try:
+        return find_head(model)
+    except ValueError:
+        for name, module in model.network.named_modules():
+            if type(module).__module__.startswith("kedge.heads."):
+                return name
+        raise
+
+
 def with_head(
     model: PixelModel,
     head: str,
@@ -98,6 +113,7 @@ def with_head(
     if hasattr(model_with.network, "num_classes"):
         model_with.network.num_classes = classes  # type: ignore[assignment]
     model_with.num_outputs, model_with.class_names = classes, list(class_names)
+    model_with.ordered = False  # an order of other classes is none of these
     model_with.steps, model_with.reject = {}, None
     images = torch.zeros(1, *model_with.input_shape).to(model_with.mean)
     try:

@@ -95,6 +95,7 @@ class Adapting(Model):
         self._first = [w.detach().clone() for w in self._learning]
         self.input_shape, self.num_outputs = self.source.input_shape, self.source.num_outputs
         self.class_names, self.reject, self.steps = self.source.class_names, self.source.reject, self.source.steps
+        self.ordered = self.source.ordered
         self.of_members = self.source.of_members  # type: ignore[misc]
         self.brake = brake
         if brake is not None and self.input_shape is not None and brake.images.shape[1:] != self.input_shape:
@@ -155,12 +156,13 @@ class Adapting(Model):
         features: bool = False,
         masked: bool = False,
         reverse: tuple[Tensor, Tensor] | None = None,
+        members: bool = False,
         check: bool = True,
     ) -> Any:
         """As of the model, of the next batch of the stream."""
         if check:
             check_images(images)
-        wants = {"features": features, "masked": masked, "reverse": reverse, "check": False}
+        wants = {"features": features, "masked": masked, "reverse": reverse, "members": members, "check": False}
         return self._next(images, references, lambda model: model.outputs(images, references, **wants))
 
     def count(self, references: Any = None) -> int:

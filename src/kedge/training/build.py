@@ -12,7 +12,7 @@ from kedge.anchoring import PixelModel, anchor, choose_references, choose_residu
 from kedge.anchoring.bare_network import published_normalisation
 from kedge.data import ImageSet, derive_seed
 from kedge.pretrained import load_weights
-from kedge.probing.heads import find_head
+from kedge.probing.heads import layer_of_classes
 from kedge.training.nested import FLAT, methods, takes
 from kedge.training.objective import images_of
 from kedge.training.recipe import Recipe
@@ -135,7 +135,7 @@ def step_passes(recipe: Recipe) -> int:
 def _layers(model: PixelModel, apart: bool) -> dict[nn.Parameter, int]:
     """The number of each parameter's layer, counted from the head, which is 0; all others 1 unless `apart`."""
     try:
-        head = find_head(model)
+        head = layer_of_classes(model)
     except ValueError:
         raise ValueError(
             "the network has no linear last layer to count layers from: leave head_lr, layer_decay, layer_lr and "

@@ -155,7 +155,8 @@ class RunImages:
         images = data.load(self.data, split, side, channels)
         if split == "train" and self.record is None and self.recipe.train_images is not None:
             images = images.subset(range(min(self.recipe.train_images, len(images))))
-        return images if self.recipe.classes is None else images.only_classes(self.recipe.classes)
+        order = self.recipe.class_order
+        return images if order is None else images.only_classes(order)
 
     @cached_property
     def whole(self) -> ImageSet:

@@ -18,6 +18,7 @@ from kedge.data import Groups, ImageSet, StreamSet, group_by, with_label_noise
 from kedge.data.groups import series_hint
 from kedge.data.splitting import split_validation
 from kedge.named_model import run_of
+from kedge.own_code import near_names
 from kedge.selection import Selection
 from kedge.training.held_out import RunImages, unseen
 from kedge.training.recipe import Recipe, held_by
@@ -28,6 +29,7 @@ __all__ = [
     "about_extra",
     "about_images",
     "check_classes",
+    "check_order",
     "check_same_images",
     "divided",
     "groups_of",
@@ -62,7 +64,7 @@ def load_pool(recipe: Recipe) -> tuple[ImageSet, ImageSet | None]:
         train, out = stream
         if recipe.split_by is not None:
             raise ValueError(f"split_by divides a set by its groups, and {recipe.data} is read in turn: leave it out")
-        if recipe.train_images is not None or recipe.classes is not None:
+        if recipe.train_images is not None or recipe.class_order is not None:
             train.subset(())  # which says that nothing can be picked out of it
     else:
         train = data.load(recipe.data, "train", recipe.image_size)
@@ -75,8 +77,9 @@ def load_pool(recipe: Recipe) -> tuple[ImageSet, ImageSet | None]:
         if (unlike := unlike_classes(train.class_names, val.class_names, ("train", "val"))) is not None:
             raise ValueError(f"{recipe.data}: the classes of train and val differ: {unlike}")
         out = val
+    check_order(recipe, train)
     if recipe.imbalance:
-        train = train if recipe.classes is None else train.only_classes(recipe.classes)
+        train = train if recipe.class_order is None else train.only_classes(recipe.class_order)
         train = data.imbalanced(train, **{"seed": recipe.seed, **recipe.imbalance})
     return train, out
 
@@ -99,8 +102,8 @@ def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[Imag
     elif recipe.split_by is not None:
         train.report.notes.append(_shared_groups(recipe, train, val))
     val, _ = val.readable()
-    if recipe.classes is not None:
-        train, val = train.only_classes(recipe.classes), val.only_classes(recipe.classes)
+    if recipe.class_order is not None:
+        train, val = train.only_classes(recipe.class_order), val.only_classes(recipe.class_order)
     if recipe.selection is not None:
         train, words = Selection.read(recipe.selection).pick(train, val)
         train.report.notes.append(words)
@@ -111,6 +114,23 @@ def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[Imag
             f"{len(val) - len(unknown)} of the {len(val)} images of the part val are training images too, and left out"
         )
     return train, unknown
+
+
+def check_order(recipe: Recipe, train: ImageSet) -> None:
+    """Raise ValueError where the order of a recipe is not one of all classes of the images that it trains on."""
+    if recipe.ordered is None:
+        return
+    there, order = train.class_names, recipe.ordered
+    if unknown := [name for name in order if name not in there]:
+        raise ValueError(
+            f"ordered names {unknown[0]!r}, and {train.name} has the classes {', '.join(there[:20])}"
+            f"{near_names(unknown[0], there)}"
+        )
+    if recipe.classes is None and (left := [name for name in there if name not in order]):
+        raise ValueError(
+            f"ordered leaves out {', '.join(left[:10])} of {train.name}: give every class its place, from the lowest "
+            f"to the highest; to train without it say so with classes: [{', '.join(order)}]"
+        )
 
 
 def check_classes(train: ImageSet, name: str, way_out: str = "") -> None:

@@ -14,7 +14,7 @@ from kedge.data import ImageSet
 from kedge.data.batches import check_sampler
 from kedge.epsilon import parse_epsilon
 from kedge.objectives._weights import balanced_weights
-from kedge.probing.heads import find_head
+from kedge.probing.heads import layer_of_classes
 from kedge.samplers import make_sampler
 from kedge.samplers._base import draws_of
 from kedge.training.nested import methods
@@ -145,7 +145,7 @@ def make_objective(
     known = {"labels": labels, "classes": train.class_names, "num_classes": len(train.class_names)}
     known |= {"seed": recipe.seed} | ({} if start is None else {"start_model": start}) | dict(models or {})
     if isinstance(start, PixelModel) and recipe.pretrained:
-        known["new_head"] = find_head(start)
+        known["new_head"] = layer_of_classes(start)
     if recipe.class_weights == "balanced":
         known["class_weights"] = balanced_weights(labels, len(train.class_names))
     builders: dict[type, Callable[[Any], Any]] = {Dataset: lambda value: images_of(train, value)}

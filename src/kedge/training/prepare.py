@@ -18,7 +18,7 @@ from kedge.training.batches import drawn_images
 from kedge.training.build import make_model, make_network
 from kedge.training.facts import EarlierRun
 from kedge.training.folds import fold_places
-from kedge.training.images import divided, load_pool, resumed
+from kedge.training.images import check_order, divided, load_pool, resumed
 from kedge.training.negatives import with_negatives
 from kedge.training.objective import check_objective
 from kedge.training.recipe import Recipe, held_by
@@ -155,6 +155,12 @@ def _divided(
     else:
         assert sets is not None
         train, val = sets
+        if recipe.ordered not in (None, train.class_names):
+            check_order(recipe, train)
+            raise ValueError(
+                f"the images that were handed over have their classes in the order {', '.join(train.class_names)}, and "
+                f"ordered says {', '.join(recipe.ordered or [])}: hand over images.only_classes([...]) in that order"
+            )
     val, _ = val.readable()  # a training image is replaced when it is met, one of these would be missed
     return train, val
 
@@ -163,6 +169,14 @@ def begin(
     recipe: Recipe, train: ImageSet, earlier: EarlierRun | None = None, start: PixelModel | None = None
 ) -> tuple[PixelModel, Recipe]:
     """The model to train: `start`, that of init_from, or a network made by the recipe; and the recipe with it."""
+    model, recipe = _begun(recipe, train, earlier, start)
+    model.ordered = recipe.ordered is not None
+    return model, recipe
+
+
+def _begun(
+    recipe: Recipe, train: ImageSet, earlier: EarlierRun | None, start: PixelModel | None
+) -> tuple[PixelModel, Recipe]:
     count, shape = len(train), train.image_shape
     if start is not None:
         check_start(start, train)

@@ -34,6 +34,9 @@ class Recipe:
             or scene: `folder`, the folder that a file lies in, `folder:2` the one above, `regex:PATTERN`, what its
             first bracket matches in the file's name, or `column:NAME` of a table; null: each image by itself.
         classes: train on these classes only; null: all.
+        ordered: the classes from the lowest to the highest, such as [low, medium, high], where they are grades of one
+            thing: heads of ordered classes take them so, and wrong answers count by how far off they are; null: they
+            have no order, and what files are called gives them none.
         train_images: train on the first so many training images only, validation taken from them; null: on all.
         imbalance: leave fewer images of some classes, {ratio: 50} or {ratio: 50, kind: step}: the most frequent class
             has `ratio` times the images of the rarest, and so have images held out of them; kind is `long-tailed`,
@@ -133,6 +136,7 @@ class Recipe:
     split_seed: int | None = None
     split_by: str | None = None
     classes: list[str] | None = None
+    ordered: list[str] | None = None
     train_images: int | None = None
     imbalance: dict[str, Any] = field(default_factory=dict)
     selection: str | None = None
@@ -233,6 +237,11 @@ class Recipe:
         return {k: as_type(source, k, value, hints[k]) if k in hints else value for k, value in flat.items()}
 
     @property
+    def class_order(self) -> list[str] | None:
+        """The classes that are trained on, in the order of the labels; None: those of the data, in its order."""
+        return self.classes if self.ordered is None else self.ordered
+
+    @property
     def world(self) -> int:
         """Devices of all nodes together."""
         return self.devices * self.nodes
@@ -286,7 +295,7 @@ def read_recipe(source: "str | Path | dict[str, Any] | Recipe") -> Recipe:
 def values_of(path: Path) -> dict[str, Any]:
     """What a recipe in YAML says, key by key: names and classes as they are written. Raises ValueError, in words."""
     hints = get_type_hints(Recipe)
-    return read_yaml(path, [key for key, hint in hints.items() if hint in (str, str | None)], ["classes"])
+    return read_yaml(path, [key for key, hint in hints.items() if hint in (str, str | None)], ["classes", "ordered"])
 
 
 def recipe_names() -> list[str]:

@@ -6,6 +6,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, Union, get_args, get_origin
 
+from kedge import catalog
 from kedge.epsilon import parse_epsilon
 from kedge.own_code import near_names
 from kedge.training.nested import check_methods, methods, takes
@@ -25,6 +26,7 @@ CHOICES = {
     "precision": ("auto", "32", "bf16", "16"),
     "device": ("auto", "cpu", "cuda", "mps"),
 }
+NAMES = ("classes", "ordered")  # keys whose entries are names of classes
 # Of imbalance: its keys, and the kinds that there are.
 IMBALANCE = ("ratio", "kind", "rare", "order", "largest", "seed")
 KINDS = ("long-tailed", "linear", "step")
@@ -118,6 +120,7 @@ def check_recipe(recipe: Mapping[str, Any], source: str = "") -> None:
         raise ValueError(f"{source}folds is 0 (hold some images out), or 2 or more, not 1")
     if (classes := recipe["classes"]) is not None and len(set(classes)) < 2:
         raise ValueError(f"{source}classes needs two different classes or more, not {classes}")
+    _check_ordered(recipe, source)
     if recipe["eps"] is not None:
         parse_epsilon(recipe["eps"], f"{source}eps")
     check_objectives(recipe["objective"], source)
@@ -128,6 +131,28 @@ def check_recipe(recipe: Mapping[str, Any], source: str = "") -> None:
                 f"{source}extra is names and the data that they stand for, such as {{outliers: FOLDER}}, "
                 f"not {name!r}: {place!r}"
             )
+
+
+def _check_ordered(recipe: Mapping[str, Any], source: str) -> None:
+    """Raise ValueError for an order that is none, and for a head of ordered classes without one."""
+    order, classes, head = recipe["ordered"], recipe["classes"], recipe["arguments"].get("head")
+    if order is None:
+        if isinstance(head, str) and head in catalog.names("heads") and catalog.stated("heads", head, "ORDERED", False):
+            raise ValueError(
+                f"{source}head {head} is for classes that have an order, which nothing but you can say: write ordered: "
+                "[low, medium, high], from the lowest to the highest, on the command line --ordered low,medium,high"
+            )
+        return
+    if twice := [name for name in order if order.count(name) > 1]:
+        raise ValueError(f"{source}ordered names {twice[0]!r} twice: each class has one place")
+    if len(order) < 2:
+        raise ValueError(f"{source}ordered needs two classes or more, from the lowest to the highest, not {order}")
+    if classes is not None and set(classes) != set(order):
+        odd = sorted(set(classes) ^ set(order))
+        raise ValueError(
+            f"{source}classes and ordered are the same classes, and {odd[0]!r} is in one of them alone: ordered is the "
+            "whole list, from the lowest to the highest"
+        )
 
 
 def _check_imbalance(imbalance: Mapping[str, Any], source: str) -> None:
@@ -182,7 +207,7 @@ def as_type(source: str, key: str, value: Any, hint: Any) -> Any:
         names = {list: "a list", dict: "a mapping"} | kinds
         quote = f"; write it in quotes, {str(value)!r}, if that is its name" if key.startswith("an entry of") else ""
         raise ValueError(f"{source}{key} is {names[outer]}, not {value!r}{quote}")
-    if outer is list and (key == "classes" or get_args(kind)[0] is float):
+    if outer is list and (key in NAMES or get_args(kind)[0] is float):
         # Classes are names; typed as anything, because names such as 7 are numbers to YAML and the command line.
-        return [as_type(source, f"an entry of {key}", entry, str if key == "classes" else float) for entry in value]
+        return [as_type(source, f"an entry of {key}", entry, str if key in NAMES else float) for entry in value]
     return float(value) if kind is float else value

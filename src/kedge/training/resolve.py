@@ -74,8 +74,8 @@ def resolve_folds(recipe: Recipe, images: ImageSet | None, own_part: bool, conti
         if why is not None:
             raise ValueError(f"folds is {recipe.folds}, but {why}: leave folds out")
         return recipe
-    if images is not None and recipe.classes is not None:
-        images = images.only_classes(recipe.classes)
+    if images is not None and recipe.class_order is not None:
+        images = images.only_classes(recipe.class_order)
     if why is not None or images is None or len(images) >= FEW or recipe.head == "leave":
         return replace(recipe, folds=0)
     counts = torch.bincount(images.labels, minlength=len(images.class_names))
@@ -187,7 +187,9 @@ def resolve_network(
         schedule, usual_warmup = methods("schedule", recipe.schedule)[0][0], 0.3 if tuned else 0.05
         own = ":" in schedule
         warmup = usual_warmup if own else catalog.stated("optim.schedules", schedule, "WARMUP", usual_warmup)
-    head = ("probe" if tuned else "leave") if recipe.head == "auto" else recipe.head
+    own_head = recipe.arguments.get("head")
+    linear = own_head is None or catalog.stated("heads", own_head, "AFFINE", True)
+    head = ("probe" if tuned and linear else "leave") if recipe.head == "auto" else recipe.head
     head_lr = (5.0 if tuned else 1.0) if recipe.head_lr is None else recipe.head_lr
     norm = recipe.batch_norm
     if norm == "auto":

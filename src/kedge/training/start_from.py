@@ -98,6 +98,8 @@ def inherit(recipe: Recipe) -> Recipe:
             filled["split_by"] = trained.get("split_by")
         if recipe.augment == "auto":
             filled["augment"] = trained.get("augment", "auto")
+    if recipe.ordered is None and config.get("ordered"):
+        filled["ordered"] = config.get("class_names")
     return replace(recipe, **filled)
 
 
@@ -211,7 +213,8 @@ def without_steps(model: PixelModel) -> PixelModel:
 def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] | None) -> Recipe:
     """The recipe of a run that trains on from a model in memory: network, anchoring and bank are the model's."""
     data = recipe.data or (sets[0].name if sets else "digits")
-    recipe = replace(recipe, data=data, anchored=model.count() > 0)
+    ordered = model.class_names if model.ordered and recipe.ordered is None else recipe.ordered
+    recipe = replace(recipe, data=data, anchored=model.count() > 0, ordered=ordered)
     if getattr(model.network, "kedge_architecture", None) is not None:
         return with_network(recipe, model)
     name = type(model.network).__name__

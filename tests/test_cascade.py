@@ -1,0 +1,203 @@
+"""A cascade: who answers which image, the rule, the folder, and the command."""
+
+import json
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import kedge
+from kedge.cascade import Cascade, choose_rule, load_cascade, save_cascade
+from kedge.cli import main
+from kedge.networks import create
+from kedge.rejection import rule_at
+
+DRAWS = torch.Generator().manual_seed(0)
+IMAGES = torch.rand(40, 1, 8, 8, generator=DRAWS)
+
+
+def plain(seed, classes=3, size=8, width=4):
+    torch.manual_seed(seed)
+    network = create("kedge_resnet_small", classes, 1, size, arguments={"width": width})
+    with torch.no_grad():
+        network.fc.weight.mul_(20)
+    model = kedge.plain(network, example=(1, size, size)).eval()
+    model.class_names = [f"class {i}" for i in range(classes)]
+    return model
+
+
+def anchored(count=3):
+    return kedge.anchor(plain(2).network, references=IMAGES[:count]).eval()
+
+
+def cascade(threshold=0.6, large=None):
+    return Cascade(plain(0), large or plain(1), rule_at(threshold))
+
+
+def test_each_image_is_answered_by_whom_the_rule_says():
+    model = cascade()
+    first, second = (each.predict(IMAGES) for each in (model.small, model.large))
+    sure = first.confidence >= 0.6
+    assert 0 < int(sure.sum()) < 40
+    prediction = model.predict(IMAGES)
+    torch.testing.assert_close(prediction.logits, torch.where(sure[:, None], first.logits, second.logits))
+    assert torch.equal(prediction.label, torch.where(sure, first.label, second.label))
+    assert torch.equal(model.passed_on(IMAGES), ~sure)
+    assert prediction.uncertainty is None
+    for threshold, alone in ((0.0, model.small), (1.0, model.large)):
+        torch.testing.assert_close(cascade(threshold).predict(IMAGES).logits, alone.predict(IMAGES).logits)
+
+
+def test_the_large_model_sees_only_what_is_passed_on():
+    model, seen = cascade(), []
+    model.large.network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    model.predict(IMAGES)
+    assert seen in ([], [int(model.passed_on(IMAGES).sum())])  # the hook is of a twin that only reads
+    everything = model(IMAGES)
+    torch.testing.assert_close(everything.detach(), model.predict(IMAGES).logits, rtol=1e-4, atol=1e-4)
+    images = IMAGES.clone().requires_grad_()
+    model(images).sum().backward()
+    assert bool((images.grad.flatten(1).abs().sum(1) > 0).all())
+
+
+def test_one_of_them_may_be_anchored_with_all_its_references():
+    large = anchored()
+    large.class_names = plain(0).class_names
+    model = cascade(large=large)
+    rest = model.passed_on(IMAGES)
+    torch.testing.assert_close(model.predict(IMAGES).logits[rest], large.predict(IMAGES[rest]).logits)
+
+
+def brute(odds, small, large, max_loss, max_risk):
+    """The smallest share passed on over all thresholds, by trying each."""
+    best = None
+    for threshold in odds.unique():
+        kept = odds >= threshold
+        right = torch.where(kept, small, large)
+        loss = float(large.double().mean() - right.double().mean())
+        risk = float((~small[kept]).double().mean())
+        if (max_loss is None or loss <= max_loss + 1e-9) and (max_risk is None or risk <= max_risk + 1e-9):
+            passed = float((~kept).double().mean())
+            best = passed if best is None else min(best, passed)
+    return best
+
+
+@pytest.mark.parametrize(("max_loss", "max_risk"), [(0.0, None), (0.02, None), (None, 0.1), (0.05, 0.2)])
+def test_the_rule_passes_on_as_few_as_can_be(max_loss, max_risk):
+    draws = torch.Generator().manual_seed(3)
+    odds = torch.randn(300, generator=draws).round(decimals=1)  # with ties
+    small = torch.rand(300, generator=draws) < odds.sigmoid() * 0.6 + 0.4
+    large = torch.rand(300, generator=draws) < 0.85
+    choice = choose_rule(odds, small, large, max_loss, max_risk)
+    assert choice.passed == pytest.approx(brute(odds, small, large, max_loss, max_risk))
+    kept = odds >= choice.rule["log_odds"]
+    assert choice.accuracy == pytest.approx(float(torch.where(kept, small, large).double().mean()))
+    assert choice.risk == pytest.approx(float((~small[kept]).double().mean()))
+    assert (choice.small, choice.large) == pytest.approx((float(small.double().mean()), float(large.double().mean())))
+
+
+def test_what_no_rule_can_keep_is_said():
+    odds, wrong, right = torch.arange(10.0), torch.zeros(10).bool(), torch.ones(10).bool()
+    with pytest.raises(ValueError, match="no confidence of the small model keeps at most 5 % wrong on these 10 images"):
+        choose_rule(odds, wrong, right, max_risk=0.05)
+    with pytest.raises(ValueError, match="say what may be lost"):
+        choose_rule(odds, wrong, right)
+    with pytest.raises(ValueError, match="max_loss is a share of images, at least 0 and below 1, not 2"):
+        choose_rule(odds, wrong, right, max_loss=2)
+    with pytest.raises(ValueError, match="no images"):
+        choose_rule(odds[:0], wrong[:0], right[:0], max_loss=0)
+    assert choose_rule(odds, right, right, max_loss=0.0).passed == 0
+
+
+def test_two_models_that_do_not_belong_together():
+    with pytest.raises(ValueError, match="other classes"):
+        cascade(large=plain(1, classes=4))
+    with pytest.raises(ValueError, match="both see the same image, train them at one size"):
+        cascade(large=plain(1, size=12))
+    with pytest.raises(TypeError, match="the large model of a cascade is a model of kedge, got Linear"):
+        cascade(large=nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="a confidence from 0 to 1"):
+        Cascade(plain(0), plain(1), {"threshold": 7})
+    for refused in (cascade().fold, cascade().bare):
+        with pytest.raises(ValueError, match="cascade"):
+            refused()
+    with pytest.raises(TypeError, match="save_cascade"):
+        kedge.save(cascade(), "nowhere")
+
+
+def test_it_is_written_and_read(tmp_path):
+    model = cascade()
+    loaded = load_cascade(save_cascade(model, tmp_path / "both", {"accuracy": 0.9}))
+    assert torch.equal(loaded.predict(IMAGES).logits, model.predict(IMAGES).logits)
+    assert loaded.class_names == model.class_names
+    stated = json.loads((tmp_path / "both" / "cascade.json").read_text())
+    assert stated["rule"] == rule_at(0.6)
+    assert stated["measured"] == {"accuracy": 0.9}
+    (tmp_path / "both" / "cascade.json").write_text(json.dumps({**stated, "large": "../../elsewhere"}))
+    with pytest.raises(ValueError, match=r"large is large or large.onnx, not '../../elsewhere'"):
+        load_cascade(tmp_path / "both")
+    (tmp_path / "both" / "cascade.json").write_text(json.dumps({**stated, "rule": {"threshold": -1}}))
+    with pytest.raises(ValueError, match="rule is a threshold"):
+        load_cascade(tmp_path / "both")
+    with pytest.raises(FileNotFoundError, match=r"holds no cascade.json"):
+        load_cascade(tmp_path)
+
+
+@pytest.mark.slow
+def test_as_two_exported_files_and_a_rule(tmp_path):
+    pytest.importorskip("onnxruntime")
+    model = cascade()
+    loaded = load_cascade(save_cascade(model, tmp_path / "both", onnx=True))
+    assert {path.name for path in (tmp_path / "both").iterdir()} >= {"small.onnx", "large.onnx", "cascade.json"}
+    torch.testing.assert_close(loaded.predict(IMAGES).logits, model.predict(IMAGES).logits, rtol=1e-3, atol=1e-3)
+    large = anchored()
+    large.class_names = plain(0).class_names
+    with pytest.raises(ValueError, match="the large model answers with 3 references, and an exported file has one"):
+        save_cascade(cascade(large=large), tmp_path / "no", onnx=True)
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Two models of ten classes, the large one anchored."""
+    folder = tmp_path_factory.mktemp("models")
+    small, wide = plain(0, classes=10), plain(1, classes=10)
+    large = kedge.anchor(wide.network, references=IMAGES[:4]).eval()
+    for model in (small, large):
+        model.class_names = [str(i) for i in range(10)]
+    return str(kedge.save(small, folder / "small")), str(kedge.save(large, folder / "large"))
+
+
+def test_the_command(models, tmp_path, capsys):
+    small, large = models
+    out = str(tmp_path / "both")
+    how = ["--data", "digits", "--split", "train", "--max_loss", "0.5"]
+    assert main(["cascade", small, large, "--out", out, *how, "--format", "json"]) in (0, 3)
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed["models"]) == {"small alone", "large alone", "cascade"}
+    assert 0 <= printed["models"]["cascade"]["passed"] <= 1
+    assert printed["chosen_on"] + printed["measured_on"] == 1259
+    model = load_cascade(out)
+    assert model.large.count() == 4
+    assert main(["predict", out, "nothing.png"]) == 1
+    assert "No such file" in (said := capsys.readouterr().err) or "nothing.png" in said
+    assert main(["evaluate", out, "--data", "digits", "--shift", "none", "--out", str(tmp_path / "page")]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    assert main(["cascade", large, large, "--out", out, *how]) in (0, 3)
+    assert load_cascade(out).small.count() == 0
+    assert "passed on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--data", "digits", "--split", "test"], "not fitted on test images"),
+        (["--data", "digits", "--split", "train", "--max_loss", "-1"], "max_loss is a share of images"),
+        ([], "held out|name|data"),
+    ],
+)
+def test_mistakes_of_the_command(models, tmp_path, capsys, flags, words):
+    assert main(["cascade", *models, "--out", str(tmp_path / "no"), *flags]) == 1
+    assert re.search(words, capsys.readouterr().err)
+    assert not (tmp_path / "no").exists()
