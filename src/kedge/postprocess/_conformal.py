@@ -7,10 +7,13 @@ for scores without ties it is k / (n + 1)). Of one set of n images the chance is
 """
 
 import math
-from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from fractions import Fraction
 
 SCORES = ("lac", "aps", "raps")
 
@@ -78,10 +81,12 @@ def images_needed(coverage: float) -> int:
     return math.ceil(share / (1 - share))
 
 
-def _exact(coverage: float) -> Fraction:
+def _exact(coverage: float) -> "Fraction":
     """As it was written: 0.07 · 100 is 7.000000000000001 in floating point, and its ceiling 8."""
     if isinstance(coverage, bool) or not isinstance(coverage, int | float) or not 0 < coverage < 1:
         raise ValueError(f"coverage is a share of images above 0 and below 1, such as 0.9, got {coverage!r}")
+    from fractions import Fraction  # which whoever only anchors a model does not pay for
+
     return Fraction(repr(float(coverage)))
 
 
