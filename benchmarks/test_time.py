@@ -5,7 +5,7 @@
 The published ResNet-20 answers streams of test images and of textures, which it does not know, corrupted alike. Streams
 come mixed or sorted by class, in an order drawn by the seed, and methods answer each from a reset model. Of the last
 pass: accuracy of the known images, and AUROC by which the confidence tells known from unknown ones. The brake rests on
-other test images than those of the streams.
+other test images than those of the streams. Called again, it measures what its result lacks.
 """
 
 import argparse
@@ -24,11 +24,10 @@ from torch import Tensor
 
 import kedge
 import kedge.networks
+from benchmarks.side_by_side import finish, write
 from kedge import data, metrics
 from kedge.confidence import log_odds
 from kedge.data.corruptions import corrupt
-from kedge.evaluation.provenance import machine, now
-from kedge.files import write_text
 from kedge.seeds import generator
 from kedge.test_time import Adapting, Brake
 
@@ -98,49 +97,62 @@ def measured(model: Any, images: Images, stream: tuple[Tensor, Tensor], title: s
     }
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Accuracy / AUROC, mean over seeds, of each method under each condition."""
-    lines = []
+def tables(streams: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy with its standard deviation over seeds and AUROC, for mixed and for sorted images."""
+    listed = []
     for order in ORDERS:
-        heads = [f"{name} {severity}" if severity else name for name, severity in CONDITIONS]
-        lines += ["", f"{order:<24}" + "".join(f"{head:>20}" for head in heads)]
-        for title in METHODS:
-            cells = []
-            for condition in CONDITIONS:
-                own = [r for r in rows if (r["order"], r["method"], *r["condition"]) == (order, title, *condition)]
-                means = [statistics.fmean(r[key] for r in own) for key in ("accuracy", "auroc")] if own else None
-                cells.append("" if means is None else f"{means[0]:.1f} / {means[1]:.1f}")
-            lines.append(f"{title:<24}" + "".join(f"{cell:>20}" for cell in cells))
-    return "\n".join(lines)
+        heads = [
+            "way",
+            *(f"{name} {severity}".replace("_", " ") if severity else name for name, severity in CONDITIONS),
+        ]
+        rows = [[title, *(_cell(streams, order, title, condition) for condition in CONDITIONS)] for title in METHODS]
+        seeds = len({each["seed"] for each in streams if each["order"] == order})
+        note = f"Accuracy of the known images (± standard deviation over {seeds} orders) / AUROC, in %."
+        listed.append({"title": f"Images {order}", "head": heads, "rows": rows, "note": note})
+    return listed
+
+
+def _cell(streams: Sequence[dict[str, Any]], order: str, title: str, condition: tuple[str, int]) -> str:
+    own = [r for r in streams if (r["order"], r["method"], *r["condition"]) == (order, title, *condition)]
+    if not own:
+        return ""
+    accuracies = [r["accuracy"] for r in own]
+    spread = f" ± {statistics.stdev(accuracies):.1f}" if len(own) > 1 else ""
+    return f"{statistics.fmean(accuracies):.1f}{spread} / {statistics.fmean(r['auroc'] for r in own):.1f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print the table and write results/test_time.json."""
+    """Measure what the result lacks, and write it after each stream, with its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, help="cifar10_resnet20.safetensors")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "test_time.json")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(arguments, argparse.Namespace(name="test_time", device="cpu", rounds=1))
     torch.set_num_threads(1)
-    network = timm.create_model("kedge_resnet20")
-    network.load_state_dict(load_file(args.weights))
-    model = kedge.plain(network.eval())
-    known, unknown = data.load("cifar10", "test"), data.load("textures10_64", "test", 32)
-    rows = []
+    settings = {"kept": KEPT, "known": KNOWN, "unknown": UNKNOWN, "batch": BATCH}
+    before = json.loads(args.out.read_text(encoding="utf-8")) if args.out.is_file() else {}
+    same = all(before.get("settings", {}).get(key) == value for key, value in settings.items())
+    streams = list(before.get("streams", ())) if same else []
+    done = {(each["seed"], *each["condition"], each["order"]) for each in streams}
+    model, known, unknown = _model(args.weights), data.load("cifar10", "test"), data.load("textures10_64", "test", 32)
     for seed in range(args.seeds):
         images = Images(known, unknown, seed)
         for name, severity in CONDITIONS:
             for order in ORDERS:
+                if (seed, name, severity, order) in done:
+                    continue
                 stream = images.stream(name, severity, order, seed)
-                for title in METHODS:
-                    own = measured(model, images, stream, title)
-                    rows.append({"seed": seed, "condition": [name, severity], "order": order, "method": title, **own})
+                about = {"seed": seed, "condition": [name, severity], "order": order}
+                streams += [{**about, "method": title, **measured(model, images, stream, title)} for title in METHODS]
+                write(args, (), tables(streams), settings=settings, streams=streams)
                 print(f"seed {seed}: {name} {severity}, {order}", file=sys.stderr, flush=True)
-        settings = {"kept": KEPT, "known": KNOWN, "unknown": UNKNOWN, "batch": BATCH, "seeds": seed + 1}
-        results = {"created": now(), "machine": machine(), "settings": settings, "rows": rows}
-        write_text(args.out, json.dumps(results, indent=1) + "\n")
-    print(table(rows))
-    return 0
+    return finish(args, (), tables(streams), settings=settings, streams=streams)
+
+
+def _model(weights: str) -> Any:
+    network = timm.create_model("kedge_resnet20")
+    network.load_state_dict(load_file(weights))
+    return kedge.plain(network.eval())
 
 
 if __name__ == "__main__":

@@ -141,7 +141,6 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     warned = [PROBABILITIES] if looks_like_probabilities(outputs.network_logits()) else []
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
     adapts = subject.model.adapts  # to the images beside an image: nothing to warn of, and nothing to store
-    subject.model.reset()
     alone = outputs.logits[:1] if adapts else subject.model.outputs(images[:1], subject.references).logits
     scale = float(outputs.logits[:1].float().abs().clamp(max=1e6).max()) + 1
     slack = 1e-3 if subject.dtype in (torch.float32, torch.float64) else 5e-2
@@ -150,7 +149,7 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     again = subject.model.outputs(images, subject.references).logits.float().cpu()  # once more, warm
     pace = (time.perf_counter() - started) / len(images)
     subject.model.reset()
-    random = float((again - outputs.logits.float().cpu()).abs().nan_to_num().max()) > slack * scale
+    random = not adapts and float((again - outputs.logits.float().cpu()).abs().nan_to_num().max()) > slack * scale
     if random:
         warned.append(
             "asked twice about the same images it gives different logits, so it draws at random as it answers: its "
