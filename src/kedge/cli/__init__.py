@@ -25,6 +25,7 @@ COMMANDS = {
     "interpolate": "average the weights of two models, and choose how much of each",
     "calibrate": "make a model's confidence fit, on validation images; or undo that",
     "compare": "say whether new images differ from earlier ones, and in what; no labels needed",
+    "audit": "look through a data set: copies, wrong labels, bad photos, hard and memorised images",
     "select": "choose the images worth training on, and list suspicious labels",
     "predict": "label images, with confidence, uncertainty and reject",
     "export": "write a model as ONNX or torch.export, checked",
