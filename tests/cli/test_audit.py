@@ -97,6 +97,12 @@ def test_features_of_a_run(command, run_folder, tmp_path):
     assert "careful: these features tell the classes of only" in out  # it was never trained
 
 
+def test_a_model_without_features_is_refused_in_words(tmp_path):
+    write(tmp_path, 40)
+    with pytest.raises(ValueError, match=r"mine\.onnx gives no features of images"):
+        audit(str(tmp_path), model=lambda images: images, model_name="mine.onnx")
+
+
 def test_a_set_by_its_name():
     pool = gather("digits")
     assert (len(pool), sorted(set(pool.splits))) == (1797, ["test", "train", "val"])

@@ -81,6 +81,11 @@ def audit(
     """
     if not 0 <= hard <= 1:
         raise ValueError(f"hard is a share of the images, 0 to 1, got {hard}")
+    if model is not None and (not hasattr(model, "network") or len(model.input_shape) != 3):
+        raise ValueError(
+            f"{model_name or 'the model'} gives no features of images, such as an exported file: name a run, a model "
+            "folder or timm/NAME, or none for features of the pixels"
+        )
     looks, pool = look(gather(data, val, test), progress("reading"))
     pairs, words = near_duplicates(looks)
     result = Audit(

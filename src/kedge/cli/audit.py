@@ -39,7 +39,8 @@ def run(
             a folder of images alone is looked at without labels
         val (FOLDER): a folder of validation images elsewhere
         test (FOLDER): a folder of test images elsewhere
-        run_ (MODEL): whose features judge the labels: {MODEL}; null: features of the pixels
+        run_ (MODEL): whose features judge the labels: {TRAINED}, timm/NAME: a network of timm with its
+            published weights, or hf-hub:OWNER/NAME; null: features of the pixels
         weights (FILE): with the weights of a network written timm/NAME, in place of the library's
         learning_curve: also measure whether more photos would help, and of which class: accuracy with parts of the
             training images at equal steps
