@@ -242,6 +242,7 @@ SLOW = {
     ),
     "deploy.md": ({"litter": "first"}, {"--int8": "--int8 --data photos", "trashnet160": "photos"}, ()),
     "files.md": ({}, {"/scratch/runs": "elsewhere"}, ()),
+    "audit.md": ({"mine": "first"}, {}, ("timm/",)),
     "interpolate.md": (
         {"tuned": "plain"},
         {"--epochs 20": "", "steps: 10": "steps: 2", "--sweep": "--sweep --limit 30"},

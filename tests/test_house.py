@@ -12,7 +12,7 @@ ORDER = (
     "cli",
     "claims cascade",
     "adaptation experiments deploy",
-    "procedures run_page",
+    "procedures run_page auditing",
     "training evaluation",
     "reporting probing weights",
     "objectives scores test_time hub selection",

@@ -37,6 +37,7 @@ NEEDED = {
     "train": ["--data", "digits"],
     "reproduce": ["digits-masking"],
     "compare": ["pictures", "digits", "--model", "runs/mine"],
+    "audit": ["digits"],
 }
 NO_MODELS = ["nowhere", "empty", "text.txt", "junk.bin", "junk.onnx", "empty.onnx", "emptyfolder", "junkmodel", "cut",
              "pictures", "saved/config.json/x", "runs/min", "timm/resnet1x", "hf-hub:nope", "nowhere:model", "x" * 5000,
@@ -109,6 +110,11 @@ def cases():
                 yield [command, *needed, flag, value] if action.dest == "config" else [command, flag, value], value
         elif action.dest in ("init_from", "weights", "model", "augment", "eps", "objective", "arguments", "classes"):
             yield [command, *needed, flag, "nope"], "nope"
+    for value in NO_DATA:
+        yield ["audit", value], value
+        yield ["audit", "digits", "--val", value], value
+    for model in NO_MODELS:
+        yield ["audit", "digits", "--run", model], model
     for command in COMMANDS:
         yield [command, "--nope"], "--nope"
     yield ["trane"], "trane"
