@@ -264,7 +264,11 @@ SLOW = {
     "reproduce.md": ({}, {"epochs: 10": "epochs: 1", "seeds: 3": "seeds: 1", "[0, 1, 2]": "[0]"}, ("--jobs",)),
     "robust.md": ({}, {"range(10)": "range(1)", "steps=10": "steps=2"}, ()),
     "share.md": ({**MINE, "litter": "first"}, {"trashnet160": "photos"}, ()),
-    "test-time.md": ({"mine": "plain"}, {"--adapt_at_test": "--no_brake --adapt_at_test"}, ()),
+    "test-time.md": (
+        {"mine": "plain"},
+        {"--adapt_at_test": "--no_brake --adapt_at_test", "validation_set": "train_set"},
+        (),
+    ),
     "training.md": (
         {"litter": "first"},
         {},
