@@ -64,6 +64,9 @@ def run(
 
     Exit status: 0; 3 where the cascade costs as much as the large model alone.
     """
+    for name, share in (("max_loss", max_loss), ("max_risk", max_risk)):
+        if share is not None and not 0 <= share < 1:
+            raise ValueError(f"--{name} is a share of images, at least 0 and below 1, not {share:g}")
     import torch
 
     from kedge.cascade import Cascade, choose_rule, save_cascade
