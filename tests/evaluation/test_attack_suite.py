@@ -81,9 +81,9 @@ def test_attacks_are_kept_and_go_on(greys, tmp_path):
     first = evaluate(Linear(), greys, **QUICK, attacks=attacks, parts=tmp_path)
     assert first["parts_found"] == 0
     second = evaluate(Linear(), greys, **QUICK, attacks=attacks, parts=tmp_path)
-    assert second["parts_found"] == 3  # clean images and two chunks
+    assert second["parts_found"] == 5  # clean images, two chunks, and two of the first order
     third = evaluate(Linear(), greys, **QUICK, attacks=Attacks({"PGD": PGD(0.2, 3)}, 130, False), parts=tmp_path)
-    assert third["parts_found"] == 1
+    assert third["parts_found"] == 3  # all but the attack
     name = "PGD"
     kept, made = (r["models"]["model"]["attacks"][name]["accuracy"] for r in (second, first))
     assert kept == made

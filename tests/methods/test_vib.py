@@ -151,7 +151,7 @@ def test_what_it_cannot_take():
 
 @pytest.mark.parametrize("value", ["nothing", "module:Class", 3, ["vib"], {"vib": 1}])
 def test_a_head_that_is_none_is_refused(value):
-    with pytest.raises(ValueError, match="network argument head is cosine or vib, not"):
+    with pytest.raises(ValueError, match=r"network argument head is cosine or .*vib, not"):
         network(value)
 
 

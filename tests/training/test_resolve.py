@@ -119,6 +119,8 @@ def test_nothing_is_left_open():
         "ema",
         "risk",
         "split_seed",
+        "split_by",
+        "ordered",
         "eps",
         "init_from",
         "train_images",

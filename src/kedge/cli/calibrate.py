@@ -71,6 +71,10 @@ def run(
     if (sets is not None or by_class) and (coverage is None or remove):
         flag = "--by_class" if by_class else f"--sets {sets}"
         raise ValueError(f"{flag} is of prediction sets that are set: say which coverage they promise, --coverage 0.9")
+    if coverage is not None:
+        from kedge.postprocess import images_needed
+
+        images_needed(coverage)  # refuses what is no share, before a model is read
     source = find(model)
     own = source.folder(
         "an exported file is calibrated by calibrating the run it came from and exporting it again; of an ensemble its "

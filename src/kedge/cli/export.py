@@ -30,8 +30,8 @@ def run(
     data: str | None = None,
     images: int = 64,
     int8: bool = False,
-    calibration: int = 256,
-    bound: float = 0.05,
+    calibration: int | None = None,
+    bound: float | None = None,
     full_range: bool = False,
 ) -> int:
     """Write a model as one ordinary file: images in [0, 1] in, logits out, any batch size, no kedge needed to run it.
@@ -50,12 +50,15 @@ def run(
         images: how many images to check on
         int8: write 8-bit weights and activations, a quarter of the size and faster on most processors; how much the
             answers change is said, on the images it was calibrated on and on others
-        calibration: how many training images --int8 takes the ranges of activations from
+        calibration: how many training images --int8 takes the ranges of activations from; null: 256
         bound: the mean KL divergence, in nats, of the 8-bit answers from the float ones on held-out images, above which
-            --int8 leaves no file
+            --int8 leaves no file; null: 0.05
         full_range: with --int8, use all 8 bits of weights and not 7: closer to the float answers here, but processors
             without VNNI instructions may answer otherwise
     """
+    of_int8 = {"calibration": calibration, "bound": bound, "full_range": full_range or None}
+    if not int8 and (idle := [name for name, value in of_int8.items() if value is not None]):
+        raise ValueError(f"--{idle[0]} is of --int8, which is missing")
     if int8 and to != "onnx":
         raise ValueError("--int8 writes ONNX files: leave out --to torch")
     if to == "onnx":
@@ -99,7 +102,10 @@ def run(
     if int8:
         from kedge.cli.export_int8 import write_int8
 
-        done = write_int8(exported, path, source, data, batch, calibration, bound, full_range)
+        done = write_int8(
+            exported, path, source, data, batch, 256 if calibration is None else calibration,
+            0.05 if bound is None else bound, full_range,
+        )  # fmt: skip
     else:
         done = export(exported, path, to=to, check_images=batch)
         print(done)

@@ -38,6 +38,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "batch_size": (1, 1_000_000),
     "workers": (0, 256),
     "limit": (1, _LARGE),
+    "calibration": (1, _LARGE),
+    "bound": (0, math.inf),
     "steps": (1, 10_000),
     "attack_images": (1, _LARGE),
     "bn_images": (2, _LARGE),

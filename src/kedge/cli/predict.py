@@ -97,6 +97,10 @@ def run(
         raise ValueError("--validation is for --adapt_at_test, which is missing")
     if methods and world > 1:
         raise ValueError(f"--adapt_at_test answers one stream of images, which {world} processes cannot share")
+    if sets is not None:
+        from kedge.postprocess import images_needed
+
+        images_needed(sets)  # refuses what is no share, before a model is read
     source = find(model, several=True)
     paths = find_images(images)
     columns = (*FIELDS, *(["references_used"] if references == "adaptive" else []), *(() if sets is None else OF_SETS))

@@ -22,6 +22,7 @@ from kedge.deploy.exporting import need_onnx
 from kedge.deploy.onnx_file import OnnxModel, load_onnx, silence
 from kedge.files import scratch_beside
 from kedge.full_disk import naming
+from kedge.json_text import parse_json
 from kedge.metrics import accuracy, calibration_error, prediction_difference
 from kedge.rejection import answered, by_confidence
 
@@ -240,7 +241,7 @@ def _say(path: Path, precision: dict[str, Any]) -> None:
     import onnx
 
     model = onnx.load(str(path))
-    card = next(json.loads(entry.value) for entry in model.metadata_props if entry.key == KEY)
+    card = next(parse_json(entry.value, str(path)) for entry in model.metadata_props if entry.key == KEY)
     del model.metadata_props[:]
     model.metadata_props.add(key=KEY, value=json.dumps({**card, "precision": precision}, ensure_ascii=False))
     for node in model.graph.node:
