@@ -12,6 +12,7 @@ from kedge.auditing import audit, gather, whole
 from kedge.auditing.page import as_csv, page
 from kedge.data import DataError, load
 from kedge.files import write_text
+from kedge.training.record import ImageRecord
 
 WRONG = (6, 21, 33)
 
@@ -95,6 +96,28 @@ def test_features_of_a_run(command, run_folder, tmp_path):
     assert code == 0
     assert "labels judged by the network" in out
     assert "careful: these features tell the classes of only" in out  # it was never trained
+
+
+def test_a_run_that_knows_these_labels_is_said(command, run_folder, tmp_path):
+    ImageRecord.of(load("digits", "train"), load("digits", "val")).write(run_folder)
+    code, out, _ = command("audit", "digits", "--run", run_folder, "--out", tmp_path / "out")
+    assert code == 0
+    words = "was trained on 1,259 of these images"
+    assert words in out
+    assert words in html.unescape((tmp_path / "out" / "audit.html").read_text())
+
+
+def test_an_earlier_audit_is_not_written_over(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("mine", "yours"):
+        noise(tmp_path / place / "photos" / "1.png", 1)
+        code, out, _ = command("audit", tmp_path / place / "photos")
+        assert code == 0
+    assert str(tmp_path / "mine") in (tmp_path / "runs" / "audit-photos" / "audit.html").read_text()
+    assert "audit-photos-2" in out
+    assert str(tmp_path / "yours") in (tmp_path / "runs" / "audit-photos-2" / "audit.html").read_text()
+    assert "photos: 1 image\n" in out  # of one part, and without classes, nothing is said of them
+    assert out.count("no class folders") + out.count("without class folders") == 1
 
 
 def test_a_model_without_features_is_refused_in_words(tmp_path):

@@ -104,6 +104,10 @@ def test_images_sorted_by_class_are_answered_by_the_model_as_it_was(model, brake
     adapting = Adapting(model, "batch_statistics", brake)
     passes(adapting, images, labels, 1, size=40)
     assert "not mixed" in adapting.record.words()[0]
+    # What was answered before it showed rests on statistics of the class.
+    adapted = adapting.record.images - adapting.record.as_before
+    assert adapted > 0
+    assert f"the {adapted} images before were answered as it adapted" in adapting.record.words()[0]
     assert adapting.record.as_before > 0.7 * len(images)
     last = images[-40:]
     assert torch.equal(adapting.answers(last)[0], model.answers(last)[0])

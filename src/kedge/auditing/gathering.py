@@ -116,6 +116,19 @@ class Pool:
         """Whether the images have classes at all."""
         return self.class_names != (NO_LABELS,)
 
+    @property
+    def about(self) -> str:
+        """How many images of which parts and how many classes, in words."""
+        parts = {split: self.splits.count(split) for split in dict.fromkeys(self.splits)}
+        divided = (
+            "" if [*parts] == ["all"] else f" ({', '.join(f'{count:,} {split}' for split, count in parts.items())})"
+        )
+        images, classes = len(self), len(self.class_names)
+        return (
+            f"{images:,} image{'s' * (images != 1)}{divided}"
+            + f", {classes:,} class{'es' * (classes != 1)}" * self.labelled
+        )
+
     def file(self, i: int) -> str:
         """The file of image i, or what it is called."""
         part, row = self.places[i]
@@ -175,7 +188,7 @@ def _listings(data: str) -> list[Listing | TensorSet]:
         raise DataError(f"{data} is read in turn, and an audit compares every image with every other: give it as files")
     if is_flat(folder := Path(data).expanduser()):
         paths, others = files_under(folder)
-        notes = ["the folder has no class folders: there are no labels to look at", *about_unread(others)]
+        notes = about_unread(others)
         return [Listing(FileItems(paths), [0] * len(paths), [NO_LABELS], folder.resolve().name, "all", notes)]
     source = resolve(data)
     if isinstance(source, Arrays):

@@ -48,9 +48,7 @@ def as_csv(audit: Audit) -> str:
 def lines(audit: Audit) -> list[str]:
     """What was seen, a line each."""
     pool = audit.pool
-    parts = {split: pool.splits.count(split) for split in dict.fromkeys(pool.splits)}
-    divided = ", ".join(f"{count:,} {split}" for split, count in parts.items())
-    text = [f"{pool.name}: {len(pool):,} images ({divided}), {len(pool.class_names)} classes"]
+    text = [f"{pool.name}: {pool.about}"]
     text += [f"  {audit.count(kind):6,}  {kind}: {what}" for kind, what in KINDS.items() if audit.count(kind)]
     if not audit.findings:
         text.append("  nothing that stands out")
@@ -90,8 +88,7 @@ def page(audit: Audit, command: str = "") -> str:
                 "rows": [_row(audit, f) for f in own[:SHOWN]],
             })  # fmt: skip
     return environment.get_template("audit.html").render(
-        name=printable(pool.name), images=len(pool), classes=len(pool.class_names),
-        parts=[(split, pool.splits.count(split)) for split in dict.fromkeys(pool.splits)], notes=audit.notes,
+        name=printable(pool.name), about=pool.about, notes=audit.notes,
         features=printable(audit.features), accuracy=audit.accuracy, sheets=sheets, shown=SHOWN, kedge=__version__,
         command=printable(command), plot=None if curve is None else _plot(curve),
         points=[] if curve is None else [

@@ -133,7 +133,7 @@ def steps_for(images: int) -> int:
 def _no_labels(pool: Pool, together: Tensor) -> str:
     """Why labels are not looked at, in words; "" where they are."""
     if not pool.labelled:
-        return "without class folders there are no labels to look at"
+        return "the folder has no class folders: there are no labels to look at"
     counts = torch.bincount(pool.labels, minlength=len(pool.class_names))
     there = counts[counts > 0]
     if len(there) < 2:

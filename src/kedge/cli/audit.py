@@ -1,9 +1,14 @@
 """`kedge audit`: look through a data set for copies, wrong labels, bad photos, memorised and hard images."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from kedge.cli.evaluate import free_folder
 from kedge.cli.output import progress_bar
-from kedge.cli.resolve_model import check_weights, find
+from kedge.cli.resolve_model import Source, check_weights, find
+
+if TYPE_CHECKING:
+    from kedge.auditing.gathering import Pool
 
 
 def run(
@@ -45,7 +50,7 @@ def run(
         learning_curve: also measure whether more photos would help, and of which class: accuracy with parts of the
             training images at equal steps
         hard: share of the images that are listed as hard
-        out (FOLDER): where the two files go; null: runs/audit-NAME of the data
+        out (FOLDER): where the two files go; null: runs/audit-NAME of the data, numbered
         seed: of all draws
         batch_size: {BATCH_SIZE}
         workers: processes that decode images for the network
@@ -73,8 +78,21 @@ def run(
             data, val, test, model, "" if source is None else source.name, hard, learning_curve, batch_size, workers,
             seed, lambda what: advance,
         )  # fmt: skip
-    folder = Path(out) if out else Path("runs") / f"audit-{result.pool.name}"
+    if source is not None and (known := _trained_on(source, result.pool)):
+        result.notes.append(
+            f"the network {source.name} was trained on {known:,} of these images and knows their labels, wrong ones "
+            "too: it hides some of the doubtful and memorised ones"
+        )
+    folder = Path(out) if out else free_folder(Path("runs") / f"audit-{result.pool.name}", "audit.html")
     written = write_audit(result, folder, command_line("audit", options))
     print("\n".join(lines(result)))
     print(f"look at {written[1]} ({len(result.findings):,} findings in {written[0].name})")
     return 0
+
+
+def _trained_on(source: Source, pool: "Pool") -> int:
+    """How many images of the pool the model was trained on, bit for bit, as far as is known."""
+    from kedge.cli.trained_on import trained_by
+
+    record = trained_by(source)
+    return 0 if record is None else sum(pool.parts[part].key(row) in record.seen for part, row in pool.places)

@@ -264,7 +264,11 @@ class Adapting(Model):
         if not self._order.mixed(self.source.answers(images, references)[0].argmax(1)):
             self._switch.on = False
             why = "the images are not mixed: their classes are others than in the batches before"
-            record.hold(why, "the model as it was")
+            adapted = record.images - len(images) - record.as_before
+            before = (
+                f"; the {adapted} images before were answered as it adapted: ask about them again" if adapted else ""
+            )
+            record.hold(why, f"the model as it was{before}")
             return
         if not self._learns or record.batches % brake.every:
             return
