@@ -44,3 +44,9 @@ def test_an_option_that_would_do_nothing_is_refused(capsys):
     assert "--only" in said
     assert main(["reproduce", "digits-masking", "--only", "brier", "--print"]) == 1
     assert "--only brier" in capsys.readouterr().err
+
+
+def test_a_claim_of_the_other_part_is_no_empty_table(tmp_path, capsys):
+    assert main(["reproduce", "claims", "--part", "measuring", "--only", "brier", "--out", str(tmp_path)]) != 0
+    assert "brier: not of the part measuring" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]

@@ -85,6 +85,13 @@ def test_what_a_model_has_seen_keeps_its_whole_group_in_training():
     assert set(keys[5:10]) <= set(val.keys())
 
 
+def test_where_a_model_has_seen_some_of_every_group_that_is_said():
+    images = images_of([0, 1, 2] * 10)
+    groups = grouped([i // 5 for i in range(30)])
+    with pytest.raises(DataError, match="was trained on images of each of its groups by camera, so none can be held"):
+        split_validation(images, 0.2, 0, trained=set(images.keys()[::5]), groups=groups)
+
+
 def test_one_group_a_class_cannot_be_divided():
     with pytest.raises(DataError, match="two different groups by camera"):
         split_validation(images_of([0, 1, 2] * 10), 0.2, 0, groups=grouped([0, 1, 2] * 10))

@@ -131,12 +131,15 @@ def claims_of(part: str | None = None, only: Sequence[str] | None = None) -> lis
     """The names of the claims: all, of one part, or `only` some.
 
     Raises:
-        ValueError: for a part or a name that is none.
+        ValueError: for a part or a name that is none, and for names of another part.
     """
     if part is not None and part not in PARTS:
         raise ValueError(f"the parts of the claims are {', '.join(PARTS)}, not {part!r}")
     names = catalog.names("claims") if only is None else [catalog.resolve("claims", name) for name in only]
-    return [name for name in names if part is None or catalog.stated("claims", name, "part", "training") == part]
+    parts = {name: catalog.stated("claims", name, "part", "training") for name in names}
+    if part is not None and only is not None and (others := [name for name in names if parts[name] != part]):
+        raise ValueError(f"{', '.join(others)}: not of the part {part} of the claims; name them without a part")
+    return [name for name in names if part in (None, parts[name])]
 
 
 def verdict_of(criteria: Sequence[Mapping[str, Any]]) -> str:

@@ -77,7 +77,8 @@ def split_validation(
         division.give_lowest(free.nonzero()[:, 0])
     if not out.any():
         what = "images" if groups is None else f"groups by {groups.by}"
-        why = "a model was trained on all of its images" if bool(stays.all()) else f"no class has two different {what}"
+        all_of_it = "all of its images" if groups is None else f"images of each of its {what}"
+        why = f"a model was trained on {all_of_it}" if bool(stays.all()) else f"no class has two different {what}"
         raise DataError(f"{images.name}: {why}, so none can be held out for validation: add images, or a part val")
     train, val = images.subset(~out), images.subset(out)
     train.split, val.split = "train", "val"
