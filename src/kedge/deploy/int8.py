@@ -24,7 +24,7 @@ from kedge.files import scratch_beside
 from kedge.full_disk import naming
 from kedge.json_text import parse_json
 from kedge.metrics import accuracy, calibration_error, prediction_difference
-from kedge.postprocess import PredictionSets
+from kedge.postprocess.prediction_sets import PredictionSets
 from kedge.rejection import answered, by_confidence
 
 __all__ = ["BOUND", "FEWEST", "Agreement", "Quantised", "quantise"]
