@@ -201,3 +201,24 @@ def test_mistakes_of_the_command(models, tmp_path, capsys, flags, words):
     assert main(["cascade", *models, "--out", str(tmp_path / "no"), *flags]) == 1
     assert re.search(words, capsys.readouterr().err)
     assert not (tmp_path / "no").exists()
+
+
+def test_it_has_no_prediction_sets_and_says_what_to_do(models, tmp_path, capsys):
+    """No command sets a threshold for a cascade: to name one would send in circles."""
+    with pytest.raises(ValueError, match=r"a cascade has no prediction sets.*ask one of its two models"):
+        cascade().set_rule(0.9)
+    save_cascade(cascade(), tmp_path / "both")
+    assert main(["calibrate", str(tmp_path / "both"), "--coverage", "0.9"]) == 1
+    assert "calibrate its two models, and choose the rule anew" in capsys.readouterr().err
+
+
+def test_what_cannot_be_exported_is_said_before_images_are_read(tmp_path, capsys):
+    """Choosing the rule costs a pass of both models over all images."""
+    small, large = str(tmp_path / "small"), str(tmp_path / "large")
+    kedge.save(plain(0), small)
+    model = anchored()
+    model.class_names = plain(0).class_names
+    kedge.save(model, large)
+    out = str(tmp_path / "out")
+    assert main(["cascade", small, large, "--out", out, "--to", "onnx", "--data", "nowhere"]) == 1
+    assert "the large model answers with 3 references" in capsys.readouterr().err

@@ -18,6 +18,7 @@ from kedge.catalog import Info
 from kedge.checks import check_images, unlike_classes
 from kedge.files import write_text
 from kedge.json_text import read_json
+from kedge.postprocess import SetRule
 from kedge.regular import LARGEST_TEXT
 from kedge.rejection import answered, in_words, is_rule, rule_from
 
@@ -118,6 +119,13 @@ class Cascade(PixelModel):
         """The logits of `predict`; there is no uncertainty."""
         return self.predict(images, check=False).logits, None
 
+    def set_rule(self, coverage: float | None = None, references: Any = None) -> SetRule:
+        """Raise ValueError: a threshold of one model says nothing of answers of two."""
+        raise ValueError(
+            "a cascade has no prediction sets: a coverage is promised of the answers of one model to all images, and "
+            "here each of two answers some: leave the sets out, or ask one of its two models"
+        )
+
     def feature_layer(self, images: Tensor, references: Any = None) -> nn.Module | None:
         """None: the two models have features of their own."""
         return None
@@ -132,6 +140,15 @@ class Cascade(PixelModel):
             "a cascade decides image by image which of two models answers, and is no single network: export its two "
             "models, kedge cascade ... --to onnx, which writes the rule beside them"
         )
+
+    def check_exportable(self) -> None:
+        """Raise ValueError where a model answers with several references, of which an exported file has one."""
+        for name, each in (("small", self.small), ("large", self.large)):
+            if each.count() > 1:
+                raise ValueError(
+                    f"the {name} model answers with {each.count()} references, and an exported file has one: leave out "
+                    "--to onnx"
+                )
 
     def fold(self, reference: int = 0) -> nn.Module:
         """Raise ValueError, as `check_foldable`."""
@@ -250,11 +267,8 @@ def save_cascade(
     """
     folder = Path(folder)
     models = {"small": cascade.small, "large": cascade.large}
-    if onnx and (many := [name for name, each in models.items() if each.count() > 1]):
-        raise ValueError(
-            f"the {many[0]} model answers with {models[many[0]].count()} references, and an exported file has one: "
-            "leave out --to onnx"
-        )
+    if onnx:
+        cascade.check_exportable()
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: f"{name}.onnx" if onnx else name for name in models}
     for name, each in models.items():

@@ -9,6 +9,7 @@ from scipy.stats import linregress
 import kedge
 from kedge.data.groups import Groups
 from kedge.evaluation import accuracy_on_the_curve
+from kedge.reporting.subgroups import subgroup_table
 from kedge.training import fit
 
 
@@ -88,3 +89,11 @@ def test_models_that_are_equally_right_have_no_line():
     models = [(str(n), lambda images: torch.eye(10)[0].expand(len(images), 10)) for n in range(3)]
     curve = accuracy_on_the_curve(models, digits, groups)["curves"]
     assert next(iter(curve.values()))["r2"] is None
+
+
+def test_one_image_aside_is_one():
+    digits = kedge.data.load("digits", "test")
+    groups = Groups.of(["alone"] + ["odd" if i % 2 else "even" for i in range(1, len(digits))])
+    models = [(str(n), lambda images: torch.eye(10)[0].expand(len(images), 10)) for n in range(3)]
+    text = subgroup_table(accuracy_on_the_curve(models, digits, groups))
+    assert text.endswith("1 image is in no group of ten images or more")

@@ -1,4 +1,7 @@
+import copy
 import json
+import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -168,6 +171,33 @@ def test_a_card_that_says_something_else_of_its_precision_is_refused(files, tmp_
     onnx.save(model, str(tmp_path / "x.onnx"))
     with pytest.raises(ValueError, match=r"precision cannot be \"int4\""):
         load_onnx(tmp_path / "x.onnx")
+
+
+def test_prediction_sets_are_of_the_eight_bit_answers(trained, tmp_path):
+    """Their threshold and what looks unfamiliar were of the float file, whose logits are others."""
+    model, val = copy.deepcopy(trained), kedge.data.load("digits", "test")
+    kedge.training.calibrate(model, val, "prediction_sets", coverage=0.9, sets="lac")
+    done = export(model, tmp_path / "float.onnx")
+    ranges = kedge.data.load("digits", "train").subset(range(128))
+    written = quantise(done.path, tmp_path / "small.onnx", ranges, val)
+    assert "set anew on the 8-bit answers" in str(written)
+    small, whole = load_onnx(written.path), load_onnx(done.path)
+    with torch.no_grad():
+        probs = small(val.images / 255).double().softmax(1)
+    scores = sorted((1 - probs.gather(1, val.labels[:, None])[:, 0]).tolist())
+    (threshold,) = small.inside["prediction_sets"]["value"]["thresholds"]
+    assert threshold == scores[math.ceil((len(val) + 1) * Fraction("0.9")) - 1]
+    assert threshold != whole.inside["prediction_sets"]["value"]["thresholds"][0]
+    accuracy = float((probs.argmax(1) == val.labels).double().mean())
+    assert small.inside["prediction_sets"]["value"]["usual"]["accuracy"] == pytest.approx(accuracy)
+    few = quantise(done.path, tmp_path / "few.onnx", ranges, val.subset(range(20)))
+    assert "set anew on the 8-bit answers to the 20 held-out images" in few.sets
+    unlike = kedge.data.TensorSet(val.images, val.labels, [f"x{i}" for i in range(10)])
+    other = quantise(done.path, tmp_path / "other.onnx", ranges, unlike)
+    assert "left out" in other.sets
+    assert "other classes" in other.sets
+    with pytest.raises(ValueError, match="no prediction sets"):
+        load_onnx(other.path).set_rule(0.9)
 
 
 def test_prediction_difference():

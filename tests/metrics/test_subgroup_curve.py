@@ -92,3 +92,14 @@ def test_what_is_not_defined_is_no_number():
 def test_what_is_no_curve_is_refused(x, y, words):
     with pytest.raises(ValueError, match=words):
         subgroup_curve(x, y)
+
+
+def test_resamples_of_two_points_do_not_count():
+    """A line goes through any two points: their R² of 1 would make the interval of few models narrow and high."""
+    assert subgroup_curve([0.1, 0.5, 0.9], [0.2, 0.6, 0.3]).r2_low is None  # two thirds of the resamples are of two
+    x, y = np.array([0.1, 0.3, 0.5, 0.7, 0.7]), np.array([0.4, 0.1, 0.5, 0.2, 0.2])
+    draws = np.random.default_rng(0).integers(5, size=(1000, 5))
+    points = [{(x[i], y[i]) for i in rows} for rows in draws]
+    values = [linregress(x[r], y[r]).rvalue ** 2 for r, p in zip(draws, points, strict=True) if len(p) > 2]
+    curve = subgroup_curve(x, y)
+    assert (curve.r2_low, curve.r2_high) == pytest.approx(tuple(np.quantile(values, (0.025, 0.975))))

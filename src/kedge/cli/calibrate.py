@@ -78,7 +78,7 @@ def run(
     source = find(model)
     own = source.folder(
         "an exported file is calibrated by calibrating the run it came from and exporting it again; of an ensemble its "
-        "members are"
+        "members are; of a cascade calibrate its two models, and choose the rule anew (kedge cascade)"
     )
     if source.on_hub and not out:
         raise ValueError(f"{model} is on the hub, and its copy here is not written to: name a folder with --out")

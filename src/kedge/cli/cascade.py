@@ -78,7 +78,11 @@ def run(
     models: dict[str, Any] = {name: source.load(device) for name, source in sources.items()}
     if models["small"].count() and not all_references:
         models["small"] = folded(models["small"].cpu()).to(models["large"].mean.device)
-    Cascade(models["small"], models["large"], {"threshold": 1.0})  # says what does not fit before images are read
+    both = Cascade(
+        models["small"], models["large"], {"threshold": 1.0}
+    )  # says what does not fit before images are read
+    if to == "onnx":
+        both.check_exportable()
     max_loss = LOSS if max_loss is None and max_risk is None else max_loss
     images = images_to_fit_on(sources["large"], models["large"], data, split)
     if (record := sources["small"].record()) is not None:

@@ -39,6 +39,13 @@ def write_int8(
 
     if path.suffix != ".onnx":
         raise ValueError(f"an 8-bit file must end in .onnx, got {path.name!r}")
+    if "prediction_sets" in model.steps and (data is not None or source.recipe().get("folds")):
+        model.remove_step("prediction_sets")
+        print(
+            "kedge export: the prediction sets are left out: they were set on float answers, and are set anew on 8-bit "
+            "ones only with the validation images of the run, without --data",
+            file=sys.stderr,
+        )
     known, new = _sets(source, data, model.input_shape)
     held_out = spread(new, HELD_OUT_IMAGES)
     calibration = spread(_apart(known, held_out), most)

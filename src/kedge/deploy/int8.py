@@ -24,6 +24,7 @@ from kedge.files import scratch_beside
 from kedge.full_disk import naming
 from kedge.json_text import parse_json
 from kedge.metrics import accuracy, calibration_error, prediction_difference
+from kedge.postprocess.prediction_sets import PredictionSets
 from kedge.rejection import answered, by_confidence
 
 __all__ = ["BOUND", "FEWEST", "Agreement", "Quantised", "quantise"]
@@ -33,6 +34,7 @@ SLIGHT = BOUND / 10  # a difference of less is no matter for doubt
 FEWEST = 16  # images to calibrate on, and to hold out
 BATCH = 32
 RUNS = 7  # of a batch, to take the median time of
+SETS = "prediction_sets"
 Pair = tuple[float, float]  # before and after
 
 
@@ -65,7 +67,9 @@ class Quantised:
         size: bytes before and after.
         milliseconds: of an image, in batches of up to 32, before and after, on this machine.
         calibration, held_out: agreement on the images that ranges were taken from, and on others.
+        sets: what became of prediction sets, whose threshold was of the float answers, in words; "" where it had none.
         bound: the difference on held-out images from which the file would have been refused, in nats.
+        sets: what became of prediction sets, whose threshold was of the float answers, in words; "" without any.
     """
 
     path: Path
@@ -74,6 +78,7 @@ class Quantised:
     calibration: Agreement
     held_out: Agreement
     bound: float
+    sets: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """All but the path."""
@@ -104,7 +109,8 @@ class Quantised:
         own = self.held_out
         pairs = {"right answers": own.accuracy, "calibration error": own.ece, "answered by its rule": own.answered}
         told = [f"{what} {a:.1%} before, {b:.1%} after" for what, pair in pairs.items() if pair for a, b in [pair]]
-        return "\n".join([*lines, *([f"held out: {'; '.join(told)}"] if told else [])])
+        lines += [f"held out: {'; '.join(told)}"] if told else []
+        return "\n".join([*lines, *([self.sets] if self.sets else [])])
 
 
 def quantise(
@@ -121,12 +127,14 @@ def quantise(
     use 7 of their 8 bits: with 8, processors without VNNI clip sums of products, and answer otherwise than the one that
     the file was checked on. The file is run on both sets and left only if its prediction difference from the float file
     on held-out images, KL(float ‖ int8), is within the bound. Its card says that it is 8-bit, and how it compared.
+    Prediction sets promise their coverage for the answers that they were set on: they are set anew on those of the
+    8-bit file to the held-out images, or left out where these have other classes or are too few for the coverage.
 
     Args:
         exported: the float file.
         path: the file to write, ending in .onnx.
         calibration: images to take ranges from, in the model's shape, 16 or more; 256 is usual.
-        held_out: others, of the same kind.
+        held_out: others, of the same kind; for prediction sets such as the model was not trained on.
         bound: in nats.
         full_range: use all 8 bits of weights: closer to the float file, and other answers without VNNI.
 
@@ -152,7 +160,8 @@ def quantise(
         with naming(final, written):
             _write(source, written, calibration, full_range)
         after = load_onnx(written)
-        known, new = (_agreement(before, after, images) for images in (calibration, held_out))
+        known, _ = _agreement(before, after, calibration)
+        new, logits = _agreement(before, after, held_out)
         if not new.difference <= bound:
             raise RuntimeError(
                 f"8 bits change the answers too much: on {new.images} held-out images the prediction difference is "
@@ -168,12 +177,13 @@ def quantise(
             "same_label": new.same,
             "prediction_difference": new.difference,
         }
-        _say(written, precision)
+        steps, sets = _sets_anew(before, logits, held_out)
+        _say(written, precision, steps)
         batch = next(iter(held_out.batches(BATCH)))[0].float() / 255
         milliseconds = (_pace(before, batch), _pace(load_onnx(written), batch))
         size = source.stat().st_size, written.stat().st_size
         os.replace(written, final)
-    return Quantised(final, size, milliseconds, known, new, bound)
+    return Quantised(final, size, milliseconds, known, new, bound, sets)
 
 
 def _check(model: OnnxModel, source: Path, calibration: ImageSet, held_out: ImageSet) -> None:
@@ -236,22 +246,45 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _say(path: Path, precision: dict[str, Any]) -> None:
+def _sets_anew(before: OnnxModel, logits: Tensor, images: ImageSet) -> tuple[dict[str, Any], str]:
+    """The steps of the file with prediction sets set anew on 8-bit answers `[N, C]`, and what became of them."""
+    steps = dict(before.inside)
+    if SETS not in steps:
+        return steps, ""
+    own, why = PredictionSets(steps[SETS]["value"]), ""
+    if (unlike := unlike_classes(images.class_names, before.class_names or before.num_outputs)) is not None:
+        why = f"the held-out images have other classes: {unlike}"
+    else:
+        try:
+            anew = PredictionSets(own.fit(logits, images.labels, class_names=before.class_names, **own.again()))
+        except ValueError as error:
+            why = str(error)
+    if why:
+        del steps[SETS]
+        return steps, f"{own} left out: they were set on the float answers, and could not be set anew: {why}"
+    steps[SETS] = {**steps[SETS], "value": anew.value, "fitted_on": f"{images.name} ({images.split})",
+                   "images": len(images), **anew.facts(logits, images.labels)}  # fmt: skip
+    return steps, f"{own} set anew on the 8-bit answers to the {len(images)} held-out images"
+
+
+def _say(path: Path, precision: dict[str, Any], steps: dict[str, Any]) -> None:
     """Write what the file is into its card, and take out what names this machine."""
     import onnx
 
     model = onnx.load(str(path))
     card = next(parse_json(entry.value, str(path)) for entry in model.metadata_props if entry.key == KEY)
     del model.metadata_props[:]
-    model.metadata_props.add(key=KEY, value=json.dumps({**card, "precision": precision}, ensure_ascii=False))
+    card |= {"precision": precision, "steps": steps}
+    card["formulas"] = {name: words for name, words in (card.get("formulas") or {}).items() if name in steps}
+    model.metadata_props.add(key=KEY, value=json.dumps(card, ensure_ascii=False))
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
     onnx.save(model, str(path))
 
 
-def _agreement(before: OnnxModel, after: OnnxModel, images: ImageSet) -> Agreement:
-    """The answers of both files to a set of images."""
+def _agreement(before: OnnxModel, after: OnnxModel, images: ImageSet) -> tuple[Agreement, Tensor]:
+    """The answers of both files to a set of images, and the logits `[N, C]` of the 8-bit one."""
     parts = []
     with torch.no_grad():
         for batch, _ in images.batches(BATCH):
@@ -265,7 +298,7 @@ def _agreement(before: OnnxModel, after: OnnxModel, images: ImageSet) -> Agreeme
     def pair(measure: Callable[[Tensor], float]) -> Pair:
         return measure(logits[0]), measure(logits[1])
 
-    return Agreement(
+    agreement = Agreement(
         images=len(images),
         same=int((labels[0] == labels[1]).sum()),
         difference=float(prediction_difference(*logits)),
@@ -275,6 +308,7 @@ def _agreement(before: OnnxModel, after: OnnxModel, images: ImageSet) -> Agreeme
         if rule is None
         else pair(lambda x: float(answered(rule, x.softmax(1).amax(1), log_odds(x)).double().mean())),
     )
+    return agreement, logits[1]
 
 
 def _pace(model: OnnxModel, batch: Tensor) -> float:

@@ -21,7 +21,8 @@ class SubgroupCurve:
         slope, intercept: of the least-squares line; None where the first group's accuracies do not differ.
         r2: the share of the variance of the second group's accuracies that the line explains, in [0, 1]; None where
             either group's accuracies do not differ.
-        r2_low, r2_high: 95 % interval, by resampling models; None without resamples, or where most of them have none.
+        r2_low, r2_high: 95 % interval, by resampling models; None without resamples, or where most of them have none,
+            as of three models, whose resamples are mostly of two.
         quadratic: (a, b, c) of the parabola a x² + b x + c; None of fewer than four models or three accuracies.
         p: of the F test that a is 0; None without a parabola that leaves something.
         probit_r2: as `r2` on probit axes; None where accuracies of 0 or 1 cannot be placed there.
@@ -119,9 +120,14 @@ def _parabola(x: np.ndarray, y: np.ndarray) -> tuple[tuple[float, float, float] 
 
 
 def _interval(x: np.ndarray, y: np.ndarray, n: int, seed: int) -> tuple[float | None, float | None]:
-    """Percentiles of R² over resamples of the models; None where fewer than half of them have one."""
+    """Percentiles of R² over resamples of the models; None where fewer than half of them have one.
+
+    A resample of two different points has none: a line goes through them, and their 1 says nothing.
+    """
     draws = np.random.default_rng(seed).integers(len(x), size=(n, len(x)))
-    values = [r2 for rows in draws if (r2 := _line(x[rows], y[rows])[2]) is not None]
+    _, point = np.unique(np.stack([x, y], 1).round(9), axis=0, return_inverse=True)
+    enough = [rows for rows in draws if len(np.unique(point[rows])) >= FEWEST_MODELS]
+    values = [r2 for rows in enough if (r2 := _line(x[rows], y[rows])[2]) is not None]
     if len(values) < n / 2:
         return None, None
     low, high = np.quantile(values, (0.025, 0.975))

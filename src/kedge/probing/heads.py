@@ -53,8 +53,8 @@ def find_head(model: PixelModel, name: str | None = None) -> str:
             return each
     raise ValueError(
         f"no head was found in {type(model.network).__name__}: tried {', '.join(reversed(layers)) or 'nothing'}, and "
-        f"of none is W·features + b what the model returns (several heads, cosines, something after the last layer?). "
-        f"{_offered(fitting)}"
+        f"of none is W·features + b what the model returns (several heads, cosines, ordered classes, something after "
+        f"the last layer?). {_offered(fitting)}"
     )
 
 

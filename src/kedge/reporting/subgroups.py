@@ -33,8 +33,8 @@ def subgroup_table(results: dict[str, Any]) -> str:
         )
     if any(curve["r2"] is None for curve in results["curves"].values()):
         lines.append("–: all models have the same accuracy on one of the two groups")
-    if results["left_aside"]:
-        lines.append(f"{results['left_aside']:,} images are in no group of ten images or more")
+    if aside := results["left_aside"]:
+        lines.append(f"{aside:,} {'image is' if aside == 1 else 'images are'} in no group of ten images or more")
     return "\n".join(lines)
 
 
