@@ -133,6 +133,10 @@ def test_a_recipe_keeps_persons_together(photos):
     assert persons[1]
     assert not persons[0] & persons[1]  # the persons of both classes are the same
     assert not any("several photos" in note for note in train.report.notes)
+    words = f"{len(persons[1])} of 12 groups by regex:(p[0-9]+)_ are held out: intervals count images"
+    assert any(words in note for note in train.report.notes)
+    folded, _ = load_sets(Recipe(data=str(photos), split_by="regex:(p[0-9]+)_", folds=3))
+    assert any("12 groups by regex:(p[0-9]+)_ are dealt to folds" in note for note in folded.report.notes)
 
 
 def test_series_of_photos_are_pointed_out(photos):

@@ -97,6 +97,8 @@ def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[Imag
     if recipe.folds:
         train, val = train.subset(range(len(train))), train.subset(())
         train.split, val.split = "train", "val"
+        if (groups := groups_of(recipe, train)) is not None:
+            train.report.notes.append(f"{len(groups.names)} groups by {groups.by} are dealt to folds: {_FEW_GROUPS}")
     elif val is None:
         train, val = _divide(recipe, train)
     elif recipe.split_by is not None:
@@ -162,7 +164,18 @@ def _divide(recipe: Recipe, images: ImageSet) -> tuple[ImageSet, ImageSet]:
     groups = groups_of(recipe, images)
     if groups is None and (hint := series_hint(images.paths or (), len(images.class_names))) is not None:
         images.report.notes.append(hint)
-    return split_validation(images, recipe.val_fraction, held_by(vars(recipe)), **known, groups=groups)
+    train, val = split_validation(images, recipe.val_fraction, held_by(vars(recipe)), **known, groups=groups)
+    if groups is not None:
+        held_out = set(val.keys())
+        of_image = zip(images.keys(), groups.index.tolist(), strict=True)
+        count = len({group for key, group in of_image if group >= 0 and key in held_out})
+        train.report.notes.append(f"{count} of {len(groups.names)} groups by {groups.by} are held out: {_FEW_GROUPS}")
+    return train, val
+
+
+_FEW_GROUPS = (
+    "intervals count images as if each told by itself, and so are too narrow where those of a group fare alike"
+)
 
 
 def groups_of(recipe: Recipe, images: ImageSet) -> Groups | None:
