@@ -97,7 +97,7 @@ def test_both_penalties_shrink_the_features_and_a_seed_repeats_itself():
     for variant in rademacher_penalty.RademacherPenalty.variants[1:]:
         one, other = (rademacher_penalty.pretrained(variant, (images, labels), 0) for _ in range(2))
         assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
-        norms[variant] = float(rademacher_penalty.split(one)[0](images).norm())
+        norms[variant] = rademacher_penalty.split(one)[0](images).detach().norm().item()
     plain, penalised, bounded = norms.values()
     assert penalised < plain
     assert bounded < plain
