@@ -235,6 +235,7 @@ def test_the_overview_says_which_criteria_decided(counted, tmp_path, monkeypatch
     assert "1 claim: 1 with a criterion that fails." in table
 
 
+@pytest.mark.slow
 def test_other_processes_find_the_claim_by_its_name(tmp_path):
     """Real ones: each looks the claim up, and says what is wrong with what it was asked."""
     todo = [Task("brier", variant, 0, tmp_path) for variant in ("no such", "nor this")]

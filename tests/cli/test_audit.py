@@ -49,6 +49,7 @@ def rows_of(text):
     return list(csv.DictReader(text.splitlines()))
 
 
+@pytest.mark.slow
 def test_planted_faults_by_the_command(command, tmp_path):
     wrong, copy, original = write(tmp_path / "photos", 220)
     code, out, err = command("audit", tmp_path / "photos", "--learning_curve", "--out", tmp_path / "out")
@@ -69,12 +70,14 @@ def test_planted_faults_by_the_command(command, tmp_path):
     assert f"kedge audit {tmp_path / 'photos'} --learning_curve" in html.unescape(text)
 
 
+@pytest.mark.slow
 def test_the_same_again_is_the_same(tmp_path):
     write(tmp_path, 60)
     first, again = (as_csv(audit(str(tmp_path))) for _ in range(2))
     assert first == again
 
 
+@pytest.mark.slow
 def test_further_folders_are_further_parts(tmp_path):
     write(tmp_path, 120, parts=("mine", "yours"))
     pool = gather(str(tmp_path / "mine"), test=str(tmp_path / "yours"))
@@ -98,6 +101,7 @@ def test_features_of_a_run(command, run_folder, tmp_path):
     assert "careful: these features tell the classes of only" in out  # it was never trained
 
 
+@pytest.mark.slow
 def test_a_run_that_knows_these_labels_is_said(command, run_folder, tmp_path):
     ImageRecord.of(load("digits", "train"), load("digits", "val")).write(run_folder)
     code, out, _ = command("audit", "digits", "--run", run_folder, "--out", tmp_path / "out")

@@ -113,6 +113,7 @@ def test_images_sorted_by_class_are_answered_by_the_model_as_it_was(model, brake
     assert torch.equal(adapting.answers(last)[0], model.answers(last)[0])
 
 
+@pytest.mark.slow
 def test_the_order_is_told_but_for_chance():
     draws = torch.Generator().manual_seed(0)
     for classes, size in ((2, 100), (10, 32), (1000, 64)):
