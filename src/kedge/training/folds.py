@@ -21,7 +21,7 @@ from kedge.training.checkpoint_selection import most_trained, on_the_way, start_
 from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.errors import TrainingStopped
 from kedge.training.folder import RunFolder
-from kedge.training.images import groups_of
+from kedge.training.groups import groups_of
 from kedge.training.recipe import Recipe, held_by
 
 # (recipe, or what may change of it; the folder to go on with; images; number of the fold) -> (model, recipe as it ran)

@@ -14,12 +14,13 @@ import torch
 
 from kedge import data
 from kedge.checks import unlike_classes
-from kedge.data import Groups, ImageSet, StreamSet, group_by, with_label_noise
+from kedge.data import ImageSet, StreamSet, with_label_noise
 from kedge.data.groups import series_hint
 from kedge.data.splitting import split_validation
 from kedge.named_model import run_of
 from kedge.own_code import near_names
 from kedge.selection import Selection
+from kedge.training.groups import about_folds, about_held_out, about_shared, groups_of
 from kedge.training.held_out import RunImages, unseen
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.record import ImageRecord
@@ -32,7 +33,6 @@ __all__ = [
     "check_order",
     "check_same_images",
     "divided",
-    "groups_of",
     "load_extra",
     "load_pool",
     "load_sets",
@@ -98,11 +98,11 @@ def divided(recipe: Recipe, train: ImageSet, val: ImageSet | None) -> tuple[Imag
         train, val = train.subset(range(len(train))), train.subset(())
         train.split, val.split = "train", "val"
         if (groups := groups_of(recipe, train)) is not None:
-            train.report.notes.append(f"{len(groups.names)} groups by {groups.by} are dealt to folds: {_FEW_GROUPS}")
+            train.report.notes.append(about_folds(groups))
     elif val is None:
         train, val = _divide(recipe, train)
     elif recipe.split_by is not None:
-        train.report.notes.append(_shared_groups(recipe, train, val))
+        train.report.notes.append(about_shared(recipe, train, val))
     val, _ = val.readable()
     if recipe.class_order is not None:
         train, val = train.only_classes(recipe.class_order), val.only_classes(recipe.class_order)
@@ -166,35 +166,8 @@ def _divide(recipe: Recipe, images: ImageSet) -> tuple[ImageSet, ImageSet]:
         images.report.notes.append(hint)
     train, val = split_validation(images, recipe.val_fraction, held_by(vars(recipe)), **known, groups=groups)
     if groups is not None:
-        held_out = set(val.keys())
-        of_image = zip(images.keys(), groups.index.tolist(), strict=True)
-        count = len({group for key, group in of_image if group >= 0 and key in held_out})
-        train.report.notes.append(f"{count} of {len(groups.names)} groups by {groups.by} are held out: {_FEW_GROUPS}")
+        train.report.notes.append(about_held_out(groups, images, val))
     return train, val
-
-
-_FEW_GROUPS = (
-    "intervals count images as if each told by itself, and so are too narrow where those of a group fare alike"
-)
-
-
-def groups_of(recipe: Recipe, images: ImageSet) -> Groups | None:
-    """The groups that stay on one side of a split, `split_by` of the recipe."""
-    return None if recipe.split_by is None else group_by(images, recipe.split_by, recipe.data)
-
-
-def _shared_groups(recipe: Recipe, train: ImageSet, val: ImageSet) -> str:
-    """What is to be said of the groups of a part val that is there: how many are in the training images too."""
-    ours, theirs = groups_of(recipe, train), groups_of(recipe, val)
-    assert ours is not None
-    assert theirs is not None
-    both = sorted(set(ours.names) & set(theirs.names))
-    if not both:
-        return f"split_by {recipe.split_by}: none of {len(theirs.names)} groups of the part val is in the part train"
-    return (
-        f"split_by {recipe.split_by}: {len(both)} of {len(theirs.names)} groups of the part val are in the part train "
-        f"too, such as {both[0]!r}: images of these promise more than new ones give"
-    )
 
 
 def record_of(recipe: Recipe, train: ImageSet, val: ImageSet | None, in_memory: bool = False) -> ImageRecord:
