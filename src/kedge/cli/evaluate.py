@@ -60,6 +60,7 @@ def run(
     seed: int = 0,
     batch_size: int = 128,
     workers: int | None = None,
+    cache: str | None = None,
     device: str = "auto",
     format: Literal["table", "json", "csv"] = "table",
     out: str | None = None,
@@ -124,6 +125,8 @@ def run(
         seed: of the subset, the order, the corruptions, the attacks and the intervals
         batch_size: {BATCH_SIZE}
         workers: {WORKERS}
+        cache: folder that keeps photos as they were decoded, up to 20 GB, for the next command and for training; null:
+            none
         device: {DEVICE}
         format: how to print the results
         out: folder for the results; null: evaluation/ of the run, or here for several; numbered
@@ -185,6 +188,7 @@ def run(
         )
     shifts = shifts_of(separated(shift or ["none" if unlabelled else "corruptions"]))
     from kedge import evaluation
+    from kedge.data import with_cache
     from kedge.data.grouping import group_by
     from kedge.reporting import render
 
@@ -192,14 +196,19 @@ def run(
     if references == "blt":
         _check_residuals(loaded)
     every = limit is None  # else most images are not looked at
-    without_labels = load_outside(loaded, unlabelled, decode=every, labels=False)
+    unlabelled_sets = load_outside(loaded, unlabelled, decode=every, labels=False)
+    without_labels = {each: with_cache(others, cache) for each, others in unlabelled_sets.items()}
     held_out = load_validation(sources, loaded, validation) if unlabelled else {}
     images = as_test_images(held_out) if unlabelled and data is None and split is None else None
     name = validation or str(next(iter(single.values())).recipe().get("data"))
     if images is None:
         images, name = load_data(single, loaded, data, split or "test", decode=every)
     divided = group_by(images, groups, name) if groups else None
+    images = with_cache(images, cache)
     outside = load_outside(loaded, [*ood, *near], name, images, as_stored=equalise, decode=every)
+    outside = {each: with_cache(others, cache) for each, others in outside.items()}
+    training = load_training(single, name, images, train, decode=every) if outside else None
+    training = training and with_cache(training, cache)
     entrants = sources
     if methods:
         braked_by = kept_images(sources, loaded, validation, no_brake)
@@ -236,7 +245,7 @@ def run(
                 seen=_named(outside, seen),
                 equalise=equalise,
                 scores=chosen,
-                train=load_training(single, name, images, train, decode=every) if outside else None,
+                train=training,
                 attacks=choose_attacks(
                     attack, radius_of_all, images, norm=norm, steps=steps, seed=seed, most=attack_images
                 ),

@@ -16,6 +16,7 @@ from kedge.data.map_style import from_dataset
 from kedge.data.origin import Origin
 from kedge.data.overlap import check_apart, shared_images
 from kedge.data.parts import PartedSet, randomised
+from kedge.data.photo_cache import with_cache
 from kedge.data.published import PublishedSet, is_published, published
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.semi_supervised import joined, pseudo_labelled, rotated
@@ -71,5 +72,6 @@ __all__ = [
     "splits",
     "stream",
     "training_batches",
+    "with_cache",
     "with_label_noise",
 ]

@@ -194,7 +194,7 @@ def _check_recipe(folder: RunFolder, facts: dict[str, Any]) -> None:
         if not edited:
             what = f"run.json was changed since the run began: {key} is {then!r} there, and was {value!r}"
         raise ValueError(
-            f"{folder.path / what}. A resumed run keeps its recipe, only {', '.join(MAY_CHANGE[:5])} may change: put "
+            f"{folder.path / what}. A resumed run keeps its recipe, only {', '.join(MAY_CHANGE[:7])} may change: put "
             "it back, or start a new run"
         )
 

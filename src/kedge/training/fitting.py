@@ -68,8 +68,8 @@ def fit(
     """Train by a recipe: a Recipe, a file, the name of a shipped one, or a mapping; None is the default one.
 
     Args:
-        recipe: what to run. With `resume` only device, devices, nodes, workers and shard may differ from the run's own,
-            and epochs may be more where nothing else in it depends on how many there are.
+        recipe: what to run. With `resume` only device, devices, nodes, workers, shard, cache and cache_gb may differ
+            from the run's own, and epochs may be more where nothing else in it depends on how many there are.
         resume: the folder of a run that was broken off; it goes on after its last whole epoch and ends with the
             weights that it would have had, on the same machine and library versions. Of a run that is over it makes
             what is missing: the model, metrics.csv, and with `report` the page.

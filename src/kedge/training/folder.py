@@ -187,7 +187,7 @@ class RunFolder:
             if key not in MAY_CHANGE and not (key == "epochs" and may_grow(stored, other.epochs)):
                 raise ValueError(
                     f"a resumed run keeps its recipe: {key} is {getattr(stored, key)!r} there, not "
-                    f"{getattr(other, key)!r}. Only {', '.join(MAY_CHANGE[:5])} may change{_about_epochs(key)}; for "
+                    f"{getattr(other, key)!r}. Only {', '.join(MAY_CHANGE[:7])} may change{_about_epochs(key)}; for "
                     f"another {key} start a new run"
                 )
         goes_on = replace(stored, **{k: getattr(other, k) for k in keys if k not in ("runs", "name")})

@@ -231,7 +231,7 @@ def _trained(recipe: Recipe, train: ImageSet, val: ImageSet, run: Path, number: 
     begun = folder.checkpoint.is_file()
     if not begun and folder.path.exists():  # killed before its first epoch was over, or swept
         shutil.rmtree(folder.path)
-    now = {"device": recipe.device, "workers": recipe.workers, "epochs": recipe.epochs}
+    now = {"device": recipe.device, "workers": recipe.workers, "cache": recipe.cache, "epochs": recipe.epochs}
     try:
         model, resolved = train_fold(now if begun else recipe, folder.path if begun else None, (train, val), number)
     except (KeyboardInterrupt, TrainingStopped) as error:  # who goes on with the run goes on with its folds

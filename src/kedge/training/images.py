@@ -248,7 +248,7 @@ def load_extra(
                         f"{len(images) - len(order):,}", f"{len(images):,}", images.name, name)  # fmt: skip
         if not order:
             raise ValueError(f"extra: {name} has no image that is not held out for validation")
-        sets[name] = images.subset(order)
+        sets[name] = data.with_cache(images.subset(order), recipe.cache, recipe.cache_gb)
         sets[name].mirror = train.mirror
     return sets
 

@@ -11,7 +11,7 @@ from torch import nn
 from kedge import checkpoint
 from kedge.anchoring import PixelModel
 from kedge.anchoring.protocol import independent
-from kedge.data import ImageSet
+from kedge.data import ImageSet, with_cache
 from kedge.networks import PretrainedUnavailable
 from kedge.probing.set_probe import set_probe
 from kedge.training.batches import drawn_images
@@ -162,6 +162,7 @@ def _divided(
                 f"ordered says {', '.join(recipe.ordered or [])}: hand over images.only_classes([...]) in that order"
             )
     val, _ = val.readable()  # a training image is replaced when it is met, one of these would be missed
+    train, val = (with_cache(images, recipe.cache, recipe.cache_gb) for images in (train, val))
     return train, val
 
 

@@ -51,6 +51,8 @@ class Recipe:
         label_noise_kind: `symmetric`: every other class equally likely; `pair`: each class becomes one fixed other.
         label_noise_val: the same share of the validation labels become wrong too, by which the run is then judged.
         workers: processes that read images; null: as many as make sense here.
+        cache: folder that keeps photos as they were decoded, for later epochs and runs; null: they are decoded anew.
+        cache_gb: gigabytes that this folder may hold; photos that do not fit are decoded anew.
         model: a timm or torchvision name, or `auto`.
         arguments: further arguments of the network, such as {width: 16}.
         pretrained: start from published weights; null: for photos, if the model has any.
@@ -146,6 +148,8 @@ class Recipe:
     label_noise_kind: str = "symmetric"
     label_noise_val: bool = False
     workers: int | None = None
+    cache: str | None = None
+    cache_gb: float = 20.0
     model: str = "auto"
     arguments: dict[str, Any] = field(default_factory=dict)
     pretrained: bool | None = None

@@ -38,6 +38,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "train_images": (2, 1_000_000_000, False),
     "label_noise": (0, 0.9999, False),
     "workers": (0, 256, False),
+    "cache_gb": (0, 1_000_000, True),
     "references": (1, 100_000, False),
     "residuals": (0, 1_000_000, False),
     "crop": (0, 1, True),
