@@ -538,3 +538,23 @@ def test_references_together_are_never_worse_than_alone_on_average(count, seed):
     labels = labels % each.shape[2]
     assert F.nll_loss(each.softmax(-1).mean(0).log(), labels) <= alone + 1e-5
     assert F.cross_entropy(prediction.logits, labels) <= alone + 1e-5
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_what_the_first_layer_reads_is_bit_for_bit_both_normalised(model, masked, layout):
+    images = torch.rand(4, *model.input_shape).contiguous(memory_format=layout)
+    references = images[[1, 2, 3, 0]]
+    kept = images.clone(), references.clone()
+    mask = torch.tensor([True, False, False, True]) if masked else None
+    read = []
+    hook = model.stem.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].detach().clone()))
+    model.train()(images, references, mask)
+    hook.remove()
+    x, r = ((each - model.mean) / model.std for each in kept)
+    if mask is not None:
+        x[mask] -= r[mask]
+        r[mask] = 0
+    assert torch.equal(read[0], torch.cat([x, r], 1))
+    assert torch.equal(images, kept[0])
+    assert torch.equal(references, kept[1])

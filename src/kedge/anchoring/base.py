@@ -127,6 +127,10 @@ class PixelModel(Model):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Check `images` and return `(images - mean) / std` in the model's dtype."""
+        return self._normalised(self.checked(images))
+
+    def checked(self, images: Tensor) -> Tensor:
+        """Check that `images` are floating point and `[B, *input_shape]` but for their size, and return them in the model's dtype."""
         check_tensor(images)
         if images.ndim != len(self.input_shape) + 1 or images.shape[1] != self.input_shape[0]:
             expected = ", ".join(str(n) for n in self.input_shape)
@@ -137,8 +141,11 @@ class PixelModel(Model):
             )
         if not images.is_floating_point():
             raise TypeError(f"images must be floating point in [0, 1], got {images.dtype}; for uint8 pass images / 255")
+        return images.to(self.mean.dtype)
+
+    def _normalised(self, images: Tensor) -> Tensor:
         # In place in what the subtraction has just made: at 224 px memory costs more than arithmetic.
-        return (images.to(self.mean.dtype) - self.mean).div_(self.std)
+        return (images - self.mean).div_(self.std)
 
 
 def _channels_last(shape: Sequence[int], expected: Sequence[int]) -> str:

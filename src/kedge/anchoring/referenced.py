@@ -130,7 +130,7 @@ class ReferencedModel(PixelModel):
         slot: Tensor | None = None,
     ) -> Tensor:
         """Logits `[B, num_outputs]` as `forward` gives them, before the model's `steps`."""
-        x = self.normalise(images)
+        x = self.checked(images)
         # Terms from outside the layer are for inference: checkpointed activations could not recompute them.
         outside = mask is None and slot is None and not torch.is_grad_enabled() and self.stem.at_hand
         if references is None:
@@ -138,6 +138,7 @@ class ReferencedModel(PixelModel):
                 references = self.draw_references(images)
             else:
                 if outside:
+                    x = self._normalised(x)
                     return self._through(x, self._bank_terms(1, x))
                 references = self.references[:1]
         if references.ndim != images.ndim or len(references) not in (1, len(images)):
@@ -146,23 +147,16 @@ class ReferencedModel(PixelModel):
                 f"got {list(references.shape)}"
             )
         if len(references) == 1 and outside:
+            x = self._normalised(x)
             return self._through(x, self._terms(references, x))
-        r = self._fitted(references, x).expand_as(x)
-        s = r if slot is None else self._fitted(slot, x).expand_as(x)
-        if mask is not None:
-            if mask.shape != (len(images),) or mask.dtype != torch.bool:
-                raise ValueError(
-                    f"mask must be a bool tensor of shape [{len(images)}], got {mask.dtype} {list(mask.shape)}"
-                )
-            # 1 where hidden: products of finite values with 0 and 1 are exact, and take one pass over the images each.
-            hidden = mask.to(x).view(-1, *[1] * (x.ndim - 1))
-            s = s * (1 - hidden)
-        # W_r s + W_d (x - r) = W_d (x - r + s) + (W_r - W_d) s; where s is r the first part is x itself, exactly.
-        if slot is not None:
-            x = x - r + s
-        elif mask is not None:
-            x = torch.addcmul(x, r, hidden, value=-1)
-        return self._logits(torch.cat([x, s], 1))
+        hidden = None if mask is None else _hidden(mask, x)
+        if slot is None:
+            return self._logits(self._side_by_side(x, references, hidden))
+        x = self._normalised(x)
+        r, s = (self._fitted(each, x).expand_as(x) for each in (references, slot))
+        s = s if hidden is None else s * (1 - hidden)
+        # W_r s + W_d (x - r) = W_d (x - r + s) + (W_r - W_d) s.
+        return self._logits(torch.cat([x - r + s, s], 1))
 
     # How references reach the first layer
 
@@ -175,11 +169,30 @@ class ReferencedModel(PixelModel):
             )
         return outputs
 
-    def _fitted(self, references: Tensor, x: Tensor) -> Tensor:
-        """Normalised references of the size of `x`."""
+    def _side_by_side(self, x: Tensor, references: Tensor, hidden: Tensor | None) -> Tensor:
+        """Both normalised, [x | r], where `hidden` [x - r | 0], for images and references in [0, 1].
+
+        W_r s + W_d (x - r) = W_d (x - r + s) + (W_r - W_d) s; where s is r the first part is x itself, exactly. All is
+        done in place in the tensor that the layer reads: next to a first layer each further pass over images shows.
+        """
+        channels = x.shape[1]
+        both = torch.cat([x, self._like(references, x).expand_as(x)], 1)
+        both = both.sub_(torch.cat([self.mean, self.mean], 1)).div_(torch.cat([self.std, self.std], 1))
+        if hidden is not None:
+            r = both[:, channels:]
+            both[:, :channels].addcmul_(r, hidden, value=-1)
+            r.mul_(1 - hidden)
+        return both
+
+    def _like(self, references: Tensor, x: Tensor) -> Tensor:
+        """References of the size of `x`."""
         if not references.is_floating_point():
             raise TypeError(f"references must be floating point in [0, 1], got {references.dtype}; divide by 255")
-        return self.normalise(resized(references.to(x.device), x.shape[2:]).to(x.dtype))
+        return self.checked(resized(references.to(x.device), x.shape[2:]).to(x.dtype))
+
+    def _fitted(self, references: Tensor, x: Tensor) -> Tensor:
+        """Normalised references of the size of `x`."""
+        return self._normalised(self._like(references, x))
 
     def _arriving(self, normalised: Tensor) -> Tensor:
         """Normalised images as they arrive at the first layer: as they are, or flattened."""
@@ -241,6 +254,13 @@ class _TermsCache:
 
     def __reduce__(self) -> tuple[type["_TermsCache"], tuple[()]]:
         return _TermsCache, ()
+
+
+def _hidden(mask: Tensor, x: Tensor) -> Tensor:
+    """1 where the mask `[B]` is true: products of finite values with 0 and 1 are exact, and one pass over the images."""
+    if mask.shape != x.shape[:1] or mask.dtype != torch.bool:
+        raise ValueError(f"mask must be a bool tensor of shape [{len(x)}], got {mask.dtype} {list(mask.shape)}")
+    return mask.to(x).view(-1, *[1] * (x.ndim - 1))
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -12,6 +12,7 @@ from kedge import checkpoint
 from kedge.anchoring import PixelModel
 from kedge.anchoring.protocol import independent
 from kedge.data import ImageSet, with_cache
+from kedge.layout import as_stored, channels_last
 from kedge.networks import PretrainedUnavailable
 from kedge.probing.set_probe import set_probe
 from kedge.training.batches import drawn_images
@@ -195,6 +196,8 @@ def _start_from_probe(plan: Plan, val: ImageSet) -> None:
     recipe, model = plan.recipe, plan.model
     rows, workers = max(64, recipe.batch_size or 0), recipe.workers or 0
     model.to(torch.device(recipe.device))
+    if recipe.device != "mps":
+        channels_last(model)  # of all that comes before the first step nothing takes as long as the probe
     try:
         plan.probe = set_probe(model, plan.train, val, recipe.seed, rows, workers)
     except ValueError as error:
@@ -202,7 +205,7 @@ def _start_from_probe(plan: Plan, val: ImageSet) -> None:
         log.warning("no linear probe to start from, and so nothing that the run must not fall below: %s", why)
         plan.recipe = replace(recipe, head="leave", head_lr=1.0)
     finally:
-        model.cpu().train()
+        as_stored(model.cpu()).train()
 
 
 def _network(recipe: Recipe, train: ImageSet, has_checkpoint: bool) -> tuple[nn.Module, Recipe]:
