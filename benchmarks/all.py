@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 
 NAMES = (
-    "train_step", "inference", "adaptive", "blt", "pipeline", "epoch", "corruptions", "attack_cost", "memory",
+    "train_step", "stem", "inference", "adaptive", "blt", "pipeline", "photo_loop", "epoch", "corruptions", "attack_cost", "memory",
     "allocation", "startup", "growth", "cifar10_fast", "coverage",
 )  # fmt: skip
 

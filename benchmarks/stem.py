@@ -1,4 +1,4 @@
-"""The first layer of an anchored network, forward and backward, in several forms that compute the same, in plain layers.
+"""The first layer of an anchored network, forward and backward, in several forms, beside the plain layer.
 
     python -m benchmarks.stem
 

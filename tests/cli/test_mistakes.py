@@ -124,6 +124,7 @@ def cases():
     yield ["train", "--arguments", "{widht: 16}", "--epochs", "1"], "widht"
     yield ["train", "--arguments", "{num_classes: 3}", "--epochs", "1"], "num_classes"
     yield ["train", "--objective", "[CrossEntropie]"], "CrossEntropie"
+    yield ["train", "--data", "pictures", "--image_size", "96", "--cache", "text.txt"], "text.txt"
     yield ["evaluate", "os:system", "--data", "digits"], "system"
     yield ["evaluate", "os:nothing", "--data", "digits"], "nothing"
     yield ["predict", "runs/mine", "emptyfolder"], "emptyfolder"

@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_words(photos, tmp_path):
 def test_a_photo_that_cannot_be_read_stays_so(photos, tmp_path):
     cached = with_cache(photos, tmp_path / "cache")
     os.truncate(photos.paths[0], 300)
-    with pytest.raises(UnreadableImage, match="0.jpg"):
+    with pytest.raises(UnreadableImage, match=r"0\.jpg"):
         cached.uncropped(0)
     os.unlink(photos.paths[1])
     with pytest.raises(UnreadableImage, match="no such file"):

@@ -130,7 +130,7 @@ class PixelModel(Model):
         return self._normalised(self.checked(images))
 
     def checked(self, images: Tensor) -> Tensor:
-        """Check that `images` are floating point and `[B, *input_shape]` but for their size, and return them in the model's dtype."""
+        """Check `images`, floating point with the channels of the model, and return them in the model's dtype."""
         check_tensor(images)
         if images.ndim != len(self.input_shape) + 1 or images.shape[1] != self.input_shape[0]:
             expected = ", ".join(str(n) for n in self.input_shape)

@@ -177,7 +177,8 @@ class ReferencedModel(PixelModel):
         """
         channels = x.shape[1]
         both = torch.cat([x, self._like(references, x).expand_as(x)], 1)
-        both = both.sub_(torch.cat([self.mean, self.mean], 1)).div_(torch.cat([self.std, self.std], 1))
+        mean, std = (each.expand(1, channels, *each.shape[2:]) for each in (self.mean, self.std))  # one for all, maybe
+        both = both.sub_(torch.cat([mean, mean], 1)).div_(torch.cat([std, std], 1))
         if hidden is not None:
             r = both[:, channels:]
             both[:, :channels].addcmul_(r, hidden, value=-1)
@@ -257,7 +258,7 @@ class _TermsCache:
 
 
 def _hidden(mask: Tensor, x: Tensor) -> Tensor:
-    """1 where the mask `[B]` is true: products of finite values with 0 and 1 are exact, and one pass over the images."""
+    """1 where the mask `[B]` is true: products of finite values with 0 and 1 are exact, one pass over the images."""
     if mask.shape != x.shape[:1] or mask.dtype != torch.bool:
         raise ValueError(f"mask must be a bool tensor of shape [{len(x)}], got {mask.dtype} {list(mask.shape)}")
     return mask.to(x).view(-1, *[1] * (x.ndim - 1))
