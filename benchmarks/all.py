@@ -14,8 +14,8 @@ import time
 from collections.abc import Sequence
 
 NAMES = (
-    "train_step", "stem", "inference", "adaptive", "blt", "pipeline", "photo_loop", "epoch", "corruptions",
-    "attack_cost", "memory", "allocation", "startup", "growth", "cifar10_fast", "coverage",
+    "train_step", "stem", "inference", "adaptive", "blt", "pipeline", "photo_loop", "large_photos", "epoch",
+    "corruptions", "attack_cost", "memory", "allocation", "startup", "growth", "cifar10_fast", "coverage",
 )  # fmt: skip
 
 

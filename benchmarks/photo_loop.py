@@ -6,10 +6,6 @@ The loop by hand: torchvision's ImageFolder and transforms (RandomResizedCrop, R
 Normalize; Resize and CenterCrop to evaluate) in a DataLoader, the same network, optimizer, batch size and workers,
 cross-entropy. kedge trains the network as it is, with --anchored also anchored. The second epoch of a run is timed.
 On a busy machine the clock tells of the others: beside it stands processor time, of this process and its workers.
-
-Photos of 12 megapixels (4000 x 3000, JPEG of quality 92): real photos enlarged, with grain of a standard deviation of 5
-grey levels so that the files are as large as a camera's. Timed are decoding and cropping, without a network; the peak
-of memory is of a process of its own that does that alone.
 """
 
 import multiprocessing
@@ -22,9 +18,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -34,7 +28,7 @@ import kedge.data
 from benchmarks.pipeline import has_pack, made_up, only_files
 from benchmarks.side_by_side import Times, finish, options, parser, ratio, row, spread, table, write
 from kedge import networks
-from kedge.data import FileSet, training_batches, with_cache
+from kedge.data import FileSet
 from kedge.layout import channels_last
 from kedge.training import Recipe, fit
 from kedge.training.calibration import predict_logits
@@ -69,20 +63,6 @@ def as_files(photos: FileSet, folder: Path, count: int) -> Path:
         place = folder / photos.class_names[int(photos.labels[i])] / f"{i:05d}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
         photos.items.image(int(photos.rows[i])).save(place, quality=95)
-    return folder
-
-
-def large(folder: Path, photos: Path, count: int) -> Path:
-    """Photos of 12 megapixels, made of others."""
-    draws = np.random.default_rng(0)
-    for path in sorted(photos.glob("*/*.jpg"))[:: max(1, len(list(photos.glob("*/*.jpg"))) // count)][:count]:
-        with Image.open(path) as image:
-            size = (4000, 3000) if image.width >= image.height else (3000, 4000)
-            pixels = np.asarray(ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC), dtype=np.float32)
-        grainy = pixels + 5 * draws.standard_normal((*pixels.shape[:2], 1), dtype=np.float32)
-        place = folder / path.parent.name / path.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grainy.clip(0, 255).astype(np.uint8)).save(place, quality=92)
     return folder
 
 
@@ -156,47 +136,17 @@ def evaluation_by_kedge(images: FileSet, network: str, workers: int, anchored: b
     return since(began)
 
 
-def reading(call: Callable[[], Any]) -> tuple[float, float, float]:
-    """(seconds on the clock, of processors, peak of memory in MB) of a call, in a process of its own."""
-    context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-
-    def inside() -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
-        before, began = _status("VmRSS"), now()
-        call()
-        theirs.send((*since(began), _status("VmHWM") - before))
-
-    process = context.Process(target=inside)
-    process.start()
-    told: tuple[float, float, float] = ours.recv()
-    process.join()
-    return told
-
-
-def _status(key: str) -> float:
-    """A line of /proc/self/status, in MB."""
-    text = Path("/proc/self/status").read_text().partition(f"{key}:")[2]
-    return int(text.split()[0]) / 1024
-
-
-def epoch_of(images: FileSet) -> Callable[[], None]:
-    """A pass over kedge's training crops."""
-    return lambda: [None for _ in training_batches(images, BATCH, seed=0, workers=0)] and None
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write the JSON."""
     made = parser("photo_loop", __doc__, rounds=5, quick=1)
     made.add_argument("--images", type=int, default=192, help="photos of an epoch, at most")
     made.add_argument("--network", default="tf_efficientnet_lite0", help="a name of timm")
     made.add_argument("--anchored", action="store_true", help="time anchored models too")
-    made.add_argument("--large", type=int, default=24, help="photos of 12 megapixels")
     args = options(made, arguments)
     if args.device.type != "cpu":
         print("benchmarks.photo_loop compares loops on the CPU: it runs with --device cpu")
         return 0
-    network, count, many = ("test_efficientnet", 32, 4) if args.quick else (args.network, args.images, args.large)
+    network, count = ("test_efficientnet", 32) if args.quick else (args.network, args.images)
     rows, tables = [], []
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
@@ -209,9 +159,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             folder.mkdir()
             made_up(folder, count)
         small = only_files(kedge.data.load(folder, "train", SIDE))
-        lines, found = of_large(large(place / "large", folder, many), place / "cache", args.rounds)
-        rows, tables = lines, [found]
-        write(args, rows, tables, source=source)
         for workers in (1, 2):
             what = f"{len(small)} photos, {network}, batches of {BATCH}, {workers} worker{'s' * (workers > 1)}"
             sides: dict[str, Callable[[], Spent]] = {
@@ -254,42 +201,6 @@ def spent(sides: dict[str, Callable[[], Spent]], rounds: int) -> tuple[Times, Ti
             processor[name].append(used)
             print(f"{name}: {seconds:.1f} s, {used:.1f} s of processors", file=sys.stderr, flush=True)
     return clock, processor
-
-
-def of_large(folder: Path, cache: Path, rounds: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows and a table of reading photos of 12 megapixels."""
-    photos = only_files(kedge.data.load(folder, "train", SIDE))
-    cached = only_files(with_cache(photos, cache))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    data = ImageFolder(str(folder), CROPS)
-    sides: dict[str, Callable[[], Any]] = {
-        "torchvision, whole photos": lambda: [None for _ in DataLoader(data, BATCH, shuffle=True)],
-        "kedge, decoded small": epoch_of(photos),
-        "kedge, cache on disk": epoch_of(cached),
-    }
-    first = reading(sides["kedge, cache on disk"])  # which fills the cache
-    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, call in sides.items():
-            found[name].append(reading(call))
-    used: Times = {name: [each[1] for each in values] for name, values in found.items()}
-    rows = [
-        row(f"reading {len(photos)} photos of 12 megapixels, {name} (processor time)", "torchvision, whole photos",
-            ratio(used, name, "torchvision, whole photos"))
-        for name in list(sides)[1:]
-    ]  # fmt: skip
-    head = ["", "images per processor second", "peak memory in MB"]
-    size = sum(path.stat().st_size for path in cache.glob("*/*")) / 1e6 / len(photos)
-    lines = [
-        [name, len(photos) / spread(used[name])["median"], spread([each[2] for each in values])["median"]]
-        for name, values in found.items()
-    ]
-    lines.append(["kedge, filling the cache", len(photos) / first[1], first[2]])
-    files = sum(path.stat().st_size for path in folder.glob("*/*")) / 1e6 / len(photos)
-    note = f"A file has {files:.1f} MB, a photo in the cache {size:.1f} MB. One process, one thread, no workers."
-    torch.set_num_threads(threads)
-    return rows, table(f"Reading {len(photos)} photos of 12 megapixels", head, lines, note)
 
 
 if __name__ == "__main__":
