@@ -186,16 +186,16 @@ def test_find_images(photos, tmp_path):
 
 
 def test_kinds_that_are_not_read_are_answered_by_why(command, model_folder, photos, tmp_path):
-    (photos / "deep" / "IMG_1.HEIC").write_bytes(b"no image to us")
-    (photos / ".x.heic").write_bytes(b"")
+    (photos / "deep" / "IMG_1.DNG").write_bytes(b"no image to us")
+    (photos / ".x.dng").write_bytes(b"")
     code, out, err = command("predict", model_folder, photos, "--format", "csv")
     assert code == 3
     assert len(out.splitlines()) == 1 + 13
-    assert "IMG_1.HEIC: .heic is a kind that is not read. Convert them to JPEG or PNG" in err
+    assert "IMG_1.DNG: .dng is a kind that is not read. Convert them to JPEG or PNG" in err
     assert "10 of 13 images answered" in err
     only = tmp_path / "phone"
     only.mkdir()
-    (only / "a.heic").write_bytes(b"x")
+    (only / "a.dng").write_bytes(b"x")
     assert command("predict", model_folder, only)[0] == 1
 
 

@@ -1,5 +1,6 @@
 """From an encoded image to a uint8 tensor [C, H, W], C = 1 (grey) or 3 (RGB)."""
 
+import io
 import re
 import struct
 import zlib
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from kedge.data.boxes import end_of_boxes, sound_boxes
 from kedge.data.formats import Encoded, encoded_bytes, opened
 from kedge.data.report import UnreadableImage
 from kedge.regular import open_file
@@ -73,9 +75,10 @@ def check(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) of an opened image, the rotation of a JPEG's EXIF tag applied."""
+    """(height, width) of an opened image, the rotation of its EXIF tag applied."""
     width, height = image.size
-    if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+    # TIFF is opened upright; of HEIC what turns it is no EXIF tag, and its library has applied that
+    if "exif" in image.info and image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
         width, height = height, width
     return height, width
 
@@ -215,20 +218,17 @@ def _sound_png(data: bytes) -> bool:
     return False
 
 
-_SOUND = {"JPEG": _sound_jpeg, "MPO": _sound_jpeg, "PNG": _sound_png}
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_SOUND = {"JPEG": _sound_jpeg, "MPO": _sound_jpeg, "PNG": _sound_png, "HEIF": sound_boxes, "AVIF": sound_boxes}
 
 
 def _end_is_missing(source: Encoded, kind: str | None) -> bool:
-    ends = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-    if kind not in ends:
-        return False
-    if isinstance(source, bytes):
-        tail = source[-64:]
-    else:
-        with open_file(source) as file:
-            file.seek(max(0, file.seek(0, 2) - 64))
-            tail = file.read()
-    return ends[kind] not in tail
+    with io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as file:
+        size = file.seek(0, 2)
+        if kind in ("HEIF", "AVIF"):
+            return end_of_boxes(file, size) != size  # what is appended behind boxes is seldom boxes
+        file.seek(max(0, size - 64))
+        return _ENDS.get(kind or "", b"") not in file.read()
 
 
 @contextmanager
