@@ -111,9 +111,8 @@ def about_unread(paths: Sequence[str]) -> list[str]:
     kinds = Counter(os.path.splitext(path)[1].lower() for path in paths)
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     are = "file is" if len(paths) == 1 else "files are"
-    return [
-        f"{len(paths)} image {are} of a kind that is not read and left out: {counted}, such as {paths[0]}. {advice(kinds)}"
-    ]
+    left_out = f"{len(paths)} image {are} of a kind that is not read and left out: {counted}, such as {paths[0]}"
+    return [f"{left_out}. {advice(kinds)}"]
 
 
 def _is_listed(entry: "os.DirEntry[str]") -> bool:
