@@ -123,7 +123,7 @@ def test_the_estimate_is_of_the_steps_the_validation_and_the_end():
     said, took, spoken = train(1, 9.0, 6.0)
     left = 17 * 9.0 + 2 * 6.0 + 4 * 6.0
     assert said[0].startswith(f"after 3 steps: training takes {pace.duration(left)}, until ")
-    at, end = spoken[0]
+    _, end = spoken[0]
     assert end == pytest.approx(took + 4 * 6.0)  # what it took, and the last validation by all references
     assert not [words for words in said if words.startswith("the rest")]
 
@@ -135,7 +135,7 @@ def test_what_was_estimated_wrongly_is_corrected_once_it_was_measured():
 
 
 def test_the_first_of_three_folds_speaks_for_all():
-    alone, _, one = train(1, 9.0, 6.0)
+    _, _, one = train(1, 9.0, 6.0)
     said, _, all_of = train(4.5, 9.0, 6.0)
     assert "with all folds, until" in said[0]
     at, end = all_of[0]

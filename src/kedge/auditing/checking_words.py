@@ -74,8 +74,8 @@ def mend(checked: Checked) -> list[tuple[str, list[str]]]:
             [f"{printable(file)}: {printable(reason)}" for file, reason in pool.unreadable],
         ),
         (
-            f"{_are(len(checked.across), 'image')} in several parts, bit for bit: what is measured on the later part is "
-            "too good; keep one of each",
+            f"{_are(len(checked.across), 'image')} in several parts, bit for bit: the later part flatters; keep one of "
+            "each",
             _pairs(checked, checked.across),
         ),
         (
@@ -87,8 +87,8 @@ def mend(checked: Checked) -> list[tuple[str, list[str]]]:
             [f"{printable(pool.file(i))}: {checked.seen[i].width}x{checked.seen[i].height}" for i in checked.tiny],
         ),
         (
-            f"{_are(len(checked.hidden), 'file')} images by what is in them, and not read: give them an ending such as "
-            ".jpg",
+            f"{_hold(len(checked.hidden))} an image and {'is' if len(checked.hidden) == 1 else 'are'} not read, being called "
+            "like none: give an ending such as .jpg",
             [printable(file) for file in checked.hidden],
         ),
         (
@@ -175,6 +175,10 @@ def _pairs(checked: Checked, groups: Sequence[Copies]) -> list[str]:
 
 def _are(count: int, what: str) -> str:
     return f"1 {what} is" if count == 1 else f"{count:,} {what}s are"
+
+
+def _hold(count: int) -> str:
+    return "1 file holds" if count == 1 else f"{count:,} files hold"
 
 
 def _number(count: int) -> str:

@@ -16,9 +16,9 @@ def run(
 ) -> int:
     """Decode every image of a data set before you train, and say in a table what is there and what is to be mended.
 
-    Counted: images of each class and part, formats and sizes. To mend: damaged and empty files, kinds that are not read,
-    images under names that are no image's, the same image bit for bit in two parts or classes, tiny ones, classes with
-    one image, photos beside the folders of the classes. Nothing is changed and nothing learned; kedge audit looks
+    Counted: images of each class and part, formats and sizes. To mend: damaged and empty files, kinds that are not
+    read, images under names that are no image's, the same image bit for bit in two parts or classes, tiny ones, classes
+    with one image, photos beside the folders of the classes. Nothing is changed and nothing learned; kedge audit looks
     further: for copies compressed anew, wrong labels, bad photos.
 
     Args:

@@ -142,7 +142,7 @@ class ImageFolder:
 
 
 def about_inner(root: Path) -> str | None:
-    """A sentence where a folder holds nothing but one folder that itself holds folders of images, as unpacking leaves."""
+    """A sentence where a folder holds but one folder, and that holds folders of images, as unpacking leaves it."""
     inside = subfolders(root)
     if len(inside) != 1 or _images_in(inside[0]):
         return None

@@ -66,7 +66,8 @@ EXTENSIONS = (
 )  # fmt: skip
 # What files of these names hold, and all that Pillow may open: it knows more kinds, and hands some, such as PostScript,
 # to programs of the system, whatever the file is called. (What cameras write as MPO is opened as JPEG.)
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", *(plugin.format for plugin in _PRESENT))
+_ALWAYS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = (*_ALWAYS, *(plugin.format for plugin in _PRESENT))
 # Files of images that people have and that are not read: they are counted and named, never dropped without a word.
 UNREAD = (
     ".jxl", ".jxr", ".tga", ".psd", ".xcf", ".svg", ".exr", ".hdr", ".ico", ".dib", ".raw", ".dng", ".cr2", ".cr3",
@@ -126,7 +127,7 @@ def opened(source: Encoded) -> Iterator[Image.Image]:
         file.seek(0)
         plugin = _plugin(start)
         try:
-            image = Image.open(file, formats=FORMATS if plugin is None else [_ready(plugin)])
+            image = Image.open(file, formats=_ALWAYS if plugin is None else [_ready(plugin)])
         except UnidentifiedImageError:
             for at, sign, kind in _OTHERS:
                 if start.startswith(sign, at):
