@@ -5,6 +5,8 @@ import pytest
 
 import kedge.data as kd
 from kedge.data import DataError
+from kedge.data.folders import about_order
+from kedge.training.images import check_classes
 
 from .conftest import picture
 from .test_tables import rows, write
@@ -233,3 +235,22 @@ def test_the_hubs_text_labels_have_the_classes_of_training(monkeypatch):
     val = kd.load("somebody/animals", "val")
     assert val.class_names == ["cat", "dog", "fox"]
     assert val.labels.tolist() == [2, 1]
+
+
+def test_a_folder_in_a_folder_is_named_where_it_stops_training(make_folder):
+    root = make_folder({"photos/cat": 2, "photos/dog": 2})
+    assert f"if these are the classes, give {root / 'photos'}" in kd.load(root).report.summary()
+    with pytest.raises(ValueError, match=r"has one class(?s:.*)holds the folders cat, dog(?s:.*)give .*photos"):
+        check_classes(kd.load(root), str(root))
+    alone = make_folder({"cat/indoors": 2}, name="alone")
+    assert "if these are" not in kd.load(alone).report.summary()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["1", "10", "2"], True), (["01", "02", "10"], False), (["1", "b"], False)]
+)
+def test_classes_called_by_numbers_are_said_to_go_by_text(names, said):
+    sentence = about_order(names)
+    assert (sentence is not None) == said
+    if said:
+        assert "as text, 1, 10, 2, ..., and not by value (1, 2, 10, ...)" in sentence

@@ -87,8 +87,8 @@ def mend(checked: Checked) -> list[tuple[str, list[str]]]:
             [f"{printable(pool.file(i))}: {checked.seen[i].width}x{checked.seen[i].height}" for i in checked.tiny],
         ),
         (
-            f"{_hold(len(checked.hidden))} an image and {'is' if len(checked.hidden) == 1 else 'are'} not read, being called "
-            "like none: give an ending such as .jpg",
+            f"{_hold(len(checked.hidden))} an image and {'is' if len(checked.hidden) == 1 else 'are'} not read, being "
+            "called like none: give an ending such as .jpg",
             [printable(file) for file in checked.hidden],
         ),
         (
