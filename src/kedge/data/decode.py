@@ -20,6 +20,7 @@ from kedge.regular import open_file
 DAMAGED = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 SMALL = 64  # largest side, in pixels, of the sets that are decoded once and kept in memory
 WHOLE = 192  # pixels of a side below which the evaluation view keeps all of the shorter side
+OBLONG = 20  # times as long as wide: of what is longer the ends, which no view shows, are cut off first
 CROP_SHARE = 0.875  # of the shorter side that the evaluation view of a larger image keeps (ImageNet practice)
 
 _GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -154,6 +155,10 @@ def evaluation_view(
     """
     from torchvision.transforms.v2 import functional as v2
 
+    height, width = v2.get_size(image)
+    if max(height, width) > OBLONG * min(height, width):  # enlarged as a whole, a line of pixels would fill the memory
+        most = OBLONG * min(height, width)
+        image = v2.center_crop(image, [min(height, most), min(width, most)])
     shorter = size if size < WHOLE else round(size / crop_share)
     return v2.center_crop(v2.resize(image, [shorter], antialias=True), [size, size])
 
@@ -171,6 +176,8 @@ def _plain_mode(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # PIL's own conversion would clip every value above 255
         return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
     _check_mode(image)
+    if image.mode == "P" and "transparency" in image.info:  # Pillow warns of the direct way, and gives the same
+        image = image.convert("RGBA")
     return image.convert("L" if image.mode in _GREY_MODES else "RGB")
 
 
