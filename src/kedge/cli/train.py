@@ -101,7 +101,8 @@ def run(
 
 def _first_line(what: str) -> None:
     """Say that it begins, before PyTorch is imported, which takes seconds; of several processes the first speaks."""
-    if all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+    first = all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    if first and sys.modules.get("torch") is None:
         print(f"{what}, once PyTorch is there (some seconds)", flush=True)
 
 
