@@ -110,10 +110,7 @@ def test_a_folder_within_a_folder_of_its_name(photos, tmp_path):
     shutil.move(photos / "train", tmp_path / "outer" / "photos")
     said = words(tmp_path / "outer")
     assert "there is one class, photos: a classifier needs two or more" in said
-    assert (
-        f"holds one folder, photos, and that holds the folders cat, dog: if these are the classes, give {tmp_path}"
-        in said
-    )
+    assert f"holds one folder, photos, and that holds the folders cat, dog: if those are meant, give {tmp_path}" in said
 
 
 def test_images_without_classes(command, photos):

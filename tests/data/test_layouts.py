@@ -239,11 +239,11 @@ def test_the_hubs_text_labels_have_the_classes_of_training(monkeypatch):
 
 def test_a_folder_in_a_folder_is_named_where_it_stops_training(make_folder):
     root = make_folder({"photos/cat": 2, "photos/dog": 2})
-    assert f"if these are the classes, give {root / 'photos'}" in kd.load(root).report.summary()
+    assert f"if those are meant, give {root / 'photos'}" in kd.load(root).report.summary()
     with pytest.raises(ValueError, match=r"has one class(?s:.*)holds the folders cat, dog(?s:.*)give .*photos"):
         check_classes(kd.load(root), str(root))
     alone = make_folder({"cat/indoors": 2}, name="alone")
-    assert "if these are" not in kd.load(alone).report.summary()
+    assert "if those are" not in kd.load(alone).report.summary()
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def about_inner(root: Path) -> str | None:
         return None
     return (
         f"{root} holds one folder, {inside[0].name}, and that holds the folders {', '.join(names[:8])}"
-        f"{', ...' if len(names) > 8 else ''}: if these are the classes, give {inside[0]}"
+        f"{', ...' if len(names) > 8 else ''}: if those are meant, give {inside[0]}"
     )
 
 

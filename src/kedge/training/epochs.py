@@ -179,7 +179,8 @@ class EpochRows(Callback):
             )
         module.print(
             f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  loss {loss:.3f}  "
-            f"{validated}({row['seconds']:.1f} s)"
+            f"{validated}({row['seconds']:.1f} s)",
+            flush=True,  # a file or a pipe would show it thousands of letters later
         )
 
     def _watch(self, earlier: list[float], row: dict[str, Any], module: Run) -> None:
