@@ -8,14 +8,14 @@ import pytest
 
 from kedge import catalog
 from kedge.cli import COMMANDS, main
-from kedge.cli.flags import _ARGUMENT, command_words, parser_of
+from kedge.cli.flags import _ARGUMENT, command_words, module_of, parser_of
 
 OWN = [command for command in COMMANDS if command != "train"]  # whose flags are the keys of a recipe
 
 
 @pytest.mark.parametrize("command", OWN)
 def test_the_docstring_is_about_what_there_is(command):
-    run = import_module(f"kedge.cli.{command}").run
+    run = import_module(module_of(command)).run
     named = [match[1] for match in _ARGUMENT.finditer(inspect.cleandoc(run.__doc__))]
     assert named == list(inspect.signature(run).parameters)
     for action in parser_of(command)._actions:

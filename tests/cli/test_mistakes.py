@@ -38,6 +38,7 @@ NEEDED = {
     "reproduce": ["digits-masking"],
     "compare": ["pictures", "digits", "--model", "runs/mine"],
     "audit": ["digits"],
+    "check-data": ["digits"],
 }
 NO_MODELS = ["nowhere", "empty", "text.txt", "junk.bin", "junk.onnx", "empty.onnx", "emptyfolder", "junkmodel", "cut",
              "pictures", "saved/config.json/x", "runs/min", "timm/resnet1x", "hf-hub:nope", "nowhere:model", "x" * 5000,
@@ -112,6 +113,8 @@ def cases():
             yield [command, *needed, flag, "nope"], "nope"
     for value in NO_DATA:
         yield ["audit", value], value
+        yield ["check-data", value], value
+        yield ["check-data", "digits", "--test", value], value
         yield ["audit", "digits", "--val", value], value
     for model in NO_MODELS[:-1]:  # null means none, which is none of them here
         yield ["audit", "digits", "--run", model], model

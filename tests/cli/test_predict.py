@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,17 +187,36 @@ def test_find_images(photos, tmp_path):
 
 
 def test_kinds_that_are_not_read_are_answered_by_why(command, model_folder, photos, tmp_path):
-    (photos / "deep" / "IMG_1.HEIC").write_bytes(b"no image to us")
-    (photos / ".x.heic").write_bytes(b"")
+    (photos / "deep" / "IMG_1.DNG").write_bytes(b"no image to us")
+    (photos / ".x.dng").write_bytes(b"")
     code, out, err = command("predict", model_folder, photos, "--format", "csv")
     assert code == 3
     assert len(out.splitlines()) == 1 + 13
-    assert "IMG_1.HEIC: .heic is a kind that is not read. Convert them to JPEG or PNG" in err
+    assert "IMG_1.DNG: .dng is a kind that is not read. Convert them to JPEG or PNG" in err
     assert "10 of 13 images answered" in err
     only = tmp_path / "phone"
     only.mkdir()
-    (only / "a.heic").write_bytes(b"x")
+    (only / "a.dng").write_bytes(b"x")
     assert command("predict", model_folder, only)[0] == 1
+
+
+def test_photos_of_phones_are_answered_as_the_same_picture_elsewhere(command, model_folder, tmp_path):
+    from PIL import Image
+
+    from kedge.data.formats import PLUGINS
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (2, 2), dtype=np.uint8)).resize((64, 64))
+    (tmp_path / "phone").mkdir()
+    picture.save(tmp_path / "phone" / "a.png")
+    for plugin in PLUGINS:
+        plugin.prepare()
+        picture.save(tmp_path / "phone" / f"b{plugin.suffixes[0]}", plugin.format, quality=95)
+    code, out, _ = command("predict", model_folder, tmp_path / "phone", "--format", "json")
+    rows = json.loads(out)
+    assert code == 0
+    assert [Path(row["path"]).name for row in rows] == ["a.png", "b.avif", "b.heic", "b.jp2"]
+    assert {row["label"] for row in rows} == {rows[0]["label"]}
+    assert [row["confidence"] for row in rows] == pytest.approx([rows[0]["confidence"]] * 4, abs=0.01)
 
 
 def test_photos_are_prepared_as_in_evaluation(tmp_path):

@@ -276,13 +276,13 @@ def test_cells_that_a_spreadsheet_would_compute_are_text(command, digit_model, t
 
 
 def test_the_order_is_that_of_names_at_every_depth(tmp_path):
-    for name in ("b/2.png", "b/1.png", "b.png", "a/z/1.jpg", "a/y.png", "a.x/1.png", "c.heic", ".h/1.png", "n.txt"):
+    for name in ("b/2.png", "b/1.png", "b.png", "a/z/1.jpg", "a/y.png", "a.x/1.png", "c.dng", ".h/1.png", "n.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "round").symlink_to(tmp_path, target_is_directory=True)
     os.mkfifo(tmp_path / "pipe.png")
-    wanted = [p for p in sorted(tmp_path.rglob("*")) if p.suffix in (".png", ".jpg", ".heic")]
+    wanted = [p for p in sorted(tmp_path.rglob("*")) if p.suffix in (".png", ".jpg", ".dng")]
     wanted = [str(p) for p in wanted if "/.h/" not in str(p) and p.name != "pipe.png"]
     assert predict.find_images([str(tmp_path)]) == wanted
 

@@ -56,6 +56,20 @@ def test_help_of_train_does_not_wait_for_torch():
         assert f"--{field.name}" in done.stdout
 
 
+def test_the_first_line_does_not_wait_for_torch():
+    code = (
+        "import sys\nsys.modules['torch'] = None\nfrom kedge.cli import main\n"
+        "sys.exit(main(['train', '--data', 'photos']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1  # there is no torch to go on with
+    assert done.stdout == "photos: looking through the images, once PyTorch is there (some seconds)\n"
+    other = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "RANK": "1"}
+    )
+    assert other.stdout == ""
+
+
 def test_no_command_shows_them(capsys):
     assert main([]) == 2
     assert "quickstart" in capsys.readouterr().out

@@ -51,17 +51,17 @@ def test_a_folder_is_enough_and_nothing_else_is_measured(command, run_folder, di
 
 
 def test_files_that_are_not_read_are_counted_and_named(command, run_folder, new_photos, tmp_path):
-    (new_photos / "monday" / "IMG_1.heic").write_bytes(b"x")
+    (new_photos / "monday" / "IMG_1.dng").write_bytes(b"x")
     away = tmp_path / "away"
     away.mkdir()
     for path in list((new_photos / "tuesday").iterdir())[:5]:
         (away / path.name).write_bytes(path.read_bytes())
-    (away / "IMG_2.avif").write_bytes(b"x")
+    (away / "IMG_2.jxl").write_bytes(b"x")
     asked = ["--unlabelled", new_photos, "--ood", away, "--limit", 40]
     code, _, err = command("evaluate", run_folder, *asked, "--format", "json")
     assert code == 0
-    assert "1 image file is of a kind that is not read and left out: 1 .heic, such as" in err
-    assert "1 image file is of a kind that is not read and left out: 1 .avif, such as" in err
+    assert "1 image file is of a kind that is not read and left out: 1 .dng, such as" in err
+    assert "1 image file is of a kind that is not read and left out: 1 .jxl, such as" in err
 
 
 def test_beside_other_measurements_the_test_images_stay(command, run_folder, new_photos):

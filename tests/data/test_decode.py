@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -126,3 +128,62 @@ def test_conversion_between_grey_and_colour_is_pillows():
     assert torch.equal(convert_channels(grey, 3), grey.expand(3, -1, -1))
     with pytest.raises(ValueError, match="4 channels"):
         convert_channels(torch.zeros(4, 2, 2, dtype=torch.uint8), 3)
+
+
+def png_of_16_bits(values: np.ndarray) -> bytes:
+    """A PNG of 16-bit RGB [H, W, 3], which Pillow cannot write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    size = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_sixteen_bit_colour_keeps_its_range():
+    values = np.random.default_rng(1).integers(0, 65536, (8, 9, 3))
+    seen = read_image(png_of_16_bits(values)).permute(1, 2, 0).numpy()
+    assert np.abs(seen - values / 257).max() < 1
+
+
+def test_cmyk_of_printers_is_not_inverted():
+    image = picture(6, 40, 60).convert("CMYK")
+    seen = read_image(encoded(image, "JPEG", quality=95))  # written as Adobe does, with all values inverted
+    assert (seen.float() - pixels(image.convert("RGB"))).abs().mean() < 4
+
+
+@pytest.mark.parametrize("transparency", [3, bytes(range(0, 160, 10))], ids=["a colour", "shares"])
+def test_a_palette_with_transparency_has_its_colours_and_no_warning(transparency, recwarn):
+    image = picture(7, 40, 60).quantize(16)
+    seen = read_image(encoded(image, "PNG", transparency=transparency))
+    assert torch.equal(seen, pixels(image.convert("RGB")))
+    assert not recwarn
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000"])
+def test_an_image_of_one_pixel(kind):
+    data = encoded(Image.new("RGB", (1, 1), (10, 200, 30)), kind)
+    assert header(data) == ((1, 1), 3)
+    seen = read_image(data, 224)
+    assert seen.shape == (3, 224, 224)
+    assert (seen.float() - torch.tensor([10.0, 200, 30]).view(3, 1, 1)).abs().max() <= 2
+
+
+@pytest.mark.parametrize("size", [(1, 50_000), (50_000, 1)])
+def test_a_line_of_pixels_does_not_fill_the_memory(size):
+    """Enlarged as a whole it would be 12 gigapixels."""
+    image = torch.zeros((1, *size), dtype=torch.uint8)
+    image.view(-1)[25_000 - 2 : 25_000 + 2] = 200
+    seen = evaluation_view(image, 224)
+    assert seen.shape == (1, 224, 224)
+    assert seen.min() == 200
+    assert read_image(encoded(Image.fromarray(image[0].numpy()), "PNG"), 224).shape == (1, 224, 224)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
+def test_of_several_frames_the_first_is_read(kind):
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    seen = read_image(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+    assert (seen[:, 10, 10].float() - torch.tensor([255.0, 0, 0])).abs().max() <= 3

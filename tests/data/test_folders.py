@@ -130,8 +130,8 @@ def test_class_without_images(make_folder):
     root = make_folder({"cat": 2, "dog": 2, "fox": 0})
     with pytest.raises(DataError, match=r"a class has no images: fox"):
         kd.load(root)
-    (root / "fox" / "a.heic").write_text("x")
-    with pytest.raises(DataError, match=r"\.heic"):
+    (root / "fox" / "a.dng").write_text("x")
+    with pytest.raises(DataError, match=r"\.dng"):
         kd.load(root)
 
 

@@ -5,6 +5,8 @@ import pytest
 
 import kedge.data as kd
 from kedge.data import DataError
+from kedge.data.folders import about_order
+from kedge.training.images import check_classes
 
 from .conftest import picture
 from .test_tables import rows, write
@@ -98,23 +100,21 @@ def test_images_that_belong_to_nothing_are_counted(make_folder):
 
 def test_images_of_kinds_that_are_not_read_are_counted_and_named(make_folder):
     root = make_folder({"cat": 3, "dog/indoors": 2})
-    for name in ("cat/a.heic", "cat/b.HEIC", "dog/indoors/c.avif", "dog/.hidden.heic"):
+    for name in ("cat/a.dng", "cat/b.DNG", "dog/indoors/c.jxl", "dog/.hidden.dng"):
         (root / name).write_bytes(b"x")
     (root / "cat" / "notes.txt").write_text("x")
     for images in (kd.load(root), kd.load_unlabelled(root)):
         assert len(images) == 5
         summary = images.report.summary()
-        assert "3 image files are of a kind that is not read and left out: 2 .heic, 1 .avif, such as" in summary
-        assert "a.heic" in summary
+        assert "3 image files are of a kind that is not read and left out: 2 .dng, 1 .jxl, such as" in summary
+        assert "a.dng" in summary
         assert "Convert them to JPEG or PNG" in summary
     assert "of a kind" not in kd.load(make_folder({"cat": 1}, name="other")).report.summary()
 
 
 def test_a_folder_of_kinds_that_are_not_read(tmp_path):
-    (tmp_path / "a.heic").write_bytes(b"x")
-    with pytest.raises(
-        DataError, match=r"no images in(?s:.*)1 image file is of a kind that is not read(?s:.*)1 \.heic"
-    ):
+    (tmp_path / "a.dng").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"no images in(?s:.*)1 image file is of a kind that is not read(?s:.*)1 \.dng"):
         kd.load_unlabelled(tmp_path)
 
 
@@ -235,3 +235,22 @@ def test_the_hubs_text_labels_have_the_classes_of_training(monkeypatch):
     val = kd.load("somebody/animals", "val")
     assert val.class_names == ["cat", "dog", "fox"]
     assert val.labels.tolist() == [2, 1]
+
+
+def test_a_folder_in_a_folder_is_named_where_it_stops_training(make_folder):
+    root = make_folder({"photos/cat": 2, "photos/dog": 2})
+    assert f"if those are meant, give {root / 'photos'}" in kd.load(root).report.summary()
+    with pytest.raises(ValueError, match=r"has one class(?s:.*)holds the folders cat, dog(?s:.*)give .*photos"):
+        check_classes(kd.load(root), str(root))
+    alone = make_folder({"cat/indoors": 2}, name="alone")
+    assert "if those are" not in kd.load(alone).report.summary()
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(["1", "10", "2"], True), (["01", "02", "10"], False), (["1", "b"], False)]
+)
+def test_classes_called_by_numbers_are_said_to_go_by_text(names, said):
+    sentence = about_order(names)
+    assert (sentence is not None) == said
+    if said:
+        assert "as text, 1, 10, 2, ..., and not by value (1, 2, 10, ...)" in sentence

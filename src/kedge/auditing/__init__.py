@@ -1,5 +1,6 @@
 """What is wrong with a data set: copies, wrong labels, bad photos, memorised, hard and opposing images."""
 
+from kedge.auditing.checking import Checked, Seen, check_data
 from kedge.auditing.findings import KINDS, Finding, suspects
 from kedge.auditing.gathering import Pool, gather
 from kedge.auditing.learning_curve import Curve, learning_curve
@@ -12,13 +13,16 @@ from kedge.auditing.whole import Audit, audit
 __all__ = [
     "KINDS",
     "Audit",
+    "Checked",
     "Curve",
     "Finding",
     "Heads",
     "Looks",
     "Pair",
     "Pool",
+    "Seen",
     "audit",
+    "check_data",
     "edge_losses",
     "gather",
     "largest_rise",

@@ -26,6 +26,7 @@ COMMANDS = {
     "calibrate": "make a model's confidence fit, on validation images; or undo that",
     "compare": "say whether new images differ from earlier ones, and in what; no labels needed",
     "cascade": "let a small model answer where it is sure, a large one the rest",
+    "check-data": "decode every image before you train: counts, copies, damaged and unread files",
     "audit": "look through a data set: copies, wrong labels, bad photos, hard and memorised images",
     "select": "choose the images worth training on, and list suspicious labels",
     "predict": "label images, with confidence, uncertainty and reject",

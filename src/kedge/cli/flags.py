@@ -70,9 +70,14 @@ class _Formatter(DefaultHelpFormatter):
         return "\n\n".join(p if "\n  " in p else fill(p, width, indent) for p in text.split("\n\n"))
 
 
+def module_of(command: str) -> str:
+    """The module of a command, `check_data` of `check-data`."""
+    return f"kedge.cli.{command.replace('-', '_')}"
+
+
 def parser_of(command: str) -> ArgumentParser:
     """The flags of a command."""
-    module = import_module(f"kedge.cli.{command}")
+    module = import_module(module_of(command))
     if hasattr(module, "parser"):
         own: ArgumentParser = module.parser()
         return own
@@ -105,7 +110,7 @@ def call(command: str, arguments: Sequence[str]) -> int:
         ValueError: as of `options_of`.
     """
     options = options_of(command, arguments)
-    return options if isinstance(options, int) else int(import_module(f"kedge.cli.{command}").run(**options))
+    return options if isinstance(options, int) else int(import_module(module_of(command)).run(**options))
 
 
 def options_of(command: str, arguments: Sequence[str]) -> dict[str, Any] | int:
@@ -125,7 +130,7 @@ def options_of(command: str, arguments: Sequence[str]) -> dict[str, Any] | int:
         options: dict[str, Any] = parser.parse_args([_underscored(argument) for argument in arguments]).as_dict()
     except argparse.ArgumentError as error:
         return _wrong(parser, _readable(str(error), list(parser._option_string_actions)))
-    module = import_module(f"kedge.cli.{command}")
+    module = import_module(module_of(command))
     if not hasattr(module, "parser"):
         _check(options)
     return options
@@ -161,7 +166,7 @@ def changed(run: Callable[..., Any], options: Mapping[str, Any]) -> list[str]:
 def command_words(command: str, options: Mapping[str, Any]) -> list[str]:
     """The words of the call of a command with these options, without `kedge`: what differs from the defaults."""
     words = [command]
-    run = import_module(f"kedge.cli.{command}").run
+    run = import_module(module_of(command)).run
     differing = changed(run, options)
     for name, parameter in inspect.signature(run).parameters.items():
         value = options.get(name)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from kedge.cli.resolve_model import Source
     from kedge.data import ImageSet
 
+IMAGENET = 1000  # classes
+
 
 def load_data(
     sources: "dict[str, Source]", models: Mapping[str, Any], name: str | None, split: str, decode: bool = True
@@ -117,11 +119,48 @@ def common_shape(models: Mapping[str, Any]) -> tuple[int | None, int | None]:
 def with_classes(images: "ImageSet", models: Mapping[str, Any]) -> "ImageSet":
     """The images of the models' classes, in the models' order; unchanged where the names do not fit."""
     names = next((names for m in models.values() if (names := getattr(m, "class_names", None))), None)
-    if names is None or names == images.class_names or not set(names) <= set(images.class_names):
+    if names is None or names == images.class_names:
+        return images
+    from kedge.data.label_spaces import WNID
+
+    if len(names) == IMAGENET and WNID.fullmatch(names[0]) and not set(names) <= set(images.class_names):
+        return as_imagenet(images)
+    if not set(names) <= set(images.class_names):
         return images
     if others := [name for name in images.class_names if name not in names]:
         print(f"left out, not among the models' classes: {', '.join(others)}", file=sys.stderr)
     return images.only_classes(names)
+
+
+def as_imagenet(images: "ImageSet") -> "ImageSet":
+    """The images with the thousand classes of ImageNet, which theirs are by name; unchanged where most are not.
+
+    Raises:
+        ValueError: names that mean no class of ImageNet, or several, among others that mean one.
+    """
+    import torch
+
+    from kedge.data.label_spaces import among_imagenet, imagenet
+
+    places, unclear = among_imagenet(images.class_names)
+    if len(unclear) >= len(places):
+        return images
+    if unclear:
+        raise ValueError(
+            f"{images.name}: {len(places)} of its classes are ImageNet's by their names, and {len(unclear)} may mean "
+            f"none or several of them: {', '.join(unclear[:8])}. Call these by WordNet identifiers, such as n02012849"
+        )
+    first, place = next(iter(places.items()))
+    rest = IMAGENET - len(set(places.values()))
+    print(
+        f"{images.name}: its classes are taken for ImageNet's by their names, such as {first} for {imagenet()[place]}"
+        + (f"; answers of the other {rest} are wrong ones here" if rest else ""),
+        file=sys.stderr,
+    )
+    own = images.subset(torch.arange(len(images)))
+    own.labels = torch.tensor([places[name] for name in images.class_names])[images.labels]
+    own.class_names = list(imagenet())
+    return own
 
 
 def load_outside(

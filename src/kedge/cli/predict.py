@@ -79,7 +79,7 @@ def run(
         device: {DEVICE}
 
     Exit status: 0 if every image was answered, 3 if some could not be read or the model's output for them is NaN (they
-    are listed with their error, also those of kinds that are not read, such as .heic; the others are answered), 1 if
+    are listed with their error, also those of kinds that are not read, such as .dng; the others are answered), 1 if
     nothing could be answered, 2 for a wrong command line. Results go to standard output, remarks to standard error. A
     text in CSV that a spreadsheet would compute, as it begins with =, +, - or @, has an apostrophe before it; bytes of
     a file name that are no UTF-8 are written as \\xe9.
@@ -313,7 +313,7 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
         DataError: if it cannot be read.
     """
     from kedge.data import UnreadableImage, read_image
-    from kedge.data.formats import CONVERT, is_unread
+    from kedge.data.formats import advice, is_unread
 
     channels, height, width = shape
     try:
@@ -322,7 +322,8 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
         image = read_image(path, None, channels)
     except UnreadableImage as error:
         if is_unread(path.name) and path.exists():
-            raise UnreadableImage(str(path), f"{path.suffix.lower()} is a kind that is not read. {CONVERT}") from None
+            kind = path.suffix.lower()
+            raise UnreadableImage(str(path), f"{kind} is a kind that is not read. {advice([kind])}") from None
         raise error
     from kedge.evaluation.inputs import convert, to_unit
 

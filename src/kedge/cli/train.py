@@ -1,6 +1,7 @@
 """`kedge train`: a recipe, or a folder of images, to a model."""
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -85,6 +86,7 @@ def run(
     if resume is not None:
         if config is not None:
             raise ValueError("--resume goes on with the run's own recipe: leave out --config")
+        _first_line(f"{resume}: going on")
         return _train(values, resume, allow_code)
     base = asdict(read_recipe(config)) if config is not None else {}
     recipe = Recipe.from_dict({**base, **Recipe.typed(values)})
@@ -93,7 +95,15 @@ def run(
         return 0
     with own_code.allow_code(allow_code):  # before anything slow is imported
         check_code(vars(recipe))
+    _first_line(f"{recipe.data or 'digits'}: looking through the images")
     return _train(recipe, None, allow_code)
+
+
+def _first_line(what: str) -> None:
+    """Say that it begins, before PyTorch is imported, which takes seconds; of several processes the first speaks."""
+    first = all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    if first and sys.modules.get("torch") is None:
+        print(f"{what}, once PyTorch is there (some seconds)", flush=True)
 
 
 def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -> int:

@@ -1,5 +1,6 @@
 """From an encoded image to a uint8 tensor [C, H, W], C = 1 (grey) or 3 (RGB)."""
 
+import io
 import re
 import struct
 import zlib
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from kedge.data.boxes import end_of_boxes, sound_boxes
 from kedge.data.formats import Encoded, encoded_bytes, opened
 from kedge.data.report import UnreadableImage
 from kedge.regular import open_file
@@ -18,6 +20,7 @@ from kedge.regular import open_file
 DAMAGED = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 SMALL = 64  # largest side, in pixels, of the sets that are decoded once and kept in memory
 WHOLE = 192  # pixels of a side below which the evaluation view keeps all of the shorter side
+OBLONG = 20  # times as long as wide: of what is longer the ends, which no view shows, are cut off first
 CROP_SHARE = 0.875  # of the shorter side that the evaluation view of a larger image keeps (ImageNet practice)
 
 _GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -73,9 +76,10 @@ def check(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """(height, width) of an opened image, the rotation of a JPEG's EXIF tag applied."""
+    """(height, width) of an opened image, the rotation of its EXIF tag applied."""
     width, height = image.size
-    if image.format == "JPEG" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+    # TIFF is opened upright; of HEIC what turns it is no EXIF tag, and its library has applied that
+    if "exif" in image.info and image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
         width, height = height, width
     return height, width
 
@@ -154,6 +158,10 @@ def evaluation_view(
     """
     from torchvision.transforms.v2 import functional as v2
 
+    height, width = v2.get_size(image)
+    if max(height, width) > OBLONG * min(height, width):  # enlarged as a whole, a line of pixels would fill the memory
+        most = OBLONG * min(height, width)
+        image = v2.center_crop(image, [min(height, most), min(width, most)])
     shorter = size if size < WHOLE else round(size / crop_share)
     return v2.center_crop(v2.resize(image, [shorter], antialias=True), [size, size])
 
@@ -171,6 +179,8 @@ def _plain_mode(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # PIL's own conversion would clip every value above 255
         return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
     _check_mode(image)
+    if image.mode == "P" and "transparency" in image.info:  # Pillow warns of the direct way, and gives the same
+        image = image.convert("RGBA")
     return image.convert("L" if image.mode in _GREY_MODES else "RGB")
 
 
@@ -218,20 +228,17 @@ def _sound_png(data: bytes) -> bool:
     return False
 
 
-_SOUND = {"JPEG": _sound_jpeg, "MPO": _sound_jpeg, "PNG": _sound_png}
+_ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_SOUND = {"JPEG": _sound_jpeg, "MPO": _sound_jpeg, "PNG": _sound_png, "HEIF": sound_boxes, "AVIF": sound_boxes}
 
 
 def _end_is_missing(source: Encoded, kind: str | None) -> bool:
-    ends = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-    if kind not in ends:
-        return False
-    if isinstance(source, bytes):
-        tail = source[-64:]
-    else:
-        with open_file(source) as file:
-            file.seek(max(0, file.seek(0, 2) - 64))
-            tail = file.read()
-    return ends[kind] not in tail
+    with io.BytesIO(source) if isinstance(source, bytes) else open_file(source) as file:
+        size = file.seek(0, 2)
+        if kind in ("HEIF", "AVIF"):
+            return end_of_boxes(file, size) != size  # what is appended behind boxes is seldom boxes
+        file.seek(max(0, size - 64))
+        return _ENDS.get(kind or "", b"") not in file.read()
 
 
 @contextmanager

@@ -123,6 +123,8 @@ class ImageFolder:
         if loose := _images_in(root):
             notes.append(f"{len(loose)} images in {root} lie in no class folder and are not used, such as {loose[0]}")
         notes += about_unread(unread)
+        if (hint := about_inner(root)) is not None:
+            notes.append(hint)
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         return Listing(FileItems(paths.paths()), labels, class_names, self.name, split, notes)
 
@@ -137,6 +139,33 @@ class ImageFolder:
                 "The folders of both splits need the same names (upper and lower case count)."
             )
         return train
+
+
+def about_inner(root: Path) -> str | None:
+    """A sentence where a folder holds but one folder, and that holds folders of images, as unpacking leaves it."""
+    inside = subfolders(root)
+    if len(inside) != 1 or _images_in(inside[0]):
+        return None
+    names = [folder.name for folder in subfolders(inside[0]) if images_under(folder)]
+    if len(names) < 2:
+        return None
+    return (
+        f"{root} holds one folder, {inside[0].name}, and that holds the folders {', '.join(names[:8])}"
+        f"{', ...' if len(names) > 8 else ''}: if those are meant, give {inside[0]}"
+    )
+
+
+def about_order(names: Sequence[str]) -> str | None:
+    """A sentence where classes are called by numbers and their order, that of text, is not that of the numbers."""
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return None
+    by_value = sorted(names, key=int)
+    if list(names) == by_value:
+        return None
+    return (
+        f"classes are in the order of their names as text, {', '.join(names[:4])}, ..., and not by value "
+        f"({', '.join(by_value[:4])}, ...): answers have the names, but logits and matrices are in that order"
+    )
 
 
 def _images_in(folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from kedge.data.formats import CONVERT, EXTENSIONS, UNREAD
+from kedge.data.formats import EXTENSIONS, UNREAD, advice
 from kedge.data.paths import Paths, PathsBuilder
 from kedge.data.report import DataError
 from kedge.regular import is_folder
@@ -111,9 +111,8 @@ def about_unread(paths: Sequence[str]) -> list[str]:
     kinds = Counter(os.path.splitext(path)[1].lower() for path in paths)
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     are = "file is" if len(paths) == 1 else "files are"
-    return [
-        f"{len(paths)} image {are} of a kind that is not read and left out: {counted}, such as {paths[0]}. {CONVERT}"
-    ]
+    left_out = f"{len(paths)} image {are} of a kind that is not read and left out: {counted}, such as {paths[0]}"
+    return [f"{left_out}. {advice(kinds)}"]
 
 
 def _is_listed(entry: "os.DirEntry[str]") -> bool:

@@ -45,6 +45,16 @@ def published_wnids(which: str) -> frozenset[str]:
     return frozenset((text or b"").decode().split())
 
 
+def among_imagenet(names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """(name to the ImageNet class that it means, names that mean none or several), of WordNet identifiers and English.
+
+    "n01440764", "tench" and "tench, Tinca tinca" mean class 0; "crane" is a bird and a machine.
+    """
+    known = _names_of(imagenet())
+    meant = {name: known.get(_plain(name), ()) for name in names}
+    return {n: m[0] for n, m in meant.items() if len(m) == 1}, [n for n, m in meant.items() if len(m) != 1]
+
+
 def class_mask(
     classes: Sequence[str], space: Sequence[str], class_names: Sequence[str] | None, num_outputs: int | None
 ) -> torch.Tensor | None:

@@ -17,7 +17,7 @@ from kedge.data.report import UnreadableImage
 from kedge.seeds import generator
 
 _LOOKED_AT = 200
-_LOSSY = ("JPEG", "WEBP lossy")
+_LOSSY = ("JPEG", "WEBP lossy", "HEIF", "AVIF", "JPEG2000")  # the last three as they are used, though each can be exact
 
 
 @dataclass(frozen=True)

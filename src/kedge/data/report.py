@@ -74,7 +74,7 @@ class LoadReport:
             raise DataError(
                 f"{name}: {len(self.skipped)} of {self.total} images cannot be read, more than the "
                 f"{UNREADABLE_LIMIT:.0%} that are skipped with a warning:\n{listed(self.skipped)}\n"
-                "Repair or remove these files."
+                "Repair or remove these files; kedge check-data lists every one."
             )
 
 

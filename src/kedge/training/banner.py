@@ -8,6 +8,7 @@ from torch import nn
 
 from kedge import data, metrics
 from kedge.data import DataError, ImageSet
+from kedge.data.folders import about_order
 from kedge.epsilon import print_ball
 from kedge.training.batches import drawn_images
 from kedge.training.build import step_passes
@@ -55,6 +56,7 @@ def opening(
             f"{name}: {about['images']} further images, {recipe.extra.get(name, 'handed over')}"
             for name, about in facts.get("extra", {}).items()
         ),
+        (about_order(train.class_names) or "") if recipe.ordered is None else "",
         _folds(recipe, len(train), written.get("folds") is None),
         _imbalance(recipe, train),
         _wrong_labels(recipe, facts["data"]),

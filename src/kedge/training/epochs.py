@@ -27,6 +27,7 @@ from kedge.training.banner import about_bank
 from kedge.training.digests import vouch
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run
+from kedge.training.pace import Pace
 from kedge.training.recipe import Recipe
 from kedge.training.sharding import Sharded, put_together
 
@@ -39,11 +40,18 @@ PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-m
 
 
 def train_epochs(
-    run: Run, folder: RunFolder, checkpoint: Path | None, progress: bool, main: bool, digests: dict[str, Any]
+    run: Run,
+    folder: RunFolder,
+    checkpoint: Path | None,
+    progress: bool,
+    main: bool,
+    digests: dict[str, Any],
+    times: float = 1.0,
 ) -> RunFolder:
     """Train `run` to its last epoch, from `checkpoint` on if there is one; gives the folder, which all ranks then know.
 
-    `main`: whether this is the first process, which writes; `digests`: of the recipe and the images, as in run.json.
+    `main`: whether this is the first process, which writes; `digests`: of the recipe and the images, as in run.json;
+    `times`: how many times as long as this training all takes, for the estimate of that; 0 leaves it out.
 
     Raises:
         KeyboardInterrupt: naming the folder to go on with.
@@ -57,6 +65,8 @@ def train_epochs(
     if recipe.snapshots:
         callbacks.append(Snapshots(folder, recipe.snapshots))
     bar = progress and sys.stdout.isatty()
+    if times and main:
+        callbacks.append(Pace(times, lines=progress and not bar))
     if bar:
         callbacks.append(Bar(leave=False, console_kwargs={"file": getattr(sys.stdout, "raw", sys.stdout)}))
     trainer = Trainer(
@@ -169,7 +179,8 @@ class EpochRows(Callback):
             )
         module.print(
             f"epoch {epoch:>{len(str(trainer.max_epochs))}}/{trainer.max_epochs}  loss {loss:.3f}  "
-            f"{validated}({row['seconds']:.1f} s)"
+            f"{validated}({row['seconds']:.1f} s)",
+            flush=True,  # a file or a pipe would show it thousands of letters later
         )
 
     def _watch(self, earlier: list[float], row: dict[str, Any], module: Run) -> None:

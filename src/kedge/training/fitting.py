@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def fit(
         KeyboardInterrupt: with a message that says how to go on.
     """
     memory = InMemory(sets, start, extra or {}, models or {})
-    return _fit(recipe, resume, memory, progress, report, allow_code)
+    return _fit(recipe, resume, memory, progress, report, allow_code, times=float(progress))
 
 
 def _fit(
@@ -105,8 +106,12 @@ def _fit(
     report: bool | Page = True,
     allow_code: bool | None = None,
     fold: int | None = None,
+    times: float = 0.0,
 ) -> RunResult:
-    """As `fit`; `fold` is the number of a fold: its validation images judge, and decide nothing."""
+    """As `fit`; `fold` is the number of a fold: its validation images judge, and decide nothing.
+
+    `times`: how many times as long as this training all takes, for the estimate of that; 0 leaves it out.
+    """
     page = import_module(PAGE).write_run_report if report is True else report or None
     main = getattr(rank_zero_only, "rank", 0) == 0  # false in the other processes of torchrun or Lightning
     for images, what in zip(memory.sets or (), ("training images", "validation images"), strict=False):
@@ -122,7 +127,7 @@ def _fit(
             written = load_recipe(recipe if recipe is not None else Recipe())
             if main and written.name is not None:
                 RunFolder.plan(written)  # a name that is taken is an error before the data is read
-            return _run(written, None, memory, progress, page, main, fold)
+            return _run(written, None, memory, progress, page, main, fold, times)
         folder = RunFolder.open(resume)
         if main:
             claims.enter_context(folder.claimed())
@@ -135,7 +140,7 @@ def _fit(
             return finished(folder, written, earlier.facts, earlier.rows, memory.sets, main and progress, page)
         for line in lines if main else []:
             log.warning("%s", line)
-        return _run(written, earlier, memory, progress, page, main)
+        return _run(written, earlier, memory, progress, page, main, fold, times)
 
 
 def _run(
@@ -146,6 +151,7 @@ def _run(
     page: Page | None,
     main: bool,
     fold: int | None = None,
+    times: float = 0.0,
 ) -> RunResult:
     """Train, from the beginning or on from `earlier`."""
     before = {} if earlier is None else earlier.facts
@@ -153,7 +159,7 @@ def _run(
     fold = before.get("fold", fold)
     # It begins now, or was broken off before anything said which images it is on.
     begins = earlier is None or not earlier.knows_images
-    plan = prepare(written, memory, earlier, fold)
+    plan = prepare(written, memory, earlier, fold, partial(print, flush=True) if main and progress else None)
     recipe, images, val = plan.recipe, plan.train, plan.val
     record = record_of(recipe, images, val, memory.start is not None) if main and begins else None
     # After the bank is chosen: it holds the same images with noise and without.
@@ -207,10 +213,12 @@ def _run(
     with folder.claimed() if main else nullcontext():
         pooled = None
         if recipe.folds:
-            pooled = cross_validate(recipe, images, folder.path, _fold_trainer(memory), progress)
+            pooled = cross_validate(
+                recipe, images, folder.path, _fold_trainer(memory, recipe.folds, progress), progress
+            )
         run.last_good = str(checkpoint) if checkpoint else None
         try:
-            folder = train_epochs(run, folder, checkpoint, progress, main, facts.get("digests", {}))
+            folder = train_epochs(run, folder, checkpoint, progress, main, facts.get("digests", {}), times)
             return finish(run, folder, facts, main, page, pooled)
         except Exception as error:
             words = explained(error, recipe.batch_size or 1, recipe.world, folder.path)
@@ -241,14 +249,18 @@ def _say_first(
         print(line, flush=True)
 
 
-def _fold_trainer(memory: InMemory) -> TrainFold:
-    """What trains the model of a fold on `sets`, with the further images and the models of the whole run."""
+def _fold_trainer(memory: InMemory, folds: int, progress: bool) -> TrainFold:
+    """What trains the model of a fold on `sets`, with the further images and the models of the whole run.
+
+    With `progress` the first says how long all take: each is on (folds - 1)/folds of the images, the last one on all.
+    """
+    times = folds + folds / (folds - 1) if progress else 0.0
 
     def train_fold(
         recipe: Recipe | dict[str, Any], resume: Path | None, sets: tuple[ImageSet, ImageSet], number: int
     ) -> tuple[PixelModel, Recipe]:
         inside, allowed = replace(memory, sets=sets, start=None), own_code.is_allowed()
-        result = _fit(recipe, resume, inside, progress=False, report=False, allow_code=allowed, fold=number)
+        result = _fit(recipe, resume, inside, False, False, allowed, number, times if number == 1 else 0.0)
         return result.model, result.recipe
 
     return train_fold

@@ -15,6 +15,7 @@ import torch
 from kedge import data
 from kedge.checks import unlike_classes
 from kedge.data import ImageSet, StreamSet, with_label_noise
+from kedge.data.folders import about_inner
 from kedge.data.groups import series_hint
 from kedge.data.splitting import split_validation
 from kedge.named_model import run_of
@@ -139,7 +140,10 @@ def check_classes(train: ImageSet, name: str, way_out: str = "") -> None:
     """Raise ValueError where no classifier can be made from images called `name`: a class alone, or an empty one."""
     counts = torch.bincount(train.labels, minlength=len(train.class_names)).tolist()
     if len(counts) < 2:
-        raise ValueError(f"{name} has one class, {train.class_names}: a classifier needs two or more")
+        inner = about_inner(Path(name).expanduser()) if Path(name).expanduser().is_dir() else None
+        raise ValueError(
+            f"{name} has one class, {train.class_names}: a classifier needs two or more{f'. {inner}' if inner else ''}"
+        )
     if empty := [each for each, count in zip(train.class_names, counts, strict=True) if count == 0]:
         raise ValueError(f"{name}: no training images of class {', '.join(empty[:10])}{way_out}")
 

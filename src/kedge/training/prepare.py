@@ -1,7 +1,7 @@
 """What was written becomes what is run: the recipe with nothing left open, and the images and the model."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from kedge.anchoring.protocol import independent
 from kedge.data import ImageSet, with_cache
 from kedge.layout import as_stored, channels_last
 from kedge.networks import PretrainedUnavailable
-from kedge.probing.set_probe import set_probe
+from kedge.probing.set_probe import MOST, set_probe
 from kedge.training.batches import drawn_images
 from kedge.training.build import make_model, make_network
 from kedge.training.facts import EarlierRun
@@ -59,7 +59,13 @@ class Plan:
     probe: dict[str, Any] | None = None
 
 
-def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None, fold: int | None = None) -> Plan:
+def prepare(
+    written: Recipe,
+    memory: InMemory,
+    earlier: EarlierRun | None = None,
+    fold: int | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Plan:
     """Turn what was written into what is run. A recipe is filled in here, and nowhere else, in this order.
 
     1. What the model decides that the run starts from: data, classes, images held out, anchoring, objective.
@@ -73,6 +79,7 @@ def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None
         memory: what was handed over.
         earlier: the run that goes on.
         fold: the number of a fold, whose validation images decide nothing.
+        say: called with a line before what takes long.
     """
     recipe = written
     if earlier is None:
@@ -105,7 +112,13 @@ def prepare(written: Recipe, memory: InMemory, earlier: EarlierRun | None = None
     recipe = resolve_network(recipe, model.network, len(train), train.image_shape, drawn_images(recipe, train))
     plan = Plan(recipe, train, val, model)
     if recipe.head == "probe" and (earlier is None or not (earlier.checkpoint or earlier.folder.has_start)):
-        _start_from_probe(plan, val if fold is None else val.subset(()))
+        judged = val if fold is None else val.subset(())
+        if say is not None:
+            say(
+                f"{train.name}: {len(train) + len(val):,} images are there; the linear probe comes first, a pass of "
+                f"{recipe.model} over {'them' if len(train) + len(judged) < MOST else f'{MOST:,} of them'}"
+            )
+        _start_from_probe(plan, judged)
     return plan
 
 
