@@ -1,6 +1,7 @@
 """`kedge demo`: a page on this machine to try a model with photos."""
 
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.output import progress_bar
@@ -9,6 +10,8 @@ from kedge.cli.trained_on import images_of_run
 
 if TYPE_CHECKING:
     from kedge.demo import Similar
+
+INSTALL = 'python -m pip install -e ".[demo]"'
 
 
 def run(
@@ -67,7 +70,7 @@ def run(
 
 def remarks(server: Any, photos: int, show_photos: bool) -> list[str]:
     """What whoever starts the page is to know."""
-    words = []
+    words = [] if find_spec("captum") else [f"no map: it needs captum ({INSTALL})"]
     if photos and not show_photos:
         words.append(f"the {photos} photos of the bank are not shown (--show-photos shows them)")
     if not server.local:

@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ from kedge.rejection import answered, in_words
 CLASSES = 5  # that are named with their probabilities
 PICTURES = 6  # of references that answer otherwise
 MOST_PIXELS = 120_000_000  # of a photo: 360 MB of memory while it is decoded
+
+
+class Gone(Exception):
+    """Whoever asked went away."""
 
 
 class Answering:
@@ -56,6 +61,7 @@ class Answering:
             "pictures": self.pictures,
             "similar": None if self.similar is None else {"looked_at": len(self.similar.photos), "of": self.similar.of},
             "unsure_below": None if rule is None else in_words(rule),
+            "map": find_spec("captum") is not None,
         }
 
     def answer(self, photo: bytes) -> dict[str, Any]:
@@ -96,18 +102,31 @@ class Answering:
             "seconds": time.perf_counter() - start,
         }
 
-    def saliency(self, photo: bytes) -> dict[str, Any]:
+    def saliency(self, photo: bytes, gone: Callable[[], bool] = lambda: False) -> dict[str, Any]:
         """`map`, which places of a photo speak for its label and against it, to lay over `view`; `label`, `seconds`.
+
+        It takes as long as about fifty answers; other photos are answered in between.
+
+        Args:
+            photo: an encoded image.
+            gone: asked now and then whether nobody waits for the map any more.
 
         Raises:
             UnreadableImage: as of `answer`.
             ImportError: captum is not installed.
+            Gone: nobody waits any more.
         """
         start = time.perf_counter()
         image = self._decoded(photo)
-        with self._turn:
-            label = int(self.model.predict(image[None], check=False).logits[0].argmax())
-            values = occlusion(self.model, image, label)
+
+        def logits_of(images: Tensor) -> Tensor:
+            if gone():
+                raise Gone
+            with self._turn:
+                return self.model.predict(images, check=False).logits
+
+        label = int(logits_of(image[None])[0].argmax())
+        values = occlusion(self.model, image, label, logits_of)
         return {"map": overlay(values), "label": self.names[label], "seconds": time.perf_counter() - start}
 
     def _decoded(self, photo: bytes) -> Tensor:

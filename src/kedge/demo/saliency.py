@@ -1,5 +1,7 @@
 """Which places of a photo the answer rests on: what it loses when they are covered."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -7,7 +9,7 @@ from kedge.anchoring import PixelModel
 
 WINDOW, STEP = 4, 8  # a square is a fourth of a side wide and moves by an eighth: 49 places
 AT_A_TIME = 16  # covered images that go through the network together
-NEEDS = "a map of the photo needs captum: python -m pip install captum"
+NEEDS = 'a map of the photo needs captum: python -m pip install -e ".[demo]"'
 
 
 def need_captum() -> None:
@@ -18,7 +20,9 @@ def need_captum() -> None:
         raise ImportError(f"{NEEDS} ({error})") from None
 
 
-def occlusion(model: PixelModel, image: Tensor, label: int) -> Tensor:
+def occlusion(
+    model: PixelModel, image: Tensor, label: int, logits_of: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """By how much the log odds of a class fall when a place is covered, `[H, W]` float32 on the CPU.
 
     A square of the model's mean colour moves over the image; each pixel has the mean over the squares that cover it.
@@ -29,6 +33,7 @@ def occlusion(model: PixelModel, image: Tensor, label: int) -> Tensor:
         model: a classifier of images.
         image: `[C, H, W]` in [0, 1], in the shape that the model takes.
         label: whose log odds.
+        logits_of: what gives the logits of a few images, such as one that waits for its turn; None: `model.predict`.
 
     Raises:
         ImportError: captum is not installed.
@@ -44,7 +49,7 @@ def occlusion(model: PixelModel, image: Tensor, label: int) -> Tensor:
     step = (channels, -(-height // STEP), -(-width // STEP))
 
     def log_odds(images: Tensor) -> Tensor:
-        logits = model.predict(images, check=False).logits.float()
+        logits = (model.predict(images, check=False).logits if logits_of is None else logits_of(images)).float()
         others = torch.arange(logits.shape[1], device=logits.device) != label
         return logits[:, label] - logits[:, others].logsumexp(1)
 

@@ -1,6 +1,8 @@
 """The page's server: it answers this machine alone unless told otherwise, fetches nothing and writes no file."""
 
 import json
+import select
+import socket
 import sys
 import threading
 import time
@@ -11,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kedge.data import DataError
-from kedge.demo.answering import Answering
+from kedge.demo.answering import Answering, Gone
 
 PORT = 7860
 LARGEST = 30 << 20  # bytes of a photo
@@ -99,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True  # until its body is read whole
         ways: Mapping[str, Callable[[bytes], dict[str, Any]]] = {
             "/answer": self.server.answering.answer,
-            "/map": self.server.answering.saliency,
+            "/map": lambda photo: self.server.answering.saliency(photo, self._gone),
         }
         if self._refused():
             return
@@ -131,12 +133,19 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = False
         try:
             said = way(bytes(photo))
+        except Gone:
+            self.close_connection = True
         except DataError as error:
             self._json(400, {"error": f"this cannot be read as a photo: {getattr(error, 'reason', error)}"})
         except (ValueError, ImportError, RuntimeError, MemoryError) as error:
             self._json(500, {"error": str(error) or type(error).__name__})
         else:
             self._json(200, said)
+
+    def _gone(self) -> bool:
+        """Whether the browser closed the connection."""
+        readable = select.select([self.connection], [], [], 0)[0]
+        return bool(readable) and self.connection.recv(1, socket.MSG_PEEK) == b""
 
     def _refused(self) -> bool:
         """Whether the request came under a name that is not ours, or from a page that is not ours; answered then."""

@@ -2,6 +2,7 @@
 const at = (id) => document.getElementById(id);
 const percent = (p) => (p >= 0.9995 && p < 1 ? "> 99.9 %" : `${(100 * p).toFixed(1)} %`);
 let largest = Infinity; // bytes
+let maps = true; // whether there are any
 let number = 0; // of the photo in work: what belongs to an earlier one is dropped
 
 function show(id, text) {
@@ -17,15 +18,17 @@ function picture(address, words) {
 }
 
 function fail(words) {
-  at("result").hidden = at("empty").hidden = at("maprow").hidden = at("map").hidden = true;
+  at("result").hidden = at("empty").hidden = at("maprow").hidden = at("stage").hidden = true;
   show("error", words);
 }
 
-async function ask(path, photo) {
+let waiting = null; // what ends the wait for a map
+
+async function ask(path, photo, signal) {
   let reply;
   try {
     const headers = { "Content-Type": "application/octet-stream" };
-    reply = await fetch(path, { method: "POST", body: photo, headers });
+    reply = await fetch(path, { method: "POST", body: photo, headers, signal });
   } catch {
     throw new Error("The page's server does not answer: is kedge demo still running?");
   }
@@ -36,6 +39,7 @@ async function ask(path, photo) {
 
 async function take(photo) {
   const mine = ++number;
+  waiting?.abort();
   if (photo.size > largest) {
     fail(`The photo has ${Math.ceil(photo.size / 2 ** 20)} MB, and at most ${largest >> 20} are read.`);
     return;
@@ -58,15 +62,24 @@ async function take(photo) {
   }
 }
 
+function showMap() {
+  const shown = at("showmap").checked && at("map").hasAttribute("src");
+  at("map").hidden = !shown;
+  at("view").classList.toggle("grey", shown);
+}
+
 async function map(photo, mine) {
-  at("map").hidden = true;
+  at("map").removeAttribute("src");
+  showMap();
+  if (!maps) return;
   at("maprow").hidden = false;
   show("mapwords", "The map is being computed …");
   try {
-    const said = await ask("/map", photo);
+    waiting = new AbortController();
+    const said = await ask("/map", photo, waiting.signal);
     if (mine !== number) return;
     at("map").src = said.map;
-    at("map").hidden = !at("showmap").checked;
+    showMap();
     show("mapwords", `Orange speaks for “${said.label}”, blue against it: how the answer changes when the place is covered (${said.seconds.toFixed(1)} s).`);
   } catch (error) {
     if (mine === number) show("mapwords", `No map: ${error.message}`);
@@ -168,12 +181,13 @@ function snap() {
 async function begin() {
   const about = await (await fetch("/about")).json();
   largest = about.largest;
+  maps = about.map;
   document.title = `${about.name} – kedge demo`;
   at("name").textContent = about.name;
   const named = about.classes.slice(0, 12).join(", ");
   const more = about.classes.length > 12 ? ` and ${about.classes.length - 12} more` : "";
   const bank = about.references ? ` Anchored, ${about.references} references.` : "";
-  const rule = about.unsure_below === null ? " It answers always: no threshold is set." : ` Unsure below ${about.unsure_below}.`;
+  const rule = about.unsure_below === null ? " It answers always: no threshold is set." : ` Below a confidence of ${about.unsure_below} it is unsure.`;
   at("about").textContent = `${about.classes.length} classes: ${named}${more}.${bank}${rule}`;
   if (about.similar) {
     const { looked_at: some, of } = about.similar;
@@ -188,7 +202,7 @@ at("file").addEventListener("change", () => {
 });
 at("camera").addEventListener("click", camera);
 at("snap").addEventListener("click", snap);
-at("showmap").addEventListener("change", () => { at("map").hidden = !at("showmap").checked || !at("map").src; });
+at("showmap").addEventListener("change", showMap);
 document.addEventListener("paste", (event) => pick(event.clipboardData, "pasted"));
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => { event.preventDefault(); at("drop").classList.add("over"); });
