@@ -83,11 +83,12 @@ def test_the_answer_is_that_of_predict(server, digit_model, photos):
 
 def test_references_are_counted_as_they_answer_one_by_one(digit_model, photos):
     photo = (photos / "d3.png").read_bytes()
-    generator = torch.Generator().manual_seed(1)
-    digit_model.references = torch.rand(40, 1, 8, 8, generator=generator) ** 4
-    with torch.no_grad():
-        digit_model.stem.reference.weight.mul_(-8)
     image = read_image(photo, 8, 1)[None] / 255
+    digit_model.references = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(1)).round()
+    with torch.no_grad():
+        digit_model.stem.reference.weight.mul_(4)
+        logits = digit_model.predict(image, keep_per_reference=True).per_reference
+        digit_model.network.fc.bias.sub_(logits.mean((0, 1)))  # so that the references decide
     each = [int(digit_model.predict(image, r[None]).label) for r in digit_model.references]
     assert len(set(each)) > 1
     for shown in (False, True):
@@ -373,6 +374,7 @@ def opened(server, browser):
     page.on("request", lambda request: page.asked.append(request.url))
     page.on("pageerror", lambda fault: page.faults.append(fault))
     page.on("console", lambda line: page.faults.append(line.text) if "favicon" not in line.text else None)
+    page.on("filechooser", lambda chooser: None)  # from now on, so that none opens before it is waited for
     page.goto(server.address)
     page.wait_for_selector("#about:not(:empty)")
     yield page
