@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge.anchoring import PixelModel
-from kedge.anchoring.outputs import Outputs
-from kedge.confidence import log_odds
+from kedge.anchoring import PixelModel, Prediction
 from kedge.data import UnreadableImage
 from kedge.data.decode import header
 from kedge.demo.pictures import overlay, picture
@@ -80,23 +78,23 @@ class Answering:
         start = time.perf_counter()
         image = self._decoded(photo)
         with self._turn:
-            outputs = self.model.outputs(image[None], members=True, check=False)
-            logits = outputs.logits[0].float()
-            probs = logits.softmax(-1)
-            if bool(probs.isnan().any()):
-                raise ValueError("the model's output for this photo is NaN: no answer")
+            prediction, each = self._predict(image[None])
             alike = None if self.similar is None else self.similar.nearest(self.model, image)
+        assert prediction.probs is not None
+        probs = prediction.probs[0]
+        if bool(probs.isnan().any()):
+            raise ValueError("the model's output for this photo is NaN: no answer")
         order = probs.argsort(descending=True, stable=True).tolist()
         label = order[0]
-        answer, why = self._verdict(outputs, self.names[label])
+        answer, why = self._verdict(prediction, self.names[label])
         return {
             "answer": answer,
             "why": why,
             "label": self.names[label],
             "confidence": float(probs[label]),
             "classes": [{"label": self.names[c], "confidence": float(probs[c])} for c in order[:CLASSES]],
-            "uncertainty": None if outputs.uncertainty is None else float(outputs.uncertainty[0]),
-            "references": None if outputs.members is None else self._references(outputs.members[0], label),
+            "uncertainty": None if prediction.uncertainty is None else float(prediction.uncertainty[0]),
+            "references": None if each is None else self._references(each, label),
             "similar": None if alike is None else [{**each, "image": picture(each["image"])} for each in alike],
             "view": picture(image),
             "seconds": time.perf_counter() - start,
@@ -137,13 +135,20 @@ class Answering:
             )
         return decoded(photo, self.model.input_shape).to(self.model.mean.device).float() / 255
 
-    def _verdict(self, outputs: Outputs, label: str) -> tuple[str, str | None]:
+    def _predict(self, images: Tensor) -> tuple[Prediction, Tensor | None]:
+        """What the model says of one image, and the class that each reference or member answers by itself, `[M]`."""
+        if self.model.count() > 1:
+            prediction = self.model.predict(images, keep_per_reference=True, check=False)
+            assert prediction.per_reference is not None
+            return prediction, self.model.decided(prediction.per_reference[:, 0]).argmax(-1)
+        members = self.model.answers_of_members(images)[2] if self.model.of_members else None
+        return self.model.predict(images, check=False), None if members is None else members[0]
+
+    def _verdict(self, prediction: Prediction, label: str) -> tuple[str, str | None]:
         rule: Mapping[str, Any] | None = self.model.reject
-        if rule is None:
-            return label, None
-        odds = log_odds(outputs.logits)
-        confidence = outputs.logits.float().softmax(-1).amax(-1)
-        if bool(answered(rule, confidence, odds)[0]):
+        assert prediction.confidence is not None
+        assert prediction.log_odds is not None
+        if rule is None or bool(answered(rule, prediction.confidence, prediction.log_odds)[0]):
             return label, None
         return "unsure", f"The confidence is below {in_words(rule)}, from where on the model answers."
 
