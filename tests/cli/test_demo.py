@@ -289,6 +289,7 @@ def test_the_command(command, run_folder, monkeypatch):
     assert "careful: whoever reaches this machine" in err
 
 
+@pytest.mark.slow
 def test_training_photos_are_shown_where_that_is_asked_for_and_they_are_here(command, model_folder, tmp_path,
                                                                             monkeypatch):  # fmt: skip
     servers = ended_at_once(monkeypatch)
@@ -327,7 +328,7 @@ def test_a_bank_of_means_is_shown_without_asking(command, run_folder, monkeypatc
 def test_a_port_that_is_taken(command, run_folder, server):
     with pytest.raises(ValueError, match=rf"cannot listen at 127.0.0.1:{server.server_port} .*--port"):
         command("demo", run_folder, "--port", server.server_port)
-    with pytest.raises(ValueError, match="--port must be 0 to 65535, got 70000"):
+    with pytest.raises(ValueError, match="--port must be 0 to 65,535, got 70000"):
         command("demo", run_folder, "--port", "70000")
     with pytest.raises(ValueError, match=r"cannot listen at 203\.0\.113\.7"):
         command("demo", run_folder, "--host", "203.0.113.7")

@@ -44,8 +44,6 @@ def run(
         kedge demo mine --show-photos
         kedge demo hf-hub:ada/litter --port 0
     """
-    if not 0 <= port <= 65535:
-        raise ValueError(f"--port must be 0 to 65535, got {port}")
     source = find(model, several=True)
     loaded: Any = source.load(device)
     from kedge.demo import Answering, Server
