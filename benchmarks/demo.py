@@ -128,7 +128,7 @@ def posted(address: str, path: str, photo: bytes) -> float:
 
 
 def covered(model: Any, count: int) -> dict[str, Any]:
-    """By how much the log odds of the answer fall where a quarter of the photo is covered, by what chose the quarter."""
+    """By how much the log odds fall where a quarter of the photo is covered, by what chose the quarter."""
     from captum.attr import IntegratedGradients
 
     images = data.load("imagenet_sample256", "test", 224)
