@@ -3,7 +3,8 @@
     KEDGE_DATA=path/to/packs python -m benchmarks.demo --weights path/to/weights
 
 Times: the command is started as a user starts it, the cases one after another in each round; from its start to the
-address on standard output, then one photo after another over HTTP, then Ctrl-C. Weights are random but for those of
+address on standard output, then one photo after another over HTTP, then Ctrl-C; beside them the seconds of the
+processor, which hardly depend on what else the machine does (Linux). Weights are random but for those of
 `--weights`: times do not depend on them. Maps: of EfficientNet-Lite0 on ImageNet photos, the quarter of the pixels with
 the largest values of a map is covered with the mean colour, and by how much the log odds of the label fall is compared
 with covering the quarter with the least values, random quarters of the same squares, and what integrated gradients
@@ -56,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cases = models(args.weights)
-    times: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
+    times: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in cases}
     with tempfile.TemporaryDirectory() as folder:
         for name, model in cases.items():
             kedge.save(model, Path(folder) / name)
         for _ in range(args.rounds):
             for name in cases:
                 times[name].append(timed(Path(folder) / name))
-                print(name, {key: round(value, 3) for key, value in times[name][-1].items()}, flush=True)
+                print(name, json.dumps(times[name][-1]), flush=True)
     maps = None
     if "efficientnet_lite0" in cases and os.environ.get("KEDGE_DATA"):
         maps = covered(cases["efficientnet_lite0"], args.photos)
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "created": now(),
         "machine": machine(),
         "load": os.getloadavg(),
-        "seconds": times,
+        "times": times,
         "log_odds_lost": maps,
     }
     write_text(args.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
@@ -94,8 +95,8 @@ def models(weights: Path) -> dict[str, Any]:
     return found
 
 
-def timed(folder: Path) -> dict[str, float]:
-    """Seconds of one start, of some answers, of two maps and of the end."""
+def timed(folder: Path) -> dict[str, dict[str, float]]:
+    """Seconds of one start, of some answers, of two maps and of the end; and those of the processor."""
     file = io.BytesIO()
     pixels = torch.randint(0, 256, (3000, 4000, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     Image.fromarray(pixels.numpy()).resize((2000, 1500)).save(file, "JPEG", quality=90)
@@ -105,15 +106,25 @@ def timed(folder: Path) -> dict[str, float]:
         assert program.stdout is not None
         address = urlsplit(program.stdout.readline().strip()).netloc
         times = {"start": time.perf_counter() - start}
+        spent = {"start": processor(program.pid)}
         asked = {"first_answer": "/answer", **{f"answer_{i}": "/answer" for i in range(ANSWERS)}}
         for name, path in {**asked, "first_map": "/map", "map": "/map"}.items():
+            before = processor(program.pid)
             times[name] = posted(address, path, file.getvalue())
-        times["answer"] = statistics.median(times.pop(f"answer_{i}") for i in range(ANSWERS))
+            spent[name] = processor(program.pid) - before
+        for each in (times, spent):
+            each["answer"] = statistics.median(each.pop(f"answer_{i}") for i in range(ANSWERS))
         start = time.perf_counter()
         program.send_signal(signal.SIGINT)
         program.wait()
         times["end"] = time.perf_counter() - start
-    return times
+    return {"seconds": times, "of_the_processor": spent}
+
+
+def processor(process: int) -> float:
+    """Seconds of the processor that a process has used, all its threads together."""
+    after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def posted(address: str, path: str, photo: bytes) -> float:

@@ -256,6 +256,33 @@ def test_an_output_that_is_nan_is_no_answer(digit_model, photos):
     assert "NaN" in said["error"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["plain", "ensemble", "cascade", "onnx"])
+def test_every_kind_of_classifier_answers(digit_model, photos, tmp_path, kind):
+    pytest.importorskip("captum")
+    model = kedge.plain(kedge.networks.create("kedge_resnet_small", 10, 1, 8), example=(1, 8, 8)).eval()
+    if kind == "ensemble":
+        model = kedge.Ensemble([model, digit_model])
+    elif kind == "cascade":
+        model = kedge.Cascade(model, digit_model, {"threshold": 0.5})
+    elif kind == "onnx":
+        pytest.importorskip("onnxscript")
+        model = kedge.deploy.load_onnx(kedge.deploy.export(digit_model, tmp_path / "digits.onnx").path)
+    answering, photo = Answering(model, kind), (photos / "d1.png").read_bytes()
+    said = answering.answer(photo)
+    prediction = model.predict(read_image(photos / "d1.png", 8, 1)[None] / 255)
+    assert said["confidence"] == pytest.approx(float(prediction.confidence), rel=1e-5)
+    assert (said["references"] is None) == (kind != "ensemble")
+    if kind == "ensemble":
+        own = [int(each.predict(read_image(photos / "d1.png", 8, 1)[None] / 255).label) for each in model.members]
+        assert said["references"]["all"] == 2
+        assert said["references"]["of"] == "members"
+        assert said["references"]["agree"] == own.count(int(prediction.label))
+    view = pixels(answering.saliency(photo)["map"])
+    assert view.shape == (8, 8, 4)
+    assert view[..., 3].max() == 190
+
+
 def test_other_models_are_refused_in_words(command, tmp_path):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2))
     for example, task, words in (((3, 2, 2), "regression", "a regression model"), ((12,), "classification", "(12,)")):
