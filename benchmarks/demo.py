@@ -3,7 +3,7 @@
     KEDGE_DATA=path/to/packs python -m benchmarks.demo --weights path/to/weights
 
 Times: the command is started as a user starts it, the cases one after another in each round; from its start to the
-address on standard output, then one photo after another over HTTP, then Ctrl-C; beside them the seconds of the
+address on standard output, then one photo after another over HTTP; beside them the seconds of the
 processor, which hardly depend on what else the machine does (Linux). Weights are random but for those of
 `--weights`: times do not depend on them. Maps: of EfficientNet-Lite0 on ImageNet photos, the quarter of the pixels with
 the largest values of a map is covered with the mean colour, and by how much the log odds of the label fall is compared
@@ -16,7 +16,6 @@ import http.client
 import io
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -96,7 +95,7 @@ def models(weights: Path) -> dict[str, Any]:
 
 
 def timed(folder: Path) -> dict[str, dict[str, float]]:
-    """Seconds of one start, of some answers, of two maps and of the end; and those of the processor."""
+    """Seconds of one start, of some answers and of two maps; and those of the processor."""
     file = io.BytesIO()
     pixels = torch.randint(0, 256, (3000, 4000, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     Image.fromarray(pixels.numpy()).resize((2000, 1500)).save(file, "JPEG", quality=90)
@@ -114,10 +113,7 @@ def timed(folder: Path) -> dict[str, dict[str, float]]:
             spent[name] = processor(program.pid) - before
         for each in (times, spent):
             each["answer"] = statistics.median(each.pop(f"answer_{i}") for i in range(ANSWERS))
-        start = time.perf_counter()
-        program.send_signal(signal.SIGINT)
-        program.wait()
-        times["end"] = time.perf_counter() - start
+        program.terminate()
     return {"seconds": times, "of_the_processor": spent}
 
 
