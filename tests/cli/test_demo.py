@@ -81,6 +81,19 @@ def test_the_answer_is_that_of_predict(server, digit_model, photos):
     assert len(answers) > 1
 
 
+def test_unknown_comes_before_unsure(digit_model, photos):
+    photo = (photos / "d3.png").read_bytes()
+    logits = digit_model.predict(read_image(photo, 8, 1)[None] / 255).logits[0]
+    energy = float(logits.logsumexp(0))
+    digit_model.reject = {"threshold": 0.99}
+    for threshold, answer in ((energy + 0.1, "unknown"), (energy - 0.1, "unsure")):
+        digit_model.unknown = {"score": "energy", "threshold": threshold}
+        said = Answering(digit_model, "digits").answer(photo)
+        assert said["answer"] == answer
+        assert said["label"] == str(int(logits.argmax()))
+        assert said["why"]
+
+
 def test_references_are_counted_as_they_answer_one_by_one(digit_model, photos):
     photo = (photos / "d3.png").read_bytes()
     image = read_image(photo, 8, 1)[None] / 255

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge import catalog
 from kedge.anchoring import PixelModel, Prediction
+from kedge.anchoring.outputs import Outputs
 from kedge.data import UnreadableImage
 from kedge.data.decode import header
 from kedge.demo.pictures import overlay, picture
@@ -145,7 +147,15 @@ class Answering:
         return self.model.predict(images, check=False), None if members is None else members[0]
 
     def _verdict(self, prediction: Prediction, label: str) -> tuple[str, str | None]:
-        rule: Mapping[str, Any] | None = self.model.reject
+        """The answer, and why it is not the label, by the rules of the model: unknown before unsure."""
+        foreign: Mapping[str, Any] | None = getattr(self.model, "unknown", None)
+        if foreign is not None:
+            score = catalog.build("scores", foreign["score"]).score(
+                Outputs(prediction.logits, prediction.uncertainty, steps=self.model.steps)
+            )
+            if not bool(score[0] >= foreign["threshold"]):
+                return "unknown", "It does not look like anything that the model was trained on."
+        rule = self.model.reject
         assert prediction.confidence is not None
         assert prediction.log_odds is not None
         if rule is None or bool(answered(rule, prediction.confidence, prediction.log_odds)[0]):
