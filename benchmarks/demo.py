@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--weights", type=Path, default=Path("weights"))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--photos", type=int, default=40)
+    parser.add_argument("--photos", type=int, default=40, help="that are covered; 0: none, and times alone")
     parser.add_argument("--out", type=Path, default=RESULTS / "demo.json")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -65,12 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 times[name].append(timed(Path(folder) / name))
                 print(name, json.dumps(times[name][-1]), flush=True)
     maps = None
-    if "efficientnet_lite0" in cases and os.environ.get("KEDGE_DATA"):
+    if args.photos and "efficientnet_lite0" in cases and os.environ.get("KEDGE_DATA"):
         maps = covered(cases["efficientnet_lite0"], args.photos)
         print(json.dumps(maps, indent=1), flush=True)
     record = {
         "name": "demo",
-        "command": "python -m benchmarks.demo --weights weights",
+        "command": f"python -m benchmarks.demo --weights weights --rounds {args.rounds} --photos {args.photos}",
         "created": now(),
         "machine": machine(),
         "load": os.getloadavg(),
