@@ -10,20 +10,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 TOKEN, READER = "hf_writer", "hf_reader"  # a token that may write, one that may not
 
+NEW_SPACE = b"---\ntitle: X\nsdk: docker\n---\n\nSee https://huggingface.co/docs/hub/spaces-config-reference\n"
+
 
 class StandIn:
     """Repositories as lists of commits; `fail`: statuses that the next uploads are answered with."""
 
     def __init__(self):
         self.repos, self.private, self.gated, self.fail, self.asked, self.sizes = {}, set(), set(), [], [], {}
+        self.sdk = {}  # of a Space, which is a repository called spaces/owner/name
 
     def put(self, repo, **files):
         """A commit that adds `files` (name with _ for . to bytes) to `repo`; gives its hash."""
         return self.commit(repo, {name.replace("__", "."): content for name, content in files.items()})
 
-    def commit(self, repo, files):
+    def commit(self, repo, files, gone=()):
         commits = self.repos.setdefault(repo, [])
-        whole = {**(commits[-1][1] if commits else {}), **files}
+        whole = {name: c for name, c in (commits[-1][1] if commits else {}).items() if name not in gone} | files
         sha = hashlib.sha1(f"{repo}{len(commits)}".encode()).hexdigest()
         commits.append((sha, whole))
         return sha
@@ -72,8 +75,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         path = self.path.partition("?")[0]
         self.hub.asked.append(f"{self.command} {path}")
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/([^/]+))?", path):
-            repo, revision = match[1], match[3] or "main"
+        if match := re.fullmatch(r"/api/(models/|spaces/)([^/]+/[^/]+)(/revision/([^/]+))?", path):
+            repo, revision = match[1].removeprefix("models/") + match[2], match[4] or "main"
             # the hub lists gated repositories to everyone
             gated, self.hub.gated = self.hub.gated, set()
             refused, self.hub.gated = self.refused(repo), gated
@@ -87,7 +90,7 @@ class Handler(BaseHTTPRequestHandler):
             ]
             private = repo in self.hub.private
             self.answer(200, {"id": repo, "sha": self.hub.sha(repo, revision), "private": private, "siblings": files})
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"/((?:spaces/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo, revision, name = match.groups()
             if self.refused(repo):
                 return
@@ -112,25 +115,29 @@ class Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             asked = json.loads(body)
             repo = f"{asked['organization']}/{asked['name']}"
+            if asked.get("type") == "space":
+                repo = f"spaces/{repo}"
+                self.hub.sdk.setdefault(repo, asked["sdk"])
             if repo in self.hub.repos:
                 return self.answer(409, {"error": "You already created this model repo", "url": repo})
-            self.hub.commit(repo, {".gitattributes": b""})
+            self.hub.commit(repo, {".gitattributes": b""} | ({"README.md": NEW_SPACE} if "spaces/" in repo else {}))
             if asked.get("visibility") == "private" or asked.get("private"):
                 self.hub.private.add(repo)
             return self.answer(200, {"url": f"http://{self.headers['Host']}/{repo}", "id": repo})
-        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", path)
-        if self.hub.fail and match[2] == "commit":
+        match = re.fullmatch(r"/api/(models/|spaces/)([^/]+/[^/]+)/(preupload|commit)/main", path)
+        repo = match[1].removeprefix("models/") + match[2]
+        if self.hub.fail and match[3] == "commit":
             return self.answer(self.hub.fail.pop(), {"error": "out of order"})
-        if match[2] == "preupload":
+        if match[3] == "preupload":
             files = [{**f, "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]
             return self.answer(200, {"files": files})
         lines = [json.loads(line) for line in body.splitlines()]
         files = {x["value"]["path"]: base64.b64decode(x["value"]["content"]) for x in lines if x["key"] == "file"}
-        sha = self.hub.commit(match[1], files)
+        sha = self.hub.commit(repo, files, {x["value"]["path"] for x in lines if x["key"] == "deletedFile"})
         self.answer(
             200,
             {
-                "commitUrl": f"http://{self.headers['Host']}/{match[1]}/commit/{sha}",
+                "commitUrl": f"http://{self.headers['Host']}/{repo}/commit/{sha}",
                 "commitOid": sha,
                 "pullRequestUrl": None,
             },

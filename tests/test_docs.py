@@ -264,6 +264,7 @@ SLOW = {
         {"--int8": "--int8 --data photos", "trashnet160": "photos"},
         ("kedge cascade", "kedge predict both", "kedge evaluate both"),
     ),
+    "demo.md": ({"litter": "first"}, {"demo runs/litter": "demo runs/litter --device cpu --port 0"}, ()),
     "files.md": ({}, {"/scratch/runs": "elsewhere"}, ()),
     "audit.md": ({"mine": "first"}, {}, ("timm/",)),
     "interpolate.md": (
@@ -318,11 +319,18 @@ SLOW = {
 }
 
 
+def ended(server, poll_interval=0.5):
+    """In place of serving a page until Ctrl-C: Ctrl-C at once."""
+    assert server.server_port
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("page", [*WALKS, *(pytest.param(page, marks=pytest.mark.slow) for page in SLOW)])
 def test_a_page_runs_as_it_is_written(page, here, hub, monkeypatch):
     runs, changes, skip = (WALKS | SLOW)[page]
     here(**runs)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("kedge.demo.Server.serve_forever", ended)
     walk(page, changes, skip)
     if page == "trust.md":
         walk("results.md")  # about the file that the first has written

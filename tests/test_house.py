@@ -10,7 +10,7 @@ from benchmarks.house import SOURCE, circles, graph_of
 ORDER = (
     "__main__",
     "cli",
-    "claims cascade",
+    "claims cascade demo",
     "adaptation experiments deploy",
     "procedures run_page auditing",
     "training evaluation",

@@ -30,6 +30,7 @@ MODELS = {
     "subgroups": ["--groups", "folder"],
     "features": ["saved"],
     "cascade": ["saved", "--out", "both"],
+    "demo": ["--port", "0"],
 }
 # What a command needs to get as far as the option that is wrong.
 NEEDED = {
@@ -136,6 +137,8 @@ def cases():
     yield ["card", "runs/mine", "--out", "text.txt/x/card.md"], "text.txt"
     yield ["calibrate", "runs/mine", "--out", "text.txt"], "text.txt"
     yield ["push", "runs/mine", "no-owner"], "no-owner"
+    yield ["push", "runs/mine", "no-owner", "--space"], "no-owner"
+    yield ["demo", "runs/mine", "--host", "no.such.host.example"], "no.such.host.example"
     yield ["quickstart", "--epochs", "1", "--out", "text.txt/x", "--part", "1/8"], "text.txt"
 
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "audit": "look through a data set: copies, wrong labels, bad photos, hard and memorised images",
     "select": "choose the images worth training on, and list suspicious labels",
     "predict": "label images, with confidence, uncertainty and reject",
+    "demo": "try a model on a page of this machine: drop a photo, see the answer and why",
     "export": "write a model as ONNX or torch.export, checked",
     "card": "write a model card: what it is, how it did, what it holds",
     "push": "publish a model on the Hugging Face hub, without training photos unless they may go",

@@ -58,6 +58,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "photos": (1, _LARGE),
     "profile_images": (20, _LARGE),
     "samples": (1, 1_000_000),
+    "port": (0, 65535),
     "seed": (-(2**63), 2**63 - 1),
 }
 

@@ -312,22 +312,17 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
     Raises:
         DataError: if it cannot be read.
     """
-    from kedge.data import UnreadableImage, read_image
+    from kedge.data import UnreadableImage
     from kedge.data.formats import advice, is_unread
+    from kedge.evaluation.inputs import decoded
 
-    channels, height, width = shape
     try:
-        if height == width:
-            return read_image(path, height, channels)
-        image = read_image(path, None, channels)
+        return decoded(path, shape)
     except UnreadableImage as error:
         if is_unread(path.name) and path.exists():
             kind = path.suffix.lower()
             raise UnreadableImage(str(path), f"{kind} is a kind that is not read. {advice([kind])}") from None
         raise error
-    from kedge.evaluation.inputs import convert, to_unit
-
-    return (convert(to_unit(image[None]), shape)[0] * 255).round().byte()
 
 
 def _remark(tally: Tally, paths: "Paths", model: "PixelModel", rule: Mapping[str, Any] | None) -> None:

@@ -27,6 +27,7 @@ def run(
     license: str | None = None,
     message: str | None = None,
     out: str | None = None,
+    space: bool = False,
 ) -> int:
     """Publish a model on the Hugging Face hub.
 
@@ -36,6 +37,9 @@ def run(
     The bank of an anchored model holds training photos. Before those are sent you are asked; without a terminal
     --with-photos must say it. --mean-reference sends one mean image instead, --folded an ordinary network. A folded
     photo can still be made out in the network, so --folded alone asks too; with --mean-reference it does not.
+
+    --space publishes a Space in place of a repository of the model: a page that shows the model (kedge demo), with the
+    model in it. Nobody needs kedge to try it.
 
     Args:
         model (MODEL): {TRAINED}
@@ -48,12 +52,14 @@ def run(
         license: {LICENSE}
         message: of the commit; null: A model of kedge
         out: write the files to this new folder and send nothing; null: send
+        space: a Space with a page to try the model on, and the model in it
 
     Examples:
         kedge push mine ada/litter --private
         kedge push mine ada/litter --mean-reference             no photos; says how much the predictions change
         kedge push mine ada/litter --folded --mean-reference    no photos, an ordinary network without uncertainty
         kedge push mine ada/litter --out to-send                only write the files, to look at them
+        kedge push mine ada/litter --space --mean-reference     a page to try the model on
 
     Needs an account: hf auth login, or the variable HF_TOKEN.
     """
@@ -68,6 +74,7 @@ def run(
     from kedge.deploy.model_card import means_of, read_run
     from kedge.deploy.photos import photos_in
     from kedge.deploy.pushing import check_name, upload, write_files
+    from kedge.deploy.space import upload_space, write_space
 
     check_name(repo)
     sent: Any = source.load("cpu")
@@ -81,17 +88,28 @@ def run(
         ask(sent, count, repo)
     with tempfile.TemporaryDirectory(prefix="kedge-push-") as temporary:
         folder = Path(out or temporary)
-        write_files(sent, folder, repo, source.run, license, changed, means, own)
-        sizes = ", ".join(f"{p.name} ({p.stat().st_size:,} bytes)" for p in sorted(folder.iterdir()))
+        write = write_space if space else write_files
+        write(sent, folder, repo, source.run, license, changed, means, own)
+        sizes = sizes_of(folder)
         if out:
             print(f"written to {folder}, nothing was sent: {sizes}")
             if count:
                 print(f"careful: {count} of the images in it may be photos; kedge push asks before it sends them")
+            if space:
+                print(f"see it: python {folder / 'app.py'}")
             return 0
         print(f"sending {sizes}", file=sys.stderr)
-        print(upload(folder, repo, private, message=message))
-    print(f"use it: kedge predict hf-hub:{repo} IMAGES")
+        send = upload_space if space else upload
+        print(send(folder, repo, private, message=message))
+    if not space:
+        print(f"use it: kedge predict hf-hub:{repo} IMAGES")
     return 0
+
+
+def sizes_of(folder: Path) -> str:
+    """What lies in a folder, with the bytes of each; of a folder in it the sum."""
+    each = {p: sum(f.stat().st_size for f in (p.rglob("*") if p.is_dir() else [p])) for p in sorted(folder.iterdir())}
+    return ", ".join(f"{path.name}{'/' * path.is_dir()} ({size:,} bytes)" for path, size in each.items())
 
 
 def ask(model: Any, count: int, repo: str) -> None:

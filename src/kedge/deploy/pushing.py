@@ -3,8 +3,10 @@
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -17,6 +19,9 @@ from kedge.deploy.photos import folded as fold
 from kedge.files import write_text
 from kedge.hub import HubError, explained, split_name
 from kedge.regular import read_text
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 MEAN = "The bank was replaced by one mean image, with which predictions differ from those that were measured."
 FOLDED = "One reference was folded into the first layer, with which predictions differ from those of a whole bank."
@@ -160,19 +165,13 @@ def upload(
     folder: Path, repo: str, private: bool = False, token: str | bool | None = None, message: str | None = None
 ) -> str:
     """Send the three files of `folder` in one commit; gives its address. Raises HubError."""
-    from huggingface_hub import CommitOperationAdd, HfApi, get_token, hf_hub_download
+    from huggingface_hub import CommitOperationAdd, hf_hub_download
 
-    if token is False or (not isinstance(token, str) and get_token() is None):
-        raise HubError("pushing needs an account: log in with hf auth login, set HF_TOKEN, or pass token=")
-    api = HfApi(token=token, library_name="kedge")
     files = [WEIGHTS, CONFIG, FILE]
-    with explained(repo, token=token):
+    with hub_client(repo, token) as api:
         api.create_repo(repo, private=private or None, exist_ok=True)
         info = api.model_info(repo)
-        if private and not info.private:
-            raise HubError(
-                f"{repo} is there already and is public: make it private in its settings, or choose another name"
-            )
+        check_private(repo, private, info)
         if FILE in {file.rfilename for file in info.siblings or []}:
             there = Path(hf_hub_download(repo, FILE, revision=info.sha, token=token))
             if MARKER not in there.read_text(encoding="utf-8", errors="replace"):
@@ -181,3 +180,22 @@ def upload(
         operations = [CommitOperationAdd(name, folder / name) for name in files]
         done = api.create_commit(repo, operations, commit_message=message or "A model of kedge")
     return str(done.commit_url)
+
+
+@contextmanager
+def hub_client(repo: str, token: str | bool | None) -> "Iterator[HfApi]":
+    """The hub's client with an account; what it raises about `repo` comes as HubError."""
+    from huggingface_hub import HfApi, get_token
+
+    if token is False or (not isinstance(token, str) and get_token() is None):
+        raise HubError("pushing needs an account: log in with hf auth login, set HF_TOKEN, or pass token=")
+    with explained(repo, token=token):
+        yield HfApi(token=token, library_name="kedge")
+
+
+def check_private(repo: str, private: bool, info: Any) -> None:
+    """Raise HubError where a repository was to be private and one of its name is there that is not."""
+    if private and not info.private:
+        raise HubError(
+            f"{repo} is there already and is public: make it private in its settings, or choose another name"
+        )

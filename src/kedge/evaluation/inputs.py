@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kedge.checks import unit_images
+from kedge.data import read_image
+from kedge.data.formats import Encoded
 
 # ITU-R BT.601 luma, as PIL's convert("L").
 _LUMA = (0.299, 0.587, 0.114)
@@ -49,6 +51,18 @@ def convert(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return images[:, :, top : top + height, left : left + width].clamp(0, 1)
+
+
+def decoded(source: Encoded, shape: tuple[int, ...]) -> Tensor:
+    """Decode an image as evaluation does: uint8 `[C, H, W]` of `shape`, resized to cover it, centre cropped.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    channels, height, width = shape
+    if height == width:
+        return read_image(source, height, channels)
+    return (convert(to_unit(read_image(source, None, channels)[None]), shape)[0] * 255).round().byte()
 
 
 def conversion(have: tuple[int, ...], want: tuple[int, ...]) -> str | None:
