@@ -32,8 +32,9 @@ from kedge.postprocess import check_steps
 from kedge.regular import LARGEST_TEXT, check_file, file_digest
 from kedge.stated import check_stated, check_there, refuse
 
-# A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
-FORMAT_VERSION = 2
+# A model with steps is written as format 2: a reader that knows none would give other confidences without a word. One
+# with a rule for "unknown" as format 3: a reader that does not know it would name a class where there is none.
+FORMAT_VERSION = 3
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 log = logging.getLogger("kedge")
 _KINDS = ("anchored", "plain")
@@ -65,7 +66,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
         save_file(state, temporary, metadata={"format": "pt"})
         config: dict[str, Any] = {
             "format": "kedge",
-            "format_version": 2 if model.steps else 1,
+            "format_version": 3 if model.unknown else 2 if model.steps else 1,
             "kedge_version": __version__,
             "kind": kind["kind"],
             "network": type(model.network).__name__,
@@ -78,6 +79,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
             "class_names": model.class_names,
             "ordered": model.ordered,
             "reject": model.reject,
+            **({"unknown": model.unknown} if model.unknown else {}),
             "steps": model.steps,
             "weights_sha256": file_digest(temporary),
         }
@@ -171,7 +173,7 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
     if not all(_finite(value) for value in state.values() if value.is_floating_point()):
         raise ValueError(f"the weights in {weights} hold NaN or infinity, which kedge.save does not write")
     built.class_names, built.ordered = config["class_names"], bool(config.get("ordered"))
-    built.reject = config["reject"]
+    built.reject, built.unknown = config["reject"], config.get("unknown")
     built.steps = config.get("steps") or {}
     return built.eval()
 
@@ -262,7 +264,7 @@ def _checked(config: dict[str, Any], where: Path) -> dict[str, Any]:
     check_there(config, ("architecture", "first_layer"), str(where))
     first = config.get("first_layer")
     rules = {
-        "format_version": (version in (1, 2), "1 or 2"),
+        "format_version": (version in (1, 2, 3), "1, 2 or 3"),
         "kind": (config.get("kind") in list(_KINDS), " or ".join(_KINDS)),
         "network": (isinstance(config.get("network"), str), "a name"),
         "architecture": (isinstance(config.get("architecture"), dict | None), "null, or how to build the network"),
@@ -271,7 +273,8 @@ def _checked(config: dict[str, Any], where: Path) -> dict[str, Any]:
             "the name of a layer of an anchored model, else null",
         ),
         "dtype": (config.get("dtype") in ("float32", "float64", "float16", "bfloat16"), "a type of weights"),
-        "steps": (not config.get("steps") or version == 2, "nothing in format 1"),
+        "steps": (not config.get("steps") or version != 1, "nothing in format 1"),
+        "unknown": (config.get("unknown") is None or version == 3, "nothing before format 3"),
         "weights_sha256": (bool(re.fullmatch("[0-9a-f]{64}", str(config.get("weights_sha256")))), "64 digits"),
     }
     for name, (right, expected) in rules.items():

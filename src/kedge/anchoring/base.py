@@ -33,7 +33,8 @@ class PixelModel(Model):
         task: "classification" or "regression".
         class_names: a name for each output, or None.
         ordered: whether the classes are grades of one thing, from the lowest to the highest.
-        reject: the stored rule for saying "I do not know", or None.
+        reject: the stored rule for saying "I am not sure", or None.
+        unknown: the stored rule for saying "none of these", or None; see `kedge.unknown`.
         steps: what is done to the logits after the network (`kedge.postprocess`), by name, in this order; empty, or
             `{"temperature": {"value": T, ...}}` (see `kedge.training.calibrate`): in eval mode the logits of `forward`
             and `predict` are divided by T. In training mode, in `uncertainty` and in `per_reference` they are not.
@@ -72,6 +73,7 @@ class PixelModel(Model):
         self.class_names: list[str] | None = None
         self.ordered = False
         self.reject: dict[str, Any] | None = None
+        self.unknown: dict[str, Any] | None = None
         self.steps: dict[str, dict[str, Any]] = {}
 
     def extra_repr(self) -> str:
@@ -93,22 +95,24 @@ class PixelModel(Model):
         self.set_step("temperature", value, **record)
 
     def remove_step(self, name: str) -> dict[str, Any]:
-        """Take out a step, give back its record; the logits are as before it, to the bit, and so is the reject rule.
+        """Take out a step, give back its record; the logits are as before it, to the bit, and so are the rules.
 
-        Raises KeyError where there is none of this name, ValueError where the reject rule is one that was set with a
-        later step in force.
+        Raises KeyError where there is none of this name, ValueError where a rule is one that was set with a later
+        step in force.
         """
         if name not in self.steps:
             have = ", ".join(self.steps) or "no step"
             raise KeyError(f"the model has no step {name!r}; it has {have}")
         later = list(self.steps)[list(self.steps).index(name) + 1 :]
-        if blocking := [other for other in later if "reject_before" in self.steps[other]]:
-            raise ValueError(f"the reject threshold was set with {blocking[-1]} in force: take that out before {name}")
+        if blocking := [other for other in later if {"reject_before", "unknown_before"} & self.steps[other].keys()]:
+            raise ValueError(f"the thresholds were set with {blocking[-1]} in force: take that out before {name}")
         if resting := [other for other in later if kind_of(other).keeps_logits]:
             raise ValueError(f"{resting[-1]} was set on answers with {name} in force: take that out before {name}")
         record = self.steps.pop(name)
         if "reject_before" in record:
             self.reject = record["reject_before"]
+        if "unknown_before" in record:
+            self.unknown = record["unknown_before"]
         return record
 
     @property

@@ -46,6 +46,7 @@ class Model(nn.Module):
     class_names: list[str] | None = None
     ordered: bool = False
     reject: dict[str, Any] | None = None
+    unknown: dict[str, Any] | None = None
     steps: dict[str, dict[str, Any]]
 
     def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:

@@ -155,7 +155,7 @@ def with_one_reference_each(whole: "Ensemble", images: "ImageSet | None") -> "En
 
     each = [with_one_reference(member, images)[0] if member.count() else member for member in whole.members]
     model = Ensemble(each)
-    model.steps, model.reject = dict(whole.steps), whole.reject
+    model.steps, model.reject, model.unknown = dict(whole.steps), whole.reject, whole.unknown
     return model
 
 

@@ -48,7 +48,7 @@ class OnnxModel(PlainModel):
             task=card["task"],
         )
         self.class_names, self.ordered = card["class_names"], bool(card.get("ordered"))
-        self.reject = card["reject"]
+        self.reject, self.unknown = card["reject"], card.get("unknown")
         self.inside: dict[str, Any] = card.get("steps") or {}
         self.precision: dict[str, Any] | None = card.get("precision")
 

@@ -1,4 +1,4 @@
-"""What is set on validation images, the reject threshold and the temperature, and what a model is worth on them."""
+"""What is set on validation images, thresholds and temperature, and what a model is worth on them."""
 
 import logging
 import warnings
@@ -18,6 +18,7 @@ from kedge.postprocess import kind_of, trained_through
 from kedge.postprocess.temperature import fit_temperature
 from kedge.rejection import by_confidence, rule_from
 from kedge.training.recipe import Recipe
+from kedge.training.unknown_rule import rule_anew, rule_on
 from kedge.training.validation import rows_at_a_time
 
 __all__ = [
@@ -113,9 +114,9 @@ def calibrate(
 
     The images must be such as the model was not trained on, and are not to be those that it is judged by. An earlier
     step of this name is replaced if it was fitted, and refused if it changes labels: twice is no correction.
-    Confidences change, so a stored reject threshold is derived again from the same images for the same goal;
-    `model.remove_step(step)` brings the old one back with the old logits. All references of the bank are used, as
-    `predict` does.
+    Confidences change, so stored thresholds, for unsure and for unknown, are derived again from the same images for the
+    same goals; `model.remove_step(step)` brings the old ones back with the old logits. All references of the bank are
+    used, as `predict` does.
 
     Args:
         model: a classifier of `kedge.anchor`, `kedge.plain` or `kedge.load`; changed in place.
@@ -168,7 +169,7 @@ def calibrate(
             "the model has a reject threshold, and it is not stored what that was set for: with other labels it would "
             "say nothing. Take it out first (model.reject = None)"
         )
-    earlier = dict(model.steps), model.reject
+    earlier = dict(model.steps), model.reject, model.unknown
     if step in model.steps:
         model.remove_step(step)
     try:
@@ -177,7 +178,7 @@ def calibrate(
         value = kind.fit(logits, labels, **known, **stated)
         kind(value).check(model.num_outputs)
     except BaseException:
-        model.steps, model.reject = earlier
+        model.steps, model.reject, model.unknown = earlier
         raise
     record: dict[str, Any] = {"fitted_on": f"{validation.name} ({validation.split})", "images": len(labels)}
     if kind.keeps_logits:  # and with them the reject threshold
@@ -192,12 +193,15 @@ def calibrate(
     if goal:
         record["reject_before"] = rule
         model.reject = reject_rule(new, labels, **goal)
+    if model.unknown is not None:
+        record["unknown_before"] = model.unknown
+        model.unknown = rule_anew(model.unknown, new)
     model.set_step(step, value, **record)
     return model.steps[step]
 
 
 def set_anew(model: PixelModel, validation: ImageSet, batch_size: int = 64) -> None:
-    """Set steps and reject threshold of a model anew, whose answers are no longer those that they were set on.
+    """Set steps and thresholds of a model anew, whose answers are no longer those that they were set on.
 
     What was fitted is fitted again, what was stated stays; the threshold is for the same coverage or risk.
     """
@@ -208,11 +212,15 @@ def set_anew(model: PixelModel, validation: ImageSet, batch_size: int = 64) -> N
     logits, labels = predict_logits(model, validation, batch_size)
     if goal and all(kind_of(name).keeps_logits for name in records):
         model.reject = reject_rule(logits, labels, **goal)
+    if model.unknown is not None:
+        model.unknown = rule_anew(model.unknown, logits)
     for name, record in records.items():
         kind = kind_of(name)
         if kind.changes_labels:
             after = kind(record["value"])(logits)
             stated = {"value": record["value"], **({"reject_before": model.reject} if goal else {})}
+            if model.unknown is not None:
+                stated["unknown_before"], model.unknown = model.unknown, rule_anew(model.unknown, after)
             model.set_step(name, **stated)
             model.reject = reject_rule(after, labels, **goal) if goal else model.reject
         else:
@@ -231,12 +239,13 @@ def _goal(rule: Any) -> dict[str, Any]:
 def judge(
     model: PixelModel, recipe: Recipe, images: ImageSet, logits: Tensor, labels: Tensor, warn: bool = True
 ) -> dict[str, float]:
-    """Set the reject threshold of `model`, and the temperature if one is wanted; gives accuracy, nll and ece.
+    """Set the thresholds of `model`, and the temperature if one is wanted; gives accuracy, nll and ece.
 
     By logits `[N, C]` and labels `[N]` of `images`. With folds in the recipe they are those of all folds, by models
     that did not see them, and the rule says so. `warn`: say what is to be said of the temperature.
     """
     model.reject = reject_rule(logits, labels, recipe.coverage, recipe.risk)
+    model.unknown = None if recipe.familiar is None else rule_on(logits, recipe.familiar)
     if recipe.temperature:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -245,6 +254,7 @@ def judge(
             log.warning("%s", warning.message)
     if recipe.folds:
         model.reject = {**model.reject, "folds": recipe.folds}
+        model.unknown = model.unknown and {**model.unknown, "folds": recipe.folds}
     return measures(logits, labels)
 
 

@@ -222,7 +222,7 @@ def _hand_over(folds: list[_Fold], pooled: Pooled, recipe: Recipe) -> None:
         checkpoint.save(model, fold.folder.model)
         measured = measures(pooled.logits[own] / temperature, labels[own])
         facts = {**fold.folder.facts(), "validation": measured, "reject": model.reject, "steps": model.steps}
-        fold.folder.write_facts({**facts, "share": pooled.share})
+        fold.folder.write_facts({**facts, "unknown": model.unknown, "share": pooled.share})
 
 
 def _trained(recipe: Recipe, train: ImageSet, val: ImageSet, run: Path, number: int, train_fold: TrainFold) -> _Fold:

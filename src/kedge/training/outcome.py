@@ -101,8 +101,8 @@ def finish(
         models["model"], records["start"] = not_below_start(run, last, folder)
     measured = {name: _judged(model, run, main, pooled) for name, model in models.items()}
     model, validation = models.pop("model"), measured.pop("model")
-    facts = {**facts, "validation": validation, "reject": model.reject, "steps": model.steps}
-    facts |= {f"validation_{name}": values for name, values in measured.items()}
+    facts = {**facts, "validation": validation, "reject": model.reject, "unknown": model.unknown}
+    facts |= {"steps": model.steps, **{f"validation_{name}": values for name, values in measured.items()}}
     facts |= {key: record for key, record in records.items() if record is not None}
     report: Path | None = None
     if main:
