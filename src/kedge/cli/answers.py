@@ -59,14 +59,14 @@ class Tally:
     """What became of the images, counted as answers come."""
 
     def __init__(self) -> None:
-        self.images = self.failed = self.rejected = self.unknown = self.used = self.with_used = 0
+        self.images = self.failed = self.unsure = self.unknown = self.used = self.with_used = 0
         self.in_sets = self.empty = self.expected_right = self.unfamiliar = 0
 
     def add(self, row: Row) -> None:
         """Count an answer."""
         self.images += 1
         self.failed += row["error"] is not None
-        self.rejected += row["error"] is None and bool(row["reject"]) and not row["unknown"]
+        self.unsure += row["error"] is None and bool(row["reject"]) and not row["unknown"]
         self.unknown += row["error"] is None and bool(row["unknown"])
         if row.get("references_used") is not None:
             self.used += row["references_used"]

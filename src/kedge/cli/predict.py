@@ -348,19 +348,20 @@ def _remark(
     from kedge.unknown import UNKNOWN, UNSURE, words
     from kedge.unknown import in_words as unknown_in_words
 
-    remark = f"{tally.images - tally.failed} of {tally.images} images answered"
-    own = words(model.class_names)
+    own, answered = words(model.class_names), tally.images - tally.failed
+    remark = f"{answered} of {tally.images} images answered"
     if answer_all:
-        remark += ", each with a label (--answer_all)"
-    lead = "; by its rules" if answer_all else ","
+        remark += ", each with a label (--answer_all); by its rules"
+    else:
+        remark += f": {answered - tally.unknown - tally.unsure} with a label,"
     if model.unknown is None:
-        remark += f"{lead} none {own[0]}: the model has no rule for that"
+        remark += f" none {own[0]} (the model has no rule for that)"
     else:
-        remark += f"{lead} {tally.unknown} {own[0]} ({unknown_in_words(model.unknown)})"
+        remark += f" {tally.unknown} {own[0]} ({unknown_in_words(model.unknown)})"
     if rule is None:
-        remark += f"; none {own[1]}: the model has no stored threshold (--threshold sets one)"
+        remark += f", none {own[1]} (the model has no stored threshold; --threshold sets one)"
     else:
-        remark += f", {tally.rejected} {own[1]} (confidence below {in_words(rule)}"
+        remark += f", {tally.unsure} {own[1]} (confidence below {in_words(rule)}"
         if rule.get("coverage") is not None:
             remark += f", set to keep {rule['coverage']:.0%} of {set_on(rule)}"
         elif rule.get("risk") is not None:
