@@ -23,6 +23,7 @@ from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
 from kedge.anchoring.bare_network import resolve_normalisation
 from kedge.anchoring.convert import put_stem
 from kedge.anchoring.protocol import Model, as_model
+from kedge.anchoring.prototypes import PROTOTYPES, reads_features
 from kedge.anchoring.twin import evaluating
 from kedge.architectures import WithoutDraws, at_most, describe, rebuild
 from kedge.files import sweep, whole, write_text
@@ -55,6 +56,10 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
     kind = as_model(model).state()
     check_steps(model.steps, model.task, model.num_outputs)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    if not reads_features(model.unknown):
+        state.pop(PROTOTYPES, None)
+    elif PROTOTYPES not in state:
+        raise ValueError("not saved: the rule for unknown is by prototypes, and the model has none (model.prototypes)")
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ValueError(f"not saved: {broken[0]!r} and {len(broken) - 1} more hold NaN or infinity")
@@ -165,6 +170,10 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
         built = _tried(config, model, mean, std)
     if built.num_outputs != config["num_outputs"]:
         raise ValueError(f"the model has {built.num_outputs} outputs, but the saved one has {config['num_outputs']}")
+    if reads_features(config.get("unknown")) != (PROTOTYPES in state):
+        raise ValueError(f"{weights} and the rule for unknown of {CONFIG} disagree about {PROTOTYPES}: one was changed")
+    if PROTOTYPES in state:
+        built.prototypes = torch.zeros_like(state[PROTOTYPES])
     built.to(getattr(torch, config["dtype"]))
     try:
         built.load_state_dict(state)

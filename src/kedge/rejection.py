@@ -28,8 +28,9 @@ __all__ = [
 # The log odds of an answer without an alternative (one class, or all others excluded) are infinite. A large number in
 # their place can be stored in JSON and shown in a histogram, and leaves room above for a threshold that nothing meets.
 CERTAIN = 1e38
-# The scores of `kedge.scores` that are computed from the logits of one pass, which is all that travels in any file.
+# The scores of `kedge.scores` that a rule for `unknown` can have: of the logits of one pass, and of its features.
 OF_LOGITS = ("msp", "max_logit", "energy", "entropy")
+OF_FEATURES = ("prototypes",)
 # How far a threshold that no answer met lies above the confidence of the surest: whoever compares confidences in
 # float32 rejects them all too.
 _ABOVE = 2.0**-23
@@ -50,8 +51,8 @@ def is_rule(stated: Any) -> bool:
 
 
 def is_unknown_rule(stated: Any) -> bool:
-    """Whether what a file holds can be a model's `unknown`, see `kedge.unknown`: a score of the logits, a threshold."""
-    if not isinstance(stated, Mapping) or stated.get("score") not in OF_LOGITS:
+    """Whether what a file holds can be a model's `unknown`, see `kedge.unknown`: a score, a threshold."""
+    if not isinstance(stated, Mapping) or stated.get("score") not in (*OF_LOGITS, *OF_FEATURES):
         return False
     shares = [stated[key] for key in ("familiar", "expected", "kept") if stated.get(key) is not None]
     if not all(map(_is_finite, [stated.get("threshold"), *shares])):

@@ -1,6 +1,8 @@
 """Models that take pixels: images in [0, 1], normalised inside, so that distances are in pixel units."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -13,8 +15,10 @@ from kedge.anchoring.bare_network import (
     run,
     warn_of_probabilities,
 )
+from kedge.anchoring.outputs import collecting, features_of
 from kedge.anchoring.prediction import Prediction, summarise, vetted
 from kedge.anchoring.protocol import Model, independent
+from kedge.anchoring.prototypes import nearest, reads_features
 from kedge.anchoring.twin import evaluating, in_eval
 from kedge.checks import check_images, check_tensor
 from kedge.postprocess import apply, check_steps, kind_of, placed
@@ -34,6 +38,7 @@ class PixelModel(Model):
         class_names: a name for each output, or None.
         ordered: whether the classes are grades of one thing, from the lowest to the highest.
         reject: the stored rule for saying "I am not sure", or None.
+        prototypes: buffer `[K, D]` of directions of features, of length 1, or None; what `unknown` may be by.
         unknown: the stored rule for saying "none of these", or None; see `kedge.unknown`.
         steps: what is done to the logits after the network (`kedge.postprocess`), by name, in this order; empty, or
             `{"temperature": {"value": T, ...}}` (see `kedge.training.calibrate`): in eval mode the logits of `forward`
@@ -50,6 +55,7 @@ class PixelModel(Model):
     # What an anchored model has and no other; `count()` says whether there are any.
     references: Tensor
     residuals: Tensor | None
+    prototypes: Tensor | None
 
     def __init__(
         self,
@@ -72,6 +78,7 @@ class PixelModel(Model):
         self.task = task
         self.class_names: list[str] | None = None
         self.ordered = False
+        self.register_buffer("prototypes", None)
         self.reject: dict[str, Any] | None = None
         self.unknown: dict[str, Any] | None = None
         self.steps: dict[str, dict[str, Any]] = {}
@@ -125,6 +132,30 @@ class PixelModel(Model):
         prediction = self.predict(images, references, check=False)
         return prediction.logits, prediction.uncertainty
 
+    @contextmanager
+    def _familiar(
+        self, images: Tensor, references: Any = None, max_rows: int | None = None
+    ) -> Iterator[Callable[[Prediction], Prediction]]:
+        """A function that adds to the prediction made within how familiar the images are, if the rule asks for it."""
+        prototypes = self.prototypes
+        if not reads_features(self.unknown) or prototypes is None:
+            yield lambda prediction: prediction
+            return
+        if (layer := self.feature_layer(images, references)) is None:
+            # Of "adaptive", where images meet different numbers of references, that of the first.
+            first = self.outputs(images, 1, features=True, check=False).features if self.count() else None
+            score = None if first is None else nearest(first, prototypes)
+            yield lambda prediction: replace(prediction, familiarity=score)
+            return
+        with collecting(layer) as passes:
+
+            def added(prediction: Prediction) -> Prediction:
+                features = features_of(layer, passes, self.count(references), len(images), max_rows)
+                score = None if features is None else nearest(features, prototypes)
+                return replace(prediction, familiarity=score)
+
+            yield added
+
     def _stepped(self, logits: Tensor) -> Tensor:
         """The logits after the steps; in training mode as they are."""
         return logits if self.training or not self.steps else apply(self.steps, logits)
@@ -174,8 +205,9 @@ class PlainModel(PixelModel):
         """
         if check:
             check_images(images)
-        with in_eval(self.network) as network:
+        with self._familiar(images) as familiarity, in_eval(self.network) as network:
             prediction = summarise([network(self.normalise(images))[None]], self.task, steps=self.steps)
+            prediction = familiarity(prediction)
         return vetted(prediction, self.steps) if check else prediction
 
     def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:

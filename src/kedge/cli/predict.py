@@ -271,7 +271,7 @@ def predict_files(
         fits = [] if set_rule is None else set_rule.sets(prediction).tolist()
         usual = None if set_rule is None else set_rule.usual(prediction)
         meets = None if rule is None else answered(rule, prediction.confidence, prediction.log_odds)
-        strange = None if model.unknown is None else foreign(model.unknown, prediction.logits).tolist()
+        strange = None if model.unknown is None else foreign(model.unknown, prediction.logits, prediction.familiarity)
         for i, row in enumerate(row for row in rows if row["error"] is None):
             if bool(prediction.confidence[i].isnan()):
                 row["error"], row["reject"] = NO_ANSWER, True
@@ -285,7 +285,7 @@ def predict_files(
             if meets is not None:
                 row["reject"] = not meets[i]
             if strange is not None:
-                row["unknown"] = strange[i]
+                row["unknown"] = bool(strange[i])
             row["answer"] = row["label"] if answer_all else answer(row["label"], row["unknown"], row["reject"], own)
             if usual is not None:
                 ranked = prediction.logits[i].argsort(descending=True, stable=True).tolist()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kedge import catalog, metrics
 from kedge.anchoring import PixelModel
+from kedge.anchoring.prototypes import reads_features
 from kedge.checks import unlike_classes
 from kedge.confidence import log_odds
 from kedge.data import ImageSet
@@ -26,6 +27,7 @@ __all__ = [
     "fit_temperature",
     "judge",
     "measures",
+    "predict_familiar",
     "predict_logits",
     "predict_set",
     "reject_rule",
@@ -41,13 +43,22 @@ def predict_logits(
     model: PixelModel, images: ImageSet, batch_size: int = 256, workers: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits `[N, C]` and labels `[N]` of a whole set, with the model's whole bank and steps, on the CPU."""
+    return predict_familiar(model, images, batch_size, workers)[:2]
+
+
+@torch.no_grad()
+def predict_familiar(
+    model: PixelModel, images: ImageSet, batch_size: int = 256, workers: int = 0
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `predict_logits`, and how familiar the images are `[N]` where the model has a rule by prototypes, else None."""
     device = model.mean.device
-    logits, labels = [], []
+    logits, labels, familiar = [], [], []
     for batch, target in images.batches(batch_size, workers):
         prediction = model.predict(batch.to(device).float() / 255)
         logits.append(prediction.logits.float().cpu())
         labels.append(target)
-    return torch.cat(logits), torch.cat(labels)
+        familiar += [] if prediction.familiarity is None else [prediction.familiarity.float().cpu()]
+    return torch.cat(logits), torch.cat(labels), torch.cat(familiar) if familiar else None
 
 
 def run_logits(model: PixelModel, images: ImageSet, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,7 +204,7 @@ def calibrate(
     if goal:
         record["reject_before"] = rule
         model.reject = reject_rule(new, labels, **goal)
-    if model.unknown is not None:
+    if model.unknown is not None and not reads_features(model.unknown):  # which no step changes
         record["unknown_before"] = model.unknown
         model.unknown = rule_anew(model.unknown, new)
     model.set_step(step, value, **record)
@@ -209,17 +220,17 @@ def set_anew(model: PixelModel, validation: ImageSet, batch_size: int = 64) -> N
     for name in reversed(records):
         model.remove_step(name)
     goal = _goal(model.reject)
-    logits, labels = predict_logits(model, validation, batch_size)
+    logits, labels, familiar = predict_familiar(model, validation, batch_size)
     if goal and all(kind_of(name).keeps_logits for name in records):
         model.reject = reject_rule(logits, labels, **goal)
     if model.unknown is not None:
-        model.unknown = rule_anew(model.unknown, logits)
+        model.unknown = rule_anew(model.unknown, logits, familiar)
     for name, record in records.items():
         kind = kind_of(name)
         if kind.changes_labels:
             after = kind(record["value"])(logits)
             stated = {"value": record["value"], **({"reject_before": model.reject} if goal else {})}
-            if model.unknown is not None:
+            if model.unknown is not None and not reads_features(model.unknown):
                 stated["unknown_before"], model.unknown = model.unknown, rule_anew(model.unknown, after)
             model.set_step(name, **stated)
             model.reject = reject_rule(after, labels, **goal) if goal else model.reject

@@ -194,7 +194,7 @@ class Recipe:
     seed: int = 0
     coverage: float = 0.95
     risk: float | None = None
-    familiar: float | None = 0.97
+    familiar: float | None = 0.95
     temperature: bool = False
     val_pgd_steps: int = 10
     val_pgd_images: int = 1000

@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import Tensor
 
+from kedge.anchoring.prototypes import reads_features
 from kedge.unknown import score_of
 
-__all__ = ["DEFAULT", "rule_anew", "rule_on", "threshold_for"]
+__all__ = ["FAMILIAR", "rule_anew", "rule_on", "threshold_for"]
 
-DEFAULT = "energy"
+FAMILIAR = 0.95  # of validation images that are not to be called unknown
 
 
 def threshold_for(scores: Tensor, familiar: float) -> tuple[float, float]:
@@ -24,16 +25,15 @@ def threshold_for(scores: Tensor, familiar: float) -> tuple[float, float]:
     return float(scores.sort().values[count - 1]), 1 - count / (len(scores) + 1)
 
 
-def rule_on(logits: Tensor, familiar: float, score: str = DEFAULT, **chosen: Any) -> dict[str, Any] | None:
-    """The rule by a score, from logits `[N, C]` of validation images; None where there is none to set it by.
+def rule_on(scores: Tensor, familiar: float, score: str, **chosen: Any) -> dict[str, Any] | None:
+    """The rule by a score, from its values `[N]` on validation images; None where there is none to set it by.
 
     Args:
-        logits: after the model's steps.
+        scores: higher = more familiar.
         familiar: the share of images like these that are not to be called unknown, in (0, 1).
-        score: one of `kedge.unknown.OF_LOGITS`.
+        score: their name.
         chosen: what is to be known of how the score was chosen.
     """
-    scores = score_of(score, logits) if len(logits) else logits.new_zeros(0)
     if not len(scores) or not bool(scores.isfinite().all()):
         return None
     threshold, expected = threshold_for(scores, familiar)
@@ -49,7 +49,10 @@ def rule_on(logits: Tensor, familiar: float, score: str = DEFAULT, **chosen: Any
     }
 
 
-def rule_anew(rule: Mapping[str, Any], logits: Tensor) -> dict[str, Any] | None:
-    """A rule for other logits `[N, C]`: the same score, and the same share of images is left alone."""
+def rule_anew(rule: Mapping[str, Any], logits: Tensor, familiarity: Tensor | None = None) -> dict[str, Any] | None:
+    """A rule for other answers, logits `[N, C]` and familiarity `[N]`: by the same score, for the same share."""
     chosen = {key: value for key, value in rule.items() if key == "chosen"}
-    return rule_on(logits, rule.get("familiar", 0.97), rule["score"], **chosen)
+    scores = familiarity if reads_features(rule) else score_of(rule["score"], logits)
+    if scores is None:
+        return None
+    return rule_on(scores, rule.get("familiar", FAMILIAR), rule["score"], **chosen)
