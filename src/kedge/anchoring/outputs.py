@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring.last_layer import affine, inputs_of
 from kedge.anchoring.budget import budget_of, references_at_a_time
+from kedge.anchoring.last_layer import affine, inputs_of
 from kedge.anchoring.stem import at_least_float32
 from kedge.postprocess import undo
 

@@ -23,6 +23,7 @@ from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 from kedge.training.recorded import recorded_facts
 from kedge.training.start_from import started
+from kedge.training.unknown_choice import set_unknown
 
 __all__ = [
     "add_record",
@@ -95,6 +96,7 @@ def write_outcome(
         on = settings.torch_device()
         answers = predict_logits(model.to(on), val, settings.batch_size, settings.workers)
         measured = judge(model.cpu(), recipe, val, *answers)
+        set_unknown(model, recipe, train, val)
     facts |= {"validation": measured, "reject": model.reject, "unknown": model.unknown, "steps": {}}
     words = f"# Made by kedge adapt, {folder.name}: names the network and the images; what was done is in run.json.\n"
     facts |= {"adaptation": record, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}

@@ -19,7 +19,7 @@ from kedge.postprocess import kind_of, trained_through
 from kedge.postprocess.temperature import fit_temperature
 from kedge.rejection import by_confidence, rule_from
 from kedge.training.recipe import Recipe
-from kedge.training.unknown_rule import rule_anew, rule_on
+from kedge.training.unknown_rule import rule_anew
 from kedge.training.validation import rows_at_a_time
 
 __all__ = [
@@ -50,7 +50,7 @@ def predict_logits(
 def predict_familiar(
     model: PixelModel, images: ImageSet, batch_size: int = 256, workers: int = 0
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """As `predict_logits`, and how familiar the images are `[N]` where the model has a rule by prototypes, else None."""
+    """As `predict_logits`, and how familiar the images are `[N]`, of a model with a rule by prototypes, else None."""
     device = model.mean.device
     logits, labels, familiar = [], [], []
     for batch, target in images.batches(batch_size, workers):
@@ -250,13 +250,12 @@ def _goal(rule: Any) -> dict[str, Any]:
 def judge(
     model: PixelModel, recipe: Recipe, images: ImageSet, logits: Tensor, labels: Tensor, warn: bool = True
 ) -> dict[str, float]:
-    """Set the thresholds of `model`, and the temperature if one is wanted; gives accuracy, nll and ece.
+    """Set the reject threshold of `model`, and the temperature if one is wanted; gives accuracy, nll and ece.
 
     By logits `[N, C]` and labels `[N]` of `images`. With folds in the recipe they are those of all folds, by models
     that did not see them, and the rule says so. `warn`: say what is to be said of the temperature.
     """
     model.reject = reject_rule(logits, labels, recipe.coverage, recipe.risk)
-    model.unknown = None if recipe.familiar is None else rule_on(logits, recipe.familiar)
     if recipe.temperature:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -265,7 +264,6 @@ def judge(
             log.warning("%s", warning.message)
     if recipe.folds:
         model.reject = {**model.reject, "folds": recipe.folds}
-        model.unknown = model.unknown and {**model.unknown, "folds": recipe.folds}
     return measures(logits, labels)
 
 
