@@ -89,6 +89,7 @@ def interpolate_models(a: nn.Module, b: nn.Module, alpha: float) -> Any:
     copied = copy.deepcopy(b)
     copied.network.load_state_dict(weights)
     copied.steps, copied.reject, copied.unknown = trained_through(b.steps), None, None
+    copied.prototypes = None
     return copied
 
 
