@@ -195,8 +195,9 @@ def _compare(run: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) 
 
 def _off(written: Path, to: str, folded: Familiar, images: Tensor) -> float:
     """The largest difference of a familiarity between a file and what was written to it."""
+    session: Any = load_onnx(written).network if to == "onnx" else None
     with torch.no_grad():
-        said = load_onnx(written).network.both(images) if to == "onnx" else torch.export.load(written).module()(images)
+        said = session.both(images) if to == "onnx" else torch.export.load(written).module()(images)
         return float((said[1] - folded(images)[1]).abs().max())
 
 

@@ -65,7 +65,8 @@ class OnnxModel(PlainModel):
         """As of a plain model; the familiarity is what the file says."""
         if check:
             check_images(images)
-        logits, familiarity = self.network.both(self.normalise(images))
+        session: Any = self.network
+        logits, familiarity = session.both(self.normalise(images))
         prediction = replace(conclude(logits, None, self.task), familiarity=familiarity)
         return vetted(prediction) if check else prediction
 

@@ -12,7 +12,7 @@ __all__ = ["STREAM", "check_negatives", "held_out_negatives", "with_negatives"]
 
 STREAM = "outliers"  # of the further images that a step needs
 LOSS = "OutlierExposure"
-HELD_OUT, FEWEST = 0.2, 100  # the share that is held out, and of how many it is
+HELD_OUT, FEWEST, MOST = 0.2, 100, 500  # the share that is held out, of how many at least, and about how many at most
 
 
 def with_negatives(recipe: Recipe, in_memory: Collection[str] = ()) -> Recipe:
@@ -47,12 +47,13 @@ def with_negatives(recipe: Recipe, in_memory: Collection[str] = ()) -> Recipe:
 def held_out_negatives(extra: Mapping[str, ImageSet], recipe: Recipe) -> tuple[dict[str, ImageSet], ImageSet | None]:
     """(further images of which the negatives are trained on, the negatives that are held out to choose a score by).
 
-    A fifth of them, by what is in them and the seed of the split; none of fewer than a hundred.
+    A fifth of them, or about 500, by what is in them and the seed of the split; none of fewer than a hundred.
     """
     images = extra[STREAM]
     if len(images) < FEWEST:
         return dict(extra), None
-    out = uniform(images.keys(), held_by(vars(recipe))) < HELD_OUT
+    drawn = uniform(images.keys(), held_by(vars(recipe)))
+    out = drawn < min(HELD_OUT, MOST / len(images))
     left, held = images.subset(~out), images.subset(out)
     left.mirror = images.mirror
     return {**extra, STREAM: left}, held
