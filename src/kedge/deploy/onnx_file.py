@@ -13,6 +13,7 @@ from kedge.anchoring.prediction import conclude, vetted
 from kedge.anchoring.prototypes import reads_features
 from kedge.checks import check_images
 from kedge.deploy.card import KEY, read_card
+from kedge.deploy.familiar import OUTPUT
 
 
 class OnnxSession(nn.Module):
@@ -152,11 +153,11 @@ def silence() -> None:
 def _check_graph(session: Any, stated: dict[str, Any], path: Path) -> None:
     """Raise ValueError unless the network in the file takes and returns what the card says, as far as it tells."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    wanted = 2 if reads_features(stated.get("unknown")) else 1  # the second one is how familiar images are
-    if len(inputs) != 1 or len(outputs) != wanted:
-        raise ValueError(
-            f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, not one and {wanted}: it was changed"
-        )
+    familiar = [each.name for each in outputs[1:]] == [OUTPUT]
+    if len(inputs) != 1 or len(outputs) != 1 + familiar:
+        raise ValueError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, not one of each: it was changed")
+    if reads_features(stated.get("unknown")) and not familiar:
+        raise ValueError(f"{path} has no output {OUTPUT}, by which its rule for unknown goes: it was changed")
     for what, node, expected in (
         ("takes", inputs[0], stated["input_shape"]),
         ("returns", outputs[0], [stated["num_outputs"]]),
