@@ -56,10 +56,10 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
     kind = as_model(model).state()
     check_steps(model.steps, model.task, model.num_outputs)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    if not reads_features(model.unknown):
-        state.pop(PROTOTYPES, None)
-    elif PROTOTYPES not in state:
-        raise ValueError("not saved: the rule for unknown is by prototypes, and the model has none (model.prototypes)")
+    if reads_features(model.unknown):
+        if model.prototypes is None:
+            raise ValueError("not saved: the rule for unknown is by prototypes, and model.prototypes is None")
+        state[PROTOTYPES] = model.prototypes.detach().cpu().contiguous().clone()
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ValueError(f"not saved: {broken[0]!r} and {len(broken) - 1} more hold NaN or infinity")
@@ -172,16 +172,15 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
         raise ValueError(f"the model has {built.num_outputs} outputs, but the saved one has {config['num_outputs']}")
     if reads_features(config.get("unknown")) != (PROTOTYPES in state):
         raise ValueError(f"{weights} and the rule for unknown of {CONFIG} disagree about {PROTOTYPES}: one was changed")
-    if PROTOTYPES in state:
-        built.prototypes = torch.zeros_like(state[PROTOTYPES])
     built.to(getattr(torch, config["dtype"]))
     try:
-        built.load_state_dict(state)
+        built.load_state_dict({name: value for name, value in state.items() if name != PROTOTYPES})
     except RuntimeError as error:
         raise ValueError(f"the weights in {weights} do not fit the model: {_short(error)}") from error
     if not all(_finite(value) for value in state.values() if value.is_floating_point()):
         raise ValueError(f"the weights in {weights} hold NaN or infinity, which kedge.save does not write")
     built.class_names, built.ordered = config["class_names"], bool(config.get("ordered"))
+    built.prototypes = state.get(PROTOTYPES)
     built.reject, built.unknown = config["reject"], config.get("unknown")
     built.steps = config.get("steps") or {}
     return built.eval()

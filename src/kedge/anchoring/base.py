@@ -78,7 +78,8 @@ class PixelModel(Model):
         self.task = task
         self.class_names: list[str] | None = None
         self.ordered = False
-        self.register_buffer("prototypes", None)
+        # No part of the state dict: weights of training and averages have none. A saved model has them beside it.
+        self.register_buffer("prototypes", None, persistent=False)
         self.reject: dict[str, Any] | None = None
         self.unknown: dict[str, Any] | None = None
         self.steps: dict[str, dict[str, Any]] = {}

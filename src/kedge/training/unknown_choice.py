@@ -104,9 +104,10 @@ def choose_rule(
         if pooled[1] is not None and model.prototypes is not None:
             scores[PROTOTYPES] = pooled[1]
         return _stored(model, scores, _default(scores), familiar, {"why": _by_default(len(inside))})
-    inside = outputs_on(model, validation, batch_size, workers)
-    if not len(inside):
+    if not len(validation):
+        model.prototypes = None
         return None
+    inside = outputs_on(model, validation, batch_size, workers)
     kinds: dict[str, Any] = {}
     if len(inside) >= ENOUGH:
         away = {"shuffled": outputs_on(model, validation, batch_size, workers, shuffle=seed)}
