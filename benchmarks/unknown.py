@@ -32,7 +32,7 @@ from kedge.anchoring.prototypes import PROTOTYPES, nearest
 from kedge.confidence import log_odds
 from kedge.data import ImageSet
 from kedge.evaluation.provenance import machine, now
-from kedge.evaluation.sets import limited
+from kedge.evaluation import sets
 from kedge.files import write_text
 from kedge.metrics import accuracy_interval
 from kedge.rejection import answered
@@ -46,6 +46,11 @@ RESULTS = Path(__file__).parent / "results"
 FOREIGN = ("textures10_64", "scenes2_64", "traffic_signs43_64", "imagenet_sample256")
 SIZE = 96
 Trained = tuple[Any, ImageSet, ImageSet, ImageSet, dict[str, ImageSet]]  # model, train, validation, own, foreign
+
+
+def limited(images: ImageSet, most: int) -> ImageSet:
+    """So many of a set, drawn by a fixed seed."""
+    return sets.limited(images, most, 0)[0]
 
 
 def photos(name: str, seed: int, most: int) -> Trained:

@@ -203,7 +203,7 @@ def test_prototypes_are_saved_with_their_rule_and_not_without(digits, tmp_path):
     with pytest.raises(ValueError, match="disagree about prototypes"):
         kedge.load(folder)
     kept, model.prototypes = model.prototypes, None
-    with pytest.raises(ValueError, match="model.prototypes is None"):
+    with pytest.raises(ValueError, match=r"model\.prototypes is None"):
         kedge.save(model, tmp_path / "none")
     with pytest.raises(ValueError, match="has no familiarity"):
         unknown.answers(model, model.predict(images))

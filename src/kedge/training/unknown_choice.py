@@ -147,7 +147,8 @@ def set_unknown(
     model.prototypes = model.unknown = None
     if recipe.familiar is None:
         return
-    model.to(torch.device(recipe.device))
+    if recipe.device != "auto":  # as of a model that no training loop made, which stays where it is
+        model.to(torch.device(recipe.device))
     how: dict[str, Any] = {"batch_size": rows_at_a_time(recipe), "workers": recipe.workers or 0, "seed": recipe.seed}
     choose_rule(model, train, validation, recipe.familiar, negatives=negatives, pooled=pooled, **how)
     if recipe.folds and model.unknown is not None:
