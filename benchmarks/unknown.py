@@ -31,8 +31,8 @@ from kedge.anchoring.outputs import Outputs
 from kedge.anchoring.prototypes import PROTOTYPES, nearest
 from kedge.confidence import log_odds
 from kedge.data import ImageSet
-from kedge.evaluation.provenance import machine, now
 from kedge.evaluation import sets
+from kedge.evaluation.provenance import machine, now
 from kedge.files import write_text
 from kedge.metrics import accuracy_interval
 from kedge.rejection import answered
