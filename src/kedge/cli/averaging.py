@@ -73,7 +73,9 @@ def set_reject(
     if model.class_names is None:
         model.class_names = list(val.class_names)
     lines = [f"reject threshold {in_words(model.reject)}, set on these images to {goal_in_words(goal)}"]
-    if model.unknown is not None:
+    if second.unknown is not None and model.unknown is None:
+        lines.append("the rule for unknown is left out: it is by features, and those of an average are others")
+    elif model.unknown is not None:
         lines.append(
             f"unknown where {unknown_in_words(model.unknown)}: the score of the second, its threshold set anew"
         )
