@@ -214,7 +214,7 @@ def named(name, library="timm", **arguments):
     ("changes", "match"),
     [
         ({"format": "pickle"}, "not a kedge config"),
-        ({"format_version": 3}, "upgrade kedge"),
+        ({"format_version": 4}, "upgrade kedge"),
         ({"format_version": "1"}, "format_version cannot be"),
         ({"kind": "os.system"}, "kind cannot be"),
         ({"kind": ["anchored"]}, "kind cannot be"),

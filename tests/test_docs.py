@@ -222,6 +222,7 @@ WALKS = {
     "metrics.md": ({}, {}, ()),
     "published-sets.md": ({}, {"~/data/": "", "tiny_imagenet32_jpeg": "photos"}, ("kedge evaluate",)),
     "scores.md": ({}, {}, ("kedge adapt", "kedge evaluate")),
+    "unknown.md": (MINE, {}, ()),
 }
 SLOW = {
     "cookbook/index.md": ({}, {"--name first": "--name again"}, ()),

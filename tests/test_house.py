@@ -15,6 +15,7 @@ ORDER = (
     "procedures run_page auditing",
     "training evaluation",
     "reporting probing weights",
+    "unknown",
     "objectives scores test_time hub selection",
     "attacks optim checkpoint metrics ensemble expert_weights",
     "architectures named_model stated",

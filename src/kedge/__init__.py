@@ -55,6 +55,7 @@ _ROOMS = {
     "samplers",
     "scores",
     "training",
+    "unknown",
     "weights",
 }
 __all__ = ["__version__", *sorted(_HOMES), *sorted(_ROOMS)]

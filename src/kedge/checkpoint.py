@@ -23,6 +23,7 @@ from kedge.anchoring import AnchoredModel, PixelModel, PlainModel, anchor, plain
 from kedge.anchoring.bare_network import resolve_normalisation
 from kedge.anchoring.convert import put_stem
 from kedge.anchoring.protocol import Model, as_model
+from kedge.anchoring.prototypes import PROTOTYPES, reads_features
 from kedge.anchoring.twin import evaluating
 from kedge.architectures import WithoutDraws, at_most, describe, rebuild
 from kedge.files import sweep, whole, write_text
@@ -32,8 +33,9 @@ from kedge.postprocess import check_steps
 from kedge.regular import LARGEST_TEXT, check_file, file_digest
 from kedge.stated import check_stated, check_there, refuse
 
-# A model with steps is written as format 2: a reader that knows none would give other confidences without a word.
-FORMAT_VERSION = 2
+# A model with steps is written as format 2: a reader that knows none would give other confidences without a word. One
+# with a rule for "unknown" as format 3: a reader that does not know it would name a class where there is none.
+FORMAT_VERSION = 3
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 log = logging.getLogger("kedge")
 _KINDS = ("anchored", "plain")
@@ -54,6 +56,10 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
     kind = as_model(model).state()
     check_steps(model.steps, model.task, model.num_outputs)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    if reads_features(model.unknown):
+        if model.prototypes is None:
+            raise ValueError("not saved: the rule for unknown is by prototypes, and model.prototypes is None")
+        state[PROTOTYPES] = model.prototypes.detach().cpu().contiguous().clone()
     broken = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
         raise ValueError(f"not saved: {broken[0]!r} and {len(broken) - 1} more hold NaN or infinity")
@@ -65,7 +71,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
         save_file(state, temporary, metadata={"format": "pt"})
         config: dict[str, Any] = {
             "format": "kedge",
-            "format_version": 2 if model.steps else 1,
+            "format_version": 3 if model.unknown else 2 if model.steps else 1,
             "kedge_version": __version__,
             "kind": kind["kind"],
             "network": type(model.network).__name__,
@@ -78,6 +84,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
             "class_names": model.class_names,
             "ordered": model.ordered,
             "reject": model.reject,
+            **({"unknown": model.unknown} if model.unknown else {}),
             "steps": model.steps,
             "weights_sha256": file_digest(temporary),
         }
@@ -163,15 +170,18 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
         built = _tried(config, model, mean, std)
     if built.num_outputs != config["num_outputs"]:
         raise ValueError(f"the model has {built.num_outputs} outputs, but the saved one has {config['num_outputs']}")
+    if reads_features(config.get("unknown")) != (PROTOTYPES in state):
+        raise ValueError(f"{weights} and the rule for unknown of {CONFIG} disagree about {PROTOTYPES}: one was changed")
     built.to(getattr(torch, config["dtype"]))
     try:
-        built.load_state_dict(state)
+        built.load_state_dict({name: value for name, value in state.items() if name != PROTOTYPES})
     except RuntimeError as error:
         raise ValueError(f"the weights in {weights} do not fit the model: {_short(error)}") from error
     if not all(_finite(value) for value in state.values() if value.is_floating_point()):
         raise ValueError(f"the weights in {weights} hold NaN or infinity, which kedge.save does not write")
     built.class_names, built.ordered = config["class_names"], bool(config.get("ordered"))
-    built.reject = config["reject"]
+    built.prototypes = state.get(PROTOTYPES)
+    built.reject, built.unknown = config["reject"], config.get("unknown")
     built.steps = config.get("steps") or {}
     return built.eval()
 
@@ -262,7 +272,7 @@ def _checked(config: dict[str, Any], where: Path) -> dict[str, Any]:
     check_there(config, ("architecture", "first_layer"), str(where))
     first = config.get("first_layer")
     rules = {
-        "format_version": (version in (1, 2), "1 or 2"),
+        "format_version": (version in (1, 2, 3), "1, 2 or 3"),
         "kind": (config.get("kind") in list(_KINDS), " or ".join(_KINDS)),
         "network": (isinstance(config.get("network"), str), "a name"),
         "architecture": (isinstance(config.get("architecture"), dict | None), "null, or how to build the network"),
@@ -271,7 +281,8 @@ def _checked(config: dict[str, Any], where: Path) -> dict[str, Any]:
             "the name of a layer of an anchored model, else null",
         ),
         "dtype": (config.get("dtype") in ("float32", "float64", "float16", "bfloat16"), "a type of weights"),
-        "steps": (not config.get("steps") or version == 2, "nothing in format 1"),
+        "steps": (not config.get("steps") or version != 1, "nothing in format 1"),
+        "unknown": (config.get("unknown") is None or version == 3, "nothing before format 3"),
         "weights_sha256": (bool(re.fullmatch("[0-9a-f]{64}", str(config.get("weights_sha256")))), "64 digits"),
     }
     for name, (right, expected) in rules.items():

@@ -50,7 +50,7 @@ def aggregate(
     omega = torch.zeros(experts.heads, requires_grad=True)
     rule = torch.optim.SGD([omega], lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     device = experts.weights.device
-    model.steps, model.reject = {}, None
+    model.steps, model.reject, model.unknown = {}, None, None
     with evaluating(model):
         for epoch in range(epochs):
             draws = generator(seed, "aggregate", epoch)
@@ -116,7 +116,7 @@ def select_head(model: PixelModel, few: ImageSet, batch_size: int = 256) -> int:
     best = int(right.argmax())
     with torch.no_grad():
         experts.weights.copy_(torch.eye(experts.heads)[best])
-    model.steps, model.reject = {}, None
+    model.steps, model.reject, model.unknown = {}, None, None
     return best
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "goal_in_words",
     "in_words",
     "is_rule",
+    "is_unknown_rule",
     "resolved",
     "rule_at",
     "rule_from",
@@ -27,6 +28,9 @@ __all__ = [
 # The log odds of an answer without an alternative (one class, or all others excluded) are infinite. A large number in
 # their place can be stored in JSON and shown in a histogram, and leaves room above for a threshold that nothing meets.
 CERTAIN = 1e38
+# The scores of `kedge.scores` that a rule for `unknown` can have: of the logits of one pass, and of its features.
+OF_LOGITS = ("msp", "max_logit", "energy", "entropy")
+OF_FEATURES = ("prototypes",)
 # How far a threshold that no answer met lies above the confidence of the surest: whoever compares confidences in
 # float32 rejects them all too.
 _ABOVE = 2.0**-23
@@ -44,6 +48,16 @@ def is_rule(stated: Any) -> bool:
     if not all(map(_is_finite, numbers)):
         return False
     return by_confidence(stated) is None or 0 <= stated["threshold"] <= 1 + 2 * _ABOVE
+
+
+def is_unknown_rule(stated: Any) -> bool:
+    """Whether what a file holds can be a model's `unknown`, see `kedge.unknown`: a score, a threshold."""
+    if not isinstance(stated, Mapping) or stated.get("score") not in (*OF_LOGITS, *OF_FEATURES):
+        return False
+    shares = [stated[key] for key in ("familiar", "expected", "kept") if stated.get(key) is not None]
+    if not all(map(_is_finite, [stated.get("threshold"), *shares])):
+        return False
+    return stated.get("unknown_if", "below") == "below" and all(0 <= share <= 1 for share in shares)
 
 
 def _is_finite(value: Any) -> bool:

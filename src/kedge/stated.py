@@ -7,7 +7,7 @@ from typing import Any
 
 from kedge.anchoring.base import TASKS
 from kedge.postprocess import check_steps
-from kedge.rejection import is_rule
+from kedge.rejection import OF_FEATURES, OF_LOGITS, is_rule, is_unknown_rule
 
 # Values of one input, and outputs; a tampered shape must not allocate the machine away.
 LARGEST = 2**24
@@ -36,6 +36,9 @@ def check_stated(stated: Mapping[str, Any], where: str) -> None:
         refuse(stated, "ordered", where, "true or false")
     if stated.get("reject") is not None and not is_rule(stated["reject"]):
         refuse(stated, "reject", where, "null, or a finite threshold, a confidence between 0 and 1, with its log_odds")
+    if stated.get("unknown") is not None and not is_unknown_rule(stated["unknown"]):
+        scores = ", ".join((*OF_LOGITS, *OF_FEATURES))
+        refuse(stated, "unknown", where, f"null, or one of the scores {scores} and a finite threshold that it is below")
     try:
         check_steps(stated.get("steps") or {}, str(stated.get("task")), outputs)
     except ValueError as error:

@@ -56,14 +56,15 @@ def test_what_is_no_image_of_a_kind_that_is_read_is_answered_by_what_it_is(comma
 def test_csv_and_table(command, model_folder, photos):
     _, out, _ = command("predict", model_folder, photos / "d1.png", photos / "broken.jpg", "--format", "csv")
     first, second = csv.DictReader(io.StringIO(out))
-    assert list(first) == ["path", "label", "confidence", "uncertainty", "reject", "error", "log_odds"]
+    columns = "path answer label confidence uncertainty reject unknown error log_odds"
+    assert list(first) == columns.split()
     assert first["error"] == ""
     assert second["label"] == ""
     assert second["error"]
     code, out, _ = command("predict", model_folder, photos / "d1.png", photos / "broken.jpg", "--threshold", "1")
     lines = out.splitlines()
-    assert lines[0].split() == ["image", "label", "confidence", "uncertainty", "reject"]
-    assert lines[1].endswith("reject")
+    assert lines[0].split() == ["image", "answer", "label", "confidence", "uncertainty"]
+    assert lines[1].split()[1] == "unsure"
     assert "(unreadable)" in lines[2]
     assert code == 3
 
@@ -88,7 +89,7 @@ def test_nan_is_rejected_and_never_an_answer(command, digit_model, model_folder,
         assert (lost["label"], lost["confidence"], lost["reject"]) == (None, None, True)
         assert lost["error"] == "the model's output is NaN: no answer"
         assert unreadable["reject"] is None
-        assert "0 of 2 images answered, 0 rejected" in err
+        assert "0 of 2 images answered: 0 with a label, none unknown (the model has no rule for that), 0 unsure" in err
     lines = command("predict", model_folder, *asked)[1].splitlines()
     assert "(no answer)" in lines[1]
     assert "(unreadable)" in lines[2]
@@ -162,7 +163,7 @@ def test_answers_with_a_confidence_of_1_are_told_apart(command, photos, tmp_path
         rows = json.loads(out)
         assert (code, [row["reject"] for row in rows]) == (0, rejected)
         np.testing.assert_allclose([row["log_odds"] for row in rows], said.log_odds, rtol=1e-4)
-        assert f"{sum(rejected)} rejected (confidence below 1 - " in err
+        assert f"{sum(rejected)} unsure (confidence below 1 - " in err
     middle = float(ordered[1:3].mean())
     asked = f"{1 / (1 + np.exp(-middle)):.17g}"
     out = command("predict", folder, *files, "--format", "json", "--threshold", asked)[1]
@@ -305,7 +306,7 @@ def test_prediction_sets_stand_beside_the_answers(command, model_folder, photos,
         json.loads(plain)
     )
     _, table, _ = command("predict", folder, photos, "--sets", "0.9")
-    assert table.splitlines()[0].split() == ["image", "label", "confidence", "uncertainty", "reject", "set"]
+    assert table.splitlines()[0].split() == ["image", "answer", "label", "confidence", "uncertainty", "set"]
     _, text, _ = command("predict", folder, photos / "d1.png", "--sets", "0.9", "--format", "csv")
     (row,) = csv.DictReader(io.StringIO(text))
     assert json.loads(row["set"])[0] == row["label"]

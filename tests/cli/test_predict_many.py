@@ -102,8 +102,8 @@ def test_a_call_that_failed_before_its_first_answer_is_mended(command, model_fol
 
 
 def _row(i):
-    row = dict.fromkeys(("uncertainty", "reject", "error"))
-    return {"path": str(i), "label": "a", "confidence": 0.5, "log_odds": 0.0, **row}
+    row = dict.fromkeys(("uncertainty", "reject", "unknown", "error"))
+    return {"path": str(i), "answer": "a", "label": "a", "confidence": 0.5, "log_odds": 0.0, **row}
 
 
 def _ignore(*_):

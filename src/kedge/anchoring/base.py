@@ -1,6 +1,8 @@
 """Models that take pixels: images in [0, 1], normalised inside, so that distances are in pixel units."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -13,8 +15,10 @@ from kedge.anchoring.bare_network import (
     run,
     warn_of_probabilities,
 )
+from kedge.anchoring.outputs import collecting, features_of
 from kedge.anchoring.prediction import Prediction, summarise, vetted
 from kedge.anchoring.protocol import Model, independent
+from kedge.anchoring.prototypes import nearest, reads_features
 from kedge.anchoring.twin import evaluating, in_eval
 from kedge.checks import check_images, check_tensor
 from kedge.postprocess import apply, check_steps, kind_of, placed
@@ -33,7 +37,9 @@ class PixelModel(Model):
         task: "classification" or "regression".
         class_names: a name for each output, or None.
         ordered: whether the classes are grades of one thing, from the lowest to the highest.
-        reject: the stored rule for saying "I do not know", or None.
+        reject: the stored rule for saying "I am not sure", or None.
+        prototypes: buffer `[K, D]` of directions of features, of length 1, or None; what `unknown` may be by.
+        unknown: the stored rule for saying "none of these", or None; see `kedge.unknown`.
         steps: what is done to the logits after the network (`kedge.postprocess`), by name, in this order; empty, or
             `{"temperature": {"value": T, ...}}` (see `kedge.training.calibrate`): in eval mode the logits of `forward`
             and `predict` are divided by T. In training mode, in `uncertainty` and in `per_reference` they are not.
@@ -49,6 +55,7 @@ class PixelModel(Model):
     # What an anchored model has and no other; `count()` says whether there are any.
     references: Tensor
     residuals: Tensor | None
+    prototypes: Tensor | None
 
     def __init__(
         self,
@@ -71,7 +78,10 @@ class PixelModel(Model):
         self.task = task
         self.class_names: list[str] | None = None
         self.ordered = False
+        # No part of the state dict: weights of training and averages have none. A saved model has them beside it.
+        self.register_buffer("prototypes", None, persistent=False)
         self.reject: dict[str, Any] | None = None
+        self.unknown: dict[str, Any] | None = None
         self.steps: dict[str, dict[str, Any]] = {}
 
     def extra_repr(self) -> str:
@@ -93,22 +103,24 @@ class PixelModel(Model):
         self.set_step("temperature", value, **record)
 
     def remove_step(self, name: str) -> dict[str, Any]:
-        """Take out a step, give back its record; the logits are as before it, to the bit, and so is the reject rule.
+        """Take out a step, give back its record; the logits are as before it, to the bit, and so are the rules.
 
-        Raises KeyError where there is none of this name, ValueError where the reject rule is one that was set with a
-        later step in force.
+        Raises KeyError where there is none of this name, ValueError where a rule is one that was set with a later
+        step in force.
         """
         if name not in self.steps:
             have = ", ".join(self.steps) or "no step"
             raise KeyError(f"the model has no step {name!r}; it has {have}")
         later = list(self.steps)[list(self.steps).index(name) + 1 :]
-        if blocking := [other for other in later if "reject_before" in self.steps[other]]:
-            raise ValueError(f"the reject threshold was set with {blocking[-1]} in force: take that out before {name}")
+        if blocking := [other for other in later if {"reject_before", "unknown_before"} & self.steps[other].keys()]:
+            raise ValueError(f"the thresholds were set with {blocking[-1]} in force: take that out before {name}")
         if resting := [other for other in later if kind_of(other).keeps_logits]:
             raise ValueError(f"{resting[-1]} was set on answers with {name} in force: take that out before {name}")
         record = self.steps.pop(name)
         if "reject_before" in record:
             self.reject = record["reject_before"]
+        if "unknown_before" in record:
+            self.unknown = record["unknown_before"]
         return record
 
     @property
@@ -120,6 +132,30 @@ class PixelModel(Model):
         """Logits and uncertainty of `predict` with these references."""
         prediction = self.predict(images, references, check=False)
         return prediction.logits, prediction.uncertainty
+
+    @contextmanager
+    def _familiar(
+        self, images: Tensor, references: Any = None, max_rows: int | None = None
+    ) -> Iterator[Callable[[Prediction], Prediction]]:
+        """A function that adds to the prediction made within how familiar the images are, if the rule asks for it."""
+        prototypes = self.prototypes
+        if not reads_features(self.unknown) or prototypes is None:
+            yield lambda prediction: prediction
+            return
+        if (layer := self.feature_layer(images, references)) is None:
+            # Of "adaptive", where images meet different numbers of references, that of the first.
+            first = self.outputs(images, 1, features=True, check=False).features if self.count() else None
+            score = None if first is None else nearest(first, prototypes)
+            yield lambda prediction: replace(prediction, familiarity=score)
+            return
+        with collecting(layer) as passes:
+
+            def added(prediction: Prediction) -> Prediction:
+                features = features_of(layer, passes, self.count(references), len(images), max_rows)
+                score = None if features is None else nearest(features, prototypes)
+                return replace(prediction, familiarity=score)
+
+            yield added
 
     def _stepped(self, logits: Tensor) -> Tensor:
         """The logits after the steps; in training mode as they are."""
@@ -177,8 +213,9 @@ class PlainModel(PixelModel):
         """
         if check:
             check_images(images)
-        with in_eval(self.network) as network:
+        with self._familiar(images) as familiarity, in_eval(self.network) as network:
             prediction = summarise([network(self.normalise(images))[None]], self.task, steps=self.steps)
+            prediction = familiarity(prediction)
         return vetted(prediction, self.steps) if check else prediction
 
     def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:

@@ -96,7 +96,7 @@ class AnchoredModel(ReferencedModel):
             )
         if check:
             check_images(images)
-        with in_eval(self) as model:
+        with self._familiar(images, references, max_rows) as familiarity, in_eval(self) as model:
             chunks: Iterable[Tensor]
             if adaptive:
                 logits, spread, used = predict_adaptively(model, images, tolerance, max_rows)
@@ -109,6 +109,7 @@ class AnchoredModel(ReferencedModel):
                 else:
                     raise ValueError(f'references must be a number, a tensor, "blt" or "adaptive", got {references!r}')
                 prediction = summarise(chunks, self.task, recalibrate, keep_per_reference, self.steps)
+            prediction = familiarity(prediction)
         return vetted(prediction, {} if recalibrate else self.steps) if check else prediction
 
     def fold(self, reference: int = 0, image_size: int | tuple[int, int] | None = None) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring.budget import budget_of, references_at_a_time
+from kedge.anchoring.last_layer import affine, inputs_of
 from kedge.anchoring.stem import at_least_float32
 from kedge.postprocess import undo
 
@@ -113,9 +114,22 @@ def collecting(layer: nn.Module | None) -> Iterator[list[Tensor]]:
         yield inputs
 
 
-def mean_of_passes(passes: list[Tensor], count: int, batch: int) -> Tensor:
+def features_of(
+    layer: nn.Module, passes: list[Tensor], count: int, batch: int, max_rows: int | None = None
+) -> Tensor | None:
+    """Features `[B, D]`, the mean over `count` references of what `layer` read in passes; None if it read nothing."""
+    if not passes and batch:
+        return None
+    parts = [inputs_of(layer, x) for x in passes if len(x)]
+    if not parts:
+        weight = affine(layer)[0]
+        return weight.new_zeros(0, weight.shape[1])
+    return torch.cat(parts) if count <= 1 else mean_of_passes(parts, count, batch, max_rows)
+
+
+def mean_of_passes(passes: list[Tensor], count: int, batch: int, max_rows: int | None = None) -> Tensor:
     """The mean over `count` references `[B, D]` of what their passes gave, `[k * b, D]` each, reference-major."""
-    budget = budget_of(batch, None)
+    budget = budget_of(batch, max_rows)
     at_a_time, each = references_at_a_time(count, batch, budget), iter(passes)
     total = torch.zeros(())
     for k in [min(at_a_time, count - first) for first in range(0, count, at_a_time)]:

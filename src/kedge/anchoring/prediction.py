@@ -36,6 +36,8 @@ class Prediction:
             (`references="adaptive"`); else None.
         log_odds: `[B]`, log(p / (1 - p)) of the confidence p, in the order of the confidence and beyond where that is 1
             in float32: what to rank and to reject by (see `kedge.metrics.log_odds`); None for regression.
+        familiarity: `[B]`, how near the features of the pass are to the model's prototypes, higher = more familiar,
+            where its rule for `unknown` is by those; else None. See `kedge.unknown`.
         warnings: what speaks against the numbers, in words: that the network seems to return probabilities.
     """
 
@@ -48,6 +50,7 @@ class Prediction:
     references_used: Tensor | None = None
     log_odds: Tensor | None = None
     warnings: tuple[str, ...] = ()
+    familiarity: Tensor | None = None
 
 
 def vetted(prediction: Prediction, steps: Steps = NONE) -> Prediction:

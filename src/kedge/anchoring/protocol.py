@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from kedge.anchoring.last_layer import affine, inputs_of, last_layer
-from kedge.anchoring.outputs import Outputs, collecting, mean_of_passes
+from kedge.anchoring.last_layer import affine, last_layer
+from kedge.anchoring.outputs import Outputs, collecting, features_of
 from kedge.anchoring.twin import in_eval
 from kedge.checks import check_images
 from kedge.postprocess import SetRule, apply, changes_labels, describe_steps, kind_of, set_rule
@@ -46,6 +46,7 @@ class Model(nn.Module):
     class_names: list[str] | None = None
     ordered: bool = False
     reject: dict[str, Any] | None = None
+    unknown: dict[str, Any] | None = None
     steps: dict[str, dict[str, Any]]
 
     def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:
@@ -101,15 +102,10 @@ class Model(nn.Module):
             else:
                 logits, uncertainty, each = *self.answers(images, references), None
         outputs = Outputs(logits, uncertainty, steps=self.steps, of_members=self.of_members, members=each)
-        if layer is not None and (passes or len(images) == 0):
-            weight, bias = affine(layer)
-            parts = [inputs_of(layer, x) for x in passes if len(x)]
-            if not parts:
-                collected = weight.new_zeros(0, weight.shape[1])
-            else:
-                count = max(1, self.count(references))
-                collected = torch.cat(parts) if count == 1 else mean_of_passes(parts, count, len(images))
-            outputs = dataclasses.replace(outputs, features=collected, head=(weight, bias))
+        if layer is not None:
+            collected = features_of(layer, passes, self.count(references), len(images))
+            if collected is not None:
+                outputs = dataclasses.replace(outputs, features=collected, head=affine(layer))
         more: dict[str, Any] = {"masked": self.masked_logits(images, references)} if masked else {}
         more |= {} if reverse is None else {"reverse": self.reversed_losses(images, *reverse)}
         return dataclasses.replace(outputs, **more)

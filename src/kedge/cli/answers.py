@@ -11,9 +11,9 @@ from kedge.printable import is_computed, printable
 
 __all__ = ["FIELDS", "Tally", "check_kind", "encodable", "write_answers", "write_file"]
 
-FIELDS = ("path", "label", "confidence", "uncertainty", "reject", "error", "log_odds")
+FIELDS = ("path", "answer", "label", "confidence", "uncertainty", "reject", "unknown", "error", "log_odds")
 OF_SETS = ("set", "expected_right", "unfamiliar")  # beside those with --sets
-TEXTS = ("path", "label", "error")
+TEXTS = ("path", "answer", "label", "error")
 KINDS = (".csv", ".jsonl", ".json", ".parquet")
 _LOOKED_AT = 1000  # answers by which the columns of a table are made as wide as they need to be
 _SHOWN = 5  # classes of a set that a table names
@@ -59,14 +59,15 @@ class Tally:
     """What became of the images, counted as answers come."""
 
     def __init__(self) -> None:
-        self.images = self.failed = self.rejected = self.used = self.with_used = 0
+        self.images = self.failed = self.unsure = self.unknown = self.used = self.with_used = 0
         self.in_sets = self.empty = self.expected_right = self.unfamiliar = 0
 
     def add(self, row: Row) -> None:
         """Count an answer."""
         self.images += 1
         self.failed += row["error"] is not None
-        self.rejected += row["error"] is None and bool(row["reject"])
+        self.unsure += row["error"] is None and bool(row["reject"]) and not row["unknown"]
+        self.unknown += row["error"] is None and bool(row["unknown"])
         if row.get("references_used") is not None:
             self.used += row["references_used"]
             self.with_used += 1
@@ -116,8 +117,8 @@ def _json(stream: TextIO, columns: Sequence[str], rows: Iterable[Row]) -> None:
 def _table(stream: TextIO, columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Columns as wide as the first thousand answers need."""
     sets = "set" in columns
-    heads = ("image", "label", "confidence", "uncertainty", "reject", *(["set"] if sets else []))
-    sides = (str.ljust, str.ljust, str.rjust, str.rjust, str.ljust, *([str.ljust] if sets else []))
+    heads = ("image", "answer", "label", "confidence", "uncertainty", *(["set"] if sets else []))
+    sides = (str.ljust, str.ljust, str.ljust, str.rjust, str.rjust, *([str.ljust] if sets else []))
     lines = chain([heads], ((*_line(row), *([_listed(row["set"])] if sets else [])) for row in rows))
     first = list(islice(lines, 1 + _LOOKED_AT))
     widths = [max(map(len, column)) for column in zip(*first, strict=True)]
@@ -130,8 +131,8 @@ def _line(row: Row) -> tuple[str, ...]:
     if row["error"] is not None:
         return printable(row["path"]), "(no answer)" if row["reject"] else "(unreadable)", "", "", ""
     uncertainty = "" if row["uncertainty"] is None else f"{row['uncertainty']:.4f}"
-    reject = "reject" if row["reject"] else ""
-    return printable(row["path"]), printable(row["label"]), f"{row['confidence']:.1%}", uncertainty, reject
+    answer, label = printable(row["answer"]), printable(row["label"])
+    return printable(row["path"]), answer, label, f"{row['confidence']:.1%}", uncertainty
 
 
 def _listed(names: Sequence[str] | None) -> str:
@@ -149,7 +150,7 @@ def _parquet(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     import pyarrow.parquet as pq
 
     kinds = {"references_used": pa.int32(), "set": pa.list_(pa.string()), **dict.fromkeys(TEXTS, pa.string())}
-    kinds |= dict.fromkeys(("reject", "expected_right", "unfamiliar"), pa.bool_())
+    kinds |= dict.fromkeys(("reject", "unknown", "expected_right", "unfamiliar"), pa.bool_())
     schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in columns])
     with pq.ParquetWriter(path, schema) as writer:
         iterator = iter(rows)

@@ -57,18 +57,28 @@ def about_norm(batches: "NormBatches | None", attack: "Attack | None") -> str:
 def set_reject(
     model: Any, second: Any, recipe: Mapping[str, Any], val: "ImageSet", batch_size: int, workers: int
 ) -> list[str]:
-    """Set the reject threshold of `model` for what that of the second was set for; what to say of it."""
+    """Set the thresholds of `model` for what those of the second were set for; what to say of it."""
     from kedge.postprocess import describe_steps, trained_through
     from kedge.training.calibration import predict_logits, reject_rule
+    from kedge.training.unknown_rule import rule_anew
+    from kedge.unknown import in_words as unknown_in_words
 
     stated = ({key: rule.get(key) for key in ("risk", "coverage")} for rule in (second.reject or {}, recipe))
     goals = [{key: value} for rule in stated for key, value in rule.items() if value is not None]
     goal = [*goals, {"coverage": 0.95}][0]
     with warnings_of("interpolate"):
-        model.reject = reject_rule(*predict_logits(model, val, batch_size, workers), **goal)
+        logits, labels = predict_logits(model, val, batch_size, workers)
+        model.reject = reject_rule(logits, labels, **goal)
+    model.unknown = None if second.unknown is None else rule_anew(second.unknown, logits)
     if model.class_names is None:
         model.class_names = list(val.class_names)
     lines = [f"reject threshold {in_words(model.reject)}, set on these images to {goal_in_words(goal)}"]
+    if second.unknown is not None and model.unknown is None:
+        lines.append("the rule for unknown is left out: it is by features, and those of an average are others")
+    elif model.unknown is not None:
+        lines.append(
+            f"unknown where {unknown_in_words(model.unknown)}: the score of the second, its threshold set anew"
+        )
     fitted = {name: record for name, record in second.steps.items() if name not in trained_through(second.steps)}
     if fitted:
         lines.append(f"left out, as it was fitted to other logits: {', '.join(describe_steps(fitted))}")

@@ -224,6 +224,10 @@ def _calibrated(model: Any, images: "ImageSet", batch_size: int, name: str, stat
         lines.append(f"reject threshold   {before:>10}{after:>10}   set anew to {goal_in_words(model.reject or {})}")
     elif model.reject is not None:
         lines.append(f"reject threshold   {before:>10}{after:>10}   what it was set for is not stored: left as it is")
+    if "unknown_before" in step:
+        from kedge.unknown import in_words as unknown_in_words
+
+        lines.append(f"unknown where      {unknown_in_words(model.unknown)}   set anew, as was the reject threshold")
     lines.append(
         "(they have the class shares of these images, not the new ones, and so has the threshold: judge it on images "
         "like those to come, with kedge evaluate)"
@@ -240,6 +244,10 @@ def _removed(model: Any, name: str) -> list[str]:
         lines.append(f"reject threshold {_threshold(model.reject)}, as before the {name}")
     elif model.reject is not None:
         lines.append(f"reject threshold {_threshold(model.reject)} stays: none was stored from before the {name}")
+    if "unknown_before" in record:
+        lines.append(f"the rule for unknown is the one from before the {name}")
+    elif model.unknown is not None:
+        lines.append(f"the rule for unknown stays: none was stored from before the {name}")
     return lines
 
 

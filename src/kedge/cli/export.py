@@ -113,6 +113,10 @@ def run(
     inside += exported.describe_steps()
     if exported.reject is not None:
         inside.append(f"the reject threshold {in_words(exported.reject)}")
+    if exported.unknown is not None:
+        from kedge.unknown import in_words as unknown_in_words
+
+        inside.append(f"the rule for unknown, {unknown_in_words(exported.unknown)}")
     if inside:
         print(f"inside: {', '.join(inside)}")
     if members:
@@ -155,7 +159,7 @@ def with_one_reference_each(whole: "Ensemble", images: "ImageSet | None") -> "En
 
     each = [with_one_reference(member, images)[0] if member.count() else member for member in whole.members]
     model = Ensemble(each)
-    model.steps, model.reject = dict(whole.steps), whole.reject
+    model.steps, model.reject, model.unknown = dict(whole.steps), whole.reject, whole.unknown
     return model
 
 
@@ -239,6 +243,13 @@ def about_folding(whole: "AnchoredModel", folded: "PixelModel", choice: "FoldCho
             yield "its threshold is the one that was set for the whole bank: --threshold of kedge predict sets another"
         elif whole.reject != folded.reject:
             yield f"its threshold was set anew on validation images; that of the whole bank is {in_words(whole.reject)}"
+    if whole.unknown is not None and folded.unknown is not None and bank > 1:
+        from kedge.unknown import in_words as unknown_in_words
+
+        if whole.unknown == folded.unknown:
+            yield "its rule for unknown is the one that was set for the whole bank, whose scores are others"
+        else:
+            yield f"its rule for unknown was set anew too; that of the whole bank is {unknown_in_words(whole.unknown)}"
 
 
 def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "ImageSet":

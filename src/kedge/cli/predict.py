@@ -41,6 +41,7 @@ def run(
     out: str | None = None,
     references: int | Literal["adaptive"] | None = None,
     threshold: float | None = None,
+    answer_all: bool = False,
     sets: float | None = None,
     adapt_at_test: Annotated[str, "test_time"] | None = None,
     validation: str | None = None,
@@ -50,11 +51,12 @@ def run(
 ) -> int:
     """Say what is on images, and how sure the model is.
 
-    For each image: the label, the confidence (its probability), the uncertainty (disagreement between the references of
-    an anchored model; higher is less sure; none for a plain model or an exported file), and whether to reject the
-    answer: its confidence is below the threshold that was set on validation images when the model was trained. JSON and
-    CSV also hold the log odds of the confidence, log(p / (1 - p)): to rank by, since they differ where confidences
-    read 1.
+    For each image: the answer, which is a label, or `unknown` where the image is none of the classes by the rule that
+    was chosen when the model was trained, or `unsure` where the confidence is below the threshold that was set then;
+    the label that fits best, its confidence (its probability), and the uncertainty (disagreement between the
+    references of an anchored model; higher is less sure; none for a plain model or an exported file). JSON and CSV
+    also hold `unknown` and `reject`, what each of the two rules says, and the log odds of the confidence,
+    log(p / (1 - p)): to rank by, since they differ where confidences read 1.
 
     Answers are written as they come. With --out FILE they are kept beside it, in FILE.parts, until all are there: the
     same command goes on after an interruption, and under torchrun or srun each process answers its share of the images.
@@ -67,7 +69,8 @@ def run(
         out (FILE): write the answers to a file whose ending says how: .csv, .jsonl, .json, .parquet; null: print them
         references: how many references of an anchored model's bank to use; adaptive: few for most images, more for
             those that few do not settle; null: all of them
-        threshold: reject below this confidence; null: the threshold stored with the model
+        threshold: unsure below this confidence; null: the threshold stored with the model
+        answer_all: answer with the label always
         sets (COVERAGE): beside the answer all classes that fit, with the true one among them for this share of images
             that are like those that the threshold was set on (kedge calibrate MODEL --coverage COVERAGE); of
             mean(A,B,...) the classes that most members have, which each need (1 + COVERAGE) / 2
@@ -118,7 +121,7 @@ def run(
     if file is not None and rank and file.exists():
         return 0  # process 0 had all answers when it began, and is done
     call = {**_call(source, paths), "references": references, "threshold": threshold, "processes": world}
-    call |= {} if sets is None else {"sets": sets}
+    call |= ({} if sets is None else {"sets": sets}) | ({"answer_all": True} if answer_all else {})
     if methods:
         call |= {"adapt_at_test": methods[0], "no_brake": no_brake, "batch_size": batch_size}
     share = None if file is None else Share(file, call, len(paths), rank, world)
@@ -132,7 +135,9 @@ def run(
             )
         if share and share.done:
             say(f"{share.done} of {len(mine)} images were answered before: the others follow")
-        rows = predict_files(loaded, mine[share.done :] if share else mine, rule, references, batch_size, set_rule)
+        rows = predict_files(
+            loaded, mine[share.done :] if share else mine, rule, references, batch_size, set_rule, answer_all
+        )
 
         def note(row: Mapping[str, Any]) -> Mapping[str, Any]:
             tally.add(row)
@@ -150,7 +155,7 @@ def run(
                 tally = Tally()
                 share.join(columns, tally.add, say)
     if rank == 0:
-        _remark(tally, paths, loaded, rule)
+        _remark(tally, paths, loaded, rule, answer_all)
         if set_rule is not None:
             for words in of_answers(tally, set_rule):
                 print(f"kedge predict: {words}", file=sys.stderr)
@@ -222,12 +227,14 @@ def predict_files(
     references: int | Literal["adaptive"] | None = None,
     batch_size: int = 32,
     set_rule: "SetRule | None" = None,
+    answer_all: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """One row for each path, in order: path, label, confidence, uncertainty, reject, error, log_odds.
+    """One row for each path, in order: path, answer, label, confidence, uncertainty, reject, unknown, error, log_odds.
 
     Images are decoded while those before them go through the model; a few batches of them are held at a time.
 
-    `rule` is a reject rule (see `kedge.rejection`), or None: then nothing is said of rejecting. With
+    `rule` is a reject rule (see `kedge.rejection`), or None: then nothing is said of rejecting; `unknown` is what the
+    rule of the model says, None where it has none. The answer is the label always with `answer_all`. With
     `references="adaptive"` also references_used: how many references the image got. With a `set_rule` of the model also
     set: the names of the classes in the prediction set, the most probable first, and what says whether the promise
     holds, expected_right and unfamiliar (see `PredictionSets.usual`).
@@ -236,11 +243,13 @@ def predict_files(
 
     from kedge.checks import PROBABILITIES, looks_like_probabilities
     from kedge.postprocess import undo
+    from kedge.unknown import answer, foreign, words
 
     anchored = model.count() > 0
     if references is not None and not anchored:
         raise ValueError("--references is for anchored models: a plain model and an exported file have none")
     names = model.class_names or [str(i) for i in range(model.num_outputs)]
+    own = words(model.class_names)
     columns = [*FIELDS, *(["references_used"] if references == "adaptive" else [])]
     columns += [] if set_rule is None else OF_SETS
     members = {"keep_per_reference": True} if set_rule is not None and set_rule.of_members else {}
@@ -262,6 +271,7 @@ def predict_files(
         fits = [] if set_rule is None else set_rule.sets(prediction).tolist()
         usual = None if set_rule is None else set_rule.usual(prediction)
         meets = None if rule is None else answered(rule, prediction.confidence, prediction.log_odds)
+        strange = None if model.unknown is None else foreign(model.unknown, prediction.logits, prediction.familiarity)
         for i, row in enumerate(row for row in rows if row["error"] is None):
             if bool(prediction.confidence[i].isnan()):
                 row["error"], row["reject"] = NO_ANSWER, True
@@ -274,6 +284,9 @@ def predict_files(
                 row["references_used"] = int(prediction.references_used[i])
             if meets is not None:
                 row["reject"] = not meets[i]
+            if strange is not None:
+                row["unknown"] = bool(strange[i])
+            row["answer"] = row["label"] if answer_all else answer(row["label"], row["unknown"], row["reject"], own)
             if usual is not None:
                 ranked = prediction.logits[i].argsort(descending=True, stable=True).tolist()
                 row["set"] = [names[k] for k in ranked if fits[i][k]]
@@ -325,17 +338,33 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
         raise error
 
 
-def _remark(tally: Tally, paths: "Paths", model: "PixelModel", rule: Mapping[str, Any] | None) -> None:
-    remark = f"{tally.images - tally.failed} of {tally.images} images answered"
-    if rule is None:
-        remark += "; none rejected: the model has no stored threshold (--threshold sets one)"
+def _remark(
+    tally: Tally, paths: "Paths", model: "PixelModel", rule: Mapping[str, Any] | None, answer_all: bool
+) -> None:
+    from kedge.unknown import UNKNOWN, UNSURE, words
+    from kedge.unknown import in_words as unknown_in_words
+
+    own, answered = words(model.class_names), tally.images - tally.failed
+    remark = f"{answered} of {tally.images} images answered"
+    if answer_all:
+        remark += ", each with a label (--answer_all); by its rules"
     else:
-        remark += f", {tally.rejected} rejected (confidence below {in_words(rule)}"
+        remark += f": {answered - tally.unknown - tally.unsure} with a label,"
+    if model.unknown is None:
+        remark += f" none {own[0]} (the model has no rule for that)"
+    else:
+        remark += f" {tally.unknown} {own[0]} ({unknown_in_words(model.unknown)})"
+    if rule is None:
+        remark += f", none {own[1]} (the model has no stored threshold; --threshold sets one)"
+    else:
+        remark += f", {tally.unsure} {own[1]} (confidence below {in_words(rule)}"
         if rule.get("coverage") is not None:
             remark += f", set to keep {rule['coverage']:.0%} of {set_on(rule)}"
         elif rule.get("risk") is not None:
             remark += f", set for at most {rule['risk']:.1%} wrong answers on {set_on(rule)}"
         remark += ")"
+    if own[0] != UNKNOWN or own[1] != UNSURE:
+        remark += "; a class is called like an answer that is none, which is in brackets therefore"
     if tally.with_used:
         remark += f"; {tally.used / tally.with_used:.1f} references used for an image, on average"
     if model.class_names is None:

@@ -112,6 +112,7 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
     from kedge.training import fit
     from kedge.training.banner import about_bank
     from kedge.training.folds import fold_folder
+    from kedge.unknown import about_unknown
 
     if allowed:
         own_code.working_folder_first()
@@ -141,6 +142,8 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
         met, right = round(rule["validation_coverage"] * count), rule["validation_accuracy"]
         share = "" if right is None else f", {100 * right:.1f} % of them right{_bounds(right, met)}"
         print(f"confidence of {in_words(rule)} or more: {met:,} of the {count:,} images{share}")
+    if result.model.unknown is not None:
+        print("\n".join(about_unknown(result.model)))
     print(f"model:  {result.folder / 'model'}")
     for other, measured in result.beside.items():
         print(f"{other}:   {result.folder / other}    validation accuracy {100 * measured['accuracy']:.1f} %")

@@ -9,21 +9,24 @@ from kedge.json_text import parse_json
 from kedge.postprocess import kind_of
 from kedge.regular import LARGEST_TEXT
 from kedge.stated import check_stated, refuse
+from kedge.unknown import formula
 
 KEY = "kedge"  # the name of the entry, in ONNX metadata_props and among the extra files of a .pt2
-FORMAT_VERSION = 1
+# One with a rule for "unknown" is written as format 2: who does not know it would name a class where there is none.
+FORMAT_VERSION = 2
 
 
 def write_card(model: PixelModel) -> str:
-    """JSON with the model's task, input shape, class names, reject rule and steps, and the version that wrote it.
+    """JSON with the model's task, input shape, class names, rules and steps, and the version that wrote it.
 
     The steps (a temperature) are part of the exported computation already; the card only says so. Of a step that is not
     (prediction sets) it has the value, and under `formulas` what a program does with that and the logits.
     """
     formulas = {name: kind_of(name)(record["value"]).formula() for name, record in model.steps.items()}
+    formulas |= {"unknown": formula(model.unknown)} if model.unknown else {}
     return json.dumps(
         {
-            "format_version": FORMAT_VERSION,
+            "format_version": 2 if model.unknown else 1,
             "kedge_version": __version__,
             "task": model.task,
             "input": "images, float32 in [0, 1], normalised inside",
@@ -34,6 +37,7 @@ def write_card(model: PixelModel) -> str:
             "class_names": model.class_names,
             "ordered": model.ordered,
             "reject": model.reject,
+            **({"unknown": model.unknown} if model.unknown else {}),
             "steps": model.steps,
             "formulas": {name: words for name, words in formulas.items() if words},
         },

@@ -16,6 +16,7 @@ from kedge.anchoring import PixelModel
 from kedge.anchoring.protocol import independent
 from kedge.checks import check_tensor, unit_images
 from kedge.deploy.card import KEY, write_card
+from kedge.deploy.familiar import OUTPUT, Familiar, with_familiarity
 from kedge.deploy.onnx_file import load_onnx, silence
 from kedge.files import scratch_beside, sweep
 from kedge.full_disk import check_space, is_full_disk, naming
@@ -71,7 +72,8 @@ def export(
 
     The file is written next to its final name, loaded back, run on `check_images` in batches of one, two and all
     of them, compared with `model` in eval mode, and moved into place only if every logit agrees within 1e-4 of the
-    largest logit (or of 1). Class names, input shape, reject rule and task travel inside it; the steps after the
+    largest logit (or of 1). Class names, input shape, rules and task travel inside it; where the rule for `unknown` is
+    by prototypes, how familiar images are, `familiarity` `[B]`, is a second output. The steps after the
     logits, such as a temperature, are part of its computation, and of prediction sets it holds threshold and formula. A
     folded network holds a map of the first reference of the bank, in which that picture can be made out, and from which
     it can be computed for patch embeddings or with the anchored weights (see `deploy.folded`).
@@ -111,7 +113,7 @@ def export(
         )
     original = independent(model).cpu().float().eval()
     images = _checked_images(original, check_images)
-    folded = original.fold()
+    folded = with_familiarity(original, original.fold())
     sweep(final.parent)
     weights_of = sum(each.numel() * each.element_size() for each in folded.state_dict().values())
     check_space(final.parent, weights_of, final.name)
@@ -136,6 +138,11 @@ def export(
             raise RuntimeError(
                 f"the exported {to} file disagrees with the model on {len(images)} images: the largest difference "
                 f"of a logit is {difference:.3g}, allowed is {allowed:.3g}; nothing was written to {final}"
+            )
+        if isinstance(folded, Familiar) and not (off := _off(written, to, folded, images)) <= 10 * TOLERANCE:
+            raise RuntimeError(
+                f"the exported {to} file disagrees with the model about how familiar images are, by {off:.3g}; nothing "
+                f"was written to {final}"
             )
         weights = final.with_name(f"{final.name}.data") if len(list(folder.iterdir())) > 1 else None
         if weights is not None:
@@ -186,6 +193,14 @@ def _compare(run: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) 
     return difference, TOLERANCE * scale
 
 
+def _off(written: Path, to: str, folded: Familiar, images: Tensor) -> float:
+    """The largest difference of a familiarity between a file and what was written to it."""
+    session: Any = load_onnx(written).network if to == "onnx" else None
+    with torch.no_grad():
+        said = session.both(images) if to == "onnx" else torch.export.load(written).module()(images)
+        return float((said[1] - folded(images)[1]).abs().max())
+
+
 def _example(shape: tuple[int, ...]) -> tuple[tuple[Tensor], tuple[Any]]:
     # Two noise images: a batch of one would be taken for a constant, and a .pt2 keeps its example inputs.
     example = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
@@ -201,7 +216,7 @@ def _write_onnx(folded: nn.Module, shape: tuple[int, ...], card: str, path: Path
         dynamo=True,
         dynamic_shapes=dynamic,
         input_names=["images"],
-        output_names=["logits"],
+        output_names=["logits", OUTPUT][: 1 + isinstance(folded, Familiar)],
         verbose=False,
     )
     assert program is not None  # only a call with a file name returns None
@@ -233,4 +248,10 @@ def _write_torch(folded: nn.Module, shape: tuple[int, ...], card: str, path: Pat
 
 def _run_torch(path: Path) -> Callable[[Tensor], Tensor]:
     # A .pt2 may hold pickles: this one was written a moment ago, by us, in a folder of our own.
-    return torch.export.load(path).module()
+    module = torch.export.load(path).module()
+
+    def logits(images: Tensor) -> Tensor:
+        outputs = module(images)
+        return outputs[0] if isinstance(outputs, tuple) else outputs
+
+    return logits

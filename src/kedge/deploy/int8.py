@@ -26,6 +26,9 @@ from kedge.json_text import parse_json
 from kedge.metrics import accuracy, calibration_error, prediction_difference
 from kedge.postprocess.prediction_sets import PredictionSets
 from kedge.rejection import answered, by_confidence
+from kedge.training.calibration import predict_familiar
+from kedge.training.unknown_rule import rule_anew
+from kedge.unknown import in_words
 
 __all__ = ["BOUND", "FEWEST", "Agreement", "Quantised", "quantise"]
 
@@ -70,6 +73,7 @@ class Quantised:
         sets: what became of prediction sets, whose threshold was of the float answers, in words; "" where it had none.
         bound: the difference on held-out images from which the file would have been refused, in nats.
         sets: what became of prediction sets, whose threshold was of the float answers, in words; "" without any.
+        unknown: the same of the rule for `unknown`.
     """
 
     path: Path
@@ -79,6 +83,7 @@ class Quantised:
     held_out: Agreement
     bound: float
     sets: str = ""
+    unknown: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """All but the path."""
@@ -110,7 +115,7 @@ class Quantised:
         pairs = {"right answers": own.accuracy, "calibration error": own.ece, "answered by its rule": own.answered}
         told = [f"{what} {a:.1%} before, {b:.1%} after" for what, pair in pairs.items() if pair for a, b in [pair]]
         lines += [f"held out: {'; '.join(told)}"] if told else []
-        return "\n".join([*lines, *([self.sets] if self.sets else [])])
+        return "\n".join([*lines, *(words for words in (self.sets, self.unknown) if words)])
 
 
 def quantise(
@@ -178,12 +183,13 @@ def quantise(
             "prediction_difference": new.difference,
         }
         steps, sets = _sets_anew(before, logits, held_out)
-        _say(written, precision, steps)
+        unknown, about = _unknown_anew(after, held_out)
+        _say(written, precision, steps, unknown)
         batch = next(iter(held_out.batches(BATCH)))[0].float() / 255
         milliseconds = (_pace(before, batch), _pace(load_onnx(written), batch))
         size = source.stat().st_size, written.stat().st_size
         os.replace(written, final)
-    return Quantised(final, size, milliseconds, known, new, bound, sets)
+    return Quantised(final, size, milliseconds, known, new, bound, sets, about)
 
 
 def _check(model: OnnxModel, source: Path, calibration: ImageSet, held_out: ImageSet) -> None:
@@ -267,15 +273,32 @@ def _sets_anew(before: OnnxModel, logits: Tensor, images: ImageSet) -> tuple[dic
     return steps, f"{own} set anew on the 8-bit answers to the {len(images)} held-out images"
 
 
-def _say(path: Path, precision: dict[str, Any], steps: dict[str, Any]) -> None:
+def _unknown_anew(after: OnnxModel, images: ImageSet) -> tuple[dict[str, Any] | None, str]:
+    """The rule for `unknown` by the 8-bit file's scores of the held-out images, which must be familiar ones."""
+    if after.unknown is None:
+        return None, ""
+    if unlike_classes(images.class_names, after.class_names or after.num_outputs) is not None:
+        return (
+            None,
+            "the rule for unknown left out: the held-out images have other classes, and it could not be set anew",
+        )
+    logits, _, familiarity = predict_familiar(after, images, BATCH)
+    rule = rule_anew(after.unknown, logits, familiarity)
+    if rule is None:
+        return None, "the rule for unknown left out: the 8-bit file gives no score to set it by"
+    return rule, f"unknown where {in_words(rule)}, set anew on the {len(images)} held-out images"
+
+
+def _say(path: Path, precision: dict[str, Any], steps: dict[str, Any], unknown: dict[str, Any] | None) -> None:
     """Write what the file is into its card, and take out what names this machine."""
     import onnx
 
     model = onnx.load(str(path))
     card = next(parse_json(entry.value, str(path)) for entry in model.metadata_props if entry.key == KEY)
     del model.metadata_props[:]
-    card |= {"precision": precision, "steps": steps}
-    card["formulas"] = {name: words for name, words in (card.get("formulas") or {}).items() if name in steps}
+    card |= {"precision": precision, "steps": steps, "unknown": unknown}
+    there = [*steps, *(["unknown"] if unknown else [])]
+    card["formulas"] = {name: words for name, words in (card.get("formulas") or {}).items() if name in there}
     model.metadata_props.add(key=KEY, value=json.dumps(card, ensure_ascii=False))
     for node in model.graph.node:
         del node.metadata_props[:]

@@ -6,6 +6,7 @@ from typing import Any
 
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
+from kedge.anchoring.prototypes import reads_features
 from kedge.deploy import card_text as text
 from kedge.deploy.card_results import eval_results, evaluation, evaluation_of, limits, on_validation, quick_look
 from kedge.deploy.photos import ENOUGH, photos_in
@@ -13,6 +14,7 @@ from kedge.postprocess import kind_of
 from kedge.regular import read_text
 from kedge.rejection import in_words, set_on
 from kedge.training.recorded import recorded, recorded_facts
+from kedge.unknown import in_words as unknown_in_words
 from kedge.yaml_text import parse_yaml
 
 MARKER = "<!-- Written by kedge card, which writes it anew: delete this line to keep your own changes. -->"
@@ -185,6 +187,8 @@ def _answers(model: PixelModel, changed: str) -> str:
             f"{kind_of(name).sentence} ({words})."
             for name, words in zip(model.steps, model.describe_steps(), strict=True)
         ]
+    if model.unknown is not None:
+        lines.append(_unknown(model.unknown))
     rule = model.reject
     if rule is None:
         lines.append("No reject threshold is stored with the model.")
@@ -199,6 +203,24 @@ def _answers(model: PixelModel, changed: str) -> str:
         sentence += f"; of those answered {number(rule['validation_accuracy'], '%')} % were right"
     lines.append(sentence + (f". {changed}" if changed else "."))
     return "\n\n".join(lines)
+
+
+def _unknown(rule: dict[str, Any]) -> str:
+    """What is answered with unknown, what was promised of that, and why it is this score."""
+    from kedge.reporting.rows import number
+
+    stored = " The directions that it is by, means of features of training images, are stored with the model."
+    sentence = (
+        f"An image is answered with `unknown`, none of the classes, where {unknown_in_words(rule)} (higher is more "
+        f"familiar).{stored if reads_features(rule) else ''}"
+    )
+    if isinstance(rule.get("expected"), float) and isinstance(rule.get("images"), int):
+        sentence += (
+            f" The threshold was set on {rule['images']:,} validation images: of images like these "
+            f"{number(rule['expected'], '%')} % are expected not to be called unknown."
+        )
+    why = (rule.get("chosen") or {}).get("why")
+    return sentence + (f" The score was chosen so: {text.escaped(str(why), 400)}." if why else "")
 
 
 def _references(model: PixelModel, means: int | None) -> str:

@@ -1,14 +1,19 @@
 """An exported ONNX file, run with onnxruntime, as a model like any other."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from kedge.anchoring import PlainModel
+from kedge.anchoring import PlainModel, Prediction
+from kedge.anchoring.prediction import conclude, vetted
+from kedge.anchoring.prototypes import reads_features
+from kedge.checks import check_images
 from kedge.deploy.card import KEY, read_card
+from kedge.deploy.familiar import OUTPUT
 
 
 class OnnxSession(nn.Module):
@@ -22,13 +27,17 @@ class OnnxSession(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[B, C]` of images `[B, C, H, W]` in [0, 1]; without gradients."""
-        (logits,) = self.session.run(None, {self.input_name: images.detach().float().cpu().numpy()})
+        return self.both(images)[0]
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits `[B, C]`, and how familiar the images are `[B]` where the file says so."""
+        logits, *more = self.session.run(None, {self.input_name: images.detach().float().cpu().numpy()})
         if logits.shape != (len(images), self.num_outputs):
             raise ValueError(
                 f"the file gives {list(logits.shape)} for {len(images)} images, and says of itself that it has "
                 f"{self.num_outputs} outputs: it was changed; export the model again"
             )
-        return torch.from_numpy(logits).to(images.device)
+        return torch.from_numpy(logits).to(images.device), torch.from_numpy(more[0]) if more else None
 
 
 class OnnxModel(PlainModel):
@@ -48,9 +57,19 @@ class OnnxModel(PlainModel):
             task=card["task"],
         )
         self.class_names, self.ordered = card["class_names"], bool(card.get("ordered"))
-        self.reject = card["reject"]
+        self.reject, self.unknown = card["reject"], card.get("unknown")
         self.inside: dict[str, Any] = card.get("steps") or {}
         self.precision: dict[str, Any] | None = card.get("precision")
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, *, check: bool = True) -> Prediction:
+        """As of a plain model; the familiarity is what the file says."""
+        if check:
+            check_images(images)
+        session: Any = self.network
+        logits, familiarity = session.both(self.normalise(images))
+        prediction = replace(conclude(logits, None, self.task), familiarity=familiarity)
+        return vetted(prediction) if check else prediction
 
     def steps_in_force(self) -> dict[str, dict[str, Any]]:
         """The steps that the file does."""
@@ -134,8 +153,11 @@ def silence() -> None:
 def _check_graph(session: Any, stated: dict[str, Any], path: Path) -> None:
     """Raise ValueError unless the network in the file takes and returns what the card says, as far as it tells."""
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    if len(inputs) != 1 or len(outputs) != 1:
+    familiar = [each.name for each in outputs[1:]] == [OUTPUT]
+    if len(inputs) != 1 or len(outputs) != 1 + familiar:
         raise ValueError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs, not one of each: it was changed")
+    if reads_features(stated.get("unknown")) and not familiar:
+        raise ValueError(f"{path} has no output {OUTPUT}, by which its rule for unknown goes: it was changed")
     for what, node, expected in (
         ("takes", inputs[0], stated["input_shape"]),
         ("returns", outputs[0], [stated["num_outputs"]]),

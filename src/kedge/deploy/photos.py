@@ -99,5 +99,5 @@ def folded(model: PixelModel, reference: int = 0) -> PlainModel:
     twin.steps = {}  # else folding would put them into the network, from where they could not be removed
     network = plain(twin.fold(reference), mean=0.0, std=1.0, example=model.input_shape, task=model.task).eval()
     network.class_names, network.reject, network.steps = model.class_names, model.reject, copy.deepcopy(model.steps)
-    network.ordered = model.ordered
+    network.ordered, network.unknown, network.prototypes = model.ordered, model.unknown, model.prototypes
     return network

@@ -83,7 +83,7 @@ def with_head(
 ) -> PixelModel:
     """A copy of `model` for other classes: `weight` `[C, D]` and `bias` `[C]` as its head, or a fresh, small one.
 
-    The temperature and the reject rule are left out: they were fitted to other logits.
+    The temperature and the rules for unsure and unknown are left out: they were fitted to other logits.
     """
     model_with = copy.deepcopy(model)
     old: Any = model_with.network.get_submodule(head) if head else model_with.network
@@ -114,7 +114,7 @@ def with_head(
         model_with.network.num_classes = classes  # type: ignore[assignment]
     model_with.num_outputs, model_with.class_names = classes, list(class_names)
     model_with.ordered = False  # an order of other classes is none of these
-    model_with.steps, model_with.reject = {}, None
+    model_with.steps, model_with.reject, model_with.unknown = {}, None, None
     images = torch.zeros(1, *model_with.input_shape).to(model_with.mean)
     try:
         with torch.no_grad(), evaluating(model_with):

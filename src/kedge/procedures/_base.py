@@ -80,7 +80,7 @@ class Context:
     def with_bank(self, model: PixelModel) -> PixelModel:
         """A copy for the new task: no steps after the logits, no threshold, a bank of the new training images."""
         body = copy.deepcopy(model).eval()
-        body.steps, body.reject = {}, None
+        body.steps, body.reject, body.unknown = {}, None, None
         if body.count():
             count = self.settings.references or (len(body.references) if len(body.references) > 1 else 10)
             seed = derive_seed(self.settings.seed, "references") % 2**31

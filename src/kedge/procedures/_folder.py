@@ -23,6 +23,7 @@ from kedge.training.recipe import Recipe
 from kedge.training.record import FILE
 from kedge.training.recorded import recorded_facts
 from kedge.training.start_from import started
+from kedge.training.unknown_choice import set_unknown
 
 __all__ = [
     "add_record",
@@ -90,12 +91,13 @@ def write_outcome(
     """Write the run folder of a model that no training loop made, whole or not at all."""
     facts = {**surroundings(), "seed": settings.seed, "data": about_images(train, val)}
     recipe = replace(recipe_for(model, folder.name, folder.parent, train, settings), objective=None)
-    model.reject, measured = None, {}
+    model.reject, model.unknown, measured = None, None, {}
     if val is not None:
         on = settings.torch_device()
         answers = predict_logits(model.to(on), val, settings.batch_size, settings.workers)
         measured = judge(model.cpu(), recipe, val, *answers)
-    facts |= {"validation": measured, "reject": model.reject, "steps": {}}
+        set_unknown(model, recipe, train, val)
+    facts |= {"validation": measured, "reject": model.reject, "unknown": model.unknown, "steps": {}}
     words = f"# Made by kedge adapt, {folder.name}: names the network and the images; what was done is in run.json.\n"
     facts |= {"adaptation": record, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     with folder_in_place_of(folder, ("model", "recipe.yaml", "run.json", FILE)) as new:

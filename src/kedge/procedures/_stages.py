@@ -59,9 +59,11 @@ def tune(
     context.trained = True
     if val is None:
         facts = run.facts()
-        model.reject = None
+        model.reject = model.unknown = None
         checkpoint.save(model, run.model)
-        run.write_facts({**facts, "validation": {}, "reject": None, "data": {**facts["data"], "val": 0}})
+        run.write_facts(
+            {**facts, "validation": {}, "reject": None, "unknown": None, "data": {**facts["data"], "val": 0}}
+        )
     return model
 
 

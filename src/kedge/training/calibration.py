@@ -1,4 +1,4 @@
-"""What is set on validation images, the reject threshold and the temperature, and what a model is worth on them."""
+"""What is set on validation images, thresholds and temperature, and what a model is worth on them."""
 
 import logging
 import warnings
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kedge import catalog, metrics
 from kedge.anchoring import PixelModel
+from kedge.anchoring.prototypes import reads_features
 from kedge.checks import unlike_classes
 from kedge.confidence import log_odds
 from kedge.data import ImageSet
@@ -18,6 +19,7 @@ from kedge.postprocess import kind_of, trained_through
 from kedge.postprocess.temperature import fit_temperature
 from kedge.rejection import by_confidence, rule_from
 from kedge.training.recipe import Recipe
+from kedge.training.unknown_rule import rule_anew
 from kedge.training.validation import rows_at_a_time
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "fit_temperature",
     "judge",
     "measures",
+    "predict_familiar",
     "predict_logits",
     "predict_set",
     "reject_rule",
@@ -40,13 +43,22 @@ def predict_logits(
     model: PixelModel, images: ImageSet, batch_size: int = 256, workers: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits `[N, C]` and labels `[N]` of a whole set, with the model's whole bank and steps, on the CPU."""
+    return predict_familiar(model, images, batch_size, workers)[:2]
+
+
+@torch.no_grad()
+def predict_familiar(
+    model: PixelModel, images: ImageSet, batch_size: int = 256, workers: int = 0
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `predict_logits`, and how familiar the images are `[N]`, of a model with a rule by prototypes, else None."""
     device = model.mean.device
-    logits, labels = [], []
+    logits, labels, familiar = [], [], []
     for batch, target in images.batches(batch_size, workers):
         prediction = model.predict(batch.to(device).float() / 255)
         logits.append(prediction.logits.float().cpu())
         labels.append(target)
-    return torch.cat(logits), torch.cat(labels)
+        familiar += [] if prediction.familiarity is None else [prediction.familiarity.float().cpu()]
+    return torch.cat(logits), torch.cat(labels), torch.cat(familiar) if familiar else None
 
 
 def run_logits(model: PixelModel, images: ImageSet, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,9 +125,9 @@ def calibrate(
 
     The images must be such as the model was not trained on, and are not to be those that it is judged by. An earlier
     step of this name is replaced if it was fitted, and refused if it changes labels: twice is no correction.
-    Confidences change, so a stored reject threshold is derived again from the same images for the same goal;
-    `model.remove_step(step)` brings the old one back with the old logits. All references of the bank are used, as
-    `predict` does.
+    Confidences change, so stored thresholds, for unsure and for unknown, are derived again from the same images for the
+    same goals; `model.remove_step(step)` brings the old ones back with the old logits. All references of the bank are
+    used, as `predict` does.
 
     Args:
         model: a classifier of `kedge.anchor`, `kedge.plain` or `kedge.load`; changed in place.
@@ -168,7 +180,7 @@ def calibrate(
             "the model has a reject threshold, and it is not stored what that was set for: with other labels it would "
             "say nothing. Take it out first (model.reject = None)"
         )
-    earlier = dict(model.steps), model.reject
+    earlier = dict(model.steps), model.reject, model.unknown
     if step in model.steps:
         model.remove_step(step)
     try:
@@ -177,7 +189,7 @@ def calibrate(
         value = kind.fit(logits, labels, **known, **stated)
         kind(value).check(model.num_outputs)
     except BaseException:
-        model.steps, model.reject = earlier
+        model.steps, model.reject, model.unknown = earlier
         raise
     record: dict[str, Any] = {"fitted_on": f"{validation.name} ({validation.split})", "images": len(labels)}
     if kind.keeps_logits:  # and with them the reject threshold
@@ -192,12 +204,15 @@ def calibrate(
     if goal:
         record["reject_before"] = rule
         model.reject = reject_rule(new, labels, **goal)
+    if model.unknown is not None and not reads_features(model.unknown):  # which no step changes
+        record["unknown_before"] = model.unknown
+        model.unknown = rule_anew(model.unknown, new)
     model.set_step(step, value, **record)
     return model.steps[step]
 
 
 def set_anew(model: PixelModel, validation: ImageSet, batch_size: int = 64) -> None:
-    """Set steps and reject threshold of a model anew, whose answers are no longer those that they were set on.
+    """Set steps and thresholds of a model anew, whose answers are no longer those that they were set on.
 
     What was fitted is fitted again, what was stated stays; the threshold is for the same coverage or risk.
     """
@@ -205,14 +220,18 @@ def set_anew(model: PixelModel, validation: ImageSet, batch_size: int = 64) -> N
     for name in reversed(records):
         model.remove_step(name)
     goal = _goal(model.reject)
-    logits, labels = predict_logits(model, validation, batch_size)
+    logits, labels, familiar = predict_familiar(model, validation, batch_size)
     if goal and all(kind_of(name).keeps_logits for name in records):
         model.reject = reject_rule(logits, labels, **goal)
+    if model.unknown is not None:
+        model.unknown = rule_anew(model.unknown, logits, familiar)
     for name, record in records.items():
         kind = kind_of(name)
         if kind.changes_labels:
             after = kind(record["value"])(logits)
             stated = {"value": record["value"], **({"reject_before": model.reject} if goal else {})}
+            if model.unknown is not None and not reads_features(model.unknown):
+                stated["unknown_before"], model.unknown = model.unknown, rule_anew(model.unknown, after)
             model.set_step(name, **stated)
             model.reject = reject_rule(after, labels, **goal) if goal else model.reject
         else:

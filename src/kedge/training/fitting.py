@@ -39,7 +39,7 @@ from kedge.training.images import (
 from kedge.training.labelled import check_labelled
 from kedge.training.module import Run
 from kedge.training.named_models import NamedModels
-from kedge.training.negatives import check_negatives
+from kedge.training.negatives import check_negatives, held_out_negatives
 from kedge.training.objective import make_objective
 from kedge.training.outcome import Page, RunResult, finish, finished
 from kedge.training.prepare import InMemory, prepare
@@ -176,8 +176,11 @@ def _run(
     check_labelled(objective, extra, train)
     if record is not None and extra:
         record = with_extra(record, extra)
+    about_further, negatives = about_extra(extra), None
+    if written.negatives is not None or "negatives" in before:
+        extra, negatives = held_out_negatives(extra, recipe)
     # What cannot be trained is said before a folder is made.
-    run = Run(recipe, plan.model, objective, train, val, extra)
+    run = Run(recipe, plan.model, objective, train, val, extra, negatives)
     check_stages(recipe, plan.model)
     drawn = drawn_images(recipe, train)
     check_steps(recipe, -(-drawn // (recipe.batch_size or drawn)))
@@ -185,12 +188,13 @@ def _run(
         check_shardable(recipe, objective)
     facts = dict(before)
     if before.get("data"):
-        check_same_images(before, about, about_extra(extra))
+        check_same_images(before, about, about_further)
         if earlier is not None and earlier.grown:
             facts["cost"] = costs(recipe, objective, drawn, (before.get("cost") or {}).get("earlier"))
     else:
         facts |= first_facts(recipe, written, about, objective, drawn, plan.probe, memory.start is not None)
-        known = {"fold": fold, "extra": about_extra(extra) or None, "models": named.digests or None}
+        known = {"fold": fold, "extra": about_further or None, "models": named.digests or None}
+        known["negatives"] = None if negatives is None else {"held_out": len(negatives)}
         facts |= {key: value for key, value in known.items() if value is not None}
     folder = RunFolder(Path())  # of the other processes, which are told later
     if main:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kedge import checkpoint, metrics
 from kedge.anchoring import PixelModel
+from kedge.anchoring.prototypes import nearest
 from kedge.data import Groups, ImageSet
 from kedge.data.splitting import uniform, units
 from kedge.postprocess import trained_through
@@ -23,6 +24,8 @@ from kedge.training.errors import TrainingStopped
 from kedge.training.folder import RunFolder
 from kedge.training.groups import groups_of
 from kedge.training.recipe import Recipe, held_by
+from kedge.training.unknown_choice import outputs_on, prototypes_of, set_unknown
+from kedge.training.validation import rows_at_a_time
 
 # (recipe, or what may change of it; the folder to go on with; images; number of the fold) -> (model, recipe as it ran)
 TrainFold = Callable[[Recipe | dict[str, Any], Path | None, tuple[ImageSet, ImageSet], int], tuple[PixelModel, Recipe]]
@@ -37,6 +40,8 @@ class Pooled:
     Attributes:
         logits: [N, C], of each image by the model of the other folds.
         images: the N images, fold after fold.
+        familiarity: [N], how near each image's features are to the prototypes of the training images of the other
+            folds, by their model; None without features.
         share: of the trained weights in the average that is right as often as the start.
         record: for run.json: how many folds and images, share, accuracy of start, trained and kept, and of each fold.
     """
@@ -45,6 +50,7 @@ class Pooled:
     images: ImageSet
     share: float
     record: dict[str, Any]
+    familiarity: Tensor | None = None
 
     @property
     def first(self) -> ImageSet:
@@ -75,6 +81,18 @@ class _Fold:
         logits = run_logits(model, self.val, self.recipe)[0]
         model.cpu()
         return logits
+
+    def familiarity(self, share: float) -> Tensor | None:
+        """Of its own fold, [n], by the same average and its prototypes of what it was trained on; None without any."""
+        if self.recipe.familiar is None:
+            return None
+        model = copy.deepcopy(self.averaged(share)).to(torch.device(self.recipe.device))
+        how = {"batch_size": rows_at_a_time(self.recipe), "workers": self.recipe.workers or 0}
+        trained = outputs_on(model, self.train, references=1, **how).features
+        own = outputs_on(model, self.val, **how).features
+        if trained is None or own is None:
+            return None
+        return nearest(own, prototypes_of(trained, self.train.labels))
 
 
 def fold_places(images: ImageSet, folds: int, seed: int, groups: Groups | None = None) -> list[Tensor]:
@@ -217,12 +235,13 @@ def _hand_over(folds: list[_Fold], pooled: Pooled, recipe: Recipe) -> None:
     for fold in folds:
         model, labels = copy.deepcopy(fold.averaged(pooled.share)).cpu(), pooled.images.labels
         judge(model, recipe, pooled.images, pooled.logits, labels, warn=False)
+        set_unknown(model, recipe, fold.train, pooled.images, pooled=(pooled.logits, pooled.familiarity))
         own = slice(start, start := start + len(fold.val))
         temperature = model.steps["temperature"]["value"] if recipe.temperature else 1.0
         checkpoint.save(model, fold.folder.model)
         measured = measures(pooled.logits[own] / temperature, labels[own])
         facts = {**fold.folder.facts(), "validation": measured, "reject": model.reject, "steps": model.steps}
-        fold.folder.write_facts({**facts, "share": pooled.share})
+        fold.folder.write_facts({**facts, "unknown": model.unknown, "share": pooled.share})
 
 
 def _trained(recipe: Recipe, train: ImageSet, val: ImageSet, run: Path, number: int, train_fold: TrainFold) -> _Fold:
@@ -274,7 +293,9 @@ def _pooled(folds: list[_Fold], images: ImageSet, count: int) -> Pooled:
     ]
     record: dict[str, Any] = {"folds": len(folds), "images": len(images), "of": count, "share": share}
     record |= {name: accuracy(at) for name, at in ends.items()} | {"each": each}
-    return Pooled(torch.cat(logits(share)), images, share, record)
+    near = [fold.familiarity(share) for fold in folds]
+    familiarity = None if any(each is None for each in near) else torch.cat(near)  # type: ignore[arg-type]
+    return Pooled(torch.cat(logits(share)), images, share, record, familiarity)
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

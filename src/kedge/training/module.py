@@ -45,6 +45,7 @@ class Run(LightningModule):
         train: ImageSet,
         val: ImageSet,
         extra: Mapping[str, ImageSet] | None = None,
+        negatives: ImageSet | None = None,
     ) -> None:
         super().__init__()
         assert recipe.epochs is not None
@@ -63,6 +64,7 @@ class Run(LightningModule):
         # Compiled for the training step alone, and out of the module tree: what is validated and saved stays as it is.
         self._step_model = (torch.compile(model) if recipe.compile else model,)
         self.train_set, self.val_set, self.extra = train, val, dict(extra or {})
+        self.negatives = negatives  # those that are not trained on
         self._augmentation = BatchAugmentation(recipe.augment, train.mirror, recipe.seed)
         self.ema: Any = None
         if recipe.ema is not None:

@@ -4,13 +4,15 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from kedge.data import ImageSet
+from kedge.data.splitting import uniform
 from kedge.training.objective import objective_class, streams_of
-from kedge.training.recipe import Recipe
+from kedge.training.recipe import Recipe, held_by
 
-__all__ = ["STREAM", "check_negatives", "with_negatives"]
+__all__ = ["STREAM", "check_negatives", "held_out_negatives", "with_negatives"]
 
 STREAM = "outliers"  # of the further images that a step needs
 LOSS = "OutlierExposure"
+HELD_OUT, FEWEST, MOST = 0.2, 100, 500  # the share that is held out, of how many at least, and about how many at most
 
 
 def with_negatives(recipe: Recipe, in_memory: Collection[str] = ()) -> Recipe:
@@ -40,6 +42,21 @@ def with_negatives(recipe: Recipe, in_memory: Collection[str] = ()) -> Recipe:
         mapping = [place for place, each in enumerate(classes) if getattr(each, "maps_logits", False)]
         entries.insert(mapping[-1] + 1 if mapping else 0, LOSS)
     return replace(recipe, objective=entries, extra={**recipe.extra, STREAM: recipe.negatives}, negatives=None)
+
+
+def held_out_negatives(extra: Mapping[str, ImageSet], recipe: Recipe) -> tuple[dict[str, ImageSet], ImageSet | None]:
+    """(further images of which the negatives are trained on, the negatives that are held out to choose a score by).
+
+    A fifth of them, or about 500, by what is in them and the seed of the split; none of fewer than a hundred.
+    """
+    images = extra[STREAM]
+    if len(images) < FEWEST:
+        return dict(extra), None
+    drawn = uniform(images.keys(), held_by(vars(recipe)))
+    out = drawn < min(HELD_OUT, MOST / len(images))
+    left, held = images.subset(~out), images.subset(out)
+    left.mirror = images.mirror
+    return {**extra, STREAM: left}, held
 
 
 def check_negatives(name: str, extra: Mapping[str, ImageSet], train: ImageSet) -> None:

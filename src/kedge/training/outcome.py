@@ -20,6 +20,7 @@ from kedge.training.images import resumed, wrong_val_labels
 from kedge.training.module import Run
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.record import ImageRecord
+from kedge.training.unknown_choice import set_unknown
 from kedge.training.validation import attacks
 
 __all__ = ["Page", "RunResult", "finish", "finished"]
@@ -101,8 +102,8 @@ def finish(
         models["model"], records["start"] = not_below_start(run, last, folder)
     measured = {name: _judged(model, run, main, pooled) for name, model in models.items()}
     model, validation = models.pop("model"), measured.pop("model")
-    facts = {**facts, "validation": validation, "reject": model.reject, "steps": model.steps}
-    facts |= {f"validation_{name}": values for name, values in measured.items()}
+    facts = {**facts, "validation": validation, "reject": model.reject, "unknown": model.unknown}
+    facts |= {"steps": model.steps, **{f"validation_{name}": values for name, values in measured.items()}}
     facts |= {key: record for key, record in records.items() if record is not None}
     report: Path | None = None
     if main:
@@ -123,10 +124,16 @@ def finish(
 
 def _judged(model: PixelModel, run: Run, main: bool, pooled: Pooled | None) -> dict[str, float]:
     """What the model is worth on the validation images, or by the folds, with what is set by them."""
+    recipe = run.recipe
     if pooled is not None:
-        return judge(model.cpu(), run.recipe, pooled.images, pooled.logits, pooled.images.labels, main)
-    logits, labels = run_logits(model, run.val_set, run.recipe)
-    return judge(model.cpu(), run.recipe, run.val_set, logits, labels, main)
+        measured = judge(model.cpu(), recipe, pooled.images, pooled.logits, pooled.images.labels, main)
+        answers = pooled.logits, pooled.familiarity
+        set_unknown(model, recipe, run.train_set, pooled.images, pooled=answers)
+        return measured
+    logits, labels = run_logits(model, run.val_set, recipe)
+    measured = judge(model.cpu(), recipe, run.val_set, logits, labels, main)
+    set_unknown(model, recipe, run.train_set, run.val_set, run.negatives)
+    return measured
 
 
 def finished(

@@ -121,6 +121,7 @@ class Recipe:
         seed: decides every random draw of the run.
         coverage: part of the validation images that the stored reject threshold keeps.
         risk: largest part of wrong answers among the validation images that it keeps, in place of coverage; null: off.
+        familiar: part of images like those of validation that are not to be called unknown; null: no rule for that.
         temperature: fit a temperature for the logits on the validation images when training is over.
         val_pgd_steps: steps of the attack on validation images after each epoch, where the objective attacks; 0: off.
         val_pgd_images: how many validation images are attacked, a random subset; they choose the model that is kept.
@@ -197,6 +198,7 @@ class Recipe:
     seed: int = 0
     coverage: float = 0.95
     risk: float | None = None
+    familiar: float | None = 0.95
     temperature: bool = False
     val_pgd_steps: int = 10
     val_pgd_images: int = 1000

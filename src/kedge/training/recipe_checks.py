@@ -66,6 +66,7 @@ RANGES: dict[str, tuple[float, float, bool]] = {
     "snapshots": (0, 1_000_000, False),
     "coverage": (0, 1, True),
     "risk": (0, 0.9999, False),
+    "familiar": (0.5, 0.9999, False),
 }
 
 

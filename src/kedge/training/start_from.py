@@ -205,8 +205,8 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
 
 
 def without_steps(model: PixelModel) -> PixelModel:
-    """The model itself, without the steps and the threshold that were set for the weights that are trained now."""
-    model.steps, model.reject = {}, None
+    """The model itself, without the steps and the thresholds that were set for the weights that are trained now."""
+    model.steps, model.reject, model.unknown = {}, None, None
     return model
 
 

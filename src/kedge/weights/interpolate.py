@@ -59,8 +59,8 @@ def interpolate_models(a: nn.Module, b: nn.Module, alpha: float) -> Any:
 
     For two kedge models everything but the network's weights is b's: normalisation, references and residuals, class
     names, steps that it was trained through. A plain `a` is anchored for an anchored `b` first, which changes nothing
-    that it computes. The temperature and the reject rule of `b` are left out: they were fitted to other logits. Any two
-    modules of one kind will do as well. Mode (training or eval) is b's.
+    that it computes. The temperature and the rules of `b` for unsure and unknown are left out: they were fitted to
+    other logits. Any two modules of one kind will do as well. Mode (training or eval) is b's.
 
     Args:
         a: the model at alpha = 0, such as the one before fine-tuning.
@@ -88,7 +88,8 @@ def interpolate_models(a: nn.Module, b: nn.Module, alpha: float) -> Any:
     weights = interpolate(a.network.state_dict(), b.network.state_dict(), alpha)
     copied = copy.deepcopy(b)
     copied.network.load_state_dict(weights)
-    copied.steps, copied.reject = trained_through(b.steps), None
+    copied.steps, copied.reject, copied.unknown = trained_through(b.steps), None, None
+    copied.prototypes = None
     return copied
 
 
