@@ -41,7 +41,7 @@ def write_run_report(
         limit=REPORT_IMAGES,
         trained_on={} if record is None else {name: record.count},
         train_counts={} if counts is None else {name: counts},
-        training=known_runs({name: folder}),
+        about_training=known_runs({name: folder}),
         command=command,
     )
     reporting.write_images(results, path.with_name("images.csv"))

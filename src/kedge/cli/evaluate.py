@@ -248,7 +248,7 @@ def run(
                 groups_of=divided,
                 trained_on=counters(entrants, images),
                 train_counts=class_counts(entrants, images),
-                training=about_runs(entrants),
+                about_training=about_runs(entrants),
                 command=command,
                 **how,
             )

@@ -82,7 +82,7 @@ def evaluate(
     parts: str | os.PathLike[str] | None = None,
     trained_on: Mapping[str, Callable[[Any], int | None]] | None = None,
     train_counts: Mapping[str, Sequence[int]] | None = None,
-    training: Mapping[str, dict[str, Any]] | None = None,
+    about_training: Mapping[str, dict[str, Any]] | None = None,
     command: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
@@ -136,7 +136,8 @@ def evaluate(
             model was trained on (`ImageRecord.count` of its run), or says None where that cannot be told.
         train_counts: for the names of models of which it is known, how many training images each class had, `[C]`: the
             accuracy of rare classes goes by them.
-        training: for the names of models of which it is known, how they were trained (`kedge.training.about_run`).
+        about_training: for the names of models of which it is known, how they were trained, as
+            `kedge.training.about_run` says it.
         command: the command line that led here, for the report.
         progress: called with (images done, images in all).
         notice: called with a sentence before work that takes long, and with what speaks against a model, which
@@ -275,7 +276,7 @@ def evaluate(
             s.name: {
                 **summaries[s.name][0],
                 "trained_on": trained[s.name],
-                "training": (training or {}).get(s.name),
+                "training": (about_training or {}).get(s.name),
                 "test_time": record(s, runner.streams[s.name], seed),
                 "warnings": [*s.warnings, *brake_in_words(runner.streams[s.name])],
             }
