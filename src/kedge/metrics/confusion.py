@@ -47,10 +47,8 @@ def confusion_counts(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
 def most_confused(off: Tensor, most: int) -> list[int]:
     """Up to `most` class indices, rising: those of the largest confusions of `off` `[C, C]`, whose diagonal is 0."""
     classes: set[int] = set()
-    width = len(off)
-    counts, order = off.flatten().sort(descending=True, stable=True)
-    for i in order[: int((counts > 0).sum())].tolist():
-        pair = {i // width, i % width}
+    for i in _largest_first(off.flatten()).tolist():
+        pair = {i // len(off), i % len(off)}
         if len(classes | pair) <= most:
             classes |= pair
         if len(classes) == most:
@@ -84,11 +82,11 @@ class Confusion(Metric):
         classes = len(counts)
         square = counts - counts.diag().diag()
         off = square.flatten()
-        order = off.argsort(descending=True, stable=True)[:LARGEST]
+        order = _largest_first(off)[:LARGEST]
         images = counts.sum(1)
         largest = [
             {"label": i // classes, "predicted": i % classes, "count": int(off[i]), "of": int(images[i // classes])}
-            for i in order.tolist() if off[i] > 0
+            for i in order.tolist()
         ]  # fmt: skip
         drawn = None
         if classes > DRAWN and (chosen := most_confused(square, DRAWN)):
@@ -136,6 +134,12 @@ class Confusion(Metric):
             pairs = value["largest"] if value else []
         for pair in pairs:
             yield _words(pair, class_names), self.name, pair["count"]
+
+
+def _largest_first(counts: Tensor) -> Tensor:
+    """The places of all counts `[M]` above 0, the largest first, of equals the first: few of a million are."""
+    places = counts.nonzero().squeeze(1)
+    return places[counts[places].argsort(descending=True, stable=True)]
 
 
 def _counts(sample: Answers) -> Tensor:

@@ -114,9 +114,7 @@ def _accuracy(model: dict[str, Any], results: dict[str, Any]) -> dict[str, str] 
     notes, probe = [], dig(model, "training", "probe", "accuracy")
     if always := majority(model, results):
         word, share = always
-        beaten = cell.get("low") is None or cell["low"] > share
-        no_better = "" if beaten else ", which these images do not show it to beat"
-        notes.append(f"always answering {word}: {number(share)} %{no_better}")
+        notes.append(f"always answering {word}: {number(share)} %{_against(cell, share)}")
     if probe is not None:
         count = dig(model, "training", "validation_images")
         of = f" of {count:,} validation images" if count else " of the validation images"
@@ -124,6 +122,13 @@ def _accuracy(model: dict[str, Any], results: dict[str, Any]) -> dict[str, str] 
     note = "; ".join(notes)
     text = f"right on {number(cell['value'])} % of {results['data']['images']:,} images{interval}"
     return _line("How good", text, note[:1].upper() + note[1:] + "." if note else "")
+
+
+def _against(cell: dict[str, Any], share: float) -> str:
+    """What an interval says of a share that it should lie above; "" where it does, or there is none."""
+    if cell.get("low") is None or cell["low"] > share:
+        return ""
+    return ", which is better" if cell["high"] < share else ", which these images do not show it to beat"
 
 
 def _worst_class(model: dict[str, Any], results: dict[str, Any]) -> dict[str, str] | None:
@@ -166,7 +171,10 @@ def _worst_corruption(name: str, model: dict[str, Any], results: dict[str, Any])
 
 
 def _gate(name: str, model: dict[str, Any]) -> dict[str, str] | None:
-    return None
+    """Whether the model meets the bars of its recipe, where that has some, else how to set one."""
+    if dig(model, "training") is None:
+        return None
+    return _line("Gate", "none set:", code=f"kedge check {_place(name, model)} --min-accuracy 0.9")
 
 
 def _place(name: str, model: dict[str, Any]) -> str:

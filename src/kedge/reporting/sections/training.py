@@ -59,8 +59,8 @@ def duplicates(model: dict[str, Any], results: dict[str, Any]) -> list[str]:
     for count, what in ((model["training"]["repeated"], "training"), (results["data"]["repeated"], "test")):
         if count is not None:
             what = "validation" if what == "test" and results["data"]["split"] == "val" else what
-            some = f"{count:,} of the {what} images {'is' if count == 1 else 'are'} there more than once"
-            lines.append(f"{some if count else f'No {what} image is there twice'}, bit for bit.")
+            some = f"{count:,} {what} image{' repeats' if count == 1 else 's repeat'} another one"
+            lines.append(f"{some if count else f'No {what} image repeats another one'}, bit for bit.")
     if model["trained_on"] is not None:
         lines.append(f"{model['trained_on'] or 'None'} of the images of this page {_were(model['trained_on'])}.")
     if lines:
