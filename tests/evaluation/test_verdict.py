@@ -48,6 +48,7 @@ def share_wrong(certain: torch.Tensor, slope: float, level: float) -> torch.Tens
     return torch.sigmoid(level - slope * certain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [60, 400])
 @pytest.mark.parametrize("slope", [0.0, 1.0, 2.0])
 def test_it_is_false_in_one_of_twenty_at_the_most(slope, images):

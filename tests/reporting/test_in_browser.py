@@ -116,7 +116,7 @@ def test_folds_and_unfolds_by_mouse_and_by_key(show):
     assert not table.is_visible()
 
 
-@pytest.mark.parametrize("name", ["one", "two"])
+@pytest.mark.parametrize("name", ["one", pytest.param("two", marks=pytest.mark.slow)])
 def test_a_cell_shows_its_images_and_no_others(show, results, name):
     page = show(name)
     model = list(results["models"].values())[-1 if name == "two" else 0]
@@ -172,7 +172,7 @@ def test_every_control_is_reached_by_tab_in_the_order_of_the_page(show):
 
 
 @pytest.mark.parametrize("name", ["one", "two"])
-@pytest.mark.parametrize("width", [375, 320])
+@pytest.mark.parametrize("width", [375, pytest.param(320, marks=pytest.mark.slow)])
 def test_a_phone_does_not_scroll_sideways(show, name, width):
     page = show(name, width)
     for fold in ("", "document.querySelectorAll('details').forEach(e => e.open = true)"):
