@@ -52,7 +52,7 @@ LIMIT = 2_000_000  # bytes
 LADDER = (
     "",
     "the plots of all scores but the first",
-    "half of the example images",
+    "most of the example images",
     "all example images",
     "the score histograms and ROC curves",
     "the tables of all scores",
