@@ -6,6 +6,7 @@ from pathlib import Path
 from kedge import evaluation, reporting
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
+from kedge.training.about_run import known_runs
 from kedge.training.record import ImageRecord
 
 __all__ = ["write_run_report"]
@@ -24,6 +25,8 @@ def write_run_report(
 ) -> None:
     """Evaluate the model of the run in `folder` on (at most a thousand of) its validation images and write the page.
 
+    Beside it goes images.csv, a line for each of these images.
+
     `about`: what the model is called there, if not as the folder, and a paragraph that the page begins with.
     """
     again = ["--split", "val", "--shift", "none", "--limit", str(REPORT_IMAGES), "--seed", str(seed)]
@@ -38,6 +41,8 @@ def write_run_report(
         limit=REPORT_IMAGES,
         trained_on={} if record is None else {name: record.count},
         train_counts={} if counts is None else {name: counts},
+        about_training=known_runs({name: folder}),
         command=command,
     )
+    reporting.write_images(results, path.with_name("images.csv"))
     reporting.write_report(results if words is None else {**results, "about": words}, path)

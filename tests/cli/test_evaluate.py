@@ -61,7 +61,13 @@ def test_several_models_side_by_side_with_corruptions(command, run_folder, model
     rows = list(csv.DictReader(io.StringIO(table)))
     assert {row["model"] for row in rows} == {"first", "digit-model", "first - digit-model"}
     assert {"1", "5"} <= {row["severity"] for row in rows}
-    assert sorted(p.name for p in out.iterdir()) == ["parts", "report.html", "results.csv", "results.json"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "images.csv",
+        "parts",
+        "report.html",
+        "results.csv",
+        "results.json",
+    ]
     _, table, _ = command("evaluate", run_folder, model_folder, "--limit", 20, "--shift", "none", "--out", out)
     assert "first" in table
     assert "digit-model" in table

@@ -17,7 +17,8 @@ def test_quickstart_compares_groups_and_says_what_is_next(command, tmp_path, mon
     assert "8 and 9 are kept from them" in out
     folder = tmp_path / "runs" / "q"
     assert {path.name for path in folder.iterdir()} == {
-        "standard", "standard-6", "anchored", "anchored-6", "images", "report.html", "results.json", "results.csv",
+        "standard", "standard-6", "anchored", "anchored-6", "images", "images.csv", "report.html", "results.json",
+        "results.csv",
     }  # fmt: skip
     results = json.loads((folder / "results.json").read_text())
     assert results["groups"] == {"standard": ["standard-5", "standard-6"], "anchored": ["anchored-5", "anchored-6"]}

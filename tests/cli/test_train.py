@@ -240,6 +240,7 @@ def test_the_run_comes_with_its_page(tmp_path):
     folder = tmp_path / "runs" / "x"
     assert sorted(p.name for p in folder.iterdir()) == sorted(
         [
+            "images.csv",
             "images.safetensors",
             "last.ckpt",
             "last.ckpt.sha256",

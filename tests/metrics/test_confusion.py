@@ -50,7 +50,11 @@ def test_of_many_classes_the_largest_confusions_alone():
     found, names = result(labels, predicted, 300), [f"class {c}" for c in range(300)]
     assert found["counts"] is None
     assert found["largest"] == [{"label": 7, "predicted": 9, "count": 3, "of": 3}]
-    assert CONFUSION.heat(found, names) is None
+    heat = CONFUSION.heat(found, names)
+    assert (list(heat.rows), heat.counts, list(heat.totals)) == (["class 7", "class 9"], [[0, 3], [0, 3]], [3, 3])
+    assert list(heat.classes) == [7, 9]
+    assert "of 300" in heat.note
+    assert CONFUSION.heat({**found, "drawn": None}, names) is None  # as in results of before
     (line,) = CONFUSION.details([found, None], names)
     assert (line.label, list(line.cells)) == ("class 7 taken for class 9", [3, None])
     assert [n[0] for n in CONFUSION.numbers(found, names)] == ["", "class 7 taken for class 9"]
@@ -62,3 +66,19 @@ def test_few_classes_are_drawn_and_all_counts_are_in_the_csv(drawn):
     assert heat.counts == found["counts"]
     assert heat.good
     assert len(list(CONFUSION.numbers(found, names))) == 1 + 49
+
+
+def test_the_most_confused_of_many_classes_are_drawn():
+    generator = torch.Generator().manual_seed(3)
+    labels, predicted = (torch.randint(60, (5000,), generator=generator) for _ in range(2))
+    predicted = torch.where(labels % 2 == 0, labels, predicted)  # confusions of odd classes alone
+    found = result(labels, predicted, 60)["drawn"]
+    expected = confusion_matrix(labels, predicted, labels=range(60))
+    chosen = found["classes"]
+    assert len(chosen) == 20
+    assert chosen == sorted(chosen)
+    assert found["counts"] == expected[chosen][:, chosen].tolist()
+    assert found["images"] == expected.sum(1)[chosen].tolist()
+    off = expected - expected * torch.eye(60, dtype=torch.long).numpy()
+    label, answer = divmod(int(off.argmax()), 60)
+    assert {label, answer} <= set(chosen)

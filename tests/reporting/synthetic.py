@@ -279,6 +279,17 @@ def model(
     made["errors"] = []
     made["warnings"] = []
     made["trained_on"] = None
+    made["verdict"] = {
+        "kind": "half", "risk": 0.05, "all": {"images": N, "wrong": 700, "low": 0.066, "high": 0.075},
+        "half": {"images": N // 2, "wrong": 20, "low": 0.003, "high": 0.006},
+    }  # fmt: skip
+    made["answers"] = None
+    made["training"] = {
+        "folder": f"runs/{i}", "data": "cifar10", "images": 45000, "validation_images": 5000, "classes": None,
+        "repeated": 0, "seconds": 100.0, "finished": "2026-01-02T03:04:05+0000", "recipe": {"epochs": 3},
+        "probe": None, "validation": {"accuracy": accuracy},
+        "curve": {"epoch": [1, 2], "lr": [0.1, 0.0], "train_loss": [2.0, 1.0], "val_accuracy": [0.4, accuracy]},
+    }  # fmt: skip
     return made
 
 
@@ -300,7 +311,7 @@ def results(
     rng = np.random.default_rng(seed)
     sets = SETS if sets is None else sets
     record = {"split": "test", "images": 500 if limited else N, "of": N, "limited": limited,
-              "image_shape": [3, 32, 32], "unreadable": 0}  # fmt: skip
+              "image_shape": [3, 32, 32], "unreadable": 0, "repeated": 0}  # fmt: skip
     models = {
         name: model(rng, i, sets=sets, corruptions=corruptions, published=published, attacks=attacks, classes=classes,
                     thumbnails=thumbnails, interval=interval)
@@ -322,6 +333,7 @@ def results(
             {"what": "smooth ECE", "cite": "Błasiok and Nakkiran, ICLR 2024", "url": "https://arxiv.org/abs/2309.12236"},
         ],
         "data": {"name": "cifar10", **record, "class_names": list(classes)},
+        "test_images": None,
         "ood_sets": {
             name: {"name": name, **record, "conversion": dict.fromkeys(names, ""), "group": group, "seen": None,
                    "warning": "28 px and grey, against 32 px and colour" if name == "mnist" else None}

@@ -22,7 +22,7 @@ from kedge.cli.parse import (
     whole_numbers,
 )
 from kedge.cli.resolve_model import Source, check_weights, find_groups, leaves
-from kedge.cli.trained_on import class_counts, counters, trained_attack
+from kedge.cli.trained_on import about_runs, class_counts, counters, trained_attack
 from kedge.cli.validation_data import as_test_images, load_validation
 from kedge.epsilon import parse_epsilon, print_epsilon
 
@@ -72,8 +72,9 @@ def run(
     were trained on, and what is gained by answering only when confident. Several models are measured on the same
     images, side by side.
 
-    Prints a table, and writes results.json, results.csv and report.html, one page that opens without a network. What
-    was measured is kept, part by part: called again, it measures only what is missing; interrupted, it goes on.
+    Prints a table, and writes results.json, results.csv, images.csv (every test image with each model's answer) and
+    report.html, one page that opens without a network and begins with a verdict. What was measured is kept, part by
+    part: called again, it measures only what is missing; interrupted, it goes on.
 
     Args:
         models (MODEL): {MODELS}
@@ -256,6 +257,7 @@ def run(
                 groups_of=divided,
                 trained_on=counters(entrants, images),
                 train_counts=class_counts(entrants, images),
+                about_training=about_runs(entrants),
                 command=command,
                 **how,
             )
@@ -314,16 +316,22 @@ def free_folder(folder: Path, holding: str = "") -> Path:
 
 
 def write(results: dict[str, Any], out: Path) -> Path:
-    """Write results.json, results.csv and report.html into `out`; the path of the page.
+    """Write results.json, results.csv, images.csv and report.html into `out`; the path of the page.
 
     All are there before the first gets its name, and results.json, by which a folder counts as taken, gets it last.
     """
     from kedge.files import sweep, write_together
     from kedge.reporting import as_csv
     from kedge.reporting.files import results_text
+    from kedge.reporting.images_csv import images_csv
     from kedge.reporting.page import page
 
     sweep(out)
-    texts = {"results.csv": as_csv(results), "report.html": page(results), "results.json": results_text(results)}
+    texts = {
+        "results.csv": as_csv(results),
+        "images.csv": images_csv(results),
+        "report.html": page(results),
+        "results.json": results_text(results),
+    }
     write_together({out / name: text for name, text in texts.items()})
     return out / "report.html"

@@ -56,6 +56,13 @@ def class_counts(sources: Mapping[str, Source], images: "ImageSet") -> dict[str,
     return {name: own for name, own in counts.items() if own is not None}
 
 
+def about_runs(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
+    """For each model that a run made, how it was trained, for the page."""
+    from kedge.training.about_run import known_runs
+
+    return known_runs({name: source.run for name, source in sources.items() if not source.members})
+
+
 def unseen_by(source: Source, images: "ImageSet") -> "ImageSet":
     """The images that a model was not trained on, as far as is known; how many were left out is said.
 

@@ -5,8 +5,8 @@ Answers that deserve one are the most and the least certain, and the most confid
 
 import base64
 import io
-from collections.abc import Sequence
-from pathlib import PurePath
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from kedge.evaluation.inputs import to_unit
 from kedge.evaluation.sets import Shifts
 
 THUMBNAIL = 96  # px, longest side
+MOST_CERTAIN = 8  # of the answers that need a look least
+BEHIND = 160  # images behind the cells of confusion matrices, of all models together
+OF_A_CELL = 6
 
 
 def thumbnail(image: Tensor) -> str:
@@ -32,36 +35,78 @@ def thumbnail(image: Tensor) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
+def shared_out(examples: int, models: int) -> tuple[int, int]:
+    """How many images of a kind, and behind the cells of its confusion matrix, are shown of each of several models."""
+    return min(examples, max(8, examples // models)), BEHIND // models if examples else 0
+
+
 def choose(columns: dict[str, Tensor], most: int) -> dict[str, list[int]]:
-    """Positions of up to `most` images each: by log odds, ties in the order of the set."""
+    """Positions of up to `most` images each, of the most certain up to 8: by log odds, ties in the order of the set."""
     order = columns["log_odds"].argsort(descending=True, stable=True)
     wrong = order[columns["rank"][order] > 0]
     half = len(order) // 2
     return {
-        "most_certain": order[: min(most, len(order) - half)].tolist(),
+        "most_certain": order[: min(most, MOST_CERTAIN, len(order) - half)].tolist(),
         "least_certain": order.flip(0)[: min(most, half)].tolist(),
         "confident_mistakes": wrong[:most].tolist(),
     }
 
 
-def example_images(columns: dict[str, Tensor], data: Any, indices: Tensor, most: int = 8) -> dict[str, list[dict]]:
-    """The chosen images of `data` with what was predicted; `indices` are their positions in the whole set."""
-    paths = getattr(data, "paths", None)
+def behind_cells(columns: dict[str, Tensor], most: int, chosen: Iterable[int] = ()) -> list[int]:
+    """Up to `most` positions that give each cell of a confusion matrix something to look at, beside those `chosen`.
+
+    One image for each cell, then a second one, and so on up to 6: mistakes before right answers, the larger cell
+    first. Of mistakes the most certain come first, of right answers the least certain.
+    """
+    labels, predicted = columns["label"].tolist(), columns["predicted"].tolist()
+    order = columns["log_odds"].argsort(descending=True, stable=True).tolist()
+    cells: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for i in order:
+        cells[int(labels[i]), int(predicted[i])].append(i)
+    for (label, answer), places in cells.items():
+        if label == answer:
+            places.reverse()
+    ranked = sorted(cells.items(), key=lambda cell: (cell[0][0] == cell[0][1], -len(cell[1]), cell[0]))
+    shown, more = set(chosen), []
+    for turn in range(OF_A_CELL):
+        for _, places in ranked:
+            if turn < len(places) and places[turn] not in shown:
+                more.append(places[turn])
+    return more[:most]
+
+
+def example_images(
+    columns: dict[str, Tensor],
+    data: Any,
+    indices: Tensor,
+    files: Sequence[str] | None,
+    most: int,
+    behind: int,
+    thumbnails: dict[int, str],
+) -> dict[str, list[dict]]:
+    """The chosen images of `data` with what was predicted; `indices` are their positions in the whole set.
+
+    Up to `behind` images that show what is behind the cells of the confusion matrix are "of_cells". `thumbnails` by
+    position are kept there for the next model on the same images.
+    """
 
     def entry(i: int) -> dict[str, Any]:
-        image, label = data[i]
+        if i not in thumbnails:
+            thumbnails[i] = thumbnail(data[i][0])
         return {
             "index": int(indices[i]),
-            "path": "/".join(PurePath(paths[i]).parts[-2:]) if paths else None,
-            "label": data.class_names[int(label)],
+            "path": files[i] if files else None,
+            "label": data.class_names[int(data.labels[i])],
             "predicted": data.class_names[int(columns["predicted"][i])],
             "correct": bool(columns["rank"][i] == 0),
             "confidence": float(columns["confidence"][i]),
             "uncertainty": float(columns["uncertainty"][i]) if "uncertainty" in columns else None,
-            "thumbnail": thumbnail(image),
+            "thumbnail": thumbnails[i],
         }
 
-    return {group: [entry(i) for i in chosen] for group, chosen in choose(columns, most).items()}
+    groups = choose(columns, most)
+    groups["of_cells"] = behind_cells(columns, behind, (i for own in groups.values() for i in own))
+    return {group: [entry(i) for i in chosen] for group, chosen in groups.items()}
 
 
 def corruption_strips(images: Any, position: int, shifts: Shifts, seed: int) -> list[dict[str, Any]]:

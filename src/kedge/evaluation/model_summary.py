@@ -1,7 +1,7 @@
 """Everything that the results say about one model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from kedge.confidence import log_odds
 from kedge.data.groups import Groups
 from kedge.evaluation.collect import Collected
 from kedge.evaluation.comparing import Measured, compared_numbers
+from kedge.evaluation.each_image import answers_record
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import example_images
 from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready, separated
@@ -18,6 +19,7 @@ from kedge.evaluation.runner import Columns, measure, outputs_from
 from kedge.evaluation.set_coverage import coverage_summary, set_columns
 from kedge.evaluation.sets import Condition, Sets
 from kedge.evaluation.stability import rates
+from kedge.evaluation.verdict import verdict
 from kedge.metrics import aurc, bin_sums, joint_risk_coverage, reliability, risk_coverage
 from kedge.metrics._base import Answers, metrics
 from kedge.metrics._results import Estimate
@@ -31,7 +33,11 @@ POINTS = 200  # of a curve
 
 @dataclass(frozen=True)
 class Settings:
-    """What the summaries of all models share."""
+    """What the summaries of all models share.
+
+    Of images to look at: how many of a kind are `examples`, how many stand `behind` the cells of a confusion matrix,
+    the `files` of the test images, and the `thumbnails` that were drawn already.
+    """
 
     bins: int
     resamples: int
@@ -42,6 +48,9 @@ class Settings:
     tpr: float | None = None
     separability: bool = False
     groups: Groups | None = None
+    behind: int = 0
+    files: Sequence[str] | None = None
+    thumbnails: dict[int, str] = field(default_factory=dict)
 
     def answers(
         self,
@@ -150,7 +159,11 @@ def about(
         **({} if collected.attacked is None else collected.attacked.entry()),
         "unlabelled": None,
         "stability": stability_summary(collected, clean["predicted"], data.image_shape, settings),
-        "images": example_images(clean, data, sets.positions, settings.examples),
+        "verdict": verdict(clean["log_odds"], clean["rank"] == 0, settings.risk),
+        "answers": answers_record(clean, rule),
+        "images": example_images(
+            clean, data, sets.positions, settings.files, settings.examples, settings.behind, settings.thumbnails
+        ),
         "timing": {
             "images_per_second": 1 / pace if pace > 0 else None,
             "device": str(subject.device),

@@ -14,9 +14,10 @@ from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.cache import Parts
 from kedge.evaluation.collect import collect
 from kedge.evaluation.comparing import compare, group_table
+from kedge.evaluation.each_image import file_names, images_record, repeated
 from kedge.evaluation.equalise import common_step, difference
 from kedge.evaluation.evaluated_model import gather_subjects, named_groups
-from kedge.evaluation.figures import corruption_strips
+from kedge.evaluation.figures import corruption_strips, shared_out
 from kedge.evaluation.first_order import first_order_radius
 from kedge.evaluation.inputs import conversion
 from kedge.evaluation.model_summary import Settings, about
@@ -75,12 +76,13 @@ def evaluate(
     stability: bool = False,
     bins: int = 15,
     resamples: int = 1000,
-    examples: int = 8,
+    examples: int = 24,
     groups: Mapping[str, Sequence[str]] | None = None,
     groups_of: Groups | Sequence[str | None] | None = None,
     parts: str | os.PathLike[str] | None = None,
     trained_on: Mapping[str, Callable[[Any], int | None]] | None = None,
     train_counts: Mapping[str, Sequence[int]] | None = None,
+    about_training: Mapping[str, dict[str, Any]] | None = None,
     command: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     notice: Callable[[str], None] | None = None,
@@ -122,7 +124,9 @@ def evaluate(
             after the object is destroyed (`kedge.evaluation.stability`): six passes over the test images.
         bins: of the calibration error.
         resamples: of the bootstrap; 0 for none.
-        examples: how many images to show of the most certain, the least certain and the confident mistakes.
+        examples: how many images to show of the least certain and the confident mistakes, of several models fewer of
+            each, but no less than 8; and whether to show any of the most certain (up to 8) and of what is behind the
+            cells of the confusion matrix (up to 160, of all models together).
         groups: name to names of models that are seeds of one method: compared as groups, with mean and spread.
         groups_of: of the images of `data`: which group each belongs to (`kedge.data.group_by`, or a text for each
             image, None for no group); None: no groups.
@@ -132,6 +136,8 @@ def evaluate(
             model was trained on (`ImageRecord.count` of its run), or says None where that cannot be told.
         train_counts: for the names of models of which it is known, how many training images each class had, `[C]`: the
             accuracy of rare classes goes by them.
+        about_training: for the names of models of which it is known, how they were trained, as
+            `kedge.training.about_run` says it.
         command: the command line that led here, for the report.
         progress: called with (images done, images in all).
         notice: called with a sentence before work that takes long, and with what speaks against a model, which
@@ -198,7 +204,9 @@ def evaluate(
     runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
     collected = collect(runner, sets, attacks, limit, seed, stability)
 
-    settings = Settings(bins, resamples, seed, risk, examples, train_counts or {}, tpr, bool(seen), divided)
+    files = file_names(getattr(data, "paths", None), positions)
+    each, behind = shared_out(examples, len(subjects))
+    settings = Settings(bins, resamples, seed, risk, each, train_counts or {}, tpr, bool(seen), divided, behind, files)
     group_of = {name: None if not near else "near" if name in near else "far" for name in ood_sets}
     summaries = {
         s.name: about(s, collected[s.name], sets, scores, group_of, runner.pace[s.name], settings) for s in subjects
@@ -243,7 +251,12 @@ def evaluate(
             *catalog.citations(method for s in subjects for method in s.model.methods()),
         ],
         "fewest_images": FEWEST,
-        "data": {**set_record(data, len(test), limit), "class_names": list(data.class_names)},
+        "data": {
+            **set_record(data, len(test), limit),
+            "class_names": list(data.class_names),
+            "repeated": repeated(test.keys()),
+        },
+        "test_images": images_record(test.labels, positions, files),
         "ood_sets": {
             name: {
                 **set_record(images, len(outside[name]), limit),
@@ -263,6 +276,7 @@ def evaluate(
             s.name: {
                 **summaries[s.name][0],
                 "trained_on": trained[s.name],
+                "training": (about_training or {}).get(s.name),
                 "test_time": record(s, runner.streams[s.name], seed),
                 "warnings": [*s.warnings, *brake_in_words(runner.streams[s.name])],
             }

@@ -58,6 +58,8 @@ class Heat:
         corner: what rows and columns are, in a few words.
         note: what to know of it.
         good: whether the diagonal is what should be large, as of a confusion matrix.
+        classes: the class index of each row and column, where a cell counts images of one class with one answer.
+        totals: what the counts of a row are shares of; (): of their sum.
     """
 
     rows: Sequence[str]
@@ -66,6 +68,8 @@ class Heat:
     corner: str
     note: str = ""
     good: bool = False
+    classes: Sequence[int] = ()
+    totals: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

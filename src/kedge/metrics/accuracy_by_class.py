@@ -93,7 +93,14 @@ class AccuracyByClass(Metric):
         if len(classes) > MANY:
             classes = sorted(classes, key=lowest.__getitem__)[:MANY]
         return [
-            Line(class_name(class_names, c), [_of_class(v, c) for v in values], self.unit, self.better) for c in classes
+            Line(
+                class_name(class_names, c),
+                [_of_class(v, c) for v in values],
+                self.unit,
+                self.better,
+                [f"of {v['images'][c]:,}" if v and v["images"][c] else "" for v in values],
+            )
+            for c in classes
         ]
 
     def sentence(self, value: Any, class_names: Sequence[str]) -> str:

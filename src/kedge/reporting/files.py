@@ -12,6 +12,7 @@ from kedge.reporting.formats import NEWEST, upgrade
 
 # A list of numbers over several lines: curves and histograms, which a line holds as well. JSON has no line break inside
 # a string, so none is taken for a list.
+MOST_ANSWERS = 1_000_000  # of all models to single images; of more, images.csv alone has them: readers take 100 MB
 _NUMBER = r"(?:-?[0-9][0-9.eE+-]*|null)"
 _NUMBERS = re.compile(rf"\[\n\s*{_NUMBER}(?:,\n\s*{_NUMBER})*\n\s*\]")
 
@@ -23,6 +24,10 @@ def write_results(results: dict[str, Any], path: str | os.PathLike[str]) -> Path
 
 def results_text(results: dict[str, Any]) -> str:
     """What `write_results` writes."""
+    count = sum(len((model.get("answers") or {}).get("predicted", ())) for model in results["models"].values())
+    if count > MOST_ANSWERS:
+        models = {name: {**model, "answers": None} for name, model in results["models"].items()}
+        results = {**results, "test_images": None, "models": models}
     text = json.dumps(results, indent=1, allow_nan=False, ensure_ascii=False)
     return _NUMBERS.sub(lambda match: " ".join(match[0].split()), text) + "\n"
 

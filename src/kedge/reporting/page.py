@@ -15,6 +15,7 @@ from kedge.reporting.sections import (
     attack,
     calibration,
     comparing,
+    decision,
     details,
     images,
     ood,
@@ -23,6 +24,7 @@ from kedge.reporting.sections import (
     selective,
     shift,
     stability,
+    training,
     unlabelled,
 )  # fmt: skip
 from kedge.reporting.summary import about, cautions, summary_rows
@@ -30,6 +32,8 @@ from kedge.reporting.svg import COLORS, GLYPHS
 from kedge.reporting.table import MARK, sizes, subject_line, warnings
 
 SECTIONS = (
+    decision,
+    training,
     shift,
     details,
     calibration,
@@ -48,7 +52,7 @@ LIMIT = 2_000_000  # bytes
 LADDER = (
     "",
     "the plots of all scores but the first",
-    "half of the example images",
+    "most of the example images",
     "all example images",
     "the score histograms and ROC curves",
     "the tables of all scores",
@@ -117,6 +121,29 @@ def any_ood(models: Iterable[dict[str, Any]], key: str) -> bool:
     return any(key in values for model in models for own in model["ood"].values() for values in own["scores"].values())
 
 
+def _sections(parts: dict[str, Any], models: int) -> list[tuple[str, str, Any]]:
+    """(id, title, whether it is there) of the sections, in the order of the page."""
+    over_seeds, tests = (parts["comparing"] and parts["comparing"][key] for key in ("rows", "tests"))
+    summary = [("summary", "Summary", True), ("seeds", "Over seeds", over_seeds)]
+    looks = [
+        ("details", "Class by class", parts["details"]),
+        ("images", "Images", parts["images"]),
+        ("training", "Training", parts["training"]),
+    ]
+    return [
+        *(summary + looks if models > 1 else looks + summary),
+        ("unlabelled", "Without labels", parts["unlabelled"]),
+        ("shift", "When images get worse", parts["shift"]),
+        ("calibration", "Confidence", parts["calibration"]),
+        ("outside", "Out of distribution", parts["ood"]),
+        ("selective", "Answering less", parts["selective"]),
+        ("stability", "Stability", parts["stability"]),
+        ("prediction-sets", "Prediction sets", parts["prediction_sets"]),
+        ("attack", "Under attack", parts["attack"]),
+        ("comparing", "Which is better", tests),
+    ]
+
+
 def _page(results: dict[str, Any], level: int) -> str:
     environment = templates()
     models = results["models"]
@@ -133,6 +160,7 @@ def _page(results: dict[str, Any], level: int) -> str:
         together=together,
         better_mark=MARK + "\N{VARIATION SELECTOR-15}",  # as text, not as a picture
     )
+    parts = {part.__name__.rpartition(".")[2]: part.section(results, level) for part in SECTIONS}
     return environment.get_template("report.html").render(
         results=results,
         subject=subject_line(results),
@@ -147,5 +175,9 @@ def _page(results: dict[str, Any], level: int) -> str:
         settled=SETTLED if len(results["groups"]) > 1 else "",
         stories=[about(name, model, results) for name, model in models.items()],
         heat_scale=shift.legend_of_heat(),
-        **{part.__name__.rpartition(".")[2]: part.section(results, level) for part in SECTIONS},
+        sections=_sections(parts, len(models)),
+        tails=list(decision.TAILS.items()),
+        rule=decision.rule(parts["decision"]),
+        each_image=any(model["answers"] for model in models.values()),
+        **parts,
     )

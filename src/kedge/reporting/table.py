@@ -203,9 +203,11 @@ def _grid(corner: str, heads: list[str]) -> "Table":
 
 
 def as_json(results: dict[str, Any]) -> str:
-    """All results as JSON, without the pictures."""
+    """All results as JSON, without the pictures and what was answered to each image."""
     bare = copy.deepcopy(check_results(results))
+    bare.pop("test_images")
     for model in bare["models"].values():
+        model.pop("answers")
         for entries in model["images"].values():
             for entry in entries:
                 entry.pop("thumbnail", None)

@@ -38,6 +38,8 @@ _LARGEST = 100_000_000  # bytes of metrics.csv: a million epochs
 class RunFolder:
     """`runs/NAME/` with recipe.yaml, run.json, images.safetensors, metrics.csv, last.ckpt, model/ and report.html.
 
+    Beside report.html lies images.csv, a line for each image that the page is of.
+
     A run with init_from has the model it began from in start/; one that attacks its validation images keeps the best
     weights so far in best-EPOCH.safetensors, and in the end the model that is not model/ in last/, or best/. Copies of
     the model after some epochs are in snapshots/epoch-NNNN/.

@@ -56,7 +56,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any]:
             {**cite, "url": cite.get("url") if str(cite.get("url")).startswith(("https://", "http://")) else None}
             for cite in results["citations"]
         ],
-        "time": _time(results["seconds"]),
+        "time": time_in_words(results["seconds"]),
     }
 
 
@@ -64,7 +64,8 @@ def _value(value: Any) -> str:
     return printable(", ".join(str(v).replace("_", " ") for v in value) if isinstance(value, list) else value)
 
 
-def _time(seconds: float | None) -> str | None:
+def time_in_words(seconds: float | None) -> str | None:
+    """Seconds for people; None for None."""
     if seconds is None:
         return None
     if seconds < 120:
