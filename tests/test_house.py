@@ -15,7 +15,7 @@ ORDER = (
     "procedures run_page auditing",
     "training evaluation",
     "reporting probing weights",
-    "objectives scores test_time hub selection",
+    "objectives scores test_time hub selection gate",
     "attacks optim checkpoint metrics ensemble expert_weights",
     "architectures named_model stated",
     "anchoring networks",

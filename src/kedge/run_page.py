@@ -7,6 +7,7 @@ from kedge import evaluation, reporting
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.training.record import ImageRecord
+from kedge.training.recorded import recorded
 
 __all__ = ["write_run_report"]
 
@@ -40,4 +41,5 @@ def write_run_report(
         train_counts={} if counts is None else {name: counts},
         command=command,
     )
+    results["models"][name]["gate"] = recorded(folder).get("gate") or {}
     reporting.write_report(results if words is None else {**results, "about": words}, path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kedge.cli.adapting import beside, check_methods, kept_images
+from kedge.cli.check import gates_of
 from kedge.cli.flags import command_line
 from kedge.cli.load_data import load_data, load_outside, load_training, shifts_of, workers_for
 from kedge.cli.output import progress_bar
@@ -25,6 +26,7 @@ from kedge.cli.resolve_model import Source, check_weights, find_groups, leaves
 from kedge.cli.trained_on import class_counts, counters, trained_attack
 from kedge.cli.validation_data import as_test_images, load_validation
 from kedge.epsilon import parse_epsilon, print_epsilon
+from kedge.gate import verdicts
 
 
 def run(
@@ -150,7 +152,7 @@ def run(
     check_seen(seen, separated([*ood, *near]))
     sources, seeds_of = find_groups(models)
     check_weights(sources.values(), weights)
-    single = leaves(sources)
+    single, gates = leaves(sources), gates_of(sources)
     attack, ood, near = separated(attack), separated(ood), separated(near)
     unlabelled = separated(unlabelled)
     radius_of_all = radius(eps, norm)
@@ -187,6 +189,7 @@ def run(
     from kedge import evaluation
     from kedge.data.grouping import group_by
     from kedge.reporting import render
+    from kedge.reporting.verdicts import verdict_lines
 
     loaded = {name: source.load(device, weights) for name, source in sources.items()}
     if references == "blt":
@@ -251,6 +254,8 @@ def run(
                 **how,
             )
             results = evaluation.with_estimates(results, estimates) if unlabelled else results
+            for each, gate in gates.items():
+                results["models"][each]["gate"] = gate
     except KeyboardInterrupt:
         where = f"; what was measured is kept in {parts}, the same command goes on" if parts else ""
         raise KeyboardInterrupt(f"interrupted{where}") from None
@@ -260,6 +265,8 @@ def run(
     reused = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
     memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
     print(f"{time.perf_counter() - started:.0f} s{memory}{reused}\nreport: {page}", file=sys.stderr)
+    if judged := verdicts(results):
+        print("\n".join(["by the gate of the recipe (kedge check):", *verdict_lines(judged)]), file=sys.stderr)
     for name, model in results["models"].items():
         for error in model["errors"]:
             print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from kedge import catalog, own_code
+from kedge.gate import measuring
 from kedge.own_code import ALLOW_CODE
 from kedge.rejection import in_words
 from kedge.training.nested import ROOMS, check_code
@@ -140,6 +141,8 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
     folder = shlex.quote(str(result.folder))
     tested = f"kedge evaluate {folder}    " if result.folds is None or _has_test(result.recipe) else ""
     print(f"next:   {tested}kedge predict {folder} IMAGES...")
+    if gate := result.recipe.gate:
+        print(f"gate:   kedge evaluate {' '.join(filter(None, [folder, measuring(gate)]))}, then kedge check {folder}")
     return 0
 
 

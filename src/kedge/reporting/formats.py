@@ -21,7 +21,7 @@ _SET: dict[str, Any] = {
 }
 _MODEL: dict[str, Any] = {
     "kind": "?", "network": "?", "parameters": None, "references": None, "device": "?", "input_shape": [],
-    "conversion": "", "steps": [], "trained_on": None, "images": {}, "errors": [], "warnings": [],
+    "conversion": "", "steps": [], "trained_on": None, "images": {}, "errors": [], "warnings": [], "gate": {},
     "timing": {"images_per_second": None, "device": None, "seconds": None},
     "clean": _Part(reliability=None, calibration={}),
     "shift": _Part(mean={}, by_severity=[], conditions=[], reliability=None),

@@ -125,6 +125,8 @@ class Recipe:
         keep: `best` by accuracy under that attack, or `last`; the other model is kept beside it.
         snapshots: epochs between copies of the model kept in the run's folder; 0: none.
         average: share of the trained weights in an average with those of init_from that is kept in the end; null: off.
+        gate: the bars that the model must meet, such as {min_accuracy: 0.9, max_ece: 0.03}, by which kedge check judges
+            it: the flags of that are its keys; {}: none.
         runs: folder that holds the runs.
     """
 
@@ -199,6 +201,7 @@ class Recipe:
     keep: str = "best"
     snapshots: int = 0
     average: float | None = None
+    gate: dict[str, Any] = field(default_factory=dict)
     runs: str = "runs"
 
     def __post_init__(self) -> None:
