@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kedge.gate.measured import Measured, of_estimate, of_shares
+from kedge.gate.measured import Measured, of_estimate, of_mean_share, of_shares
 from kedge.own_code import near_names
 
 __all__ = ["CRITERIA", "Bar", "Criterion", "as_gate", "measuring"]
@@ -135,11 +135,12 @@ def _unknown_answered(results: Record, model: Record, bar: Bar) -> Measured | No
     return of_shares(counts, lowest=False, each="set" if len(counts) > 1 else "")
 
 
-def _corrupted(key: str) -> Callable[[Record, Record, Bar], Measured | None]:
-    def measured(results: Record, model: Record, bar: Bar) -> Measured | None:
-        return of_estimate(((model.get("shift") or {}).get("mean") or {}).get(key), results["data"]["images"])
+def _corrupted_accuracy(results: Record, model: Record, bar: Bar) -> Measured | None:
+    return of_mean_share(_corrupted(model, "accuracy"), results["data"]["images"])
 
-    return measured
+
+def _corrupted_ece(results: Record, model: Record, bar: Bar) -> Measured | None:
+    return of_estimate(_corrupted(model, "ece"), results["data"]["images"])
 
 
 def _attacked(results: Record, model: Record, bar: Bar) -> Measured | None:
@@ -148,6 +149,10 @@ def _attacked(results: Record, model: Record, bar: Bar) -> Measured | None:
     counts = {own.get("title", name): (own["accuracy"]["value"], own["images"]) for name, own in attacks.items()}
     most = max((images for _, images in counts.values()), default=0)
     return of_shares(counts, each="attack", images=most)
+
+
+def _corrupted(model: Record, key: str) -> Any:
+    return ((model.get("shift") or {}).get("mean") or {}).get(key)
 
 
 def _clean(model: Record, key: str) -> Any:
@@ -165,9 +170,9 @@ CRITERIA = (
     Criterion("max_ece", "calibration error (ECE)", "lower", _ece),
     Criterion("min_coverage", "wrong among the surest {at} of answers", "lower", _risk, of_risk=True),
     Criterion("max_unknown_answered", "foreign images answered", "lower", _unknown_answered, "--ood FOREIGN"),
-    Criterion("min_corrupted_accuracy", "accuracy on corrupted images", "higher", _corrupted("accuracy"),
+    Criterion("min_corrupted_accuracy", "accuracy on corrupted images", "higher", _corrupted_accuracy,
               "--shift corruptions"),
-    Criterion("max_corrupted_ece", "calibration error on corrupted images", "lower", _corrupted("ece"),
+    Criterion("max_corrupted_ece", "calibration error on corrupted images", "lower", _corrupted_ece,
               "--shift corruptions"),
     Criterion("min_attacked_accuracy", "accuracy under attack", "higher", _attacked, "--attack pgd"),
 )  # fmt: skip

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from statistics import NormalDist
 from typing import Any
 
-__all__ = ["LEVEL", "Measured", "of_estimate", "of_shares"]
+__all__ = ["LEVEL", "Measured", "of_estimate", "of_mean_share", "of_shares"]
 
 LEVEL = 0.95
 Ends = tuple[float, float]
@@ -70,7 +71,7 @@ def _lowest(shares: Sequence[tuple[float, int]], factor: float) -> Ends:
 
 
 @cache
-def _exact(right: int, images: int, level: float) -> Ends:
+def _exact(right: float, images: float, level: float) -> Ends:
     from kedge.metrics import exact_interval
 
     return exact_interval(right, images, level) if images else (0.0, 1.0)
@@ -93,3 +94,24 @@ def of_estimate(estimate: Any, images: int) -> Measured | None:
         return center - (center - low) / math.sqrt(factor), center + (high - center) / math.sqrt(factor)
 
     return Measured(value, images, ends)
+
+
+def of_mean_share(estimate: Any, images: int) -> Measured | None:
+    """What an estimate says of a mean of shares over several conditions of the same images; None: no such number.
+
+    The bootstrap of few images that are nearly all right is too narrow. In its place stands the exact interval of as
+    many independent answers as have the variance that the bootstrap shows, corrected for how well few images tell a
+    variance (Korn & Graubard, Survey Methodology 1998); where all images say the same, of as many as there are images.
+    """
+    stated = of_estimate(estimate, images)
+    if stated is None or stated.ends is None:
+        return stated
+    from scipy.stats import t
+
+    value, normal = stated.value, NormalDist().inv_cdf(0.5 + LEVEL / 2)
+    low, high = stated.ends(1)
+    error = max(value - low, high - value) / normal  # one side may be cut off at 0 or 1
+    spread = value * (1 - value)
+    alike = error == 0 or spread == 0
+    answers = images if alike else spread / error**2 * (normal / float(t.ppf(0.5 + LEVEL / 2, images - 1))) ** 2
+    return replace(stated, ends=lambda factor: _exact(value * answers * factor, answers * factor, LEVEL))

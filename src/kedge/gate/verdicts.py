@@ -105,14 +105,14 @@ def _judged(asked: Verdict, measured: Measured | None) -> Verdict:
     if measured.ends is None:
         return known
     low, high = measured.ends(1)
-    said = _said(low, high, asked)
-    needed = _needed(measured, asked) if said == UNDECIDED else None
-    return replace(known, verdict=said, low=max(0.0, low), high=min(1.0, high), needed=needed)
+    verdict = said(low, high, asked.bar, asked.better)
+    needed = _needed(measured, asked) if verdict == UNDECIDED else None
+    return replace(known, verdict=verdict, low=max(0.0, low), high=min(1.0, high), needed=needed)
 
 
-def _said(low: float, high: float, asked: Verdict) -> str:
-    higher = asked.better == "higher"
-    good, bad = (low >= asked.bar, high < asked.bar) if higher else (high <= asked.bar, low > asked.bar)
+def said(low: float, high: float, bar: float, better: str) -> str:
+    """What an interval says of a bar: "pass", "fail" or "cannot tell"."""
+    good, bad = (low >= bar, high < bar) if better == "higher" else (high <= bar, low > bar)
     return PASS if good else FAIL if bad else UNDECIDED
 
 
@@ -124,7 +124,7 @@ def _needed(measured: Measured, asked: Verdict) -> int | None:
 
     def tells(factor: float) -> bool:
         assert measured.ends is not None
-        return _said(*measured.ends(factor), asked) != UNDECIDED
+        return said(*measured.ends(factor), asked.bar, asked.better) != UNDECIDED
 
     few, many = 1.0, 2.0
     while not tells(many):
