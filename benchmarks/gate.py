@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.side_by_side import finish, options, parser, table
 from kedge.evaluation.model_summary import selective_summary

@@ -30,6 +30,7 @@ MODELS = {
     "subgroups": ["--groups", "folder"],
     "features": ["saved"],
     "cascade": ["saved", "--out", "both"],
+    "check": ["--min_accuracy", "0.5"],
 }
 # What a command needs to get as far as the option that is wrong.
 NEEDED = {
