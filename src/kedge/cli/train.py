@@ -100,6 +100,7 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
     from kedge.training import fit
     from kedge.training.banner import about_bank
     from kedge.training.folds import fold_folder
+    from kedge.training.leaks import fares
 
     if allowed:
         own_code.working_folder_first()
@@ -118,6 +119,8 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
         f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {which}{_bounds(measured['accuracy'], count)}, "
         f"NLL {measured['nll']:.3f}, ECE {error:.1f} %"
     )
+    if words := fares(result.leaks):
+        print(words)
     if result.robust is not None:
         print(_robust(result.robust))
     if step := result.model.steps.get("temperature"):
