@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.adapting import beside, check_methods, kept_images
 from kedge.cli.check import gates_of
@@ -27,6 +27,9 @@ from kedge.cli.trained_on import class_counts, counters, trained_attack
 from kedge.cli.validation_data import as_test_images, load_validation
 from kedge.epsilon import parse_epsilon, print_epsilon
 from kedge.gate import verdicts
+
+if TYPE_CHECKING:
+    from kedge.data import Groups, ImageSet
 
 
 def run(
@@ -114,8 +117,8 @@ def run(
             as hard as those (docs: Corruptions)
         risk: the share of wrong answers for which to say what can be answered
         groups (WAY): accuracy by group of images, and of the worst: column:NAME of parquet or hub data, folder (that
-            the file lies in), folder:2 (above it), regex:PATTERN on file names (its first bracket); several, and class,
-            are combined
+            the file lies in), folder:2 (above it), regex:PATTERN on file names (its first bracket), near (near twins
+            together); several, and class, are combined. Or twins: with a near twin in training, and without
         limit: at most so many images of each set, a random subset; of training images for scores fewer too, but 1,000
             or more; null: all
         references: references of anchored models to use; adaptive: few for most images; blt: for each image the one
@@ -187,7 +190,6 @@ def run(
         )
     shifts = shifts_of(separated(shift or ["none" if unlabelled else "corruptions"]))
     from kedge import evaluation
-    from kedge.data.grouping import group_by
     from kedge.reporting import render
     from kedge.reporting.verdicts import verdict_lines
 
@@ -201,7 +203,7 @@ def run(
     name = validation or str(next(iter(single.values())).recipe().get("data"))
     if images is None:
         images, name = load_data(single, loaded, data, split or "test", decode=every)
-    divided = group_by(images, groups, name) if groups else None
+    divided = _divided(groups, images, name, single, train, every) if groups else None
     outside = load_outside(loaded, [*ood, *near], name, images, as_stored=equalise, decode=every)
     entrants = sources
     if methods:
@@ -271,6 +273,21 @@ def run(
         for error in model["errors"]:
             print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)
     return 0 if results["complete"] else 3
+
+
+def _divided(
+    groups: Sequence[str], images: "ImageSet", name: str, single: Mapping[str, Source], train: str | None, every: bool
+) -> "Groups":
+    """The groups of the images; of `twins` by the training images of the data or of the run."""
+    from kedge.data.grouping import group_by
+    from kedge.data.twins import by_twins
+
+    if list(groups) != ["twins"]:
+        return group_by(images, groups, name)
+    seen = load_training(dict(single), name, images, train, decode=every)
+    if seen is None:
+        raise ValueError(f"--groups twins sets images against those of training, and {name} has none: say --train DATA")
+    return by_twins(images, seen)
 
 
 def _named(outside: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -11,11 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from kedge.data.file_sets import EncodedSet
+from kedge.data.groups import Groups
 from kedge.data.near import ALIKE, FLOOR, SIDE, Pair, blurred, grey_of, small_copy, unit
-from kedge.data.report import UnreadableImage
+from kedge.data.report import DataError, UnreadableImage
 from kedge.data.sets import ImageSet, TensorSet
 
-__all__ = ["MOST", "Twins", "can_look", "twin_pairs", "twins"]
+__all__ = ["MOST", "Twins", "by_twins", "can_look", "twin_pairs", "twins"]
 
 MOST = 10_000  # images that are looked at: beyond it the search takes minutes
 SHOTS = 10  # whose distance is the yardstick: a burst of as many still lies within it
@@ -69,6 +70,26 @@ def twins(images: ImageSet, among: ImageSet) -> Twins:
         nearest.setdefault(i, j)
     rows = sorted(nearest)
     return Twins(torch.tensor(rows, dtype=torch.long), torch.tensor([nearest[i] for i in rows], dtype=torch.long))
+
+
+def by_twins(images: ImageSet, train: ImageSet) -> Groups:
+    """Two groups of images: with a near twin among the training images, and without.
+
+    Raises:
+        DataError: for more images than are looked at, or such as come one after another, and where none has a twin.
+    """
+    if not can_look(images, train):
+        raise DataError(
+            f"near twins are looked for among {MOST:,} images on a disk or in memory at most, and {images.name} has "
+            f"{len(images):,} beside {len(train):,} to train on"
+        )
+    places = set(twins(images, train).places.tolist())
+    if not places:
+        raise DataError(
+            f"none of {len(images):,} images of {images.name} has a near twin among {len(train):,} to train on"
+        )
+    words = ["with a near twin in training" if i in places else "without" for i in range(len(images))]
+    return Groups.of(words, "twins")
 
 
 def twin_pairs(images: ImageSet) -> list[Pair]:
