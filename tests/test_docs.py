@@ -222,7 +222,7 @@ WALKS = {
         MINE,
         {
             "--min-accuracy 0.9 --worst-class 0.7 --max-ece 0.03": "--min-accuracy 0 --worst-class 0 --max-ece 1",
-            "--min-coverage 0.8@risk0.02 --max-unknown-answered 0.1": "--min-coverage 0.8@risk1 --max-unknown-answered 1",
+            "0.8@risk0.02 --max-unknown-answered 0.1": "0.8@risk1 --max-unknown-answered 1",
         },
         (),
     ),
