@@ -26,10 +26,10 @@ from torch import Tensor
 from benchmarks.planted_faults import KINDS, plant
 from kedge.auditing import gather, learning_curve, look, near_duplicates, reduced
 from kedge.auditing.findings import of_heads, of_looks, of_pairs
-from kedge.auditing.near import groups
 from kedge.auditing.pixel_features import pixel_features
 from kedge.auditing.subsampled import subsampled
 from kedge.auditing.whole import steps_for
+from kedge.data.near import groups
 from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.seeds import generator

@@ -218,6 +218,14 @@ WALKS = {
     "attacks.md": ({}, {}, ()),
     "calibration.md": (MINE, {"0.7,0.2,0.1": ",".join(["0.1"] * 10)}, ()),
     "calibration-errors.md": ({}, {}, ()),
+    "gate.md": (
+        MINE,
+        {
+            "--min-accuracy 0.9 --worst-class 0.7 --max-ece 0.03": "--min-accuracy 0 --worst-class 0 --max-ece 1",
+            "0.8@risk0.02 --max-unknown-answered 0.1": "0.8@risk1 --max-unknown-answered 1",
+        },
+        (),
+    ),
     "corruptions.md": ({}, {"path/to/textures": "textures"}, ()),
     "metrics.md": ({}, {}, ()),
     "published-sets.md": ({}, {"~/data/": "", "tiny_imagenet32_jpeg": "photos"}, ("kedge evaluate",)),

@@ -16,7 +16,7 @@ ORDER = (
     "training evaluation",
     "reporting probing weights",
     "unknown",
-    "objectives scores test_time hub selection",
+    "objectives scores test_time hub selection gate",
     "attacks optim checkpoint metrics ensemble expert_weights",
     "architectures named_model stated",
     "anchoring networks",

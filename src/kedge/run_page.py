@@ -8,6 +8,7 @@ from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.training.about_run import known_runs
 from kedge.training.record import ImageRecord
+from kedge.training.recorded import recorded
 
 __all__ = ["write_run_report"]
 
@@ -44,5 +45,6 @@ def write_run_report(
         about_training=known_runs({name: folder}),
         command=command,
     )
+    results["models"][name]["gate"] = recorded(folder).get("gate") or {}
     reporting.write_images(results, path.with_name("images.csv"))
     reporting.write_report(results if words is None else {**results, "about": words}, path)

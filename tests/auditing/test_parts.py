@@ -14,9 +14,9 @@ from kedge.auditing import Curve, Heads, look, near_duplicates, opposing_groups,
 from kedge.auditing.findings import of_looks
 from kedge.auditing.gathering import gather
 from kedge.auditing.learning_curve import _line, extrapolate, learning_curve
-from kedge.auditing.near import Pair, groups
 from kedge.auditing.opposing import edge_losses, largest_rise
 from kedge.auditing.whole import divided
+from kedge.data.near import Pair, groups
 
 
 def photo(seed, size=(96, 80)):

@@ -31,6 +31,7 @@ MODELS = {
     "features": ["saved"],
     "cascade": ["saved", "--out", "both"],
     "demo": ["--port", "0"],
+    "check": ["--min_accuracy", "0.5"],
 }
 # What a command needs to get as far as the option that is wrong.
 NEEDED = {

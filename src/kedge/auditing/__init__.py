@@ -5,10 +5,10 @@ from kedge.auditing.findings import KINDS, Finding, suspects
 from kedge.auditing.gathering import Pool, gather
 from kedge.auditing.learning_curve import Curve, learning_curve
 from kedge.auditing.looks import Looks, look
-from kedge.auditing.near import Pair, near_duplicates
 from kedge.auditing.opposing import edge_losses, largest_rise, opposing_groups
 from kedge.auditing.subsampled import Heads, reduced, subsampled
 from kedge.auditing.whole import Audit, audit
+from kedge.data.near import Pair, near_duplicates
 
 __all__ = [
     "KINDS",

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from kedge.auditing.gathering import Pool
 from kedge.auditing.looks import Looks
-from kedge.auditing.near import Pair
 from kedge.auditing.opposing import Opposing
 from kedge.auditing.subsampled import Heads
+from kedge.data.near import Pair
 
 __all__ = [
     "KINDS",

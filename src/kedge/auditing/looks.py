@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor
 
 from kedge.auditing.gathering import Pool
+from kedge.data.near import grey_of, small_copy
 from kedge.data.report import UnreadableImage
 
-__all__ = ["SIDE", "Looks", "look"]
+__all__ = ["Looks", "look"]
 
-SIDE = 64  # px of the small copies: enough to find a picture again, too few to see how it was compressed
 MEASURED = 160  # px of the shorter side at which sharpness is measured, so that it is the same for all sizes
 THUMBNAIL = 96
 
@@ -74,11 +74,9 @@ def look(pool: Pool, progress: Callable[[int, int], None] | None = None) -> tupl
 
 
 def _copies(image: Image.Image) -> tuple[Tensor, Tensor]:
-    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX if max(image.size) > 4 * SIDE
-                                        else Image.Resampling.BILINEAR)  # fmt: skip
-    grey = torch.from_numpy(np.asarray(small.convert("L"), dtype=np.float32) / 255)
+    small = small_copy(image)
     tiny = small.resize((16, 16), Image.Resampling.BOX)
-    return grey, torch.from_numpy(np.asarray(tiny, dtype=np.float32) / 255).permute(2, 0, 1)
+    return grey_of(small), torch.from_numpy(np.asarray(tiny, dtype=np.float32) / 255).permute(2, 0, 1)
 
 
 def _measures(image: Image.Image) -> list[float]:

@@ -11,10 +11,10 @@ from kedge.auditing.findings import Finding, of_groups, of_heads, of_looks, of_p
 from kedge.auditing.gathering import Pool, gather
 from kedge.auditing.learning_curve import FEWEST, Curve, learning_curve
 from kedge.auditing.looks import look
-from kedge.auditing.near import groups, near_duplicates
 from kedge.auditing.opposing import edge_losses, largest_rise, opposing_groups
 from kedge.auditing.pixel_features import NAME, pixel_features
 from kedge.auditing.subsampled import STEPS, reduced, subsampled
+from kedge.data.near import groups, near_duplicates
 from kedge.seeds import generator
 
 __all__ = ["Audit", "audit"]

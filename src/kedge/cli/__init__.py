@@ -3,7 +3,7 @@
 Each module has a function `run`, whose signature and docstring are the flags and the help (see `flags`), and which
 returns the exit status. Nothing slow is imported at the top of any of them.
 
-Exit status: 0 done, 1 it failed, 2 the command line was wrong, 130 interrupted.
+Exit status: 0 done, 1 it failed (of check 2: 1 is a verdict there), 2 the command line was wrong, 130 interrupted.
 """
 
 import os
@@ -23,6 +23,7 @@ COMMANDS = {
     "reproduce": "run an experiment of a paper again, and set our numbers beside its figures",
     "adapt": "take a trained model to a new task: probes, fine-tuning, few images",
     "interpolate": "average the weights of two models, and choose how much of each",
+    "check": "say whether a model meets the bars set for it: a gate for CI",
     "calibrate": "make a model's confidence fit, on validation images; or undo that",
     "compare": "say whether new images differ from earlier ones, and in what; no labels needed",
     "cascade": "let a small model answer where it is sure, a large one the rest",
@@ -69,7 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if debug:
                 raise
             print(f"{f'kedge {command}'.strip()}: {in_words(error)}", file=sys.stderr)
-            return 1
+            return _status_of_errors(command)
+
+
+def _status_of_errors(command: str) -> int:
+    """1, or what the module of the command says, where 1 means something else."""
+    return int(getattr(sys.modules.get(f"kedge.cli.{command}"), "BROKEN", 1))
 
 
 def _about(arguments: list[str]) -> int:

@@ -56,6 +56,7 @@ def run(
     head: str | None = None,
     references: int | None = None,
     val_fraction: float = 0.1,
+    split_by: str | None = None,
     shift: Sequence[str] = ("none",),
     severities: Sequence[str] = ("1", "2", "3", "4", "5"),
     ood: Sequence[str] = (),
@@ -111,6 +112,8 @@ def run(
         head: the layer to replace, by its name; null: found
         references: bank of an anchored model; null: as many as it had
         val_fraction: of the training images, held out if the data has no part val
+        split_by (WAY): what stays together when images are held out to choose by and to measure on: near (near twins),
+            folder, folder:2, regex:PATTERN or column:NAME, as in kedge train
         shift (NAME): as in kedge evaluate: corruptions, names, published sets
         severities (N): of 1 to 5
         ood (NAME): data of other kinds, which the models should notice (AUROC of the MSP)
@@ -202,7 +205,7 @@ def run(
 
     shifts = shifts_of(separated(shift))
     network = source.load("cpu", weights, headless=True)
-    train, val, test = images_of_task(data, network, model, val_fraction, seed, source.record())
+    train, val, test = images_of_task(data, network, model, val_fraction, seed, source.record(), split_by)
     outside = load_outside({source.name: network}, [*ood, *near], data, test)
     folder = Path(out) if out else Path("runs") / f"{source.name}-on-{Path(data).name}"
     try:
@@ -278,16 +281,24 @@ def _objective(source: Source) -> list[Any] | None:
 
 
 def images_of_task(
-    place: str, model: Any, name: str, val_fraction: float, seed: int, before: "ImageRecord | None" = None
+    place: str,
+    model: Any,
+    name: str,
+    val_fraction: float,
+    seed: int,
+    before: "ImageRecord | None" = None,
+    split_by: str | None = None,
 ) -> "tuple[ImageSet, ImageSet, ImageSet]":
     """Training, validation and test images at `place` in the size that the model, called `name`, takes.
 
-    `before`: what the model was trained on; nothing of it is drawn to choose by or to measure on.
+    `before`: what the model was trained on; nothing of it is drawn to choose by or to measure on. `split_by`: what
+    stays together where images are drawn, as in a recipe.
 
     Raises:
         ValueError: if there is nothing else.
     """
     from kedge import data
+    from kedge.training.groups import about_held_out
     from kedge.training.held_out import unseen
     from kedge.training.record import ImageRecord
 
@@ -299,15 +310,21 @@ def images_of_task(
     known = before.seen if before is not None and before.keys_of == train.keys_of else frozenset()
 
     def drawn(share: float, seed: int, part: str) -> "tuple[ImageSet, ImageSet]":
+        groups = None if split_by is None else data.group_by(train, split_by, place)
         try:
-            return data.split_validation(train, share, seed, trained=known)
+            rest, out = data.split_validation(train, share, seed, trained=known, groups=groups)
         except data.DataError as error:
             raise ValueError(f"{error}. Put images that {name} was not trained on into {place}/{part}") from error
+        if groups is not None:
+            rest.report.notes.append(f"for {part}, {about_held_out(groups, train, out)}")
+        return rest, out
 
     if "val" in offered:
         val = unseen(data.load(place, "val", side, channels), ImageRecord.of(train, None, before), "this task")
     else:
         train, val = drawn(val_fraction, seed, "val")
+    if split_by is not None and {"val", "test"} <= set(offered):
+        raise ValueError(f"--split_by says what is held out together, and {place} has parts val and test of its own")
     if "test" in offered:
         test = data.load(place, "test", side, channels)
         for record, what in ((before, name), (ImageRecord.of(train, val), "the new head")):

@@ -4,9 +4,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kedge.cli.adapting import beside, check_methods, kept_images
+from kedge.cli.check import gates_of
 from kedge.cli.flags import command_line
 from kedge.cli.load_data import load_data, load_outside, load_training, shifts_of, workers_for
 from kedge.cli.output import progress_bar
@@ -25,6 +26,10 @@ from kedge.cli.resolve_model import Source, check_weights, find_groups, leaves
 from kedge.cli.trained_on import about_runs, class_counts, counters, trained_attack
 from kedge.cli.validation_data import as_test_images, load_validation
 from kedge.epsilon import parse_epsilon, print_epsilon
+from kedge.gate import verdicts
+
+if TYPE_CHECKING:
+    from kedge.data import Groups, ImageSet
 
 
 def run(
@@ -114,8 +119,8 @@ def run(
             as hard as those (docs: Corruptions)
         risk: the share of wrong answers for which to say what can be answered
         groups (WAY): accuracy by group of images, and of the worst: column:NAME of parquet or hub data, folder (that
-            the file lies in), folder:2 (above it), regex:PATTERN on file names (its first bracket); several, and class,
-            are combined
+            the file lies in), folder:2 (above it), regex:PATTERN on file names (its first bracket), near (near twins
+            together); several, and class, are combined. Or twins: with a near twin in training, and without
         limit: at most so many images of each set, a random subset; of training images for scores fewer too, but 1,000
             or more; null: all
         references: references of anchored models to use; adaptive: few for most images; blt: for each image the one
@@ -154,7 +159,7 @@ def run(
     check_seen(seen, separated([*ood, *near]))
     sources, seeds_of = find_groups(models)
     check_weights(sources.values(), weights)
-    single = leaves(sources)
+    single, gates = leaves(sources), gates_of(sources)
     attack, ood, near = separated(attack), separated(ood), separated(near)
     unlabelled = separated(unlabelled)
     radius_of_all = radius(eps, norm)
@@ -190,8 +195,8 @@ def run(
     shifts = shifts_of(separated(shift or ["none" if unlabelled else "corruptions"]))
     from kedge import evaluation
     from kedge.data import with_cache
-    from kedge.data.grouping import group_by
     from kedge.reporting import render
+    from kedge.reporting.verdicts import verdict_lines
 
     loaded = {name: source.load(device, weights) for name, source in sources.items()}
     if references == "blt":
@@ -204,7 +209,7 @@ def run(
     name = validation or str(next(iter(single.values())).recipe().get("data"))
     if images is None:
         images, name = load_data(single, loaded, data, split or "test", decode=every)
-    divided = group_by(images, groups, name) if groups else None
+    divided = _divided(groups, images, name, single, train, every) if groups else None
     images = with_cache(images, cache)
     outside = load_outside(loaded, [*ood, *near], name, images, as_stored=equalise, decode=every)
     outside = {each: with_cache(others, cache) for each, others in outside.items()}
@@ -262,6 +267,8 @@ def run(
                 **how,
             )
             results = evaluation.with_estimates(results, estimates) if unlabelled else results
+            for each, gate in gates.items():
+                results["models"][each]["gate"] = gate
     except KeyboardInterrupt:
         where = f"; what was measured is kept in {parts}, the same command goes on" if parts else ""
         raise KeyboardInterrupt(f"interrupted{where}") from None
@@ -271,10 +278,27 @@ def run(
     reused = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
     memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
     print(f"{time.perf_counter() - started:.0f} s{memory}{reused}\nreport: {page}", file=sys.stderr)
+    if judged := verdicts(results):
+        print("\n".join(["by the gate of the recipe (kedge check):", *verdict_lines(judged)]), file=sys.stderr)
     for name, model in results["models"].items():
         for error in model["errors"]:
             print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)
     return 0 if results["complete"] else 3
+
+
+def _divided(
+    groups: Sequence[str], images: "ImageSet", name: str, single: Mapping[str, Source], train: str | None, every: bool
+) -> "Groups":
+    """The groups of the images; of `twins` by the training images of the data or of the run."""
+    from kedge.data.grouping import group_by
+    from kedge.data.twins import by_twins
+
+    if list(groups) != ["twins"]:
+        return group_by(images, groups, name)
+    seen = load_training(dict(single), name, images, train, decode=every)
+    if seen is None:
+        raise ValueError(f"--groups twins sets images against those of training, and {name} has none: say --train DATA")
+    return by_twins(images, seen)
 
 
 def _named(outside: Mapping[str, Any], names: Sequence[str]) -> list[str]:

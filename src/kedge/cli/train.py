@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from kedge import catalog, own_code
+from kedge.gate import measuring
 from kedge.own_code import ALLOW_CODE
 from kedge.rejection import in_words
 from kedge.training.nested import ROOMS, check_code
@@ -112,6 +113,7 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
     from kedge.training import fit
     from kedge.training.banner import about_bank
     from kedge.training.folds import fold_folder
+    from kedge.training.leaks import fares
     from kedge.unknown import about_unknown
 
     if allowed:
@@ -131,6 +133,8 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
         f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {which}{_bounds(measured['accuracy'], count)}, "
         f"NLL {measured['nll']:.3f}, ECE {error:.1f} %"
     )
+    if words := fares(result.leaks):
+        print(words)
     if result.robust is not None:
         print(_robust(result.robust))
     if step := result.model.steps.get("temperature"):
@@ -160,9 +164,12 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
 def _next_commands(result: "RunResult") -> str:
     """The commands that a newcomer needs after a training, each with what it is for."""
     folder = shlex.quote(str(result.folder))
+    gate = result.recipe.gate
+    further = f" {measuring(gate)}" if measuring(gate) else ""
     unseen = result.folds is None  # of few photos none is left that the model did not see
     rows = [
-        (unseen or _has_test(result.recipe), "evaluate", "", "how far to trust it, on one page"),
+        (unseen or _has_test(result.recipe), "evaluate", further, "how far to trust it, on one page"),
+        (bool(gate), "check", "", "whether it meets the gate of its recipe, by that evaluation"),
         (True, "predict", " IMAGES...", "labels, confidences, and what to reject"),
         (unseen, "evaluate", " --unlabelled FOLDER", "about how many answers are right on new photos"),
         (unseen, "calibrate", "", "make its confidence fit"),

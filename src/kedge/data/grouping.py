@@ -6,14 +6,16 @@ from pathlib import PurePath
 
 from kedge.data.groups import Groups
 from kedge.data.items import ENCODED
+from kedge.data.near import groups
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet
 from kedge.data.sources import resolve
 from kedge.data.tables import Hub, Parquet
+from kedge.data.twins import MOST, can_look, twin_pairs
 
 __all__ = ["WAYS", "group_by"]
 
-WAYS = "column:NAME, folder, folder:2, regex:PATTERN or class"
+WAYS = "column:NAME, folder, folder:2, regex:PATTERN, near or class"
 
 
 def group_by(images: ImageSet, by: str | Sequence[str], source: str | None = None) -> Groups:
@@ -23,7 +25,8 @@ def group_by(images: ImageSet, by: str | Sequence[str], source: str | None = Non
         images: the set.
         by: `column:NAME` of parquet files or a hub set; `folder`, the folder that a file lies in, `folder:2` the one
             above, and so on; `regex:PATTERN`, what the first bracket of the pattern matches in a file's name, without a
-            bracket the whole match; `class`, together with one of these. Several: every combination is a group.
+            bracket the whole match; `near`, near twins together (see `kedge.data.twins`), any other image in no group;
+            `class`, together with one of these. Several: every combination is a group.
         source: for a column, the name or path that the images were loaded from.
 
     Raises:
@@ -57,6 +60,8 @@ def _words(images: ImageSet, way: str, source: str | None) -> list[str | None]:
         return _by_folder(images, int(rest or 1))
     if kind == "regex" and rest:
         return _by_name(images, rest)
+    if way == "near":
+        return _by_looks(images)
     raise DataError(f"groups of a set are named by {WAYS}, not {way!r}")
 
 
@@ -81,6 +86,20 @@ def _by_name(images: ImageSet, pattern: str) -> list[str | None]:
     if not any(matches):
         raise DataError(f"{images.name}: regex:{pattern} matches none of {len(names)} file names, such as {names[0]!r}")
     return [match and match[1 if compiled.groups else 0] for match in matches]
+
+
+def _by_looks(images: ImageSet) -> list[str | None]:
+    if not can_look(images):
+        raise DataError(
+            f"{images.name}: near twins are looked for in sets of images that lie on a disk or in memory, {MOST:,} at "
+            f"most, and it has {len(images):,}: name a column, a folder or a pattern of file names"
+        )
+    numbers, keys = groups(twin_pairs(images), len(images)), images.keys()
+    together: dict[int, list[bytes]] = {}
+    for number, key in zip(numbers.tolist(), keys, strict=True):
+        together.setdefault(number, []).append(key)
+    # Called by what is in them, so that their order and names decide nothing.
+    return [min(own).hex() if len(own := together[number]) > 1 else None for number in numbers.tolist()]
 
 
 def _by_column(images: ImageSet, column: str, source: str | None) -> list[str | None]:

@@ -8,7 +8,10 @@ from pathlib import PurePath
 import torch
 from torch import Tensor
 
-__all__ = ["Groups", "series_hint"]
+__all__ = ["Groups", "series", "series_hint"]
+
+_SERIES = re.compile(r"(?P<thing>.*\d.*)(?:[ _-]|[ _-]?\()\d{1,4}\)?$")
+KEEPS_SERIES = "--split_by 'regex:(.+)[ _(-]+[0-9]+'"
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,22 @@ class Groups:
         return [None if place < 0 else self.names[place] for place in self.index.tolist()]
 
 
+def series(paths: Sequence[str]) -> list[str | None]:
+    """What each file's name is a number of, such as IMG_12 of IMG_12_1.jpg, with its folder; None: of nothing."""
+    matches = [(PurePath(path), _SERIES.fullmatch(PurePath(path).stem)) for path in paths]
+    return [None if match is None else str(path.parent / match["thing"]) for path, match in matches]
+
+
 def series_hint(paths: Sequence[str], classes: int) -> str | None:
     """What is to be said where file names such as IMG_12_1.jpg, IMG_12_2.jpg suggest several photos of one thing.
 
     That is where names without their last number fall together for half the files, in many more ways than there are
     classes, few files in each, and still have a number in them.
     """
-    series = re.compile(r"(?P<thing>.*\d.*)(?:[ _-]|[ _-]?\()\d{1,4}\)?$")
     files: dict[str, list[str]] = {}
-    for path in paths:
-        if match := series.fullmatch(PurePath(path).stem):
-            files.setdefault(str(PurePath(path).parent / match["thing"]), []).append(PurePath(path).name)
+    for path, thing in zip(paths, series(paths), strict=True):
+        if thing is not None:
+            files.setdefault(thing, []).append(PurePath(path).name)
     several = [names for names in files.values() if len(names) > 1]
     count = sum(map(len, several))
     if len(several) < max(10, 3 * classes) or 2 * count < len(paths) or count > 20 * len(several):
@@ -69,5 +77,5 @@ def series_hint(paths: Sequence[str], classes: int) -> str | None:
     return (
         f"{count} of {len(paths)} files are named like several photos of one thing, such as {several[0][0]} and "
         f"{several[0][1]}: on both sides of a split they promise more than new photos give; "
-        "--split_by 'regex:(.+)[ _(-]+[0-9]+' keeps them together"
+        f"{KEEPS_SERIES} keeps them together"
     )

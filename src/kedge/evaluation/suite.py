@@ -277,6 +277,7 @@ def evaluate(
                 **summaries[s.name][0],
                 "trained_on": trained[s.name],
                 "training": (about_training or {}).get(s.name),
+                "gate": {},  # of its recipe, which only a caller knows
                 "test_time": record(s, runner.streams[s.name], seed),
                 "warnings": [*s.warnings, *brake_in_words(runner.streams[s.name])],
             }

@@ -81,7 +81,7 @@ def accuracy_interval(correct: int, total: int, level: float = 0.95) -> tuple[fl
     return (middle - reach if correct > 0 else 0.0), (middle + reach if correct < total else 1.0)
 
 
-def exact_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
+def exact_interval(correct: float, total: float, level: float = 0.95) -> tuple[float, float]:
     """Clopper and Pearson's exact binomial interval (Biometrika 1934) of `correct` out of `total`, in [0, 1].
 
     It covers the true share with a probability of at least `level` whatever the share and the number, so it is wider
@@ -98,7 +98,7 @@ def exact_interval(correct: int, total: int, level: float = 0.95) -> tuple[float
     return low, high
 
 
-def _beta_quantile(share: float, a: int, b: int) -> float:
+def _beta_quantile(share: float, a: float, b: float) -> float:
     """The value below which a Beta(a, b) variable falls with probability `share`, by bisection."""
     low, high = 0.0, 1.0
     # Halved until nothing lies between two neighbouring floats.
@@ -107,7 +107,7 @@ def _beta_quantile(share: float, a: int, b: int) -> float:
     return middle
 
 
-def _incomplete_beta(x: float, a: int, b: int) -> float:
+def _incomplete_beta(x: float, a: float, b: float) -> float:
     """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22, Lentz's method)."""
     if x > (a + 1) / (a + b + 2):  # there the fraction converges slowly; I_x(a, b) = 1 - I_{1-x}(b, a)
         return 1 - _incomplete_beta(1 - x, b, a)

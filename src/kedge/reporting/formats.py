@@ -22,7 +22,7 @@ _SET: dict[str, Any] = {
 }
 _MODEL: dict[str, Any] = {
     "kind": "?", "network": "?", "parameters": None, "references": None, "device": "?", "input_shape": [],
-    "conversion": "", "steps": [], "trained_on": None, "images": {}, "errors": [], "warnings": [],
+    "conversion": "", "steps": [], "trained_on": None, "images": {}, "errors": [], "warnings": [], "gate": {},
     "verdict": _Part(kind="few", risk=None, all=_Part(images=0, wrong=0, low=None, high=None),
                      half=_Part(images=0, wrong=0, low=None, high=None)),
     "answers": _Part(predicted=[], confidence=[], log_odds=[], uncertainty=None, unsure=None),

@@ -14,6 +14,7 @@ from kedge.training.batches import drawn_images
 from kedge.training.build import step_passes
 from kedge.training.cost import Cost
 from kedge.training.folder import RunFolder
+from kedge.training.leaks import about_leaks
 from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 from kedge.training.record import ImageRecord
@@ -158,17 +159,24 @@ def _attack(recipe: Recipe, objective: nn.Module) -> str:
 
 
 def remarks(
-    recipe: Recipe, train: ImageSet, val: ImageSet, record: ImageRecord, handed_over: bool = False
+    recipe: Recipe,
+    train: ImageSet,
+    val: ImageSet,
+    record: ImageRecord,
+    handed_over: bool = False,
+    leaking: dict[str, Any] | None = None,
 ) -> list[str]:
     """Sentences on the same image in two classes, on test images that are training images, on few validation images.
 
-    `handed_over`: whether the images were, or the model to start from.
+    `handed_over`: whether the images were, or the model to start from; `leaking`: as of `kedge.training.leaks`.
     """
     own_part = _own_part(recipe)
     continued = recipe.init_from is not None and not recipe.pretrained
     folds = why_no_folds(recipe, handed_over, own_part, continued) is None
     count = len(train) + len(val) if folds else None
     lines = [*_in_two_classes(train, val), *_in_the_test(recipe, train, record), *_too_few(val, own_part, count)]
+    if words := about_leaks(leaking, recipe, own_part):
+        lines.append(words)
     if shared := record.count(val):  # of sets that were handed over: others have none
         lines.insert(0, f"careful: {shared:,} of the {len(val):,} validation images are training images, bit for bit")
     return lines

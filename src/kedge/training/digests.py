@@ -31,8 +31,8 @@ __all__ = [
 
 RUN_FORMAT = 1  # raised when a run of before can no longer be continued to what it would have become
 SIDECAR = ".sha256"  # last.ckpt.sha256: of last.ckpt, and of the one before it
-# Another machine, another place: what the run learns does not depend on them, but for rounding.
-MAY_CHANGE = ("device", "devices", "nodes", "workers", "shard", "cache", "cache_gb", "runs", "name")
+# Another machine, another place, other bars: what the run learns does not depend on them, but for rounding.
+MAY_CHANGE = ("device", "devices", "nodes", "workers", "shard", "cache", "cache_gb", "runs", "name", "gate")
 # In recipe.yaml also where the images are now: which they are is told by their content.
 PLACES = (*MAY_CHANGE, "data", "extra")
 

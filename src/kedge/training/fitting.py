@@ -26,7 +26,7 @@ from kedge.training.epochs import quiet, train_epochs
 from kedge.training.errors import explained
 from kedge.training.facts import EarlierRun, check_run, first_facts, go_on
 from kedge.training.folder import RunFolder
-from kedge.training.folds import TrainFold, cross_validate
+from kedge.training.folds import TrainFold, cross_validate, places_in
 from kedge.training.images import (
     about_extra,
     about_images,
@@ -37,6 +37,7 @@ from kedge.training.images import (
     with_wrong_labels,
 )
 from kedge.training.labelled import check_labelled
+from kedge.training.leaks import leaks
 from kedge.training.module import Run
 from kedge.training.named_models import NamedModels
 from kedge.training.negatives import check_negatives, held_out_negatives
@@ -201,6 +202,9 @@ def _run(
         folder = RunFolder.plan(recipe) if earlier is None else earlier.folder
         check_room(recipe, plan.model, folder.path, checkpoint is not None, ball(objective) is not None)
         start = plan.model if started else None
+        if record is not None and progress and memory.sets is None:
+            folds = places_in(recipe, images) if recipe.folds else ()
+            facts |= {} if (found := leaks(images, val, folds)) is None else {"leaks": found}
         if earlier is None:
             facts = folder.create(recipe, facts, record, start)
         else:
@@ -247,7 +251,7 @@ def _say_first(
     lines = [opening(recipe, folder, train, val, run.model, run.objective, facts)]
     if record is not None:
         handed_over = memory.sets is not None or memory.start is not None
-        lines += remarks(recipe, train, val, record, handed_over)
+        lines += remarks(recipe, train, val, record, handed_over, facts.get("leaks"))
         lines += named.remarks(train if recipe.folds else val, recipe.folds or 0)
     for line in lines:
         print(line, flush=True)

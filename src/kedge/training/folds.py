@@ -30,7 +30,7 @@ from kedge.training.validation import rows_at_a_time
 # (recipe, or what may change of it; the folder to go on with; images; number of the fold) -> (model, recipe as it ran)
 TrainFold = Callable[[Recipe | dict[str, Any], Path | None, tuple[ImageSet, ImageSet], int], tuple[PixelModel, Recipe]]
 
-__all__ = ["Pooled", "about_first", "cross_validate", "fold_folder", "fold_places", "sweep_folds"]
+__all__ = ["Pooled", "about_first", "cross_validate", "fold_folder", "fold_places", "places_in", "sweep_folds"]
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,12 @@ def fold_places(images: ImageSet, folds: int, seed: int, groups: Groups | None =
     return [torch.tensor(each) for each in places]
 
 
+def places_in(recipe: Recipe, images: ImageSet) -> list[Tensor]:
+    """`fold_places` of a run, as its recipe says."""
+    assert recipe.folds is not None
+    return fold_places(images, recipe.folds, held_by(vars(recipe)), groups_of(recipe, images))
+
+
 def fold_folder(run: Path, number: int) -> Path:
     """The folder of the run of a fold, which are numbered from 1."""
     return run / "folds" / str(number)
@@ -145,7 +151,7 @@ def cross_validate(recipe: Recipe, images: ImageSet, run: Path, train_fold: Trai
     hands over. `lines`: print one for each fold.
     """
     assert recipe.folds is not None
-    places = fold_places(images, recipe.folds, held_by(vars(recipe)), groups_of(recipe, images))
+    places = places_in(recipe, images)
     folds = []
     for number, places_of in enumerate(places, 1):
         others = torch.ones(len(images), dtype=torch.bool)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from kedge.anchoring import PixelModel
 from kedge.checkpoint import load, save
 from kedge.data import ImageSet
@@ -17,6 +19,7 @@ from kedge.training.checkpoint_selection import models_to_save, not_below_start,
 from kedge.training.folder import RunFolder
 from kedge.training.folds import Pooled, about_first, fold_folder, fold_places, sweep_folds
 from kedge.training.images import resumed, wrong_val_labels
+from kedge.training.leaks import with_and_without
 from kedge.training.module import Run
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.record import ImageRecord
@@ -49,6 +52,8 @@ class RunResult:
             validation images; None of any other.
         beside: accuracy, nll and ece of the models in best/ and last/, where there are such, as `validation`.
         images: how many validation images these numbers are of.
+        leaks: which of those images have a near twin in training, and how often the model is right on them, as
+            `kedge.training.leaks.leaks`; None where it was not looked for.
         folds: of a run that cross-validation judged: {folds, images, start, trained, share, accuracy, each}, start and
             trained only where it began with a trained model; `validation` is then of the images of all folds, each
             judged by a model of the other folds. None of any other.
@@ -64,6 +69,7 @@ class RunResult:
     beside: dict[str, dict[str, float]] = field(default_factory=dict)
     images: int = 0
     folds: dict[str, Any] | None = None
+    leaks: dict[str, Any] | None = None
 
     @classmethod
     def of(
@@ -79,7 +85,8 @@ class RunResult:
         validation, robust, folds = facts.get("validation", {}), facts.get("robust"), facts.get("folds")
         beside = {name: facts[key] for name in ("best", "last") if (key := f"validation_{name}") in facts}
         count = facts["data"]["val"] if folds is None else folds["images"]
-        return cls(folder.path, recipe, model, rows, validation, report, robust, beside, count, folds)
+        leaking = facts.get("leaks")
+        return cls(folder.path, recipe, model, rows, validation, report, robust, beside, count, folds, leaking)
 
 
 def finish(
@@ -100,8 +107,11 @@ def finish(
             models["model"] = on_the_way(start_of(last, folder), last, pooled.share, recipe, run.train_set)
     elif not attacks(run.objective) and recipe.average is None and "fold" not in facts and folder.has_start:
         models["model"], records["start"] = not_below_start(run, last, folder)
-    measured = {name: _judged(model, run, main, pooled) for name, model in models.items()}
+    judged = {name: _judged(model, run, main, pooled) for name, model in models.items()}
+    measured = {name: values for name, (values, _) in judged.items()}
     model, validation = models.pop("model"), measured.pop("model")
+    if "places" in (leaking := facts.get("leaks") or {}):
+        records["leaks"] = {**leaking, "measured": with_and_without(leaking["places"], judged["model"][1])}
     facts = {**facts, "validation": validation, "reject": model.reject, "unknown": model.unknown}
     facts |= {"steps": model.steps, **{f"validation_{name}": values for name, values in measured.items()}}
     facts |= {key: record for key, record in records.items() if record is not None}
@@ -122,18 +132,18 @@ def finish(
     return RunResult.of(folder, recipe, model, facts, folder.rows() if main else [], report)
 
 
-def _judged(model: PixelModel, run: Run, main: bool, pooled: Pooled | None) -> dict[str, float]:
-    """What the model is worth on the validation images, or by the folds, with what is set by them."""
+def _judged(model: PixelModel, run: Run, main: bool, pooled: Pooled | None) -> tuple[dict[str, float], Tensor]:
+    """(what the model is worth on the validation images, or by the folds, with what is set by them; which are right)"""
     recipe = run.recipe
     if pooled is not None:
-        measured = judge(model.cpu(), recipe, pooled.images, pooled.logits, pooled.images.labels, main)
-        answers = pooled.logits, pooled.familiarity
-        set_unknown(model, recipe, run.train_set, pooled.images, pooled=answers)
-        return measured
-    logits, labels = run_logits(model, run.val_set, recipe)
-    measured = judge(model.cpu(), recipe, run.val_set, logits, labels, main)
-    set_unknown(model, recipe, run.train_set, run.val_set, run.negatives)
-    return measured
+        images, logits, labels = pooled.images, pooled.logits, pooled.images.labels
+        measured = judge(model.cpu(), recipe, images, logits, labels, main)
+        set_unknown(model, recipe, run.train_set, images, pooled=(logits, pooled.familiarity))
+    else:
+        logits, labels = run_logits(model, run.val_set, recipe)
+        measured = judge(model.cpu(), recipe, run.val_set, logits, labels, main)
+        set_unknown(model, recipe, run.train_set, run.val_set, run.negatives)
+    return measured, logits.argmax(dim=1) == labels
 
 
 def finished(

@@ -31,8 +31,9 @@ class Recipe:
             0: hold some out; null: 3 where published weights are tuned on fewer than 100 images, else 0.
         split_seed: which images those are; null: the seed, and with a run in init_from the images that it held out.
         split_by: what stays together when images are held out or dealt to folds, such as photos of one person, object
-            or scene: `folder`, the folder that a file lies in, `folder:2` the one above, `regex:PATTERN`, what its
-            first bracket matches in the file's name, or `column:NAME` of a table; null: each image by itself.
+            or scene: `folder`, the folder that a file lies in, `folder:2` the one above, `near`, what looks like
+            another shot of one scene, `regex:PATTERN`, what its first bracket matches in the file's name, or
+            `column:NAME` of a table; null: each image by itself.
         classes: train on these classes only; null: all.
         ordered: the classes from the lowest to the highest, such as [low, medium, high], where they are grades of one
             thing: heads of ordered classes take them so, and wrong answers count by how far off they are; null: they
@@ -128,6 +129,8 @@ class Recipe:
         keep: `best` by accuracy under that attack, or `last`; the other model is kept beside it.
         snapshots: epochs between copies of the model kept in the run's folder; 0: none.
         average: share of the trained weights in an average with those of init_from that is kept in the end; null: off.
+        gate: the bars that the model must meet, such as {min_accuracy: 0.9, max_ece: 0.03}, by which kedge check judges
+            it: the flags of that are its keys; {}: none.
         runs: folder that holds the runs.
     """
 
@@ -205,6 +208,7 @@ class Recipe:
     keep: str = "best"
     snapshots: int = 0
     average: float | None = None
+    gate: dict[str, Any] = field(default_factory=dict)
     runs: str = "runs"
 
     def __post_init__(self) -> None:

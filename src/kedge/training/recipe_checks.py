@@ -8,6 +8,7 @@ from typing import Any, Union, get_args, get_origin
 
 from kedge import catalog
 from kedge.epsilon import parse_epsilon
+from kedge.gate import as_gate
 from kedge.own_code import near_names
 from kedge.training.nested import check_methods, methods, takes
 
@@ -127,6 +128,7 @@ def check_recipe(recipe: Mapping[str, Any], source: str = "") -> None:
         parse_epsilon(recipe["eps"], f"{source}eps")
     check_objectives(recipe["objective"], source)
     _check_imbalance(recipe["imbalance"], source)
+    as_gate(recipe["gate"], f"{source}gate: ")
     for name, place in recipe["extra"].items():
         if not (isinstance(name, str) and isinstance(place, str) and name.strip() and place.strip()):
             raise ValueError(

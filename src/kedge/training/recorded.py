@@ -13,7 +13,7 @@ __all__ = ["anchored_arguments", "masking", "recorded", "recorded_facts"]
 # What run.json holds under these names are records of their own.
 _RECORDS = (
     "given", "recipe", "code", "digests", "data", "cost", "validation", "reject", "unknown", "negatives", "steps",
-    "adaptation", "robust", "probe", "folds", "unreadable",
+    "adaptation", "robust", "probe", "folds", "unreadable", "leaks",
 )  # fmt: skip
 
 

@@ -1,13 +1,17 @@
 """Near duplicates: the same picture again, as it was, compressed anew, in another size or with its edges cut off."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from kedge.auditing.looks import SIDE, Looks
+__all__ = ["ALIKE", "CLOSE", "FLOOR", "SIDE", "Pair", "Seen", "blurred", "grey_of", "groups", "near_duplicates",
+           "small_copy", "unit"]  # fmt: skip
 
-__all__ = ["CLOSE", "Pair", "groups", "near_duplicates"]
+SIDE = 64  # px of the small copies: enough to find a picture again, too few to see how it was compressed
 
 CLOSE = 0.15  # distance of two copies, as a share of how far their neighbours are
 ALIKE = 0.9  # correlation below which two pictures are never called the same
@@ -16,6 +20,22 @@ FLOOR = 0.01  # of the yardstick: pictures all of which are alike are not told a
 CROPS = 30_000  # images beyond which cut copies are not looked for: the search takes tens of minutes there
 ROWS = 512  # compared with all others at a time
 SCALES, PLACES = (0.86, 0.93), 3  # windows that a cut copy may show; the nearest one is then moved
+
+
+class Seen(Protocol):
+    """What is to be known of N images: small copies `grey` `[N, 64, 64]`, their `spread` `[N]`, and `keys`."""
+
+    @property
+    def grey(self) -> Tensor:
+        """In [0, 1]."""
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation of the grey values of each."""
+
+    @property
+    def keys(self) -> list[bytes]:
+        """The same for images that are equal bit for bit."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +54,7 @@ class Pair:
     similarity: float
 
 
-def near_duplicates(looks: Looks, close: float = CLOSE) -> tuple[list[Pair], str]:
+def near_duplicates(looks: Seen, close: float = CLOSE) -> tuple[list[Pair], str]:
     """(pairs, sorted by place, and in words what was not looked for or "").
 
     Two images are copies where the correlation r of their small copies is 0.9 or more and 1 - r is at most `close` of
@@ -87,6 +107,17 @@ def groups(pairs: list[Pair], count: int) -> Tensor:
         a, b = sorted((top(pair.first), top(pair.second)))
         root[b] = a
     return torch.tensor([top(i) for i in range(count)], dtype=torch.long)
+
+
+def small_copy(image: Image.Image) -> Image.Image:
+    """The whole image at 64 px, whatever its shape, in colour."""
+    box = max(image.size) > 4 * SIDE
+    return image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX if box else Image.Resampling.BILINEAR)
+
+
+def grey_of(small: Image.Image) -> Tensor:
+    """Grey values of a small copy, `[64, 64]` in [0, 1]."""
+    return torch.from_numpy(np.asarray(small.convert("L"), dtype=np.float32) / 255)
 
 
 def _exact(keys: list[bytes]) -> list[Pair]:
@@ -149,7 +180,7 @@ def _refined(images: Tensor, parts: Tensor, spans: Tensor) -> Tensor:
 
     The window is chosen by middle frequencies, which tell best how two pictures lie on each other.
     """
-    fine, step = _unit(_blurred(parts, 1) - _blurred(parts, 4)), 0.035
+    fine, step = unit(blurred(parts, 1) - blurred(parts, 4)), 0.035
     moves = torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3)
     for _ in range(4):
         best, at = torch.full((len(images),), -2.0), spans
@@ -159,7 +190,7 @@ def _refined(images: Tensor, parts: Tensor, spans: Tensor) -> Tensor:
             room = 1.02 - tried[:, :1]
             tried[:, 1:] = torch.minimum(torch.maximum(tried[:, 1:], -room), room)
             shown = _windows(images, tried)
-            reached = (_unit(_blurred(shown, 1) - _blurred(shown, 4)) * fine).sum(-1)
+            reached = (unit(blurred(shown, 1) - blurred(shown, 4)) * fine).sum(-1)
             better = reached > best
             best, at = torch.where(better, reached, best), torch.where(better[:, None], tried, at)
         spans, step = at, step / 1.9
@@ -167,7 +198,7 @@ def _refined(images: Tensor, parts: Tensor, spans: Tensor) -> Tensor:
 
 
 def _whole(grey: Tensor) -> Tensor:
-    return _unit(_blurred(grey, 1))
+    return unit(blurred(grey, 1))
 
 
 def _coarse(grey: Tensor, span: Tensor | None) -> Tensor:
@@ -180,7 +211,7 @@ def _coarse(grey: Tensor, span: Tensor | None) -> Tensor:
     def at(sigma: float) -> Tensor:
         return pool @ _blur(sigma) @ down @ grey @ (pool @ _blur(sigma) @ across).T
 
-    return _unit(at(2) - at(8))
+    return unit(at(2) - at(8))
 
 
 def _windows(grey: Tensor, spans: Tensor) -> Tensor:
@@ -195,7 +226,8 @@ def _resampling(size: Tensor, shift: Tensor) -> Tensor:
     return (1 - (at[..., None] - torch.arange(SIDE)).abs()).clamp(min=0)
 
 
-def _blurred(grey: Tensor, sigma: float) -> Tensor:
+def blurred(grey: Tensor, sigma: float) -> Tensor:
+    """Images `[..., 64, 64]` under a Gaussian of `sigma` px, which sums to 1 at the edges too."""
     return _blur(sigma) @ grey @ _blur(sigma).T
 
 
@@ -206,7 +238,8 @@ def _blur(sigma: float) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _unit(images: Tensor) -> Tensor:
+def unit(images: Tensor) -> Tensor:
+    """Images `[..., H, W]` as vectors `[..., H W]` of mean 0 and length 1: their products are correlations."""
     flat = images.flatten(-2)
     flat = flat - flat.mean(-1, keepdim=True)
     return flat / flat.norm(dim=-1, keepdim=True).clamp(min=1e-4)
