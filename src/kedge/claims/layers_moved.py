@@ -18,7 +18,7 @@ info = Info(
     2024, "https://arxiv.org/abs/2305.17588", "abstract",
 )  # fmt: skip
 
-SIDE, TRAIN, PROBED, JUDGED, BATCH, STEPS, MORE, RATE, LOWER = 14, 4000, 1000, 1000, 64, 500, 500, 0.05, 0.02
+SIDE, TRAIN, PROBED, JUDGED, BATCH, STEPS, MORE, RATE, LOWER = 14, 4000, 800, 800, 64, 500, 500, 0.05, 0.02
 LAYERS = ("first", "second", "third")
 CONTROL, OTHERS, TUNED, ANEW = "before", "further steps on digits", "fine-tuned on clothes", "clothes from scratch"
 
@@ -51,14 +51,12 @@ class LayersMoved(Claim):
     def run(self, variant: str, seed: int) -> dict[str, float]:
         """CKA with the network before, effective rank and probe accuracy in %, by layer."""
         before = _before(seed)
-        train, test = (
-            cut(packed("fashion_mnist", part, SIDE), n, seed) for part, n in (("train", TRAIN), ("test", JUDGED))
-        )
+        train, test = _images("fashion_mnist", "train", TRAIN, seed), _images("fashion_mnist", "test", JUDGED, seed)
         after = before
         if variant == ANEW:
             after = trained(started(seed + 1000), train, STEPS, RATE, seed)
         elif variant != CONTROL:
-            images = train if variant == TUNED else _digits(seed)
+            images = train if variant == TUNED else _images("mnist", "train", TRAIN, seed)
             after = trained(restarted(before, seed, variant == TUNED), images, MORE, LOWER, seed + 1)
         report = feature_report(before, after, train.subset(range(min(PROBED, len(train)))), test, LAYERS)
         measures: dict[str, float] = {}
@@ -119,11 +117,16 @@ def trained(model: Any, images: ImageSet, steps: int, rate: float, seed: int) ->
     return model.eval()
 
 
-def _digits(seed: int) -> ImageSet:
-    return cut(packed("mnist", "train", SIDE), TRAIN, seed)
+@cache  # a set is decoded whole
+def _whole(name: str, split: str) -> ImageSet:
+    return packed(name, split, SIDE)
+
+
+def _images(name: str, split: str, count: int, seed: int) -> ImageSet:
+    return cut(_whole(name, split), count, seed)
 
 
 @cache
 def _before(seed: int) -> Any:
     """The network that was trained on digits."""
-    return trained(started(seed), _digits(seed), STEPS, RATE, seed)
+    return trained(started(seed), _images("mnist", "train", TRAIN, seed), STEPS, RATE, seed)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kedge.catalog import Info
 from kedge.claims import Claim, Criterion, cut, packed
 from kedge.claims._quantised import layer_of, layers_of, rounded, widest
+from kedge.data import ImageSet
 from kedge.metrics import prediction_difference
 from kedge.seeds import derive_seed, generator
 
@@ -120,8 +121,13 @@ def _accuracy(network: nn.Module, pixels: Tensor, labels: Tensor) -> float:
     return 100 * float((network(pixels).argmax(1) == labels).double().mean())
 
 
+@cache  # a set is decoded whole
+def _whole(split: str) -> ImageSet:
+    return packed("fashion_mnist", split, SIDE)
+
+
 def _pixels(split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    images = cut(packed("fashion_mnist", split, SIDE), count, seed)
+    images = cut(_whole(split), count, seed)
     ((pixels, labels),) = images.batches(count)
     return (pixels / 255 - 0.29) / 0.35, labels
 
