@@ -9,7 +9,9 @@ from torch import nn
 
 import kedge
 from kedge.cascade import Cascade, choose_rule, load_cascade, save_cascade
-from kedge.cli import main
+from kedge.cli import main, predict
+from kedge.cli.resolve_model import find
+from kedge.data.paths import Paths
 from kedge.networks import create
 from kedge.rejection import rule_at
 
@@ -142,6 +144,16 @@ def test_it_is_written_and_read(tmp_path):
         load_cascade(tmp_path / "both")
     with pytest.raises(FileNotFoundError, match=r"holds no cascade.json"):
         load_cascade(tmp_path)
+
+
+def test_another_model_of_the_two_is_another_call(tmp_path):
+    """Answers of an interrupted kedge predict are gone on with where rule and models are the same."""
+    folder = save_cascade(cascade(), tmp_path / "both")
+    before = predict._call(find(str(folder)), Paths.of(["a.jpg"]))["model"]
+    save_cascade(cascade(), folder)
+    assert predict._call(find(str(folder)), Paths.of(["a.jpg"]))["model"] == before
+    kedge.save(plain(5), folder / "large")
+    assert predict._call(find(str(folder)), Paths.of(["a.jpg"]))["model"] != before
 
 
 @pytest.mark.slow
