@@ -143,6 +143,7 @@ def drawn(seed, count, slope=1.5, large=0.9):
     return odds, small, torch.rand(count, generator=draws) < torch.where(small, large + 0.07, large - 0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("promise", [{"max_loss": 0.02}, {"max_risk": 0.15}, {"max_loss": 0.02, "max_risk": 0.15}])
 def test_a_certain_promise_holds_as_often_as_it_says(promise):
     """Over 100 choices, of a truth that 50,000 further draws show."""
