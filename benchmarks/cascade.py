@@ -168,10 +168,10 @@ def tables(parts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             ["images", "chosen on", "allowed", "certainty", "small, %", "large, %", "cascade, %", "lost, points",
              "wrong among the small, %", "passed on, %", "kept, % of choices", "no rule"],
             rows,
-            f"Means over {SPLITS} splits, of digits for each of {SEEDS} trainings; in brackets where nine of ten lie; of "
-            "what was kept the 95 % interval of a share of so many choices, as if they were independent. Kept is what "
-            "the other images show, of which digits have 359: what is lost there is a matter of a few images, by "
-            "chance too. No rule: choices where none kept what was allowed.",
+            f"Means over {SPLITS} splits, of digits for each of {SEEDS} trainings; in brackets where nine of ten lie; "
+            "of what was kept the 95 % interval of a share of so many choices, as if they were independent. Kept is "
+            "what the other images show, of which digits have 359: what is lost there is a matter of a few images, "
+            "by chance too. No rule: choices where none kept what was allowed.",
         ),
         table("Milliseconds an image", ["images", "small", "large", "cascade", "passed on", "cascade of large"], costs,
               "Batches of 32, one thread, the three in turn; the rule loses at most half a point on all images."),
