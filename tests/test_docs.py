@@ -49,6 +49,7 @@ def blocks(page):
 def arguments(line):
     """The words behind `kedge` in a command line; None of a line that runs something else."""
     words = shlex.split(line, comments=True)
+    words = words[: words.index(">")] if ">" in words else words  # what it prints goes to a file
     return words[words.index("kedge") + 1 :] if "kedge" in words else None
 
 
