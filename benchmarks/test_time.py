@@ -32,7 +32,10 @@ from kedge.seeds import generator
 from kedge.test_time import Adapting, Brake
 
 RESULTS = Path(__file__).parent / "results"
-CONDITIONS = (("clean", 0), ("gaussian_noise", 3), ("gaussian_noise", 5))
+CONDITIONS = (
+    ("clean", 0), ("gaussian_noise", 3), ("gaussian_noise", 5), ("defocus_blur", 3), ("defocus_blur", 5), ("fog", 3),
+    ("fog", 5), ("jpeg_compression", 3), ("jpeg_compression", 5),
+)  # fmt: skip
 ORDERS = ("mixed", "sorted")
 KEPT, KNOWN, UNKNOWN, BATCH = 200, 200, 100, 50
 # title: (method, passes, brake); None: the model as it is
@@ -135,9 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     streams = list(before.get("streams", ())) if same else []
     done = {(each["seed"], *each["condition"], each["order"]) for each in streams}
     model, known, unknown = _model(args.weights), data.load("cifar10", "test"), data.load("textures10_64", "test", 32)
-    for seed in range(args.seeds):
-        images = Images(known, unknown, seed)
-        for name, severity in CONDITIONS:
+    drawn = {seed: Images(known, unknown, seed) for seed in range(args.seeds)}
+    for name, severity in sorted(CONDITIONS, key=lambda each: -each[1]):  # the strongest tell most
+        for seed, images in drawn.items():
             for order in ORDERS:
                 if (seed, name, severity, order) in done:
                     continue

@@ -2,14 +2,18 @@
 
 import json
 import re
+from statistics import NormalDist
 
 import pytest
 import torch
 from torch import nn
 
 import kedge
-from kedge.cascade import Cascade, choose_rule, load_cascade, save_cascade
-from kedge.cli import main
+from kedge.cascade import Cascade, load_cascade, save_cascade
+from kedge.cascade_rule import choose_rule, images_for_loss, surely_below
+from kedge.cli import main, predict
+from kedge.cli.resolve_model import find
+from kedge.data.paths import Paths
 from kedge.networks import create
 from kedge.rejection import rule_at
 
@@ -110,6 +114,60 @@ def test_what_no_rule_can_keep_is_said():
     assert choose_rule(odds, right, right, max_loss=0.0).passed == 0
 
 
+def surely(lost, gained, count, most, certainty):
+    """Tango's test by what it says: the likelihood of a loss of exactly `most`, its largest found by search."""
+    q = torch.linspace(1e-9, (1 - most) / 2, 400_001, dtype=torch.float64)
+    rest = count - lost - gained
+    p = gained * q.log() + lost * (q + most).log() + rest * (1 - 2 * q - most).clamp(min=1e-300).log()
+    best = float(q[p.argmax()])
+    z = (lost - gained - count * most) / (count * (2 * best + most * (1 - most))) ** 0.5
+    return z <= -NormalDist().inv_cdf(certainty)
+
+
+@pytest.mark.parametrize(("lost", "gained", "count", "most"), [
+    (1, 0, 1000, 0.005), (2, 0, 1000, 0.005), (12, 9, 1000, 0.02), (20, 4, 1000, 0.02), (0, 0, 600, 0.005),
+    (0, 0, 500, 0.005), (30, 60, 2000, 0.001), (40, 45, 2000, 0.01),
+])  # fmt: skip
+def test_the_test_of_a_loss_is_that_of_its_likelihood(lost, gained, count, most):
+    one, other = (torch.tensor([float(each)]).double() for each in (lost, gained))
+    assert bool(surely_below(one, other, count, most, 0.95)) == surely(lost, gained, count, most, 0.95)
+    if most == 0.005 and not lost + gained:  # what no image of these lost can show
+        assert surely(lost, gained, count, most, 0.95) == (count >= images_for_loss(most, 0.95))
+
+
+def drawn(seed, count, slope=1.5, large=0.9):
+    """Log odds, whether the small model is right with a probability that rises with them, and the large one."""
+    draws = torch.Generator().manual_seed(seed)
+    odds = slope * torch.randn(count, generator=draws).double() + 1.5
+    small = torch.rand(count, generator=draws) < odds.sigmoid()
+    return odds, small, torch.rand(count, generator=draws) < torch.where(small, large + 0.07, large - 0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("promise", [{"max_loss": 0.02}, {"max_risk": 0.15}, {"max_loss": 0.02, "max_risk": 0.15}])
+def test_a_certain_promise_holds_as_often_as_it_says(promise):
+    """Over 100 choices, of a truth that 50,000 further draws show."""
+    odds, small, large = drawn(1, 50_000)
+    broken = {None: 0, 0.9: 0}
+    for seed in range(100):
+        for certainty in broken:
+            rule = choose_rule(*drawn(10 + seed, 800), **promise, certainty=certainty).rule
+            stands = odds >= rule["log_odds"]
+            lost = float((large[stands].double() - small[stands].double()).sum() / len(odds))
+            wrong = float((~small[stands]).double().mean())
+            broken[certainty] += lost > promise.get("max_loss", 1) or wrong > promise.get("max_risk", 1)
+    assert broken[0.9] <= 18  # of 100, a tenth but for chance
+    assert broken[None] > 25  # as it must be: chosen at the edge of what these images allow
+
+
+def test_a_certain_promise_needs_images():
+    odds, small, large = drawn(0, 100)
+    with pytest.raises(ValueError, match=r"100 images cannot show.* 0.5 points.* takes 539 or more"):
+        choose_rule(odds, small, large, max_loss=0.005, certainty=0.95)
+    with pytest.raises(ValueError, match="certainty is between 0 and 1, not 95"):
+        choose_rule(odds, small, large, max_loss=0.005, certainty=95)
+
+
 def test_two_models_that_do_not_belong_together():
     with pytest.raises(ValueError, match="other classes"):
         cascade(large=plain(1, classes=4))
@@ -142,6 +200,16 @@ def test_it_is_written_and_read(tmp_path):
         load_cascade(tmp_path / "both")
     with pytest.raises(FileNotFoundError, match=r"holds no cascade.json"):
         load_cascade(tmp_path)
+
+
+def test_another_model_of_the_two_is_another_call(tmp_path):
+    """Answers of an interrupted kedge predict are gone on with where rule and models are the same."""
+    folder = save_cascade(cascade(), tmp_path / "both")
+    before = predict._call(find(str(folder)), Paths.of(["a.jpg"]))["model"]
+    save_cascade(cascade(), folder)
+    assert predict._call(find(str(folder)), Paths.of(["a.jpg"]))["model"] == before
+    kedge.save(plain(5), folder / "large")
+    assert predict._call(find(str(folder)), Paths.of(["a.jpg"]))["model"] != before
 
 
 @pytest.mark.slow

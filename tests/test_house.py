@@ -11,6 +11,7 @@ ORDER = (
     "__main__",
     "cli",
     "claims cascade demo",
+    "cascade_rule",
     "adaptation experiments deploy",
     "procedures run_page auditing",
     "training evaluation",

@@ -10,7 +10,7 @@ import pytest
 
 from kedge.data.report import LoadReport, UnreadableImage, listed
 from kedge.files import write_text
-from kedge.printable import cell, printable, printable_lines
+from kedge.printable import cell, counted, printable, printable_lines
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\r\nkedge: all is well\u202e\x9b1A"
 
@@ -67,3 +67,7 @@ def test_a_command_writes_text_alone(tmp_path, encoding):
         text = written.decode(encoding)
         assert all(c.isprintable() or c == "\n" for c in text)
         assert ("Zürich" in text) == (encoding == "utf-8")
+
+
+def test_one_of_a_thing_is_no_plural():
+    assert [counted(n, "epoch") for n in (0, 1, 2, 1500)] == ["0 epochs", "1 epoch", "2 epochs", "1,500 epochs"]

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +19,9 @@ from kedge.files import write_text
 from kedge.json_text import read_json
 from kedge.postprocess import SetRule
 from kedge.regular import LARGEST_TEXT
-from kedge.rejection import answered, in_words, is_rule, rule_from
+from kedge.rejection import answered, in_words, is_rule
 
-__all__ = ["Cascade", "Choice", "choose_rule", "is_cascade", "load_cascade", "save_cascade"]
+__all__ = ["Cascade", "is_cascade", "load_cascade", "save_cascade"]
 
 info = Info(
     "Cascade R-CNN: Delving into High Quality Object Detection", "Cai and Vasconcelos", "CVPR", 2018,
@@ -167,83 +166,6 @@ class Cascade(PixelModel):
         """As of any model; the network is those of both."""
         names = " then ".join(network_name(each.network) for each in (self.small, self.large))
         return {**super().describe(references), "network": f"{names} (below confidence {in_words(self.rule)})"}
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A rule, and what a cascade by it does on the images that it was chosen on.
-
-    Attributes:
-        rule: see `Cascade`.
-        passed: share of images that the large model answers.
-        accuracy, small, large: share of right answers of the cascade and of each model alone.
-        risk: share of wrong answers among those of the small model that stand; 0 where none do.
-    """
-
-    rule: dict[str, float]
-    passed: float
-    accuracy: float
-    small: float
-    large: float
-    risk: float
-
-
-def choose_rule(
-    log_odds: Tensor,
-    small_right: Tensor,
-    large_right: Tensor,
-    max_loss: float | None = None,
-    max_risk: float | None = None,
-) -> Choice:
-    """The rule by which the fewest images are passed on, while no more is lost than allowed.
-
-    Args:
-        log_odds: `[N]`, of the confidence of the small model.
-        small_right, large_right: `[N]` bool, whether each model is right.
-        max_loss: how much the accuracy of the cascade may be below that of the large model alone, 0 to 1.
-        max_risk: the share of wrong answers among those of the small model that stand, 0 to 1.
-
-    Raises:
-        ValueError: for no images, neither or a value out of range; where no rule keeps what is asked, as the small
-            model is never sure enough.
-    """
-    if max_loss is None and max_risk is None:
-        raise ValueError("say what may be lost: max_loss of accuracy, or max_risk among the small model's answers")
-    for name, value in (("max_loss", max_loss), ("max_risk", max_risk)):
-        if value is not None and not 0 <= value < 1:
-            raise ValueError(f"{name} is a share of images, at least 0 and below 1, not {value}")
-    count = len(log_odds)
-    if count == 0:
-        raise ValueError("there are no images to choose a rule on")
-    order = log_odds.double().sort(descending=True, stable=True)
-    right, other = (each[order.indices].double() for each in (small_right, large_right))
-    # Kept are the first k; equal log odds are kept together.
-    kept = torch.arange(1, count + 1)
-    ends = torch.cat([order.values[1:] < order.values[:-1], torch.tensor([True])])
-    lost = (other - right).cumsum(0) / count
-    risk = 1 - right.cumsum(0) / kept
-    fits = ends.clone()
-    if max_loss is not None:
-        fits &= lost <= max_loss + 1e-12
-    if max_risk is not None:
-        fits &= risk <= max_risk + 1e-12
-    if not bool(fits.any()):
-        asked = [f"at most {100 * max_loss:g} points lost"] if max_loss is not None else []
-        asked += [f"at most {100 * max_risk:g} % wrong"] if max_risk is not None else []
-        raise ValueError(
-            f"no confidence of the small model keeps {' and '.join(asked)} on these {count} images: it is wrong where "
-            "it is surest. Allow more, or take a better small model"
-        )
-    k = int(fits.nonzero()[-1])
-    rule = rule_from(float(order.values[k]))
-    return Choice(
-        rule,
-        1 - (k + 1) / count,
-        float((right[: k + 1].sum() + other[k + 1 :].sum()) / count),
-        float(right.mean()),
-        float(other.mean()),
-        float(risk[k]),
-    )
 
 
 def is_cascade(folder: str | os.PathLike[str]) -> bool:

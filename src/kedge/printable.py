@@ -7,7 +7,7 @@ of output, bytes that are no text. What is stored keeps the name as it is; only 
 import unicodedata
 from typing import Any
 
-__all__ = ["cell", "is_computed", "printable", "printable_lines"]
+__all__ = ["cell", "counted", "is_computed", "printable", "printable_lines"]
 
 # Control characters, halves of characters (bytes of a file name that are not UTF-8), separators of lines, and what
 # turns the direction of writing; not the joiners, which Persian, Indic scripts and emoji need.
@@ -22,6 +22,11 @@ def printable(text: Any) -> str:
     if plain.isascii() and plain.isprintable():
         return plain
     return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN and c not in _JOINERS else c for c in plain)
+
+
+def counted(count: int, what: str) -> str:
+    """A number with the name of what it counts: `1 epoch`, `2 epochs`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def printable_lines(text: Any) -> str:

@@ -11,6 +11,7 @@ from kedge.claims import _sources as sources
 from kedge.claims._base import verdict_of
 from kedge.claims._running import Task, record_of, run_tasks, tasks
 from kedge.claims._table import results_of, table_markdown, write_results
+from kedge.cli.reproduce_claims import reproduce_claims
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -233,6 +234,67 @@ def test_the_overview_says_which_criteria_decided(counted, tmp_path, monkeypatch
     table = table_markdown(results_of(todo, ""))
     assert "| fails: below | 1.00 |" in table
     assert "1 claim: 1 with a criterion that fails." in table
+
+
+@pytest.fixture
+def two(monkeypatch):
+    """Brier and SMOTE that compute instead of training, under their names."""
+    Counted.calls.clear()
+    for module in ("_running", "_table"):
+        monkeypatch.setattr(f"kedge.claims.{module}.claim", lambda name: Counted())
+    monkeypatch.setattr("kedge.claims.claim", lambda name: Counted())
+    return "brier", "smote"
+
+
+def reproduced(out, *only, seeds=None):
+    return reproduce_claims(None, only, seeds, out, 1, False, f"claims --only {','.join(only)}")
+
+
+def verdicts(out):
+    return {each["claim"]: each["verdict"] for each in json.loads((out / "results.json").read_text())["claims"]}
+
+
+def test_some_claims_leave_the_others_of_the_table(two, tmp_path, capsys):
+    reproduced(tmp_path, *two)
+    for file in (tmp_path / "measured").rglob("*.json"):  # a table that was copied without its records
+        file.unlink()
+    first = json.loads((tmp_path / "results.json").read_text())["claims"][0]
+    reproduced(tmp_path, "smote")
+    printed = capsys.readouterr().out
+    assert verdicts(tmp_path) == {"brier": "passes", "smote": "passes"}
+    after = json.loads((tmp_path / "results.json").read_text())["claims"]
+    assert {**first, "recorded": after[0]["recorded"]} == after[0]
+    assert after[0]["recorded"]["command"] == "claims --only brier,smote"
+    assert "recorded" not in after[1]
+    table = (tmp_path / "table.md").read_text()
+    assert "### brier" in table
+    assert "Of these 1 was recorded before, by `claims --only brier,smote`" in table
+    assert "2 claims, 1 of this call and 1 recorded before" in printed
+    assert "### brier" not in printed.rpartition("runs, in")[2]  # shown is what was asked for
+    reproduced(tmp_path, "smote")
+    assert json.loads((tmp_path / "results.json").read_text())["claims"][0] == after[0]
+
+
+def test_what_could_not_be_measured_leaves_what_was(two, tmp_path):
+    reproduced(tmp_path, *two)
+    for file in (tmp_path / "measured").rglob("*.json"):
+        file.unlink()
+    assert reproduced(tmp_path, "smote", seeds=[7]) == 3
+    assert verdicts(tmp_path) == {"brier": "passes", "smote": "passes"}
+
+
+def test_a_recorded_claim_of_another_text_is_said(two, tmp_path, capsys, monkeypatch):
+    reproduced(tmp_path, *two)
+    monkeypatch.setattr("kedge.claims._table.text_digest", lambda name: "another")
+    reproduced(tmp_path, "smote")
+    assert "brier: recorded by an earlier text of the claim" in capsys.readouterr().out
+
+
+def test_a_table_that_cannot_be_read_is_said_before_anything_runs(two, tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(ValueError, match=r"results.json"):
+        reproduced(tmp_path, "smote")
+    assert Counted.calls == []
 
 
 @pytest.mark.slow

@@ -115,6 +115,19 @@ def test_what_cannot_be_compared_is_said(folders, run_folder, words, what, capsy
     assert not (run_folder / "compare").exists()
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "what"),
+    [("--severities", "0", "severities are 1 to 5, got 0"), ("--limit", "0", "--limit must be 1 or more, got 0")],
+)
+def test_numbers_are_refused_before_anything_is_read(flag, value, what, capsys, monkeypatch):
+    """A model and images take minutes."""
+    from kedge.cli import main
+
+    monkeypatch.setattr("kedge.cli.resolve_model.Source.load", lambda *_: pytest.fail("the model was loaded"))
+    assert main(["compare", "no-photos", "none-either", "--model", "os:getcwd", flag, value]) == 1
+    assert what in capsys.readouterr().err
+
+
 def test_the_model_is_needed(folders, capsys):
     from kedge.cli import main
 

@@ -54,6 +54,7 @@ def test_every_field_is_documented():
         ({"schedule": "multistep"}, "needs milestones"),
         ({"schedule": "multistep", "milestones": [3, 2]}, "rising"),
         ({"milestones": [30], "epochs": 30}, "never reached in 30 epochs"),
+        ({"milestones": [1], "epochs": 1}, "never reached in 1 epoch$"),
         ({"milestones": [1, "x"]}, "an entry of milestones is a number, not 'x'"),
         ({"batch_size": 7, "devices": 2}, "multiple"),
         ({"name": "../x"}, "name is a folder inside runs/"),

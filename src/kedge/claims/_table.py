@@ -10,11 +10,13 @@ from typing import Any
 from kedge import catalog
 from kedge.claims._base import PARTS, claim, verdict_of
 from kedge.claims._running import Task, missing_data, record_of
+from kedge.claims._sources import text_digest
 from kedge.evaluation.provenance import machine, now
 from kedge.experiments.comparing import mean_interval
 from kedge.files import write_text
+from kedge.json_text import read_json
 
-__all__ = ["claim_lines", "results_of", "table_markdown", "write_results"]
+__all__ = ["another_text", "claim_lines", "joined", "recorded", "results_of", "table_markdown", "write_results"]
 
 COST = "seconds a step"
 WIDE = 6  # measures that stand beside each other; more stand below each other
@@ -39,6 +41,36 @@ def results_of(todo: Sequence[Task], command: str) -> dict[str, Any]:
     }
 
 
+def recorded(out: Path) -> dict[str, Any]:
+    """The results that a folder has; no claims where it has none.
+
+    Raises:
+        ValueError: for a file that is damaged.
+    """
+    path = out / "results.json"
+    before: dict[str, Any] = read_json(path, nan=True) if path.is_file() else {"claims": []}
+    return before
+
+
+def joined(results: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """The results with the claims that were recorded before and are not among them, or were measured then alone.
+
+    Those have `recorded`, the command and the date.
+    """
+    origin = {key: before.get(key) for key in ("command", "created")}
+    old = {each["claim"]: {"recorded": origin, **each} for each in before["claims"]}
+    new = {each["claim"]: each for each in results["claims"]}
+    lost = [name for name, each in new.items() if not each["criteria"] and old.get(name, {}).get("criteria")]
+    both = {**old, **{name: each for name, each in new.items() if name not in lost}}
+    return {**results, "claims": [both[name] for name in catalog.names("claims") if name in both]}
+
+
+def another_text(results: Mapping[str, Any]) -> list[str]:
+    """The names of recorded claims that say by which text they were measured, and it is another one now."""
+    texts = {each["claim"]: each["text"] for each in results["claims"] if "recorded" in each and each.get("text")}
+    return [name for name, text in texts.items() if text != text_digest(name)]
+
+
 def _claim(name: str, own: Sequence[Task]) -> dict[str, Any]:
     each, origin = claim(name), catalog.info("claims", name)
     values: dict[str, dict[int, dict[str, float]]] = {variant: {} for variant in each.variants}
@@ -57,6 +89,7 @@ def _claim(name: str, own: Sequence[Task]) -> dict[str, Any]:
         "url": origin.url if origin else "",
         "part": each.part,
         "methods": list(each.methods),
+        "text": text_digest(name),
         "missing": missing_data(each),
         "seconds": seconds,
         "seconds of a core": computing,
@@ -110,6 +143,13 @@ def table_markdown(results: Mapping[str, Any]) -> str:
     minutes = sum(each.get("seconds of a core", each["seconds"]) for each in results["claims"]) / 60
     lines += ["", f"Made by `{results['command']}` ({results['created'][:10]}, kedge {where['kedge']}, torch "
               f"{where['torch']}, {where['system']}, one thread each; {minutes:.0f} minutes of one core)."]  # fmt: skip
+    origins = [each["recorded"] for each in results["claims"] if "recorded" in each]
+    for origin in [each for i, each in enumerate(origins) if each not in origins[:i]]:
+        count = origins.count(origin)
+        lines[-1] += (
+            f" Of these {count} {'was' if count == 1 else 'were'} recorded before, by `{origin['command']}` "
+            f"({(origin['created'] or '')[:10]})."
+        )
     return "\n".join(lines) + "\n"
 
 

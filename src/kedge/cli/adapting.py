@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedge import catalog
 from kedge.cli.resolve_model import Source
+from kedge.printable import counted
 
 if TYPE_CHECKING:
     from kedge.data import ImageSet
@@ -73,5 +74,6 @@ def beside(
 def what_happened(model: Any) -> list[str]:
     """What a model that adapts did in its stream, in sentences."""
     record = model.record
-    count = f"adapted to {record.images - record.as_before:,} of {record.images:,} images in {record.steps} steps"
+    seen = counted(record.images, "image")
+    count = f"adapted to {record.images - record.as_before:,} of {seen} in {counted(record.steps, 'step')}"
     return [count, *(f"the brake held {words}" for words in record.words())]

@@ -26,6 +26,7 @@ def run(
     split: str = "val",
     max_loss: float | None = None,
     max_risk: float | None = None,
+    certainty: float | None = None,
     all_references: bool = False,
     to: Literal["kedge", "onnx"] = "kedge",
     format: Literal["table", "json"] = "table",
@@ -37,9 +38,10 @@ def run(
 
     The confidence from which the small answer stands is chosen on half of the validation images (those that the runs
     held out of training): the fewest images are passed on for which accuracy falls by no more than --max_loss below
-    that of the large model alone. On the other half the cascade is measured beside each model alone: accuracy, share
-    passed on, milliseconds for an image. Both models and the rule are written to a folder that kedge predict and
-    evaluate take as a MODEL.
+    that of the large model alone. That is at the edge of what those images allow: on others about every second such
+    choice loses more, unless --certainty is asked for. On the other half the cascade is measured beside each model
+    alone: accuracy, share passed on, milliseconds for an image. Both models and the rule are written to a folder that
+    kedge predict and evaluate take as a MODEL.
 
     An anchored small model is folded with its first reference, so that RUN RUN is a cascade too: one reference where
     that is sure, all of them where it is not.
@@ -55,6 +57,9 @@ def run(
             with --max_risk not looked at
         max_risk (SHARE): the largest share of wrong answers among those of the small model that stand; null: not looked
             at
+        certainty (SHARE): choose so that what is asked holds on all images like these, with this probability, such as
+            0.95: more are passed on, and it takes many images (for a loss of 0.005 over 500 to choose on); null: on
+            those images
         all_references: an anchored small model answers with all of its references; else it is folded to its first one
         to: write model folders, or ONNX files, which have one reference each
         format: how to print what was measured
@@ -67,9 +72,12 @@ def run(
     for name, share in (("max_loss", max_loss), ("max_risk", max_risk)):
         if share is not None and not 0 <= share < 1:
             raise ValueError(f"--{name} is a share of images, at least 0 and below 1, not {share:g}")
+    if certainty is not None and not 0 < certainty < 1:
+        raise ValueError(f"--certainty is a probability, between 0 and 1, not {certainty:g}")
     import torch
 
-    from kedge.cascade import Cascade, choose_rule, save_cascade
+    from kedge.cascade import Cascade, save_cascade
+    from kedge.cascade_rule import choose_rule
     from kedge.data import generator
     from kedge.deploy import folded
     from kedge.training.held_out import unseen
@@ -96,7 +104,7 @@ def run(
     first, second = (_timed(models[name], pixels[choosing], batch_size)[0] for name in ("small", "large"))
     labels = images.labels
     right, other = (each.label.cpu() == labels[choosing] for each in (first, second))
-    choice = choose_rule(first.log_odds.cpu(), right, other, max_loss, max_risk)
+    choice = choose_rule(first.log_odds.cpu(), right, other, max_loss, max_risk, certainty)
     cascade = Cascade(models["small"], models["large"], choice.rule)
     rows: dict[str, dict[str, Any]] = {}
     for name, model in (("small alone", models["small"]), ("large alone", models["large"]), ("cascade", cascade)):
@@ -106,7 +114,8 @@ def run(
     passed = torch.cat([cascade.passed_on(_float(part, cascade)).cpu() for part in pixels[judging].split(batch_size)])
     rows["cascade"]["passed"] = float(passed.double().mean())
     measured = {"models": rows, "chosen_on": len(choosing), "measured_on": len(judging), "batch_size": batch_size,
-                "max_loss": max_loss, "max_risk": max_risk, "device": str(models["large"].mean.device)}  # fmt: skip
+                "max_loss": max_loss, "max_risk": max_risk, "certainty": certainty,
+                "device": str(models["large"].mean.device)}  # fmt: skip
     folder = save_cascade(cascade.cpu(), out, measured, onnx=to == "onnx")
     if format == "json":
         print(json.dumps({**measured, "rule": choice.rule, "folder": str(folder)}, indent=2))

@@ -75,12 +75,16 @@ def run(
         raise ValueError("--model MODEL is missing: the images are compared by what it makes of them")
     if not 0 < alpha < 1:
         raise ValueError(f"--alpha is a share of false alarms between 0 and 1, got {alpha:g}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"--limit must be 1 or more, got {limit}")
     levels, names = whole_numbers(severities), separated(corruptions)
     source = find(model, python=True, several=True)
     from kedge import evaluation
     from kedge.data.corruptions import expand
+    from kedge.evaluation.sets import check_severities
     from kedge.reporting.drift import drift_lines, write_drift
 
+    check_severities(levels)
     if names != ["none"]:
         expand(names)
     words = Word.of(first), Word.of(second)

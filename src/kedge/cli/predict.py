@@ -180,7 +180,9 @@ def _call(source: Source, paths: "Paths") -> dict[str, Any]:
     files: list[Path] = []
     for single in leaves({source.name: source}).values():
         if single.path is not None and single.path.is_dir():
-            files += [path for path in sorted(single.path.iterdir()) if path.suffix in (".json", ".safetensors")]
+            folders = [single.path, *(single.path / name for name in ("small", "large"))]  # of a cascade: its models
+            inside = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
+            files += [path for path in inside if path.suffix in (".json", ".safetensors", ".onnx")]
         elif single.path is not None:
             files.append(single.path)
     names = hashlib.blake2b(digest_size=16)

@@ -12,6 +12,7 @@ from kedge.cli.evaluate import free_folder, write
 from kedge.cli.flags import check_range, command_line, command_words
 from kedge.cli.reproduce import part_of
 from kedge.experiments.side_by_side import cores, shares, side_by_side
+from kedge.printable import counted
 from kedge.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def _say_done(recipe: Recipe) -> None:
 
     rows = RunFolder(Path(recipe.runs) / str(recipe.name)).rows()
     seconds = sum(row["seconds"] for row in rows)
-    print(f"  {title(recipe)}: {len(rows)} epochs in {seconds:.0f} s", flush=True)
+    print(f"  {title(recipe)}: {counted(len(rows), 'epoch')} in {seconds:.0f} s", flush=True)
 
 
 def measure(models: dict[str, Any], seed: int, out: Path, **how: Any) -> dict[str, Any]:

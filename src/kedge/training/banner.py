@@ -10,6 +10,7 @@ from kedge import data, metrics
 from kedge.data import DataError, ImageSet
 from kedge.data.folders import about_order
 from kedge.epsilon import print_ball
+from kedge.printable import counted
 from kedge.training.batches import drawn_images
 from kedge.training.build import step_passes
 from kedge.training.cost import Cost
@@ -61,7 +62,7 @@ def opening(
         _folds(recipe, len(train), written.get("folds") is None),
         _imbalance(recipe, train),
         _wrong_labels(recipe, facts["data"]),
-        f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {recipe.epochs} epochs of batches of "
+        f"{kind}{recipe.model}, {size:.1f} M parameters, {start}; {counted(recipe.epochs or 0, 'epoch')} of batches of "
         f"{recipe.batch_size}, {rules} at {recipe.lr:.3g}{sampler}, on {recipe.world} {recipe.device}, "
         f"precision {recipe.precision}",
         getattr(getattr(model, "network", None), "kedge_weights", ""),

@@ -10,6 +10,7 @@ from kedge import catalog
 from kedge.epsilon import parse_epsilon
 from kedge.gate import as_gate
 from kedge.own_code import near_names
+from kedge.printable import counted
 from kedge.training.nested import check_methods, methods, takes
 
 __all__ = ["CHOICES", "as_type", "check_objectives", "check_recipe"]
@@ -96,7 +97,7 @@ def check_recipe(recipe: Mapping[str, Any], source: str = "") -> None:
     if milestones != sorted(milestones) or any(m <= 0 for m in milestones):
         raise ValueError(f"{source}milestones are rising epochs above 0, not {milestones}")
     if milestones and epochs is not None and milestones[-1] >= epochs:
-        raise ValueError(f"{source}milestone {milestones[-1]:g} is never reached in {epochs} epochs")
+        raise ValueError(f"{source}milestone {milestones[-1]:g} is never reached in {counted(epochs, 'epoch')}")
     if wrong := [factor for factor in recipe["layer_lr"] if not 0 <= factor <= 1000]:
         raise ValueError(f"{source}layer_lr are factors on the learning rate, 0 to 1000, not {wrong[0]}")
     if recipe["label_noise"] == 0 and (recipe["label_noise_kind"] != "symmetric" or recipe["label_noise_val"]):
