@@ -56,7 +56,7 @@ def _drawn(heat: Heat, model: int, shown: Mapping[tuple[int, int], int]) -> dict
                     "text": f"{n:,}" if n else "·",
                     "strength": f"{0.62 * n / max(1, total):.2f}",
                     "good": heat.good and r == c,
-                    "title": title + (f", {shown[pair]} shown" if pair in shown else ""),
+                    "title": title + (f", {shown[pair]} shown" if pair is not None and pair in shown else ""),
                     "link": place_of_cell(model, *pair) if pair is not None and pair in shown else "",
                 }
             )

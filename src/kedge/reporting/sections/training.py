@@ -96,6 +96,7 @@ def _plot(
     low, high = (min(0.0, *values), max(values)) if key != "val_accuracy" else (max(0.0, min(values) - 5), 100.0)
     plot = Plot((min(epochs), max(epochs)), (low, high or 1.0), "epoch", label, width=280, height=200)
     for i, points in lines:
-        plot.line(*zip(*points, strict=True), i, marks=None if len(points) < 12 else 4)
+        across, up = [x for x, _ in points], [y for _, y in points]
+        plot.line(across, up, i, marks=None if len(points) < 12 else 4)
     last = ", ".join(f"{points[-1][1]:.3g}" for _, points in lines)
     return {"title": title, "aria": f"{title} by epoch, at the end {last}", "plot": svg(plot)}
