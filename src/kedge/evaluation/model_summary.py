@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kedge.confidence import log_odds
 from kedge.data.groups import Groups
+from kedge.evaluation.answers import answer_summary
 from kedge.evaluation.collect import Collected
 from kedge.evaluation.comparing import Measured, compared_numbers
 from kedge.evaluation.each_image import answers_record
@@ -142,6 +143,9 @@ def about(
             list(collected.shift.values()),
             {name: log_odds(o.logits) for name, o in outside.items()},
             clean if familiar is collected.clean else measure(familiar.tensors["logits"], data.labels),
+        ),
+        "answers": answer_summary(
+            subject.model, rule, outputs_from(familiar.tensors, subject), data.labels, outside
         ),
         "prediction_sets": coverage_summary(
             subject.set_rule,
