@@ -154,7 +154,9 @@ def test_a_score_is_a_file(drop, shades):
     drop("scores", "loudest", LOUDEST)
     assert list(kedge.scores.SCORES)[-1] == "loudest"
     assert "loudest" in next(a.help for a in parser_of("evaluate")._actions if a.dest == "scores")
-    with pytest.raises(ValueError, match=r"'loudst'.*vim, prototypes, reverse_anchoring, loudest.*did you mean loudest"):
+    with pytest.raises(
+        ValueError, match=r"'loudst'.*vim, prototypes, reverse_anchoring, loudest.*did you mean loudest"
+    ):
         parse.choose_scores(["loudst"])
     (score,) = parse.choose_scores(["loudest"])
     logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from kedge.confidence import log_odds
 from kedge.data.groups import Groups
-from kedge.evaluation.answers import answer_summary
 from kedge.evaluation.collect import Collected
 from kedge.evaluation.comparing import Measured, compared_numbers
 from kedge.evaluation.each_image import answers_record
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import example_images
 from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready, separated
+from kedge.evaluation.refusal import refusal_summary
 from kedge.evaluation.runner import Columns, measure, outputs_from
 from kedge.evaluation.set_coverage import coverage_summary, set_columns
 from kedge.evaluation.sets import Condition, Sets
@@ -144,7 +144,7 @@ def about(
             {name: log_odds(o.logits) for name, o in outside.items()},
             clean if familiar is collected.clean else measure(familiar.tensors["logits"], data.labels),
         ),
-        "answers": answer_summary(
+        "refusal": refusal_summary(
             subject.model, rule, outputs_from(familiar.tensors, subject), data.labels, outside
         ),
         "prediction_sets": coverage_summary(

@@ -56,7 +56,7 @@ def sentences(name: str, model: dict[str, Any], results: dict[str, Any]) -> list
             f"{number(coverage)} % of clean images"
             + (f" and is right on {number(right)} % of those." if right is not None else ".")
         )
-    if (said := model.get("answers")) is not None:
+    if (said := model.get("refusal")) is not None:
         texts += _answers(said)
     return [sentence for sentence in texts if sentence]
 

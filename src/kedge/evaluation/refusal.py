@@ -13,10 +13,10 @@ from kedge.rejection import answered
 from kedge.scores import Outputs
 from kedge.unknown import foreign, in_words
 
-__all__ = ["answer_summary"]
+__all__ = ["refusal_summary"]
 
 
-def answer_summary(
+def refusal_summary(
     model: Any, reject: Mapping[str, Any] | None, inside: Outputs, labels: Tensor, outside: Mapping[str, Outputs]
 ) -> dict[str, Any] | None:
     """Shares with exact intervals of own images and of each foreign set; None without a rule for `unknown`.
