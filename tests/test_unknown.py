@@ -302,3 +302,27 @@ def test_held_out_negatives_are_not_trained_on():
     assert 0.1 < len(held) / len(images) < 0.3
     assert not set(extra[STREAM].keys()) & set(held.keys())
     assert held_out_negatives({STREAM: images.subset(range(50))}, Recipe())[1] is None
+
+
+@pytest.mark.parametrize("sizes", [(1,), (2, 5), (9, 40, 60)])
+def test_no_prototype_is_the_features_of_one_image_where_a_class_has_more(sizes):
+    draws = torch.Generator().manual_seed(0)
+    features = torch.randn(sum(sizes), 6, generator=draws)
+    features[-1] = 40 * torch.ones(6)  # alone in its corner: a cluster of its own
+    labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    directions = prototypes_of(features, labels)
+    z = torch.nn.functional.normalize(features)
+    alone = sum(size == 1 for size in sizes)
+    assert ((directions @ z.T).amax(1) > 1 - 1e-6).sum() <= alone
+    assert len(sizes) <= len(directions) <= sum(max(1, size // 3) for size in sizes)
+
+
+def test_images_too_small_for_squares_stay_and_few_validation_images_are_said(capsys):
+    tiny = torch.rand(2, 3, 3, 8)
+    assert torch.equal(shuffled(tiny, torch.Generator()), tiny)
+    assert shuffled(torch.rand(0, 3, 8, 8), torch.Generator()).shape == (0, 3, 8, 8)
+    model = model_of()
+    model.unknown = rule_on(torch.rand(14), 0.95, "energy")
+    assert "14 images are too few" in " ".join(unknown.about_unknown(model))
+    model.unknown = rule_on(torch.rand(100), 0.95, "energy")
+    assert "too few" not in " ".join(unknown.about_unknown(model))

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 UNKNOWN, UNSURE = "unknown", "unsure"
+FEW = 60  # validation images below which a threshold that keeps 95 % of them is one of their three lowest scores
 FORMULAS = {
     "msp": "log(p / (1 - p)), p the largest of softmax(logits)",
     "max_logit": "max(logits)",
@@ -122,6 +123,11 @@ def about_unknown(model: Any) -> list[str]:
         f"unknown where {in_words(rule)}: {rule['kept']:.1%} of the {rule['images']:,} images are not; of images like "
         f"them {rule['expected']:.1%} are expected not to be"
     ]
+    if rule["images"] < FEW:
+        lines.append(
+            f"  careful: {rule['images']:,} images are too few for a threshold to rely on: it is their lowest score or "
+            f"next to it, and may let most foreign images through; {FEW} or more are worth more (--folds judges by all)"
+        )
     if why := rule.get("chosen", {}).get("why"):
         lines.append(f"  {why}")
     own = words(model.class_names)

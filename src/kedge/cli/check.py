@@ -46,7 +46,7 @@ def run(
         max_ece: largest calibration error (ECE)
         min_coverage (COVERAGE@RISK): share of images that can be answered at a risk: 0.8@risk0.02 asks that of the
             surest 80 % of answers at most 2 % are wrong
-        max_unknown_answered: largest share of foreign images that the reject rule lets through (kedge evaluate --ood);
+        max_unknown_answered: largest share of foreign images that get a label (kedge evaluate --ood);
             of several sets each must keep to it
         min_corrupted_accuracy: least accuracy on corrupted images, the mean over corruptions
         max_corrupted_ece: largest calibration error there

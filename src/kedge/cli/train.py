@@ -168,11 +168,11 @@ def _next_commands(result: "RunResult") -> str:
     further = f" {measuring(gate)}" if measuring(gate) else ""
     unseen = result.folds is None  # of few photos none is left that the model did not see
     rows = [
+        (unseen, "calibrate", "", "make its confidence fit"),
         (unseen or _has_test(result.recipe), "evaluate", further, "how far to trust it, on one page"),
         (bool(gate), "check", "", "whether it meets the gate of its recipe, by that evaluation"),
         (True, "predict", " IMAGES...", "labels, confidences, and what to reject"),
         (unseen, "evaluate", " --unlabelled FOLDER", "about how many answers are right on new photos"),
-        (unseen, "calibrate", "", "make its confidence fit"),
         (True, "export", "", "one ordinary file to deploy"),
     ]
     lines = [(f"kedge {command} {folder}{rest}", about) for possible, command, rest, about in rows if possible]

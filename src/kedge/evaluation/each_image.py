@@ -26,6 +26,8 @@ def file_names(paths: Sequence[str] | None, positions: Tensor) -> list[str] | No
         while shared < most and first[shared] == last[shared]:
             shared += 1
     chosen = (parts[i] for i in positions.tolist())
+    if parts and shared <= len(PurePath(paths[0]).anchor):  # below no folder of all: the last one says enough
+        return ["/".join(own[-2:]) for own in chosen]
     return ["/".join(own[min(shared, max(0, len(own) - 2)) :]) for own in chosen]
 
 
@@ -42,8 +44,13 @@ def images_record(labels: Tensor, positions: Tensor, files: Sequence[str] | None
     }
 
 
-def answers_record(columns: Mapping[str, Tensor], rule: Mapping[str, Any] | None) -> dict[str, list[float] | None]:
-    """What a model answered to each image, `[N]` each; `unsure` is 1 where its reject `rule` by confidence says so."""
+def answers_record(
+    columns: Mapping[str, Tensor], rule: Mapping[str, Any] | None, unknown: Tensor | None = None
+) -> dict[str, list[float] | None]:
+    """What a model answered to each image, `[N]` each; `unsure` is 1 where its reject `rule` by confidence says so.
+
+    `unknown`: where its rule for that does, `[N]` bool; None where it has none.
+    """
     unsure = None
     if rule is not None:
         unsure = (~answered(rule, columns["confidence"], columns["log_odds"])).int().tolist()
@@ -53,6 +60,7 @@ def answers_record(columns: Mapping[str, Tensor], rule: Mapping[str, Any] | None
         "log_odds": _rounded(columns["log_odds"]),
         "uncertainty": _rounded(columns["uncertainty"]) if "uncertainty" in columns else None,
         "unsure": unsure,
+        "unknown": None if unknown is None else unknown.int().tolist(),
     }
 
 

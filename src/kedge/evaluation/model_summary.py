@@ -15,7 +15,7 @@ from kedge.evaluation.each_image import answers_record
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import example_images
 from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready, separated
-from kedge.evaluation.refusal import refusal_summary
+from kedge.evaluation.refusal import refusal_summary, unknown_of
 from kedge.evaluation.runner import Columns, measure, outputs_from
 from kedge.evaluation.set_coverage import coverage_summary, set_columns
 from kedge.evaluation.sets import Condition, Sets
@@ -164,7 +164,9 @@ def about(
         "unlabelled": None,
         "stability": stability_summary(collected, clean["predicted"], data.image_shape, settings),
         "verdict": verdict(clean["log_odds"], clean["rank"] == 0, settings.risk),
-        "answers": answers_record(clean, rule),
+        "answers": answers_record(
+            clean, rule, unknown_of(subject.model, outputs_from(collected.clean.tensors, subject))
+        ),
         "images": example_images(
             clean, data, sets.positions, settings.files, settings.examples, settings.behind, settings.thumbnails
         ),

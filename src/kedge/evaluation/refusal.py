@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kedge.anchoring.prototypes import nearest, reads_features
@@ -13,7 +14,7 @@ from kedge.rejection import answered
 from kedge.scores import Outputs
 from kedge.unknown import foreign, in_words
 
-__all__ = ["refusal_summary"]
+__all__ = ["refusal_summary", "unknown_of"]
 
 
 def refusal_summary(
@@ -23,11 +24,12 @@ def refusal_summary(
 
     Also None where the rule is by features, and these were not collected: they are where scores of `--ood` read them.
     """
-    rule = model.unknown
-    every = {"": inside, **outside}
-    if rule is None or (reads_features(rule) and any(each.features is None for each in every.values())):
-        return None
-    flags = {name: _flags(model, reject, outputs) for name, outputs in every.items()}
+    rule, flags = model.unknown, {}
+    for name, outputs in {"": inside, **outside}.items():
+        unknown = unknown_of(model, outputs)
+        if unknown is None:
+            return None
+        flags[name] = unknown, _unsure(reject, outputs.logits.float()) & ~unknown
     unknown, unsure = flags.pop("")
     given = ~(unknown | unsure)
     right = inside.logits.argmax(1)[given] == labels.to(inside.logits.device)[given]
@@ -41,15 +43,21 @@ def refusal_summary(
     }
 
 
-def _flags(model: Any, reject: Mapping[str, Any] | None, outputs: Outputs) -> tuple[Tensor, Tensor]:
-    """Which images are unknown, and which of the others unsure, `[N]` bool each."""
-    logits, near = outputs.logits.float(), None
-    if reads_features(model.unknown) and outputs.features is not None:
+def unknown_of(model: Any, outputs: Outputs) -> Tensor | None:
+    """Which images the rule of a model calls unknown, `[N]` bool; None without a rule or the features that it reads."""
+    rule = model.unknown
+    if rule is None or (reads_features(rule) and outputs.features is None):
+        return None
+    near = None
+    if reads_features(rule) and outputs.features is not None:
         near = nearest(outputs.features, model.prototypes.to(outputs.features.device))
-    unknown = foreign(model.unknown, logits, near)
+    return foreign(rule, outputs.logits.float(), near)
+
+
+def _unsure(reject: Mapping[str, Any] | None, logits: Tensor) -> Tensor:
     if reject is None:
-        return unknown, unknown & False
-    return unknown, ~answered(reject, logits.softmax(1).amax(1), log_odds(logits)) & ~unknown
+        return logits.new_zeros(len(logits), dtype=torch.bool)
+    return ~answered(reject, logits.softmax(1).amax(1), log_odds(logits))
 
 
 def _share(flags: Tensor) -> dict[str, Any]:

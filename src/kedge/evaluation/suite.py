@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from kedge import catalog
+from kedge.anchoring.prototypes import reads_features
 from kedge.data.groups import Groups
 from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.cache import Parts
@@ -196,7 +197,8 @@ def evaluate(
     sets = Sets(test, positions, training, why_no_training, shifted, masks, outside, step, mixed)
 
     wants = {field: any(field in score.needs for score in scores if outside) for field in FIELDS_ON_DEMAND}
-    wants["features"] |= bool(seen)
+    rules = [subject.model.unknown for subject in subjects]
+    wants["features"] |= bool(seen) or any(rule is not None and reads_features(rule) for rule in rules)
     if wants["reverse"] and training is not None:
         anchors = labelled_few(training, ANCHORS, seed)
         subjects = [subject.with_anchors(*anchors) for subject in subjects]

@@ -108,7 +108,7 @@ def _worst_group(results: Record, model: Record, bar: Bar) -> Measured | None:
     by_group = _clean(model, "accuracy_by_group")
     if not by_group:
         return None
-    counts = {name: (own["value"], own["images"]) for name, own in by_group["groups"].items() if not own["few"]}
+    counts = {name: (own["value"] or 0.0, own["images"]) for name, own in by_group["groups"].items()}
     return of_shares(counts, each="group")
 
 

@@ -10,19 +10,19 @@ from typing import Any
 from kedge.files import write_text
 from kedge.printable import cell
 from kedge.reporting.files import check_results
+from kedge.unknown import answer, words
 
 COLUMNS = (
     "model", "file", "index", "truth", "label", "confidence", "right", "answer", "uncertainty", "log_odds",
 )  # fmt: skip
-UNSURE = "unsure"
 
 
 def images_csv(results: dict[str, Any]) -> str:
     """A line for each model and test image, with a header; the header alone where results do not have them.
 
-    `label` is the class that the model finds most probable, `answer` the same or "unsure" where its stored threshold
-    leaves the image to a person; `file` is empty for sets without files, whose images `index` counts. A name that a
-    spreadsheet would take for a formula has an apostrophe before it.
+    `label` is the class that the model finds most probable, `answer` the same, or "unknown" or "unsure" where its
+    stored rules leave the image to a person (see `kedge.unknown.answers`); `file` is empty for sets without files,
+    whose images `index` counts. A name that a spreadsheet would take for a formula has an apostrophe before it.
     """
     results = check_results(results)
     stream = io.StringIO()
@@ -43,10 +43,10 @@ def _rows(results: dict[str, Any], model: dict[str, Any]) -> Iterator[list[Any]]
     if images is None or answers is None:
         return
     names = [cell(name) for name in results["data"]["class_names"]]
-    files = images["files"]
+    files, own = images["files"], words(results["data"]["class_names"])
     for i, truth in enumerate(images["labels"]):
         label = answers["predicted"][i]
-        unsure = answers["unsure"] is not None and answers["unsure"][i]
+        unknown, unsure = ((answers.get(rule) or [])[i : i + 1] == [1] for rule in ("unknown", "unsure"))
         yield [
             cell(files[i]) if files else "",
             images["positions"][i] if images["positions"] else i,
@@ -54,7 +54,7 @@ def _rows(results: dict[str, Any], model: dict[str, Any]) -> Iterator[list[Any]]
             names[label],
             answers["confidence"][i],
             label == truth,
-            UNSURE if unsure else names[label],
+            answer(names[label], unknown, unsure, own),
             answers["uncertainty"][i] if answers["uncertainty"] else "",
             answers["log_odds"][i],
         ]

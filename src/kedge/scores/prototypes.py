@@ -15,6 +15,7 @@ info = Info(
 
 STEPS = 20  # of k-means, at most
 MOST = 512  # prototypes in all, where there are fewer classes
+FEWEST = 3  # images that a prototype is the mean of, where the class has so many: no photo's features are stored
 
 
 class Prototypes(Score):
@@ -22,12 +23,13 @@ class Prototypes(Score):
 
     As `KNN`, whose k = 1 is this with every training image as a prototype: here those of a class are brought together
     to a few by spherical k-means (Dhillon & Modha, "Concept Decompositions for Large Sparse Text Data using
-    Clustering", Machine Learning 42, 2001), so that they are small enough to be part of a model, and hold no image's
-    features as they are where a class has more images than prototypes.
+    Clustering", Machine Learning 42, 2001), so that they are small enough to be part of a model. Each is the mean of
+    three images or more, and of all of its class where that has fewer: no image's features are kept as they are, but of
+    a class of one.
 
     Args:
-        of_each: prototypes of each class, fewer where it has fewer images, and where 512 for all classes together are
-            fewer (then one of each at least).
+        of_each: prototypes of each class, fewer where it has fewer than three times as many images, and where 512 for
+            all classes together are fewer (then one of each at least).
         seed: of the images that k-means starts from.
     """
 
@@ -60,9 +62,8 @@ class Prototypes(Score):
 
 
 def _spherical_means(z: Tensor, count: int, draws: torch.Generator) -> Tensor:
-    """`[min(N, count), D]`, directions of length 1 to which directions `[N, D]` are near on average."""
-    if len(z) <= count:
-        return z
+    """`[K, D]`, K <= count, directions of length 1 to which directions `[N, D]` are near, `FEWEST` to each or more."""
+    count = max(1, min(count, len(z) // FEWEST))
     means = z[torch.randperm(len(z), generator=draws)[:count].to(z.device)]
     own = torch.full((len(z),), -1, device=z.device)
     for _ in range(STEPS):
@@ -72,4 +73,7 @@ def _spherical_means(z: Tensor, count: int, draws: torch.Generator) -> Tensor:
         sums = torch.zeros_like(means).index_add_(0, own, z)
         # One that nothing is nearest to stays where it is.
         means = torch.where(sums.norm(dim=1, keepdim=True) > 0, F.normalize(sums), means)
-    return means
+    own = (z @ means.T).argmax(1)
+    sums = torch.zeros_like(means).index_add_(0, own, z)
+    large = own.bincount(minlength=len(means)) >= FEWEST
+    return F.normalize(sums[large] if bool(large.any()) else z.sum(0, keepdim=True))

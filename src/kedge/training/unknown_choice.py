@@ -54,6 +54,8 @@ def outputs_on(
 
 def shuffled(images: Tensor, draws: torch.Generator) -> Tensor:
     """Images `[B, C, H, W]` cut into 4 × 4 squares, which change places; what is left at the edges stays."""
+    if min(images.shape[2:]) < SQUARES or not len(images):
+        return images.clone()
     side, across = images.shape[2] // SQUARES, images.shape[3] // SQUARES
     cut = images[:, :, : side * SQUARES, : across * SQUARES].unfold(2, side, side).unfold(3, across, across)
     squares = cut.flatten(2, 3)  # [B, C, 16, side, across]
@@ -103,7 +105,9 @@ def choose_rule(
         scores = _scores(inside, None)
         if pooled[1] is not None and model.prototypes is not None:
             scores[PROTOTYPES] = pooled[1]
-        return _stored(model, scores, _default(scores), familiar, {"why": _by_default(len(inside))})
+        return _stored(
+            model, scores, _default(scores), familiar, {"why": "the usual score: with folds no other is tried"}
+        )
     if not len(validation):
         model.prototypes = None
         return None

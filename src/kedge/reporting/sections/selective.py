@@ -35,6 +35,12 @@ def summary(lines: Lines) -> None:
     for place in places:
         values = [_mean(place, lambda name, m=m: dig(m, "ood", name, "accepted")) for m in models]
         lines.add(Row(f"answered, {place.title}", "%", "lower", values, group))
+    group = "Answered with a label: above it, and not unknown"
+    for key, words, better in (("answered", "clean", None), ("unknown", "unknown, clean", None)):
+        lines.add(Row(words, "%", better, [dig(m, "refusal", "clean", key) for m in models], group))
+    for place in places:
+        values = [_mean(place, lambda name, m=m: dig(m, "refusal", "ood", name, "answered", "value")) for m in models]
+        lines.add(Row(place.title, "%", "lower", values, group))
 
 
 def _mean(place: Place, value: Any) -> float | None:
