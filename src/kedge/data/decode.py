@@ -151,8 +151,12 @@ def evaluation_view(
     """
     from torchvision.transforms.v2 import functional as v2
 
-    shorter = size if size < WHOLE else round(size / crop_share)
-    return v2.center_crop(v2.resize(image, [shorter], antialias=True), [size, size])
+    return v2.center_crop(v2.resize(image, [shorter_side(size, crop_share)], antialias=True), [size, size])
+
+
+def shorter_side(size: int, crop_share: float = CROP_SHARE) -> int:
+    """What the evaluation view of `size` pixels resizes the shorter side of an image to, before it crops the centre."""
+    return size if size < WHOLE else round(size / crop_share)
 
 
 def _described(image: Image.Image) -> tuple[tuple[int, int], int]:
