@@ -1,17 +1,20 @@
 """What travels inside an exported file: enough to turn pixels into a named, accepted or rejected label."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
+from kedge.deploy.answering import Answering
 from kedge.json_text import parse_json
 from kedge.postprocess import kind_of
 from kedge.regular import LARGEST_TEXT
 from kedge.stated import check_stated, refuse
 
 KEY = "kedge"  # the name of the entry, in ONNX metadata_props and among the extra files of a .pt2
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+IMAGES = 1  # the format of files that take images, as every kedge reads them; those that take photos came with 2
 
 
 def write_card(model: PixelModel) -> str:
@@ -23,7 +26,7 @@ def write_card(model: PixelModel) -> str:
     formulas = {name: kind_of(name)(record["value"]).formula() for name, record in model.steps.items()}
     return json.dumps(
         {
-            "format_version": FORMAT_VERSION,
+            "format_version": IMAGES,
             "kedge_version": __version__,
             "task": model.task,
             "input": "images, float32 in [0, 1], normalised inside",
@@ -39,6 +42,20 @@ def write_card(model: PixelModel) -> str:
         },
         ensure_ascii=False,
     )
+
+
+def photo_card(card: Mapping[str, Any], answering: Answering) -> dict[str, Any]:
+    """The card of a file that takes a photo and answers, from that of one that takes images and gives logits."""
+    return {
+        **card,
+        "format_version": FORMAT_VERSION,
+        "input": "photo, uint8 [height, width, 3], RGB, upright",
+        "input_range": [0, 255],
+        "takes": "photo",
+        "output": "answer",
+        "answers": answering.answers,
+        "thresholds": {name: float(value) for name, value in answering.defaults().items()},
+    }
 
 
 def read_card(text: str, where: str) -> dict[str, Any]:

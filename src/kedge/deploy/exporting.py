@@ -49,7 +49,7 @@ class Exported:
 
     def load(self) -> Callable[[Tensor], Tensor]:
         """The file as a function from images `[B, C, H, W]` in [0, 1] to logits, on the CPU."""
-        return load_onnx(self.path) if self.to == "onnx" else _run_torch(self.path)
+        return load_onnx(self.path) if self.to == "onnx" else run_torch(self.path)
 
     def __str__(self) -> str:
         kind = "images" if self.real else "random images (pass real ones to check on them)"
@@ -88,6 +88,45 @@ def export(
         ImportError: if the packages for ONNX are not installed.
         RuntimeError: if the network cannot be exported, or the file disagrees with the model; none is left.
     """
+    final = check_target(model, path, to)
+    original = independent(model).cpu().float().eval()
+    images = _checked_images(original, check_images)
+    folded = original.fold()
+    sweep(final.parent)
+    weights_of = sum(each.numel() * each.element_size() for each in folded.state_dict().values())
+    check_space(final.parent, weights_of, final.name)
+    # A folder beside the target: the file has its final name from the start, and the move stays on one disk.
+    with scratch_beside(final) as folder:
+        written = folder / final.name
+        try:
+            write = _write_onnx if to == "onnx" else _write_torch
+            with naming(final, written):
+                write(folded, original.input_shape, write_card(model), written)
+        except Exception as error:
+            if is_full_disk(error):
+                raise
+            raise RuntimeError(
+                f"{type(getattr(folded, 'network', folded)).__name__} could not be exported to {to}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        run = load_onnx(written) if to == "onnx" else run_torch(written)
+        difference, allowed = _compare(run, original, images)
+        # not <=, so that NaN is refused too
+        if not difference <= allowed:
+            raise RuntimeError(
+                f"the exported {to} file disagrees with the model on {len(images)} images: the largest difference "
+                f"of a logit is {difference:.3g}, allowed is {allowed:.3g}; nothing was written to {final}"
+            )
+        weights = final.with_name(f"{final.name}.data") if len(list(folder.iterdir())) > 1 else None
+        if weights is not None:
+            final.unlink(missing_ok=True)  # an earlier file would run on with the weights of this one
+            os.replace(written.with_name(weights.name), weights)
+        os.replace(written, final)
+    return Exported(final, to, len(images), check_images is not None, difference, allowed, weights)
+
+
+def check_target(model: PixelModel, path: str | os.PathLike[str], to: str) -> Path:
+    """The file to write; raises what `export` says of arguments that cannot be."""
     if to not in FORMATS:
         raise ValueError(f"to must be one of {', '.join(FORMATS)}, got {to!r}")
     if not isinstance(model, PixelModel):
@@ -109,40 +148,7 @@ def export(
             "answers they say nothing: leave the model one (model.references = model.references[:1]) and set them anew "
             "(kedge.training.calibration.set_anew), or take them out (model.remove_step('prediction_sets'))"
         )
-    original = independent(model).cpu().float().eval()
-    images = _checked_images(original, check_images)
-    folded = original.fold()
-    sweep(final.parent)
-    weights_of = sum(each.numel() * each.element_size() for each in folded.state_dict().values())
-    check_space(final.parent, weights_of, final.name)
-    # A folder beside the target: the file has its final name from the start, and the move stays on one disk.
-    with scratch_beside(final) as folder:
-        written = folder / final.name
-        try:
-            write = _write_onnx if to == "onnx" else _write_torch
-            with naming(final, written):
-                write(folded, original.input_shape, write_card(model), written)
-        except Exception as error:
-            if is_full_disk(error):
-                raise
-            raise RuntimeError(
-                f"{type(getattr(folded, 'network', folded)).__name__} could not be exported to {to}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        run = load_onnx(written) if to == "onnx" else _run_torch(written)
-        difference, allowed = _compare(run, original, images)
-        # not <=, so that NaN is refused too
-        if not difference <= allowed:
-            raise RuntimeError(
-                f"the exported {to} file disagrees with the model on {len(images)} images: the largest difference "
-                f"of a logit is {difference:.3g}, allowed is {allowed:.3g}; nothing was written to {final}"
-            )
-        weights = final.with_name(f"{final.name}.data") if len(list(folder.iterdir())) > 1 else None
-        if weights is not None:
-            final.unlink(missing_ok=True)  # an earlier file would run on with the weights of this one
-            os.replace(written.with_name(weights.name), weights)
-        os.replace(written, final)
-    return Exported(final, to, len(images), check_images is not None, difference, allowed, weights)
+    return final
 
 
 def need_onnx() -> None:
@@ -217,7 +223,11 @@ def _write_onnx(folded: nn.Module, shape: tuple[int, ...], card: str, path: Path
 
 def _write_torch(folded: nn.Module, shape: tuple[int, ...], card: str, path: Path) -> None:
     example, dynamic = _example(shape)
-    program = torch.export.export(folded, example, dynamic_shapes=dynamic)
+    save_program(torch.export.export(folded, example, dynamic_shapes=dynamic), card, path)
+
+
+def save_program(program: torch.export.ExportedProgram, card: str, path: Path) -> None:
+    """Write a `.pt2` with its card, and without the paths of this machine."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -231,6 +241,7 @@ def _write_torch(folded: nn.Module, shape: tuple[int, ...], card: str, path: Pat
     path.write_bytes(buffer.getbuffer())
 
 
-def _run_torch(path: Path) -> Callable[[Tensor], Tensor]:
+def run_torch(path: Path) -> Callable[..., Any]:
+    """A `.pt2` that was just written, as a function."""
     # A .pt2 may hold pickles: this one was written a moment ago, by us, in a folder of our own.
     return torch.export.load(path).module()

@@ -1,0 +1,95 @@
+"""An exported ONNX file once more, with the preparation of photos before its network and the answer after it."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kedge.deploy.answering import Answering
+from kedge.deploy.card import KEY, photo_card
+from kedge.deploy.onnx_file import NETWORK, silence
+from kedge.deploy.photo_graph import view_graph
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
+
+
+def write_with_photo_input(network: Path, card: dict[str, Any], path: Path) -> None:
+    """Write the file at `network`, images to logits, as one that takes a photo; its card is `card`.
+
+    The weights of a large file stay in the file beside it, which the new one then names too.
+    """
+    silence()
+    import onnx
+
+    answering = Answering(card)
+    middle = onnx.load(str(network), load_external_data=False)
+    opset = next(each.version for each in middle.opset_import if each.domain in ("", "ai.onnx"))
+    first, last = view_graph(tuple(card["input_shape"])), _answer_model(answering, opset)
+    graph = _joined([first, middle, last])
+    _name_the_answer(graph, answering)
+    whole = onnx.helper.make_model(
+        graph,
+        ir_version=middle.ir_version,
+        opset_imports=[*middle.opset_import, *(each for each in last.opset_import if each.domain not in _domains(middle))],
+        functions=middle.functions,
+        producer_name=middle.producer_name,
+    )
+    whole.metadata_props.add(key=KEY, value=json.dumps(photo_card(card, answering), ensure_ascii=False))
+    onnx.save(whole, str(path))
+
+
+def _domains(model: "ModelProto") -> set[str]:
+    return {each.domain for each in model.opset_import}
+
+
+def _answer_model(answering: Answering, opset: int) -> "ModelProto":
+    """Logits `[1, C]` and thresholds to the answer, as ONNX operations of this opset."""
+    thresholds = answering.defaults()
+    logits = torch.zeros(1, len(answering.answers) - 2)
+    program = torch.onnx.export(
+        answering.eval(), (logits, *thresholds.values()), dynamo=True, opset_version=opset,
+        input_names=["logits", *thresholds], output_names=answering.outputs, verbose=False,
+    )  # fmt: skip
+    assert program is not None  # only a call with a file name returns None
+    return program.model_proto
+
+
+def _joined(models: "list[ModelProto]") -> "GraphProto":
+    """One graph of the nodes of several, from `photo` to the outputs of the last; what they share is `images` and `logits`."""
+    import onnx
+    from onnx import compose
+
+    nodes, initial = [], []
+    for part, model in zip(("photo/", NETWORK, "answer/"), models, strict=True):
+        named = compose.add_prefix_graph(
+            model.graph, part, rename_inputs=False, rename_outputs=False, rename_value_infos=True
+        )
+        for node in named.node:
+            del node.metadata_props[:]  # stack traces, with the paths of this machine
+            node.doc_string = ""
+        nodes += named.node
+        initial += named.initializer
+    return onnx.helper.make_graph(
+        nodes, "photo_to_answer", models[0].graph.input, models[-1].graph.output, initializer=initial
+    )
+
+
+def _name_the_answer(graph: "GraphProto", answering: Answering) -> None:
+    """Turn the place of the answer into its words, and give the thresholds their defaults."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph.initializer.append(helper.make_tensor("answers", TensorProto.STRING, [len(answering.answers)],
+                                                [each.encode() for each in answering.answers]))  # fmt: skip
+    graph.node.append(helper.make_node("Gather", ["answers", "place"], ["answer"], name="answer"))
+    outputs = [each for each in graph.output if each.name != "place"]
+    del graph.output[:]
+    graph.output.append(helper.make_tensor_value_info("answer", TensorProto.STRING, [1]))
+    graph.output.extend(outputs)
+    classes = len(answering.answers) - 2
+    graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, classes]))
+    for name, value in answering.defaults().items():
+        # An initializer that is an input too is a default: whoever runs the file may leave the input out.
+        graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]))
+        graph.initializer.append(numpy_helper.from_array(value.numpy(), name))

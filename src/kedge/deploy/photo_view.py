@@ -1,0 +1,57 @@
+"""The evaluation view of a photo as PyTorch operations, with the integer arithmetic of Pillow's resizing."""
+
+import torch
+from torch import Tensor, nn
+
+from kedge.data.decode import convert_channels, shorter_side
+
+PRECISION = float(1 << 22)  # weights are whole multiples of 1 / PRECISION
+
+
+class PhotoView(nn.Module):
+    """A photo, uint8 `[H, W, 3]` of any size, to its evaluation view, float32 `[1, C, side, side]` in [0, 1].
+
+    The same levels as `kedge.data.read_image` has from Pillow: along rows, then along columns, rounded in between.
+
+    Args:
+        shape: (C, side, side), C = 1 or 3.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels, self.side, _ = shape
+        self.shorter = shorter_side(self.side)
+
+    def extra_repr(self) -> str:
+        """What `repr` shows."""
+        return f"channels={self.channels}, side={self.side}, shorter={self.shorter}"
+
+    def forward(self, photo: Tensor) -> Tensor:
+        """The view of one photo."""
+        height, width = photo.shape[0], photo.shape[1]
+        least = torch.sym_min(height, width)
+        exact = photo.permute(2, 0, 1).double()
+        narrow = _rounded(exact @ self._weights(width, least).T)
+        small = _rounded(self._weights(height, least) @ narrow)
+        levels = small.to(torch.uint8)
+        return (convert_channels(levels, self.channels).float() / 255)[None]
+
+    def _weights(self, size: int, least: int) -> Tensor:
+        """`[side, size]` float64: what each pixel of an axis counts for in each output, in whole numbers."""
+        total = torch.full((), size, dtype=torch.float64)
+        resized = torch.full((), self.shorter * size // least, dtype=torch.float64)
+        scale = total / resized
+        reach = scale.clamp(min=1)
+        before = ((resized - self.side) * 0.5).round()  # half to even, as Python rounds
+        centre = (torch.arange(self.side, dtype=torch.float64)[:, None] + before + 0.5) * scale
+        low = (centre - reach + 0.5).floor().clamp(min=0)
+        high = torch.minimum((centre + reach + 0.5).floor(), total)
+        pixel = torch.arange(size, dtype=torch.float64)
+        tent = (1 - ((pixel - centre + 0.5) * (1 / reach)).abs()).clamp(min=0)
+        weight = torch.where((pixel >= low) & (pixel < high), tent, 0.0)
+        return (weight / weight.sum(1, keepdim=True) * PRECISION + 0.5).floor()
+
+
+def _rounded(sums: Tensor) -> Tensor:
+    """Whole levels of sums of levels and weights; all of these numbers are whole, and float64 holds them exactly."""
+    return ((sums + PRECISION / 2) / PRECISION).floor().clamp(max=255)
