@@ -49,6 +49,8 @@ class PixelModel(Model):
     # What an anchored model has and no other; `count()` says whether there are any.
     references: Tensor
     residuals: Tensor | None
+    # What a file has that takes photos, and no other; `takes_photos` says whether it is one.
+    predict_photos: Callable[..., Prediction]
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class Answering(nn.Module):
         }
         place = torch.where(odds >= reject_threshold, label, unsure)
         if self.score is not None:
+            assert unknown_threshold is not None
             said["score"] = self.score.score(Outputs(logits, steps=self.steps)).float()
             place = torch.where(said["score"] >= unknown_threshold, place, unsure + 1)
         return {name: {**said, "place": place}[name] for name in self.outputs}

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from kedge.anchoring.protocol import independent
 from kedge.confidence import log_odds
 from kedge.data.decode import evaluation_view, to_tensor
 from kedge.deploy.answering import OOD, REJECT, Answering
-from kedge.deploy.card import KEY, photo_card, read_card, write_card
+from kedge.deploy.card import photo_card, read_card, write_card
 from kedge.deploy.exporting import TOLERANCE, Exported, check_target, export, run_torch, save_program
 from kedge.deploy.onnx_file import PhotoModel, load_onnx
 from kedge.deploy.photo_onnx import write_with_photo_input
@@ -79,10 +78,10 @@ def export_photo(
     it on images, and on noise from 1 × 1 pixel on; a file that disagrees by more than 1e-4 of the largest logit, or
     whose answers do not follow from its logits, is not left.
 
-    ONNX: input `photo`; optional inputs `reject_threshold` (log odds) and `unknown_threshold` (of the score); outputs
-    `answer` (a string), `label`, `confidence`, `probabilities`, `log_odds`, `logits` and, with a rule for unknown images,
-    `score`, all `[1]` or `[1, C]`. A `.pt2` takes (photo, reject_threshold, unknown_threshold), the last with such a rule
-    alone, and gives a dictionary with `place`, that of the answer among `answers` of its card, for `answer`.
+    ONNX: input `photo`; optional inputs `reject_threshold` (log odds) and, with a rule for unknown images,
+    `unknown_threshold` (of its score); outputs `answer` (a string), `label`, `confidence`, `probabilities`, `log_odds`,
+    `logits` and, with such a rule, `score`, each `[1]` or `[1, C]`. A `.pt2` takes the same in this order, thresholds
+    too, and gives a dictionary with `place`, that of the answer among `answers` of its card, in place of `answer`.
 
     Args:
         model: as for `export`.
@@ -112,9 +111,7 @@ def export_photo(
         with naming(final, written):
             _write_torch(whole, card, written)
         run = _answers_of(written, whole.answering)
-        difference, allowed = _compare(
-                run, original, photos, whole.answering, model.input_shape, final
-            )
+        difference, allowed = _compare(run, original, photos, whole.answering, model.input_shape, final)
         os.replace(written, final)
     return PhotoExported(final, to, len(photos), bool(photos), difference, allowed, None, _sizes(photos),
                          network=_without_gradients(folded))  # fmt: skip
@@ -239,7 +236,7 @@ def _compare(
 
 
 def _check_answer(said: Answer, logits: Tensor, answering: Answering, final: Path) -> None:
-    """Raise RuntimeError unless label, probabilities, log odds and answer are those of the logits `[1, C]` and rules."""
+    """Raise RuntimeError unless label, probabilities, log odds and answer are what the logits `[1, C]` and rules say."""
     odds, own = float(log_odds(logits)), float(said["log_odds"][0])
     label = int(said["label"][0])
     sure, known = own >= float(answering.defaults()[REJECT]), True

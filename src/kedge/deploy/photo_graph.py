@@ -113,7 +113,7 @@ def view_graph(shape: tuple[int, int, int]) -> "ModelProto":
     grey = channels == 1
     across, down = _blocks("across", side, ACROSS), _blocks("down", side, DOWN)
     constants = {
-        "int64[1] begin": 0, "int64[1] middle": 1, "int64[1] end": 2, "int64 first_axis": 0, "int64 second_axis": 1,
+        "int64[1] begin": 0, "int64[1] end": 2, "int64 first_axis": 0, "int64 second_axis": 1,
         "int64 shorter": shorter_side(side), "int64 side": side, "int64 fewest": 1,
         "double zero": 0, "double half": 0.5, "double one": 1, "double last": side - 1, "float levels": 255,
         **{f"double[{len(block)}] {name}": ", ".join(map(str, block)) for name, block in (across | down).items()},

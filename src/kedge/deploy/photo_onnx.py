@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from kedge.deploy.answering import Answering
@@ -32,7 +33,10 @@ def write_with_photo_input(network: Path, card: dict[str, Any], path: Path) -> N
     whole = onnx.helper.make_model(
         graph,
         ir_version=middle.ir_version,
-        opset_imports=[*middle.opset_import, *(each for each in last.opset_import if each.domain not in _domains(middle))],
+        opset_imports=[
+            *middle.opset_import,
+            *(each for each in last.opset_import if each.domain not in _domains(middle)),
+        ],
         functions=middle.functions,
         producer_name=middle.producer_name,
     )
@@ -57,7 +61,7 @@ def _answer_model(answering: Answering, opset: int) -> "ModelProto":
 
 
 def _joined(models: "list[ModelProto]") -> "GraphProto":
-    """One graph of the nodes of several, from `photo` to the outputs of the last; what they share is `images` and `logits`."""
+    """One graph of the nodes of several, which share `images` and `logits`, from `photo` to the outputs of the last."""
     import onnx
     from onnx import compose
 
@@ -80,8 +84,8 @@ def _name_the_answer(graph: "GraphProto", answering: Answering) -> None:
     """Turn the place of the answer into its words, and give the thresholds their defaults."""
     from onnx import TensorProto, helper, numpy_helper
 
-    graph.initializer.append(helper.make_tensor("answers", TensorProto.STRING, [len(answering.answers)],
-                                                [each.encode() for each in answering.answers]))  # fmt: skip
+    words = np.array(answering.answers, dtype=object)
+    graph.initializer.append(numpy_helper.from_array(words, "answers"))
     graph.node.append(helper.make_node("Gather", ["answers", "place"], ["answer"], name="answer"))
     outputs = [each for each in graph.output if each.name != "place"]
     del graph.output[:]

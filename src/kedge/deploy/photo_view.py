@@ -36,7 +36,7 @@ class PhotoView(nn.Module):
         levels = small.to(torch.uint8)
         return (convert_channels(levels, self.channels).float() / 255)[None]
 
-    def _weights(self, size: int, least: int) -> Tensor:
+    def _weights(self, size: int, least: int | torch.SymInt) -> Tensor:
         """`[side, size]` float64: what each pixel of an axis counts for in each output, in whole numbers."""
         total = torch.full((), size, dtype=torch.float64)
         resized = torch.full((), self.shorter * size // least, dtype=torch.float64)
