@@ -271,7 +271,7 @@ def predict_files(
             if bool(prediction.confidence[i].isnan()):
                 row["error"], row["reject"] = NO_ANSWER, True
                 continue
-            row["label"] = names[int(prediction.label[i])]
+            row["label"] = names[int(prediction.label[i])]  # type: ignore[index]
             row["confidence"], row["log_odds"] = float(prediction.confidence[i]), float(prediction.log_odds[i])
             if prediction.uncertainty is not None:
                 row["uncertainty"] = float(prediction.uncertainty[i])

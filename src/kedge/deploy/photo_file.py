@@ -193,7 +193,8 @@ def _answers_of(path: Path, answering: Answering) -> Callable[[Tensor], Answer]:
     program, defaults = run_torch(path), tuple(answering.defaults().values())
 
     def run(photo: Tensor) -> Answer:
-        said = dict(program(photo, *defaults))
+        with torch.no_grad():
+            said = dict(program(photo, *defaults))
         return {**said, "answer": answering.answers[int(said["place"])]}
 
     return run
@@ -236,7 +237,7 @@ def _compare(
 
 
 def _check_answer(said: Answer, logits: Tensor, answering: Answering, final: Path) -> None:
-    """Raise RuntimeError unless label, probabilities, log odds and answer are what the logits `[1, C]` and rules say."""
+    """Raise RuntimeError unless label, probabilities, log odds and answer are what logits `[1, C]` and rules say."""
     odds, own = float(log_odds(logits)), float(said["log_odds"][0])
     label = int(said["label"][0])
     sure, known = own >= float(answering.defaults()[REJECT]), True
