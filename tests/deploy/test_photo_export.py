@@ -69,7 +69,7 @@ def test_the_view_in_the_file_is_pillows_to_the_level(channels, side, by):
             assert np.array_equal(got[0], levels.numpy().astype(np.float32) / np.float32(255)), size
         else:  # Pillow from 13 on begins with the columns of a photo that is more than twice as high as wide
             assert apart.max() <= 1.51, size
-            assert (apart > 0.51).mean() < 0.12, size
+            assert (apart > 0.51).mean() < 0.25, size
 
 
 def test_flat_photos_stay_flat_and_every_corner_counts():
