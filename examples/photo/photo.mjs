@@ -3,8 +3,9 @@
 //   npm install --ignore-scripts
 //   node photo.mjs litter-photo.onnx photo.jpg ...
 //
-// ORT=onnxruntime-web runs the same file in WebAssembly, as a browser does; LEAST=2.2 answers "unsure" below these log
-// odds of the confidence (2.2 is a confidence of 0.9) in place of the threshold in the file.
+// ORT=onnxruntime-web (npm install --ignore-scripts onnxruntime-web) runs the same file in WebAssembly, as a browser does.
+// LEAST=2.2 answers "unsure" below these log odds of the confidence (2.2 is a confidence of 0.9), whatever the file's
+// own threshold is.
 import { readFile } from "node:fs/promises";
 import sharp from "sharp";
 

@@ -50,6 +50,8 @@ def _domains(model: "ModelProto") -> set[str]:
 
 def _answer_model(answering: Answering, opset: int) -> "ModelProto":
     """Logits `[1, C]` and thresholds to the answer, as ONNX operations of this opset."""
+    from onnx import inliner
+
     thresholds = answering.defaults()
     logits = torch.zeros(1, len(answering.answers) - 2)
     program = torch.onnx.export(
@@ -57,25 +59,34 @@ def _answer_model(answering: Answering, opset: int) -> "ModelProto":
         input_names=["logits", *thresholds], output_names=answering.outputs, verbose=False,
     )  # fmt: skip
     assert program is not None  # only a call with a file name returns None
-    return program.model_proto
+    return inliner.inline_local_functions(program.model_proto)
 
 
 def _joined(models: "list[ModelProto]") -> "GraphProto":
     """One graph of the nodes of several, which share `images` and `logits`, from `photo` to the outputs of the last."""
-    import onnx
-    from onnx import compose
+    from onnx import helper
 
-    nodes, initial = [], []
+    nodes: list[Any] = []
+    initial: list[Any] = []
     for part, model in zip(("photo/", NETWORK, "answer/"), models, strict=True):
-        named = compose.add_prefix_graph(
-            model.graph, part, rename_inputs=False, rename_outputs=False, rename_value_infos=True
-        )
-        for node in named.node:
+        graph = model.graph
+        shared = {"", *(each.name for each in [*graph.input, *graph.output])}
+        for number, node in enumerate(graph.node):
+            if any(each.type == each.GRAPH for each in node.attribute):
+                raise ValueError(
+                    f"the network decides by an operation with a graph of its own ({node.op_type}), which is not put "
+                    "into a file that takes photos: export it for images (without --input photo)"
+                )
+            node.name = f"{part}{node.name or number}"
+            node.input[:] = [each if each in shared else part + each for each in node.input]
+            node.output[:] = [each if each in shared else part + each for each in node.output]
             del node.metadata_props[:]  # stack traces, with the paths of this machine
             node.doc_string = ""
-        nodes += named.node
-        initial += named.initializer
-    return onnx.helper.make_graph(
+        for tensor in graph.initializer:
+            tensor.name = part + tensor.name
+        nodes += graph.node
+        initial += graph.initializer
+    return helper.make_graph(
         nodes, "photo_to_answer", models[0].graph.input, models[-1].graph.output, initializer=initial
     )
 
