@@ -10,6 +10,7 @@ level in some pixels.
 from typing import TYPE_CHECKING
 
 from kedge.data.decode import shorter_side
+from kedge.deploy.photo_view import COLUMNS_FIRST
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -115,6 +116,7 @@ def view_graph(shape: tuple[int, int, int]) -> "ModelProto":
     constants = {
         "int64[1] begin": 0, "int64[1] end": 2, "int64 first_axis": 0, "int64 second_axis": 1,
         "int64 shorter": shorter_side(side), "int64 side": side, "int64 fewest": 1,
+        "bool as_pillow": int(COLUMNS_FIRST),
         "double zero": 0, "double half": 0.5, "double one": 1, "double last": side - 1, "float levels": 255,
         **{f"double[{len(block)}] {name}": ", ".join(map(str, block)) for name, block in (across | down).items()},
         **({"float[3,1,1] luma": ", ".join(map(str, LUMA))} if grey else {}),
@@ -127,7 +129,21 @@ view (uint8[height, width, 3] photo) => (float[1, {channels}, {side}, {side}] im
   {initial}
 >
 {{
-  shape = Shape (photo)
+  photo_shape = Shape (photo)
+  photo_height = Gather (photo_shape, first_axis)
+  photo_width = Gather (photo_shape, second_axis)
+  width_twice = Add (photo_width, photo_width)
+  high = Greater (photo_height, width_twice)
+  shrinks = Greater (photo_width, shorter)
+  high_shrinks = And (high, shrinks)
+  columns_first = And (high_shrinks, as_pillow)
+  turned = If (columns_first) <
+    then_branch = turn () => (uint8[columns, rows, 3] on_its_side) {{
+      on_its_side = Transpose <perm = [1, 0, 2]> (photo)
+    }},
+    else_branch = leave () => (uint8[rows, columns, 3] as_it_is) {{ as_it_is = Identity (photo) }}
+  >
+  shape = Shape (turned)
   sides = Slice (shape, begin, end)
   shorter_of_photo = ReduceMin <keepdims = 0> (sides)
   divisor = Max (shorter_of_photo, fewest)
@@ -167,7 +183,7 @@ view (uint8[height, width, 3] photo) => (float[1, {channels}, {side}, {side}] im
   bottom_row = Cast <to = 7> (bottom)
   top_rows = Unsqueeze (top_row, begin)
   bottom_rows = Unsqueeze (bottom_row, begin)
-  rows = Slice (photo, top_rows, bottom_rows, begin)
+  rows = Slice (turned, top_rows, bottom_rows, begin)
 
 {_passes("rows", "zero", "width", "across", across)}
   narrow = Concat <axis = 2> ({", ".join(f"{name}_resized" for name in across)})
@@ -178,7 +194,13 @@ view (uint8[height, width, 3] photo) => (float[1, {channels}, {side}, {side}] im
   exact = Cast <to = 1> (upright)
 {_GREY if grey else "  pixels = Identity (exact)"}
   unit = Div (pixels, levels)
-  images = Unsqueeze (unit, begin)
+  view = Unsqueeze (unit, begin)
+  images = If (columns_first) <
+    then_branch = turn_back () => (float[1, {channels}, {side}, {side}] back) {{
+      back = Transpose <perm = [0, 1, 3, 2]> (view)
+    }},
+    else_branch = leave_it () => (float[1, {channels}, {side}, {side}] same) {{ same = Identity (view) }}
+  >
 }}
 {_PASS}"""
     return inliner.inline_local_functions(parser.parse_model(text))

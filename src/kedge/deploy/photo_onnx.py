@@ -70,25 +70,31 @@ def _joined(models: "list[ModelProto]") -> "GraphProto":
     initial: list[Any] = []
     for part, model in zip(("photo/", NETWORK, "answer/"), models, strict=True):
         graph = model.graph
-        shared = {"", *(each.name for each in [*graph.input, *graph.output])}
-        for number, node in enumerate(graph.node):
-            if any(each.type == each.GRAPH for each in node.attribute):
-                raise ValueError(
-                    f"the network decides by an operation with a graph of its own ({node.op_type}), which is not put "
-                    "into a file that takes photos: export it for images (without --input photo)"
-                )
-            node.name = f"{part}{node.name or number}"
-            node.input[:] = [each if each in shared else part + each for each in node.input]
-            node.output[:] = [each if each in shared else part + each for each in node.output]
-            del node.metadata_props[:]  # stack traces, with the paths of this machine
-            node.doc_string = ""
-        for tensor in graph.initializer:
-            tensor.name = part + tensor.name
+        _rename(graph, part, {"", *(each.name for each in [*graph.input, *graph.output])})
         nodes += graph.node
         initial += graph.initializer
     return helper.make_graph(
         nodes, "photo_to_answer", models[0].graph.input, models[-1].graph.output, initializer=initial
     )
+
+
+def _rename(graph: "GraphProto", part: str, shared: set[str]) -> None:
+    """Let names in a graph, and in those within its operations, begin with `part`, but for those that are shared."""
+    for number, node in enumerate(graph.node):
+        node.name = f"{part}{node.name or number}"
+        node.input[:] = [each if each in shared else part + each for each in node.input]
+        node.output[:] = [each if each in shared else part + each for each in node.output]
+        del node.metadata_props[:]  # stack traces, with the paths of this machine
+        node.doc_string = ""
+        for attribute in node.attribute:
+            if attribute.type == attribute.GRAPH:
+                inner = attribute.g
+                for value in [*inner.input, *inner.output]:
+                    value.name = part + value.name
+                del inner.value_info[:]
+                _rename(inner, part, shared)
+    for tensor in graph.initializer:
+        tensor.name = part + tensor.name
 
 
 def _name_the_answer(graph: "GraphProto", answering: Answering) -> None:

@@ -1,10 +1,13 @@
 """The evaluation view of a photo as PyTorch operations, with the integer arithmetic of Pillow's resizing."""
 
 import torch
+from PIL import __version__ as pillow
 from torch import Tensor, nn
 
 from kedge.data.decode import convert_channels, shorter_side
 
+# From 13 on Pillow begins with the columns where a photo is shrunk that is more than twice as high as wide.
+COLUMNS_FIRST = int(pillow.partition(".")[0]) >= 13
 PRECISION = float(1 << 22)  # weights are whole multiples of 1 / PRECISION
 
 
@@ -30,9 +33,11 @@ class PhotoView(nn.Module):
         """The view of one photo."""
         height, width = photo.shape[0], photo.shape[1]
         least = torch.sym_min(height, width)
+        across, down = self._weights(width, least), self._weights(height, least)
         exact = photo.permute(2, 0, 1).double()
-        narrow = _rounded(exact @ self._weights(width, least).T)
-        small = _rounded(self._weights(height, least) @ narrow)
+        sides = torch.full((), height), torch.full((), width)
+        high = (sides[0] > 2 * sides[1]) & (sides[1] > self.shorter) & COLUMNS_FIRST
+        small = torch.cond(high, _columns_first, _rows_first, (exact, across, down))
         levels = small.to(torch.uint8)
         return (convert_channels(levels, self.channels).float() / 255)[None]
 
@@ -50,6 +55,14 @@ class PhotoView(nn.Module):
         tent = (1 - ((pixel - centre + 0.5) * (1 / reach)).abs()).clamp(min=0)
         weight = torch.where((pixel >= low) & (pixel < high), tent, 0.0)
         return (weight / weight.sum(1, keepdim=True) * PRECISION + 0.5).floor()
+
+
+def _rows_first(exact: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    return _rounded(down @ _rounded(exact @ across.T))
+
+
+def _columns_first(exact: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    return _rounded(_rounded(down @ exact) @ across.T)
 
 
 def _rounded(sums: Tensor) -> Tensor:
