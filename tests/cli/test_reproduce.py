@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,3 +203,56 @@ def test_two_processes_train_one_run_together(small, command):
     code, out, _ = command("reproduce", "small.yaml")  # another number of devices is no other run
     assert code == 0
     assert "trained in" not in out
+
+
+def test_runs_that_earlier_results_have_are_not_done_again(command, small, tmp_path):
+    """The folder of the runs is gone, as on another machine; only its results.json is left."""
+    assert command("reproduce", "small.yaml")[0] == 0
+    (small / "results.json").rename(tmp_path / "earlier.json")
+    earlier = json.loads((tmp_path / "earlier.json").read_text())
+    shutil.rmtree(small)
+    code, out, _ = command("reproduce", "small.yaml", "--seeds", "2", "--known", "earlier.json")
+    assert code == 0
+    assert "2 runs, 2 of them here" in out
+    assert "; 2 measured before" in out
+    assert {path.name for path in (small / "runs").iterdir()} == {"standard-1", "anchored-1"}
+    results = json.loads((small / "results.json").read_text())
+    assert {row["seeds"] for row in results["rows"]} == {2}
+    for name, variant in earlier["variants"].items():
+        assert results["variants"][name]["runs"][0] == variant["runs"][0]
+
+
+@pytest.mark.parametrize("change", [{"epochs": 2}, {"lr": 0.5}])
+def test_earlier_results_of_another_recipe_do_not_count(command, small, tmp_path, change):
+    assert command("reproduce", "small.yaml", "--variants", "standard")[0] == 0
+    (small / "results.json").rename(tmp_path / "earlier.json")
+    shutil.rmtree(small)
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**SMALL, "base": {**SMALL["base"], **change}}))
+    code, out, _ = command("reproduce", "small.yaml", "--variants", "standard", "--known", "earlier.json")
+    assert code == 0
+    assert "1 runs, 1 of them here" in out
+    assert (small / "runs" / "standard-0").is_dir()
+
+
+def test_what_starts_from_a_run_that_is_known_trains_that_too(command, small, tmp_path):
+    variants = {"standard": {"anchored": False}, "then": {"anchored": False, "after": "standard"}}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({**SMALL, "variants": variants}))
+    assert command("reproduce", "small.yaml", "--variants", "standard")[0] == 0
+    (small / "results.json").rename(tmp_path / "earlier.json")
+    shutil.rmtree(small)
+    assert command("reproduce", "small.yaml", "--known", "earlier.json")[0] == 0
+    assert {path.name for path in (small / "runs").iterdir()} == {"standard-0", "then-0"}
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("small.yaml", "--known", "other.json"), "has results of other, not of small"),
+        (("small.yaml", "--known", "none.json"), "none.json"),
+        (("claims", "--known", "other.json"), "--known"),
+    ],
+)
+def test_earlier_results_of_something_else_are_refused(command, small, tmp_path, words, error):
+    (tmp_path / "other.json").write_text(json.dumps({"experiment": "other", "variants": {}}))
+    with pytest.raises((ValueError, OSError), match=error):
+        command("reproduce", *words)

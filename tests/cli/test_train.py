@@ -197,7 +197,9 @@ def test_train_and_resume(capsys, tmp_path):
     assert "epochs are validated with the first reference of the bank alone" in out
     count = load_recipe(tmp_path / "one" / "recipe.yaml").references
     assert f"validation, mean over {count} references: accuracy" in out
-    assert f"next:   kedge evaluate {tmp_path / 'one'}" in out
+    after = [line.split("   ")[0].split() for line in out.partition("next:\n")[2].splitlines()]
+    assert [words[1] for words in after] == ["evaluate", "predict", "evaluate", "calibrate", "export"]
+    assert all(words[0] == "kedge" and str(tmp_path / "one") in words for words in after)
     assert load_recipe(tmp_path / "one" / "recipe.yaml").classes == ["0", "1"]
     (tmp_path / "one" / "report.html").touch()  # of which the fixture makes none
     assert main(["train", "--resume", str(tmp_path / "one")]) == 0

@@ -511,4 +511,4 @@ def test_a_set_with_a_test_part_is_evaluated_next_and_has_training_images_to_pub
     for parts, after in ((["all"], "kedge predict"), (["train", "test"], "kedge evaluate")):
         monkeypatch.setattr(data, "splits", lambda name, parts=parts: parts)
         train._train(Recipe(), None, False)
-        assert f"next:   {after} {whole.result.folder}" in capsys.readouterr().out
+        assert f"next:\n  {after} {whole.result.folder}" in capsys.readouterr().out

@@ -33,6 +33,7 @@ COMMANDS = {
     "card": "write a model card: what it is, how it did, what it holds",
     "push": "publish a model on the Hugging Face hub, without training photos unless they may go",
     "methods": "list every method, with its paper and settings",
+    "completion": "print what makes bash, zsh or fish complete commands and flags",
     "version": "versions of kedge and of the libraries it runs on",
 }
 USAGE = """usage: kedge [--debug] COMMAND ...

@@ -32,6 +32,7 @@ def run(
     jobs: int = 1,
     part: str | None = None,
     only: str | None = None,
+    known: str | None = None,
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
@@ -56,6 +57,7 @@ def run(
         jobs: processes that train and evaluate at once on this machine
         part: K/N: only each Nth run from the Kth on, to share them out; of claims: training or measuring
         only: of claims: only these, separated by commas; null: all
+        known: a results.json of the same experiment: runs that it has, with the same recipe, are not done again
         device: auto, cpu, cuda or mps
         devices: devices that train one run together, on each node; started by torchrun
         nodes: nodes that train one run together
@@ -95,23 +97,29 @@ def run(
             raise ValueError(
                 "--jobs trains several runs at once, --devices and --nodes one run on several: take one of them"
             )
+        from kedge.experiments.evaluating import earlier_record, read_results
         from kedge.experiments.running import first_here, plan
 
         folder = Path(out or Path("reproduce") / f"{experiment.name}-{scale}")
         places = [data] if data else experiment.data
         place = " or ".join(places) if print_ else first_here(places)
         changes = {"device": device, "devices": devices, "nodes": nodes}
+        before = None if known is None else read_results(Path(known), experiment)
         planned = plan(experiment, scale, seeds_of(seeds, experiment.seeds), folder, place, chosen, changes)
         if print_:
             print(_as_yaml(planned), end="")
             return 0
+        absent = [each for each in planned if before is None or earlier_record(each, before) is None]
+        starts = {each.start for each in absent}  # a record has no model to start from
+        absent = [each for each in planned if each in absent or each.run in starts]
         # By runs: what evaluates the run of another variant stays with it, or two processes would train it; so does
         # what starts from it.
-        runs = {each.run for each in planned}
-        first = list(dict.fromkeys(each.start or each.run for each in planned))
-        mine = [each for each in planned if first.index(each.start or each.run) % n == k - 1]
+        runs = {each.run for each in absent}
+        first = list(dict.fromkeys(each.start or each.run for each in absent))
+        mine = [each for each in absent if first.index(each.start or each.run) % n == k - 1]
         here = len({each.run for each in mine})
-        print(f"{experiment.title}\n{len(runs)} runs, {here} of them here, in {folder}", flush=True)
+        again = f"; {len(planned) - len(absent)} measured before" if before else ""
+        print(f"{experiment.title}\n{len(runs)} runs, {here} of them here, in {folder}{again}", flush=True)
         failed: list[str] | None
         if jobs > 1:
             failed = _in_processes(options, folder, k, n)
@@ -119,7 +127,7 @@ def run(
             failed = _run_all(mine, devices, nodes, batch_size=batch_size, device=device)
             if failed is None:
                 return 0
-        return _write(experiment, options, planned, folder, failed, changes)
+        return _write(experiment, options, planned, folder, failed, changes, before)
 
 
 def _refuse_options_of_others(claims: bool, options: Mapping[str, Any]) -> None:
@@ -267,15 +275,15 @@ def _write(
     out: Path,
     failed: list[str],
     changes: dict[str, Any],
+    before: dict[str, Any] | None,
 ) -> int:
-    """Write the tables of all that was measured in the folder, whatever part of it this call was for."""
-    from kedge.experiments.evaluating import all_measured, read_record
+    """Write the tables of all that was measured, in the folder or before, whatever part of it this call was for."""
+    from kedge.experiments.evaluating import all_measured
     from kedge.experiments.reproducing import gathered
     from kedge.reporting.reproduction import reproduction_markdown, write_reproduction
 
     scale, command = options["scale"], command_line("reproduce", {**options, "jobs": 1})
-    planned = all_measured(experiment, scale, planned, out, changes)
-    records = {each.name: record for each in planned if (record := read_record(each)) is not None}
+    planned, records = all_measured(experiment, scale, planned, out, changes, before)
     results = gathered(experiment, scale, planned, records, command)
     paths = write_reproduction(results, out)
     print(f"\n{reproduction_markdown(results)}\nreport: {paths[-1]}")

@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -14,6 +14,9 @@ from kedge.own_code import ALLOW_CODE
 from kedge.rejection import in_words
 from kedge.training.nested import ROOMS, check_code
 from kedge.training.recipe import Recipe, read_recipe, recipe_names
+
+if TYPE_CHECKING:
+    from kedge.training.outcome import RunResult
 
 
 class _Parser(ArgumentParser):
@@ -137,10 +140,24 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
         print(
             f"        of fold 1; the folds can be evaluated: kedge evaluate {fold_folder(result.folder, 1)} --split val"
         )
-    folder = shlex.quote(str(result.folder))
-    tested = f"kedge evaluate {folder}    " if result.folds is None or _has_test(result.recipe) else ""
-    print(f"next:   {tested}kedge predict {folder} IMAGES...")
+    print(f"next:\n{_next_commands(result)}")
     return 0
+
+
+def _next_commands(result: "RunResult") -> str:
+    """The commands that a newcomer needs after a training, each with what it is for."""
+    folder = shlex.quote(str(result.folder))
+    unseen = result.folds is None  # of few photos none is left that the model did not see
+    rows = [
+        (unseen or _has_test(result.recipe), "evaluate", "", "how far to trust it, on one page"),
+        (True, "predict", " IMAGES...", "labels, confidences, and what to reject"),
+        (unseen, "evaluate", " --unlabelled FOLDER", "about how many answers are right on new photos"),
+        (unseen, "calibrate", "", "make its confidence fit"),
+        (True, "export", "", "one ordinary file to deploy"),
+    ]
+    lines = [(f"kedge {command} {folder}{rest}", about) for possible, command, rest, about in rows if possible]
+    width = max(len(line) for line, _ in lines)
+    return "\n".join(f"  {line:<{width}}   {about}" for line, about in lines)
 
 
 def _has_test(recipe: Recipe) -> bool:

@@ -17,7 +17,7 @@ from kedge.json_text import read_json
 from kedge.training.folder import RunFolder
 from kedge.training.record import ImageRecord
 
-__all__ = ["all_measured", "evaluate_one", "read_record"]
+__all__ = ["all_measured", "earlier_record", "evaluate_one", "read_record", "read_results"]
 
 Say = Callable[[str], None]
 
@@ -126,6 +126,33 @@ def read_record(planned: Planned) -> dict[str, Any] | None:
     return record
 
 
+def read_results(path: Path, experiment: Experiment) -> dict[str, Any]:
+    """The results of an experiment as `gathered` made them, from a results.json.
+
+    Raises:
+        ValueError: for a file that is none, or of another experiment.
+        FileNotFoundError: there is none.
+    """
+    results = read_json(path, nan=True)
+    of = results.get("experiment") if isinstance(results, dict) else None
+    if of is None or not isinstance(results.get("variants"), dict):
+        raise ValueError(f"{path} is no results.json of kedge reproduce")
+    if of != experiment.name:
+        raise ValueError(f"{path} has results of {of}, not of {experiment.name}")
+    return results
+
+
+def earlier_record(planned: Planned, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What earlier results say of this run; None if nothing, or of another recipe, evaluation or data."""
+    entry = results["variants"].get(planned.variant.name)
+    if entry is None or results["data"] != planned.recipe.data:
+        return None
+    if entry["recipe"] != planned.variant.recipe or entry["evaluation"] != planned.variant.evaluation:
+        return None
+    runs = {run["seed"]: run for run in entry["runs"]}
+    return {key: value for key, value in runs.get(planned.seed, {}).items() if key != "seed"} or None
+
+
 @functools.cache
 def _is_here(name: str) -> bool:
     """Asked once in a process: without a network the hub's client takes a minute to say no."""
@@ -170,12 +197,24 @@ def _ood_sets(
 
 
 def all_measured(
-    experiment: Experiment, scale: str, planned: Sequence[Planned], out: Path, changes: Mapping[str, Any] | None = None
-) -> list[Planned]:
-    """What is planned, and everything else of the experiment at this scale that was measured in `out` before."""
+    experiment: Experiment,
+    scale: str,
+    planned: Sequence[Planned],
+    out: Path,
+    changes: Mapping[str, Any] | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> tuple[list[Planned], dict[str, dict[str, Any]]]:
+    """What is planned, and everything else of the experiment at this scale that was measured before, with its records.
+
+    Measured in `out`, or else according to earlier results (`known`, see `read_results`).
+    """
     by_name = {each.name: each for each in planned}
     names = [path.stem.rpartition("-") for path in (out / "measured").glob("*-*.json")]
     seeds = {each.seed for each in planned} | {int(seed) for _, _, seed in names if seed.isdigit()}
+    seeds |= {run["seed"] for entry in known["variants"].values() for run in entry["runs"]} if known else set()
     place = str(planned[0].recipe.data)
     every = plan(experiment, scale, sorted(seeds), out, place, None, changes)
-    return [by_name.get(each.name, each) for each in every if each.name in by_name or read_record(each) is not None]
+    every = [by_name.get(each.name, each) for each in every]
+    records = {each.name: read_record(each) or (earlier_record(each, known) if known else None) for each in every}
+    measured = {name: record for name, record in records.items() if record is not None}
+    return [each for each in every if each.name in by_name or each.name in measured], measured
