@@ -37,7 +37,10 @@ class PhotoView(nn.Module):
         exact = photo.permute(2, 0, 1).double()
         sides = torch.full((), height), torch.full((), width)
         high = (sides[0] > 2 * sides[1]) & (sides[1] > self.shorter) & COLUMNS_FIRST
-        small = torch.cond(high, _columns_first, _rows_first, (exact, across, down))
+        if torch.compiler.is_exporting():
+            small = torch.cond(high, _columns_first, _rows_first, (exact, across, down))
+        else:  # where `cond` would compile for each size
+            small = (_columns_first if bool(high) else _rows_first)(exact, across, down)
         levels = small.to(torch.uint8)
         return (convert_channels(levels, self.channels).float() / 255)[None]
 
