@@ -210,7 +210,7 @@ GOOD = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 99}, "reads up to 1"),
+        ({"format_version": 99}, "reads up to 2"),
         ({"format_version": None}, "no format_version"),
         ({"input_shape": []}, "input_shape"),
         ({"input_shape": [3, -1, 2]}, "input_shape"),
