@@ -119,7 +119,7 @@ def test_the_help_lists_the_rooms_without_torch():
     assert all(name in texts["scores"] for name in catalog.names("scores"))
     assert all(word in texts["attack"] for word in ("pgd", "pgd-margin", "fgsm", "autoattack", "autoattack-rand"))
     assert all(f"{group} ({len(names)})" in texts["shift"] for group, names in corruptions.GROUPS.items())
-    assert "(knn, mahalanobis, vim, reverse_anchoring)" in texts["train"]
+    assert "(knn, mahalanobis, vim, prototypes, reverse_anchoring)" in texts["train"]
 
 
 def test_words_of_attacks_are_built_as_before():
@@ -154,7 +154,9 @@ def test_a_score_is_a_file(drop, shades):
     drop("scores", "loudest", LOUDEST)
     assert list(kedge.scores.SCORES)[-1] == "loudest"
     assert "loudest" in next(a.help for a in parser_of("evaluate")._actions if a.dest == "scores")
-    with pytest.raises(ValueError, match=r"'loudst'.*vim, reverse_anchoring, loudest.*did you mean loudest"):
+    with pytest.raises(
+        ValueError, match=r"'loudst'.*vim, prototypes, reverse_anchoring, loudest.*did you mean loudest"
+    ):
         parse.choose_scores(["loudst"])
     (score,) = parse.choose_scores(["loudest"])
     logits = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)

@@ -158,3 +158,15 @@ def test_many_models_are_sorted_by_verdict(two):
         model["verdict"] = {"kind": kind, "risk": 0.05, "half": part(50, 9), "all": part(100, 30)}
     text = page(results)
     assert text.index("Usable with a person for the rest</b>") < text.index("Not usable yet</b>")
+
+
+def test_the_gate_of_its_recipe_is_judged_on_the_first_screen(results):
+    (model,) = results["models"].values()
+    _, lines = first(results)
+    assert "kedge check" in lines["Gate"]["code"]
+    model["gate"] = {"min_accuracy": 0.5}
+    assert first(results)[1]["Gate"]["text"] == "pass"
+    model["gate"] = {"min_accuracy": 0.9, "worst_class": 0.1}
+    text = first(results)[1]["Gate"]["text"]
+    assert text.startswith("fail: ")
+    assert "accuracy" in text

@@ -4,6 +4,7 @@ import logging
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 
@@ -100,7 +101,7 @@ class PhotoCache:
         if not sound or zlib.crc32(pixels) != checksum:
             return None
         assert mode is not None
-        return Image.frombuffer(mode, (width, height), pixels, "raw", mode, 0, 1)
+        return Image.frombytes(mode, (width, height), data[_HEADER.size :], "raw", mode, 0, 1)
 
     def write(self, key: bytes, least: int | None, image: Image.Image) -> None:
         """Keep a photo of mode L or RGB, unless the folder or the disk is full."""
@@ -155,7 +156,7 @@ class CachedItems(Items):
         """Return what the source calls it."""
         return self.items.name(i)
 
-    def names(self, index: torch.Tensor) -> object:
+    def names(self, index: torch.Tensor) -> Sequence[str]:
         """Return what the source calls them."""
         return self.items.names(index)
 

@@ -216,7 +216,7 @@ def _unknown(rule: dict[str, Any]) -> str:
     )
     if isinstance(rule.get("expected"), float) and isinstance(rule.get("images"), int):
         sentence += (
-            f" The threshold was set on {rule['images']:,} validation images: of images like these "
+            f" The threshold was set on {set_on(rule)} ({rule['images']:,}): of images like these "
             f"{number(rule['expected'], '%')} % are expected not to be called unknown."
         )
     why = (rule.get("chosen") or {}).get("why")

@@ -15,6 +15,7 @@ from kedge.evaluation.each_image import answers_record
 from kedge.evaluation.evaluated_model import Subject
 from kedge.evaluation.figures import example_images
 from kedge.evaluation.ood import averaged, compared_outside, outside_summary, ready, separated
+from kedge.evaluation.refusal import refusal_summary
 from kedge.evaluation.runner import Columns, measure, outputs_from
 from kedge.evaluation.set_coverage import coverage_summary, set_columns
 from kedge.evaluation.sets import Condition, Sets
@@ -142,6 +143,9 @@ def about(
             list(collected.shift.values()),
             {name: log_odds(o.logits) for name, o in outside.items()},
             clean if familiar is collected.clean else measure(familiar.tensors["logits"], data.labels),
+        ),
+        "refusal": refusal_summary(
+            subject.model, rule, outputs_from(familiar.tensors, subject), data.labels, outside
         ),
         "prediction_sets": coverage_summary(
             subject.set_rule,

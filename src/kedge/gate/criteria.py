@@ -131,7 +131,14 @@ def _unknown_answered(results: Record, model: Record, bar: Bar) -> Measured | No
     sets = model.get("ood") or {}
     if not sets or any(own.get("accepted") is None for own in sets.values()):
         return None
-    counts = {name: (own["accepted"], results["ood_sets"][name]["images"]) for name, own in sets.items()}
+    by_rules = (model.get("refusal") or {}).get("ood") or {}  # also refused as unknown, where the model has that rule
+    counts = {
+        name: (
+            by_rules[name]["answered"]["value"] if name in by_rules else own["accepted"],
+            results["ood_sets"][name]["images"],
+        )
+        for name, own in sets.items()
+    }
     return of_shares(counts, lowest=False, each="set" if len(counts) > 1 else "")
 
 

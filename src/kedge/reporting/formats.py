@@ -50,6 +50,7 @@ _MODEL: dict[str, Any] = {
     "attack_curve": None,
     "first_order": _Part(norm="linf", images=0, points=[], without_gradient=0, note=""),
     "sanity": [],
+    "refusal": None,
     "stability": _Part(oversensitive=None, overstable=None, confidence=0.9, images=0, changes=[], notes=[]),
     "test_time": _Part(method="?", brake=None, sets={}),
     "unlabelled": _Part(

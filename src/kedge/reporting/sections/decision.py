@@ -3,6 +3,7 @@
 import shlex
 from typing import Any
 
+from kedge.gate import PASS, overall, verdicts
 from kedge.metrics._base import class_name, leading
 from kedge.printable import printable
 from kedge.reporting.rows import dig, estimate, number, short, spread
@@ -75,7 +76,7 @@ def facts(name: str, i: int, model: dict[str, Any], results: dict[str, Any], lev
         _worst_class(model, results),
         _worst_confusion(i, model, results, level),
         _worst_corruption(name, model, results),
-        _gate(name, model),
+        _gate(name, model, results),
         _line("To deploy it", code=f"kedge export {_place(name, model)} --to onnx") if dig(model, "training") else None,
     ]
     return [line for line in lines if line is not None]
@@ -170,11 +171,15 @@ def _worst_corruption(name: str, model: dict[str, Any], results: dict[str, Any])
     return _line("Worst corruption", text, link="shift")
 
 
-def _gate(name: str, model: dict[str, Any]) -> dict[str, str] | None:
+def _gate(name: str, model: dict[str, Any], results: dict[str, Any]) -> dict[str, str] | None:
     """Whether the model meets the bars of its recipe, where that has some, else how to set one."""
     if dig(model, "training") is None:
         return None
-    return _line("Gate", "none set:", code=f"kedge check {_place(name, model)} --min-accuracy 0.9")
+    if not model.get("gate"):
+        return _line("Gate", "none set:", code=f"kedge check {_place(name, model)} --min-accuracy 0.9")
+    judged = [each for each in verdicts(results) if each.model == name]
+    short = "; ".join(each.sentence for each in judged if each.verdict != PASS)
+    return _line("Gate", f"{overall(judged)}{': ' if short else ''}{short}")
 
 
 def _place(name: str, model: dict[str, Any]) -> str:

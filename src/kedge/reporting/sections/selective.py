@@ -56,7 +56,25 @@ def sentences(name: str, model: dict[str, Any], results: dict[str, Any]) -> list
             f"{number(coverage)} % of clean images"
             + (f" and is right on {number(right)} % of those." if right is not None else ".")
         )
+    if (said := model.get("refusal")) is not None:
+        texts += _answers(said)
     return [sentence for sentence in texts if sentence]
+
+
+def _answers(said: dict[str, Any]) -> list[str]:
+    """What becomes of clean and of foreign images by both rules."""
+
+    def share(estimate: dict[str, Any]) -> str:
+        return f"{number(estimate['value'])} % [{number(estimate['low'])}, {number(estimate['high'])}]"
+
+    own = said["clean"]
+    right = f", {number(own['accuracy']['value'])} % of these rightly" if "accuracy" in own else ""
+    texts = [
+        f"With unknown where {said['rule']} and its threshold it answers {share(own['answered'])} of clean images with "
+        f"a label{right}; {share(own['unknown'])} are unknown, {share(own['unsure'])} unsure."
+    ]
+    foreign = [f"{share(each['answered'])} of {name}" for name, each in said["ood"].items()]
+    return texts + ([f"A label is given to {', '.join(foreign)}, which are of no class."] if foreign else [])
 
 
 def numbers(model: dict[str, Any], results: dict[str, Any]) -> Iterator[Number]:
