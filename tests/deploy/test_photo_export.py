@@ -286,7 +286,7 @@ def test_without_rules_every_answer_is_a_label():
 
 
 def test_what_cannot_be(model, photos, tmp_path):
-    with pytest.raises(ValueError, match="none that kedge knows: .*knn"):
+    with pytest.raises(ValueError, match=r"none that kedge knows: .*knn"):
         Answering({**CARD, "unknown": {"score": "knn", "threshold": 1.0}})
     oblong = kedge.plain(nn.Sequential(nn.Flatten(), nn.Linear(99 * 3, 2)), example=(3, 9, 11))
     with pytest.raises(ValueError, match=r"made into a square .* takes \[3, 9, 11\]"):

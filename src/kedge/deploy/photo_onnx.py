@@ -65,7 +65,7 @@ def _answer_model(answering: Answering, opset: int) -> "ModelProto":
 
 
 def _joined(models: "list[ModelProto]") -> "GraphProto":
-    """One graph of the nodes of several, from `photo` to the outputs of the last; they share `images`, `logits` and so on."""
+    """One graph of the nodes of several, from `photo` to the outputs of the last; they share `images` and `logits`."""
     from onnx import helper
 
     nodes: list[Any] = []
