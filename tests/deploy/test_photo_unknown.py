@@ -122,7 +122,7 @@ def test_an_8_bit_file_goes_by_the_rule_that_was_set_anew(views, images, tmp_pat
     known, other = (TensorSet(each, torch.arange(64) % 4, NAMES) for each in pixels)
     plain = export(model, tmp_path / "plain.onnx", check_images=views)
     small = quantise(plain.path, tmp_path / "small.onnx", known, other, bound=10)
-    photos = [photo_file.as_photo(each) for each in images]
+    photos = [photo_file.as_photo(each) for each in [*images, *other.images]]
     loaded = load_onnx(with_photo_input(small.path, tmp_path / "photo.onnx", photos).path)
     assert loaded.precision is not None
     assert loaded.unknown != model.unknown
@@ -130,7 +130,7 @@ def test_an_8_bit_file_goes_by_the_rule_that_was_set_anew(views, images, tmp_pat
     assert [loaded.answer(photo)["answer"][0] for photo in photos] == answers
     assert "(unknown)" in answers
     before = load_onnx(small.path)
-    assert answers == unknown.answers(before, before.predict(views))
+    assert answers == unknown.answers(before, before.predict(torch.cat([views, other.images / 255])))
 
 
 @pytest.mark.slow

@@ -155,6 +155,7 @@ class Answering:
             return label, None
         if answer == unknown:
             return answer, "It does not look like anything that the model was trained on."
+        assert self.model.reject is not None
         return answer, f"The confidence is below {in_words(self.model.reject)}, from where on the model answers."
 
     def _references(self, each: Tensor, label: int) -> dict[str, Any]:
