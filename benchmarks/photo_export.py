@@ -38,7 +38,7 @@ from torchvision.transforms.v2 import functional as v2
 
 import kedge
 from kedge import data
-from kedge.data.decode import open_image, shorter_side
+from kedge.data.decode import OBLONG, open_image, shorter_side
 from kedge.deploy import as_photo, choose_folded, export, export_photo, load_onnx, with_photo_input
 from kedge.deploy.photo_file import view_of
 from kedge.evaluation.provenance import machine, now
@@ -135,7 +135,7 @@ def in_other_sizes(originals: Sequence[Image.Image]) -> Iterator[tuple[str, list
 def against_pillow(file: Path, pt2: Path, originals: Sequence[Image.Image], side: int) -> Iterator[dict[str, Any]]:
     """How far the probabilities by each way of resizing are from those by Pillow's."""
     loaded, program = load_onnx(file), torch.export.load(pt2).module()
-    least = torch.tensor([loaded.card["thresholds"]["reject_threshold"]])
+    thresholds = [torch.tensor([value]) for value in loaded.card["thresholds"].values()]
     shape = (3, side, side)
     ways: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "ONNX Resize of float32": onnx_resize(side, TensorProto.FLOAT, 0),
@@ -151,11 +151,11 @@ def against_pillow(file: Path, pt2: Path, originals: Sequence[Image.Image], side
             right = torch.cat([loaded(view[None].float() / 255).softmax(1) for view in views])
             answers = {
                 "the file": torch.cat([torch.from_numpy(loaded.answer(photo)["probabilities"]) for photo in photos]),
-                "the .pt2 file": torch.cat([program(photo, least)["probabilities"] for photo in photos]),
+                "the .pt2 file": torch.cat([program(photo, *thresholds)["probabilities"] for photo in photos]),
             }
             levels: dict[str, tuple[float, float]] = {}
             for name, way in ways.items():
-                own = [way(photo) for photo in photos]
+                own = [way(without_ends(photo)) for photo in photos]
                 apart = torch.cat([(a.float() - b.float()).abs().flatten() for a, b in zip(own, views, strict=True)])
                 levels[name] = (float(apart.max()), float((apart > 0.5).float().mean()))
                 answers[name] = torch.cat([loaded(view[None].float() / 255).softmax(1) for view in own])
@@ -193,6 +193,13 @@ def onnx_resize(side: int, kind: int, exclude_outside: int) -> Callable[[torch.T
         return v2.center_crop(torch.from_numpy(out[0]), [side, side])
 
     return resize
+
+
+def without_ends(photo: torch.Tensor) -> torch.Tensor:
+    """A photo `[H, W, 3]` without the ends of what is very long, as the evaluation view leaves them out."""
+    most = OBLONG * min(photo.shape[:2])
+    inner = [min(each, most) for each in photo.shape[:2]]
+    return v2.center_crop(photo.permute(2, 0, 1), inner).permute(1, 2, 0)
 
 
 def resized(photo: torch.Tensor, side: int) -> tuple[int, int]:
@@ -276,7 +283,7 @@ def furthest(probabilities: Sequence[Any], right: Sequence[np.ndarray]) -> float
 def paces(plain: Path, file: Path, pt2: Path, original: Image.Image, side: int) -> Iterator[dict[str, Any]]:
     """Milliseconds from a decoded photo to probabilities: median and quartiles, in turns."""
     whole, alone, program = session_of(str(file)), session_of(str(plain)), torch.export.load(pt2).module()
-    least = torch.tensor([0.0])
+    thresholds = [torch.tensor([value]) for value in load_onnx(file).card["thresholds"].values()]
     for what, size in (("12 megapixels", (4000, 3000)), ("500 px", (500, 375))):
         photo = as_photo(original.resize(size, Image.Resampling.BICUBIC))
         coded = encoded(Image.fromarray(photo.numpy()))
@@ -287,7 +294,7 @@ def paces(plain: Path, file: Path, pt2: Path, original: Image.Image, side: int) 
 
         def in_torch(photo: torch.Tensor = photo) -> Any:
             with torch.no_grad():
-                return program(photo, least)
+                return program(photo, *thresholds)
 
         ways: dict[str, Callable[[], Any]] = {
             "the file": lambda photo=photo: whole.run(None, {"photo": photo.numpy()}),

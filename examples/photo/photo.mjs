@@ -4,8 +4,8 @@
 //   node photo.mjs litter-photo.onnx photo.jpg ...
 //
 // ORT=onnxruntime-web (npm install --ignore-scripts onnxruntime-web) runs the same file in WebAssembly, as a browser does.
-// LEAST=2.2 answers "unsure" below these log odds of the confidence (2.2 is a confidence of 0.9), whatever the file's
-// own threshold is.
+// LEAST=2.2 answers "unsure" below these log odds of the confidence too (2.2 is a confidence of 0.9): a threshold above
+// the file's own, which stays in force, as does what is "unknown".
 import { readFile } from "node:fs/promises";
 import sharp from "sharp";
 
@@ -33,7 +33,9 @@ for (const name of photos) {
 
   const logOdds = said.log_odds.data[0];
   // Thresholds are optional inputs of the file, which JavaScript's onnxruntime does not pass on: compare here instead.
-  const answer = least !== null && !(logOdds >= least) ? "unsure" : said.answer.data[0];
+  const own = said.answer.data[0];
+  const known = said.score === undefined || !["unknown", "(unknown)"].includes(own);
+  const answer = known && least !== null && !(logOdds >= least) ? "unsure" : own;
   console.log(
     JSON.stringify({
       photo: name,
