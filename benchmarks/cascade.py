@@ -104,6 +104,11 @@ def times_of(small: Any, large: Any, answers: Answers, pixels: Tensor, rounds: i
     return {"milliseconds": milliseconds, "ratio": spread(ratios), "passed": float(passed)}
 
 
+def rounded(split: dict[str, Any]) -> dict[str, Any]:
+    """Five digits: there are thousands of splits."""
+    return {key: round(value, 5) if isinstance(value, float) else value for key, value in split.items()}
+
+
 def measured(
     what: str, pair: tuple[Any, Any], pixels: Tensor, labels: Tensor, seed: int | None, splits: int, rounds: int
 ) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def measured(
         "times": times_of(*pair, answers, pixels, rounds),
         "choices": [
             {"chosen_on": count, "promise": promise,
-             "splits": [judged(answers, count, promise, split) for split in range(splits)]}
+             "splits": [rounded(judged(answers, count, promise, split)) for split in range(splits)]}
             for count in CHOSEN_ON["cifar10" if seed is None else "digits"]
             for promise in PROMISES
         ],

@@ -245,7 +245,11 @@ SLOW = {
         (),
     ),
     "cookbook/wrong-labels.md": ({}, {}, ()),
-    "cookbook/another-camera.md": (MINE, {"relabelled": "photos"}, ()),
+    "cookbook/another-camera.md": (
+        MINE,
+        {"relabelled": "photos", "compare photos/test new-photos": "compare photos/test photos/train"},
+        (),
+    ),
     "cookbook/attackers.md": (MINE, {}, ()),
     "cookbook/on-a-phone.md": (MINE, {"--int8": "--int8 --data photos"}, ()),
     "adapt.md": (
