@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from kedge.cli.predict import predict_files
-from kedge.deploy import export_photo, load_onnx
+from kedge.deploy import as_photo, export_photo, load_onnx
 from tests.deploy.test_photo_export import photos, picture, small_model  # noqa: F401
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "photo"
@@ -43,7 +43,8 @@ def test_the_example_answers_as_kedge_predict_does(node, photos, tmp_path):  # n
     picture(131, 100).convert("RGBA").save(tmp_path / "alpha.png")
     picture(131, 100).convert("L").save(tmp_path / "grey.png")
     picture(131, 100).convert("L").save(tmp_path / "grey.jpg")
-    picture(640, 480).save(tmp_path / "plain.png")
+    picture(159, 140).save(tmp_path / "plain.png")
+    picture(640, 480).save(tmp_path / "whole.png")  # kedge predict averages it down first, see below
     picture(79, 60).save(tmp_path / "small.jpg")
     files = sorted([*tmp_path.glob("*.png"), *tmp_path.glob("*.jpg")])
     loaded = load_onnx(path)
@@ -57,8 +58,12 @@ def test_the_example_answers_as_kedge_predict_does(node, photos, tmp_path):  # n
         return [json.loads(line) for line in done.stdout.splitlines()]
 
     rows = run()
-    assert len(rows) == len(files) == 6
-    for row, own in zip(rows, expected, strict=True):
+    assert len(rows) == len(files) == 7
+    whole = loaded.answer(as_photo(Image.open(files[-1])))
+    last = rows.pop()
+    assert (last["answer"], last["label"]) == (whole["answer"][0], int(whole["label"][0]))
+    assert last["confidence"] == pytest.approx(float(whole["confidence"][0]), abs=1e-4)
+    for row, own in zip(rows, expected[:-1], strict=True):
         assert row["photo"] == own["path"]
         assert loaded.class_names[row["label"]] == own["label"]
         assert row["confidence"] == pytest.approx(own["confidence"], abs=1e-4)
