@@ -129,6 +129,19 @@ def test_every_foreign_set_must_keep_to_the_bar():
     assert only(verdicts(found, {"max_unknown_answered": 0.1})).verdict == UNMEASURED
 
 
+def test_foreign_images_are_judged_by_both_rules_of_a_model():
+    shares = {"a": {"answered": {"value": 0.01}}, "b": {"answered": {"value": 0.03}}}
+    found = results(ood={"a": {"accepted": 0.02}, "b": {"accepted": 0.4}}, refusal={"ood": shares})
+    found["ood_sets"] = {"a": {"images": 500}, "b": {"images": 500}}
+    one = only(verdicts(found, {"max_unknown_answered": 0.1}))
+    assert (one.verdict, one.note, one.value) == (PASS, "set b", 0.03)
+    for own in found["models"]["mine"]["ood"].values():
+        own["accepted"] = None  # a rule for unknown, and no reject rule
+    assert only(verdicts(found, {"max_unknown_answered": 0.1})).value == 0.03
+    del shares["a"]
+    assert only(verdicts(found, {"max_unknown_answered": 0.1})).verdict == UNMEASURED
+
+
 def test_few_images_that_are_all_right_under_corruptions_pass_no_high_bar():
     mean = {"value": 1.0, "low": 1.0, "high": 1.0}
     one = only(verdicts(results(30, shift={"mean": {"accuracy": mean}}), {"min_corrupted_accuracy": 0.95}))

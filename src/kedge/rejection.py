@@ -19,6 +19,7 @@ __all__ = [
     "in_words",
     "is_rule",
     "is_unknown_rule",
+    "least_log_odds",
     "resolved",
     "rule_at",
     "rule_from",
@@ -88,6 +89,12 @@ def answered(rule: Mapping[str, Any], confidence: "Tensor", log_odds: "Tensor") 
     scores, least = (confidence, rule["threshold"]) if least is None else (log_odds, least)
     # Compared in the dtype of the scores: stored as JSON a number has more digits than a float32.
     return scores >= scores.new_tensor(least)
+
+
+def least_log_odds(rule: Mapping[str, Any]) -> float:
+    """The log odds from which an answer meets the rule; of one by confidence alone those of its threshold."""
+    least = _least(rule)
+    return rule_at(min(1.0, rule["threshold"]))["log_odds"] if least is None else least
 
 
 def in_words(rule: Mapping[str, Any], digits: int = 3) -> str:

@@ -24,6 +24,8 @@ from kedge.data import read_image
 from kedge.demo import Answering, Server, Similar, serving
 from kedge.demo.answering import Gone
 from kedge.demo.saliency import occlusion
+from kedge.scores import outputs_of
+from kedge.training.unknown_choice import prototypes_of
 from tests.browser import chromium
 
 
@@ -91,7 +93,25 @@ def test_unknown_comes_before_unsure(digit_model, photos):
         said = Answering(digit_model, "digits").answer(photo)
         assert said["answer"] == answer
         assert said["label"] == str(int(logits.argmax()))
-        assert said["why"]
+        assert ("trained on" if answer == "unknown" else "confidence is below") in said["why"]
+    digit_model.class_names = [*digit_model.class_names[:-2], "unknown", "unsure"]
+    answering = Answering(digit_model, "digits")
+    assert answering.answer(photo)["answer"] == "(unsure)"
+    assert answering.about()["unknown_where"].startswith("energy below ")
+
+
+def test_the_page_goes_by_prototypes_as_predict_does(digit_model, photos):
+    digits = kedge.data.load("digits", "train").images[:40] / 255
+    features = outputs_of(digit_model, digits, features=True).features
+    digit_model.prototypes = prototypes_of(features, torch.arange(40) % 2)
+    paths = sorted(photos.glob("d*.png"))
+    images = torch.stack([read_image(path, 8, 1) for path in paths]) / 255
+    digit_model.unknown = {"score": "prototypes", "threshold": 0.0}
+    scores = digit_model.predict(images).familiarity.sort().values
+    digit_model.unknown["threshold"] = float(scores[:2].mean())
+    answers = [row["answer"] for row in predict_files(digit_model, paths, digit_model.reject)]
+    assert "unknown" in answers
+    assert [Answering(digit_model, "digits").answer(path.read_bytes())["answer"] for path in paths] == answers
 
 
 def test_references_are_counted_as_they_answer_one_by_one(digit_model, photos):

@@ -197,3 +197,58 @@ def test_sets_are_set_anew_for_the_reference_that_a_file_keeps(command, run_fold
     whole = kedge.load(run_folder).steps["prediction_sets"]
     assert whole["references"] > step["references"] == 1
     assert step["value"]["thresholds"] != whole["value"]["thresholds"]
+
+
+def test_a_file_for_photos_is_checked_predicts_and_is_evaluated(command, run_folder, photos, tmp_path):
+    pytest.importorskip("onnxruntime")
+    code, out, _ = command("export", run_folder, "--input", "photo", "--images", 20)
+    assert code == 0
+    path = run_folder / "first-photo.onnx"
+    assert f"{path} (" in out
+    assert "takes a photo of any size, checked on 20 photos of 1 size and 6 of noise from 1 pixel on" in out
+    assert "with its 4 references" in out
+    assert f"kedge predict {path} IMAGES" in out
+    assert load_onnx(path).takes_photos
+    assert [each.name for each in run_folder.iterdir() if each.name.endswith(".tmp")] == []
+    code, table, err = command("predict", path, photos, "--format", "json")
+    assert code == 3  # one of the files is no image
+    rows = [row for row in json.loads(table) if row["error"] is None]
+    assert len(rows) == 10
+    code, plain, _ = command("predict", run_folder, photos, "--format", "json", "--references", "1")
+    assert [row["path"] for row in json.loads(plain) if row["error"] is None] == [row["path"] for row in rows]
+    code, table, err = command("evaluate", path, run_folder, "--shift", "none", "--limit", 40, "--out",
+                               run_folder / "page", "--format", "json")  # fmt: skip
+    assert code == 0, err
+    assert "first-photo.onnx" in table
+
+
+@pytest.mark.slow
+def test_eight_bits_and_photos_go_together(command, run_folder):
+    pytest.importorskip("onnxruntime")
+    _, out, _ = command("export", run_folder, "--int8", "--input", "photo", "--calibration", 40)
+    path = run_folder / "first-photo-int8.onnx"
+    assert f"{path} (" in out
+    assert "8-bit weights and activations" in out
+    assert "of noise from 1 pixel on" in out
+    assert "of the 8-bit network in it" in out
+    loaded = load_onnx(path)
+    assert loaded.precision["calibration_images"] == 40
+    kinds = {each.type for each in loaded.network.whole.get_inputs()}
+    assert kinds == {"tensor(uint8)"}
+    val = kedge.data.load("digits", "val")
+    images = val.images[:8].float() / 255
+    whole = loaded.predict_photos([kedge.deploy.as_photo(image) for image in val.images[:8]])
+    torch.testing.assert_close(whole.logits, loaded.predict(images).logits, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_photos_in_torch_and_of_an_ensemble(command, run_folder, digit_model, tmp_path):
+    pytest.importorskip("onnxruntime")
+    _, out, _ = command("export", run_folder, "--to", "torch", "--input", "photo", "--images", 5)
+    assert (run_folder / "first-photo.pt2").is_file()
+    assert "checked on 5 photos" in out
+    other = kedge.save(kedge.plain(networks.create("kedge_resnet_small", 10, 1, 8), example=(1, 8, 8)), tmp_path / "b")
+    several = f"mean({run_folder},{other})"
+    code, out, _ = command("export", several, "--input", "photo", "--data", "digits", "--out", tmp_path / "both.onnx")
+    assert code == 0
+    assert load_onnx(tmp_path / "both.onnx").takes_photos

@@ -13,10 +13,10 @@ from kedge.cli.predict import read
 PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 
 
-def snippet():
-    """The program on the page that runs an exported file without kedge."""
+def snippet(taken="images"):
+    """The program on the page that runs a file that takes images, or a photo, without kedge."""
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    (program,) = [block for block in blocks if "onnxruntime.InferenceSession" in block]
+    (program,) = [block for block in blocks if f'{{"{taken}": ' in block]
     assert "kedge." not in program
     return program
 
@@ -76,3 +76,31 @@ def test_the_snippet_prepares_photos_as_evaluation_does(channels, side, rule, tm
         assert names["label"] == model.class_names[int(answer.label)]
         assert names["confidence"] == pytest.approx(float(answer.confidence), abs=1e-5 if channels == 3 else 1e-3)
         assert names["reject"] == bool(answer.confidence < 0.3)
+
+
+def test_the_snippet_for_files_that_take_photos_answers_as_predict_does(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model = kedge.plain(nn.Sequential(nn.Conv2d(3, 8, 5, 4), nn.Flatten(), nn.LazyLinear(4)), example=(3, 72, 72))
+    model.class_names, model.reject = ["glass", "metal", "paper", "trash"], {"threshold": 0.29}
+    kedge.deploy.export_photo(model, tmp_path / "litter-photo.onnx")
+    monkeypatch.chdir(tmp_path)
+    program = compile(snippet("photo"), str(PAGE), "exec")
+    for name, (shape, options) in PHOTOS.items():
+        options = dict(options)
+        if "exif" in options:
+            exif = Image.Exif()
+            exif[0x0112] = options["exif"]
+            options["exif"] = exif
+        photo(**shape).save("photo.jpg", **options)
+        names = {}
+        exec(program, names)
+        # Decoded whole, as the program does: kedge decodes the photo of a camera smaller.
+        expected = kedge.deploy.photo_file.view_of(torch.from_numpy(names["photo"].copy()), model.input_shape)
+        answer = model.predict(expected[None].float() / 255)
+        assert int(names["said"]["label"][0]) == int(answer.label), name
+        assert names["said"]["confidence"][0] == pytest.approx(float(answer.confidence), abs=1e-5)
+        sure = bool(answer.confidence >= 0.29)
+        assert names["said"]["answer"][0] == (model.class_names[int(answer.label)] if sure else "unsure")
+        if name != "of a camera":
+            assert torch.equal(expected, read(Path("photo.jpg"), model.input_shape)), name

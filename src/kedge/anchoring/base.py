@@ -56,6 +56,8 @@ class PixelModel(Model):
     references: Tensor
     residuals: Tensor | None
     prototypes: Tensor | None
+    # What a file has that takes photos, and no other; `takes_photos` says whether it is one.
+    predict_photos: Callable[..., Prediction]
 
     def __init__(
         self,

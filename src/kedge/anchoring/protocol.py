@@ -33,12 +33,14 @@ class Model(nn.Module):
         ordered: whether the classes are grades of one thing, from the lowest to the highest.
         of_members: whether its uncertainty is the disagreement of members, not of references.
         adapts: whether it changes with the images that it answers (`kedge.test_time`).
+        takes_photos: whether it is a file that prepares photos itself (`kedge.deploy.onnx_file.PhotoModel`).
     """
 
     kind: ClassVar[str]
     of_members: ClassVar[bool] = False
     reversible: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
+    takes_photos: ClassVar[bool] = False
     network: Any
     input_shape: tuple[int, ...] | None = None
     num_outputs: int | None = None

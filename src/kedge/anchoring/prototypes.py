@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.nn import functional as F
 
 PROTOTYPES = "prototypes"  # the score of `kedge.scores` that is this, the tensor of a model, the entry of its file
 
@@ -16,5 +15,8 @@ def reads_features(rule: Mapping[str, Any] | None) -> bool:
 
 def nearest(features: Tensor, prototypes: Tensor) -> Tensor:
     """`[B]` in [-1, 1], the largest cosine of features `[B, D]` with one of K directions `[K, D]` of length 1."""
-    cosines: Tensor = F.normalize(features.to(prototypes.dtype), dim=1) @ prototypes.T
+    features = features.to(prototypes.dtype)
+    # Written out: of `F.normalize` the shape inference that onnxruntime quantises a file with cannot tell the shape.
+    lengths = features.square().sum(1, keepdim=True).sqrt().clamp_min(1e-12)
+    cosines: Tensor = (features / lengths) @ prototypes.T
     return cosines.amax(dim=1)

@@ -46,8 +46,8 @@ def run(
         max_ece: largest calibration error (ECE)
         min_coverage (COVERAGE@RISK): share of images that can be answered at a risk: 0.8@risk0.02 asks that of the
             surest 80 % of answers at most 2 % are wrong
-        max_unknown_answered: largest share of foreign images that get a label (kedge evaluate --ood);
-            of several sets each must keep to it
+        max_unknown_answered: largest share of foreign images that are answered with a label, neither unknown nor unsure
+            (kedge evaluate --ood); of several sets each must keep to it
         min_corrupted_accuracy: least accuracy on corrupted images, the mean over corruptions
         max_corrupted_ece: largest calibration error there
         min_attacked_accuracy: least accuracy under every attack that was made (kedge evaluate --attack)
@@ -130,8 +130,8 @@ def _unmeasured(missing: list[Any], results: dict[str, Any], where: str, word: s
     what = ", ".join(dict.fromkeys(f"{each.words} ({each.criterion})" for each in missing))
     if any(each.criterion == "max_unknown_answered" for each in missing) and model["ood"]:
         return (
-            f"{what}: {missing[0].model} has no reject rule, so it answers every image: train it anew, or set one with "
-            "kedge calibrate"
+            f"{what}: {missing[0].model} has no reject rule and none for unknown images, so it answers every image: "
+            "train it anew, or set one with kedge calibrate"
         )
     failed = "".join(f"; {error['part']} failed: {error['message']}" for error in model["errors"])
     return f"{what}: not in {where}{failed}. To measure all that is asked for: {command}"

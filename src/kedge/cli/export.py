@@ -12,6 +12,8 @@ from kedge.cli.trained_on import images_of_run
 from kedge.rejection import in_words
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from kedge.anchoring import AnchoredModel, PixelModel
     from kedge.data import ImageSet
     from kedge.deploy import Exported, FoldChoice
@@ -26,6 +28,7 @@ def run(
     model: str,
     *,
     to: Literal["onnx", "torch"] = "onnx",
+    input: Literal["images", "photo"] = "images",
     out: str | None = None,
     data: str | None = None,
     images: int = 64,
@@ -36,6 +39,8 @@ def run(
 ) -> int:
     """Write a model as one ordinary file: images in [0, 1] in, logits out, any batch size, no kedge needed to run it.
 
+    With --input photo the file takes a photo of any size as it was decoded, and says what is on it.
+
     An anchored model is folded first: one image becomes a constant in the first layer, that of the bank or its mean
     with which the answers are nearest to those of the whole bank, and the network has its usual size and speed;
     temperature (if there is one) and reject threshold are set anew for it on the run's validation images. The file is
@@ -45,7 +50,9 @@ def run(
     Args:
         model (MODEL): {TRAINED}, or mean(MODEL,MODEL,...), the mean of the probabilities of several
         to: onnx, or torch for torch.export (.pt2)
-        out: the file to write; null: NAME.onnx, NAME-int8.onnx or NAME.pt2 in the run folder
+        input: images, prepared as docs/deploy.md says, or photo: one photo of any size as it was decoded, uint8
+            [height, width, 3]; resizing, cropping and the thresholds are then inside, and the file gives the answer
+        out: the file to write; null: NAME.onnx, NAME-photo.onnx, NAME-int8.onnx or NAME.pt2 in the run folder
         data: images to check the file on: an image folder, parquet files or a name; null: the run's validation images
         images: how many images to check on
         int8: write 8-bit weights and activations, a quarter of the size and faster on most processors; how much the
@@ -65,18 +72,21 @@ def run(
         from kedge.deploy.exporting import need_onnx
 
         need_onnx()
-    from kedge.deploy import FORMATS, export
+    from kedge.deploy import FORMATS, as_photo, export, export_photo
     from kedge.training.calibration import set_anew
 
     source = find(model, several=True)
     whole = source.load("cpu")
     exported, choice = whole, None
     held_out = batch = None
+    photos: list[Tensor] | None = [] if input == "photo" else None
     folds = source.recipe().get("folds") if data is None else None
     if data is not None or source.recipe():
         held_out = check_set(source, data, whole.input_shape)
         checked = spread(held_out, images)
         batch, _ = next(checked.batches(len(checked)))
+        if photos is not None:
+            photos = [as_photo(checked.uncropped(i)) for i in range(len(checked))]
         print(f"kedge export: checking on {len(batch)} images of {checked.name} ({checked.split})", file=sys.stderr)
     else:
         print(
@@ -98,14 +108,18 @@ def run(
                 "there are no validation images to set them anew on for the one reference that the file keeps",
                 file=sys.stderr,
             )
-    path = Path(out) if out else (source.run or Path()) / f"{source.name}{'-int8' if int8 else ''}{FORMATS[to]}"
+    kind = f"{'-photo' if photos is not None else ''}{'-int8' if int8 else ''}"
+    path = Path(out) if out else (source.run or Path()) / f"{source.name}{kind}{FORMATS[to]}"
     if int8:
         from kedge.cli.export_int8 import write_int8
 
         done = write_int8(
             exported, path, source, data, batch, 256 if calibration is None else calibration,
-            0.05 if bound is None else bound, full_range,
+            0.05 if bound is None else bound, full_range, photos,
         )  # fmt: skip
+    elif photos is not None:
+        done = export_photo(exported, path, to, photos)
+        print(done)
     else:
         done = export(exported, path, to=to, check_images=batch)
         print(done)

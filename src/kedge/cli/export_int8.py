@@ -28,13 +28,16 @@ def write_int8(
     most: int,
     bound: float,
     full_range: bool,
+    photos: "list[Tensor] | None" = None,
 ) -> "Exported":
     """Export a model, write it with 8 bits, and say how the two compare; the record of the float file at this path.
+
+    With `photos`, to check on, the 8-bit network is put into a file that takes photos.
 
     Raises:
         ValueError: for a model of no run where no data is named, and as `kedge.deploy.quantise`.
     """
-    from kedge.deploy import export, quantise
+    from kedge.deploy import export, quantise, with_photo_input
     from kedge.files import scratch_beside
 
     if path.suffix != ".onnx":
@@ -56,12 +59,16 @@ def write_int8(
     )
     with scratch_beside(path) as folder:
         done = export(model, folder / "float.onnx", check_images=batch)
-        written = quantise(done.path, path, calibration, held_out, bound, full_range)
-    print(written)
+        network = path if photos is None else folder / path.name
+        written = quantise(done.path, network, calibration, held_out, bound, full_range)
+        whole = None if photos is None else with_photo_input(network, path, photos)
+    print(replace(written, path=path))
+    if whole is not None:
+        print(f"{whole}, of the 8-bit network in it")
     print(f"the float file, which was not kept, was as close to the model as {done.largest_difference:.1e} of a logit")
     if written.doubt:
         print(f"careful: {written.doubt}", file=sys.stderr)
-    return replace(done, path=path)
+    return replace(done, path=path) if whole is None else whole
 
 
 def _sets(source: Source, name: str | None, shape: tuple[int, ...]) -> "tuple[ImageSet, ImageSet]":

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kedge.data.paths import Paths
     from kedge.postprocess import SetRule
 
+PHOTOS = 4  # decoded at a time for a file that takes them as they are
 NO_ANSWER = "the model's output is NaN: no answer"
 
 
@@ -255,7 +256,7 @@ def predict_files(
     columns = [*FIELDS, *(["references_used"] if references == "adaptive" else [])]
     columns += [] if set_rule is None else OF_SETS
     members = {"keep_per_reference": True} if set_rule is not None and set_rule.of_members else {}
-    for part, decoded in _decoded(paths, model.input_shape, batch_size):
+    for part, decoded in _decoded(paths, model, batch_size):
         rows: list[dict[str, Any]] = [{**dict.fromkeys(columns), "path": encodable(str(path))} for path in part]
         for row, fault in zip(rows, decoded, strict=True):
             if isinstance(fault, str):
@@ -264,8 +265,12 @@ def predict_files(
         if not images:
             yield from rows
             continue
-        batch = torch.stack(images).to(model.mean.device).float() / 255
-        prediction = model.predict(batch, check=False, **({"references": references} if anchored else {}), **members)
+        if model.takes_photos:
+            prediction = model.predict_photos(images)
+        else:
+            batch = torch.stack(images).to(model.mean.device).float() / 255
+            asked = {"references": references} if anchored else {}
+            prediction = model.predict(batch, check=False, **asked, **members)
         if looks_like_probabilities(undo(model.steps, prediction.logits)):
             warnings.warn(f"careful: {PROBABILITIES}", stacklevel=2)
         assert prediction.confidence is not None
@@ -297,17 +302,19 @@ def predict_files(
 
 
 def _decoded(
-    paths: Sequence[str] | Sequence[Path], shape: tuple[int, ...], batch_size: int
+    paths: Sequence[str] | Sequence[Path], model: "PixelModel", batch_size: int
 ) -> "Iterator[tuple[Sequence[Any], list[Tensor | str]]]":
     """(paths, their images or why there is none) of each batch, decoded by threads a batch ahead."""
     from kedge.data import DataError
 
     def one(path: str | Path) -> "Tensor | str":
         try:
-            return read(Path(path), shape)
+            return read(Path(path), model.input_shape, model.takes_photos)
         except DataError as error:
             return getattr(error, "reason", str(error))
 
+    if model.takes_photos:
+        batch_size = min(batch_size, PHOTOS)  # each as large as it was taken
     with ThreadPoolExecutor(min(8, cores())) as pool:
         parts = (paths[start : start + batch_size] for start in range(0, len(paths), batch_size))
 
@@ -321,8 +328,10 @@ def _decoded(
             ahead += [begun(after) for after in islice(parts, 1)]
 
 
-def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
+def read(path: Path, shape: tuple[int, ...], whole: bool = False) -> "Tensor":
     """Decode an image as evaluation does: uint8 `[C, H, W]`, resized to cover the shape, centre cropped.
+
+    `whole`: for a file that does that itself, `[H, W, 3]`; a large JPEG is decoded smaller all the same.
 
     Raises:
         DataError: if it cannot be read.
@@ -332,6 +341,11 @@ def read(path: Path, shape: tuple[int, ...]) -> "Tensor":
     from kedge.evaluation.inputs import decoded
 
     try:
+        if whole:
+            from kedge.data.decode import open_image
+            from kedge.deploy import as_photo
+
+            return as_photo(open_image(path, least=2 * shape[1]))
         return decoded(path, shape)
     except UnreadableImage as error:
         if is_unread(path.name) and path.exists():

@@ -162,8 +162,12 @@ def evaluation_view(
     if max(height, width) > OBLONG * min(height, width):  # enlarged as a whole, a line of pixels would fill the memory
         most = OBLONG * min(height, width)
         image = v2.center_crop(image, [min(height, most), min(width, most)])
-    shorter = size if size < WHOLE else round(size / crop_share)
-    return v2.center_crop(v2.resize(image, [shorter], antialias=True), [size, size])
+    return v2.center_crop(v2.resize(image, [shorter_side(size, crop_share)], antialias=True), [size, size])
+
+
+def shorter_side(size: int, crop_share: float = CROP_SHARE) -> int:
+    """What the evaluation view of `size` pixels resizes the shorter side of an image to, before it crops the centre."""
+    return size if size < WHOLE else round(size / crop_share)
 
 
 def _described(image: Image.Image) -> tuple[tuple[int, int], int]:

@@ -3,23 +3,23 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kedge import catalog
 from kedge.anchoring import PixelModel, Prediction
-from kedge.anchoring.outputs import Outputs
 from kedge.data import UnreadableImage
 from kedge.data.decode import header
 from kedge.demo.pictures import overlay, picture
 from kedge.demo.saliency import occlusion
 from kedge.demo.similar import Similar
 from kedge.evaluation.inputs import decoded
-from kedge.rejection import answered, in_words
+from kedge.rejection import in_words
+from kedge.unknown import answers, words
+from kedge.unknown import in_words as unknown_in_words
 
 CLASSES = 5  # that are named with their probabilities
 PICTURES = 6  # of references that answer otherwise
@@ -61,6 +61,7 @@ class Answering:
             "pictures": self.pictures,
             "similar": None if self.similar is None else {"looked_at": len(self.similar.photos), "of": self.similar.of},
             "unsure_below": None if rule is None else in_words(rule),
+            "unknown_where": None if self.model.unknown is None else unknown_in_words(self.model.unknown),
             "map": find_spec("captum") is not None,
         }
 
@@ -68,10 +69,10 @@ class Answering:
         """What the model says of an encoded photo.
 
         Returns:
-            `answer` (the label, or "unknown" or "unsure"), `label`, `confidence`; `why`, in words, where the answer is
-            not the label; `classes`, the most probable with their `confidence`; `uncertainty` or None; `references`,
-            how its references or members answer, or None; `similar` photos, or None; `view`, what the model saw;
-            `seconds`.
+            `answer` (the label, or that it is unknown or unsure in the words of `kedge.unknown.words`), `label`,
+            `confidence`; `why`, in words, where the answer is not the label; `classes`, the most probable with their
+            `confidence`; `uncertainty` or None; `references`, how its references or members answer, or None; `similar`
+            photos, or None; `view`, what the model saw; `seconds`.
 
         Raises:
             UnreadableImage: it is no image, damaged, or too large.
@@ -148,19 +149,14 @@ class Answering:
 
     def _verdict(self, prediction: Prediction, label: str) -> tuple[str, str | None]:
         """The answer, and why it is not the label, by the rules of the model: unknown before unsure."""
-        foreign: Mapping[str, Any] | None = getattr(self.model, "unknown", None)
-        if foreign is not None:
-            score = catalog.build("scores", foreign["score"]).score(
-                Outputs(prediction.logits, prediction.uncertainty, steps=self.model.steps)
-            )
-            if not bool(score[0] >= foreign["threshold"]):
-                return "unknown", "It does not look like anything that the model was trained on."
-        rule = self.model.reject
-        assert prediction.confidence is not None
-        assert prediction.log_odds is not None
-        if rule is None or bool(answered(rule, prediction.confidence, prediction.log_odds)[0]):
+        (answer,) = answers(self.model, prediction)
+        unknown, _ = words(self.model.class_names)
+        if answer == label:
             return label, None
-        return "unsure", f"The confidence is below {in_words(rule)}, from where on the model answers."
+        if answer == unknown:
+            return answer, "It does not look like anything that the model was trained on."
+        assert self.model.reject is not None
+        return answer, f"The confidence is below {in_words(self.model.reject)}, from where on the model answers."
 
     def _references(self, each: Tensor, label: int) -> dict[str, Any]:
         """How references answer one by one: how many agree with the answer, and which say what else."""

@@ -1,10 +1,12 @@
 """What travels inside an exported file: enough to turn pixels into a named, accepted or rejected label."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
+from kedge.deploy.answering import Answering
 from kedge.json_text import parse_json
 from kedge.postprocess import kind_of
 from kedge.regular import LARGEST_TEXT
@@ -12,7 +14,8 @@ from kedge.stated import check_stated, refuse
 from kedge.unknown import formula
 
 KEY = "kedge"  # the name of the entry, in ONNX metadata_props and among the extra files of a .pt2
-# One with a rule for "unknown" is written as format 2: who does not know it would name a class where there is none.
+# Files that take images are written as format 1, as every kedge reads them. Format 2 is that of files which take
+# photos, and of those with a rule for "unknown": who does not know it would name a class where there is none.
 FORMAT_VERSION = 2
 
 
@@ -43,6 +46,24 @@ def write_card(model: PixelModel) -> str:
         },
         ensure_ascii=False,
     )
+
+
+def photo_card(card: Mapping[str, Any], answering: Answering) -> dict[str, Any]:
+    """The card of a file that takes a photo and answers, from that of one that takes images and gives logits."""
+    formulas = {
+        name: words for name, words in (card.get("formulas") or {}).items() if name != "unknown"
+    }  # it is inside
+    return {
+        **card,
+        "formulas": formulas,
+        "format_version": FORMAT_VERSION,
+        "input": "photo, uint8 [height, width, 3], RGB, upright",
+        "input_range": [0, 255],
+        "takes": "photo",
+        "output": "answer",
+        "answers": answering.answers,
+        "thresholds": {name: float(value) for name, value in answering.defaults().items()},
+    }
 
 
 def read_card(text: str, where: str) -> dict[str, Any]:

@@ -90,27 +90,7 @@ def export(
         ImportError: if the packages for ONNX are not installed.
         RuntimeError: if the network cannot be exported, or the file disagrees with the model; none is left.
     """
-    if to not in FORMATS:
-        raise ValueError(f"to must be one of {', '.join(FORMATS)}, got {to!r}")
-    if not isinstance(model, PixelModel):
-        raise ValueError(
-            f"export takes a kedge model, got {type(model).__name__}; wrap it first: kedge.plain(model, ...)"
-        )
-    model.check_foldable()
-    final = Path(path)
-    if final.suffix != FORMATS[to]:
-        raise ValueError(
-            f"a file for to={to!r} must end in {FORMATS[to]}, got {final.name!r}"
-            + "".join(f"; for {final.suffix} use to={f!r}" for f, s in FORMATS.items() if s == final.suffix)
-        )
-    if to == "onnx":
-        need_onnx()
-    if (asked := model.steps.get("prediction_sets", {}).get("references") or 1) > 1:
-        raise ValueError(
-            f"the prediction sets were set on answers with {asked} references, and the file keeps one, of whose "
-            "answers they say nothing: leave the model one (model.references = model.references[:1]) and set them anew "
-            "(kedge.training.calibration.set_anew), or take them out (model.remove_step('prediction_sets'))"
-        )
+    final = check_target(model, path, to)
     original = independent(model).cpu().float().eval()
     images = _checked_images(original, check_images)
     folded = with_familiarity(original, original.fold())
@@ -150,6 +130,32 @@ def export(
             os.replace(written.with_name(weights.name), weights)
         os.replace(written, final)
     return Exported(final, to, len(images), check_images is not None, difference, allowed, weights)
+
+
+def check_target(model: PixelModel, path: str | os.PathLike[str], to: str) -> Path:
+    """The file to write; raises what `export` says of arguments that cannot be."""
+    if to not in FORMATS:
+        raise ValueError(f"to must be one of {', '.join(FORMATS)}, got {to!r}")
+    if not isinstance(model, PixelModel):
+        raise ValueError(
+            f"export takes a kedge model, got {type(model).__name__}; wrap it first: kedge.plain(model, ...)"
+        )
+    model.check_foldable()
+    final = Path(path)
+    if final.suffix != FORMATS[to]:
+        raise ValueError(
+            f"a file for to={to!r} must end in {FORMATS[to]}, got {final.name!r}"
+            + "".join(f"; for {final.suffix} use to={f!r}" for f, s in FORMATS.items() if s == final.suffix)
+        )
+    if to == "onnx":
+        need_onnx()
+    if (asked := model.steps.get("prediction_sets", {}).get("references") or 1) > 1:
+        raise ValueError(
+            f"the prediction sets were set on answers with {asked} references, and the file keeps one, of whose "
+            "answers they say nothing: leave the model one (model.references = model.references[:1]) and set them anew "
+            "(kedge.training.calibration.set_anew), or take them out (model.remove_step('prediction_sets'))"
+        )
+    return final
 
 
 def need_onnx() -> None:
@@ -197,7 +203,7 @@ def _off(written: Path, to: str, folded: Familiar, images: Tensor) -> float:
     """The largest difference of a familiarity between a file and what was written to it."""
     session: Any = load_onnx(written).network if to == "onnx" else None
     with torch.no_grad():
-        said = session.both(images) if to == "onnx" else torch.export.load(written).module()(images)
+        said = session.both(images) if to == "onnx" else load_program(written)(images)
         return float((said[1] - folded(images)[1]).abs().max())
 
 
@@ -232,7 +238,11 @@ def _write_onnx(folded: nn.Module, shape: tuple[int, ...], card: str, path: Path
 
 def _write_torch(folded: nn.Module, shape: tuple[int, ...], card: str, path: Path) -> None:
     example, dynamic = _example(shape)
-    program = torch.export.export(folded, example, dynamic_shapes=dynamic)
+    save_program(torch.export.export(folded, example, dynamic_shapes=dynamic), card, path)
+
+
+def save_program(program: torch.export.ExportedProgram, card: str, path: Path) -> None:
+    """Write a `.pt2` with its card, and without the paths of this machine."""
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -246,9 +256,14 @@ def _write_torch(folded: nn.Module, shape: tuple[int, ...], card: str, path: Pat
     path.write_bytes(buffer.getbuffer())
 
 
-def _run_torch(path: Path) -> Callable[[Tensor], Tensor]:
+def load_program(path: Path) -> Callable[..., Any]:
+    """A `.pt2` that was just written, as a function."""
     # A .pt2 may hold pickles: this one was written a moment ago, by us, in a folder of our own.
-    module = torch.export.load(path).module()
+    return torch.export.load(path).module()
+
+
+def _run_torch(path: Path) -> Callable[[Tensor], Tensor]:
+    module = load_program(path)
 
     def logits(images: Tensor) -> Tensor:
         outputs = module(images)

@@ -1,9 +1,10 @@
 """An exported ONNX file, run with onnxruntime, as a model like any other."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from kedge.anchoring.prototypes import reads_features
 from kedge.checks import check_images
 from kedge.deploy.card import KEY, read_card
 from kedge.deploy.familiar import OUTPUT
+
+PROVIDERS = ["CPUExecutionProvider"]
+NETWORK = "network/"  # how the names of a network's operations and weights begin in a file that takes photos
 
 
 class OnnxSession(nn.Module):
@@ -40,6 +44,26 @@ class OnnxSession(nn.Module):
         return torch.from_numpy(logits).to(images.device), torch.from_numpy(more[0]) if more else None
 
 
+class PhotoSession(OnnxSession):
+    """Runs a file that takes photos: whole, or its network alone on images."""
+
+    def __init__(self, session: Any, path: Path, card: Mapping[str, Any]) -> None:
+        super().__init__(session, card["num_outputs"])
+        self.path, self.whole, self.card = path, session, card
+        self.session = None
+
+    def both(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As of a file that takes images, of the network between preparation and answer."""
+        if self.session is None:
+            self.session, self.input_name = _network_within(self.path, self.card), "images"
+        return super().both(images)
+
+    def answer(self, photo: Tensor) -> dict[str, Any]:
+        """The outputs of the file by name, arrays as onnxruntime gives them, for a photo, uint8 `[H, W, 3]`."""
+        names = [output.name for output in self.whole.get_outputs()]
+        return dict(zip(names, self.whole.run(None, {"photo": photo.numpy()}), strict=True))
+
+
 class OnnxModel(PlainModel):
     """An exported file with its class names, input shape and reject rule: `model(images)`, `model.predict(images)`.
 
@@ -47,9 +71,9 @@ class OnnxModel(PlainModel):
     `precision` says how an 8-bit file was made and compared with the float one (`quantise`); None of a float file.
     """
 
-    def __init__(self, session: Any, card: dict[str, Any]) -> None:
+    def __init__(self, session: OnnxSession, card: dict[str, Any]) -> None:
         super().__init__(
-            OnnxSession(session, card["num_outputs"]),
+            session,
             mean=torch.zeros(1),  # the file normalises inside
             std=torch.ones(1),
             input_shape=card["input_shape"],
@@ -60,6 +84,7 @@ class OnnxModel(PlainModel):
         self.reject, self.unknown = card["reject"], card.get("unknown")
         self.inside: dict[str, Any] = card.get("steps") or {}
         self.precision: dict[str, Any] | None = card.get("precision")
+        self.card = card
 
     @torch.no_grad()
     def predict(self, images: Tensor, *, check: bool = True) -> Prediction:
@@ -100,8 +125,28 @@ class OnnxModel(PlainModel):
         raise TypeError("this model is an exported file, whose weights kedge does not read: copy the file")
 
 
+class PhotoModel(OnnxModel):
+    """A file that takes photos. Images `[B, C, H, W]` go to its network alone, photos through the whole file."""
+
+    takes_photos: ClassVar[bool] = True
+    network: PhotoSession
+
+    def answer(self, photo: Tensor) -> dict[str, Any]:
+        """What the file says of a photo, uint8 `[H, W, 3]`, RGB, upright: its outputs by name."""
+        return self.network.answer(photo)
+
+    def predict_photos(self, photos: Sequence[Tensor]) -> Prediction:
+        """The prediction for B photos, uint8 `[H, W, 3]` each of its own size, from the logits of the file."""
+        said = [self.answer(photo) for photo in photos]
+        logits = torch.cat([torch.from_numpy(each["logits"]) for each in said])
+        familiarity = None
+        if reads_features(self.unknown):
+            familiarity = torch.cat([torch.from_numpy(each["score"]) for each in said])
+        return replace(conclude(logits, None, self.task), familiarity=familiarity)
+
+
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
-    """Open a file written by `kedge.deploy.export(..., to="onnx")`.
+    """Open a file written by `kedge.deploy.export(..., to="onnx")` or `export_photo`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -118,7 +163,7 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
             "running an ONNX file needs onnxruntime, not installed here: pip install 'kedge[export]'"
         ) from error
     try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), providers=PROVIDERS)
     except Exception as error:  # onnxruntime raises its own classes, which share no base
         weights = path.with_name(f"{path.name}.data")
         if weights.name in str(error) and not weights.is_file():
@@ -131,8 +176,38 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
             "Run it with onnxruntime itself"
         )
     stated = read_card(card, str(path))
+    if stated.get("takes") == "photo":
+        _check_photo_graph(session, stated, path)
+        return PhotoModel(PhotoSession(session, path, stated), stated)
     _check_graph(session, stated, path)
-    return OnnxModel(session, stated)
+    return OnnxModel(OnnxSession(session, stated["num_outputs"]), stated)
+
+
+def _network_within(path: Path, card: Mapping[str, Any]) -> Any:
+    """A session of the part of a file that takes photos which goes from images to logits, and to their familiarity."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(
+            f"the network of {path.name}, which takes photos, is taken out of the file with onnx, not installed here: "
+            "pip install 'kedge[export]'"
+        ) from error
+    model, one = onnx.load(str(path), load_external_data=False), onnx.TensorProto.FLOAT
+    whole = onnx.GraphProto()
+    whole.CopyFrom(model.graph)
+    for field in ("node", "initializer", "input", "output"):
+        model.graph.ClearField(field)
+    model.graph.node.extend(each for each in whole.node if each.name.startswith(NETWORK))
+    model.graph.initializer.extend(each for each in whole.initializer if each.name.startswith(NETWORK))
+    model.graph.input.append(onnx.helper.make_tensor_value_info("images", one, [None, *card["input_shape"]]))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("logits", one, [None, card["num_outputs"]]))
+    if reads_features(card.get("unknown")):
+        model.graph.output.append(onnx.helper.make_tensor_value_info(OUTPUT, one, [None]))
+    onnxruntime = _import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    if any(each.external_data for each in model.graph.initializer):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=PROVIDERS)
 
 
 def _import_onnxruntime() -> Any:
@@ -171,3 +246,16 @@ def _check_graph(session: Any, stated: dict[str, Any], path: Path) -> None:
                 f"{path} {what} {node.type} {node.shape}, but says of itself {expected} for each image: it was "
                 "changed; export the model again"
             )
+
+
+def _check_photo_graph(session: Any, stated: dict[str, Any], path: Path) -> None:
+    """Raise ValueError unless a file takes a photo and gives logits and an answer, as its card says."""
+    inputs = [(node.name, node.type, node.shape[2:]) for node in session.get_inputs()]
+    outputs = {node.name: (node.type, node.shape) for node in session.get_outputs()}
+    logits = ("tensor(float)", [1, stated["num_outputs"]])
+    needed = {"answer", "score"} if stated.get("unknown") else {"answer"}
+    if inputs != [("photo", "tensor(uint8)", [3])] or outputs.get("logits") != logits or not needed <= outputs.keys():
+        raise ValueError(
+            f"{path} says of itself that it takes a photo and answers with one of {stated['num_outputs']} classes, but "
+            f"takes {inputs} and returns {outputs}: it was changed; export the model again"
+        )

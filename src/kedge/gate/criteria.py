@@ -128,17 +128,15 @@ def _risk(results: Record, model: Record, bar: Bar) -> Measured | None:
 
 
 def _unknown_answered(results: Record, model: Record, bar: Bar) -> Measured | None:
-    sets = model.get("ood") or {}
-    if not sets or any(own.get("accepted") is None for own in sets.values()):
-        return None
-    by_rules = (model.get("refusal") or {}).get("ood") or {}  # also refused as unknown, where the model has that rule
-    counts = {
-        name: (
-            by_rules[name]["answered"]["value"] if name in by_rules else own["accepted"],
-            results["ood_sets"][name]["images"],
-        )
-        for name, own in sets.items()
+    """Foreign images with a label: neither unknown nor unsure, where the model has a rule for unknown ones."""
+    by_rules = (model.get("refusal") or {}).get("ood") or {}
+    given = {
+        name: by_rules[name]["answered"]["value"] if name in by_rules else own.get("accepted")
+        for name, own in (model.get("ood") or {}).items()
     }
+    if not given or None in given.values():
+        return None
+    counts = {name: (share, results["ood_sets"][name]["images"]) for name, share in given.items()}
     return of_shares(counts, lowest=False, each="set" if len(counts) > 1 else "")
 
 

@@ -187,7 +187,9 @@ async function begin() {
   const named = about.classes.slice(0, 12).join(", ");
   const more = about.classes.length > 12 ? ` and ${about.classes.length - 12} more` : "";
   const bank = about.references ? ` Anchored, ${about.references} references.` : "";
-  const rule = about.unsure_below === null ? " It answers always: no threshold is set." : ` Below a confidence of ${about.unsure_below} it is unsure.`;
+  const unknown = about.unknown_where === null ? "" : ` Where ${about.unknown_where}, a photo is none of them: unknown.`;
+  const unsure = about.unsure_below === null ? "" : ` Below a confidence of ${about.unsure_below} it is unsure.`;
+  const rule = unknown + unsure || " It answers always: no threshold is set.";
   at("about").textContent = `${about.classes.length} classes: ${named}${more}.${bank}${rule}`;
   if (about.similar) {
     const { looked_at: some, of } = about.similar;
