@@ -268,7 +268,8 @@ def test_prediction_sets_are_set_used_and_refused(command, run_folder, tmp_path)
     assert lines[-1].endswith(f"kedge calibrate {run_folder} --step prediction_sets --remove")
     logits, labels = logits_of(run_folder)
     sets = kedge.postprocess.PredictionSets(step["value"]).sets(logits)
-    assert sets.gather(1, labels[:, None]).double().mean() >= 0.9
+    # The threshold is the score of one of these images, which rounding of another batch may put beyond it.
+    assert sets.gather(1, labels[:, None]).sum() >= 0.9 * len(labels) - 1
 
     needed = r"coverage of 0\.9999 needs 9999 calibration images or more, and there are \d+: .*infinite"
     with pytest.raises(ValueError, match=needed):

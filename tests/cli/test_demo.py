@@ -199,6 +199,25 @@ def test_only_this_machine_and_this_page_are_answered(server, digit_model, photo
         assert send(open_to_all, "/", method="GET", Host="my-machine:1")[0] == 200
 
 
+@pytest.mark.parametrize("host", ["127.0.0.2", "::1"])
+def test_other_addresses_of_this_machine_alone_are_as_safe(digit_model, host):
+    try:
+        serving = at_work(Answering(digit_model, "digits"), host=host)
+        server = serving.__enter__()
+    except ValueError as error:
+        pytest.skip(f"this machine has no {host}: {error}")
+    try:
+        assert server.local
+        assert server.address == f"http://{f'[{host}]' if ':' in host else host}:{server.server_port}"
+        for named, status in ((urlsplit(server.address).netloc, 200), ("evil.example", 403)):
+            connection = http.client.HTTPConnection(host, server.server_port, timeout=60)
+            connection.request("GET", "/", headers={"Host": named})
+            assert connection.getresponse().status == status
+            connection.close()
+    finally:
+        serving.__exit__(None, None, None)
+
+
 def test_photos_that_wait_are_bounded(server, photos, monkeypatch):
     photo = (photos / "d0.png").read_bytes()
     taken = [server.places.acquire() for _ in range(serving.WAITING)]

@@ -39,7 +39,7 @@ def test_quickstart_compares_groups_and_says_what_is_next(command, tmp_path, mon
         assert f"{name} is best" not in out
     assert "Over seeds, mean ± sd (n)" in out
     page = (folder / "report.html").read_text()
-    assert page.index('id="seeds"') < page.index("Each model")
+    assert page.index('id="seeds"') < page.index("<summary>Each model</summary>")
     assert f"Report: {folder / 'report.html'}" in out
     assert len(list((folder / "images").glob("*.png"))) == 10
     code, out, _ = command("predict", "runs/q/anchored", "runs/q/images", "--format", "json")

@@ -132,7 +132,7 @@ def test_every_field_is_a_flag(capsys):
         train_images=50, snapshots=2, crop=0.3, weights="w.pt", head="probe", head_lr=2.0, batch_norm="frozen",
         layer_decay=0.9, unfreeze=0.5, sync=False, shard=True, folds=2,
         sampler="class-balanced", negatives="without", split_by="folder:2",
-        cache="decoded", cache_gb=3.5,
+        cache="decoded", cache_gb=3.5, familiar=0.9, gate={"min_accuracy": 0.5},
     )  # fmt: skip
     flags = []
     for field in fields(Recipe):

@@ -50,6 +50,7 @@ class Answering:
         self.pictures = pictures and model.count() > 0
         self.names = [*(model.class_names or map(str, range(model.num_outputs)))]
         self._turn = threading.Lock()  # two photos at once would take twice the memory, and no less time
+        self._decoding = threading.Lock()
 
     def about(self) -> dict[str, Any]:
         """What the page says of the model before it has a photo."""
@@ -136,7 +137,8 @@ class Answering:
             raise UnreadableImage(
                 "the photo", f"{width} x {height} pixels are more than {MOST_PIXELS:,}: make it smaller first"
             )
-        return decoded(photo, self.model.input_shape).to(self.model.mean.device).float() / 255
+        with self._decoding:  # a photo of 120 megapixels takes 360 MB while it is decoded
+            return decoded(photo, self.model.input_shape).to(self.model.mean.device).float() / 255
 
     def _predict(self, images: Tensor) -> tuple[Prediction, Tensor | None]:
         """What the model says of one image, and the class that each reference or member answers by itself, `[M]`."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,7 +20,6 @@ PORT = 7860
 LARGEST = 30 << 20  # bytes of a photo
 WAITING = 8  # photos that are held while others are answered; more are turned away
 SLOW = 30  # seconds for a photo to arrive, or without a request, after which a connection is closed
-LOCAL = ("127.0.0.1", "localhost", "::1")
 PAGE = {
     "/": ("index.html", "text/html; charset=utf-8"),
     "/page.css": ("page.css", "text/css; charset=utf-8"),
@@ -29,6 +29,14 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors {framed}"
 )
+
+
+def _is_local(host: str | None) -> bool:
+    """Whether this machine alone is called so."""
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 class Server(ThreadingHTTPServer):
@@ -52,7 +60,9 @@ class Server(ThreadingHTTPServer):
     def __init__(self, answering: Answering, host: str = "127.0.0.1", port: int = PORT, framed: str = "'none'") -> None:
         self.answering = answering
         self.policy = POLICY.format(framed=framed)
-        self.local = host in LOCAL
+        self.local = _is_local(host)
+        if ":" in host:
+            self.address_family = socket.AF_INET6
         self.places = threading.BoundedSemaphore(WAITING)
         try:
             super().__init__((host, port), Handler)
@@ -63,7 +73,8 @@ class Server(ThreadingHTTPServer):
     @property
     def address(self) -> str:
         """Where the page is."""
-        return f"http://{self.server_address[0]!s}:{self.server_port}"
+        host = str(self.server_address[0])
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say what went wrong, unless a browser only went away."""
@@ -150,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
     def _refused(self) -> bool:
         """Whether the request came under a name that is not ours, or from a page that is not ours; answered then."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        foreign = self.server.local and _name(f"//{host}") not in LOCAL
+        foreign = self.server.local and not _is_local(_name(f"//{host}"))
         if foreign or (origin is not None and urlsplit(origin).netloc != host):
             self.close_connection = True
             self._json(403, {"error": f"this page answers at {self.server.address} alone"})

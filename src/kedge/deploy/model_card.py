@@ -209,7 +209,10 @@ def _unknown(rule: dict[str, Any]) -> str:
     """What is answered with unknown, what was promised of that, and why it is this score."""
     from kedge.reporting.rows import number
 
-    stored = " The directions that it is by, means of features of three training images or more each, are stored with the model."
+    stored = (
+        " The directions that it is by, means of features of three training images or more each, are stored with the "
+        "model."
+    )
     sentence = (
         f"An image is answered with `unknown`, none of the classes, where {unknown_in_words(rule)} (higher is more "
         f"familiar).{stored if reads_features(rule) else ''}"
