@@ -90,7 +90,7 @@ def test_by_column(parquet, size):
 @pytest.mark.parametrize(
     ("ways", "words"),
     [
-        (["camera"], "named by column:NAME, folder, folder:2, regex:PATTERN or class, not 'camera'"),
+        (["camera"], "named by column:NAME, folder, folder:2, regex:PATTERN, near or class, not 'camera'"),
         (["folder:0"], "not 'folder:0'"),
         (["regex:^IMG_"], "matches none of 26 file names, such as"),
         (["regex:("], "is no regular expression: missing"),

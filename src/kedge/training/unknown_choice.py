@@ -30,7 +30,8 @@ from kedge.unknown import OF_LOGITS, score_of
 
 __all__ = ["choose_rule", "outputs_on", "prototypes_of", "set_unknown", "shuffled"]
 
-MOST = 1000  # training images whose features are looked at
+MOST = 1000  # training images whose features are looked at, or of many classes
+OF_EACH = 6  # as many of each on average: a prototype is not to be the features of one photo
 ENOUGH = 20  # validation images, and foreign ones of a kind, to choose a score by
 SQUARES = 4  # on each side, of shuffled images
 LEFT_OUT = 5  # classes that are left out one by one, at most
@@ -94,8 +95,10 @@ def choose_rule(
         pooled: of a model that folds judged, the logits `[N, C]` before its steps of the validation images by the
             models of the other folds, and how near they are to prototypes of these `[N]`: nothing is chosen by so few.
     """
-    chosen_images = torch.randperm(len(train), generator=generator(seed, "prototypes"))[:MOST]
-    some = train if len(train) <= MOST else train.subset(chosen_images)
+    train = train.sample
+    most = max(MOST, OF_EACH * len(train.class_names))
+    chosen_images = torch.randperm(len(train), generator=generator(seed, "prototypes"))[:most]
+    some = (train if len(train) <= most else train.subset(chosen_images)).readable()[0]
     trained, labels = outputs_on(model, some, batch_size, workers, references=1), some.labels
     model.prototypes = model.unknown = None
     if trained.features is not None and bool(trained.features.isfinite().all()):
