@@ -18,7 +18,7 @@ def test_a_clear_word_without_the_package(net, batch, monkeypatch):
         return original(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"pip install 'kedge\[attack\]'"):
+    with pytest.raises(ImportError, match=r"pip install pyautoattack"):
         AutoAttack(8 / 255)(net, *batch)
 
 

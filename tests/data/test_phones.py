@@ -154,7 +154,7 @@ def test_without_the_package_photos_are_named_with_what_to_install(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     damaged, left_out = done.stdout.splitlines()
-    install = "HEIC is read after pip install 'kedge[heic]'"
+    install = "HEIC is read after pip install pillow-heif"
     assert damaged.endswith(f"3.png: it holds HEIC. {install}")
     assert "1 image file is of a kind that is not read and left out: 1 .heic, such as" in left_out
     assert left_out.endswith(f"2.heic. {install}")

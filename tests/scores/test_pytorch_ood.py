@@ -233,7 +233,7 @@ def test_without_the_package(monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match=r'pip install "kedge\[ood\]"'):
+    with pytest.raises(ImportError, match=r"pip install 'pytorch-ood<0.5'"):
         PytorchOOD("ODIN")
 
 

@@ -1,4 +1,4 @@
-"""AutoAttack, an ensemble without parameters to tune, the field's usual yardstick; needs kedge[attack]."""
+"""AutoAttack, an ensemble without parameters to tune, the field's usual yardstick; needs the package pyautoattack."""
 
 import logging
 import sys
@@ -33,7 +33,7 @@ class AutoAttack(Attack):
     """The attacks of AutoAttack one after another, each on the images that are still right: `(model, images, targets)`.
 
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-    attacks", ICML 2020. Needs `pip install 'kedge[attack]'`. Slow: up to 5000 forward passes and hundreds of gradients
+    attacks", ICML 2020. Needs `pip install pyautoattack`. Slow: up to 5000 forward passes and hundreds of gradients
     an image; give it a subset. Its draws depend on the seed and on the batch, not on the image alone.
 
     Args:
@@ -141,7 +141,7 @@ def library() -> Any:
         from pyautoattack import AutoAttack as attacker
     except ImportError as error:
         raise ImportError(
-            "AutoAttack needs the package pyautoattack, which is not installed: pip install 'kedge[attack]'"
+            "AutoAttack needs the package pyautoattack, which is not installed: pip install pyautoattack"
         ) from error
     return attacker
 

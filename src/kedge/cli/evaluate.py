@@ -102,7 +102,7 @@ def run(
             classifier on the model's features tells each set from familiar images is then measured too
         equalise: pass images of all sets through the same resizing and JPEG step before telling them apart
         scores (NAME): what to tell them by: all (masked only where a run was masked to uniform; reverse_anchoring by
-            name alone, as it costs many passes), or some of {scores}; pytorch-ood:NAME (needs kedge[ood])
+            name alone, as it costs many passes), or some of {scores}; pytorch-ood:NAME (needs that package)
         train: training images for the scores that learn ({fitted_scores}); null: those of the data; none
         tpr: share of familiar images that must pass, such as 0.99: how many of the other kinds pass too, at which
             threshold of each score, is measured there beside 0.95

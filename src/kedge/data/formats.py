@@ -52,7 +52,7 @@ class Plugin:
 # Pillow's own wheels decode AVIF and JPEG 2000; one built from source may not. HEIC has a package of its own.
 _NEW_PILLOW = "pip install --upgrade --force-reinstall pillow"
 PLUGINS = (
-    Plugin("HEIC", "HEIF", (".heic", ".heif", ".hif", ".heics", ".heifs"), "pip install 'kedge[heic]'",
+    Plugin("HEIC", "HEIF", (".heic", ".heif", ".hif", ".heics", ".heifs"), "pip install pillow-heif",
            find_spec("pillow_heif") is not None, _register_heif),
     Plugin("AVIF", "AVIF", (".avif", ".avifs"), _NEW_PILLOW, bool(features.check("avif"))),
     Plugin("JPEG 2000", "JPEG2000", (".jp2", ".j2k", ".j2c", ".jpf", ".jpx", ".jpc"), _NEW_PILLOW,

@@ -81,7 +81,7 @@ def export(
     Args:
         model: from `kedge.anchor`, `kedge.plain` or `kedge.load`; it is copied.
         path: the file to write; its suffix must be `.onnx` or `.pt2`, as `to` says.
-        to: "onnx" (checked with onnxruntime; needs `pip install 'kedge[export]'`) or "torch" (`torch.export`).
+        to: "onnx" (checked; needs `pip install onnx onnxruntime onnxscript`) or "torch" (`torch.export`).
         check_images: real images `[N, C, H, W]`, N >= 1, float in [0, 1] or uint8. Noise if None.
 
     Raises:
@@ -162,7 +162,9 @@ def need_onnx() -> None:
     """Raise an ImportError that says what to install unless the packages for ONNX are there."""
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
-        raise ImportError(f"ONNX files need {', '.join(missing)}, not installed here: pip install 'kedge[export]'")
+        raise ImportError(
+            f"ONNX files need {', '.join(missing)}, not installed here: pip install onnx onnxruntime onnxscript"
+        )
 
 
 def _checked_images(model: PixelModel, images: Tensor | None) -> Tensor:

@@ -160,7 +160,7 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
         onnxruntime = _import_onnxruntime()
     except ImportError as error:
         raise ImportError(
-            "running an ONNX file needs onnxruntime, not installed here: pip install 'kedge[export]'"
+            "running an ONNX file needs onnxruntime, not installed here: pip install onnx onnxruntime onnxscript"
         ) from error
     try:
         session = onnxruntime.InferenceSession(str(path), providers=PROVIDERS)
@@ -190,7 +190,7 @@ def _network_within(path: Path, card: Mapping[str, Any]) -> Any:
     except ImportError as error:
         raise ImportError(
             f"the network of {path.name}, which takes photos, is taken out of the file with onnx, not installed here: "
-            "pip install 'kedge[export]'"
+            "pip install onnx onnxruntime onnxscript"
         ) from error
     model, one = onnx.load(str(path), load_external_data=False), onnx.TensorProto.FLOAT
     whole = onnx.GraphProto()

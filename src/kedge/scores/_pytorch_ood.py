@@ -38,7 +38,7 @@ class PytorchOOD(Score):
     """A detector of pytorch-ood (0.4) by its name, its sign turned: higher = more in-distribution.
 
     Kirchheim, Filax & Ortmeier, "PyTorch-OOD: A Library for Out-of-Distribution Detection based on PyTorch", CVPR
-    Workshops 2022. Needs `pip install "kedge[ood]"`.
+    Workshops 2022. Needs `pip install 'pytorch-ood<0.5'`.
 
     Detectors of logits and of features read the shared `Outputs`: `fit(outputs, labels)`, `score(outputs)`. Those
     that shape activations (ASH, ReAct, SCALE, VRA) get the pooled features, as in OpenOOD. Detectors that read images
@@ -241,7 +241,7 @@ def _module() -> Any:
         import pytorch_ood.detector
     except ImportError as error:
         raise ImportError(
-            f'the detectors of pytorch-ood need it installed: pip install "kedge[ood]" (import failed with: {error})'
+            f"the detectors of pytorch-ood need it: pip install 'pytorch-ood<0.5' (import failed with: {error})"
         ) from error
     return pytorch_ood.detector
 
