@@ -146,7 +146,7 @@ def model(
     made: dict[str, Any] = {
         "kind": "anchored" if anchored else "plain", "network": "resnet18", "parameters": 11_173_962 + 1728 * anchored,
         "references": 10 if anchored else None, "device": "cpu", "input_shape": [3, 32, 32], "conversion": "",
-        "steps": ["temperature 1.32"] if i == 2 else [], "gate": {},
+        "steps": ["temperature 1.32"] if i == 2 else [], "gate": {}, "refusal": None,
     }  # fmt: skip
     clean = metrics(accuracy, 0.01 + lean / 2, interval)
     del clean["smooth_ece"]

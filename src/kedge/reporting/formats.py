@@ -18,7 +18,6 @@ _SET: dict[str, Any] = {
     "limited": False,
     "image_shape": [],
     "unreadable": 0,
-    "repeated": None,
 }
 _MODEL: dict[str, Any] = {
     "kind": "?", "network": "?", "parameters": None, "references": None, "device": "?", "input_shape": [],
@@ -67,7 +66,7 @@ _RESULTS: dict[str, Any] = {
     "settings": {"corruptions": [], "severities": [], "seed": None, "limit": None, "batch_size": None, "bins": 15,
                  "resamples": None, "scores": [], "references": None, "attacks": [], "risk": None, "tpr": None,
                  "equalise": None},
-    "data": {**_SET, "class_names": []},
+    "data": {**_SET, "class_names": [], "repeated": None},
     "test_images": _Part(files=None, positions=None, labels=[]),
     "ood_sets": {"*": {**_SET, "conversion": {}, "group": None, "seen": None, "warning": None}},
     "shift_sets": {"*": {"name": "?", "images": None, "classes": None, "of_classes": None, "note": None}},
