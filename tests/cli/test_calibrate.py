@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 import kedge
 from kedge import metrics
@@ -294,3 +295,17 @@ def test_prediction_sets_are_set_used_and_refused(command, run_folder, tmp_path)
         command("calibrate", run_folder, "--remove")
     command("calibrate", run_folder, "--step", "prediction_sets", "--remove")
     assert list(kedge.load(run_folder).steps) == ["temperature"]
+
+
+def test_few_images_to_fit_a_temperature_on_are_said(command, run_folder, tmp_path):
+    few = kedge.data.load("digits", "val").subset(range(90))
+    folder = tmp_path / "few"
+    for i, (image, label) in enumerate(few):
+        place = folder / "val" / few.class_names[label]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(place / f"{i}.png")
+    code, out, _ = command("calibrate", run_folder, "--data", folder, "--out", tmp_path / "other")
+    assert code == 0
+    assert "careful: 90 images are few" in out
+    _, out, _ = command("calibrate", run_folder, "--out", tmp_path / "another")
+    assert "careful" not in out

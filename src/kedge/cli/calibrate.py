@@ -16,6 +16,8 @@ from kedge.rejection import goal_in_words, in_words
 if TYPE_CHECKING:
     from kedge.data import ImageSet
 
+FEW = 100  # images below which it is said that they are few
+
 
 def run(
     model: str,
@@ -100,6 +102,11 @@ def run(
             stated["train_counts"] = _train_counts(source, loaded)
         images = images_to_fit_on(source, loaded, data, split)
         lines = _calibrated(loaded, images, batch_size, step, stated)
+        if step == "temperature" and len(images) < FEW:
+            lines.append(
+                f"careful: {len(images)} images are few to fit a temperature on, and it may make confidences worse: "
+                "measure before you trust them (kedge evaluate)"
+            )
     folder = kedge.save(loaded.cpu(), out or own)
     print("\n".join(lines))
     print(f"saved: {folder}")

@@ -76,11 +76,14 @@ def _answers(said: dict[str, Any]) -> list[str]:
     own = said["clean"]
     right = f", {number(own['accuracy']['value'])} % of these rightly" if "accuracy" in own else ""
     texts = [
-        f"With unknown where {said['rule']} and its threshold it answers {share(own['answered'])} of clean images with "
-        f"a label{right}; {share(own['unknown'])} are unknown, {share(own['unsure'])} unsure."
+        f"By both of its rules, unknown where {said['rule']} and unsure below its threshold, "
+        f"{share(own['answered'])} of clean images get a label{right}; {share(own['unknown'])} are unknown, "
+        f"{share(own['unsure'])} unsure."
     ]
     foreign = [f"{share(each['answered'])} of {name}" for name, each in said["ood"].items()]
-    return texts + ([f"A label is given to {', '.join(foreign)}, which are of no class."] if foreign else [])
+    return texts + (
+        [f"A label is also given to {', '.join(foreign)}, which are of none of its classes."] if foreign else []
+    )
 
 
 def numbers(model: dict[str, Any], results: dict[str, Any]) -> Iterator[Number]:
