@@ -110,6 +110,7 @@ def test_nothing_is_left_open():
     recipe = resolve_network(resolve_data(resolve_device(started()), 500, SMALL), nn.Linear(1, 1), 2000, SMALL)
     open_fields = {k for k, v in vars(recipe).items() if v is None or v == "auto"}
     assert open_fields == {
+        "cache",
         "name",
         "classes",
         "negatives",
