@@ -53,7 +53,7 @@ def test_in_processes_side_by_side(tmp_path):
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "standard-0: 1 epoch in" in done.stdout
-    assert "anchored-0: 1 epochs in" in done.stdout
+    assert "anchored-0: 1 epoch in" in done.stdout
     assert "No test and no intervals, so no difference is claimed" in done.stdout  # one training each
     assert not list((tmp_path / "q").glob("job-*.log"))
     assert not (tmp_path / "q" / "parts").exists()
