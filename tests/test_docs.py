@@ -274,7 +274,13 @@ SLOW = {
     # A cascade of two networks of a second saves nothing, which is exit status 3.
     "deploy.md": (
         {"litter": "first"},
-        {"--int8": "--int8 --data photos", "trashnet160": "photos"},
+        {
+            "--int8": "--int8 --data photos",
+            "trashnet160": "photos",
+            'InferenceSession("litter': 'InferenceSession("runs/litter/litter',
+            'with_photo_input("litter': 'with_photo_input("runs/litter/litter',
+            "validation.uncropped": "validation_set.uncropped",
+        },
         ("kedge cascade", "kedge predict both", "kedge evaluate both"),
     ),
     "demo.md": ({"litter": "first"}, {"demo runs/litter": "demo runs/litter --device cpu --port 0"}, ()),
