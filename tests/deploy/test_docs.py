@@ -41,6 +41,19 @@ PHOTOS = {
 }
 
 
+def after(program, shape, options):
+    """The names that the program of a page leaves, with such a photo beside it."""
+    options = dict(options)
+    if "exif" in options:
+        exif = Image.Exif()
+        exif[0x0112] = options["exif"]
+        options["exif"] = exif
+    photo(**shape).save("photo.jpg", **options)
+    names = {}
+    exec(program, names)
+    return names
+
+
 @pytest.mark.parametrize(
     ("channels", "side", "rule"),
     [
@@ -61,14 +74,7 @@ def test_the_snippet_prepares_photos_as_evaluation_does(channels, side, rule, tm
     monkeypatch.chdir(tmp_path)
     program = compile(snippet(), str(PAGE), "exec")
     for name, (shape, options) in PHOTOS.items():
-        options = dict(options)
-        if "exif" in options:
-            exif = Image.Exif()
-            exif[0x0112] = options["exif"]
-            options["exif"] = exif
-        photo(**shape).save("photo.jpg", **options)
-        names = {}
-        exec(program, names)
+        names = after(program, shape, options)
         expected = read(Path("photo.jpg"), model.input_shape)
         apart = np.abs((names["pixels"][0] * 255).round() - expected.numpy()).max()
         assert apart <= (0 if channels == 3 else 1), name  # of grey the luma is rounded in another way
@@ -87,14 +93,7 @@ def test_the_snippet_for_files_that_take_photos_answers_as_predict_does(tmp_path
     monkeypatch.chdir(tmp_path)
     program = compile(snippet("photo"), str(PAGE), "exec")
     for name, (shape, options) in PHOTOS.items():
-        options = dict(options)
-        if "exif" in options:
-            exif = Image.Exif()
-            exif[0x0112] = options["exif"]
-            options["exif"] = exif
-        photo(**shape).save("photo.jpg", **options)
-        names = {}
-        exec(program, names)
+        names = after(program, shape, options)
         # Decoded whole, as the program does: kedge decodes the photo of a camera smaller.
         expected = kedge.deploy.photo_file.view_of(torch.from_numpy(names["photo"].copy()), model.input_shape)
         answer = model.predict(expected[None].float() / 255)

@@ -131,6 +131,11 @@ def warning(model: PixelModel, count: int) -> str:
     return f"{kinds}: training photos, unless you put other images there, stored as they are"
 
 
+def is_made_by_name(folder: Path) -> bool:
+    """Whether the network of a saved model has a registered name, so that no code of its own is needed."""
+    return '"architecture": null' not in (folder / CONFIG).read_text(encoding="utf-8")
+
+
 def write_files(
     model: PixelModel,
     folder: Path,
@@ -149,9 +154,8 @@ def write_files(
     if own is not None and not is_ours(own / FILE):
         text = read_text(own / FILE, LARGEST_CARD)
     else:
-        by_name = '"architecture": null' not in (folder / CONFIG).read_text(encoding="utf-8")
         license = license or (stated_license(own / FILE) if own is not None else None)
-        text = model_card(model, run, repo, license, changed, means, by_name)
+        text = model_card(model, run, repo, license, changed, means, is_made_by_name(folder))
     write_text(folder / FILE, text)
     for name in (CONFIG, FILE):
         written = (folder / name).read_text(encoding="utf-8")

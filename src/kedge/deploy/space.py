@@ -16,10 +16,9 @@ import yaml
 import kedge
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
-from kedge.checkpoint import CONFIG
 from kedge.deploy.card_text import escaped
 from kedge.deploy.model_card import FILE, MARKER, stated_license
-from kedge.deploy.pushing import check_private, hub_client, write_files
+from kedge.deploy.pushing import check_private, hub_client, is_made_by_name, write_files
 from kedge.files import write_text
 from kedge.hub import split_name
 
@@ -86,7 +85,7 @@ def write_space(
     name = split_name(repo)[0].partition("/")[2]
     needed = requirements()
     write_files(model, folder / MODEL, None, run, license, changed, means, own)
-    if '"architecture": null' in (folder / MODEL / CONFIG).read_text(encoding="utf-8"):
+    if not is_made_by_name(folder / MODEL):
         raise ValueError(
             f"the network is a {type(model.network).__name__} of your own code, which a Space does not have: push the "
             "model alone, without --space"

@@ -22,7 +22,7 @@ def refusal_summary(
 ) -> dict[str, Any] | None:
     """Shares with exact intervals of own images and of each foreign set; None without a rule for `unknown`.
 
-    Also None where the rule is by features, and these were not collected: they are where scores of `--ood` read them.
+    Also None where the rule is by features that cannot be read, as of an exported file.
     """
     rule, flags = model.unknown, {}
     for name, outputs in {"": inside, **outside}.items():
@@ -45,11 +45,12 @@ def refusal_summary(
 
 def unknown_of(model: Any, outputs: Outputs) -> Tensor | None:
     """Which images the rule of a model calls unknown, `[N]` bool; None without a rule or the features that it reads."""
-    rule = model.unknown
-    if rule is None or (reads_features(rule) and outputs.features is None):
+    rule, near = model.unknown, None
+    if rule is None:
         return None
-    near = None
-    if reads_features(rule) and outputs.features is not None:
+    if reads_features(rule):
+        if outputs.features is None:
+            return None
         near = nearest(outputs.features, model.prototypes.to(outputs.features.device))
     return foreign(rule, outputs.logits.float(), near)
 
