@@ -5,12 +5,16 @@ import json
 import pytest
 import torch
 
+import kedge
+from kedge.anchoring.prototypes import nearest
 from kedge.attacks import FGSM
 from kedge.evaluation import Attacks, evaluate
 from kedge.reporting import render
 from kedge.reporting.formats import upgrade
 from kedge.reporting.page import page
 from kedge.test_time import Adapting, Brake
+from kedge.training.unknown_choice import prototypes_of
+from kedge.training.unknown_rule import rule_on
 
 SHIFT = {"shift": ["gaussian_noise", "fog"], "severities": [1, 3], "resamples": 0, "batch_size": 32}
 
@@ -52,6 +56,22 @@ def test_the_numbers_are_those_of_the_order_that_is_on_record(data, network):
     assert results["models"]["model"]["clean"]["accuracy"]["value"] == pytest.approx(expected)
     again = evaluate(adapting, data, shift=(), batch_size=32, resamples=0, seed=5)
     assert again["models"]["model"]["clean"] == results["models"]["model"]["clean"]
+
+
+def test_what_the_rule_by_prototypes_refuses_is_counted_in_the_stream():
+    own = kedge.data.load("digits", "test")
+    layers = [torch.nn.Conv2d(1, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Flatten(), torch.nn.Linear(288, 10)]
+    torch.manual_seed(0)
+    model = kedge.plain(torch.nn.Sequential(*layers), example=(1, 8, 8)).eval()
+    adapting = Adapting(model, "batch_statistics")
+    features = adapting.outputs(own.images / 255, features=True).features
+    model.prototypes = prototypes_of(features, own.labels)
+    rule = rule_on(nearest(features, model.prototypes), 0.9, "prototypes")
+    model.unknown, model.class_names = rule, own.class_names
+    whole = {"shift": (), "batch_size": len(own), "resamples": 0}
+    entry = evaluate(Adapting(model, "batch_statistics"), own, **whole)["models"]["model"]["refusal"]
+    assert entry["clean"]["unknown"]["value"] == pytest.approx(0.1, abs=1.5 / len(own))
+    assert entry["score"] == "prototypes"
 
 
 def test_a_model_that_does_not_adapt_is_measured_as_alone(data, network):

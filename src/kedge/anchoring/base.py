@@ -55,7 +55,6 @@ class PixelModel(Model):
     # What an anchored model has and no other; `count()` says whether there are any.
     references: Tensor
     residuals: Tensor | None
-    prototypes: Tensor | None
     # What a file has that takes photos, and no other; `takes_photos` says whether it is one.
     predict_photos: Callable[..., Prediction]
 

@@ -31,6 +31,8 @@ class Model(nn.Module):
         steps: what its logits go through after the network.
         reversible: whether an image can be the reference of others (`reversed_losses`).
         ordered: whether the classes are grades of one thing, from the lowest to the highest.
+        unknown: the rule by which images are of no class (`kedge.unknown`), or None.
+        prototypes: directions of features `[K, D]`, of length 1, that this rule may be by, or None.
         of_members: whether its uncertainty is the disagreement of members, not of references.
         adapts: whether it changes with the images that it answers (`kedge.test_time`).
         takes_photos: whether it is a file that prepares photos itself (`kedge.deploy.onnx_file.PhotoModel`).
@@ -49,6 +51,7 @@ class Model(nn.Module):
     ordered: bool = False
     reject: dict[str, Any] | None = None
     unknown: dict[str, Any] | None = None
+    prototypes: Tensor | None
     steps: dict[str, dict[str, Any]]
 
     def answers(self, images: Tensor, references: Any = None) -> tuple[Tensor, Tensor | None]:
@@ -172,7 +175,7 @@ class CallableModel(Model):
 
     def __init__(self, network: Callable[[Tensor], Any]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.prototypes = network, None
         self.steps = {}
         self.training = getattr(network, "training", False)
 

@@ -96,6 +96,7 @@ class Adapting(Model):
         self.input_shape, self.num_outputs = self.source.input_shape, self.source.num_outputs
         self.class_names, self.reject, self.steps = self.source.class_names, self.source.reject, self.source.steps
         self.ordered, self.unknown = self.source.ordered, self.source.unknown
+        self.prototypes = self.source.prototypes
         self.of_members = self.source.of_members  # type: ignore[misc]
         self.brake = brake
         if brake is not None and self.input_shape is not None and brake.images.shape[1:] != self.input_shape:
