@@ -164,7 +164,8 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     warned += [why] if why else []
     for words in warned:
         say(f"careful, {subject.name}: {words}")
-    probe = outputs.logits.float().cpu()
+    said = [outputs.logits, *([] if outputs.familiarity is None else [outputs.familiarity[:, None]])]
+    probe = torch.cat(said, dim=1).float().cpu()
     stands_for = (
         None if adapts else model_digest(subject.model, subject.references, probe, batch_size if apart else None)
     )

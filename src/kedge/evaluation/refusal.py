@@ -22,7 +22,7 @@ def refusal_summary(
 ) -> dict[str, Any] | None:
     """Shares with exact intervals of own images and of each foreign set; None without a rule for `unknown`.
 
-    Also None where the rule is by features that cannot be read, as of an exported file.
+    Also None where the rule is by features that cannot be read.
     """
     rule, flags = model.unknown, {}
     for name, outputs in {"": inside, **outside}.items():
@@ -45,10 +45,10 @@ def refusal_summary(
 
 def unknown_of(model: Any, outputs: Outputs) -> Tensor | None:
     """Which images the rule of a model calls unknown, `[N]` bool; None without a rule or the features that it reads."""
-    rule, near = model.unknown, None
+    rule, near = model.unknown, outputs.familiarity
     if rule is None:
         return None
-    if reads_features(rule):
+    if reads_features(rule) and near is None:
         if outputs.features is None:
             return None
         near = nearest(outputs.features, model.prototypes.to(outputs.features.device))
