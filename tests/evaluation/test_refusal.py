@@ -9,6 +9,7 @@ from kedge.anchoring.prototypes import nearest
 from kedge.data import TensorSet
 from kedge.gate import verdicts
 from kedge.rejection import rule_at
+from kedge.reporting.page import page
 from kedge.training.unknown_choice import prototypes_of
 
 
@@ -55,8 +56,7 @@ def test_shares_are_those_of_the_answers_one_by_one(sets, score):
     (judged,) = verdicts(results, {"max_unknown_answered": 0.5})
     assert judged.value == pytest.approx(entry["ood"]["others"]["answered"]["value"])
     assert "others" in reporting.table(results)
-    page = reporting.page.page(results)
-    assert "are unknown" in page
+    assert "are unknown" in page(results)
 
 
 def test_without_a_rule_there_is_nothing_to_say(sets):

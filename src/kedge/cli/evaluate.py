@@ -347,7 +347,7 @@ def write(results: dict[str, Any], out: Path) -> Path:
     from kedge.files import sweep, write_together
     from kedge.reporting import as_csv
     from kedge.reporting.files import results_text
-    from kedge.reporting.images_csv import images_csv
+    from kedge.reporting.image_rows import images_csv
     from kedge.reporting.page import page
 
     sweep(out)

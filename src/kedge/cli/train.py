@@ -187,7 +187,7 @@ def _has_test(recipe: Recipe) -> bool:
 
 
 def _bounds(share: float, count: int) -> str:
-    from kedge.metrics import accuracy_interval
+    from kedge.binomial import accuracy_interval
 
     if not count:
         return ""

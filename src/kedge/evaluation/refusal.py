@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from kedge.anchoring.prototypes import nearest, reads_features
+from kedge.binomial import accuracy_interval
 from kedge.confidence import log_odds
-from kedge.metrics import accuracy_interval
 from kedge.metrics._results import Estimate
 from kedge.rejection import answered
 from kedge.scores import Outputs
