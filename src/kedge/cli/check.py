@@ -40,8 +40,8 @@ def run(
     flag does not say otherwise. Of several models in the results every one is judged, and so is each of several seeds.
 
     Args:
-        results (RUN): a run, of which the newest evaluation of the model as it is now is read; a folder with
-            results.json; or such a file
+        results (RUN): a run, of which the newest evaluation of the model as it is now is read, one on test images
+            before all on validation images; a folder with results.json; or such a file
         min_accuracy: least share of right answers
         worst_class: least share of right answers in every class; the interval counts that the worst was looked for
         worst_group: the same in every group (kedge evaluate --groups)
@@ -84,6 +84,7 @@ def run(
 
     status = {FAIL: FAILED, UNDECIDED: PASSED if allow_undecided else CANNOT_TELL}.get(overall(judged), PASSED)
     _write(judged, where, status, allow_undecided, junit, json)
+    print(f"judged by {where}, of {read['created'][:16].replace('T', ' ')}", file=sys.stderr)
     for line in _careful(read):
         print(f"careful: {line}", file=sys.stderr)
     print("\n".join(verdict_lines(judged)))
@@ -117,12 +118,12 @@ def _results(word: str) -> tuple[dict[str, Any], str, str]:
     if source.run is None:
         raise ValueError(f"{word} is the model of no run: give the results.json that kedge evaluate wrote of it")
     steps = _steps_of(source.folder("only what it saved has evaluations"))
-    own, why = evaluation_of(source.run, steps, read_run(source.run)[1])
+    own, where = evaluation_of(source.run, steps, read_run(source.run)[1])
     if own is None:
-        raise ValueError(f"{why}: kedge evaluate {shlex.quote(word)} measures what is judged here")
+        raise ValueError(f"{where}: kedge evaluate {shlex.quote(word)} measures what is judged here")
     for model in own["models"].values():  # as the recipe has it now
         model["gate"] = gates_of({source.name: source})[source.name]
-    return own, f"the evaluation of {own['created'][:16].replace('T', ' ')}", word
+    return own, where, word
 
 
 def _steps_of(folder: Path) -> list[str]:

@@ -135,7 +135,8 @@ def run(
             none
         device: {DEVICE}
         format: how to print the results
-        out: folder for the results; null: evaluation/ of the run, or here for several; numbered
+        out: folder for the results; null: evaluation/ of the run, or here for several, and where there is one
+            evaluation-2/, -3/ and so on: none is replaced
         fresh: measure everything anew, whatever was kept
 
     Examples:
@@ -273,17 +274,25 @@ def run(
         where = f"; what was measured is kept in {parts}, the same command goes on" if parts else ""
         raise KeyboardInterrupt(f"interrupted{where}") from None
     # The files first: where whoever reads the table goes away, as `head` does, they are there.
-    page = write(results, base if out else free_folder(base, "results.json"))
+    folder = base if out else free_folder(base, "results.json")
+    page = write(results, folder)
     print(render(results, format), end="")
     reused = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
     memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
-    print(f"{time.perf_counter() - started:.0f} s{memory}{reused}\nreport: {page}", file=sys.stderr)
+    print(
+        f"{time.perf_counter() - started:.0f} s{memory}{reused}\nreport: {page}{_beside(folder, base)}", file=sys.stderr
+    )
     if judged := verdicts(results):
         print("\n".join(["by the gate of the recipe (kedge check):", *verdict_lines(judged)]), file=sys.stderr)
     for name, model in results["models"].items():
         for error in model["errors"]:
             print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)
     return 0 if results["complete"] else 3
+
+
+def _beside(folder: Path, first: Path) -> str:
+    """That there are earlier results, where there are: the page to open is not the one in the folder of that name."""
+    return "" if folder == first else f"  (the newest; {first} holds the first, and nothing was replaced)"
 
 
 def _divided(

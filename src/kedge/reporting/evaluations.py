@@ -13,7 +13,7 @@ __all__ = ["evaluation_of", "on_validation"]
 def evaluation_of(
     run: Path | None, steps: Sequence[str], facts: dict[str, Any], changed: bool = False
 ) -> tuple[dict[str, Any] | None, str]:
-    """The newest results in `run`/evaluation, -2, -3, ... with its model alone in them; else None, and why, in words.
+    """The newest results in `run`/evaluation, -2, ... with its model alone in them, and their file; else None, and why.
 
     Those on test images come before all that are on validation images. What was expected of images without labels is
     left out: it is no measurement, and its names are those of folders of the user.
@@ -25,9 +25,9 @@ def evaluation_of(
         changed: take also an evaluation of the model with other steps.
     """
     why = ""
-    evaluations = [read_results(path) for path in run.glob("evaluation*/results.json")] if run is not None else []
-    evaluations.sort(key=lambda results: (not on_validation(results), str(results["created"])), reverse=True)
-    for results in evaluations:
+    files = [] if run is None else [(path, read_results(path)) for path in run.glob("evaluation*/results.json")]
+    files.sort(key=lambda each: (not on_validation(each[1]), str(each[1]["created"])), reverse=True)
+    for path, results in files:
         own = [name for name in results["models"] if run is not None and name == run.resolve().name]
         own = own or (list(results["models"]) if len(results["models"]) == 1 else [])
         if not own:
@@ -40,7 +40,7 @@ def evaluation_of(
             why = why or f"the last evaluation was of the model with {then}, before that changed"
         else:
             alone = {own[0]: {**measured, "unlabelled": None}}
-            return {**results, "models": alone, "groups": {}, "comparisons": []}, ""
+            return {**results, "models": alone, "groups": {}, "comparisons": []}, str(path)
     return None, why or "this model was not evaluated"
 
 
