@@ -10,7 +10,7 @@ from torch import nn
 
 import kedge
 from kedge import unknown
-from kedge.cli.predict import predict_files
+from kedge.cli.file_answers import predict_files
 from kedge.data import TensorSet
 from kedge.deploy import export, export_photo, load_onnx, photo_file, quantise, with_photo_input
 from kedge.deploy.card import FORMAT_VERSION

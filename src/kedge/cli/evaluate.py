@@ -23,6 +23,7 @@ from kedge.cli.parse import (
     whole_numbers,
 )
 from kedge.cli.resolve_model import Source, check_weights, find_groups, leaves
+from kedge.cli.results_folder import beside_others, free_folder, write
 from kedge.cli.trained_on import about_runs, class_counts, counters, trained_attack
 from kedge.cli.validation_data import as_test_images, load_validation
 from kedge.epsilon import parse_epsilon, print_epsilon
@@ -280,7 +281,8 @@ def run(
     reused = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
     memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
     print(
-        f"{time.perf_counter() - started:.0f} s{memory}{reused}\nreport: {page}{_beside(folder, base)}", file=sys.stderr
+        f"{time.perf_counter() - started:.0f} s{memory}{reused}\nreport: {page}{beside_others(folder, base)}",
+        file=sys.stderr,
     )
     if judged := verdicts(results):
         print("\n".join(["by the gate of the recipe (kedge check):", *verdict_lines(judged)]), file=sys.stderr)
@@ -288,11 +290,6 @@ def run(
         for error in model["errors"]:
             print(f"{name}, {error['part']}: {error['message']}", file=sys.stderr)
     return 0 if results["complete"] else 3
-
-
-def _beside(folder: Path, first: Path) -> str:
-    """That there are earlier results, where there are: the page to open is not the one in the folder of that name."""
-    return "" if folder == first else f"  (the newest; {first} holds the first, and nothing was replaced)"
 
 
 def _divided(
@@ -338,33 +335,3 @@ def _check_residuals(models: Mapping[str, Any]) -> None:
             f"--references blt compares each image with differences between images that were kept in training, and "
             f"{' and '.join(lacking)} kept none: train with --residuals 1000"
         )
-
-
-def free_folder(folder: Path, holding: str = "") -> Path:
-    """`folder`, or the first of folder-2, folder-3, ... that is not there, or does not hold the file `holding`."""
-    free, n = folder, 2
-    while (free / holding).exists():
-        free, n = folder.with_name(f"{folder.name}-{n}"), n + 1
-    return free
-
-
-def write(results: dict[str, Any], out: Path) -> Path:
-    """Write results.json, results.csv, images.csv and report.html into `out`; the path of the page.
-
-    All are there before the first gets its name, and results.json, by which a folder counts as taken, gets it last.
-    """
-    from kedge.files import sweep, write_together
-    from kedge.reporting import as_csv
-    from kedge.reporting.files import results_text
-    from kedge.reporting.image_rows import images_csv
-    from kedge.reporting.page import page
-
-    sweep(out)
-    texts = {
-        "results.csv": as_csv(results),
-        "images.csv": images_csv(results),
-        "report.html": page(results),
-        "results.json": results_text(results),
-    }
-    write_together({out / name: text for name, text in texts.items()})
-    return out / "report.html"
