@@ -59,6 +59,24 @@ def test_shares_are_those_of_the_answers_one_by_one(sets, score):
     assert "are unknown" in page(results)
 
 
+def test_with_adaptive_references_it_is_the_familiarity_of_predict(sets):
+    own, others = sets
+    layers = [torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 5)]
+    torch.manual_seed(2)
+    model = kedge.anchor(torch.nn.Sequential(*layers), references=own.images[:4] / 255).eval()
+    model.class_names = own.class_names
+    features = model.outputs(own.images / 255, 1, features=True).features
+    model.prototypes = prototypes_of(features[:50], own.labels[:50])
+    model.unknown = {"score": "prototypes", "threshold": float(nearest(features, model.prototypes).quantile(0.3))}
+    how = {"shift": (), "ood": {"others": others}, "resamples": 0, "references": "adaptive"}
+    entry = evaluation.evaluate({"m": model}, own, **how)["models"]["m"]
+    prediction = model.predict(own.images / 255, "adaptive")
+    expected = unknown.foreign(model.unknown, prediction.logits, prediction.familiarity)
+    assert 0 < int(expected.sum()) < len(own)
+    assert entry["answers"]["unknown"] == expected.int().tolist()
+    assert entry["refusal"]["clean"]["unknown"]["value"] == pytest.approx(float(expected.double().mean()))
+
+
 def test_without_a_rule_there_is_nothing_to_say(sets):
     own, others = sets
     results = evaluation.evaluate({"m": trained(sets)}, own, shift=(), ood={"others": others}, resamples=0)

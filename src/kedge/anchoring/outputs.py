@@ -35,8 +35,8 @@ class Outputs:
         members: `[B, M]` int64, the class that each member of an ensemble, or each reference of an anchored model,
             answers by itself; None where it was not asked for, there is one only, or there are more than 64.
         of_members: whether the uncertainty is the disagreement of an ensemble's members, in nats, not of references.
-        familiarity: `[B]`, how familiar an exported file says that the images are, where its rule for `unknown` is by
-            prototypes; None of other models, whose features say it.
+        familiarity: `[B]`, how near the images are to prototypes, where the rule for `unknown` goes by that and there
+            are no features to tell it from: of an exported file, of references="adaptive"; else None.
     """
 
     logits: Tensor

@@ -66,7 +66,7 @@ class Subject:
         return self.model.outputs(
             convert(images, self.shape).to(self.dtype),
             self.references,
-            features=features and "features" in self.fields,
+            features=features and bool({"features", "familiarity"} & self.fields),
             masked=masked and "masked" in self.fields,
             reverse=self.anchors if reverse and "reverse" in self.fields else None,
             members=members,
