@@ -287,7 +287,7 @@ def test_what_is_no_model(home, tmp_path):
     refused(tmp_path, FileNotFoundError, "did you mean resnet18", init_from="resnett18")
     (tmp_path / "begun").mkdir()
     shutil.copy(home / "plain" / "recipe.yaml", tmp_path / "begun")
-    words = f"has no model yet; finish it with kedge train --resume {tmp_path / 'begun'}"
+    words = f"has no model yet: it was broken off; finish it with kedge train --resume {tmp_path / 'begun'}"
     refused(tmp_path, FileNotFoundError, words, init_from=str(tmp_path / "begun"))
 
 

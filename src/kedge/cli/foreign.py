@@ -42,6 +42,7 @@ def _from_file(name: str, weights: str, headless: bool) -> Any:
     network = create(word, 2)
     classes = outputs_of_head(weights, network, heads(network))
     if classes is None and not headless:
+        load_weights(network, weights, heads(network), keep_head=False)  # of another network it has another head, too
         raise ValueError(
             f"weights: {weights} has no head ({', '.join(heads(network))}), so it gives features and no "
             "classes: kedge train and kedge adapt give it one for your classes"
