@@ -114,7 +114,7 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
     recipe = Recipe(name="odd-even", data=str(tmp_path / "photos"), image_size=8, val_fraction=0.2)
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     with pytest.raises(ValueError, match=r"has no test images .*--split val"):
-        command("evaluate", folder)
+        command("evaluate", folder, "--split", "test")
     with pytest.raises(ValueError, match="kept no record of the images it trained on"):
         command("evaluate", folder, "--split", "val")
     ImageRecord.of(*load_sets(recipe)).write(folder)
@@ -123,6 +123,13 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
     assert json.loads(out)["data"]["images"] == count < 60
     assert f"photos (val): {count} images are used, of 60 that were read" in err.splitlines()
     assert json.loads(out)["models"]["odd-even"]["trained_on"] == 0
+    _, same, err = command("evaluate", folder, "--shift", "none", "--format", "json")  # as the README calls it
+    assert "has no test images: measured is on those that training held out (--split val)" in err
+    assert (data := json.loads(same)["data"]) == json.loads(out)["data"]
+    assert data["split"] == "val"
+    (folder / "recipe.yaml").write_text(recipe.to_yaml().replace("folds: null", "folds: 3"))
+    with pytest.raises(ValueError, match="No image was held out either"):
+        command("evaluate", folder)
 
 
 def test_command_line_gives_the_same_configuration_again():

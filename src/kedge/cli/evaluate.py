@@ -87,8 +87,8 @@ def run(
         weights (FILE): a file with the weights of the model timm/NAME (safetensors, or a torch file), in place of the
             library's
         data: an image folder, parquet files, a folder of $KEDGE_DATA or a hub name; null: the data of the run
-        split: part of the data: test, all, or val (also the images a run held out); null: test, and with --unlabelled
-            the validation images
+        split: part of the data: test, all, or val (also the images a run held out); null: test, or what
+            training held out where there is no such part, and with --unlabelled the validation images
         unlabelled (NAME): images without labels, to estimate the accuracy on: folders, or data whose labels are not
             looked at
         validation: labelled images that the estimate for --unlabelled and the brake of --adapt_at_test rest on; null:
@@ -210,7 +210,7 @@ def run(
     images = as_test_images(held_out) if unlabelled and data is None and split is None else None
     name = validation or str(next(iter(single.values())).recipe().get("data"))
     if images is None:
-        images, name = load_data(single, loaded, data, split or "test", decode=every)
+        images, name = load_data(single, loaded, data, split, decode=every)
     divided = _divided(groups, images, name, single, train, every) if groups else None
     images = with_cache(images, cache)
     outside = load_outside(loaded, [*ood, *near], name, images, as_stored=equalise, decode=every)
