@@ -349,3 +349,20 @@ def test_members_of_a_mean_vote_on_the_set(command, model_folder, photos, tmp_pa
     assert set(row["set"]) == {str(k) for k in (both[0] & both[1]).nonzero()[:, 0].tolist()}
     with pytest.raises(ValueError, match=r"for 0\.95 of their majority, each needs 0\.975"):
         command("predict", f"mean({first},{second})", photos / "d1.png", "--sets", "0.95")
+
+
+def test_what_is_not_read_of_files_is_said_in_a_line(command, model_folder, photos):
+    from PIL import Image
+
+    frames = [Image.new("L", (8, 8), grey) for grey in (0, 100, 200)]
+    frames[0].save(photos / "moves.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGBA", (8, 8)).save(photos / "clear.png")
+    for arguments in ((), ("--out", photos.parent / "answers.csv")):
+        _, _, err = command("predict", model_folder, photos, *arguments)
+        (line,) = [each for each in err.splitlines() if "the first image is read" in each]
+        assert line == (
+            f"kedge predict: 1 animated or of several pages (the first image is read), such as {photos / 'moves.gif'}; "
+            "1 with transparency (it is left out: the colour stored below it is seen, often black), such as "
+            f"{photos / 'clear.png'}"
+        )
+    assert "the first image is read" not in command("predict", model_folder, photos / "d1.png")[2]

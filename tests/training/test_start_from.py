@@ -287,7 +287,7 @@ def test_what_is_no_model(home, tmp_path):
     refused(tmp_path, FileNotFoundError, "did you mean resnet18", init_from="resnett18")
     (tmp_path / "begun").mkdir()
     shutil.copy(home / "plain" / "recipe.yaml", tmp_path / "begun")
-    words = f"has no model yet; finish it with kedge train --resume {tmp_path / 'begun'}"
+    words = f"has no model yet: it was broken off; finish it with kedge train --resume {tmp_path / 'begun'}"
     refused(tmp_path, FileNotFoundError, words, init_from=str(tmp_path / "begun"))
 
 
@@ -404,3 +404,14 @@ def test_what_is_said_of_a_bank_that_is_not_there(tiny, key, value):
     with pytest.raises(ValueError, match=words):
         fit(tiny(anchored=False, **{key: value}), progress=False)
     assert not (Path(tiny().runs) / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("timm/tf_efficientnet_lite", FileNotFoundError, "did you mean tf_efficientnet_lite0 or"),
+        ("resnet18.a1", ValueError, "timm has no weights 'a1' for resnet18; did you mean resnet18.a1_in1k"),
+    ],
+)
+def test_a_name_of_timm_that_lacks_something_is_answered_by_near_ones(tmp_path, name, kind, words):
+    refused(tmp_path, kind, words, init_from=name)

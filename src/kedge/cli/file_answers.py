@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kedge.anchoring import PixelModel
+    from kedge.data.traits import Traits
     from kedge.postprocess import SetRule
 
 __all__ = ["predict_files", "read"]
@@ -31,6 +32,7 @@ def predict_files(
     batch_size: int = 32,
     set_rule: "SetRule | None" = None,
     answer_all: bool = False,
+    traits: "Traits | None" = None,
 ) -> Iterator[dict[str, Any]]:
     """One row for each path, in order: path, answer, label, confidence, uncertainty, reject, unknown, error, log_odds.
 
@@ -40,7 +42,7 @@ def predict_files(
     rule of the model says, None where it has none. The answer is the label always with `answer_all`. With
     `references="adaptive"` also references_used: how many references the image got. With a `set_rule` of the model also
     set: the names of the classes in the prediction set, the most probable first, and what says whether the promise
-    holds, expected_right and unfamiliar (see `PredictionSets.usual`).
+    holds, expected_right and unfamiliar (see `PredictionSets.usual`). The traits of the files are counted in `traits`.
     """
     import torch
 
@@ -56,7 +58,7 @@ def predict_files(
     columns = [*FIELDS, *(["references_used"] if references == "adaptive" else [])]
     columns += [] if set_rule is None else OF_SETS
     members = {"keep_per_reference": True} if set_rule is not None and set_rule.of_members else {}
-    for part, decoded in _decoded(paths, model, batch_size):
+    for part, decoded in _decoded(paths, model, batch_size, traits):
         rows: list[dict[str, Any]] = [{**dict.fromkeys(columns), "path": encodable(str(path))} for path in part]
         for row, fault in zip(rows, decoded, strict=True):
             if isinstance(fault, str):
@@ -102,36 +104,42 @@ def predict_files(
 
 
 def _decoded(
-    paths: Sequence[str] | Sequence[Path], model: "PixelModel", batch_size: int
+    paths: Sequence[str] | Sequence[Path], model: "PixelModel", batch_size: int, traits: "Traits | None"
 ) -> "Iterator[tuple[Sequence[Any], list[Tensor | str]]]":
     """(paths, their images or why there is none) of each batch, decoded by threads a batch ahead."""
     from kedge.data import DataError
 
-    def one(path: str | Path) -> "Tensor | str":
+    def one(path: str | Path) -> "tuple[Tensor | str, list[str]]":
+        own: list[str] = []
         try:
-            return read(Path(path), model.input_shape, model.takes_photos)
+            return read(Path(path), model.input_shape, model.takes_photos, own), own
         except DataError as error:
-            return getattr(error, "reason", str(error))
+            return getattr(error, "reason", str(error)), []
 
     if model.takes_photos:
         batch_size = min(batch_size, PHOTOS)  # each as large as it was taken
     with ThreadPoolExecutor(min(8, cores())) as pool:
         parts = (paths[start : start + batch_size] for start in range(0, len(paths), batch_size))
 
-        def begun(part: Sequence[Any]) -> "tuple[Sequence[Any], list[Future[Tensor | str]]]":
+        def begun(part: Sequence[Any]) -> "tuple[Sequence[Any], list[Future[tuple[Tensor | str, list[str]]]]]":
             return part, [pool.submit(one, path) for path in part]
 
         ahead = [begun(part) for part in islice(parts, 2)]
         while ahead:
             part, futures = ahead.pop(0)
-            yield part, [future.result() for future in futures]
+            images = [future.result() for future in futures]
+            if traits is not None:
+                for path, (_, own) in zip(part, images, strict=True):
+                    traits.add(own, str(path))
+            yield part, [image for image, _ in images]
             ahead += [begun(after) for after in islice(parts, 1)]
 
 
-def read(path: Path, shape: tuple[int, ...], whole: bool = False) -> "Tensor":
+def read(path: Path, shape: tuple[int, ...], whole: bool = False, traits: list[str] | None = None) -> "Tensor":
     """Decode an image as evaluation does: uint8 `[C, H, W]`, resized to cover the shape, centre cropped.
 
-    `whole`: for a file that does that itself, `[H, W, 3]`; a large JPEG is decoded smaller all the same.
+    `whole`: for a file that does that itself, `[H, W, 3]`; a large JPEG is decoded smaller all the same. A list
+    `traits` is extended by those of the file (`kedge.data.traits`).
 
     Raises:
         DataError: if it cannot be read.
@@ -145,8 +153,8 @@ def read(path: Path, shape: tuple[int, ...], whole: bool = False) -> "Tensor":
             from kedge.data.decode import open_image
             from kedge.deploy import as_photo
 
-            return as_photo(open_image(path, least=2 * shape[1]))
-        return decoded(path, shape)
+            return as_photo(open_image(path, least=2 * shape[1], traits=traits))
+        return decoded(path, shape, traits)
     except UnreadableImage as error:
         if is_unread(path.name) and path.exists():
             kind = path.suffix.lower()

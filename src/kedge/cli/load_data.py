@@ -68,7 +68,7 @@ def load_data(
     if part == "val" and recipe is not None:
         for source in sources.values():
             images = unseen_by(source, images)
-    print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
+    print(f"{images.name} ({images.split}): {images.report.summary(len(images))}", file=sys.stderr)
     return with_classes(images, models), name
 
 
@@ -198,7 +198,7 @@ def load_outside(
                 name = f"{name} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
             sets[name] = outside
         report = sets[name].report
-        if report.skipped or report.notes:
+        if report.skipped or report.traits or report.notes:
             print(f"{sets[name].name} ({sets[name].split}): {report.summary()}", file=sys.stderr)
     return sets
 

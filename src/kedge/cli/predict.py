@@ -118,7 +118,9 @@ def run(
         call |= {"adapt_at_test": methods[0], "no_brake": no_brake, "batch_size": batch_size}
     share = None if file is None else Share(file, call, len(paths), rank, world)
     mine = paths[rank::world]
-    tally = Tally()
+    from kedge.data.traits import Traits
+
+    tally, traits = Tally(), Traits()
     with share or nullcontext(), progress_bar("predicting") as (progress, say):
         if methods and share and share.done:
             raise ValueError(
@@ -127,9 +129,8 @@ def run(
             )
         if share and share.done:
             say(f"{share.done} of {len(mine)} images were answered before: the others follow")
-        rows = predict_files(
-            loaded, mine[share.done :] if share else mine, rule, references, batch_size, set_rule, answer_all
-        )
+        others = mine[share.done :] if share else mine
+        rows = predict_files(loaded, others, rule, references, batch_size, set_rule, answer_all, traits)
 
         def note(row: Mapping[str, Any]) -> Mapping[str, Any]:
             tally.add(row)
@@ -146,6 +147,8 @@ def run(
             if rank == 0:
                 tally = Tally()
                 share.join(columns, tally.add, say)
+    if traits:
+        print(f"kedge predict: {traits.line()}", file=sys.stderr)
     if rank == 0:
         _remark(tally, paths, loaded, rule, answer_all)
         if set_rule is not None:

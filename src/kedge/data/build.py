@@ -22,6 +22,7 @@ _CHECKED = 50_000  # more files than this are not all opened while loading
 _SAMPLED = 2_000  # of such a large set this many are
 _IN_MEMORY = 4 << 30  # bytes of decoded images beyond which even small ones stay on disk
 Header = tuple[tuple[int, int], int]  # (height, width), channels
+Look = Callable[[int, list[str]], Header]  # of a row; the list is extended by the traits of the file
 
 
 @dataclass
@@ -107,10 +108,10 @@ def _small_set(listing: Listing, shape: tuple[int, int, int], report: LoadReport
     items, count = listing.items, len(listing.items)
     pixels = torch.empty((count if decode else 0, *shape), dtype=torch.uint8)
 
-    def look(i: int) -> Header:
+    def look(i: int, traits: list[str]) -> Header:
         if not decode:
-            return items.header(i)
-        pixels[i], (channels, height, width) = small_image(items, i, shape)
+            return items.header(i, traits)
+        pixels[i], (channels, height, width) = small_image(items, i, shape, traits)
         return (height, width), channels
 
     rows, labels, paths, stored = _sound(listing, range(count), look, report)
@@ -144,17 +145,21 @@ def _file_set(
 
 
 def _sound(
-    listing: Listing, checked: Sequence[int], look: Callable[[int], Header], report: LoadReport
+    listing: Listing, checked: Sequence[int], look: Look, report: LoadReport
 ) -> tuple[torch.Tensor, torch.Tensor, Sequence[str] | None, Counter[Header]]:
     """(rows, labels, paths) without those of `checked` that cannot be read, and the headers of those that can."""
     sound = torch.ones(len(listing.items), dtype=torch.bool)
     stored: Counter[Header] = Counter()
     for i in checked:
+        traits: list[str] = []
         try:
-            stored[look(i)] += 1
+            stored[look(i, traits)] += 1
         except UnreadableImage as error:
             report.skip(error)
             sound[i] = False
+        else:
+            if traits:
+                report.traits.add(traits, listing.items.name(i))
     rows = sound.nonzero().squeeze(1)
     labels = torch.as_tensor(listing.labels, dtype=torch.long)[rows]
     return rows, labels, listing.items.names(rows) if listing.has_paths else None, stored

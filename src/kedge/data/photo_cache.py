@@ -160,13 +160,13 @@ class CachedItems(Items):
         """Return what the source calls them."""
         return self.items.names(index)
 
-    def header(self, i: int) -> tuple[tuple[int, int], int]:
+    def header(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return what the source says."""
-        return self.items.header(i)
+        return self.items.header(i, traits)
 
-    def check(self, i: int) -> tuple[tuple[int, int], int]:
+    def check(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return what the source says."""
-        return self.items.check(i)
+        return self.items.check(i, traits)
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         """Return what the source says."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from kedge.data.traits import Traits
 from kedge.printable import printable, printable_lines
 
 UNREADABLE_LIMIT = 0.01  # more unreadable images than this share of a set is an error
@@ -36,6 +37,7 @@ class LoadReport:
         converted_grey: grey images turned to RGB in an RGB set.
         converted_colour: colour images turned to grey in a grey set.
         resized: images of another size than the set's that were resized.
+        traits: what of the files is not read, such as further frames.
         notes: anything else a person should know.
     """
 
@@ -44,11 +46,16 @@ class LoadReport:
     converted_grey: int = 0
     converted_colour: int = 0
     resized: int = 0
+    traits: Traits = field(default_factory=Traits)
     notes: list[str] = field(default_factory=list)
 
-    def summary(self) -> str:
-        """Return what happened in a few lines; the first line has the counts."""
-        parts = [f"{self.total - len(self.skipped)} images"]
+    def summary(self, used: int | None = None) -> str:
+        """Return what happened in a few lines; the first line has the counts.
+
+        `used`: how many images a part of the set holds, where that is what is used.
+        """
+        read = self.total - len(self.skipped)
+        parts = [f"{read} images" if used in (None, read) else f"{used} images are used, of {read} that were read"]
         if self.skipped:
             parts.append(f"{len(self.skipped)} unreadable and skipped")
         if self.converted_grey:
@@ -57,7 +64,7 @@ class LoadReport:
             parts.append(f"{self.converted_colour} colour converted to grey")
         if self.resized:
             parts.append(f"{self.resized} resized")
-        lines = [", ".join(parts), *self.notes]
+        lines = [", ".join(parts), *([self.traits.line()] if self.traits else []), *self.notes]
         lines += [f"skipped {printable(path)}: {printable(reason)}" for path, reason in self.skipped[:_SHOWN]]
         if len(self.skipped) > _SHOWN:
             lines.append(f"... and {len(self.skipped) - _SHOWN} more")
