@@ -209,7 +209,11 @@ def test_the_networks_for_cifar_have_the_published_sizes(name, millions, tmp_pat
         ("resnet18", "tf_efficientnet_lite0", "0 of 245 tensors of tf_efficientnet_lite0 are in it by name and shape"),
         ("tf_efficientnet_lite0", "resnet18", r"0 of 100 tensors of resnet18 .* conv1.weight \[64, 3, 7, 7\] is not"),
         ("kedge_resnet20", "kedge_resnet56", r"95 of 275 tensors of kedge_resnet56 .* layer1.3.conv1.weight .* is not"),
-        ("kedge_resnet56", "kedge_resnet20", "with more layers: 180 of its 3.. tensors are of layers that kedge_resnet20"),
+        (
+            "kedge_resnet56",
+            "kedge_resnet20",
+            "with more layers: 180 of its 3.. tensors are of layers that kedge_resnet20",
+        ),
     ],
 )
 def test_weights_of_another_network_are_refused_by_every_command_in_one_line(inside, into, words, tmp_path):

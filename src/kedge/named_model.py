@@ -38,7 +38,9 @@ def _unfinished(run: Path) -> str:
     locked = is_locked(run)
     if locked is None:
         return f"it is being trained, or was broken off; wait for it, or go on with {finish}"
-    return "it is being trained at this moment; wait for it" if locked else f"it was broken off; finish it with {finish}"
+    return (
+        "it is being trained at this moment; wait for it" if locked else f"it was broken off; finish it with {finish}"
+    )
 
 
 def run_of(folder: Path) -> Path | None:

@@ -90,8 +90,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
 
     Raises:
         FileNotFoundError, ValueError: as of `read_weights`; fewer than 9 in 10 tensors of the body fit, or more
-            than 1 in 10 of the file are of further layers (weights of another network); with `keep_head` a head that does
-            not fit; a tensor that is not finite.
+            than 1 in 10 of the file are of further layers (weights of another network); with `keep_head` a head that
+            does not fit; a tensor that is not finite.
     """
     own = network.state_dict()
     state = _converted(network, _without_prefix(read_weights(path), own))
@@ -109,7 +109,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
             f"it by name and shape, {lacking} is not; the file has {_some(state)}"
             + (_same_shapes([own[name] for name in own if name in counted], state) or _other_network(path))
         )
-    beyond = _beyond([name for name in unused if state[name].ndim], own)  # counters of batches aside
+    beyond = _beyond([name for name in unused if state[name].ndim], own)
     if len(beyond) > (1 - LEAST) * len(state):
         raise ValueError(
             f"weights: {path} is of another network, with more layers: {len(beyond)} of its {len(state)} tensors are "

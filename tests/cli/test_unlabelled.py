@@ -141,9 +141,8 @@ def test_some_that_cannot_be_read_are_left_out_and_named(command, run_folder, ne
     assert "60 images, 3 unreadable and skipped" in err
     assert f"skipped {new_photos / 'broken.jpg'}: not an image, or empty" in err
     asked = ("--model", run_folder, "--corruptions", "none")
-    code, out, err = command("compare", new_photos / "monday", new_photos, *asked)
+    code, _, err = command("compare", new_photos / "monday", new_photos, *asked)
     assert code == 0
-    assert "(60 images)" in out.splitlines()[0]
     assert "60 images, 3 unreadable and skipped" in err
 
 

@@ -191,5 +191,5 @@ def test_one_unreadable_image_among_few_is_skipped_and_all_are_refused(make_fold
     for path in root.rglob("*.png"):  # their headers can be read
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     for load in (kd.load, kd.load_unlabelled):
-        with pytest.raises(DataError, match="can be read|cannot be read"):
+        with pytest.raises(DataError, match=r"can(not)? be read"):
             load(root)

@@ -53,7 +53,7 @@ def build(
     larger images, see FileSet. Without `decode` the first is an Undecoded, and of the second only headers are read.
 
     Raises:
-        DataError: no images, a bad `image_size` or `channels`, or more unreadable than the listing says (1 %, one at least).
+        DataError: no images, a bad `image_size` or `channels`, or more unreadable than the listing allows.
     """
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size must be at least 1 pixel, got {image_size}")

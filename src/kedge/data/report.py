@@ -81,7 +81,9 @@ class LoadReport:
     def check(self, name: str) -> None:
         """Raise DataError when of the set called `name` more images are unreadable than the limit says, or all are."""
         if len(self.skipped) > tolerated(self.total, self.limit) or len(self.skipped) == self.total:
-            among = "" if self.limit == ALL_BUT_ONE else f", more than the {self.limit:.0%} that are skipped with a warning"
+            among = (
+                "" if self.limit == ALL_BUT_ONE else f", more than the {self.limit:.0%} that are skipped with a warning"
+            )
             raise DataError(
                 f"{name}: {len(self.skipped)} of {self.total} images cannot be read{among}:\n{listed(self.skipped)}\n"
                 "Repair or remove these files; kedge check-data lists every one."
