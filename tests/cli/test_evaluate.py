@@ -204,7 +204,11 @@ def test_a_second_call_adds_to_the_first(command, run_folder):
     quick = ["--severities", "1", "--limit", 60]
     _, _, err = command("evaluate", run_folder, "--shift", "contrast", *quick)
     assert "1 parts of it kept from before" in err
-    assert (run_folder / "evaluation-2" / "results.json").is_file()
+    first, second = run_folder / "evaluation", run_folder / "evaluation-2"
+    assert (second / "results.json").is_file()
+    assert f"report: {second / 'report.html'}  (the newest; {first} holds the first, and nothing was replaced)" in err
+    _, _, err = command("check", run_folder, "--min_accuracy", 0.0)
+    assert err.startswith(f"judged by {second / 'results.json'}, of ")
     _, _, err = command("evaluate", run_folder, "--shift", "contrast,brightness", *quick)
     assert "2 parts of it kept from before" in err
     _, _, err = command("evaluate", run_folder, "--shift", "none", "--limit", 60, "--fresh")

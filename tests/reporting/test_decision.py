@@ -68,6 +68,8 @@ def test_what_decides_is_said_with_its_numbers(results):
     assert lines["Worst confusion"]["text"] == "bee taken for ant: 10 of 20"
     assert lines["Worst corruption"]["text"] == "motion blur, severity 5: right on 22.0 % (lowest of 2 kinds)"
     assert lines["To deploy it"]["code"] == "kedge export 'runs/my pets' --to onnx"
+    results["models"]["mine"]["training"]["photos"] = True
+    assert first(results)[1]["To deploy it"]["code"] == "kedge export 'runs/my pets' --input photo"
 
 
 def test_the_majority_is_that_of_training(results):

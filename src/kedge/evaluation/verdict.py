@@ -1,17 +1,18 @@
 """Can it be used: whether a model may answer all images, or at least half, with no more than a stated share wrong.
 
 The number of images answered at a stated risk is found on the images themselves, which flatters it. A verdict rests on
-two parts that are fixed beforehand: all images, and the more certain half of them. Each has an exact binomial bound on
-its share of wrong answers, one-sided at 95 %.
+two parts that are fixed beforehand: all images, and the more certain half of them. Each has an exact 95 % interval of
+its share of wrong answers, whose ends are each false in 2.5 % at most: either part can make it usable, so that is false
+in 5 % at most.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from kedge.metrics._classification import exact_interval
+from kedge.binomial import exact_interval
 
-LEVEL = 0.90  # two-sided: 5 % on either side
+LEVEL = 0.95
 FEWEST = 20  # images below which nothing is said
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.binomial import accuracy_interval
 from kedge.catalog import Info
 from kedge.metrics._base import NO_BOUNDS, Answers, Bounds, Metric, class_name
-from kedge.metrics._classification import accuracy_interval
 from kedge.metrics._results import Estimate, Line
 
 info = Info(

@@ -78,9 +78,14 @@ def facts(name: str, i: int, model: dict[str, Any], results: dict[str, Any], lev
         _worst_confusion(i, model, results, level),
         _worst_corruption(name, model, results),
         _gate(name, model, results),
-        _line("To deploy it", code=f"kedge export {_place(name, model)} --to onnx") if dig(model, "training") else None,
+        _line("To deploy it", code=_export(name, model)) if dig(model, "training") else None,
     ]
     return [line for line in lines if line is not None]
+
+
+def _export(name: str, model: dict[str, Any]) -> str:
+    """The command whose file takes what the images were: a photo of any size, or an array of pixels."""
+    return f"kedge export {_place(name, model)} {'--input photo' if dig(model, 'training', 'photos') else '--to onnx'}"
 
 
 def majority(model: dict[str, Any], results: dict[str, Any]) -> tuple[str, float] | None:
