@@ -109,7 +109,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
             f"it by name and shape, {lacking} is not; the file has {_some(state)}"
             + (_same_shapes([own[name] for name in own if name in counted], state) or _other_network(path))
         )
-    beyond = _beyond([name for name in unused if state[name].ndim], own)  # counters of batches aside
+    beyond = _beyond([name for name in unused if state[name].ndim], own)
     if len(beyond) > (1 - LEAST) * len(state):
         raise ValueError(
             f"weights: {path} is of another network, with more layers: {len(beyond)} of its {len(state)} tensors are "

@@ -16,7 +16,7 @@ from kedge.cli.output import progress_bar
 from kedge.cli.resolve_model import Source, find, leaves
 from kedge.cli.set_words import of_answers
 from kedge.cli.shares import Share, place_among_processes
-from kedge.printable import printable
+from kedge.printable import percent, printable
 from kedge.regular import file_digest
 from kedge.rejection import in_words, rule_at, set_on
 
@@ -238,9 +238,9 @@ def _remark(
     else:
         remark += f", {tally.unsure} {own[1]} (confidence below {in_words(rule)}"
         if rule.get("coverage") is not None:
-            remark += f", set to keep {rule['coverage']:.0%} of {set_on(rule)}"
+            remark += f", set to keep {percent(rule['coverage'])}% of {set_on(rule)}"
         elif rule.get("risk") is not None:
-            remark += f", set for at most {rule['risk']:.1%} wrong answers on {set_on(rule)}"
+            remark += f", set for at most {percent(rule['risk'])}% wrong answers on {set_on(rule)}"
         remark += ")"
     if own[0] != UNKNOWN or own[1] != UNSURE:
         remark += "; a class is called like an answer that is none, which is in brackets therefore"

@@ -158,6 +158,11 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
             f"        of fold 1; the folds can be evaluated: kedge evaluate {fold_folder(result.folder, 1)} --split val"
         )
     print(f"next:\n{_next_commands(result)}")
+    if result.folds is not None and not _has_test(result.recipe):
+        print(
+            "to calibrate and evaluate it takes labelled photos that it has not seen: name them with --data, or hold "
+            "some out from the start with kedge train --folds 0"
+        )
     return 0
 
 

@@ -11,7 +11,7 @@ from kedge.data.decode import CROP_SHARE, SMALL
 from kedge.data.file_sets import FileSet, Undecoded, small_image
 from kedge.data.items import ENCODED, Items
 from kedge.data.origin import of_items
-from kedge.data.report import DataError, LoadReport, UnreadableImage
+from kedge.data.report import UNREADABLE_LIMIT, DataError, LoadReport, UnreadableImage
 from kedge.data.sets import ImageSet, TensorSet
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Listing:
     split: str
     notes: list[str] = field(default_factory=list)
     has_paths: bool = True
+    limit: float = UNREADABLE_LIMIT  # share of the images that may be unreadable
 
 
 def build(
@@ -52,7 +53,7 @@ def build(
     larger images, see FileSet. Without `decode` the first is an Undecoded, and of the second only headers are read.
 
     Raises:
-        DataError: no images, a bad `image_size` or `channels`, or more than 1 % unreadable.
+        DataError: no images, a bad `image_size` or `channels`, or more unreadable than the listing allows.
     """
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size must be at least 1 pixel, got {image_size}")
@@ -74,7 +75,7 @@ def build(
         target = (PHOTO_SIZE, PHOTO_SIZE)
     else:
         target = next(iter(sizes)) if len(sizes) == 1 else (largest, largest)
-    report = LoadReport(total=count, notes=list(listing.notes))
+    report = LoadReport(total=count, limit=listing.limit, notes=list(listing.notes))
     in_memory = count * channels * target[0] * target[1] <= _IN_MEMORY
     if max(target) <= SMALL and in_memory:
         images = _small_set(listing, (channels, *target), report, decode)

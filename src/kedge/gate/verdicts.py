@@ -6,6 +6,7 @@ from typing import Any
 
 from kedge.gate.criteria import CRITERIA, as_gate
 from kedge.gate.measured import Measured
+from kedge.printable import percent
 
 __all__ = ["FAIL", "PASS", "UNDECIDED", "UNMEASURED", "Verdict", "overall", "verdicts"]
 
@@ -52,7 +53,7 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """What was measured and what was asked for, for people; on undecided ones how many images would tell."""
-        asked = f"{'at least' if self.better == 'higher' else 'at most'} {_percent(self.bar)} is asked"
+        asked = f"{'at least' if self.better == 'higher' else 'at most'} {percent(self.bar)} % is asked"
         if self.value is None:
             return f"{self.words} was not measured; {asked}"
         spread = [] if self.low is None or self.high is None else [f"{_number(self.low)} to {_percent(self.high)}"]
@@ -86,7 +87,7 @@ def verdicts(results: Mapping[str, Any], gate: Mapping[str, Any] | None = None) 
         bars = as_gate((model.get("gate") or {}) if gate is None else gate)
         for criterion in CRITERIA:
             if (bar := bars.get(criterion.name)) is not None:
-                words = criterion.words.format(at="" if bar.at is None else _percent(bar.at))
+                words = criterion.words.format(at="" if bar.at is None else f"{percent(bar.at)} %")
                 asked = Verdict(name, criterion.name, words, criterion.better, bar.share, bar.at)
                 judged.append(_judged(asked, criterion.measured(results, model, bar)))
     return judged

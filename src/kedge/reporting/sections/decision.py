@@ -5,6 +5,7 @@ from typing import Any
 
 from kedge.gate import PASS, overall, verdicts
 from kedge.metrics._base import class_name, leading
+from kedge.metrics.accuracy_by_class import worst_class
 from kedge.printable import printable
 from kedge.reporting.rows import dig, estimate, number, short, spread
 from kedge.reporting.sections.images import place_of_cell, shown_cells
@@ -141,7 +142,7 @@ def _worst_class(model: dict[str, Any], results: dict[str, Any]) -> dict[str, st
     own = dig(model, "clean", "accuracy_by_class")
     if not own or len([n for n in own["images"] if n]) < 2:
         return None
-    name = short(class_name(results["data"]["class_names"], own["worst"]), 36)
+    name = short(worst_class(own, results["data"]["class_names"]), 36)
     interval = f" ({spread(own)})" if spread(own) else ""
     text = f"{name}: right on {number(own['value'])} % of {own['images'][own['worst']]:,}{interval}"
     return _line("Worst class", text, link="details")
