@@ -70,7 +70,7 @@ def draw(images: ImageSet, seen: Tensor, few: int, folds: int, seed: int) -> dic
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw, print the table, write the JSON."""
-    args = options(parser("folds", __doc__, rounds=500, quick=2), arguments)
+    args = options(parser("folds", __doc__, rounds=300, quick=2), arguments)
     rows = []
     for name, network, side in PACKS[1:] if args.quick else PACKS:
         images, seen = pool(name, network, side, 300 if args.quick else MOST)
