@@ -8,7 +8,7 @@ from kedge.gate.criteria import CRITERIA, as_gate
 from kedge.gate.measured import Measured
 from kedge.printable import percent
 
-__all__ = ["FAIL", "PASS", "UNDECIDED", "UNMEASURED", "Verdict", "overall", "verdicts"]
+__all__ = ["FAIL", "PASS", "UNDECIDED", "UNMEASURED", "Verdict", "needed", "overall", "verdicts"]
 
 PASS, FAIL, UNDECIDED, UNMEASURED = "pass", "fail", "cannot tell", "not measured"
 MOST = 1_000_000  # images: a number that would tell is looked for up to here
@@ -107,8 +107,8 @@ def _judged(asked: Verdict, measured: Measured | None) -> Verdict:
         return known
     low, high = measured.ends(1)
     verdict = said(low, high, asked.bar, asked.better)
-    needed = _needed(measured, asked) if verdict == UNDECIDED else None
-    return replace(known, verdict=verdict, low=max(0.0, low), high=min(1.0, high), needed=needed)
+    count = needed(measured, asked.bar, asked.better) if verdict == UNDECIDED else None
+    return replace(known, verdict=verdict, low=max(0.0, low), high=min(1.0, high), needed=count)
 
 
 def said(low: float, high: float, bar: float, better: str) -> str:
@@ -117,7 +117,7 @@ def said(low: float, high: float, bar: float, better: str) -> str:
     return PASS if good else FAIL if bad else UNDECIDED
 
 
-def _needed(measured: Measured, asked: Verdict) -> int | None:
+def needed(measured: Measured, bar: float, better: str) -> int | None:
     """How many images would tell at the same rates, to about 2 %; None where `MOST` would not."""
     assert measured.ends is not None
     if not measured.images:
@@ -125,7 +125,7 @@ def _needed(measured: Measured, asked: Verdict) -> int | None:
 
     def tells(factor: float) -> bool:
         assert measured.ends is not None
-        return said(*measured.ends(factor), asked.bar, asked.better) != UNDECIDED
+        return said(*measured.ends(factor), bar, better) != UNDECIDED
 
     few, many = 1.0, 2.0
     while not tells(many):
