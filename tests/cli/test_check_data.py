@@ -87,7 +87,7 @@ def test_everything_that_can_be_wrong_is_said(command, photos, tmp_path):
         "lie in no class folder and are not used, such as loose.jpg",
         "1 image is there once more in the same class and part",
         "1 animated or of several pages (the first image is read), such as",
-        "1 with transparency (it is left out: the colour stored below it is seen, often black), such as",
+        "1 with an alpha channel (left out: what is transparent shows the colour stored there), such as",
         "1 further file is no images and left alone: 1 .txt",
     ):
         assert said in out, said

@@ -96,7 +96,7 @@ def test_like_images_and_none_asked_about(command, folders, run_folder):
         (["may", "empty"], "empty"),
         (["may", "nowhere"], "nowhere"),
         (["may", "digits:nope"], "digits:nope"),
-        (["may", "broken"], "15 of 30 images cannot be read"),
+        (["may", "broken"], "broken has 15 images to compare, and 20 are the fewest"),
         (["may", "june", "--alpha", "1"], "between 0 and 1"),
         (["may", "june", "--validation", "nowhere"], "nowhere"),
     ],

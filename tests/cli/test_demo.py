@@ -423,7 +423,7 @@ def test_the_program_answers_ends_at_ctrl_c_and_writes_nothing(model_folder, pho
     with subprocess.Popen(
         [sys.executable, "-m", "kedge", "demo", str(model_folder), "--port", "0", "--device", "cpu"],
         cwd=tmp_path / "here", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs in the background ignores it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as what a script runs in the background
     ) as program:  # fmt: skip
         address = urlsplit(program.stdout.readline().strip())
         for path in ("/answer", "/map") if "captum" in sys.modules else ("/answer",):

@@ -22,7 +22,10 @@ def test_a_run_is_checked_on_its_own_validation_images(command, run_folder, digi
     assert "that of the whole bank is 0.150" in out
     assert "of the bank and its mean that with the nearest answers" in out
     assert "with its 4 references" in out
-    assert "a map of one reference in which that picture can be made out" in out
+    kept = (
+        "one reference, in which that picture" if "it keeps reference" in out else "the bank's mean, in which what its"
+    )
+    assert f"holds a map of {kept}" in out
     assert "not the picture" not in out
     # the threshold is that of the one reference which folding keeps, here as the file itself answers
     confidence = found.predict(kedge.data.load("digits", "val").images.float() / 255).confidence

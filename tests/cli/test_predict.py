@@ -362,7 +362,7 @@ def test_what_is_not_read_of_files_is_said_in_a_line(command, model_folder, phot
         (line,) = [each for each in err.splitlines() if "the first image is read" in each]
         assert line == (
             f"kedge predict: 1 animated or of several pages (the first image is read), such as {photos / 'moves.gif'}; "
-            "1 with transparency (it is left out: the colour stored below it is seen, often black), such as "
+            "1 with an alpha channel (left out: what is transparent shows the colour stored there), such as "
             f"{photos / 'clear.png'}"
         )
     assert "the first image is read" not in command("predict", model_folder, photos / "d1.png")[2]

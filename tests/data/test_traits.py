@@ -101,8 +101,8 @@ def photos(tmp_path):
 
 
 EXPECTED = (
-    "1 animated or of several pages (the first image is read), such as {0}/ant/moves.gif; 2 with transparency (it is "
-    "left out: the colour stored below it is seen, often black), such as {0}/bee/clear.png"
+    "1 animated or of several pages (the first image is read), such as {0}/ant/moves.gif; 2 with an alpha channel "
+    "(left out: what is transparent shows the colour stored there), such as {0}/bee/clear.png"
 )
 
 

@@ -48,7 +48,10 @@ def test_what_gives_two_sets_away(case):
     else:
         assert found is not None
         assert re.search(words, found), found
-        assert found.endswith("a detector can tell these sets apart without looking at what they show")
+        assert found.endswith(
+            "a detector can tell these sets apart without looking at what they show (--equalise, equalise=True, passes "
+            "both through the same steps)"
+        )
     assert common_step(LOSSLESS, [outside]) == step
 
 

@@ -1,5 +1,6 @@
 """`kedge demo`: a page on this machine to try a model with photos."""
 
+import signal
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,8 @@ def run(
     photos = photos_in(loaded, means_of(*read_run(source.run))) if loaded.count() else 0
     similar = alike(source, loaded) if show_photos else None
     answering = Answering(loaded, source.name, pictures=show_photos or not photos, similar=similar)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a script starts in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with Server(answering, host, port) as server:
         for words in remarks(server, photos, show_photos):
             print(f"kedge demo: {words}", file=sys.stderr)

@@ -243,9 +243,14 @@ def next_step(source: Source, model: str, name: str | None, out: Path) -> str:
 def about_folding(whole: "AnchoredModel", folded: "PixelModel", choice: "FoldChoice | None") -> Iterator[str]:
     """What the file does otherwise than the model with its whole bank."""
     bank = len(whole.references)
+    what = (
+        "the bank's mean, in which what its photos share"
+        if choice is not None and choice.mean
+        else "one reference, in which that picture"
+    )
     yield (
-        "folded: the file gives no uncertainty, and holds a map of one reference in which that picture can be made out "
-        "(and computed from it for patch embeddings, or by whoever has the anchored weights)"
+        f"folded: the file gives no uncertainty, and holds a map of {what} can be made out (and computed from it for "
+        "patch embeddings, or by whoever has the anchored weights)"
     )
     if choice is not None:
         yield (

@@ -11,7 +11,7 @@ from kedge.printable import printable
 ANIMATED, TRANSPARENT, DEEP, INKS = "animated", "transparent", "deep", "inks"
 _WORDS = {
     ANIMATED: "animated or of several pages (the first image is read)",
-    TRANSPARENT: "with transparency (it is left out: the colour stored below it is seen, often black)",
+    TRANSPARENT: "with an alpha channel (left out: what is transparent shows the colour stored there)",
     DEEP: "of 16 bits a channel (read as 8)",
     INKS: "CMYK (read as RGB without its colour profile)",
 }

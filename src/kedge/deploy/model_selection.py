@@ -15,6 +15,7 @@ class FoldChoice:
 
     Attributes:
         name: "reference 3 of 10" or "the mean of the bank".
+        mean: whether it is the mean.
         reference: `[C, H, W]` in [0, 1].
         divergence: mean KL divergence of the answers with it from those of the bank, in nats.
         first: that of the first reference of the bank.
@@ -24,6 +25,7 @@ class FoldChoice:
     """
 
     name: str
+    mean: bool
     reference: Tensor
     divergence: float
     first: float
@@ -61,6 +63,7 @@ def choose_folded(model: AnchoredModel, images: ImageSet, batch_size: int = 64) 
     best = int(divergences.argmin())
     return FoldChoice(
         name="the mean of the bank" if best == len(bank) else f"reference {best + 1} of {len(bank)}",
+        mean=best == len(bank),
         reference=(mean[0] if best == len(bank) else bank[best]).clone(),
         divergence=float(divergences[best]),
         first=float(divergences[0]),

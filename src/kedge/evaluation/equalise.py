@@ -93,7 +93,10 @@ def difference(inside: ImageSet, outside: ImageSet, shape: tuple[int, ...] | Non
     reasons = [w for w in (_format_words(inside, outside, final), _size_words(inside, outside, final)) if w]
     if not reasons:
         return None
-    return f"{'; '.join(reasons)}: a detector can tell these sets apart without looking at what they show"
+    return (
+        f"{'; '.join(reasons)}: a detector can tell these sets apart without looking at what they show (--equalise, "
+        "equalise=True, passes both through the same steps)"
+    )
 
 
 def _format_words(inside: ImageSet, outside: ImageSet, final: int) -> str | None:
