@@ -91,7 +91,8 @@ def _compiled() -> Any:
     from jinja2.bccache import Bucket
 
     class Memory(BytecodeCache):
-        code: dict[tuple[str, str], Any] = {}
+        def __init__(self) -> None:
+            self.code: dict[tuple[str, str], Any] = {}
 
         def load_bytecode(self, bucket: Bucket) -> None:
             bucket.code = self.code.get((bucket.key, bucket.checksum))
