@@ -57,7 +57,9 @@ def draw(images: ImageSet, seen: Tensor, few: int, folds: int, seed: int) -> dic
     for places in fold_places(images.subset(own), folds, seed):
         held = own[places]
         train = own[~torch.isin(own, held)]
-        known = right(seen[train], labels[train], classes, seen[torch.cat((held, rest))], labels[torch.cat((held, rest))])
+        known = right(
+            seen[train], labels[train], classes, seen[torch.cat((held, rest))], labels[torch.cat((held, rest))]
+        )
         hits, count = hits + int(known[: len(held)].sum()), count + len(held)
         of_folds.append(float(known[len(held) :].double().mean()))
     whole = right(seen[own], labels[own], classes, seen[rest], labels[rest])
@@ -68,7 +70,7 @@ def draw(images: ImageSet, seen: Tensor, few: int, folds: int, seed: int) -> dic
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw, print the table, write the JSON."""
-    args = options(parser("folds", __doc__, rounds=500, quick=2), arguments)
+    args = options(parser("folds", __doc__, rounds=300, quick=2), arguments)
     rows = []
     for name, network, side in PACKS[1:] if args.quick else PACKS:
         images, seen = pool(name, network, side, 300 if args.quick else MOST)

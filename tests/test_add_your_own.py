@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from kedge import catalog
+from kedge import catalog, specs
 from kedge.cli import main
 from tests.dropping import from_docs
 
@@ -36,9 +36,7 @@ def test_a_run_trains_with_the_file_of_the_docs(room, name, drop, tmp_path, monk
 
 def test_flooding_turns_round_below_its_level(drop):
     drop("objectives", "flooding", from_docs("add-your-own.md", "class Flooding"))
-    objective = catalog.build(
-        "objectives", {"flooding": {"level": 100.0}}, catalog.build("objectives", "cross_entropy")
-    )
+    objective = specs.build("objectives", {"flooding": {"level": 100.0}}, specs.build("objectives", "cross_entropy"))
     images, labels = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))

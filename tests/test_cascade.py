@@ -202,6 +202,19 @@ def test_it_is_written_and_read(tmp_path):
         load_cascade(tmp_path)
 
 
+def test_rules_of_its_models_that_it_has_not_are_said(tmp_path):
+    model = cascade()
+    assert model.left_out == ""
+    save_cascade(model, tmp_path / "both")
+    assert "left_out" not in json.loads((tmp_path / "both" / "cascade.json").read_text())
+    model.small.unknown, model.large.reject = {"score": "energy", "threshold": 0.5}, rule_at(0.3)
+    words = "rules that are left out: the small model's for unknown; the large model's for unsure. Each is of"
+    assert model.left_out.startswith(words)
+    loaded = load_cascade(save_cascade(model, tmp_path / "both"))
+    assert json.loads((tmp_path / "both" / "cascade.json").read_text())["left_out"] == model.left_out == loaded.left_out
+    assert (loaded.unknown, loaded.reject) == (None, None)
+
+
 def test_another_model_of_the_two_is_another_call(tmp_path):
     """Answers of an interrupted kedge predict are gone on with where rule and models are the same."""
     folder = save_cascade(cascade(), tmp_path / "both")
@@ -252,9 +265,14 @@ def test_the_command(models, tmp_path, capsys):
     assert "No such file" in (said := capsys.readouterr().err) or "nothing.png" in said
     assert main(["evaluate", out, "--data", "digits", "--shift", "none", "--out", str(tmp_path / "page")]) == 0
     assert "accuracy" in capsys.readouterr().out
+    strict = kedge.load(large)
+    strict.unknown = {"score": "energy", "threshold": 0.5}
+    kedge.save(strict, large)
     assert main(["cascade", large, large, "--out", out, *how]) in (0, 3)
     assert load_cascade(out).small.count() == 0
-    assert "passed on" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "passed on" in said.out
+    assert "careful: rules that are left out: the small model's for unknown; the large model's for unknown" in said.err
 
 
 @pytest.mark.parametrize(

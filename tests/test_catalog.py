@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import kedge
-from kedge import catalog, own_code
+from kedge import catalog, own_code, specs
 
 APPLE = '''"""A fruit.
 
@@ -89,15 +89,15 @@ def test_info_is_read_from_the_file():
 
 def test_arguments_are_built_by_their_type():
     spec = {"FruitBasket": {"second": {"green_apple": {"weight": 2.0}}, "place": "here"}}
-    basket = catalog.build("fruits", spec, "inner", builders={Path: lambda name: Path("made") / name}, colour="green")
+    basket = specs.build("fruits", spec, "inner", builders={Path: lambda name: Path("made") / name}, colour="green")
     assert basket.inner == "inner"
     assert (basket.second.weight, basket.second.colour) == (2.0, "green")
     assert basket.place == Path("made/here")
 
 
 def test_what_the_run_knows_yields_to_the_spec():
-    assert catalog.build("fruits", {"green_apple": {"colour": "yellow"}}, colour="green").colour == "yellow"
-    assert catalog.build("fruits", "green_apple", colour="green", eps=1).colour == "green"
+    assert specs.build("fruits", {"green_apple": {"colour": "yellow"}}, colour="green").colour == "yellow"
+    assert specs.build("fruits", "green_apple", colour="green", eps=1).colour == "green"
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_what_the_run_knows_yields_to_the_spec():
 )
 def test_what_cannot_be_built_is_told(spec, words):
     with pytest.raises(ValueError, match=words):
-        catalog.build("fruits", spec)
+        specs.build("fruits", spec)

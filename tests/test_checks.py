@@ -399,7 +399,7 @@ def test_nan_in_a_data_set_of_floats_is_no_black_pixel():
 
 def test_probabilities_in_place_of_logits_are_in_the_results(data):
     from kedge.reporting.page import page
-    from kedge.reporting.table import table
+    from kedge.reporting.text_table import table
 
     net = nn.Sequential(network(), nn.Softmax(dim=1))
     with pytest.warns(UserWarning, match="looks like probabilities"):

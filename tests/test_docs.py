@@ -206,7 +206,7 @@ def test_the_tutorial_runs(here, tmp_path):
     shutil.rmtree("runs")
     walk("train-your-own.md", names={})
     assert len((tmp_path / "answers.csv").read_text().splitlines()) == 1 + 359
-    assert (tmp_path / "runs" / "mine" / "mine.onnx").is_file()
+    assert (tmp_path / "runs" / "mine" / "mine-photo.onnx").is_file()
     assert (tmp_path / "runs" / "mine" / "evaluation" / "report.html").is_file()
 
 

@@ -245,3 +245,11 @@ def test_json_and_lines_say_the_same():
     lines = verdict_lines(judged)
     assert lines[-1].startswith("fail: ")
     assert all(each["sentence"] in "\n".join(lines) for each in read["criteria"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"), [("0.9999", "99.99 %"), ("0.9", "90 %"), ("0.12345", "12.345 %"), ("1", "100 %")]
+)
+def test_a_bar_is_said_with_all_the_digits_that_were_asked_for(asked, words):
+    assert f"at least {words} is asked" in only(verdicts(right(99), {"min_accuracy": asked})).sentence
+    assert f"surest {words} of answers" in only(verdicts(right(99), {"min_coverage": f"{asked}@risk0.1"})).sentence

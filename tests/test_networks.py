@@ -247,3 +247,19 @@ def test_repeated_channels_mean_what_the_colours_did():
         models[channels] = kedge.plain(network, example=(channels, 9, 9))
     images = torch.rand(2, 3, 9, 9)
     assert torch.allclose(models[6](images.repeat(1, 2, 1, 1)), models[3](images), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tf_efficientnet_lite", "no network is named 'tf_efficientnet_lite' .*did you mean tf_efficientnet_lite0 or"),
+        ("resnett18", "did you mean .*resnet18"),
+        ("zzz", r"kedge.networks.names\(\) lists all"),
+        ("resnet18.nope", "timm has no weights 'nope' for resnet18; did you mean resnet18"),
+        ("timm/resnet18.a1", r"timm has no weights 'a1' for resnet18; did you mean resnet18.a1_in1k"),
+        ("kedge_resnet18.a1", "timm has no weights 'a1' for kedge_resnet18$"),
+    ],
+)
+def test_a_name_that_lacks_its_ending_or_has_a_wrong_one_is_answered_by_near_ones(name, words):
+    with pytest.raises(ValueError, match=words):
+        networks.locate(name)

@@ -76,7 +76,7 @@ def test_from_a_folder_to_a_file_that_is_judged_and_answers(photos, tmp_path, ca
     shares = measured["refusal"]["ood"]["others"]
     assert 1 - shares["answered"]["value"] > measured["refusal"]["clean"]["unknown"]["value"]
     page = (tmp_path / "runs" / "mine" / "evaluation" / "report.html").read_text()
-    assert "kedge export runs/mine" in page
+    assert "kedge export runs/mine --input photo" in page
 
     runs("check", "mine", "--min_accuracy", 0.7, "--junit", "gate.xml")
     runs("check", "mine", "--min_accuracy", 0.9999, status=3)  # 90 images cannot tell

@@ -201,3 +201,43 @@ def test_the_networks_for_cifar_have_the_published_sizes(name, millions, tmp_pat
     save_file(network.state_dict(), tmp_path / "w.safetensors")
     fit = load_weights(timm.create_model(name, num_classes=4), tmp_path / "w.safetensors", ("linear",), False)
     assert not fit.missing
+
+
+@pytest.mark.parametrize(
+    ("inside", "into", "words"),
+    [
+        ("resnet18", "tf_efficientnet_lite0", "0 of 245 tensors of tf_efficientnet_lite0 are in it by name and shape"),
+        ("tf_efficientnet_lite0", "resnet18", r"0 of 100 tensors of resnet18 .* conv1.weight \[64, 3, 7, 7\] is not"),
+        ("kedge_resnet20", "kedge_resnet56", r"95 of 275 tensors of kedge_resnet56 .* layer1.3.conv1.weight .* is not"),
+        (
+            "kedge_resnet56",
+            "kedge_resnet20",
+            "with more layers: 180 of its 3.. tensors are of layers that kedge_resnet20",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused_by_every_command_in_one_line(inside, into, words, tmp_path):
+    from kedge.cli.foreign import load_timm
+    from kedge.training import Recipe
+    from kedge.training.build import make_network
+
+    path = tmp_path / f"{inside}.safetensors"
+    images = kedge.data.TensorSet(torch.zeros((4, 3, 64, 64), dtype=torch.uint8), torch.arange(4) % 2, ["a", "b"])
+    state = timm.create_model(inside, num_classes=3).state_dict()
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+    for load in (
+        lambda: load_timm(f"timm/{into}", str(path)),  # kedge evaluate
+        lambda: load_timm(f"timm/{into}", str(path), headless=True),  # kedge adapt
+        lambda: make_network(Recipe(model=into, weights=str(path), pretrained=True), images),  # kedge train
+    ):
+        with pytest.raises(ValueError, match=f"of another network.*{words}") as refused:
+            load()
+        assert f"Name the network that it is of ({inside}, as the file is called, is one)" in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+def test_further_parts_of_a_file_that_are_no_further_layers_are_no_reason_to_refuse_it(source, head, tmp_path):
+    path = tmp_path / "weights.pth"
+    decoder = {f"decoder.{i}.weight": torch.ones(3) for i in range(100)}
+    torch.save({**source.state_dict(), **decoder}, path)
+    assert len(load_weights(fresh(), path, head, keep_head=True).unused) == 100

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 import kedge
-from kedge import catalog
+from kedge import catalog, specs
 from kedge.attacks import FGSM, PGD, Attack, AutoAttack, as_attack
 from kedge.cli import parse
 from kedge.cli.flags import call, parser_of
@@ -163,7 +163,7 @@ def test_a_score_is_a_file(drop, shades):
     expected = np.sort(logits)[:, -1] - np.sort(logits)[:, -2]
     outputs = kedge.scores.Outputs(torch.from_numpy(logits))
     np.testing.assert_allclose(score.score(outputs), expected, rtol=1e-6)
-    assert catalog.build("scores", {"loudest": {"power": 2.0}}).score(outputs) == pytest.approx(expected**2)
+    assert specs.build("scores", {"loudest": {"power": 2.0}}).score(outputs) == pytest.approx(expected**2)
 
     far = TensorSet(torch.full((20, 1, 8, 8), 128, dtype=torch.uint8), torch.zeros(20).long(), ["grey"], name="grey")
     results = evaluated(Bright(), shades, shift=(), ood={"grey": far}, resamples=0, examples=0)

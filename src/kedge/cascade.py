@@ -84,6 +84,20 @@ class Cascade(PixelModel):
         """The model that is asked where the small one is not sure."""
         return list(self.network.children())[1]
 
+    @property
+    def left_out(self) -> str:
+        """Which rules of its models are none of its own, in words; "" where they have none."""
+        words = []
+        for name, each in (("small", self.small), ("large", self.large)):
+            rules = [rule for rule, own in (("unknown", each.unknown), ("unsure", each.reject)) if own is not None]
+            words += [f"the {name} model's for {' and '.join(rules)}"] if rules else []
+        if not words:
+            return ""
+        return (
+            f"rules that are left out: {'; '.join(words)}. Each is of the answers of one model to all images, and here "
+            "each of two answers some: the cascade gives every image a label. Ask one of its models for the others"
+        )
+
     @torch.no_grad()
     def passed_on(self, images: Tensor) -> Tensor:
         """Which images the large model answers, `[B]` bool."""
@@ -204,7 +218,7 @@ def save_cascade(
         "format": "kedge cascade", "format_version": FORMAT_VERSION, **files, "rule": cascade.rule,
         "class_names": cascade.class_names, "input_shape": list(cascade.input_shape),
         "how": "small answers; where its largest softmax probability is below rule.threshold, large answers instead",
-        "measured": dict(measured or {}),
+        "measured": dict(measured or {}), **({"left_out": words} if (words := cascade.left_out) else {}),
     }  # fmt: skip
     write_text(folder / RULE, json.dumps(stated, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return folder

@@ -194,6 +194,26 @@ def _settle(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
+def is_locked(path: Path) -> bool | None:
+    """Whether a process has locked the file or folder, as `lock` does; None where that cannot be known."""
+    try:
+        import fcntl
+
+        descriptor = os.open(path, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows, and what may not be read
+        return None
+    try:
+        # Shared: two that ask at once do not take each other for one that holds it.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # file systems without locks
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def lock(descriptor: int) -> bool:
     """Lock an open file or folder until it is closed; whether nobody else has. Where there are no locks: True."""
     try:

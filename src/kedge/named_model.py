@@ -6,6 +6,7 @@ Imports nothing slow.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kedge.files import is_locked
 from kedge.own_code import near_names
 
 if TYPE_CHECKING:
@@ -27,8 +28,19 @@ def model_folder(path: Path) -> Path | None:
         if (folder / "config.json").is_file():
             return folder
     if (path / "recipe.yaml").is_file():
-        raise FileNotFoundError(f"the run {path} has no model yet; finish it with kedge train --resume {path}")
+        raise FileNotFoundError(f"the run {path} has no model yet: {_unfinished(path)}")
     return None
+
+
+def _unfinished(run: Path) -> str:
+    """Why a run has no model yet, as far as its folder's lock tells, and what to do."""
+    finish = f"kedge train --resume {run}"
+    locked = is_locked(run)
+    if locked is None:
+        return f"it is being trained, or was broken off; wait for it, or go on with {finish}"
+    return (
+        "it is being trained at this moment; wait for it" if locked else f"it was broken off; finish it with {finish}"
+    )
 
 
 def run_of(folder: Path) -> Path | None:

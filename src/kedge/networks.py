@@ -17,6 +17,7 @@ from kedge import catalog
 from kedge.cifar_resnet import CifarResNet, kedge_resnet20, kedge_resnet56
 from kedge.layer_ensemble import LayerEnsemble, kedge_levi
 from kedge.members import MEMBERS, Members, kedge_members
+from kedge.own_code import near_names
 from kedge.residual import NORMS, ResidualNetwork, kedge_resnet18, kedge_resnet_small, kedge_wrn_40_2
 
 __all__ = [
@@ -166,19 +167,29 @@ def _put_head(network: nn.Module, name: str, head: str | None) -> None:
 
 
 def locate(name: str) -> tuple[str, str]:
-    """(timm or torchvision, the name there) of the network `name`; ValueError with near names if there is none."""
+    """(timm or torchvision, the name there) of a network; ValueError with near names for one or weights not known."""
     library, _, rest = name.partition("/")
     if library in ("timm", "torchvision") and rest:
         known = timm.is_model(rest) if library == "timm" else rest in _torchvision_names()
         if known:
+            if library == "timm":
+                _check_tag(rest)
             return library, rest
     elif timm.is_model(name):
+        _check_tag(name)
         return "timm", name
     elif name in _torchvision_names():
         return "torchvision", name
-    near = difflib.get_close_matches(name.split("/")[-1], names(), n=4)
-    hint = f" Did you mean {', '.join(near)}?" if near else " kedge.networks.names() lists all."
-    raise ValueError(f"no network is named {name!r} in timm, torchvision or kedge.{hint}")
+    hint = near_names(name.split("/")[-1], names(), 4) or "; kedge.networks.names() lists all"
+    raise ValueError(f"no network is named {name!r} in timm, torchvision or kedge{hint}")
+
+
+def _check_tag(name: str) -> None:
+    """Raise ValueError where `NAME.TAG` names weights that timm does not have; NAME is one of its networks."""
+    architecture, _, tag = name.partition(".")
+    if tag and name not in (full := timm.list_pretrained(f"{architecture}.*")):
+        hint = near_names(name, full) or (f"; it has {', '.join(full[:5])}" if full else "")
+        raise ValueError(f"timm has no weights {tag!r} for {architecture}{hint}")
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

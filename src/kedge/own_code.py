@@ -32,6 +32,7 @@ __all__ = [
     "working_folder_first",
 ]
 
+BEGINNING = 3  # letters from which a word may be the beginning of what was meant
 NAME = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*):(?P<attribute>[A-Za-z_]\w*)(?P<call>\(\))?")
 ALLOW_CODE = (  # what the command line says of its flag
     "import the code that is named as module:NAME (in objective, optimizer, schedule, sampler), and so run its module, "
@@ -161,6 +162,13 @@ def _of_python(spec: ModuleSpec) -> bool:
 
 
 def near_names(word: Any, known: Iterable[str], most: int = 3) -> str:
-    """`; did you mean A or B?` for a misspelled word, or nothing."""
-    near = difflib.get_close_matches(str(word), list(known), n=most)
+    """`; did you mean A or B?` for a misspelled word, or nothing.
+
+    What the word is the beginning of comes first, the shortest of it before all: an ending is what is left out most.
+    """
+    word, names = str(word), list(dict.fromkeys(known))
+    longer = [name for name in names if len(word) >= BEGINNING and name.startswith(word) and name != word]
+    near = sorted(longer, key=lambda name: (len(name), name))[:most]
+    near += [name for name in difflib.get_close_matches(word, names, n=2 * most) if name not in near]
+    near = near[:most]
     return f"; did you mean {' or '.join(near)}?" if near else ""

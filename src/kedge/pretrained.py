@@ -1,12 +1,14 @@
 """Published weights from a file on this machine: read without running code, fitted to a network by name and shape."""
 
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 __all__ = ["LEAST", "Fit", "load_weights", "outputs_of_head", "read_weights"]
 
 LEAST = 0.9  # share of the network's own tensors, the head left out, that a file must fill
+_NUMBER = re.compile(r"\d+")
 _INSIDE = ("state_dict", "model_state_dict", "model", "module", "net", "weights")
 
 
@@ -86,8 +89,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
             as many classes need not be the same classes.
 
     Raises:
-        FileNotFoundError, ValueError: as of `read_weights`; fewer than 9 in 10 tensors of the body fit (weights of
-            another network); with `keep_head` a head that does not fit; a tensor that is not finite.
+        FileNotFoundError, ValueError: as of `read_weights`; fewer than 9 in 10 tensors of the body fit, or more
+            than 1 in 10 of the file are of further layers (weights of another network); with `keep_head` a head that
+            does not fit; a tensor that is not finite.
     """
     own = network.state_dict()
     state = _converted(network, _without_prefix(read_weights(path), own))
@@ -99,10 +103,18 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
     unused = tuple(name for name in state if name not in own and name not in heads)
     filled = len(counted) - len(missing)
     if filled < LEAST * len(counted):
+        lacking = f"{missing[0]} {list(own[missing[0]].shape)}"
         raise ValueError(
-            f"weights: {path} is of another network: {filled} of {len(counted)} tensors of {type(network).__name__} "
-            f"are in it by name and shape. The network has {_some(own)}; the file has {_some(state)}"
-            + _same_shapes([own[name] for name in own if name in counted], state)
+            f"weights: {path} is of another network: {filled} of {len(counted)} tensors of {_called(network)} are in "
+            f"it by name and shape, {lacking} is not; the file has {_some(state)}"
+            + (_same_shapes([own[name] for name in own if name in counted], state) or _other_network(path))
+        )
+    beyond = _beyond([name for name in unused if state[name].ndim], own)
+    if len(beyond) > (1 - LEAST) * len(state):
+        raise ValueError(
+            f"weights: {path} is of another network, with more layers: {len(beyond)} of its {len(state)} tensors are "
+            f"of layers that {_called(network)} has no more of, such as {beyond[0]} {list(state[beyond[0]].shape)}"
+            + _other_network(path)
         )
     head_fits = {name for name in own if name in heads} <= fitting
     if keep_head and not head_fits:
@@ -177,6 +189,25 @@ def _converted(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor
         return state
 
 
+def _called(network: nn.Module) -> str:
+    """The network's name in its library, or that of its class."""
+    name: str = getattr(network, "kedge_architecture", {}).get("name", type(network).__name__)
+    return name
+
+
+def _other_network(path: str | os.PathLike[str]) -> str:
+    """What to do about a file of another network; its own name may tell which."""
+    stem = Path(path).name.partition(".")[0]
+    named = f"{stem}, as the file is called, is one" if timm.is_model(stem) else "its source says which"
+    return f". Name the network that it is of ({named}), or take a file of this one"
+
+
+def _beyond(unused: Sequence[str], own: Collection[str]) -> list[str]:
+    """The unused names that differ from the network's own in nothing but numbers: of further layers of its kinds."""
+    kinds = {_NUMBER.sub("#", name) for name in own}
+    return [name for name in unused if _NUMBER.sub("#", name) in kinds]
+
+
 def _same_shapes(body: Sequence[Tensor], state: dict[str, Tensor]) -> str:
     """What to say where the file holds tensors of the body's shapes in its order; else nothing."""
     ours, theirs = ([v.shape for v in values if v.is_floating_point()] for values in (body, state.values()))
@@ -200,4 +231,5 @@ def _adapt_first_layer(network: nn.Module, state: dict[str, Tensor], own: dict[s
 
 
 def _some(state: dict[str, Tensor]) -> str:
-    return ", ".join(f"{name} {list(value.shape)}" for name, value in list(state.items())[:3]) + ", ..."
+    named = [(name, value) for name, value in state.items() if value.ndim] or list(state.items())
+    return ", ".join(f"{name} {list(value.shape)}" for name, value in named[:3]) + ", ..."

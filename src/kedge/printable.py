@@ -48,5 +48,10 @@ def is_computed(text: str) -> bool:
     return text.lstrip(" ").startswith(_FORMULA)
 
 
+def percent(share: float) -> str:
+    """A share that was asked for as a number of percent, with all its digits: 0.9999 is no 100."""
+    return f"{100 * share:.12g}"
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")

@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from kedge.printable import percent
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -120,8 +122,8 @@ def in_words(rule: Mapping[str, Any], digits: int = 3) -> str:
 def goal_in_words(rule: Mapping[str, Any]) -> str:
     """What a threshold was set for: the coverage or the risk of a rule or a recipe."""
     if rule.get("coverage") is not None:
-        return f"keep {rule['coverage']:.0%}"
-    return f"be wrong in {rule['risk']:.1%} at most"
+        return f"keep {percent(rule['coverage'])}%"
+    return f"be wrong in {percent(rule['risk'])}% at most"
 
 
 def set_on(rule: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge import catalog
+from kedge import specs
 from kedge.anchoring import Prediction
 from kedge.anchoring.outputs import Outputs
 from kedge.anchoring.prototypes import PROTOTYPES, reads_features
@@ -46,7 +46,7 @@ FORMULAS = {
 
 def score_of(name: str, logits: Tensor) -> Tensor:
     """`[B]`, how familiar images are by a score of `OF_LOGITS`, from logits `[B, C]`: torch alone, and traceable."""
-    score: Tensor = catalog.build("scores", name).score(Outputs(logits))
+    score: Tensor = specs.build("scores", name).score(Outputs(logits))
     return score
 
 

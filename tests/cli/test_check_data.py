@@ -86,8 +86,8 @@ def test_everything_that_can_be_wrong_is_said(command, photos, tmp_path):
         "1 image file is of a kind that is not read and left out: 1 .dng",
         "lie in no class folder and are not used, such as loose.jpg",
         "1 image is there once more in the same class and part",
-        "1 file is animated or of several pages: the first image is read",
-        "1 image is transparent in part",
+        "1 animated or of several pages (the first image is read), such as",
+        "1 with transparency (it is left out: the colour stored below it is seen, often black), such as",
         "1 further file is no images and left alone: 1 .txt",
     ):
         assert said in out, said

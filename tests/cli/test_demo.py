@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 import kedge
-from kedge.cli.predict import predict_files
+from kedge.cli.file_answers import predict_files
 from kedge.data import read_image
 from kedge.demo import Answering, Server, Similar, serving
 from kedge.demo.answering import Gone

@@ -114,13 +114,22 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
     recipe = Recipe(name="odd-even", data=str(tmp_path / "photos"), image_size=8, val_fraction=0.2)
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     with pytest.raises(ValueError, match=r"has no test images .*--split val"):
-        command("evaluate", folder)
+        command("evaluate", folder, "--split", "test")
     with pytest.raises(ValueError, match="kept no record of the images it trained on"):
         command("evaluate", folder, "--split", "val")
     ImageRecord.of(*load_sets(recipe)).write(folder)
-    _, out, _ = command("evaluate", folder, "--split", "val", "--shift", "none", "--format", "json")
-    assert json.loads(out)["data"]["images"] == len(load_sets(recipe)[1])
+    _, out, err = command("evaluate", folder, "--split", "val", "--shift", "none", "--format", "json")
+    count = len(load_sets(recipe)[1])
+    assert json.loads(out)["data"]["images"] == count < 60
+    assert f"photos (val): {count} images are used, of 60 that were read" in err.splitlines()
     assert json.loads(out)["models"]["odd-even"]["trained_on"] == 0
+    _, same, err = command("evaluate", folder, "--shift", "none", "--format", "json")  # as the README calls it
+    assert "has no test images: measured is on those that training held out (--split val)" in err
+    assert (data := json.loads(same)["data"]) == json.loads(out)["data"]
+    assert data["split"] == "val"
+    (folder / "recipe.yaml").write_text(recipe.to_yaml().replace("folds: null", "folds: 3"))
+    with pytest.raises(ValueError, match="No image was held out either"):
+        command("evaluate", folder)
 
 
 def test_command_line_gives_the_same_configuration_again():
@@ -202,7 +211,11 @@ def test_a_second_call_adds_to_the_first(command, run_folder):
     quick = ["--severities", "1", "--limit", 60]
     _, _, err = command("evaluate", run_folder, "--shift", "contrast", *quick)
     assert "1 parts of it kept from before" in err
-    assert (run_folder / "evaluation-2" / "results.json").is_file()
+    first, second = run_folder / "evaluation", run_folder / "evaluation-2"
+    assert (second / "results.json").is_file()
+    assert f"report: {second / 'report.html'}  (the newest; {first} holds the first, and nothing was replaced)" in err
+    _, _, err = command("check", run_folder, "--min_accuracy", 0.0)
+    assert err.startswith(f"judged by {second / 'results.json'}, of ")
     _, _, err = command("evaluate", run_folder, "--shift", "contrast,brightness", *quick)
     assert "2 parts of it kept from before" in err
     _, _, err = command("evaluate", run_folder, "--shift", "none", "--limit", 60, "--fresh")

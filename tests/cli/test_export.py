@@ -146,6 +146,20 @@ def test_eight_bits_are_compared_on_images_that_they_were_not_calibrated_on(comm
     assert "8-bit weights and activations" in table
 
 
+@pytest.mark.slow
+def test_the_rule_that_is_said_to_be_inside_is_that_of_the_file(command, run_folder, digit_model):
+    """Of 8 bits it is set anew, on other images than that of the float file."""
+    pytest.importorskip("onnxruntime")
+    digit_model.references = digit_model.references[:1]
+    digit_model.unknown = {"score": "energy", "threshold": 123.0, "familiar": 0.9}
+    kedge.save(digit_model, run_folder / "model")
+    _, out, _ = command("export", run_folder, "--int8", "--data", "digits", "--calibration", 40)
+    (inside,) = (line for line in out.splitlines() if line.startswith("inside: "))
+    rule = load_onnx(run_folder / "first-int8.onnx").unknown
+    assert rule["threshold"] != 123.0
+    assert f"the rule for unknown, energy below {rule['threshold']:.3g}" in inside
+
+
 def test_eight_bits_that_cannot_be(command, run_folder, model_folder, tmp_path):
     pytest.importorskip("onnxruntime")
     with pytest.raises(ValueError, match="--int8 writes ONNX files: leave out --to torch"):

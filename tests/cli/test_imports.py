@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from kedge.cli import COMMANDS
+from kedge.reporting import write_results
+from tests.reporting import synthetic
 
 HEAVY = {"torch", "torchvision", "timm", "lightning", "torchmetrics", "datasets", "numpy", "scipy", "sklearn"}
 HEAVY |= {"pandas", "pyarrow", "PIL", "matplotlib", "onnx", "huggingface_hub", "jinja2"}
@@ -69,3 +71,15 @@ def test_the_help_of_a_command_waits_for_no_library(name):
         "    assert not stop.code"
     )
     assert not HEAVY & found
+
+
+def test_a_verdict_waits_for_no_library(tmp_path):
+    """It is read from files: of a run, and of results alone."""
+    run = tmp_path / "mine"
+    (run / "model").mkdir(parents=True)
+    (run / "model" / "config.json").write_text("{}")
+    (run / "recipe.yaml").write_text("name: mine\ndata: digits\n")
+    file = write_results(synthetic.results(("mine",)), run / "evaluation" / "results.json")
+    flags = ["--min_accuracy", "0.5", "--max_ece", "0.5", "--junit", str(tmp_path / "gate.xml")]
+    for words in ([str(run), *flags], [str(file), *flags]):
+        assert not HEAVY & loaded(f"from kedge.cli import main\nassert main(['check', *{words!r}]) == 0")

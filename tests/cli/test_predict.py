@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import kedge
-from kedge.cli import predict
+from kedge.cli import file_answers, predict
 from kedge.cli.resolve_model import Source
 from kedge.rejection import rule_from
 
@@ -111,7 +111,7 @@ def test_adaptive_references_say_how_many_were_used(command, digit_model, model_
     used = [row["references_used"] for row in rows]
     assert all(2 <= n <= 4 for n in used)
     assert f"{sum(used) / len(used):.1f} references used for an image, on average" in err
-    pixels = predict.read(photos / "d1.png", (1, 8, 8))[None].float() / 255
+    pixels = file_answers.read(photos / "d1.png", (1, 8, 8))[None].float() / 255
     (row,) = (row for row in rows if row["path"].endswith("d1.png"))
     expected = digit_model.predict(pixels, "adaptive")
     assert row["confidence"] == pytest.approx(float(expected.confidence), abs=1e-5)
@@ -127,7 +127,7 @@ def test_an_exported_file_answers_as_the_folded_model(command, digit_model, phot
     path = kedge.deploy.export(digit_model, tmp_path / "digits.onnx").path
     code, out, err = command("predict", path, photos / "d1.png", photos / "d2.png", "--format", "json")
     assert code == 0
-    pixels = torch.stack([predict.read(photos / f"d{i}.png", (1, 8, 8)) for i in (1, 2)]).float() / 255
+    pixels = torch.stack([file_answers.read(photos / f"d{i}.png", (1, 8, 8)) for i in (1, 2)]).float() / 255
     expected = digit_model.predict(pixels, references=1)
     for i, row in enumerate(json.loads(out)):
         assert row["label"] == str(int(expected.label[i]))
@@ -145,7 +145,7 @@ def test_answers_with_a_confidence_of_1_are_told_apart(command, photos, tmp_path
     network = kedge.networks.create("kedge_resnet_small", 10, 1, 8, arguments={"width": 8})
     model = kedge.plain(network, example=(1, 8, 8)).eval()
     files = sorted(photos.glob("d*.png"))[:6]
-    pixels = torch.stack([predict.read(path, (1, 8, 8)) for path in files]).float() / 255
+    pixels = torch.stack([file_answers.read(path, (1, 8, 8)) for path in files]).float() / 255
     two = model(pixels).topk(2).values
     with torch.no_grad():
         for parameter in model.network.fc.parameters():
@@ -232,8 +232,8 @@ def test_photos_are_prepared_as_in_evaluation(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "set" / f"c{i}" / "x.png")
     images = data.load(tmp_path / "set", "train", image_size=72)
     for i in range(3):
-        assert torch.equal(predict.read(tmp_path / "set" / f"c{i}" / "x.png", (3, 72, 72)), images[i][0])
-    assert predict.read(tmp_path / "set" / "c0" / "x.png", (1, 30, 40)).shape == (1, 30, 40)
+        assert torch.equal(file_answers.read(tmp_path / "set" / f"c{i}" / "x.png", (3, 72, 72)), images[i][0])
+    assert file_answers.read(tmp_path / "set" / "c0" / "x.png", (1, 30, 40)).shape == (1, 30, 40)
 
 
 def test_bad_arguments_are_explained(command, model_folder, photos, monkeypatch):
@@ -250,7 +250,7 @@ def test_bad_arguments_are_explained(command, model_folder, photos, monkeypatch)
 def test_a_model_of_oblong_images_sees_no_squashed_ones(tmp_path):
     from PIL import Image
 
-    from kedge.cli.predict import read
+    from kedge.cli.file_answers import read
 
     # A disc in the middle of a wide picture is as wide as it is high in a narrow one.
     y, x = torch.meshgrid(torch.arange(60) - 29.5, torch.arange(200) - 99.5, indexing="ij")
@@ -349,3 +349,20 @@ def test_members_of_a_mean_vote_on_the_set(command, model_folder, photos, tmp_pa
     assert set(row["set"]) == {str(k) for k in (both[0] & both[1]).nonzero()[:, 0].tolist()}
     with pytest.raises(ValueError, match=r"for 0\.95 of their majority, each needs 0\.975"):
         command("predict", f"mean({first},{second})", photos / "d1.png", "--sets", "0.95")
+
+
+def test_what_is_not_read_of_files_is_said_in_a_line(command, model_folder, photos):
+    from PIL import Image
+
+    frames = [Image.new("L", (8, 8), grey) for grey in (0, 100, 200)]
+    frames[0].save(photos / "moves.gif", save_all=True, append_images=frames[1:])
+    Image.new("RGBA", (8, 8)).save(photos / "clear.png")
+    for arguments in ((), ("--out", photos.parent / "answers.csv")):
+        _, _, err = command("predict", model_folder, photos, *arguments)
+        (line,) = [each for each in err.splitlines() if "the first image is read" in each]
+        assert line == (
+            f"kedge predict: 1 animated or of several pages (the first image is read), such as {photos / 'moves.gif'}; "
+            "1 with transparency (it is left out: the colour stored below it is seen, often black), such as "
+            f"{photos / 'clear.png'}"
+        )
+    assert "the first image is read" not in command("predict", model_folder, photos / "d1.png")[2]

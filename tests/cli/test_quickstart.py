@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from kedge.cli import quickstart
-from kedge.cli.evaluate import free_folder
+from kedge.cli.results_folder import free_folder
 from kedge.training import Recipe
 
 

@@ -251,3 +251,23 @@ def test_a_file_of_weights_says_what_its_head_is_taken_for_and_none_will_do_wher
     model = load_timm(given, str(tmp_path / "body.pth"), headless=True)
     assert "head fresh" in capsys.readouterr().err
     assert torch.equal(model.network.stem.weight, state["stem.weight"])
+
+
+def test_a_run_without_a_model_is_trained_at_this_moment_or_was_broken_off(tmp_path, monkeypatch):
+    from kedge.training.folder import RunFolder
+
+    run = tmp_path / "begun"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("data: digits\n")
+    with (
+        RunFolder(run).claimed(),
+        pytest.raises(FileNotFoundError, match=r"begun has no model yet: it is being trained at this moment; wait"),
+    ):
+        find(str(run))
+    with pytest.raises(FileNotFoundError, match=f"it was broken off; finish it with kedge train --resume {run}"):
+        find(str(run))
+    with RunFolder(run).claimed():  # asking leaves no lock
+        pass
+    monkeypatch.setattr("kedge.named_model.is_locked", lambda path: None)  # where there are no locks
+    with pytest.raises(FileNotFoundError, match="it is being trained, or was broken off; wait for it, or go on with"):
+        find(str(run))

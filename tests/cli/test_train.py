@@ -9,6 +9,7 @@ import yaml
 
 from kedge.cli import COMMANDS, main, train
 from kedge.training import Recipe, load_recipe
+from tests.photo_folder import write_photos
 
 TINY = ["--classes", "[0,1]", "--arguments.width", "4", "--batch_size", "64", "--references", "2", "--device", "cpu"]
 
@@ -253,3 +254,30 @@ def test_the_run_comes_with_its_page(tmp_path):
         ]
     )
     assert "</html>" in (folder / "report.html").read_text()
+
+
+def test_what_is_not_read_of_the_files_is_said_before_the_first_epoch(capsys, tmp_path, no_report):
+    from PIL import Image
+
+    photos = write_photos(tmp_path / "photos", each=40)
+    frames = [Image.new("L", (8, 8), grey) for grey in (0, 100, 200)]
+    frames[0].save(photos / "ant" / "moves.gif", save_all=True, append_images=frames[1:])
+    asked = [
+        "--data",
+        str(photos),
+        "--name",
+        "mine",
+        "--runs",
+        str(tmp_path),
+        "--epochs",
+        "1",
+        "--arguments.width",
+        "4",
+        "--folds",
+        "0",
+    ]
+    assert main(["train", *asked, "--batch_size", "64", "--references", "2", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    line = f"1 animated or of several pages (the first image is read), such as {photos / 'ant' / 'moves.gif'}"
+    assert line in said.splitlines()
+    assert said.index(line) < said.index("epoch 1/1")

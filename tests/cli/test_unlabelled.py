@@ -128,3 +128,27 @@ def test_what_is_no_data_is_refused(command, run_folder, tmp_path):
         command("evaluate", run_folder, "--unlabelled", tmp_path / "nothing")
     with pytest.raises(kedge.data.DataError, match="no-such-folder"):
         command("evaluate", run_folder, "--unlabelled", tmp_path / "no-such-folder")
+
+
+def test_some_that_cannot_be_read_are_left_out_and_named(command, run_folder, new_photos):
+    for name in ("broken.jpg", "empty.png"):
+        (new_photos / name).write_bytes(b"" if name == "empty.png" else b"\xff\xd8\xff not really")
+    whole = (new_photos / "monday" / "1.png").read_bytes()
+    (new_photos / "cut.png").write_bytes(whole[: len(whole) // 2])
+    code, out, err = command("evaluate", run_folder, "--unlabelled", new_photos, "--format", "json")
+    assert code == 0
+    assert entry_of(out)["sets"][str(new_photos)]["images"] == 60
+    assert "60 images, 3 unreadable and skipped" in err
+    assert f"skipped {new_photos / 'broken.jpg'}: not an image, or empty" in err
+    asked = ("--model", run_folder, "--corruptions", "none")
+    code, _, err = command("compare", new_photos / "monday", new_photos, *asked)
+    assert code == 0
+    assert "60 images, 3 unreadable and skipped" in err
+
+
+def test_where_none_can_be_read_it_is_refused(command, run_folder, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for i in range(3):
+        (tmp_path / "bad" / f"{i}.png").write_bytes(b"nothing")
+    with pytest.raises(kedge.data.DataError, match=r"none of 3 images looked at can be read"):
+        command("evaluate", run_folder, "--unlabelled", tmp_path / "bad")

@@ -28,9 +28,9 @@ def looked_at(monkeypatch):
     found = []
     small = FileItems.small
 
-    def counted(self, i):
+    def counted(self, i, *rest):
         found.append(i)
-        return small(self, i)
+        return small(self, i, *rest)
 
     monkeypatch.setattr(FileItems, "small", counted)
     return found

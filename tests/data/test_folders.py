@@ -179,3 +179,17 @@ def test_a_test_split_that_does_not_fit_is_said_when_the_training_images_are_loa
     root = make_folder({"train/cat": 3, "train/dog": 3, "test/cat": 2, "test/fox": 2})
     with pytest.raises(DataError, match=r"'test' has classes that 'train' lacks: fox"):
         kd.load(root, "train")
+
+
+@pytest.mark.parametrize("size", [24, 90])
+def test_one_unreadable_image_among_few_is_skipped_and_all_are_refused(make_folder, size):
+    root = make_folder({"cat": 6, "dog": 6}, size=(size, size))
+    (root / "dog" / "broken.png").write_bytes(b"nothing")
+    images = kd.load(root)
+    assert (len(images), images.report.total) == (12, 13)
+    assert "12 images, 1 unreadable and skipped" in images.report.summary()
+    for path in root.rglob("*.png"):  # their headers can be read
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for load in (kd.load, kd.load_unlabelled):
+        with pytest.raises(DataError, match=r"can(not)? be read"):
+            load(root)

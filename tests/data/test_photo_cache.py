@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -228,3 +229,26 @@ def test_large_images_that_are_no_jpeg_are_brought_down_by_whole_factors(tmp_pat
     assert np.abs(small - blocks).max() < 0.6  # rounded in integers
     assert np.array_equal(np.asarray(open_image(tmp_path / "large.png", least=211)), pixels)
     assert open_image(tmp_path / "large.png", least=20).size == (79, 53)  # a factor of 8 at most, as of a JPEG
+
+
+def test_another_version_of_what_reads_heic_has_entries_of_its_own(photos, tmp_path, monkeypatch):
+    key, image = photos.keys()[0], picture(1, 30, 20)
+
+    def cache(version):
+        installed = None if version is None else object()
+        monkeypatch.setattr("kedge.data.photo_cache.find_spec", lambda name: installed)
+        monkeypatch.setattr("kedge.data.photo_cache.version", lambda package: {"pillow-heif": version}[package])
+        return PhotoCache(tmp_path / "cache")
+
+    cache("1.0").write(key, 192, image)
+    assert [cache(version).read(key, 192) is not None for version in ("1.0", "1.1", None)] == [True, False, False]
+
+
+def test_the_room_on_a_disk_is_known_without_statvfs(photos, tmp_path, monkeypatch):
+    monkeypatch.delattr("os.statvfs")  # as on Windows
+    key, image = photos.keys()[0], picture(1, 30, 20)
+    for free, there in ((1 << 20, False), (1 << 40, True)):
+        monkeypatch.setattr("shutil.disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        cache = PhotoCache(tmp_path / "cache")
+        cache.write(key, 192, image)
+        assert (cache.read(key, 192) is not None) is there

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import nn
 
 import kedge
-from kedge.cli.predict import read
+from kedge.cli.file_answers import read
 
 PAGE = Path(__file__).parents[2] / "docs" / "deploy.md"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from kedge.cli.predict import predict_files
+from kedge.cli.file_answers import predict_files
 from kedge.deploy import as_photo, export_photo, load_onnx
 from tests.deploy.test_photo_export import photos, picture, small_model  # noqa: F401
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 import kedge
-from kedge.cli.predict import predict_files, read
+from kedge.cli.file_answers import predict_files, read
 from kedge.deploy import as_photo, export, export_photo, load_onnx, photo_file, photo_graph, with_photo_input
 from kedge.deploy.answering import Answering
 from kedge.deploy.photo_view import PhotoView

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 import kedge
 from kedge import unknown
-from kedge.cli.predict import predict_files
+from kedge.cli.file_answers import predict_files
 from kedge.data import TensorSet
 from kedge.deploy import export, export_photo, load_onnx, photo_file, quantise, with_photo_input
 from kedge.deploy.card import FORMAT_VERSION
@@ -88,6 +89,9 @@ def test_the_file_answers_as_the_model_and_as_predict(score, anchored, images, v
     assert {"(unknown)", "unsure"} < set(expected)  # in brackets where a class is called so
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert [session.run(["answer"], {"photo": each.numpy()})[0][0] for each in photos] == expected
+    page = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    named = [*session.get_inputs(), *session.get_overridable_initializers(), *session.get_outputs()]
+    assert [each.name for each in named if f"`{each.name}`" not in page] == []
     card = json.loads(session.get_modelmeta().custom_metadata_map["kedge"])
     assert (card["format_version"], card["unknown"]) == (FORMAT_VERSION, model.unknown)
     assert card["answers"] == [*NAMES, "unsure", "(unknown)"]

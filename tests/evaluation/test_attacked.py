@@ -5,6 +5,7 @@ from torch import nn
 
 import kedge
 from kedge.attacks import FGSM, PGD, Bank, as_attack, distance
+from kedge.binomial import exact_interval
 from kedge.evaluation.attacked import (
     accuracy_against_epsilon,
     attack_batch,
@@ -15,7 +16,6 @@ from kedge.evaluation.attacked import (
     predictor,
 )
 from kedge.evaluation.sanity import gradient_sizes, same_answers, sanity, sanity_attacks
-from kedge.metrics._classification import exact_interval
 
 
 @pytest.fixture(scope="module")

@@ -67,3 +67,16 @@ def test_of_many_classes_the_table_has_the_worst():
     shown = BY_CLASS.details([result], [str(c) for c in range(100)])
     assert len(shown) == 30
     assert [line.label for line in shown[:10]] == [str(c) for c in range(3, 100, 10)]
+
+
+def test_of_classes_that_are_equal_none_is_called_the_worst():
+    names = ["cat", "dog", "cow"]
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    for predicted, note, sentence in (
+        ([0, 0, 1, 1, 2, 2], "none, all 3 classes are alike", "none, all 3 classes are alike: right on 100.0 %"),
+        ([0, 1, 1, 0, 2, 2], "class cat and 1 more", "cat and 1 more: right on 50.0 %"),
+        ([0, 1, 1, 1, 2, 2], "class cat", "cat: right on 50.0 %"),
+    ):
+        result = numbers([answers(labels, torch.tensor(predicted), 3)], [BY_CLASS]).results()["accuracy_by_class"]
+        assert list(BY_CLASS.lines([result], names)[0].notes) == [note]
+        assert BY_CLASS.sentence(result, names).startswith(f"Its worst class is {sentence}")

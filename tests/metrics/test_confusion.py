@@ -41,7 +41,7 @@ def test_counts_are_those_of_sklearn(drawn):
 def test_everything_right_has_no_confusion():
     found = result(torch.arange(3), torch.arange(3), 3)
     assert (found["value"], found["largest"]) == (0.0, [])
-    assert list(CONFUSION.lines([found], ["a", "b", "c"])[0].notes) == [""]
+    assert list(CONFUSION.lines([found], ["a", "b", "c"])[0].notes) == ["none"]
 
 
 def test_of_many_classes_the_largest_confusions_alone():

@@ -32,6 +32,24 @@ def test_the_head_is_that_of_scikit_learn(points, strength):
     np.testing.assert_allclose(probe.weight * scale, other.coef_, atol=5e-3 * np.abs(other.coef_).max())
 
 
+@pytest.mark.parametrize("images", [12, 59, 90])
+def test_fewer_images_than_features_have_the_same_head(images):
+    """Solved in what they span, which the minimum lies in."""
+    draw = torch.Generator().manual_seed(images)
+    labels = torch.arange(images) % 3
+    x = torch.randn(images, 60, generator=draw).double() + labels[:, None]
+    x[1] = x[0]  # and of less than full rank
+    labels[1] = labels[0]
+    probe = fit_probe(ProbeData(x[None], labels, 3), strength=0.05)
+    scale = float((x - x.mean(0)).square().mean().sqrt())
+    other = LogisticRegression(C=1 / (0.05 * images), tol=1e-10, max_iter=10000).fit((x - x.mean(0)) / scale, labels)
+    assert torch.allclose(probe.weight.double() * scale, torch.from_numpy(other.coef_), atol=1e-4)
+    judged = torch.randn(40, 60, generator=draw).double()
+    logits = judged @ probe.weight.double().T + probe.bias
+    expected = torch.from_numpy(other.predict_log_proba(((judged - x.mean(0)) / scale).numpy()))
+    assert torch.allclose(logits.log_softmax(1), expected, atol=1e-3)
+
+
 def test_the_minimum_is_one_by_autograd(points):
     x, labels = points
     targets = torch.full((60, 3), 1 / 3, dtype=torch.float64)

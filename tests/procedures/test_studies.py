@@ -83,7 +83,7 @@ def test_nothing_is_trained_for_shots_that_are_not_there(body, digits, tmp_path)
 
 def test_data_without_a_test_part_is_measured_on_images_that_chose_nothing(body, digits, monkeypatch, capsys):
     from kedge import data
-    from kedge.cli.adapt import images_of_task
+    from kedge.cli.task_images import images_of_task
 
     whole = digits[0]
     monkeypatch.setattr(data, "load", lambda *_: whole)

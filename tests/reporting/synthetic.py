@@ -286,7 +286,8 @@ def model(
     made["answers"] = None
     made["training"] = {
         "folder": f"runs/{i}", "data": "cifar10", "images": 45000, "validation_images": 5000, "classes": None,
-        "repeated": 0, "seconds": 100.0, "finished": "2026-01-02T03:04:05+0000", "recipe": {"epochs": 3},
+        "repeated": 0, "photos": False,
+        "seconds": 100.0, "finished": "2026-01-02T03:04:05+0000", "recipe": {"epochs": 3},
         "probe": None, "validation": {"accuracy": accuracy},
         "curve": {"epoch": [1, 2], "lr": [0.1, 0.0], "train_loss": [2.0, 1.0], "val_accuracy": [0.4, accuracy]},
     }  # fmt: skip

@@ -1,9 +1,12 @@
 """The first screen: what it claims, and of what; and what it says of a training."""
 
 import copy
+import re
 
 import pytest
+import torch
 
+from kedge.evaluation.verdict import verdict
 from kedge.reporting.formats import upgrade
 from kedge.reporting.page import page
 from kedge.reporting.sections import decision, training
@@ -65,9 +68,12 @@ def test_what_decides_is_said_with_its_numbers(results):
     assert "Always answering ant: 50.0 %;" in lines["How good"]["note"]
     assert "before training: 60.0 % of 10 validation images." in lines["How good"]["note"]
     assert lines["Worst class"]["text"] == "bee: right on 40.0 % of 20 (20.0–70.0)"
+    assert "picked as the lowest" in lines["Worst class"]["note"]
     assert lines["Worst confusion"]["text"] == "bee taken for ant: 10 of 20"
     assert lines["Worst corruption"]["text"] == "motion blur, severity 5: right on 22.0 % (lowest of 2 kinds)"
     assert lines["To deploy it"]["code"] == "kedge export 'runs/my pets' --to onnx"
+    results["models"]["mine"]["training"]["photos"] = True
+    assert first(results)[1]["To deploy it"]["code"] == "kedge export 'runs/my pets' --input photo"
 
 
 def test_the_majority_is_that_of_training(results):
@@ -105,6 +111,43 @@ def test_every_verdict_in_words(results, kind, coverage, words, tail):
     entry, _ = first(results)
     assert entry["words"].startswith(words)
     assert entry["tail"].startswith(tail)
+
+
+@pytest.mark.parametrize(("half", "every", "images"), [(1, 8, 200), (0, 2, 60), (5, 20, 120)])
+def test_how_many_images_would_tell_is_how_many_do(results, half, every, images):
+    """As many more at the same rates make the verdict clear, some fewer do not."""
+    own = of_counts(half, every, images)
+    assert own["kind"] == "unclear"
+    results["models"]["mine"]["verdict"] = own
+    count = int(re.search(r"About ([\d,]+) images would tell", first(results)[0]["ground"])[1].replace(",", ""))
+    more = of_counts(round(half * count / images), round(every * count / images), count)
+    assert more["kind"] in ("all", "half", "none")
+    fewer = count * 4 // 5
+    assert of_counts(round(half * fewer / images), round(every * fewer / images), fewer)["kind"] == "unclear"
+
+
+def of_counts(half, every, images):
+    """The verdict on images of which so many are wrong, `half` of them among the more certain half."""
+    correct = torch.ones(images, dtype=torch.bool)
+    correct[:half] = False
+    correct[images - (every - half) :] = False
+    return verdict(torch.linspace(5, -5, images), correct, 0.05)
+
+
+def test_how_images_of_no_class_fare_is_said(results):
+    _, lines = first(results)
+    assert lines["Images of no class"]["code"] == "kedge evaluate 'runs/my pets' --ood FOLDER"
+    shares = {"near": (0.3, 0.2, 0.4), "far": (0.1, 0.05, 0.2)}
+    model = results["models"]["mine"]
+    model["refusal"] = {
+        "rule": "energy below 3", "score": "energy", "threshold": 3.0, "clean": {},
+        "ood": {
+            name: {"answered": {"value": value, "low": low, "high": high}, "unknown": {"value": 1 - value}}
+            for name, (value, low, high) in shares.items()
+        },
+    }  # fmt: skip
+    line = first(results)[1]["Images of no class"]
+    assert line["text"] == "30.0 % of near are answered with a label (20.0–40.0), the most of 2 sets"
 
 
 def test_what_was_trained_on_gets_no_verdict(results):
@@ -165,7 +208,8 @@ def test_the_gate_of_its_recipe_is_judged_on_the_first_screen(results):
     _, lines = first(results)
     assert "kedge check" in lines["Gate"]["code"]
     model["gate"] = {"min_accuracy": 0.5}
-    assert first(results)[1]["Gate"]["text"] == "pass"
+    assert first(results)[1]["Gate"]["text"].startswith("pass: accuracy 70 % (")
+    assert first(results)[1]["Gate"]["text"].endswith(", at least 50 % is asked")
     model["gate"] = {"min_accuracy": 0.9, "worst_class": 0.1}
     text = first(results)[1]["Gate"]["text"]
     assert text.startswith("fail: ")

@@ -1,6 +1,6 @@
 """Results, table and page of an evaluation: results.json, by which a folder counts as taken, comes last."""
 
-from kedge.cli.evaluate import free_folder, write
+from kedge.cli.results_folder import free_folder, write
 from tests.killing import afterwards, killed, places, tree, watched
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from kedge.reporting.claims import compared, comparison, holm
 from kedge.reporting.formats import upgrade
-from kedge.reporting.sections.calibration import overconfidence
+from kedge.reporting.sections.calibration import leaning, overconfidence
 from kedge.reporting.summary import about
 from tests.reporting import synthetic
 from tests.reporting.test_text import estimate
@@ -172,6 +172,13 @@ def test_failed_models_have_words_too(partial):
 def test_leaning():
     diagram = {"count": [0, 10, 30], "confidence": [None, 0.5, 0.9], "accuracy": [None, 0.4, 0.7]}
     assert overconfidence(diagram) == pytest.approx(0.175)
+    assert leaning(diagram, 40) == ", too sure of itself on average"
+    assert leaning(diagram, 10).startswith(", neither")  # 17.5 points are within the chance of ten images, 30
+    assert "calibrated model may" in leaning(diagram, 40, {"value": 0.175, "low": 0.0, "high": 0.2})
+    assert leaning(diagram, 40, {"value": 0.175, "low": 0.1, "high": 0.2}) == ", too sure of itself on average"
+    cautious = {"count": [400], "confidence": [0.5], "accuracy": [0.6]}
+    assert leaning(cautious, 400) == ", too cautious on average"
+    assert leaning(None, 40) == leaning({"count": [0], "confidence": [None], "accuracy": [None]}, 40) == ""
 
 
 def test_a_model_without_a_number_does_not_silence_the_others(partial):

@@ -15,7 +15,7 @@ from kedge.reporting.rows import best_of, number, short, spread
 from kedge.reporting.sections.attack import strength
 from kedge.reporting.summary import summary_rows
 from kedge.reporting.svg import GLYPHS
-from kedge.reporting.table import BETTER_THAN_SOME, MARK, SOME
+from kedge.reporting.text_table import BETTER_THAN_SOME, MARK, SOME
 from tests.reporting import synthetic
 
 

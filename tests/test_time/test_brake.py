@@ -81,10 +81,10 @@ def test_a_held_model_stays_where_it_is_until_reset(model, brake, streams):
     images, labels = streams(0.35)
     held = Adapting(model, Tent(0.05), brake)
     passes(held, images, labels, 3)
-    steps, weights = held.record.steps, held._snapshot()
+    steps, weights = held.record.steps, held._learned.snapshot()
     passes(held, images, labels, 1)
     assert held.record.steps == steps
-    assert all(torch.equal(a, b) for a, b in zip(weights, held._snapshot(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(weights, held._learned.snapshot(), strict=True))
     held.reset()
     assert held.record.held == []
     passes(held, images, labels, 1)

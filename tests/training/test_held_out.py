@@ -298,6 +298,9 @@ def test_photos_are_told_by_their_files(tmp_path):
     assert (run / FILE).stat().st_size < 20 * 80 + 1000
     record = ImageRecord.read(run)
     assert (record.trained, record.held, record.keys_of) == (train.keys(), val.keys(), "encoded bytes")
+    assert record.photos
+    digits = data.load("digits", "test")
+    assert not ImageRecord.of(digits, None).photos
     CHANGES["added"](tmp_path / "photos")
     CHANGES["renamed"](tmp_path / "photos")
     assert (sources(RunImages(run).train), sources(RunImages(run).val)) == (trained, held)

@@ -1,5 +1,6 @@
 """The anchored model: a network that sees an image as a reference and the residual from it."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from kedge.anchoring.adaptive import predict_adaptively
 from kedge.anchoring.bank import Bank
 from kedge.anchoring.fold import fold_network
+from kedge.anchoring.outputs import Outputs
 from kedge.anchoring.prediction import Prediction, conclude, summarise, vetted
+from kedge.anchoring.prototypes import reads_features
 from kedge.anchoring.referenced import ReferencedModel
 from kedge.anchoring.transduction import BestReferences
 from kedge.anchoring.twin import in_eval
@@ -152,6 +155,14 @@ class AnchoredModel(ReferencedModel):
         """The last layer; None for "adaptive", where inputs meet different numbers of references."""
         adaptive = isinstance(references, str) and references == "adaptive"
         return None if adaptive else super().feature_layer(images)
+
+    @torch.no_grad()
+    def outputs(self, images: Tensor, references: Any = None, *, features: bool = False, **wants: Any) -> Outputs:
+        """As of any model; of "adaptive", where there are no features, the familiarity that `predict` gives."""
+        said = super().outputs(images, references, features=features, **wants)
+        if not features or said.features is not None or not reads_features(self.unknown):
+            return said
+        return dataclasses.replace(said, familiarity=self.predict(images, references, check=False).familiarity)
 
     def masked_logits(self, images: Tensor, references: Any = None) -> Tensor:
         """Logits `[B, C]` of [0, x - r] before the steps, the mean over the references."""

@@ -35,6 +35,8 @@ class Outputs:
         members: `[B, M]` int64, the class that each member of an ensemble, or each reference of an anchored model,
             answers by itself; None where it was not asked for, there is one only, or there are more than 64.
         of_members: whether the uncertainty is the disagreement of an ensemble's members, in nats, not of references.
+        familiarity: `[B]`, how near the images are to prototypes, where the rule for `unknown` goes by that and there
+            are no features to tell it from: of an exported file, of references="adaptive"; else None.
     """
 
     logits: Tensor
@@ -46,6 +48,7 @@ class Outputs:
     steps: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     of_members: bool = False
     members: Tensor | None = None
+    familiarity: Tensor | None = None
 
     @property
     def reference_spread(self) -> Tensor | None:
@@ -81,7 +84,7 @@ class Outputs:
         if not parts:
             raise ValueError("there are no outputs to put together: parts is empty")
         joined: dict[str, Any] = {}
-        for name in ("logits", "uncertainty", "features", "masked", "reverse", "members"):
+        for name in ("logits", "uncertainty", "features", "masked", "reverse", "members", "familiarity"):
             values = [getattr(part, name) for part in parts]
             joined[name] = None if any(value is None for value in values) else torch.cat(values)
         head = parts[0].head if joined["features"] is not None else None

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from kedge import catalog
+from kedge import specs
 
 STEPS = 20  # of the PGD by which an attack without gradients to look at is checked
 
@@ -134,7 +134,7 @@ class Attack:
         return self(model, images, targets)
 
     def _pgd(self, **settings: Any) -> "Attack":
-        pgd: Attack = catalog.build("attacks", {"pgd": {"early_stop": True, **settings}}, eps=self.eps, norm=self.norm)
+        pgd: Attack = specs.build("attacks", {"pgd": {"early_stop": True, **settings}}, eps=self.eps, norm=self.norm)
         return pgd
 
 

@@ -16,6 +16,7 @@ from kedge.data.formats import EXTENSIONS, UNREAD, Encoded, opened
 from kedge.data.image_files import is_loop
 from kedge.data.items import EncodedItems, FileItems
 from kedge.data.report import UnreadableImage
+from kedge.data.traits import Traits, traits_of
 
 __all__ = ["Checked", "Seen", "check_data"]
 
@@ -32,16 +33,14 @@ class Seen:
     Attributes:
         format: what Pillow calls it; "array" without a file.
         height, width: upright, in pixels.
-        transparent: whether it has a transparent part, which is seen in the colour that is stored there.
-        several: whether the file holds more than this image: frames, pages.
+        traits: what of the file is not read, such as further frames (`kedge.data.traits`).
         key: the same for images that are equal bit for bit.
     """
 
     format: str
     height: int
     width: int
-    transparent: bool
-    several: bool
+    traits: tuple[str, ...]
     key: bytes
 
 
@@ -87,6 +86,15 @@ class Checked:
         """How many images a class of a part holds once more than once."""
         splits, labels = self.pool.splits, self.pool.labels.tolist()
         return sum(len(own) - len({(splits[i], labels[i]) for i in own}) for own in self.copies)
+
+    @property
+    def traits(self) -> Traits:
+        """The traits of all files."""
+        traits = Traits()
+        for place, each in enumerate(self.seen):
+            if each.traits:
+                traits.add(each.traits, self.pool.file(place))
+        return traits
 
     @cached_property
     def shorter(self) -> list[int]:
@@ -160,7 +168,7 @@ def _look(part: Part, row: int) -> Seen | UnreadableImage:
         source = part.source.source(row) if isinstance(part.source, EncodedItems) else None
         if source is None:  # pixels as they are: reading them is all there is to do
             height, width = part.stored(row)
-            return Seen("array", height, width, False, False, part.key(row))
+            return Seen("array", height, width, (), part.key(row))
         return _decoded(source, part.name(row))
     except UnreadableImage as error:
         return error
@@ -170,8 +178,7 @@ def _decoded(source: Encoded, name: str) -> Seen:
     open_image(source, name, least=1)
     with opened(source) as image:
         height, width = upright_size(image)
-        several = image.format != "MPO" and getattr(image, "is_animated", False)  # whose second one is a preview
-        return Seen(image.format or "", height, width, image.has_transparency_data, several, key_of(source))
+        return Seen(image.format or "", height, width, tuple(traits_of(image)), key_of(source))
 
 
 def _other_files(pool: Pool, places: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:

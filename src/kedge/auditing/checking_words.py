@@ -128,19 +128,11 @@ def as_csv(checked: Checked) -> str:
 
 
 def _worth_knowing(checked: Checked) -> Iterator[str]:
-    pool, seen = checked.pool, checked.seen
+    pool = checked.pool
     if checked.within:
         yield f"{_are(checked.within, 'image')} there once more in the same class and part, bit for bit"
-    if several := [i for i, each in enumerate(seen) if each.several]:
-        yield (
-            f"{_are(len(several), 'file')} animated or of several pages: the first image is read, such as of "
-            f"{printable(pool.file(several[0]))}"
-        )
-    if clear := [i for i, each in enumerate(seen) if each.transparent]:
-        yield (
-            f"{_are(len(clear), 'image')} transparent in part: what is seen there is the colour that is stored, often "
-            f"black, such as in {printable(pool.file(clear[0]))}"
-        )
+    if traits := checked.traits:
+        yield traits.line()
     if pool.labelled and len(pool.class_names) > 1:
         totals = [sum(own) for own in zip(*checked.counts.values(), strict=True)]
         most, fewest = max(totals), min(totals)

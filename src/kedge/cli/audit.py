@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kedge.cli.evaluate import free_folder
 from kedge.cli.output import progress_bar
 from kedge.cli.resolve_model import Source, check_weights, find
+from kedge.cli.results_folder import free_folder
 
 if TYPE_CHECKING:
     from kedge.auditing.gathering import Pool

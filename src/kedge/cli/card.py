@@ -24,10 +24,11 @@ def run(model: str, *, repo: str | None = None, license: str | None = None, out:
     folder = source.folder("a card is about one of those")
     if source.on_hub and not out:
         raise ValueError(f"{model} is on the hub, with the card that it has: name a file to write with --out")
-    from kedge.deploy.card_results import evaluation_of, on_validation
-    from kedge.deploy.model_card import FILE, is_ours, model_card, read_run, stated_license
+    from kedge.deploy.model_card import FILE, is_ours, model_card, stated_license
     from kedge.deploy.pushing import check_name
     from kedge.files import sweep, write_text
+    from kedge.reporting.evaluations import evaluation_of, on_validation
+    from kedge.training.recorded import read_run
 
     if repo is not None:
         check_name(repo)
@@ -41,7 +42,7 @@ def run(model: str, *, repo: str | None = None, license: str | None = None, out:
     text = model_card(loaded, source.run, repo, license)
     sweep(path.parent)
     write_text(path, text)
-    results, _ = evaluation_of(loaded, source.run, read_run(source.run)[1])
+    results, _ = evaluation_of(source.run, loaded.describe_steps(), read_run(source.run)[1])
     print(f"card: {path}")
     if results is None:
         print(f"no evaluation of this model was found: kedge evaluate {model}, then write the card again")

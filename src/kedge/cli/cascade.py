@@ -122,6 +122,8 @@ def run(
     else:
         print(_table(rows, choice.rule, measured))
     print(f"saved: {folder}    kedge predict {folder} IMAGES...", file=sys.stderr)
+    if both.left_out:
+        print(f"careful: {both.left_out}", file=sys.stderr)
     if rows["cascade"]["milliseconds"] >= rows["large alone"]["milliseconds"]:
         print("careful: the cascade takes as long as the large model alone: the small one is too slow, or too seldom "
               "sure; allow a larger loss, or use the large model", file=sys.stderr)  # fmt: skip

@@ -8,6 +8,8 @@ from typing import Any
 
 from kedge.cli.resolve_model import Source, find
 from kedge.gate import CRITERIA, FAIL, UNDECIDED, UNMEASURED, as_gate, measuring, overall, verdicts
+from kedge.json_text import read_json
+from kedge.regular import LARGEST_TEXT
 
 PASSED, FAILED, BROKEN, CANNOT_TELL = range(4)  # exit status; 1 is a verdict here, so an error has another
 
@@ -38,8 +40,8 @@ def run(
     flag does not say otherwise. Of several models in the results every one is judged, and so is each of several seeds.
 
     Args:
-        results (RUN): a run, of which the newest evaluation of the model as it is now is read; a folder with
-            results.json; or such a file
+        results (RUN): a run, of which the newest evaluation of the model as it is now is read, one on test images
+            before all on validation images; a folder with results.json; or such a file
         min_accuracy: least share of right answers
         worst_class: least share of right answers in every class; the interval counts that the worst was looked for
         worst_group: the same in every group (kedge evaluate --groups)
@@ -82,6 +84,7 @@ def run(
 
     status = {FAIL: FAILED, UNDECIDED: PASSED if allow_undecided else CANNOT_TELL}.get(overall(judged), PASSED)
     _write(judged, where, status, allow_undecided, junit, json)
+    print(f"judged by {where}, of {read['created'][:16].replace('T', ' ')}", file=sys.stderr)
     for line in _careful(read):
         print(f"careful: {line}", file=sys.stderr)
     print("\n".join(verdict_lines(judged)))
@@ -108,18 +111,29 @@ def _results(word: str) -> tuple[dict[str, Any], str, str]:
         path = path / "results.json"
     if path.suffix == ".json" and path.is_file():
         return read_results(path), str(path), "MODEL"
-    from kedge.deploy.card_results import evaluation_of
-    from kedge.deploy.model_card import read_run
+    from kedge.reporting.evaluations import evaluation_of
+    from kedge.training.recorded import read_run
 
     source = find(word)
     if source.run is None:
         raise ValueError(f"{word} is the model of no run: give the results.json that kedge evaluate wrote of it")
-    own, why = evaluation_of(source.load("cpu"), source.run, read_run(source.run)[1])
+    steps = _steps_of(source.folder("only what it saved has evaluations"))
+    own, where = evaluation_of(source.run, steps, read_run(source.run)[1])
     if own is None:
-        raise ValueError(f"{why.partition('. ')[0]}: kedge evaluate {shlex.quote(word)} measures what is judged here")
+        raise ValueError(f"{where}: kedge evaluate {shlex.quote(word)} measures what is judged here")
     for model in own["models"].values():  # as the recipe has it now
         model["gate"] = gates_of({source.name: source})[source.name]
-    return own, f"the evaluation of {own['created'][:16].replace('T', ' ')}", word
+    return own, where, word
+
+
+def _steps_of(folder: Path) -> list[str]:
+    """The steps of a saved model in words; where it has none, without torch, which takes longer than all else here."""
+    if not read_json(folder / "config.json", LARGEST_TEXT).get("steps"):
+        return []
+    from kedge.checkpoint import read_config
+    from kedge.postprocess import describe_steps
+
+    return describe_steps(read_config(folder)["steps"])
 
 
 def _unmeasured(missing: list[Any], results: dict[str, Any], where: str, word: str) -> str:

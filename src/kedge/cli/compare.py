@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.evaluate import free_folder
 from kedge.cli.flags import command_line
 from kedge.cli.image_words import Word
 from kedge.cli.load_data import common_shape, workers_for
 from kedge.cli.output import progress_bar
 from kedge.cli.parse import separated, whole_numbers
 from kedge.cli.resolve_model import Source, find
+from kedge.cli.results_folder import free_folder
 
 if TYPE_CHECKING:
     from kedge.data import ImageSet

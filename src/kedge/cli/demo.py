@@ -48,8 +48,9 @@ def run(
     loaded: Any = source.load(device)
     from kedge.demo import Answering, Server
     from kedge.demo.answering import check_classifier
-    from kedge.deploy.model_card import means_of, read_run
+    from kedge.deploy.model_card import means_of
     from kedge.deploy.photos import photos_in
+    from kedge.training.recorded import read_run
 
     check_classifier(loaded, model)
     photos = photos_in(loaded, means_of(*read_run(source.run))) if loaded.count() else 0

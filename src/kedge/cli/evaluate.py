@@ -23,6 +23,7 @@ from kedge.cli.parse import (
     whole_numbers,
 )
 from kedge.cli.resolve_model import Source, check_weights, find_groups, leaves
+from kedge.cli.results_folder import beside_others, free_folder, write
 from kedge.cli.trained_on import about_runs, class_counts, counters, trained_attack
 from kedge.cli.validation_data import as_test_images, load_validation
 from kedge.epsilon import parse_epsilon, print_epsilon
@@ -86,8 +87,8 @@ def run(
         weights (FILE): a file with the weights of the model timm/NAME (safetensors, or a torch file), in place of the
             library's
         data: an image folder, parquet files, a folder of $KEDGE_DATA or a hub name; null: the data of the run
-        split: part of the data: test, all, or val (also the images a run held out); null: test, and with --unlabelled
-            the validation images
+        split: part of the data: test, all, or val (also the images a run held out); null: test, or what
+            training held out where there is no such part, and with --unlabelled the validation images
         unlabelled (NAME): images without labels, to estimate the accuracy on: folders, or data whose labels are not
             looked at
         validation: labelled images that the estimate for --unlabelled and the brake of --adapt_at_test rest on; null:
@@ -135,7 +136,8 @@ def run(
             none
         device: {DEVICE}
         format: how to print the results
-        out: folder for the results; null: evaluation/ of the run, or here for several; numbered
+        out: folder for the results; null: evaluation/ of the run, or here for several, and where there is one
+            evaluation-2/, -3/ and so on: none is replaced
         fresh: measure everything anew, whatever was kept
 
     Examples:
@@ -208,7 +210,7 @@ def run(
     images = as_test_images(held_out) if unlabelled and data is None and split is None else None
     name = validation or str(next(iter(single.values())).recipe().get("data"))
     if images is None:
-        images, name = load_data(single, loaded, data, split or "test", decode=every)
+        images, name = load_data(single, loaded, data, split, decode=every)
     divided = _divided(groups, images, name, single, train, every) if groups else None
     images = with_cache(images, cache)
     outside = load_outside(loaded, [*ood, *near], name, images, as_stored=equalise, decode=every)
@@ -273,11 +275,15 @@ def run(
         where = f"; what was measured is kept in {parts}, the same command goes on" if parts else ""
         raise KeyboardInterrupt(f"interrupted{where}") from None
     # The files first: where whoever reads the table goes away, as `head` does, they are there.
-    page = write(results, base if out else free_folder(base, "results.json"))
+    folder = base if out else free_folder(base, "results.json")
+    page = write(results, folder)
     print(render(results, format), end="")
     reused = f", {results['parts_found']} parts of it kept from before" if results["parts_found"] else ""
     memory = f", {results['peak_memory_mb']:,.0f} MB of memory at most" if results["peak_memory_mb"] else ""
-    print(f"{time.perf_counter() - started:.0f} s{memory}{reused}\nreport: {page}", file=sys.stderr)
+    print(
+        f"{time.perf_counter() - started:.0f} s{memory}{reused}\nreport: {page}{beside_others(folder, base)}",
+        file=sys.stderr,
+    )
     if judged := verdicts(results):
         print("\n".join(["by the gate of the recipe (kedge check):", *verdict_lines(judged)]), file=sys.stderr)
     for name, model in results["models"].items():
@@ -329,33 +335,3 @@ def _check_residuals(models: Mapping[str, Any]) -> None:
             f"--references blt compares each image with differences between images that were kept in training, and "
             f"{' and '.join(lacking)} kept none: train with --residuals 1000"
         )
-
-
-def free_folder(folder: Path, holding: str = "") -> Path:
-    """`folder`, or the first of folder-2, folder-3, ... that is not there, or does not hold the file `holding`."""
-    free, n = folder, 2
-    while (free / holding).exists():
-        free, n = folder.with_name(f"{folder.name}-{n}"), n + 1
-    return free
-
-
-def write(results: dict[str, Any], out: Path) -> Path:
-    """Write results.json, results.csv, images.csv and report.html into `out`; the path of the page.
-
-    All are there before the first gets its name, and results.json, by which a folder counts as taken, gets it last.
-    """
-    from kedge.files import sweep, write_together
-    from kedge.reporting import as_csv
-    from kedge.reporting.files import results_text
-    from kedge.reporting.images_csv import images_csv
-    from kedge.reporting.page import page
-
-    sweep(out)
-    texts = {
-        "results.csv": as_csv(results),
-        "images.csv": images_csv(results),
-        "report.html": page(results),
-        "results.json": results_text(results),
-    }
-    write_together({out / name: text for name, text in texts.items()})
-    return out / "report.html"

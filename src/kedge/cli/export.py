@@ -72,7 +72,7 @@ def run(
         from kedge.deploy.exporting import need_onnx
 
         need_onnx()
-    from kedge.deploy import FORMATS, as_photo, export, export_photo
+    from kedge.deploy import FORMATS, as_photo, export, export_photo, load_onnx
     from kedge.training.calibration import set_anew
 
     source = find(model, several=True)
@@ -123,15 +123,8 @@ def run(
     else:
         done = export(exported, path, to=to, check_images=batch)
         print(done)
-    inside = [f"{len(exported.class_names)} class names"] if exported.class_names else []
-    inside += exported.describe_steps()
-    if exported.reject is not None:
-        inside.append(f"the reject threshold {in_words(exported.reject)}")
-    if exported.unknown is not None:
-        from kedge.unknown import in_words as unknown_in_words
-
-        inside.append(f"the rule for unknown, {unknown_in_words(exported.unknown)}")
-    if inside:
+    # Of 8 bits some of it was set anew, or left out.
+    if inside := what_is_inside(load_onnx(path) if to == "onnx" else exported):
         print(f"inside: {', '.join(inside)}")
     if members:
         banks = [str(member.count()) for member in members]
@@ -175,6 +168,19 @@ def with_one_reference_each(whole: "Ensemble", images: "ImageSet | None") -> "En
     model = Ensemble(each)
     model.steps, model.reject, model.unknown = dict(whole.steps), whole.reject, whole.unknown
     return model
+
+
+def what_is_inside(model: "PixelModel") -> list[str]:
+    """The names, steps and rules of a file, or of the model that was written to it."""
+    inside = [f"{len(model.class_names)} class names"] if model.class_names else []
+    inside += model.describe_steps()
+    if model.reject is not None:
+        inside.append(f"the reject threshold {in_words(model.reject)}")
+    if model.unknown is not None:
+        from kedge.unknown import in_words as unknown_in_words
+
+        inside.append(f"the rule for unknown, {unknown_in_words(model.unknown)}")
+    return inside
 
 
 def what_it_is_worth(done: "Exported", whole: "PixelModel", images: "ImageSet", choice: "FoldChoice | None") -> str:

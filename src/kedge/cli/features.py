@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.evaluate import free_folder
 from kedge.cli.flags import command_line
 from kedge.cli.load_data import common_shape
 from kedge.cli.resolve_model import Source, find
+from kedge.cli.results_folder import free_folder
 
 if TYPE_CHECKING:
     from kedge.data import ImageSet

@@ -24,7 +24,7 @@ def load_timm(word: str, weights: str | None = None, headless: bool = False) -> 
         kedge.networks.PretrainedUnavailable: the weights exist but cannot be had here.
     """
     name = word.removeprefix(TIMM)
-    _check_name(name)
+    _check_network(name)
     if weights is None:
         return published(word)
     model = with_class_names(_from_file(name, weights, headless))
@@ -42,6 +42,7 @@ def _from_file(name: str, weights: str, headless: bool) -> Any:
     network = create(word, 2)
     classes = outputs_of_head(weights, network, heads(network))
     if classes is None and not headless:
+        load_weights(network, weights, heads(network), keep_head=False)  # of another network it has another head, too
         raise ValueError(
             f"weights: {weights} has no head ({', '.join(heads(network))}), so it gives features and no "
             "classes: kedge train and kedge adapt give it one for your classes"
@@ -95,16 +96,13 @@ def _called(word: str, make: Any) -> Any:
         raise ValueError(f"{word} failed: {type(error).__name__}: {error}") from error
 
 
-def _check_name(name: str) -> None:
+def _check_network(name: str) -> None:
+    """Raise ValueError, with near names, unless timm has the network and weights that `NAME` or `NAME.TAG` names."""
     import timm
 
-    architecture, _, tag = name.partition(".")
+    from kedge.networks import locate
+
+    architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
         raise ValueError(f"timm has no network {architecture!r}{near_names(architecture, timm.list_models())}")
-    full = timm.list_pretrained(f"{architecture}.*")
-    if tag and name not in full:
-        raise ValueError(f"timm has no weights {tag!r} for {architecture}{near_names(name, full) or _some(full)}")
-
-
-def _some(known: list[str]) -> str:
-    return f"; it has {', '.join(known[:5])}" if known else ""
+    locate(f"{TIMM}{name}")

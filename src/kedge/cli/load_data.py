@@ -15,14 +15,16 @@ IMAGENET = 1000  # classes
 
 
 def load_data(
-    sources: "dict[str, Source]", models: Mapping[str, Any], name: str | None, split: str, decode: bool = True
+    sources: "dict[str, Source]", models: Mapping[str, Any], name: str | None, split: str | None, decode: bool = True
 ) -> tuple["ImageSet", str]:
     """The images to measure on, in the models' size and with their classes, and the name they were found by.
 
+    Without a `split` the test images; where the data of a run has none, those that training held out, which is said.
     `decode`: see `kedge.data.load`.
 
     Raises:
-        ValueError: if no data is named and the models come from no run, or from runs on different data.
+        ValueError: if no data is named and the models come from no run, or from runs on different data; for a run in
+            folds, which held none out, on data without test images.
     """
     from kedge import data
     from kedge.data.folders import canonical_split
@@ -42,8 +44,20 @@ def load_data(
             "px and shrunk for the smaller models, whose numbers differ from those of an evaluation on their own",
             file=sys.stderr,
         )
-    part = canonical_split(split) or split
+    part = canonical_split(split or "test") or split
     recipe = next((r for r in recipes.values() if r.get("data") == name), None)
+    if part == "test" and "test" not in offered and recipe is not None:
+        if split is not None or any(each.get("folds") for each in recipes.values()):
+            raise ValueError(
+                f"{name} has no test images (it has: {', '.join(offered)}). {_instead(sources, recipes)}; for a test "
+                "divide the folder into train and test before training"
+            )
+        print(
+            f"{name} has no test images: measured is on those that training held out (--split val). What was kept and "
+            "the thresholds were chosen on them, so the numbers are rather too good",
+            file=sys.stderr,
+        )
+        part = split = "val"
     if part == "val" and "val" not in offered and recipe is None:
         # The folder of a run under another name: images are known by what is in them.
         recipe = next((recipes[n] for n, s in sources.items() if (r := s.record()) is not None and r.held_out), None)
@@ -52,11 +66,6 @@ def load_data(
         own = next(s for n, s in sources.items() if recipes[n] is recipe)
         images = images_of_run(own, name).val
         _check_known(own, sources, images)
-    elif part == "test" and "test" not in offered and recipe is not None:
-        raise ValueError(
-            f"{name} has no test images (it has: {', '.join(offered)}). {_instead(sources, recipes)}; for a test "
-            "divide the folder into train and test before training"
-        )
     else:
         if part == "test" and offered == ["all"]:
             print(f"{name} is not divided into parts: measuring on all of its images", file=sys.stderr)
@@ -64,11 +73,11 @@ def load_data(
         if split == "all" and recipe is not None:
             print(f"careful: these include the images that {recipe.get('name')} was trained on", file=sys.stderr)
         whole = decode or (part == "val" and recipe is not None)  # what was trained on is told by what is decoded
-        images = data.load(name, split, image_size=shape[1], channels=shape[0], decode=whole)
+        images = data.load(name, split or "test", image_size=shape[1], channels=shape[0], decode=whole)
     if part == "val" and recipe is not None:
         for source in sources.values():
             images = unseen_by(source, images)
-    print(f"{images.name} ({images.split}): {images.report.summary()}", file=sys.stderr)
+    print(f"{images.name} ({images.split}): {images.report.summary(len(images))}", file=sys.stderr)
     return with_classes(images, models), name
 
 
@@ -198,7 +207,7 @@ def load_outside(
                 name = f"{name} ({', '.join(others[:5])}{', ...' if len(others) > 5 else ''})"
             sets[name] = outside
         report = sets[name].report
-        if report.skipped or report.notes:
+        if report.skipped or report.traits or report.notes:
             print(f"{sets[name].name} ({sets[name].split}): {report.summary()}", file=sys.stderr)
     return sets
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge import catalog
+from kedge import catalog, specs
 from kedge.epsilon import check_epsilon, parse_epsilon
 from kedge.own_code import near_names
 
@@ -105,7 +105,7 @@ def choose_scores(words: Sequence[str], recipes: Iterable[Mapping[str, Any]] = (
             chosen += scores.usual()
         else:
             try:
-                chosen.append(catalog.build("scores", word))
+                chosen.append(specs.build("scores", word))
             except ValueError as error:
                 known = ", ".join(catalog.ordered("scores"))
                 near = near_names(word, ["all", *catalog.names("scores")])
@@ -139,7 +139,7 @@ def choose_attacks(
     how: dict[str, Any] = {"eps": eps, "norm": norm, "steps": steps, "seed": seed, "early_stop": True}
     how["step_size"] = None if norm == "linf" else 2.5 * eps / steps
     chosen = [*words, "pgd"] if "curve" in words else words
-    attacks = [catalog.build("attacks", spec, **how) for word, spec in attack_words().items() if word in chosen]
+    attacks = [specs.build("attacks", spec, **how) for word, spec in attack_words().items() if word in chosen]
     grid = [eps * share for share in (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)] if "curve" in words else []
     return Attacks({attack.name: attack for attack in attacks}, images=most, curve=grid)
 

@@ -71,10 +71,11 @@ def run(
         raise FileExistsError(f"{out} is there already and not empty: name a new folder")
     import tempfile
 
-    from kedge.deploy.model_card import means_of, read_run
+    from kedge.deploy.model_card import means_of
     from kedge.deploy.photos import photos_in
     from kedge.deploy.pushing import check_name, upload, write_files
     from kedge.deploy.space import upload_space, write_space
+    from kedge.training.recorded import read_run
 
     check_name(repo)
     sent: Any = source.load("cpu")

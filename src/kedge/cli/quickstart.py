@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.cli.evaluate import free_folder, write
 from kedge.cli.flags import check_range, command_line, command_words
 from kedge.cli.reproduce import part_of
+from kedge.cli.results_folder import free_folder, write
 from kedge.experiments.side_by_side import cores, shares, side_by_side
 from kedge.printable import counted
 from kedge.training.recipe import Recipe

@@ -6,11 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kedge.cli.evaluate import free_folder
 from kedge.cli.flags import command_line
 from kedge.cli.load_data import load_data, workers_for
 from kedge.cli.output import progress_bar
 from kedge.cli.resolve_model import Source, find_groups
+from kedge.cli.results_folder import free_folder
 
 
 def run(

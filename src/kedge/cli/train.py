@@ -158,6 +158,11 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
             f"        of fold 1; the folds can be evaluated: kedge evaluate {fold_folder(result.folder, 1)} --split val"
         )
     print(f"next:\n{_next_commands(result)}")
+    if result.folds is not None and not _has_test(result.recipe):
+        print(
+            "to calibrate and evaluate it takes labelled photos that it has not seen: name them with --data, or hold "
+            "some out from the start with kedge train --folds 0"
+        )
     return 0
 
 
@@ -166,14 +171,19 @@ def _next_commands(result: "RunResult") -> str:
     folder = shlex.quote(str(result.folder))
     gate = result.recipe.gate
     further = f" {measuring(gate)}" if measuring(gate) else ""
+    from kedge.training.record import ImageRecord
+
     unseen = result.folds is None  # of few photos none is left that the model did not see
+    record = ImageRecord.read(result.folder)
+    photos = record is not None and record.photos
     rows = [
         (unseen, "calibrate", "", "make its confidence fit"),
         (unseen or _has_test(result.recipe), "evaluate", further, "how far to trust it, on one page"),
         (bool(gate), "check", "", "whether it meets the gate of its recipe, by that evaluation"),
         (True, "predict", " IMAGES...", "labels, confidences, and what to reject"),
         (unseen, "evaluate", " --unlabelled FOLDER", "about how many answers are right on new photos"),
-        (True, "export", "", "one ordinary file to deploy"),
+        (not photos, "export", "", "one ordinary file to deploy"),
+        (photos, "export", " --input photo", "one ordinary file to deploy: a photo in, its answer out"),
     ]
     lines = [(f"kedge {command} {folder}{rest}", about) for possible, command, rest, about in rows if possible]
     width = max(len(line) for line, _ in lines)
@@ -187,7 +197,7 @@ def _has_test(recipe: Recipe) -> bool:
 
 
 def _bounds(share: float, count: int) -> str:
-    from kedge.metrics import accuracy_interval
+    from kedge.binomial import accuracy_interval
 
     if not count:
         return ""

@@ -108,14 +108,14 @@ def training_attack(recipe: Mapping[str, Any]) -> "Attack | None":
     Raises:
         ValueError: for an attack that cannot be made.
     """
-    from kedge import catalog
+    from kedge import specs
     from kedge.training.objective import with_radius
     from kedge.training.recipe import Recipe
 
     if _attack_of(recipe) is None:
         return None
     entries = with_radius(Recipe(objective=recipe["objective"], eps=recipe.get("eps")))
-    attack: Attack = catalog.build("attacks", _attack_of({"objective": entries})).training()
+    attack: Attack = specs.build("attacks", _attack_of({"objective": entries})).training()
     return attack
 
 

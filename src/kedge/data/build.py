@@ -11,7 +11,7 @@ from kedge.data.decode import CROP_SHARE, SMALL
 from kedge.data.file_sets import FileSet, Undecoded, small_image
 from kedge.data.items import ENCODED, Items
 from kedge.data.origin import of_items
-from kedge.data.report import DataError, LoadReport, UnreadableImage
+from kedge.data.report import UNREADABLE_LIMIT, DataError, LoadReport, UnreadableImage
 from kedge.data.sets import ImageSet, TensorSet
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ _CHECKED = 50_000  # more files than this are not all opened while loading
 _SAMPLED = 2_000  # of such a large set this many are
 _IN_MEMORY = 4 << 30  # bytes of decoded images beyond which even small ones stay on disk
 Header = tuple[tuple[int, int], int]  # (height, width), channels
+Look = Callable[[int, list[str]], Header]  # of a row; the list is extended by the traits of the file
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Listing:
     split: str
     notes: list[str] = field(default_factory=list)
     has_paths: bool = True
+    limit: float = UNREADABLE_LIMIT  # share of the images that may be unreadable
 
 
 def build(
@@ -51,7 +53,7 @@ def build(
     larger images, see FileSet. Without `decode` the first is an Undecoded, and of the second only headers are read.
 
     Raises:
-        DataError: no images, a bad `image_size` or `channels`, or more than 1 % unreadable.
+        DataError: no images, a bad `image_size` or `channels`, or more unreadable than the listing allows.
     """
     if image_size is not None and image_size < 1:
         raise DataError(f"image_size must be at least 1 pixel, got {image_size}")
@@ -73,7 +75,7 @@ def build(
         target = (PHOTO_SIZE, PHOTO_SIZE)
     else:
         target = next(iter(sizes)) if len(sizes) == 1 else (largest, largest)
-    report = LoadReport(total=count, notes=list(listing.notes))
+    report = LoadReport(total=count, limit=listing.limit, notes=list(listing.notes))
     in_memory = count * channels * target[0] * target[1] <= _IN_MEMORY
     if max(target) <= SMALL and in_memory:
         images = _small_set(listing, (channels, *target), report, decode)
@@ -107,10 +109,10 @@ def _small_set(listing: Listing, shape: tuple[int, int, int], report: LoadReport
     items, count = listing.items, len(listing.items)
     pixels = torch.empty((count if decode else 0, *shape), dtype=torch.uint8)
 
-    def look(i: int) -> Header:
+    def look(i: int, traits: list[str]) -> Header:
         if not decode:
-            return items.header(i)
-        pixels[i], (channels, height, width) = small_image(items, i, shape)
+            return items.header(i, traits)
+        pixels[i], (channels, height, width) = small_image(items, i, shape, traits)
         return (height, width), channels
 
     rows, labels, paths, stored = _sound(listing, range(count), look, report)
@@ -144,17 +146,21 @@ def _file_set(
 
 
 def _sound(
-    listing: Listing, checked: Sequence[int], look: Callable[[int], Header], report: LoadReport
+    listing: Listing, checked: Sequence[int], look: Look, report: LoadReport
 ) -> tuple[torch.Tensor, torch.Tensor, Sequence[str] | None, Counter[Header]]:
     """(rows, labels, paths) without those of `checked` that cannot be read, and the headers of those that can."""
     sound = torch.ones(len(listing.items), dtype=torch.bool)
     stored: Counter[Header] = Counter()
     for i in checked:
+        traits: list[str] = []
         try:
-            stored[look(i)] += 1
+            stored[look(i, traits)] += 1
         except UnreadableImage as error:
             report.skip(error)
             sound[i] = False
+        else:
+            if traits:
+                report.traits.add(traits, listing.items.name(i))
     rows = sound.nonzero().squeeze(1)
     labels = torch.as_tensor(listing.labels, dtype=torch.long)[rows]
     return rows, labels, listing.items.names(rows) if listing.has_paths else None, stored

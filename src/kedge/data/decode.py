@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from kedge.data.boxes import end_of_boxes, sound_boxes
 from kedge.data.formats import Encoded, encoded_bytes, opened
 from kedge.data.report import UnreadableImage
+from kedge.data.traits import traits_of
 from kedge.regular import open_file
 
 # What PIL raises for damaged files, as far as it cannot mean anything else.
@@ -27,36 +28,41 @@ _GREY_MODES = {"1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the compressed data of a JPEG's scan
 
 
-def read_image(source: Encoded, image_size: int | None = None, channels: int | None = None) -> torch.Tensor:
+def read_image(
+    source: Encoded, image_size: int | None = None, channels: int | None = None, traits: list[str] | None = None
+) -> torch.Tensor:
     """Decode one image as the sets do: uint8 [C, H, W], or the evaluation view [C, image_size, image_size].
 
     Args:
         source: a path, or the bytes of an encoded image.
         image_size: side in pixels of the evaluation view; None keeps the image's own size.
         channels: 1 or 3 to force grey or RGB; None keeps the image's own.
+        traits: as of `open_image`.
 
     Raises:
         UnreadableImage: not an image, damaged, or not there.
     """
     if image_size is None:
-        return to_tensor(open_image(source), channels)
-    return to_tensor(evaluation_view(open_image(source, least=2 * image_size), image_size), channels)
+        return to_tensor(open_image(source, traits=traits), channels)
+    return to_tensor(evaluation_view(open_image(source, least=2 * image_size, traits=traits), image_size), channels)
 
 
-def header(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
+def header(source: Encoded, name: str = "image", traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
     """Read only an image's header: ((height, width), channels), the rotation of its EXIF tag applied.
+
+    A list `traits` is extended by those of the file (`kedge.data.traits`).
 
     Raises:
         UnreadableImage: not an image, of a kind that is not read, or a JPEG or PNG whose end is missing.
     """
     with _named(source, name), opened(source) as image:
-        described = _described(image)
+        described = _described(image, traits)
         if _end_is_missing(source, image.format):
             image.load()  # some cameras append data behind a whole image: only decoding tells
         return described
 
 
-def check(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
+def check(source: Encoded, name: str = "image", traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
     """Read an image's header, as `header`, and look through the file for what decoding it would stumble over.
 
     A JPEG's markers and a PNG's checksums tell in a tenth of the time that decoding takes; where they are not in order,
@@ -68,7 +74,7 @@ def check(source: Encoded, name: str = "image") -> tuple[tuple[int, int], int]:
     with _named(source, name):
         data = encoded_bytes(source)
         with opened(data) as image:
-            described = _described(image)
+            described = _described(image, traits)
             sound = _SOUND.get(image.format or "")
             if sound is None or not sound(data):
                 image.load()
@@ -84,7 +90,9 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return height, width
 
 
-def open_image(source: Encoded, name: str = "image", least: int | None = None) -> Image.Image:
+def open_image(
+    source: Encoded, name: str = "image", least: int | None = None, traits: list[str] | None = None
+) -> Image.Image:
     """Decode to a PIL image of mode L or RGB, upright as its EXIF tag says.
 
     Args:
@@ -93,6 +101,7 @@ def open_image(source: Encoded, name: str = "image", least: int | None = None) -
         least: the shorter side that is needed; a JPEG may then be decoded at 1/2, 1/4 or 1/8 of its size, never
             smaller than this, which is several times faster for photographs; of other formats, which are decoded
             whole, each square of 2, 3, ... 8 pixels of a side becomes one, as all that follows then has less to do.
+        traits: a list that is extended by those of the file (`kedge.data.traits`).
 
     Raises:
         UnreadableImage: not an image, damaged, or not there.
@@ -100,6 +109,8 @@ def open_image(source: Encoded, name: str = "image", least: int | None = None) -
     with _named(source, name), opened(source) as image:
         if least is not None and image.format == "JPEG":
             image.draft(None, (least, least))
+        if traits is not None:
+            traits += traits_of(image)
         image.load()
         # looked at only where there is one: it costs as much as decoding a small image
         upright = ImageOps.exif_transpose(image) if "exif" in image.info or image.format == "TIFF" else image
@@ -170,9 +181,11 @@ def shorter_side(size: int, crop_share: float = CROP_SHARE) -> int:
     return size if size < WHOLE else round(size / crop_share)
 
 
-def _described(image: Image.Image) -> tuple[tuple[int, int], int]:
+def _described(image: Image.Image, traits: list[str] | None) -> tuple[tuple[int, int], int]:
     """((height, width), channels) of an opened image; ValueError for one of a kind that is not read."""
     _check_mode(image)
+    if traits is not None:
+        traits += traits_of(image)
     return upright_size(image), 1 if image.mode in _GREY_MODES else 3
 
 

@@ -216,13 +216,15 @@ class Undecoded(EncodedSet):
         return image, int(self.labels[i])
 
 
-def small_image(items: Items, i: int, shape: tuple[int, int, int]) -> tuple[torch.Tensor, tuple[int, ...]]:
+def small_image(
+    items: Items, i: int, shape: tuple[int, int, int], traits: list[str] | None = None
+) -> tuple[torch.Tensor, tuple[int, ...]]:
     """(image i as uint8 of `shape` (C, H, W), the shape that it was stored in).
 
     Raises:
         UnreadableImage: it cannot be decoded.
     """
-    image = items.small(i)
+    image = items.small(i, traits)
     stored = tuple(image.shape)
     image = convert_channels(image, shape[0])
     if stored[1:] == shape[1:]:

@@ -20,6 +20,8 @@ ENCODED = "encoded bytes"  # what keys are made from where images lie in files o
 class Items:
     """Images by position. Every reader raises UnreadableImage with the image's name.
 
+    A list `traits` is extended by those of the file that an image lies in (`kedge.data.traits`).
+
     Attributes:
         keys_of: what the keys are made from.
     """
@@ -37,11 +39,11 @@ class Items:
         """Return the names of the images at `index`, long [M]."""
         return Paths.of(map(self.name, index.tolist()))
 
-    def header(self, i: int) -> tuple[tuple[int, int], int]:
+    def header(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return ((height, width), channels) of image i."""
         raise NotImplementedError
 
-    def check(self, i: int) -> tuple[tuple[int, int], int]:
+    def check(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return the same, of an image that was looked through for damage."""
         raise NotImplementedError
 
@@ -61,7 +63,7 @@ class Items:
         """Return image i; a JPEG may be decoded smaller, with no less than `least` on its shorter side."""
         raise NotImplementedError
 
-    def small(self, i: int) -> torch.Tensor:
+    def small(self, i: int, traits: list[str] | None = None) -> torch.Tensor:
         """Return image i as uint8 [C, H, W]."""
         return to_tensor(self.image(i))
 
@@ -75,13 +77,13 @@ class EncodedItems(Items):
         """Return the path of image i, or its bytes."""
         raise NotImplementedError
 
-    def header(self, i: int) -> tuple[tuple[int, int], int]:
+    def header(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return ((height, width), channels) of image i."""
-        return header(self.source(i), self.name(i))
+        return header(self.source(i), self.name(i), traits)
 
-    def check(self, i: int) -> tuple[tuple[int, int], int]:
+    def check(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return the same, of an image that was looked through for damage."""
-        return check(self.source(i), self.name(i))
+        return check(self.source(i), self.name(i), traits)
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         """Return (format, (height, width), JPEG quality or None) of image i."""
@@ -97,6 +99,10 @@ class EncodedItems(Items):
     def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
         """Return image i, a JPEG decoded no smaller than `least`."""
         return open_image(self.source(i), self.name(i), least)
+
+    def small(self, i: int, traits: list[str] | None = None) -> torch.Tensor:
+        """Return image i as uint8 [C, H, W]."""
+        return to_tensor(open_image(self.source(i), self.name(i), traits=traits))
 
 
 class FileItems(EncodedItems):
@@ -164,10 +170,10 @@ class RowItems(EncodedItems):
             return path if self._folder is None else below(self._folder, path)
         raise UnreadableImage(self.name(i), "the row holds no image")
 
-    def small(self, i: int) -> torch.Tensor:
+    def small(self, i: int, traits: list[str] | None = None) -> torch.Tensor:
         """Return image i as uint8 [C, H, W]; its name is looked up only if it cannot be read."""
         try:
-            return to_tensor(open_image(self.source(i)))
+            return to_tensor(open_image(self.source(i), traits=traits))
         except UnreadableImage as error:
             raise UnreadableImage(self.name(i), error.reason) from None
 
@@ -177,12 +183,12 @@ class PixelItems(Items):
 
     keys_of = "pixels as stored"
 
-    def header(self, i: int) -> tuple[tuple[int, int], int]:
+    def header(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return ((height, width), channels) of image i."""
         channels, height, width = self.small(i).shape
         return (height, width), channels
 
-    def check(self, i: int) -> tuple[tuple[int, int], int]:
+    def check(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return the same."""
         return self.header(i)
 

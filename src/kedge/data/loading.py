@@ -8,7 +8,7 @@ from kedge.data.folders import ImageFolder
 from kedge.data.image_files import about_unread, files_under, is_flat
 from kedge.data.items import FileItems
 from kedge.data.parts import RandomisedParts
-from kedge.data.report import DataError
+from kedge.data.report import ALL_BUT_ONE, DataError
 from kedge.data.sets import ImageSet
 from kedge.data.sources import STREAM, Arrays, Dominoes, Slabs, check_split, is_stream, resolve
 from kedge.data.streams import StreamSet
@@ -64,7 +64,7 @@ def load_unlabelled(
         decode: as for `load`.
 
     Raises:
-        DataError: no such folder, no images in it, or more than 1 % of them unreadable.
+        DataError: no such folder, no images in it, or none that can be read; some that cannot are left out.
     """
     if not os.fspath(folder).strip():
         raise DataError("the folder's name is empty")
@@ -73,7 +73,7 @@ def load_unlabelled(
     unread = about_unread(others)
     if not paths:
         raise DataError(": ".join([f"no images in {root}", *unread]) if root.is_dir() else f"{root} is not a folder")
-    listing = Listing(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all", unread)
+    listing = Listing(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all", unread, limit=ALL_BUT_ONE)
     return build(listing, image_size, channels, decode=decode)
 
 

@@ -2,10 +2,13 @@
 
 import logging
 import os
+import shutil
 import struct
 import zlib
 from collections.abc import Sequence
 from hashlib import blake2b
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import PIL
@@ -64,6 +67,7 @@ class PhotoCache:
 
     def __init__(self, folder: str | os.PathLike[str], gigabytes: float = GIGABYTES) -> None:
         self.folder, self.limit = Path(folder).expanduser(), int(gigabytes * 1e9)
+        self._heif = _heif_version()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             trial = temporary_beside(self.folder / "trial")
@@ -132,7 +136,7 @@ class PhotoCache:
         self._taken, self._own = self._taken + size, self._own + 1
 
     def _path(self, key: bytes, least: int | None) -> Path:
-        who = f"{DECODED} Pillow {PIL.__version__} {least}".encode()
+        who = f"{DECODED} Pillow {PIL.__version__}{self._heif} {least}".encode()
         name = blake2b(key, digest_size=16, key=blake2b(who, digest_size=32).digest()).hexdigest()
         return self.folder / name[:2] / f"{name}{_SUFFIX}"
 
@@ -160,13 +164,13 @@ class CachedItems(Items):
         """Return what the source calls them."""
         return self.items.names(index)
 
-    def header(self, i: int) -> tuple[tuple[int, int], int]:
+    def header(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return what the source says."""
-        return self.items.header(i)
+        return self.items.header(i, traits)
 
-    def check(self, i: int) -> tuple[tuple[int, int], int]:
+    def check(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return what the source says."""
-        return self.items.check(i)
+        return self.items.check(i, traits)
 
     def origin(self, i: int) -> tuple[str, tuple[int, int], int | None]:
         """Return what the source says."""
@@ -193,6 +197,11 @@ class CachedItems(Items):
         return image
 
 
+def _heif_version() -> str:
+    """What decodes HEIC beside Pillow, where it is installed: another version may give other pixels of a file."""
+    return f" pillow-heif {version('pillow-heif')}" if find_spec("pillow_heif") is not None else ""
+
+
 def _listed(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
@@ -203,5 +212,4 @@ def _listed(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
 
 def _free(folder: Path) -> int:
     """Bytes that can still be written to the folder's disk."""
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
+    return shutil.disk_usage(folder).free

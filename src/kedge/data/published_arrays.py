@@ -117,7 +117,7 @@ class ArrayItems(PixelItems):
         """Return the file with the row's number."""
         return f"{self._rows.path}:{self._rows.start + i}"
 
-    def header(self, i: int) -> tuple[tuple[int, int], int]:
+    def header(self, i: int, traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
         """Return ((height, width), channels), which the file says of all."""
         height, width, channels = self._images().shape[1:]
         return (height, width), channels

@@ -1,7 +1,8 @@
 """Models for others: ordinary files (ONNX and torch.export), checked; a model card; a repository on the hub."""
 
+from kedge.deploy.agreement import Agreement
 from kedge.deploy.exporting import FORMATS, Exported, export
-from kedge.deploy.int8 import Agreement, Quantised, quantise
+from kedge.deploy.int8 import Quantised, quantise
 from kedge.deploy.model_card import model_card
 from kedge.deploy.model_selection import FoldChoice, choose_folded
 from kedge.deploy.onnx_file import OnnxModel, load_onnx

@@ -1,66 +1,19 @@
-"""The parts of a model card that come from results: which evaluation is the model's, its table, what it leaves open."""
+"""The parts of a model card that come from results: the table of the evaluation, and what it leaves open."""
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kedge.anchoring import PixelModel
 from kedge.deploy.card_text import escaped, path_word
 from kedge.metrics._base import metrics
-from kedge.reporting.files import read_results
+from kedge.reporting.evaluations import on_validation
 from kedge.reporting.rows import dig, estimate, value_of
 from kedge.reporting.summary import cautions, summary_rows
-from kedge.reporting.table import LEGEND, OOD_LEGEND, sizes, subject_line, warnings
+from kedge.reporting.text_table import LEGEND, OOD_LEGEND, sizes, subject_line, warnings
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
-
-
-def evaluation_of(
-    model: PixelModel, run: Path | None, facts: dict[str, Any], changed: bool = False
-) -> tuple[dict[str, Any] | None, str]:
-    """The newest results of `run` with this model alone in them; else None, and what the card says instead.
-
-    Those on test images come before all that are on validation images. What was expected of images without labels is
-    left out: it is no measurement, and its names are those of folders of the user.
-    """
-    command = f"kedge evaluate {path_word(run)}" if run is not None else "kedge evaluate MODEL --data DATA"
-    why = ""
-    evaluations = [read_results(path) for path in run.glob("evaluation*/results.json")] if run is not None else []
-    evaluations.sort(key=lambda results: (not on_validation(results), str(results["created"])), reverse=True)
-    for results in evaluations:
-        own = [name for name in results["models"] if run is not None and name == run.resolve().name]
-        own = own or (list(results["models"]) if len(results["models"]) == 1 else [])
-        if not own:
-            continue
-        measured = results["models"][own[0]]
-        if _before(results["created"], facts.get("finished")):
-            why = why or f"The last evaluation is older than the training. `{command}` measures this model."
-        elif not changed and measured["steps"] != model.describe_steps():
-            then = ", ".join(measured["steps"]) or "no temperature"
-            why = why or (
-                f"The last evaluation was of the model with {escaped(then)}, before that changed. "
-                f"`{command}` measures it as it is."
-            )
-        else:
-            alone = {own[0]: {**measured, "unlabelled": None}}
-            return {**results, "models": alone, "groups": {}, "comparisons": []}, ""
-    missing = f"This model was not evaluated. `{command}` does that, and `kedge card` writes the table here."
-    return None, why or missing
-
-
-def _before(created: Any, finished: Any) -> bool:
-    try:
-        return datetime.fromisoformat(created) < datetime.fromisoformat(finished)
-    except (TypeError, ValueError):
-        return False
-
-
-def on_validation(results: dict[str, Any]) -> bool:
-    """Whether results are of validation images, by which a model is chosen and its reject threshold set."""
-    return bool(results["data"]["split"] == "val")
 
 
 def quick_look(results: dict[str, Any], references: int) -> bool:
@@ -69,10 +22,14 @@ def quick_look(results: dict[str, Any], references: int) -> bool:
     return bool(results["data"].get("limited")) or (isinstance(used, int) and used < references)
 
 
-def evaluation(results: dict[str, Any] | None, why: str, changed: str) -> str:
-    """The table of the evaluation, with what its numbers mean; or why there is none."""
+def evaluation(results: dict[str, Any] | None, why: str, run: Path | None, changed: str) -> str:
+    """The table of the evaluation, with what its numbers mean; or `why` there is none, of the model of `run`."""
     if results is None:
-        return f"## Evaluation\n\n{why}"
+        command = f"kedge evaluate {path_word(run)}" if run is not None else "kedge evaluate MODEL --data DATA"
+        return (
+            f"## Evaluation\n\n{escaped(why[:1].upper() + why[1:])}. `{command}` measures it, and `kedge card` writes "
+            "the table here."
+        )
     rows = summary_rows(results)
     lines = ["## Evaluation"]
     if changed:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from kedge import catalog
+from kedge import catalog, specs
 from kedge.metrics._base import metrics
 from kedge.reporting.rows import dig, estimate, number, short
 from kedge.reporting.sections.ood import ranked, usual_score
@@ -187,9 +187,9 @@ def _methods(recipe: dict[str, Any]) -> Iterator[Any]:
     """A recipe's objectives and the attacks in them, its rules, schedule and sampler; not those of one's own."""
     for entry in recipe.get("objective") or []:
         try:
-            name, values = catalog.spelled("objectives", entry)
-            specs = [("objectives", name), *([("attacks", values["attack"])] if values.get("attack") else [])]
-            named = [(room, catalog.spelled(room, spec)[0]) for room, spec in specs]
+            name, values = specs.spelled("objectives", entry)
+            written = [("objectives", name), *([("attacks", values["attack"])] if values.get("attack") else [])]
+            named = [(room, specs.spelled(room, spec)[0]) for room, spec in written]
             yield from (catalog.get(room, each) for room, each in named if ":" not in each)
         except ValueError:  # a name of another version
             continue

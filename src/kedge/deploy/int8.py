@@ -3,62 +3,34 @@
 import json
 import logging
 import os
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from kedge.checks import unlike_classes
-from kedge.confidence import log_odds
 from kedge.data import ImageSet, shared_images
+from kedge.deploy.agreement import BATCH, Agreement, Pair, agreement_on, pace
 from kedge.deploy.card import KEY
 from kedge.deploy.exporting import need_onnx
 from kedge.deploy.onnx_file import OnnxModel, load_onnx, silence
 from kedge.files import scratch_beside
 from kedge.full_disk import naming
 from kedge.json_text import parse_json
-from kedge.metrics import accuracy, calibration_error, prediction_difference
 from kedge.postprocess.prediction_sets import PredictionSets
-from kedge.rejection import answered, by_confidence
 from kedge.training.calibration import predict_familiar
 from kedge.training.unknown_rule import rule_anew
 from kedge.unknown import in_words
 
-__all__ = ["BOUND", "FEWEST", "Agreement", "Quantised", "quantise"]
+__all__ = ["BOUND", "FEWEST", "Quantised", "quantise"]
 
 BOUND = 0.05  # nats: of the prediction difference on held-out images
 SLIGHT = BOUND / 10  # a difference of less is no matter for doubt
 FEWEST = 16  # images to calibrate on, and to hold out
-BATCH = 32
-RUNS = 7  # of a batch, to take the median time of
 SETS = "prediction_sets"
-Pair = tuple[float, float]  # before and after
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How the answers of the 8-bit file compare with those of the float file on a set of images.
-
-    Attributes:
-        images: how many.
-        same: how many get the same label.
-        difference: `prediction_difference` of the float file and the 8-bit file, in nats.
-        accuracy, ece, answered: before and after, in [0, 1]: right answers, calibration error, and answers that the
-            reject rule lets through; None without fitting labels, or without a rule.
-    """
-
-    images: int
-    same: int
-    difference: float
-    accuracy: Pair | None
-    ece: Pair | None
-    answered: Pair | None
 
 
 @dataclass(frozen=True)
@@ -165,8 +137,8 @@ def quantise(
         with naming(final, written):
             _write(source, written, calibration, full_range)
         after = load_onnx(written)
-        known, _ = _agreement(before, after, calibration)
-        new, logits = _agreement(before, after, held_out)
+        known, _ = agreement_on(before, after, calibration)
+        new, logits = agreement_on(before, after, held_out)
         if not new.difference <= bound:
             raise RuntimeError(
                 f"8 bits change the answers too much: on {new.images} held-out images the prediction difference is "
@@ -186,7 +158,7 @@ def quantise(
         unknown, about = _unknown_anew(after, held_out)
         _say(written, precision, steps, unknown)
         batch = next(iter(held_out.batches(BATCH)))[0].float() / 255
-        milliseconds = (_pace(before, batch), _pace(load_onnx(written), batch))
+        milliseconds = (pace(before, batch), pace(load_onnx(written), batch))
         size = source.stat().st_size, written.stat().st_size
         os.replace(written, final)
     return Quantised(final, size, milliseconds, known, new, bound, sets, about)
@@ -304,42 +276,3 @@ def _say(path: Path, precision: dict[str, Any], steps: dict[str, Any], unknown: 
         del node.metadata_props[:]
         node.doc_string = ""
     onnx.save(model, str(path))
-
-
-def _agreement(before: OnnxModel, after: OnnxModel, images: ImageSet) -> tuple[Agreement, Tensor]:
-    """The answers of both files to a set of images, and the logits `[N, C]` of the 8-bit one."""
-    parts = []
-    with torch.no_grad():
-        for batch, _ in images.batches(BATCH):
-            pixels = batch.float() / 255
-            parts.append((before(pixels), after(pixels)))
-    logits = [torch.cat(each) for each in zip(*parts, strict=True)]
-    labels = [each.argmax(1) for each in logits]
-    fits = unlike_classes(images.class_names, before.class_names or before.num_outputs) is None
-    rule = by_confidence(before.reject)
-
-    def pair(measure: Callable[[Tensor], float]) -> Pair:
-        return measure(logits[0]), measure(logits[1])
-
-    agreement = Agreement(
-        images=len(images),
-        same=int((labels[0] == labels[1]).sum()),
-        difference=float(prediction_difference(*logits)),
-        accuracy=pair(lambda x: float(accuracy(x.softmax(1), images.labels))) if fits else None,
-        ece=pair(lambda x: float(calibration_error(x.softmax(1), images.labels))) if fits else None,
-        answered=None
-        if rule is None
-        else pair(lambda x: float(answered(rule, x.softmax(1).amax(1), log_odds(x)).double().mean())),
-    )
-    return agreement, logits[1]
-
-
-def _pace(model: OnnxModel, batch: Tensor) -> float:
-    """Milliseconds for an image: the median of some runs of a batch, after one that is not counted."""
-    times = []
-    with torch.no_grad():
-        for _ in range(RUNS + 1):
-            began = time.perf_counter()
-            model(batch)
-            times.append((time.perf_counter() - began) / len(batch))
-    return 1000 * statistics.median(times[1:])

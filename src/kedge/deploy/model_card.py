@@ -8,12 +8,13 @@ from kedge._version import __version__
 from kedge.anchoring import PixelModel
 from kedge.anchoring.prototypes import reads_features
 from kedge.deploy import card_text as text
-from kedge.deploy.card_results import eval_results, evaluation, evaluation_of, limits, on_validation, quick_look
+from kedge.deploy.card_results import eval_results, evaluation, limits, quick_look
 from kedge.deploy.photos import ENOUGH, photos_in
 from kedge.postprocess import kind_of
 from kedge.regular import read_text
 from kedge.rejection import in_words, set_on
-from kedge.training.recorded import recorded, recorded_facts
+from kedge.reporting.evaluations import evaluation_of, on_validation
+from kedge.training.recorded import read_run
 from kedge.unknown import in_words as unknown_in_words
 from kedge.yaml_text import parse_yaml
 
@@ -63,7 +64,7 @@ def model_card(
         by_name: whether the network has a name that it is rebuilt from; else whoever loads it needs its code.
     """
     recipe, facts = read_run(run)
-    results, why = evaluation_of(model, run, facts, bool(changed))
+    results, why = evaluation_of(run, model.describe_steps(), facts, bool(changed))
     if means is None and not changed:
         means = means_of(recipe, facts)
     name = repo.partition("/")[2] if repo else run.resolve().name if run is not None else "A model of kedge"
@@ -76,7 +77,7 @@ def model_card(
         _what(model, did),
         _use(model, repo, by_name),
         text.training(recipe, facts, run, any(step.changes_labels for step in steps)),
-        evaluation(results, why, changed),
+        evaluation(results, why, run, changed),
         limits(results, bool(facts.get("folds"))),
         _answers(model, changed),
         _references(model, means),
@@ -86,12 +87,6 @@ def model_card(
         + (f"; {did} with {_versions(facts)}." if facts.get("kedge") else "."),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def read_run(run: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(recipe, run.json) of a run folder; empty where there is none."""
-    there = run is not None and (run / "run.json").is_file()
-    return recorded(run), recorded_facts(run) if run is not None and there else {}
 
 
 def means_of(recipe: dict[str, Any], facts: dict[str, Any]) -> int | None:

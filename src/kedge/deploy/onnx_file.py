@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge.anchoring import PlainModel, Prediction
+from kedge.anchoring.outputs import Outputs
 from kedge.anchoring.prediction import conclude, vetted
 from kedge.anchoring.prototypes import reads_features
 from kedge.checks import check_images
@@ -95,6 +96,14 @@ class OnnxModel(PlainModel):
         logits, familiarity = session.both(self.normalise(images))
         prediction = replace(conclude(logits, None, self.task), familiarity=familiarity)
         return vetted(prediction) if check else prediction
+
+    @torch.no_grad()
+    def outputs(self, images: Tensor, references: Any = None, *, check: bool = True, **wants: Any) -> Outputs:
+        """The logits, and the familiarity where the file gives one: nothing else that is wanted is in a file."""
+        if check:
+            check_images(images)
+        prediction = self.predict(images, check=False)
+        return Outputs(prediction.logits, familiarity=prediction.familiarity)
 
     def steps_in_force(self) -> dict[str, dict[str, Any]]:
         """The steps that the file does."""

@@ -13,12 +13,13 @@ from torch import Tensor
 from kedge import checkpoint
 from kedge.anchoring import PixelModel
 from kedge.checkpoint import CONFIG, WEIGHTS
-from kedge.deploy.model_card import FILE, LARGEST_CARD, MARKER, is_ours, means_of, model_card, read_run, stated_license
+from kedge.deploy.model_card import FILE, LARGEST_CARD, MARKER, is_ours, means_of, model_card, stated_license
 from kedge.deploy.photos import FEWEST, photos_in, with_mean_reference
 from kedge.deploy.photos import folded as fold
 from kedge.files import write_text
 from kedge.hub import HubError, explained, split_name
 from kedge.regular import read_text
+from kedge.training.recorded import read_run
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

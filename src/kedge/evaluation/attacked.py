@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from kedge.anchoring.protocol import as_model
 from kedge.anchoring.twin import evaluating
 from kedge.attacks import as_attack, distance
+from kedge.binomial import exact_interval
 from kedge.checks import answers_right, class_indices
 from kedge.evaluation.inputs import convert, to_unit
-from kedge.metrics._classification import exact_interval
 from kedge.metrics._results import Estimate
 from kedge.metrics.class_disparity import class_disparity
 

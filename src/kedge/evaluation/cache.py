@@ -84,7 +84,7 @@ _PRINTED = ("torch", "timm", "torchvision", "kedge")
 
 
 def model_digest(model: Any, references: Any, probe: Tensor, batch_size: int | None = None) -> str | None:
-    """What stands for a model, how it is asked, and what it answered to a few images: logits `probe`.
+    """What stands for a model, how it is asked, and what it answered to a few images, `probe`.
 
     The weights alone would not tell a model from another one whose settings are plain attributes: those of modules from
     elsewhere are part of the digest, and so is what the model answered. `batch_size` is given for a model whose answers

@@ -66,7 +66,7 @@ class Subject:
         return self.model.outputs(
             convert(images, self.shape).to(self.dtype),
             self.references,
-            features=features and "features" in self.fields,
+            features=features and bool({"features", "familiarity"} & self.fields),
             masked=masked and "masked" in self.fields,
             reverse=self.anchors if reverse and "reverse" in self.fields else None,
             members=members,
@@ -164,7 +164,8 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     warned += [why] if why else []
     for words in warned:
         say(f"careful, {subject.name}: {words}")
-    probe = outputs.logits.float().cpu()
+    said = [outputs.logits, *([] if outputs.familiarity is None else [outputs.familiarity[:, None]])]
+    probe = torch.cat(said, dim=1).float().cpu()
     stands_for = (
         None if adapts else model_digest(subject.model, subject.references, probe, batch_size if apart else None)
     )

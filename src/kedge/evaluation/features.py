@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from kedge.anchoring import PixelModel
 from kedge.anchoring.twin import evaluating
+from kedge.binomial import accuracy_interval
 from kedge.data import shared_images
 from kedge.evaluation.inputs import convert, to_unit
 from kedge.evaluation.sets import check_images
-from kedge.metrics import accuracy_interval
 from kedge.objectives._cka import cka, gram
 from kedge.probing.probe import STRENGTHS, ProbeData, fit_probe
 

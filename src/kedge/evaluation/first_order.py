@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from kedge.attacks._ball import NORMS
 from kedge.attacks._losses import evaluated, image_gradient, judge
+from kedge.binomial import exact_interval
 from kedge.catalog import Info
 from kedge.checks import class_indices
 from kedge.evaluation.inputs import to_unit
 from kedge.evaluation.sanity import SHARE, VANISHED
-from kedge.metrics._classification import exact_interval
 from kedge.metrics._results import Estimate
 
 info = Info(

@@ -53,16 +53,18 @@ def convert(images: Tensor, shape: tuple[int, ...]) -> Tensor:
     return images[:, :, top : top + height, left : left + width].clamp(0, 1)
 
 
-def decoded(source: Encoded, shape: tuple[int, ...]) -> Tensor:
+def decoded(source: Encoded, shape: tuple[int, ...], traits: list[str] | None = None) -> Tensor:
     """Decode an image as evaluation does: uint8 `[C, H, W]` of `shape`, resized to cover it, centre cropped.
+
+    A list `traits` is extended by those of the file (`kedge.data.traits`).
 
     Raises:
         DataError: if it cannot be read.
     """
     channels, height, width = shape
     if height == width:
-        return read_image(source, height, channels)
-    return (convert(to_unit(read_image(source, None, channels)[None]), shape)[0] * 255).round().byte()
+        return read_image(source, height, channels, traits)
+    return (convert(to_unit(read_image(source, None, channels, traits)[None]), shape)[0] * 255).round().byte()
 
 
 def conversion(have: tuple[int, ...], want: tuple[int, ...]) -> str | None:

@@ -7,12 +7,12 @@ import torch
 from torch import nn
 
 from kedge.attacks import Attack
+from kedge.binomial import exact_interval
 from kedge.checks import answers_right
 from kedge.data.corruptions import corrupt, expand
 from kedge.evaluation.attacked import attacked, predictor
 from kedge.evaluation.inputs import to_unit
 from kedge.evaluation.sets import check_images, check_severities, limited
-from kedge.metrics import exact_interval
 
 PICKS = ("clean", "shifted", "pgd", "mean")
 

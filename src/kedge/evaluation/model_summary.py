@@ -100,12 +100,15 @@ def about(
     familiar = collected.clean if sets.step is None else collected.inside
     outside = {name: outputs_from(part.tensors, subject) for name, part in collected.outside.items() if familiar}
     familiar = familiar or collected.clean
+    within = outputs_from(familiar.tensors, subject)
+    unknown = unknown_of(subject.model, outputs_from(collected.clean.tensors, subject))
+    unknown_within = unknown if familiar is collected.clean else unknown_of(subject.model, within)
     training = None
     if collected.training is not None:
         training = (outputs_from(collected.training.tensors, subject), sets.training.labels)
     usable, skipped = ready(scores if outside else (), subject.fields, training, sets.why_no_training)
     histograms, ood, broken = outside_summary(
-        outputs_from(familiar.tensors, subject),
+        within,
         outside,
         usable,
         rule,
@@ -117,7 +120,6 @@ def about(
     for record in ood.values():
         record["separability"] = None
     if settings.separability:
-        within = outputs_from(familiar.tensors, subject)
         for name, own in outside.items():
             ood[name]["separability"], why = separated(within, own, settings.seed)
             if why:
@@ -144,9 +146,7 @@ def about(
             {name: log_odds(o.logits) for name, o in outside.items()},
             clean if familiar is collected.clean else measure(familiar.tensors["logits"], data.labels),
         ),
-        "refusal": refusal_summary(
-            subject.model, rule, outputs_from(familiar.tensors, subject), data.labels, outside
-        ),
+        "refusal": refusal_summary(subject.model, rule, within, unknown_within, data.labels, outside),
         "prediction_sets": coverage_summary(
             subject.set_rule,
             set_columns(subject.set_rule, logits, data.labels),
@@ -164,9 +164,7 @@ def about(
         "unlabelled": None,
         "stability": stability_summary(collected, clean["predicted"], data.image_shape, settings),
         "verdict": verdict(clean["log_odds"], clean["rank"] == 0, settings.risk),
-        "answers": answers_record(
-            clean, rule, unknown_of(subject.model, outputs_from(collected.clean.tensors, subject))
-        ),
+        "answers": answers_record(clean, rule, unknown),
         "images": example_images(
             clean, data, sets.positions, settings.files, settings.examples, settings.behind, settings.thumbnails
         ),

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from kedge.anchoring.prototypes import nearest, reads_features
+from kedge.binomial import accuracy_interval
 from kedge.confidence import log_odds
-from kedge.metrics import accuracy_interval
 from kedge.metrics._results import Estimate
 from kedge.rejection import answered
 from kedge.scores import Outputs
@@ -18,19 +18,26 @@ __all__ = ["refusal_summary", "unknown_of"]
 
 
 def refusal_summary(
-    model: Any, reject: Mapping[str, Any] | None, inside: Outputs, labels: Tensor, outside: Mapping[str, Outputs]
+    model: Any,
+    reject: Mapping[str, Any] | None,
+    inside: Outputs,
+    unknown: Tensor | None,
+    labels: Tensor,
+    outside: Mapping[str, Outputs],
 ) -> dict[str, Any] | None:
     """Shares with exact intervals of own images and of each foreign set; None without a rule for `unknown`.
 
-    Also None where the rule is by features that cannot be read, as of an exported file.
+    `unknown`: `unknown_of` the images `inside`; None also where the rule is by features that cannot be read.
     """
-    rule, flags = model.unknown, {}
-    for name, outputs in {"": inside, **outside}.items():
-        unknown = unknown_of(model, outputs)
-        if unknown is None:
+    if unknown is None:
+        return None
+    rule, unsure = model.unknown, _unsure(reject, inside.logits.float()) & ~unknown
+    flags = {}
+    for name, outputs in outside.items():
+        away = unknown_of(model, outputs)
+        if away is None:
             return None
-        flags[name] = unknown, _unsure(reject, outputs.logits.float()) & ~unknown
-    unknown, unsure = flags.pop("")
+        flags[name] = away, _unsure(reject, outputs.logits.float()) & ~away
     given = ~(unknown | unsure)
     right = inside.logits.argmax(1)[given] == labels.to(inside.logits.device)[given]
     own = {"answered": given, "unknown": unknown, "unsure": unsure, **({"accuracy": right} if len(right) else {})}
@@ -45,10 +52,10 @@ def refusal_summary(
 
 def unknown_of(model: Any, outputs: Outputs) -> Tensor | None:
     """Which images the rule of a model calls unknown, `[N]` bool; None without a rule or the features that it reads."""
-    rule, near = model.unknown, None
+    rule, near = model.unknown, outputs.familiarity
     if rule is None:
         return None
-    if reads_features(rule):
+    if reads_features(rule) and near is None:
         if outputs.features is None:
             return None
         near = nearest(outputs.features, model.prototypes.to(outputs.features.device))

@@ -20,7 +20,8 @@ from kedge.metrics._classification import SMALLEST, brier_per_sample, label_rank
 from kedge.scores import Outputs
 
 Columns = dict[str, Tensor]
-FIELDS = ("logits", "uncertainty", "features", "masked", "reverse", "members")  # of `Outputs`, one row for each image
+# Of `Outputs`, one row for each image:
+FIELDS = ("logits", "uncertainty", "features", "masked", "reverse", "members", "familiarity")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge.metrics import accuracy_interval
+from kedge.binomial import accuracy_interval
 from kedge.metrics._bootstrap import bootstrap_interval
 from kedge.metrics._results import Estimate
 from kedge.metrics._summary import FEWEST

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.binomial import exact_interval
 from kedge.catalog import Info
 from kedge.data.corruptions.jpeg_compression import jpeg_compression
 from kedge.metrics._bootstrap import percentile_interval, resamples
-from kedge.metrics._classification import exact_interval
 from kedge.metrics._results import Estimate
 from kedge.metrics._summary import FEWEST
 from kedge.seeds import generator

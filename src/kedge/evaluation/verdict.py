@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kedge.metrics._classification import exact_interval
+from kedge.binomial import exact_interval
 
 LEVEL = 0.95
 FEWEST = 20  # images below which nothing is said

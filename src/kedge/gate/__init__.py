@@ -6,7 +6,7 @@ nothing slow: the command line and recipes name the criteria.
 """
 
 from kedge.gate.criteria import CRITERIA, Bar, Criterion, as_gate, measuring
-from kedge.gate.verdicts import FAIL, PASS, UNDECIDED, UNMEASURED, Verdict, overall, verdicts
+from kedge.gate.verdicts import FAIL, PASS, UNDECIDED, UNMEASURED, Verdict, needed, overall, verdicts
 
 __all__ = [
     "CRITERIA",
@@ -19,6 +19,7 @@ __all__ = [
     "Verdict",
     "as_gate",
     "measuring",
+    "needed",
     "overall",
     "verdicts",
 ]

@@ -7,6 +7,8 @@ from functools import cache
 from statistics import NormalDist
 from typing import Any
 
+from kedge.binomial import exact_interval
+
 __all__ = ["LEVEL", "Measured", "of_estimate", "of_mean_share", "of_shares"]
 
 LEVEL = 0.95
@@ -72,8 +74,6 @@ def _lowest(shares: Sequence[tuple[float, int]], factor: float) -> Ends:
 
 @cache
 def _exact(right: float, images: float, level: float) -> Ends:
-    from kedge.metrics import exact_interval
-
     return exact_interval(right, images, level) if images else (0.0, 1.0)
 
 
@@ -106,12 +106,12 @@ def of_mean_share(estimate: Any, images: int) -> Measured | None:
     stated = of_estimate(estimate, images)
     if stated is None or stated.ends is None:
         return stated
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     value, normal = stated.value, NormalDist().inv_cdf(0.5 + LEVEL / 2)
     low, high = stated.ends(1)
     error = max(value - low, high - value) / normal  # one side may be cut off at 0 or 1
     spread = value * (1 - value)
     alike = error == 0 or spread == 0
-    answers = images if alike else spread / error**2 * (normal / float(t.ppf(0.5 + LEVEL / 2, images - 1))) ** 2
+    answers = images if alike else spread / error**2 * (normal / float(stdtrit(images - 1, 0.5 + LEVEL / 2))) ** 2
     return replace(stated, ends=lambda factor: _exact(value * answers * factor, answers * factor, LEVEL))

@@ -6,8 +6,9 @@ from typing import Any
 
 from kedge.gate.criteria import CRITERIA, as_gate
 from kedge.gate.measured import Measured
+from kedge.printable import percent
 
-__all__ = ["FAIL", "PASS", "UNDECIDED", "UNMEASURED", "Verdict", "overall", "verdicts"]
+__all__ = ["FAIL", "PASS", "UNDECIDED", "UNMEASURED", "Verdict", "needed", "overall", "verdicts"]
 
 PASS, FAIL, UNDECIDED, UNMEASURED = "pass", "fail", "cannot tell", "not measured"
 MOST = 1_000_000  # images: a number that would tell is looked for up to here
@@ -52,7 +53,7 @@ class Verdict:
     @property
     def sentence(self) -> str:
         """What was measured and what was asked for, for people; on undecided ones how many images would tell."""
-        asked = f"{'at least' if self.better == 'higher' else 'at most'} {_percent(self.bar)} is asked"
+        asked = f"{'at least' if self.better == 'higher' else 'at most'} {percent(self.bar)} % is asked"
         if self.value is None:
             return f"{self.words} was not measured; {asked}"
         spread = [] if self.low is None or self.high is None else [f"{_number(self.low)} to {_percent(self.high)}"]
@@ -86,7 +87,7 @@ def verdicts(results: Mapping[str, Any], gate: Mapping[str, Any] | None = None) 
         bars = as_gate((model.get("gate") or {}) if gate is None else gate)
         for criterion in CRITERIA:
             if (bar := bars.get(criterion.name)) is not None:
-                words = criterion.words.format(at="" if bar.at is None else _percent(bar.at))
+                words = criterion.words.format(at="" if bar.at is None else f"{percent(bar.at)} %")
                 asked = Verdict(name, criterion.name, words, criterion.better, bar.share, bar.at)
                 judged.append(_judged(asked, criterion.measured(results, model, bar)))
     return judged
@@ -106,8 +107,8 @@ def _judged(asked: Verdict, measured: Measured | None) -> Verdict:
         return known
     low, high = measured.ends(1)
     verdict = said(low, high, asked.bar, asked.better)
-    needed = _needed(measured, asked) if verdict == UNDECIDED else None
-    return replace(known, verdict=verdict, low=max(0.0, low), high=min(1.0, high), needed=needed)
+    count = needed(measured, asked.bar, asked.better) if verdict == UNDECIDED else None
+    return replace(known, verdict=verdict, low=max(0.0, low), high=min(1.0, high), needed=count)
 
 
 def said(low: float, high: float, bar: float, better: str) -> str:
@@ -116,7 +117,7 @@ def said(low: float, high: float, bar: float, better: str) -> str:
     return PASS if good else FAIL if bad else UNDECIDED
 
 
-def _needed(measured: Measured, asked: Verdict) -> int | None:
+def needed(measured: Measured, bar: float, better: str) -> int | None:
     """How many images would tell at the same rates, to about 2 %; None where `MOST` would not."""
     assert measured.ends is not None
     if not measured.images:
@@ -124,7 +125,7 @@ def _needed(measured: Measured, asked: Verdict) -> int | None:
 
     def tells(factor: float) -> bool:
         assert measured.ends is not None
-        return said(*measured.ends(factor), asked.bar, asked.better) != UNDECIDED
+        return said(*measured.ends(factor), bar, better) != UNDECIDED
 
     few, many = 1.0, 2.0
     while not tells(many):

@@ -17,10 +17,11 @@ from kedge.catalog import names
 for _name in names("metrics"):
     import_module(f"kedge.metrics.{_name}")
 
+from kedge.binomial import accuracy_interval, exact_interval
 from kedge.confidence import log_odds, log_odds_of_probs, log_odds_of_references
 from kedge.metrics._bootstrap import bootstrap_interval, interval, resamples
 from kedge.metrics._calibration import bin_sums, binned_error, calibration_error, reliability, resampled_error
-from kedge.metrics._classification import accuracy, accuracy_interval, brier, exact_interval, label_rank, nll
+from kedge.metrics._classification import accuracy, brier, label_rank, nll
 from kedge.metrics._classwise import BrierParts, brier_decomposition, brier_parts, classwise_calibration_error
 from kedge.metrics._cross_fitted import CrossFitted, cross_fitted_error, cross_fitted_smooth_error, halves
 from kedge.metrics._detection import (

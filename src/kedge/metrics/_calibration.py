@@ -11,8 +11,8 @@ result.)
 import torch
 from torch import Tensor
 
+from kedge.binomial import accuracy_interval
 from kedge.metrics._checks import check_confidence, check_probs
-from kedge.metrics._classification import accuracy_interval
 
 # MPS has no float64; everywhere else sums over millions of samples should not lose digits.
 SUM_DTYPE = torch.float32 if torch.backends.mps.is_available() else torch.float64

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from kedge.metrics._classification import accuracy_interval
+from kedge.binomial import accuracy_interval
 from kedge.metrics._results import Estimate
 
 FOLDS = 5

@@ -14,9 +14,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from kedge.binomial import exact_interval
 from kedge.metrics._bootstrap import percentile_interval, resamples
 from kedge.metrics._checks import check_flags, check_scores
-from kedge.metrics._classification import exact_interval
 
 # Resamples worked on at once hold this many counts.
 _AT_ONCE = 1 << 21

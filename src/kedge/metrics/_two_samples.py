@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from kedge.metrics._classification import accuracy_interval
+from kedge.binomial import accuracy_interval
 from kedge.seeds import generator
 
 _AT_ONCE = 1 << 22  # memberships drawn at once

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from kedge.binomial import accuracy_interval
 from kedge.catalog import Info
 from kedge.metrics._base import Answers, Bounds, Metric
-from kedge.metrics._classification import accuracy_interval
 
 info = Info("Accuracy", checked="derived")
 

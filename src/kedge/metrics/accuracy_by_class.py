@@ -1,16 +1,16 @@
 """Accuracy by class, and of the worst class: what the mean over all images hides."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kedge.binomial import accuracy_interval
 from kedge.catalog import Info
 from kedge.metrics._base import Answers, Metric, class_name
-from kedge.metrics._classification import accuracy_interval
 from kedge.metrics._results import Estimate, Line
 
 info = Info("Accuracy by class", checked="derived")
@@ -47,6 +47,20 @@ def worst_interval(right: Sequence[int], images: Sequence[int], level: float = L
     return min(low for low, _ in ends), min(high for _, high in ends)
 
 
+def in_words(worst: str, shares: Sequence[float], plural: str, singular: str = "") -> str:
+    """The worst of several with these accuracies by its name, with how many are as bad; where all are, none by name."""
+    as_bad = sum(share == min(shares) for share in shares)
+    if as_bad == len(shares) > 1:
+        return f"none, all {as_bad} {plural} are alike"
+    return singular + worst + (f" and {as_bad - 1} more" if as_bad > 1 else "")
+
+
+def worst_class(value: Mapping[str, Any], class_names: Sequence[str], singular: str = "") -> str:
+    """`in_words` of the worst class of a stored `ByClass`."""
+    shares = [share for share in value["accuracy"] if share is not None]
+    return in_words(class_name(class_names, value["worst"]), shares, "classes", singular)
+
+
 class AccuracyByClass(Metric):
     """The share of right answers among the images of each class; in the summary that of the worst class."""
 
@@ -80,7 +94,7 @@ class AccuracyByClass(Metric):
         return ByClass(value, low, high, worst, images, shares, *map(list, zip(*ends, strict=True)))
 
     def lines(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:
-        notes = [f"class {class_name(class_names, v['worst'])}" if v else "" for v in values]
+        notes = [worst_class(v, class_names, "class ") if v else "" for v in values]
         return [Line(self.label, values, self.unit, self.better, notes)]
 
     def details(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:
@@ -107,7 +121,7 @@ class AccuracyByClass(Metric):
         if not value or len([n for n in value["images"] if n]) < 2:
             return ""
         return (
-            f"Its worst class is {class_name(class_names, value['worst'])}: right on {100 * value['value']:.1f} % of "
+            f"Its worst class is {worst_class(value, class_names)}: right on {100 * value['value']:.1f} % of "
             f"{value['images'][value['worst']]:,} images."
         )
 

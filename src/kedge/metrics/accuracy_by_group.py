@@ -1,17 +1,17 @@
 """Accuracy by group, and of the worst: whether a model is right at every place, with every camera, of every person."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kedge.binomial import accuracy_interval
 from kedge.catalog import Info
 from kedge.metrics._base import Answers, Metric
-from kedge.metrics._classification import accuracy_interval
 from kedge.metrics._results import Estimate, Line
-from kedge.metrics.accuracy_by_class import MANY, worst_interval
+from kedge.metrics.accuracy_by_class import MANY, in_words, worst_interval
 
 info = Info(
     "Distributionally Robust Neural Networks for Group Shifts", "Sagawa et al.", "ICLR", 2020,
@@ -76,7 +76,8 @@ class AccuracyByGroup(Metric):
         return ByGroup(value, low, high, of.by, worst, groups, int((of.index < 0).sum()))
 
     def lines(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:
-        return [Line(self.label, values, self.unit, self.better, [f"group {v['worst']}" if v else "" for v in values])]
+        notes = [_worst(v, "group ") if v else "" for v in values]
+        return [Line(self.label, values, self.unit, self.better, notes)]
 
     def details(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:
         known = [v["groups"] for v in values if v]
@@ -102,7 +103,7 @@ class AccuracyByGroup(Metric):
         aside = [f"{few} of fewer than {FEW} images left aside"] if few else []
         aside += [f"{value['ungrouped']:,} images in no group"] if value["ungrouped"] else []
         return (
-            f"Its worst group by {value['by']} is {value['worst']}: right on {100 * value['value']:.1f} % of "
+            f"Its worst group by {value['by']} is {_worst(value)}: right on {100 * value['value']:.1f} % of "
             f"{value['groups'][value['worst']]['images']:,} images{_beside(aside)}."
         )
 
@@ -110,6 +111,11 @@ class AccuracyByGroup(Metric):
         yield "", self.name, value
         for name, own in (value["groups"] if value else {}).items():
             yield name, self.name, own
+
+
+def _worst(value: Mapping[str, Any], singular: str = "") -> str:
+    counted = [own["value"] for own in value["groups"].values() if not own["few"]]
+    return in_words(value["worst"], counted, "groups", singular)
 
 
 def check_groups(groups: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.binomial import accuracy_interval
 from kedge.catalog import Info
 from kedge.metrics._base import NO_BOUNDS, Answers, Bounds, Metric, class_name
-from kedge.metrics._classification import accuracy_interval
 from kedge.metrics._results import Estimate, Line
 
 info = Info(
@@ -109,6 +109,8 @@ class ClassDisparity(Metric):
     def lines(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:
         pairs = [(v["best"], v["worst"]) if v and v.get("best") is not None else None for v in values]
         notes = [f"{class_name(class_names, p[0])} above {class_name(class_names, p[1])}" if p else "" for p in pairs]
+        notes = ["all classes are alike" if p and v["value"] == 0 else n
+                 for p, v, n in zip(pairs, values, notes, strict=True)]  # fmt: skip
         return [Line(self.label, values, self.unit, self.better, notes)]
 
 

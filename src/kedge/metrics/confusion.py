@@ -96,7 +96,9 @@ class Confusion(Metric):
 
     def lines(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:
         first = [v["largest"][0] if v and v["largest"] else None for v in values]
-        notes = ["" if pair is None else _words(pair, class_names) for pair in first]
+        notes = [
+            _words(pair, class_names) if pair else "none" if v else "" for v, pair in zip(values, first, strict=True)
+        ]
         return [Line(self.label, [v and v["value"] for v in values], self.unit, self.better, notes)]
 
     def details(self, values: Sequence[Any], class_names: Sequence[str]) -> list[Line]:

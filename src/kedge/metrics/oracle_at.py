@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.binomial import accuracy_interval
 from kedge.catalog import Info
 from kedge.metrics._base import Answers, Bounds, Metric
-from kedge.metrics._classification import accuracy_interval
 from kedge.metrics._ensembles import errors_of
 from kedge.metrics._results import Estimate, Line
 

@@ -1,8 +1,8 @@
 """Top-5 accuracy: the share of images whose true class is among the five most probable."""
 
+from kedge.binomial import accuracy_interval
 from kedge.catalog import Info
 from kedge.metrics._base import Answers, Bounds, Metric
-from kedge.metrics._classification import accuracy_interval
 
 info = Info("Top-5 accuracy", checked="derived")
 

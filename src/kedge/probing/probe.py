@@ -164,17 +164,19 @@ def _fitted(data: ProbeData, chosen: Tensor | None, strength: float, intercept: 
     """W and b of all images or those `chosen`."""
     x, targets, weights = data.rows(chosen)
     scaled, mean, scale = _scaled(data, chosen, x, intercept)
-    return _unscaled(solve(scaled, targets, weights, strength, intercept), mean, scale)
+    scaled, basis = _spanned(scaled)
+    return _unscaled(solve(scaled, targets, weights, strength, intercept), basis, mean, scale)
 
 
 def _path(data: ProbeData, chosen: Tensor | None, intercept: bool) -> Iterator[tuple[Tensor, Tensor]]:
     """W and b for each of `STRENGTHS`, solved when asked for."""
     x, targets, weights = data.rows(chosen)
     scaled, mean, scale = _scaled(data, chosen, x, intercept)
+    scaled, basis = _spanned(scaled)
     state = None
     for strength in STRENGTHS:
         state = solve(scaled, targets, weights, strength, intercept, state, tolerance=1e-4)
-        yield _unscaled(state, mean, scale)
+        yield _unscaled(state, basis, mean, scale)
 
 
 def _scaled(data: ProbeData, chosen: Tensor | None, x: Tensor, intercept: bool) -> tuple[Tensor, Tensor, float]:
@@ -184,8 +186,21 @@ def _scaled(data: ProbeData, chosen: Tensor | None, x: Tensor, intercept: bool) 
     return (x - mean) / scale, mean, scale
 
 
-def _unscaled(state: Tensor, mean: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _spanned(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Rows `[M, M]` in a basis `[D, M]` of what they span, where they are fewer than features; else as they are, None.
+
+    A part of W outside of it changes no logit and costs λ, so the minimum has none; a turned W costs as much.
+    """
+    if len(x) >= x.shape[1]:
+        return x, None
+    basis = torch.linalg.qr(x.T)[0]
+    return x @ basis, basis
+
+
+def _unscaled(state: Tensor, basis: Tensor | None, mean: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     weight = state[:, :-1] / scale
+    if basis is not None:
+        weight = weight @ basis.T
     return weight, state[:, -1] - weight @ mean
 
 

@@ -7,7 +7,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from kedge.metrics import accuracy_interval
+from kedge.binomial import accuracy_interval
 from kedge.seeds import generator
 
 __all__ = ["Candidate", "Search", "search_layer_rates"]

@@ -26,7 +26,7 @@ _MODEL: dict[str, Any] = {
                      half=_Part(images=0, wrong=0, low=None, high=None)),
     "answers": _Part(predicted=[], confidence=[], log_odds=[], uncertainty=None, unsure=None, unknown=None),
     "training": _Part(folder=None, data=None, images=None, validation_images=None, classes=None, repeated=None,
-                      seconds=None, finished=None, recipe={}, probe=None, validation=None, curve={}),
+                      photos=None, seconds=None, finished=None, recipe={}, probe=None, validation=None, curve={}),
     "timing": {"images_per_second": None, "device": None, "seconds": None},
     "clean": _Part(reliability=None, calibration={}),
     "shift": _Part(mean={}, by_severity=[], conditions=[], reliability=None),

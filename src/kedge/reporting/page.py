@@ -30,7 +30,7 @@ from kedge.reporting.sections import (
 )  # fmt: skip
 from kedge.reporting.summary import about, cautions, summary_rows
 from kedge.reporting.svg import COLORS, GLYPHS
-from kedge.reporting.table import MARK, sizes, subject_line, warnings
+from kedge.reporting.text_table import MARK, sizes, subject_line, warnings
 
 SECTIONS = (
     decision,

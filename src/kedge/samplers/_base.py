@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kedge import catalog
+from kedge import specs
 
 __all__ = ["Sampler", "check_share", "draws_of", "epoch_length", "make_sampler", "wants_errors"]
 
@@ -27,7 +27,7 @@ def make_sampler(spec: Any, errors: Errors = ()) -> Sampler:
     Raises:
         ValueError: for a name or an argument that is none.
     """
-    part, *_ = catalog.parts("samplers", spec)
+    part, *_ = specs.parts("samplers", spec)
     if reserved := [key for key in part.values if key in _OF_THE_RUN]:
         raise ValueError(f"sampler {part.name} has no argument {reserved[0]!r} to set: it comes from the run")
     values = {**part.values, "errors": errors} if "errors" in part.arguments else part.values
@@ -36,7 +36,7 @@ def make_sampler(spec: Any, errors: Errors = ()) -> Sampler:
 
 def wants_errors(spec: Any) -> bool:
     """Whether a sampler draws by the validation error of the classes."""
-    return "errors" in catalog.parts("samplers", spec)[0].arguments
+    return "errors" in specs.parts("samplers", spec)[0].arguments
 
 
 def draws_of(sampler: Sampler, labels: Tensor, epoch: int, seed: int) -> Tensor:

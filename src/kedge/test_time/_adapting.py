@@ -1,51 +1,22 @@
 """A model that changes with the images it answers: what it was, what it has become, and the way back."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from kedge import catalog
+from kedge import specs
 from kedge.anchoring.protocol import Model, as_model, independent
 from kedge.checks import check_images
 from kedge.test_time._base import Adapter
 from kedge.test_time._brake import Brake, Measured, Order
+from kedge.test_time._learned import Learned
+from kedge.test_time._record import Record
 from kedge.test_time._statistics import Switch, batch_norms, use_batch_statistics
 
 A = TypeVar("A")
-
-
-@dataclass
-class Record:
-    """What happened in a stream.
-
-    Attributes:
-        images, batches: how many were answered.
-        as_before: how many images the model as it was answered.
-        steps: how many were taken.
-        chosen: how many images they were taken on.
-        looks: the kept images at each look of the brake: batch (from 1, before it), accuracy, auroc.
-        held: where the brake held: batch, why, back_to.
-    """
-
-    images: int = 0
-    batches: int = 0
-    as_before: int = 0
-    steps: int = 0
-    chosen: int = 0
-    looks: list[dict[str, Any]] = field(default_factory=list)
-    held: list[dict[str, Any]] = field(default_factory=list)
-
-    def hold(self, why: str, back_to: str) -> None:
-        """Note that the brake held before the next batch."""
-        self.held.append({"batch": self.batches + 1, "why": why, "back_to": back_to})
-
-    def words(self) -> list[str]:
-        """Where the brake held, in words."""
-        return [f"at batch {each['batch']}: {each['why']}; back to {each['back_to']}" for each in self.held]
 
 
 class Adapting(Model):
@@ -79,20 +50,19 @@ class Adapting(Model):
             raise ValueError("this model adapts already: adapt the model inside it, .source")
         if self.source.task != "classification":
             raise ValueError(f"test-time adaptation is for classifiers, and the model is for {self.source.task}")
-        self.method: Adapter = method if isinstance(method, Adapter) else catalog.build("test_time", method)
+        self.method: Adapter = method if isinstance(method, Adapter) else specs.build("test_time", method)
         if not batch_norms(self.source):
             raise ValueError(_WITHOUT)
         self.adapted: Model = independent(self.source).eval().requires_grad_(False)
         layers = batch_norms(self.adapted)
-        self._learning = [w for layer in layers for w in (layer.weight, layer.bias) if w is not None]
-        if self.method.learns and not self._learning:
+        self._learned = Learned(layers)
+        if self.method.learns and not self._learned.weights:
             raise ValueError(
                 "the batch-norm layers of the model have no scale and shift, which is what is to learn; "
                 "batch_statistics needs none"
             )
         self._switch = Switch(self.method.prior)
         use_batch_statistics(layers, self._switch)
-        self._first = [w.detach().clone() for w in self._learning]
         self.input_shape, self.num_outputs = self.source.input_shape, self.source.num_outputs
         self.class_names, self.reject, self.steps = self.source.class_names, self.source.reject, self.source.steps
         self.ordered, self.unknown = self.source.ordered, self.source.unknown
@@ -122,9 +92,9 @@ class Adapting(Model):
 
     def reset(self) -> None:
         """Weights, optimizer and brake as at first, to the bit: before another stream."""
-        self._restore(self._first)
-        self._optimizer = self.method.optimizer(self._learning) if self.method.learns else None
-        self._good = self._first
+        self._learned.restore(self._learned.first)
+        self._optimizer = self.method.optimizer(self._learned.weights) if self.method.learns else None
+        self._good = self._learned.first
         self._learns, self._switch.on = self.method.learns, True
         self._largest = 0
         self._costs: dict[int, float] = {}  # of batches by size, to powers of two
@@ -276,51 +246,35 @@ class Adapting(Model):
         ask, size = self._asked(self.adapted, references), self._largest
         now = brake.measure(ask, size, images)
         if size not in self._baselines:
-            with self._as_first():
+            with self._learned.as_first():
                 self._baselines[size] = brake.measure(ask, size, images)
         record.looks.append({"batch": record.batches + 1, "accuracy": now.accuracy, "auroc": now.auroc})
         if (why_not := brake.fall(self._baselines[size], now)) is None:
-            self._good = self._snapshot()
+            self._good = self._learned.snapshot()
             return
-        self._restore(self._good)
+        self._learned.restore(self._good)
         self._learns = False
         record.hold(why_not, f"the weights of {brake.every} batches before, without further steps")
 
     def _asked(self, model: Model, references: Any) -> Callable[[Tensor], Tensor]:
         return lambda part: model.answers(part, references)[0]
 
-    @contextmanager
-    def _as_first(self) -> Iterator[None]:
-        """With the first weights."""
-        now = self._snapshot()
-        self._restore(self._first)
-        try:
-            yield
-        finally:
-            self._restore(now)
-
     def _step(self, images: Tensor, references: Any) -> None:
         original = self._original(images, references)
-        for weight in self._learning:
-            weight.requires_grad_(True)
-        try:
-            with torch.enable_grad():
-                logits = self.adapted.for_attack(references)(images)
-                chosen = self.method.chosen(logits.detach(), original)
-                self.record.chosen += int(chosen.sum())
-                if not bool(chosen.any()):
-                    return
-                loss = self.method.loss(logits, chosen)
-                if not bool(loss.isfinite()):
-                    return
-                assert self._optimizer is not None
-                self._optimizer.zero_grad()
-                loss.backward()
-                self._optimizer.step()
-                self.record.steps += 1
-        finally:
-            for weight in self._learning:
-                weight.requires_grad_(False)
+        with self._learned.with_gradients():
+            logits = self.adapted.for_attack(references)(images)
+            chosen = self.method.chosen(logits.detach(), original)
+            self.record.chosen += int(chosen.sum())
+            if not bool(chosen.any()):
+                return
+            loss = self.method.loss(logits, chosen)
+            if not bool(loss.isfinite()):
+                return
+            assert self._optimizer is not None
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+            self.record.steps += 1
 
     def _original(self, images: Tensor, references: Any) -> Tensor | None:
         """What the model as it was says of images, with the statistics that the method asks for."""
@@ -328,16 +282,8 @@ class Adapting(Model):
             return None
         if self.method.original == "stored":
             return self.source.answers(images, references)[0]
-        with self._as_first():
+        with self._learned.as_first():
             return self.adapted.answers(images, references)[0]
-
-    def _snapshot(self) -> list[Tensor]:
-        return [w.detach().clone() for w in self._learning]
-
-    @torch.no_grad()
-    def _restore(self, weights: list[Tensor]) -> None:
-        for weight, value in zip(self._learning, weights, strict=True):
-            weight.copy_(value)
 
 
 _WITHOUT = (

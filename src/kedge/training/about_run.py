@@ -24,10 +24,10 @@ def about_run(run: Path) -> dict[str, Any]:
 
     Returns:
         `folder`, the `data` it names, how many `images` and `validation_images`, `classes`: training images of each,
-        `repeated`: how many training images had been there before, bit for bit; `seconds` of its epochs, when it
-        `finished`, of its `recipe` what is most asked for, the record of its linear `probe`, `validation` as in
-        run.json, and `curve`: lists of equal length by column of metrics.csv, of long runs some epochs. None: not
-        known.
+        `repeated`: how many training images had been there before, bit for bit; whether they were `photos`
+        (`ImageRecord.photos`); `seconds` of its epochs, when it `finished`, of its `recipe` what is most asked for, the
+        record of its linear `probe`, `validation` as in run.json, and `curve`: lists of equal length by column of
+        metrics.csv, of long runs some epochs. None: not known.
 
     Raises:
         ValueError: for a run whose files cannot be read.
@@ -45,6 +45,7 @@ def about_run(run: Path) -> dict[str, Any]:
         "validation_images": counts.get("val"),
         "classes": None if record is None or not classes else record.of_classes(len(classes)),
         "repeated": None if record is None else len(keys) - len(set(keys)),
+        "photos": None if record is None else record.photos,
         "seconds": sum(row.get("seconds", 0.0) for row in rows) or None,
         "finished": facts.get("finished"),
         "recipe": {key: recipe[key] for key in _RECIPE if recipe.get(key) not in (None, [], {})},

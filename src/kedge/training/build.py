@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kedge import catalog, networks, optim
+from kedge import catalog, networks, optim, specs
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.anchoring.bare_network import published_normalisation
 from kedge.data import ImageSet, derive_seed
@@ -85,9 +85,9 @@ def make_rule(recipe: Recipe, groups: Any, model: nn.Module | None = None) -> to
     fused = True if may and on_cuda else None
     *outer, (name, settings) = methods("optimizer", recipe.optimizer)
     flat = {key: getattr(recipe, key) for key in FLAT["optimizer"] if takes("optimizer", name, key)}
-    optimizer: torch.optim.Optimizer = catalog.build("optim.rules", {name: settings}, groups, fused=fused, **flat)
+    optimizer: torch.optim.Optimizer = specs.build("optim.rules", {name: settings}, groups, fused=fused, **flat)
     for rule, own in reversed(outer):
-        optimizer = catalog.build("optim.rules", {rule: own}, optimizer, model=model)
+        optimizer = specs.build("optim.rules", {rule: own}, optimizer, model=model)
     return optimizer
 
 
@@ -114,7 +114,7 @@ def step_passes(recipe: Recipe) -> int:
     """
     *outer, (innermost, _) = methods("optimizer", recipe.optimizer)
     inner = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    rules = {name: catalog.build("optim.rules", {name: settings}, inner) for name, settings in outer}
+    rules = {name: specs.build("optim.rules", {name: settings}, inner) for name, settings in outer}
     rules[innermost] = catalog.get("optim.rules", innermost)
     passes = {name: int(getattr(rule, "passes", 1)) for name, rule in rules.items()}
     several = [name for name, count in passes.items() if count > 1]
@@ -169,7 +169,7 @@ def _schedule(
     method = catalog.get("optim.schedules", name)
     method = getattr(sys.modules[method.__module__], "for_run", method)
     flat = {key: getattr(recipe, key) for key in FLAT["schedule"] if takes("schedule", name, key)}
-    part = catalog.Part("optim.schedules", name, method, settings)
+    part = specs.Part("optim.schedules", name, method, settings)
     schedule: torch.optim.lr_scheduler.LambdaLR = part.make(optimizer, **{**flat, **run})
     return schedule
 

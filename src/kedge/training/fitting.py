@@ -246,7 +246,7 @@ def _say_first(
     """Print what is to be known before the first epoch; of a run that goes on nothing twice about its images."""
     recipe, train, val = run.recipe, run.train_set, run.val_set
     loading = train.report
-    if loading.skipped or loading.converted_grey or loading.converted_colour or loading.notes:
+    if loading.skipped or loading.converted_grey or loading.converted_colour or loading.traits or loading.notes:
         print(f"{train.name} ({train.split}): {loading.summary()}")
     lines = [opening(recipe, folder, train, val, run.model, run.objective, facts)]
     if record is not None:

@@ -109,9 +109,10 @@ class RunImages:
     def _about_folds(self) -> str:
         folder = self._run / "folds" / "1"
         return (
-            f"It held none out, as cross-validation in {self.recipe.folds} folds judged it: run.json and the last "
-            "lines of the training say how, and each fold can be evaluated on its own images, such as kedge evaluate "
-            f"{folder} --split val"
+            f"It held none out, as cross-validation in {self.recipe.folds} folds judged it: its own page and the last "
+            "lines of the training say how. What else is to be done takes labelled images that it has not seen "
+            "(--data; --validation with --unlabelled), or a training that holds some out (kedge train ... --folds 0); "
+            f"each fold can be evaluated on its own, such as kedge evaluate {folder} --split val"
         )
 
     @cached_property

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.binomial import accuracy_interval
 from kedge.data import ImageSet
 from kedge.data.groups import KEEPS_SERIES, series, series_hint
 from kedge.data.twins import MOST, can_look, twin_pairs, twins
-from kedge.metrics import accuracy_interval
 from kedge.training.recipe import Recipe
 
 __all__ = ["about_leaks", "fares", "leaks", "with_and_without"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from kedge import catalog
+from kedge import catalog, specs
 from kedge.own_code import NAME, check_allowed, near_names
 
 __all__ = [
@@ -59,7 +59,7 @@ def methods(key: str, value: Any, source: str = "") -> list[Method]:
     """
     entries = value if key == "optimizer" and isinstance(value, list | tuple) else [value]
     try:
-        named = [catalog.spelled(ROOMS[key], entry) for entry in entries]
+        named = [specs.spelled(ROOMS[key], entry) for entry in entries]
     except ValueError:
         named = []
     if not named or not all(name.strip() for name, _ in named):
@@ -204,9 +204,9 @@ def _code_in(room: str, spec: Any) -> list[str]:
         return []
     name = ""
     with suppress(ValueError):  # for what names no method
-        name, values = catalog.spelled(room, spec)
+        name, values = specs.spelled(room, spec)
         if ":" not in name:
-            part = catalog.Part(room, name, catalog.get(room, name), values)
+            part = specs.Part(room, name, catalog.get(room, name), values)
             return [code for key, of in part.rooms.items() for code in _code_in(of, values[key])]
     return [text for text in texts if text == name or NAME.fullmatch(text)]
 

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from kedge import catalog, data
+from kedge import catalog, data, specs
 from kedge.anchoring import PixelModel
-from kedge.catalog import Part
 from kedge.data import ImageSet
 from kedge.data.batches import check_sampler
 from kedge.epsilon import parse_epsilon
@@ -17,6 +16,7 @@ from kedge.objectives._weights import balanced_weights
 from kedge.probing.heads import layer_of_classes
 from kedge.samplers import make_sampler
 from kedge.samplers._base import draws_of
+from kedge.specs import Part
 from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 
@@ -33,7 +33,7 @@ def written(recipe: Recipe) -> list[list[Part]]:
         ValueError: for a name that is none, an argument that a class does not have, or an objective that wraps nothing
             and is not the last.
     """
-    listed = [catalog.parts("objectives", entry) for entry in with_radius(recipe)]
+    listed = [specs.parts("objectives", entry) for entry in with_radius(recipe)]
     for each, *_ in listed:
         _check_class(each.name, each.method)
     for each, *_ in listed[:-1]:
@@ -157,7 +157,7 @@ def make_objective(
         if objective is None and "inner" in part.arguments and "inner" not in values:
             raise ValueError(f"objective {part.name} wraps another objective: name one after it")
         inner = () if objective is None else (objective,)
-        objective = catalog.build("objectives", {part.name: values}, *inner, builders=builders, **known)
+        objective = specs.build("objectives", {part.name: values}, *inner, builders=builders, **known)
     assert objective is not None
     return objective
 
@@ -229,7 +229,7 @@ def with_radius(recipe: Recipe) -> list[Any]:
     entries = list(recipe.objective or ["CrossEntropy"])
     if recipe.eps is None:
         return entries
-    places = [catalog.spelled("objectives", entry) for entry in entries]
+    places = [specs.spelled("objectives", entry) for entry in entries]
     inside = [i for i, (_, values) in enumerate(places) if "attack" in values]
     if inside:
         for i in inside:
@@ -250,7 +250,7 @@ def with_radius(recipe: Recipe) -> list[Any]:
 
 def _attack_with(spec: Any, eps: str) -> Any:
     """An attack as a recipe names it, with another radius; a step that was written is as large a share of that one."""
-    name, values = catalog.spelled("attacks", spec)
+    name, values = specs.spelled("attacks", spec)
     number = parse_epsilon(eps)
     if (before := values.get("eps")) and values.get("step_size") is not None:
         values["step_size"] = parse_epsilon(values["step_size"], "step_size") * number / parse_epsilon(before)

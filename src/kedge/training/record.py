@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kedge.data import ImageSet
+from kedge.data.items import ENCODED
 from kedge.files import whole
 
 __all__ = ["FILE", "ImageRecord"]
@@ -64,6 +65,11 @@ class ImageRecord:
         if val is not None:
             held = (val.keys_of, val.keys(), val.labels)
         return cls(train.keys_of, trained, train.labels, *held, sorted(earlier), known)
+
+    @property
+    def photos(self) -> bool:
+        """Whether the images were encoded ones of any size, such as JPEG files, and not arrays of pixels."""
+        return self.keys_of == ENCODED
 
     @classmethod
     def union(cls, records: "Sequence[ImageRecord]") -> "ImageRecord | None":

@@ -8,7 +8,7 @@ from kedge.json_text import read_json
 from kedge.training.recipe import Recipe, values_of
 from kedge.training.recipe_checks import check_objectives
 
-__all__ = ["anchored_arguments", "masking", "recorded", "recorded_facts"]
+__all__ = ["anchored_arguments", "masking", "read_run", "recorded", "recorded_facts"]
 
 # What run.json holds under these names are records of their own.
 _RECORDS = (
@@ -39,6 +39,12 @@ def recorded_facts(run: Path) -> dict[str, Any]:
         if not isinstance(facts.get(key), dict | None):
             raise ValueError(f"{run / 'run.json'}: {key} is a mapping, not {str(facts[key])[:80]!r}: it was changed")
     return facts
+
+
+def read_run(run: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(recipe, run.json) of a run folder; empty where there is none."""
+    there = run is not None and (run / "run.json").is_file()
+    return recorded(run), recorded_facts(run) if run is not None and there else {}
 
 
 def anchored_arguments(objective: Iterable[Any] | None) -> dict[str, Any] | None:

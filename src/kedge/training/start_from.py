@@ -122,6 +122,7 @@ def going_on(objective: list[Any] | None, anchored: bool) -> list[Any] | None:
 def _published(recipe: Recipe) -> Recipe:
     assert recipe.init_from is not None
     name = recipe.init_from.removeprefix("timm/")
+    networks.locate(name)
     if not has_weights(name):
         raise ValueError(f"init_from: no weights were published for {name!r}, there is nothing to start from")
     if recipe.model not in ("auto", name):
@@ -158,7 +159,7 @@ def find_start(init_from: str, what: str = "init_from") -> Path | None:
     runs = [p.name for p in Path(Recipe.runs).iterdir() if p.is_dir()] if Path(Recipe.runs).is_dir() else []
     raise FileNotFoundError(
         f"{what}: {init_from!r} is no run, no model folder and no network of timm"
-        f"{near_names(init_from, [*runs, *known, *timm.list_models(pretrained=True)])}"
+        f"{near_names(init_from.removeprefix(TIMM), [*runs, *known, *timm.list_models(pretrained=True)])}"
     )
 
 

@@ -1,5 +1,6 @@
 """Is confidence honest: reliability diagrams, clean and shifted, and the family of calibration errors."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,13 +68,21 @@ def overconfidence(reliability: dict[str, Any]) -> float:
     return sum(share * gap for share, gap in _bins(reliability))
 
 
-def leaning(reliability: dict[str, Any] | None) -> str:
-    """How a model is off on average, as the end of a sentence; empty without a diagram."""
-    if not reliability or not sum(reliability["count"]):
+def leaning(reliability: dict[str, Any] | None, images: int, error: dict[str, Any] | None = None) -> str:
+    """How a model is off on average, as the end of a sentence; empty without a diagram.
+
+    Only what is beyond the chance that so many different `images` leave (1.96 standard deviations of the accuracy) is
+    called too sure or too cautious. `error`: a calibration error, whose interval has the bias of few images taken off.
+    """
+    if not reliability or not (count := sum(reliability["count"])):
         return ""
     gap = overconfidence(reliability)
-    if abs(gap) < 0.005:
-        return ", neither too sure of itself nor too cautious on average"
+    right = sum(n * (a or 0) for n, a in zip(reliability["count"], reliability["accuracy"], strict=True)) / count
+    chance = 1.96 * math.sqrt(right * (1 - right) / min(count, images))
+    if error is not None and error.get("low") == 0:
+        return ", as that of a calibrated model may on so few images"
+    if abs(gap) < max(0.005, chance):
+        return ", neither too sure of itself nor too cautious on average, as far as these images tell"
     return ", too sure of itself on average" if gap > 0 else ", too cautious on average"
 
 

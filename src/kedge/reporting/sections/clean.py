@@ -21,7 +21,8 @@ def sentences(name: str, model: dict[str, Any], results: dict[str, Any]) -> list
     """How often the model is right and how honest its confidence is, then what single metrics say."""
     clauses = phrases("clean", model["clean"])
     words = "; ".join(text + (bounds(cell) if i == 0 else "") for i, (text, cell) in enumerate(clauses))
-    first = [f"{short(name)} {words}{leaning(dig(model, 'clean', 'reliability'))}."] if clauses else []
+    off = leaning(dig(model, "clean", "reliability"), results["data"]["images"], dig(model, "clean", "ece"))
+    first = [f"{short(name)} {words}{off}."] if clauses else []
     own = [one.sentence(value_of(model, one), results["data"]["class_names"]) for one in _measured()]
     return first + [printable(sentence) for sentence in own if sentence]
 

@@ -3,8 +3,10 @@
 import shlex
 from typing import Any
 
-from kedge.gate import PASS, overall, verdicts
+from kedge.gate import PASS, needed, overall, verdicts
+from kedge.gate.measured import of_shares
 from kedge.metrics._base import class_name, leading
+from kedge.metrics.accuracy_by_class import worst_class
 from kedge.printable import printable
 from kedge.reporting.rows import dig, estimate, number, short, spread
 from kedge.reporting.sections.images import place_of_cell, shown_cells
@@ -65,7 +67,20 @@ def verdict_words(model: dict[str, Any]) -> dict[str, str]:
         f"Wrong on {half['wrong']:,} of the {half['images']:,} images it is most certain of, and on {every['wrong']:,} "
         f"of all {every['images']:,}."
     )
+    if own["kind"] == "unclear" and (count := _would_tell(own)):
+        ground += f" About {count:,} images would tell, if the rates stay as they are."
     return {"words": words, "tail": TAILS[own["kind"]], "kind": own["kind"], "ground": ground}
+
+
+def _would_tell(own: dict[str, Any]) -> int | None:
+    """How many images would make the verdict clear at these rates; None where a million would not."""
+    counts = []
+    for part in (own["half"], own["all"]):
+        share = part["wrong"] / part["images"]
+        measured = of_shares({"": (share, part["images"])}, lowest=False, images=own["all"]["images"])
+        if measured is not None and (part is own["half"] or share < own["risk"]):  # of all, too many say nothing
+            counts.append(needed(measured, own["risk"], "lower"))
+    return min((count for count in counts if count is not None), default=None)
 
 
 def facts(name: str, i: int, model: dict[str, Any], results: dict[str, Any], level: int) -> list[dict[str, str]]:
@@ -76,10 +91,16 @@ def facts(name: str, i: int, model: dict[str, Any], results: dict[str, Any], lev
         _worst_class(model, results),
         _worst_confusion(i, model, results, level),
         _worst_corruption(name, model, results),
+        _foreign(name, model, results),
         _gate(name, model, results),
-        _line("To deploy it", code=f"kedge export {_place(name, model)} --to onnx") if dig(model, "training") else None,
+        _line("To deploy it", code=_export(name, model)) if dig(model, "training") else None,
     ]
     return [line for line in lines if line is not None]
+
+
+def _export(name: str, model: dict[str, Any]) -> str:
+    """The command whose file takes what the images were: a photo of any size, or an array of pixels."""
+    return f"kedge export {_place(name, model)} {'--input photo' if dig(model, 'training', 'photos') else '--to onnx'}"
 
 
 def majority(model: dict[str, Any], results: dict[str, Any]) -> tuple[str, float] | None:
@@ -136,10 +157,11 @@ def _worst_class(model: dict[str, Any], results: dict[str, Any]) -> dict[str, st
     own = dig(model, "clean", "accuracy_by_class")
     if not own or len([n for n in own["images"] if n]) < 2:
         return None
-    name = short(class_name(results["data"]["class_names"], own["worst"]), 36)
+    name = short(worst_class(own, results["data"]["class_names"]), 36)
     interval = f" ({spread(own)})" if spread(own) else ""
     text = f"{name}: right on {number(own['value'])} % of {own['images'][own['worst']]:,}{interval}"
-    return _line("Worst class", text, link="details")
+    note = "The interval counts that it was picked as the lowest." if interval else ""
+    return _line("Worst class", text, note, link="details")
 
 
 def _worst_confusion(i: int, model: dict[str, Any], results: dict[str, Any], level: int) -> dict[str, str] | None:
@@ -171,6 +193,20 @@ def _worst_corruption(name: str, model: dict[str, Any], results: dict[str, Any])
     return _line("Worst corruption", text, link="shift")
 
 
+def _foreign(name: str, model: dict[str, Any], results: dict[str, Any]) -> dict[str, str] | None:
+    """How many images of no class are answered with a label, of the set where most are."""
+    answered = {each: dig(shares, "answered") for each, shares in (dig(model, "refusal", "ood") or {}).items()}
+    if not answered:
+        if results["ood_sets"] or not dig(model, "training"):
+            return None
+        return _line("Images of no class", "not measured:", code=f"kedge evaluate {_place(name, model)} --ood FOLDER")
+    most = max(answered, key=lambda each: answered[each]["value"])
+    of = f", the most of {len(answered)} sets" if len(answered) > 1 else ""
+    cell = answered[most]
+    text = f"{number(cell['value'])} % of {short(most, 36)} are answered with a label ({spread(cell)}){of}"
+    return _line("Images of no class", text, link="outside")
+
+
 def _gate(name: str, model: dict[str, Any], results: dict[str, Any]) -> dict[str, str] | None:
     """Whether the model meets the bars of its recipe, where that has some, else how to set one."""
     if dig(model, "training") is None:
@@ -178,8 +214,8 @@ def _gate(name: str, model: dict[str, Any], results: dict[str, Any]) -> dict[str
     if not model.get("gate"):
         return _line("Gate", "none set:", code=f"kedge check {_place(name, model)} --min-accuracy 0.9")
     judged = [each for each in verdicts(results) if each.model == name]
-    short = "; ".join(each.sentence for each in judged if each.verdict != PASS)
-    return _line("Gate", f"{overall(judged)}{': ' if short else ''}{short}")
+    open_ones = [each for each in judged if each.verdict != PASS]
+    return _line("Gate", f"{overall(judged)}: {'; '.join(each.sentence for each in open_ones or judged)}")
 
 
 def _place(name: str, model: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ def sentences(name: str, model: dict[str, Any], results: dict[str, Any]) -> list
     if clauses := phrases("shift", dig(model, "shift", "mean")):
         by_severity = model["shift"]["by_severity"]
         text = f"On corrupted images it {', with '.join(words for words, _ in clauses)}"
-        text += leaning(model["shift"]["reliability"])
+        text += leaning(model["shift"]["reliability"], results["data"]["images"], dig(model, "shift", "mean", "ece"))
         if len(by_severity) > 1:
             worst = by_severity[-1]
             text += f"; at severity {worst['severity']}, {number(dig(worst, first.key, 'value'))} %"
