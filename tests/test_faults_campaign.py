@@ -158,6 +158,7 @@ def test_a_seed_draws_the_same_tries_whatever_else_is_wanted():
     assert not again.wants("kills/adapt")
 
 
+@pytest.mark.slow
 def test_crafted_files_have_names_of_their_own():
     names = [each[0] for part in (crafted_texts, crafted_models, crafted_data) for each in part.crafts()]
     assert len(names) == len(set(names)) > 250

@@ -245,7 +245,7 @@ def arguments(method: Callable[..., Any]) -> dict[str, inspect.Parameter]:
         return _named(inspect.signature(method).parameters.values())
     named: dict[str, inspect.Parameter] = {}
     for each in method.__mro__:
-        if (own := vars(each).get("__init__")) is None:
+        if each is object or (own := vars(each).get("__init__")) is None:  # that of object is slow to read, and empty
             continue
         parameters = list(inspect.signature(own).parameters.values())[1:]
         named = named | {key: value for key, value in _named(parameters).items() if key not in named}

@@ -25,10 +25,27 @@ def test_importing_kedge_waits_for_nothing():
     assert {name for name in found if name.startswith("kedge")} == {"kedge", "kedge._version"}
 
 
-def test_the_core_costs_torch_and_nothing_more():
-    """Whoever has imported torch pays for kedge's own modules alone."""
-    before, after = loaded("import torch"), loaded("import torch, kedge\nkedge.anchor, kedge.AnchoredModel")
-    assert {name for name in after - before if not name.startswith("kedge")} <= {"ctypes"}
+STEPS = (
+    "import torch", "import kedge; kedge.anchor, kedge.AnchoredModel", "import kedge.scores", "import kedge.data",
+    "import kedge.metrics", "kedge.metrics.ECE",
+)  # fmt: skip
+
+
+def test_the_core_and_the_rooms_load_no_more_than_they_need():
+    """Whoever has imported torch pays for kedge's own modules alone; one interpreter, as each takes seconds to start.
+
+    What a step loads is there after the later ones too, so they are in the order of what they may load.
+    """
+    note = "\nloaded.append(sorted(sys.modules))\n"
+    code = f"import json, sys\nloaded = []\n{note.join(STEPS)}{note}print(json.dumps(loaded))"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    torch, core, scores, data, metrics, classes = map(set, json.loads(done.stdout.splitlines()[-1]))
+    assert {name for name in core - torch if not name.startswith("kedge")} <= {"ctypes"}
+    slow = {"torchvision", "timm", "lightning", "matplotlib", "sklearn"}
+    assert not (slow | {"torchmetrics", "pytorch_ood", "scipy"}) & scores
+    assert not (slow | {"datasets", "pyarrow"}) & data
+    assert "torchmetrics" not in metrics
+    assert "torchmetrics" in classes  # for the classes alone
 
 
 def test_help_needs_no_parser():

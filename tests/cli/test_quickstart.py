@@ -10,6 +10,7 @@ from kedge.cli.results_folder import free_folder
 from kedge.training import Recipe
 
 
+@pytest.mark.slow
 def test_quickstart_compares_groups_and_says_what_is_next(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, _ = command("quickstart", "--epochs", 1, "--seeds", 2, "--seed", 5, "--jobs", 1, "--out", "runs/q")

@@ -66,9 +66,9 @@ def test_noise_is_standard_normal_and_independent():
     st.integers(0, 1000),
 )
 def test_any_size_and_depth_alone_or_in_a_batch(name, severity, height, width, channels, seed):
-    images = torch.rand(5, channels, height, width, generator=torch.Generator().manual_seed(seed))
+    images = torch.rand(3, channels, height, width, generator=torch.Generator().manual_seed(seed))
     before = images.clone()
-    indices = torch.tensor([7, 0, 123456, 3, 2**40])
+    indices = torch.tensor([7, 0, 2**40])
     state = torch.get_rng_state()
     together = corrupt(images, name, severity, indices, seed)
     assert torch.equal(state, torch.get_rng_state())
@@ -77,9 +77,9 @@ def test_any_size_and_depth_alone_or_in_a_batch(name, severity, height, width, c
     assert together.dtype == torch.float32
     assert together.min() >= 0
     assert together.max() <= 1
-    order = torch.tensor([4, 2, 0, 1, 3])
+    order = torch.tensor([2, 0, 1])
     assert torch.equal(corrupt(images[order], name, severity, indices[order], seed), together[order])
-    for i in range(5):
+    for i in range(3):
         assert torch.equal(corrupt(images[i : i + 1], name, severity, indices[i : i + 1], seed)[0], together[i])
 
 
@@ -97,10 +97,10 @@ def test_noise_depends_on_index_severity_and_seed():
 NOT_ORDERED = ("saturate", "elastic_transform", "glass_blur", "frost", "spatter", "motion_blur")
 
 
-@pytest.mark.parametrize("size", [28, 32, 64, 224])
+@pytest.mark.parametrize("size", [28, 64, 224])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_harder_severities_change_more(size, channels):
-    images = photos(24 if size < 200 else 3, size, size, channels)
+    images = photos(12 if size < 200 else 3, size, size, channels)
     for name in NAMES:
         change = [float((corrupt(images, name, s) - images).square().mean()) for s in SEVERITIES]
         if channels == 1 and name == "saturate":  # grey has no saturation
@@ -156,13 +156,13 @@ def test_from_28_to_512_pixels(size, channels):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_neither_batch_nor_threads_change_a_bit(threads):
     """Above a few ten thousand values, sums and products are split between threads."""
-    images = photos(7, 224, 160, 1)
+    images = photos(3, 224, 160, 1)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
         for name in NAMES:
             together = corrupt(images, name, 4)
-            alone = torch.cat([corrupt(images[i : i + 1], name, 4, torch.tensor([i])) for i in range(7)])
+            alone = torch.cat([corrupt(images[i : i + 1], name, 4, torch.tensor([i])) for i in range(3)])
             assert torch.equal(together, alone), name
             torch.set_num_threads(4 - threads)
             assert torch.equal(corrupt(images[:2], name, 4), together[:2]), name

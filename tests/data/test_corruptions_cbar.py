@@ -82,15 +82,14 @@ def test_with_the_same_draws_it_is_the_definition(name, size):
 
 @pytest.mark.parametrize("name", definitions.RANDOM)
 def test_with_draws_of_its_own_it_changes_an_image_as_much(name):
-    images = pictures(120, 32, 32)
     slow = name in ("checkerboard_cutout", "pinch_and_twirl", "inverse_sparkles", "sparkles")
+    images = pictures(12 if slow else 40, 32, 32)
     rng = np.random.default_rng(99)
-    for severity in (1, 3, 5):
+    for severity in (1, 5):
         level = level_of(name, 32, severity)
         ours = ((corrupt(batch(images), name, severity).permute(0, 2, 3, 1).numpy() - images) ** 2).mean((1, 2, 3))
-        theirs = np.array([((defined(name, i, level, rng) - i) ** 2).mean() for i in images[: 12 if slow else 60]])
-        ours = ours[: len(theirs)] if slow else ours
-        spread = (ours.var() / len(ours) + theirs.var() / len(theirs)) ** 0.5
+        theirs = np.array([((defined(name, i, level, rng) - i) ** 2).mean() for i in images])
+        spread = (ours - theirs).std(ddof=1) / len(images) ** 0.5  # the same images: what they are like drops out
         assert abs(ours.mean() - theirs.mean()) < 4.5 * spread + 0.03 * theirs.mean()
 
 
@@ -126,14 +125,14 @@ def test_harder_severities_change_more():
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_neither_batch_nor_threads_change_a_bit(threads):
-    images = batch(pictures(5, 160, 160))
+    images = batch(pictures(3, 128, 128))
     before = torch.get_num_threads()
     try:
         for name in CBAR:
             torch.set_num_threads(threads)
             together = corrupt(images, name, 3)
             torch.set_num_threads(4 - threads)
-            for i in range(5):
+            for i in range(3):
                 assert torch.equal(corrupt(images[i : i + 1], name, 3, torch.tensor([i])), together[i : i + 1]), name
     finally:
         torch.set_num_threads(before)

@@ -185,15 +185,14 @@ def test_with_the_same_draws_it_is_the_definition(name, size):
 
 @pytest.mark.parametrize("name", definitions.RANDOM)
 def test_with_draws_of_its_own_it_changes_an_image_as_much(name):
-    images = pictures(160, 32, 32)
-    some = images[:40] if name in ("fog", "spatter", "glass_blur", "snow", "motion_blur") else images
+    images = pictures(40, 32, 32)
     rng = np.random.default_rng(99)
-    for severity in SEVERITIES:
+    for severity in (2, 5):
         level = level_of(name, (32, 32), severity)
         ours = ((corrupt(batch(images), name, severity).permute(0, 2, 3, 1).numpy() - images) ** 2).mean((1, 2, 3))
-        theirs = np.array([((defined(name, i, level, rng) - i) ** 2).mean() for i in some])
-        spread = (ours.var() / len(ours) + theirs.var() / len(theirs)) ** 0.5
-        assert abs(ours[: len(some)].mean() - theirs.mean()) < 4.5 * spread + 0.005 * theirs.mean()
+        theirs = np.array([((defined(name, i, level, rng) - i) ** 2).mean() for i in images])
+        spread = (ours - theirs).std(ddof=1) / len(images) ** 0.5  # the same images: what they are like drops out
+        assert abs(ours.mean() - theirs.mean()) < 4.5 * spread + 0.005 * theirs.mean()
 
 
 def test_poisson_counts_have_the_poisson_distribution():

@@ -170,16 +170,6 @@ def test_hugging_face_dataset():
     assert torch.equal(wrapped.images[2], torch.from_numpy(np.array(pictures[2])).permute(2, 0, 1))
 
 
-def test_importing_the_room_loads_nothing_slow():
-    import subprocess
-    import sys
-
-    slow = ["torchvision", "datasets", "pyarrow", "sklearn", "lightning", "matplotlib", "timm"]
-    code = f"import sys, kedge.data; print([m for m in {slow} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
 def test_image_kinds_in_one_folder(make_folder):
     root = make_folder({"cat": 1})
     for kind in ("jpg", "webp", "bmp", "gif", "tif", "ppm"):

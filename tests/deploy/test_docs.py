@@ -57,7 +57,6 @@ def after(program, shape, options):
 @pytest.mark.parametrize(
     ("channels", "side", "rule"),
     [
-        (3, 72, {"threshold": 0.3}),
         (3, 191, {"threshold": 0.3}),
         (3, 192, {"threshold": 0.3}),
         (1, 32, {"threshold": 0.3, "log_odds": -0.8472978603872037}),

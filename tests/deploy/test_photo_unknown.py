@@ -1,5 +1,6 @@
 """The rule for unknown in files that take photos: they answer as the model does, and as kedge predict says."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def model_of(score, views, anchored=False):
     return model
 
 
+@pytest.fixture(scope="module")
+def exported(images, views, tmp_path_factory):
+    """Of a score, the model and the ONNX file that takes photos, which is written once; nothing changes either."""
+
+    @functools.cache
+    def export_once(score, anchored=False):
+        model, photos = model_of(score, views, anchored), [photo_file.as_photo(each) for each in images]
+        return model, export_photo(model, tmp_path_factory.mktemp("file") / "m.onnx", "onnx", photos).path
+
+    return export_once
+
+
 @pytest.mark.parametrize(
     ("score", "anchored"),
     [
@@ -69,10 +82,9 @@ def model_of(score, views, anchored=False):
         *(pytest.param(name, False, marks=pytest.mark.slow) for name in ("msp", "max_logit", "entropy", "prototypes")),
     ],
 )
-def test_the_file_answers_as_the_model_and_as_predict(score, anchored, images, views, tmp_path):
-    model = model_of(score, views, anchored)
+def test_the_file_answers_as_the_model_and_as_predict(score, anchored, images, views, exported, tmp_path):
+    model, path = exported(score, anchored)
     photos = [photo_file.as_photo(each) for each in images]
-    path = export_photo(model, tmp_path / "m.onnx", "onnx", photos).path
     expected = unknown.answers(model, model.predict(views))
     assert {"(unknown)", "unsure"} < set(expected)  # in brackets where a class is called so
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -151,9 +163,8 @@ def test_a_file_with_another_familiarity_is_not_left(views, images, tmp_path, mo
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plain.onnx"]
 
 
-def test_a_photo_file_without_the_score_of_its_rule_is_refused(views, tmp_path):
-    model = model_of("energy", views)
-    path = export_photo(model, tmp_path / "m.onnx", "onnx").path
+def test_a_photo_file_without_the_score_of_its_rule_is_refused(exported, tmp_path):
+    _, path = exported("energy", False)
     proto = onnx.load(path)
     kept = [each for each in proto.graph.output if each.name != "score"]
     del proto.graph.output[:]

@@ -3,7 +3,9 @@
 import json
 import math
 import shlex
+import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -120,7 +122,7 @@ def test_classes_in_another_order_are_refused():
 def test_the_next_command_has_the_images_of_the_run(early, capsys):
     for name, seed, classes in (("three", 1, '["3", "8", "5"]'), ("turned", 2, '["8", "5", "3"]')):
         recipe = {**TINY, "epochs": 1, "seed": seed, "split_seed": 0, "val_fraction": 0.2, "anchored": False}
-        fit({**recipe, "name": name, "classes": json.loads(classes)}, progress=False)
+        fit({**recipe, "name": name, "classes": json.loads(classes)}, progress=False, report=False)
     assert main(["select", "runs/three", "--out", "a list", "--floor", "0.5"]) == 0
     words = shlex.split(capsys.readouterr().out.split("next:")[1])[1:]
     assert words[words.index("--selection") + 1] == "a list/selection.json"
@@ -172,13 +174,22 @@ def test_choices_that_cannot_be(settings, words):
         choose(SCORES, LABELS, **settings)
 
 
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """The runs of two seeds that held out the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("scored"))
+        for seed in (1, 2):
+            recipe = {**TINY, "seed": seed, "split_seed": 0, "name": f"early{seed}", "anchored": False}
+            fit(recipe, progress=False, report=False)
+        return Path("runs").resolve()
+
+
 @pytest.fixture
-def early(tmp_path, monkeypatch):
-    """Two runs of two seeds that held out the same, and what was selected by them."""
+def early(scored, tmp_path, monkeypatch):
+    """A folder with a copy of those runs, which is the working folder."""
     monkeypatch.chdir(tmp_path)
-    for seed in (1, 2):
-        recipe = {**TINY, "seed": seed, "split_seed": 0, "name": f"early{seed}", "anchored": False}
-        fit(recipe, progress=False, report=False)
+    shutil.copytree(scored, tmp_path / "runs")
     return tmp_path
 
 

@@ -44,7 +44,7 @@ def ours(f: np.ndarray, y: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("kind", ["calibrated", "uniform", "over", "ends", "saturated"])
-@pytest.mark.parametrize("n", [1, 2, 17, 150])
+@pytest.mark.parametrize("n", [1, 2, 17, 60])
 def test_the_grid_agrees_with_the_exact_sum(kind: str, n: int):
     f, y = draw(n, kind, seed=n)
     expected = by_definition(f, y)

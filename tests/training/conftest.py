@@ -12,6 +12,7 @@ def recipes():
     def of(folder):
         settings = {"data": "digits", "classes": ["0", "1", "2", "3"], "arguments": {"width": 4}, "epochs": 2}
         settings |= {"batch_size": 64, "references": 3, "device": "cpu", "runs": str(folder), "name": "run"}
+        settings |= {"familiar": None}  # to choose a rule for unknown images takes as long as two such epochs
         return lambda **fields: Recipe(**{**settings, **fields})
 
     return of

@@ -33,7 +33,7 @@ def rows(result):
 )
 def test_a_run_killed_at_any_file_ends_as_one_that_was_not(tiny, tmp_path, kinds):
     def recipe(place):
-        return tiny(classes=["0", "1"], train_images=300, batch_size=20, runs=str(place))
+        return tiny(classes=["0", "1"], train_images=300, batch_size=20, familiar=0.95, runs=str(place))
 
     with watched(tmp_path / "whole") as events:
         whole = fit(recipe(tmp_path / "whole"), progress=False)
@@ -48,6 +48,7 @@ def test_a_run_killed_at_any_file_ends_as_one_that_was_not(tiny, tmp_path, kinds
         assert alike(kedge.load(run), whole.model), at
         assert rows(again) == rows(whole), at
         assert again.validation == whole.validation, at
+        assert again.model.unknown == whole.model.unknown is not None, at
         assert again.report is not None, at
         assert tree(place) == tree(tmp_path / "whole"), at  # with nothing half-written
 

@@ -1,5 +1,6 @@
 """One self-contained HTML page: no network, no scripts, light and dark, phone and desk."""
 
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -83,12 +84,32 @@ def together(sentence: str) -> str:
     return sentence.replace(" %", "\N{NO-BREAK SPACE}%").replace("p = ", "p\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
 
 
+@functools.cache
+def _compiled() -> Any:
+    """Compiled templates: to compile those of a page takes longer than to fill them in, and runs write many pages."""
+    from jinja2 import BytecodeCache
+    from jinja2.bccache import Bucket
+
+    class Memory(BytecodeCache):
+        def __init__(self) -> None:
+            self.code: dict[tuple[str, str], Any] = {}
+
+        def load_bytecode(self, bucket: Bucket) -> None:
+            bucket.code = self.code.get((bucket.key, bucket.checksum))
+
+        def dump_bytecode(self, bucket: Bucket) -> None:
+            self.code[bucket.key, bucket.checksum] = bucket.code
+
+    return Memory()
+
+
 def templates() -> Any:
     """The pages' templates, which escape what they are given and stop at a name that is not."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
         loader=PackageLoader("kedge.reporting"),
+        bytecode_cache=_compiled(),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
