@@ -174,12 +174,13 @@ def _next_commands(result: "RunResult") -> str:
     from kedge.training.record import ImageRecord
 
     unseen = result.folds is None  # of few photos none is left that the model did not see
+    measured = unseen or _has_test(result.recipe)
     record = ImageRecord.read(result.folder)
     photos = record is not None and record.photos
     rows = [
         (unseen, "calibrate", "", "make its confidence fit"),
-        (unseen or _has_test(result.recipe), "evaluate", further, "how far to trust it, on one page"),
-        (bool(gate), "check", "", "whether it meets the gate of its recipe, by that evaluation"),
+        (measured, "evaluate", further, "how far to trust it, on one page"),
+        (measured and bool(gate), "check", "", "whether it meets the gate of its recipe, by that evaluation"),
         (True, "predict", " IMAGES...", "labels, confidences, and what to reject"),
         (unseen, "evaluate", " --unlabelled FOLDER", "about how many answers are right on new photos"),
         (not photos, "export", "", "one ordinary file to deploy"),

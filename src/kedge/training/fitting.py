@@ -227,6 +227,8 @@ def _run(
         run.last_good = str(checkpoint) if checkpoint else None
         try:
             folder = train_epochs(run, folder, checkpoint, progress, main, facts.get("digests", {}), times)
+            if main and progress and fold is None:
+                print("the epochs are over: what is kept, its thresholds and its page follow", flush=True)
             return finish(run, folder, facts, main, page, pooled)
         except Exception as error:
             words = explained(error, recipe.batch_size or 1, recipe.world, folder.path)

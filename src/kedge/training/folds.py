@@ -169,6 +169,8 @@ def cross_validate(recipe: Recipe, images: ImageSet, run: Path, train_fold: Trai
             )
     judged = images.subset(torch.cat(places))
     judged.split = "val"
+    if lines:
+        print("the folds are trained: they are judged together", flush=True)
     pooled = _pooled(folds, judged, len(images))
     _hand_over(folds, pooled, recipe)
     if lines:
