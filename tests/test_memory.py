@@ -89,6 +89,7 @@ print(after.ru_minflt - before.ru_minflt, after.ru_maxrss - before.ru_maxrss)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not GLIBC, reason="malloc is not glibc's")
 def test_memory_is_used_again_without_page_faults():
     def run(how, **more):

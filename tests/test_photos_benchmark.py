@@ -66,6 +66,7 @@ def call(folder, methods, *more, seeds=("0", "1")):
     return program.main([*words, "--seeds", *seeds, "--methods", *methods, "--result", str(folder / "r.json"), *more])
 
 
+@pytest.mark.slow
 def test_every_method_gets_a_row_and_finished_rows_are_not_run_again(here, capsys):
     folder, steps = here
     assert call(folder, METHODS, seeds=("0",)) == 0

@@ -23,6 +23,7 @@ def test_what_passes_everywhere_does_so_here(name, monkeypatch):
             assert criterion.judge(values)["verdict"] == "not resolved", criterion.words  # one seed; not "fails"
 
 
+@pytest.mark.slow
 def test_the_same_seed_measures_the_same():
     for name in ("linear_dynamics", "robust_recovery"):
         variant = claim(name).variants[-1]

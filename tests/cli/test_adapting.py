@@ -96,6 +96,7 @@ def test_wrong_calls_of_predict(command, plain_run, photos, model_folder, monkey
     assert command("predict", plain_run, photos, "--adapt_at_test", "tend")[0] == 2
 
 
+@pytest.mark.slow
 def test_an_exported_file_is_refused(command, plain_run, photos, tmp_path):
     pytest.importorskip("onnxruntime")
     file = tmp_path / "model.onnx"

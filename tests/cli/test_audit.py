@@ -93,6 +93,7 @@ def test_further_folders_are_further_parts(tmp_path):
         gather(str(tmp_path / "mine"), test=str(tmp_path / "yours"))
 
 
+@pytest.mark.slow
 def test_features_of_a_run(command, run_folder, tmp_path):
     write(tmp_path / "photos", 60)
     code, out, _ = command("audit", tmp_path / "photos", "--run", run_folder, "--out", tmp_path / "out")
@@ -136,6 +137,7 @@ def test_a_set_by_its_name():
     assert pool.file(0) == "digits:train:0"
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_named_however_many(tmp_path):
     folder = write(tmp_path, 100)[2].parent
     for i in range(5):

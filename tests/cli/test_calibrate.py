@@ -85,6 +85,7 @@ def test_predict_uses_it(command, run_folder, photos):
     assert found["reject"] is (found["confidence"] < model.reject["threshold"])
 
 
+@pytest.mark.slow
 def test_an_exported_file_has_the_temperature_of_its_one_reference(command, run_folder):
     pytest.importorskip("onnxruntime")
     train, val = (kedge.data.load("digits", part) for part in ("train", "val"))

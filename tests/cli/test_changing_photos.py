@@ -137,6 +137,7 @@ def test_scores_of_held_out_images_learn_from_those_that_were_trained_on(command
     assert {image.numpy().tobytes() for image in load_training(sources, name, images, None).images} == seen
 
 
+@pytest.mark.slow
 def test_two_runs_share_the_validation_images_that_neither_trained_on(command, trained, tmp_path):
     photos, run, _ = trained
     more = ["--data", photos, "--runs", tmp_path, *TRAIN]
@@ -158,6 +159,7 @@ def test_two_runs_share_the_validation_images_that_neither_trained_on(command, t
         command("interpolate", run, tmp_path / "tuned", "--out", tmp_path / "between")
 
 
+@pytest.mark.slow
 def test_runs_of_other_image_sizes_hold_out_the_same_images(command, trained, tmp_path):
     photos, run, _ = trained
     command("train", "--data", photos, "--runs", tmp_path, *TRAIN, "--name", "large", "--image_size", 12)

@@ -52,6 +52,7 @@ def test_the_files_own_accuracy_is_said_beside_that_of_the_bank(command, run_fol
     assert ("careful: the file is another model" in err) == (abs(shares[0] - shares[1]) >= 0.01)
 
 
+@pytest.mark.slow
 def test_a_file_that_answers_worse_than_the_bank_is_warned_of(command, run_folder, digit_model, monkeypatch):
     pytest.importorskip("onnxruntime")
     val = kedge.data.load("digits", "val")
@@ -163,6 +164,7 @@ def test_the_rule_that_is_said_to_be_inside_is_that_of_the_file(command, run_fol
     assert f"the rule for unknown, energy below {rule['threshold']:.3g}" in inside
 
 
+@pytest.mark.slow
 def test_eight_bits_that_cannot_be(command, run_folder, model_folder, tmp_path):
     pytest.importorskip("onnxruntime")
     with pytest.raises(ValueError, match="--int8 writes ONNX files: leave out --to torch"):
@@ -216,6 +218,7 @@ def test_sets_are_set_anew_for_the_reference_that_a_file_keeps(command, run_fold
     assert step["value"]["thresholds"] != whole["value"]["thresholds"]
 
 
+@pytest.mark.slow
 def test_a_file_for_photos_is_checked_predicts_and_is_evaluated(command, run_folder, photos, tmp_path):
     pytest.importorskip("onnxruntime")
     code, out, _ = command("export", run_folder, "--input", "photo", "--images", 20)

@@ -31,6 +31,7 @@ STEPS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_core_and_the_rooms_load_no_more_than_they_need():
     """Whoever has imported torch pays for kedge's own modules alone; one interpreter, as each takes seconds to start.
 

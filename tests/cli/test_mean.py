@@ -74,6 +74,7 @@ def test_predict_answers_with_the_mean(command, three, photos):
     assert row["uncertainty"] > 0
 
 
+@pytest.mark.slow
 def test_export_folds_the_members(command, three, tmp_path):
     pytest.importorskip("onnxscript")
     name, file = f"mean({three[0]},{three[1]})", tmp_path / "both.onnx"

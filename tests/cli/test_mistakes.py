@@ -177,6 +177,7 @@ def place(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_mistake_is_said_in_words(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     monkeypatch.delenv("KEDGE_DATA", raising=False)

@@ -38,6 +38,7 @@ def test_it_is_a_command_and_lists_what_there_is(command):
     assert "cifar10-masking" in out
 
 
+@pytest.mark.slow
 def test_from_a_file_to_a_table(command, small):
     code, out, _ = command("reproduce", "small.yaml")
     assert code == 0
@@ -56,6 +57,7 @@ def test_from_a_file_to_a_table(command, small):
     assert {row["variant"]: row["seeds"] for row in results["rows"]} == {"standard": 3, "anchored": 1}
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_leaves_the_others(command, small, monkeypatch):
     from kedge.experiments import running
 
@@ -117,6 +119,7 @@ def test_what_cannot_work_is_said_at_once(command, small, options, words):
         command("reproduce", "small.yaml", *options)
 
 
+@pytest.mark.slow
 def test_the_parts_share_out_runs_not_rows(command, small, monkeypatch, tmp_path):
     """Two processes that evaluate one run in two ways would train it twice."""
     from kedge.experiments import evaluating, running
@@ -137,6 +140,7 @@ def test_the_parts_share_out_runs_not_rows(command, small, monkeypatch, tmp_path
     assert not one & other
 
 
+@pytest.mark.slow
 def test_what_starts_from_a_run_is_trained_by_the_process_that_trains_it(command, small, monkeypatch, tmp_path):
     from kedge.experiments import evaluating, running
 
@@ -205,6 +209,7 @@ def test_two_processes_train_one_run_together(small, command):
     assert "trained in" not in out
 
 
+@pytest.mark.slow
 def test_runs_that_earlier_results_have_are_not_done_again(command, small, tmp_path):
     """The folder of the runs is gone, as on another machine; only its results.json is left."""
     assert command("reproduce", "small.yaml")[0] == 0
@@ -222,6 +227,7 @@ def test_runs_that_earlier_results_have_are_not_done_again(command, small, tmp_p
         assert results["variants"][name]["runs"][0] == variant["runs"][0]
 
 
+@pytest.mark.slow
 def test_earlier_results_of_another_recipe_do_not_count(command, small, tmp_path):
     assert command("reproduce", "small.yaml", "--variants", "standard")[0] == 0
     (small / "results.json").rename(tmp_path / "earlier.json")
@@ -233,6 +239,7 @@ def test_earlier_results_of_another_recipe_do_not_count(command, small, tmp_path
     assert (small / "runs" / "standard-0").is_dir()
 
 
+@pytest.mark.slow
 def test_what_starts_from_a_run_that_is_known_trains_that_too(command, small, tmp_path):
     variants = {"standard": {"anchored": False}, "then": {"anchored": False, "after": "standard"}}
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({**SMALL, "variants": variants}))

@@ -117,6 +117,7 @@ def same(a, b) -> bool:
     )
 
 
+@pytest.mark.slow
 def test_photos_are_the_same_with_any_number_of_workers_and_any_history(photos):
     plain = training_batches(photos, 4, seed=2, augment="trivial", workers=0)
     state = torch.get_rng_state()
@@ -174,6 +175,7 @@ def test_a_photo_that_goes_bad_is_replaced_and_reported_once(photos, caplog, wor
             assert torch.equal(stand_in, photos[10][0])  # the next one of its class
 
 
+@pytest.mark.slow
 def test_many_photos_that_go_bad_stop_the_run_and_are_named(photos):
     for i in (0, 3):
         Path(photos.paths[i]).write_bytes(b"")

@@ -56,6 +56,7 @@ def test_noise_is_standard_normal_and_independent():
     assert normal(derive_keys(torch.arange(2), 0), (1,)).shape == (2, 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     st.sampled_from(NAMES),

@@ -227,6 +227,7 @@ def test_a_whole_imagenet_r_is_known_by_its_classes(tmp_path):
             made.load()
 
 
+@pytest.mark.slow
 def test_imagenet_v2_is_numbered(tmp_path):
     """Folders 0 to 999 are outputs of a model; in alphabetical order 10 would come before 2."""
     root = tree(tmp_path / "imagenetv2-top-images-format-val", {"": ["0", "2", "10", "999"]}, count=1, size=(230, 230))

@@ -175,6 +175,7 @@ def test_an_epoch_has_each_image_once_in_all_processes(shards, world, workers):
     assert epochs[0] != epochs[1]
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_whatever_reads_and_whatever_came_before(shards, monkeypatch):
     monkeypatch.setattr("kedge.data.streams.BUFFER", 7)
     folder = shards(size=80)
@@ -226,6 +227,7 @@ def test_shards_that_cannot_be_read_are_named(tmp_path):
         data.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_on_shards_resumes_to_the_same_weights(shards, tmp_path, monkeypatch):
     monkeypatch.setattr("kedge.data.streams.BUFFER", 10)
     folder = shards(6, 16)

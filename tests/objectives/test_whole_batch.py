@@ -165,6 +165,7 @@ def together(request, tmp_path_factory):
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", CASES)
 def test_several_processes_train_as_one(case, together):

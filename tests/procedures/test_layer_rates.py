@@ -129,6 +129,7 @@ def test_equal_factors_are_ordinary_fine_tuning():
     assert all(torch.equal(value, without.state_dict()[name]) for name, value in with_one.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_search_by_folds_of_few_images(tmp_path):
     body, train = kedge.load(START), draw_shots(kedge.data.load("digits", "train"), 3)
     own = {**QUICK, "epochs": 1, "layer_lr": "search", "stages": 2, "budget": 3}

@@ -13,6 +13,7 @@ from kedge.procedures import _study as studies
 SETTINGS = Settings(epochs=1, device="cpu", batch_size=64)
 
 
+@pytest.mark.slow
 def test_a_study_measures_every_way_and_goes_on(body, digits, tmp_path, monkeypatch):
     asked = {"hows": ["linear-probe", "wise-ft"], "shots": [2, None], "draws": 2, "settings": SETTINGS}
     calls = []

@@ -136,6 +136,7 @@ def test_an_image_that_comes_again_in_an_epoch_is_augmented_anew(tmp_path, worke
     assert len(rare.flatten(1).unique(dim=0)) == 5
 
 
+@pytest.mark.slow
 def test_images_of_a_stream_cannot_be_drawn(tmp_path):
     import io
     import tarfile

@@ -402,6 +402,7 @@ def test_the_probe_of_a_fold_is_not_chosen_by_the_images_that_it_judges(recipe, 
     assert asked == [None] * 4
 
 
+@pytest.mark.slow
 def test_each_fold_hands_over_what_it_is_judged_as(recipe, no_report, monkeypatch, caplog):
     """The average with the share of all folds, not with the one that is best on its own images."""
     monkeypatch.setattr(outcome, "sweep_folds", lambda *arguments: None)
@@ -427,6 +428,7 @@ def test_each_fold_hands_over_what_it_is_judged_as(recipe, no_report, monkeypatc
     assert fit(resume=result.folder, progress=False).folds == result.folds
 
 
+@pytest.mark.slow
 def test_only_their_models_are_left_of_folds(recipe, no_report, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
         patch.setattr(outcome, "sweep_folds", lambda *arguments: None)  # killed before it
