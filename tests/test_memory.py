@@ -128,3 +128,35 @@ def test_forked_workers_inherit_it():
     faults = [int(n) for n in done.stdout.split()]
     # Small objects that stay between two large ones cost a new block now and then, at first.
     assert sum(faults[10:]) < (50 << 20) // os.sysconf("SC_PAGE_SIZE"), faults
+
+
+@pytest.mark.skipif(not GLIBC, reason="for glibc's malloc")
+def test_what_was_freed_is_given_back_before_a_fork():
+    program = """
+import ctypes
+from kedge.memory import give_back_freed_memory, keep_freed_memory
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+assert keep_freed_memory()
+c = ctypes.CDLL(None)
+c.malloc.restype, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [c.malloc(1 << 20) for _ in range(200)]
+for block in blocks:
+    ctypes.memset(block, 1, 1 << 20)
+fence = c.malloc(64)  # so that the free end of the heap is not what goes
+for block in blocks:
+    c.free(block)
+before = resident()
+give_back_freed_memory()
+print(before - resident() > 150 << 20)
+"""
+    said = subprocess.run([sys.executable, "-c", program], env=CLEAN, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "True"
+
+
+def test_nothing_is_given_back_to_another_c_library(monkeypatch):
+    monkeypatch.setattr(os, "confstr", lambda name: "musl 1.2", raising=False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("asked"))
+    memory.give_back_freed_memory()
