@@ -1,8 +1,8 @@
 """The C library's malloc: what it does with memory that was freed."""
 
 import ctypes
+import functools
 import os
-from contextlib import suppress
 
 # The settings of mallopt(3) in glibc.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -15,7 +15,9 @@ def keep_freed_memory() -> bool:
     fills a new mapping with zeros page by page as it is touched, which for the activations of a network can take as
     long as computing them. From this call on blocks are cut from the heap, and what is freed stays there: the process
     holds what it took until it ends, and takes somewhat more at its peak, as gaps in the heap do not fit every block
-    (`python -m benchmarks.allocation` measures both). Worker processes that are forked later inherit the setting.
+    (`python -m benchmarks.allocation` measures both). Worker processes that are forked later inherit the setting, and
+    before each fork what is free goes back: the kernel would copy each page of it that is written to while they live,
+    though nothing is in it, which took seconds for the activations of a network on photos.
 
     `kedge` on the command line calls this for itself; a program of your own has to ask for it, best before it makes its
     first tensor. Does nothing, and returns False, where malloc is not glibc's or where `MALLOC_*` or `GLIBC_TUNABLES`
@@ -28,17 +30,14 @@ def keep_freed_memory() -> bool:
             return False
         mallopt = ctypes.CDLL(None).mallopt
         # No block in a mapping of its own; -1: the heap's free end never goes back (mallopt(3)).
-        return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+        kept = bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
     except (AttributeError, OSError, ValueError):  # another system or C library
         return False
+    if kept:
+        _give_back_before_forks()
+    return kept
 
 
-def give_back_freed_memory() -> None:
-    """Return to the kernel what was freed and is kept, before processes are forked.
-
-    Else the kernel copies each page of it that is written to while they live, though nothing is in it: several seconds
-    for what the activations of a network on photos took. Does nothing where malloc is not glibc's.
-    """
-    with suppress(AttributeError, OSError, ValueError):
-        if (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
-            ctypes.CDLL(None).malloc_trim(0)
+@functools.cache
+def _give_back_before_forks() -> None:
+    os.register_at_fork(before=lambda: ctypes.CDLL(None).malloc_trim(0))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from kedge.catalog import resolve
 from kedge.cli.flags import changed, check_range
@@ -11,9 +11,6 @@ from kedge.cli.output import progress_bar
 from kedge.cli.parse import check_sets, check_words, separated, whole_numbers
 from kedge.cli.resolve_model import Source, check_weights, find
 from kedge.cli.task_images import images_of_task
-
-if TYPE_CHECKING:
-    pass
 
 # What --remember and --add_classes take: everything else is of a new task.
 OF_CLASSES = (

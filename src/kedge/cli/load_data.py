@@ -44,7 +44,8 @@ def load_data(
             "px and shrunk for the smaller models, whose numbers differ from those of an evaluation on their own",
             file=sys.stderr,
         )
-    part = canonical_split(split or "test") or split
+    chosen = split or "test"
+    part = canonical_split(chosen) or chosen
     recipe = next((r for r in recipes.values() if r.get("data") == name), None)
     if part == "test" and "test" not in offered and recipe is not None:
         if split is not None or any(each.get("folds") for each in recipes.values()):
@@ -57,7 +58,7 @@ def load_data(
             "the thresholds were chosen on them, so the numbers are rather too good",
             file=sys.stderr,
         )
-        part = split = "val"
+        part = chosen = "val"
     if part == "val" and "val" not in offered and recipe is None:
         # The folder of a run under another name: images are known by what is in them.
         recipe = next((recipes[n] for n, s in sources.items() if (r := s.record()) is not None and r.held_out), None)
@@ -69,11 +70,11 @@ def load_data(
     else:
         if part == "test" and offered == ["all"]:
             print(f"{name} is not divided into parts: measuring on all of its images", file=sys.stderr)
-            split = "all"
-        if split == "all" and recipe is not None:
+            chosen = "all"
+        if chosen == "all" and recipe is not None:
             print(f"careful: these include the images that {recipe.get('name')} was trained on", file=sys.stderr)
         whole = decode or (part == "val" and recipe is not None)  # what was trained on is told by what is decoded
-        images = data.load(name, split or "test", image_size=shape[1], channels=shape[0], decode=whole)
+        images = data.load(name, chosen, image_size=shape[1], channels=shape[0], decode=whole)
     if part == "val" and recipe is not None:
         for source in sources.values():
             images = unseen_by(source, images)

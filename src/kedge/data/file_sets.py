@@ -12,7 +12,6 @@ from kedge.data.fingerprints import sampled_rows
 from kedge.data.items import ENCODED, Items
 from kedge.data.report import DataError, LoadReport, UnreadableImage
 from kedge.data.sets import ImageSet, TensorSet
-from kedge.memory import give_back_freed_memory
 from kedge.seeds import generator
 
 log = logging.getLogger(__name__)
@@ -144,8 +143,6 @@ class FileSet(EncodedSet):
             generator=generator(0),  # else the loader draws from torch's global generator
             pin_memory=torch.cuda.is_available(),
         )
-        if workers:
-            give_back_freed_memory()
         for batch in loader:
             if isinstance(batch, UnreadableImage):
                 raise DataError(

@@ -14,7 +14,6 @@ from kedge.data.formats import Encoded
 from kedge.data.report import DataError, UnreadableImage, listed, tolerated
 from kedge.data.sets import ImageSet
 from kedge.data.streams import StreamSet
-from kedge.memory import give_back_freed_memory
 from kedge.seeds import derive_seed, generator
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,6 @@ class PhotoLoader:
         self._images = images
         self._order = _EpochOrder()
         self.failed = failed
-        self._begun = False  # whether the workers are there
         self._loader = DataLoader(
             views,
             batch_sampler=self._order,
@@ -69,9 +67,6 @@ class PhotoLoader:
     def epoch(self, entries: Callable[[], Iterator[list[Any]]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (uint8 [B, C, H, W], long [B]) of an epoch whose batches are lists of `entries`."""
         self._order.entries = entries
-        if self._loader.num_workers and not self._begun:
-            give_back_freed_memory()
-        self._begun = True
         for images, labels, errors in self._loader:
             for error in errors:
                 self._note(error)
