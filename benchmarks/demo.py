@@ -1,14 +1,14 @@
 """How long `kedge demo` takes to start, to answer and to draw a map; and whether covering what the map names matters.
 
-    KEDGE_DATA=path/to/packs python -m benchmarks.demo --weights path/to/weights
+    KEDGE_DATA=path/to/packs python -m benchmarks.demo --weights tf_efficientnet_lite0.safetensors
 
 Times: the command is started as a user starts it, the cases one after another in each round; from its start to the
-address on standard output, then one photo after another over HTTP; beside them the seconds of the
-processor, which hardly depend on what else the machine does (Linux). Weights are random but for those of
-`--weights`: times do not depend on them. Maps: of EfficientNet-Lite0 on ImageNet photos, the quarter of the pixels with
+address on standard output, then one photo after another over HTTP; beside them the seconds of the processor, which
+hardly depend on what else the machine does (Linux). Weights are random but for those of `--weights`: times do not
+depend on them. Maps: of EfficientNet-Lite0 on ImageNet photos, the quarter of the pixels with
 the largest values of a map is covered with the mean colour, and by how much the log odds of the label fall is compared
 with covering the quarter with the least values, random quarters of the same squares, and what integrated gradients
-name. What is not there (data, weights) is left out.
+name. What is not named (data, weights) is left out.
 """
 
 import argparse
@@ -49,11 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", type=Path, default=Path("weights"))
+    parser.add_argument("--weights", type=Path, help="file of tf_efficientnet_lite0; left out: the other network alone")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--photos", type=int, default=40, help="that are covered; 0: none, and times alone")
     parser.add_argument("--out", type=Path, default=RESULTS / "demo.json")
     args = parser.parse_args(arguments)
+    if args.weights is not None and not args.weights.is_file():
+        parser.error(f"--weights {args.weights} is no file")
     torch.set_num_threads(1)
     cases = models(args.weights)
     times: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in cases}
@@ -70,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(maps, indent=1), flush=True)
     record = {
         "name": "demo",
-        "command": f"python -m benchmarks.demo --weights weights --rounds {args.rounds} --photos {args.photos}",
+        "command": "python -m benchmarks.demo"
+        + (f" --weights {args.weights.name}" if args.weights else "")
+        + f" --rounds {args.rounds} --photos {args.photos}",
         "created": now(),
         "machine": machine(),
         "load": os.getloadavg(),
@@ -80,18 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_text(args.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def models(weights: Path) -> dict[str, Any]:
-    """An anchored network of ten references, and the published one if its weights are here."""
+def models(weights: Path | None) -> dict[str, Any]:
+    """An anchored network of ten references, and the published one if its weights are named."""
     torch.manual_seed(0)
     small = kedge.anchor(networks.create("kedge_resnet_small", 6, 3, 96), example=(3, 96, 96), **IMAGENET)
     small.references = torch.rand(10, 3, 96, 96)
-    found = {"anchored_96px": small.eval()}
-    file = weights / "tf_efficientnet_lite0.safetensors"
-    if file.is_file():
+    cases = {"anchored_96px": small.eval()}
+    if weights is not None:
         network = networks.create("tf_efficientnet_lite0", 1000)
-        network.load_state_dict(load_file(file))
-        found["efficientnet_lite0"] = kedge.plain(network, example=(3, 224, 224), **IMAGENET).eval()
-    return found
+        network.load_state_dict(load_file(weights))
+        cases["efficientnet_lite0"] = kedge.plain(network, example=(3, 224, 224), **IMAGENET).eval()
+    return cases
 
 
 def timed(folder: Path) -> dict[str, dict[str, float]]:

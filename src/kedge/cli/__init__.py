@@ -6,6 +6,7 @@ returns the exit status. Nothing slow is imported at the top of any of them.
 Exit status: 0 done, 1 it failed (of check 2: 1 is a verdict there), 2 the command line was wrong, 130 interrupted.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -101,4 +102,5 @@ def _run(command: str, arguments: list[str]) -> int:
     from kedge.memory import keep_freed_memory
 
     keep_freed_memory()  # before torch makes a tensor; the process is ours
+    gc.set_threshold(10_000, 10, 10)  # objects of imports stay: to look through them every 700 is a sixth of a start
     return call(command, arguments)

@@ -20,7 +20,6 @@ from kedge.postprocess.temperature import fit_temperature
 from kedge.rejection import by_confidence, rule_from
 from kedge.training.recipe import Recipe
 from kedge.training.unknown_rule import rule_anew
-from kedge.training.validation import rows_at_a_time
 
 __all__ = [
     "calibrate",
@@ -31,6 +30,7 @@ __all__ = [
     "predict_logits",
     "predict_set",
     "reject_rule",
+    "rows_at_a_time",
     "run_logits",
     "set_anew",
 ]
@@ -59,6 +59,11 @@ def predict_familiar(
         labels.append(target)
         familiar += [] if prediction.familiarity is None else [prediction.familiarity.float().cpu()]
     return torch.cat(logits), torch.cat(labels), torch.cat(familiar) if familiar else None
+
+
+def rows_at_a_time(recipe: Recipe) -> int:
+    """How many images go through the network at a time where a run looks at its validation images."""
+    return max(64, recipe.batch_size or 0)
 
 
 def run_logits(model: PixelModel, images: ImageSet, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:

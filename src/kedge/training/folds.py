@@ -17,7 +17,7 @@ from kedge.anchoring.prototypes import nearest
 from kedge.data import Groups, ImageSet
 from kedge.data.splitting import uniform, units
 from kedge.postprocess import trained_through
-from kedge.training.calibration import judge, measures, run_logits
+from kedge.training.calibration import judge, measures, rows_at_a_time, run_logits
 from kedge.training.checkpoint_selection import most_trained, on_the_way, start_of
 from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.errors import TrainingStopped
@@ -25,7 +25,6 @@ from kedge.training.folder import RunFolder
 from kedge.training.groups import groups_of
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.unknown_choice import outputs_on, prototypes_of, set_unknown
-from kedge.training.validation import rows_at_a_time
 
 # (recipe, or what may change of it; the folder to go on with; images; number of the fold) -> (model, recipe as it ran)
 TrainFold = Callable[[Recipe | dict[str, Any], Path | None, tuple[ImageSet, ImageSet], int], tuple[PixelModel, Recipe]]

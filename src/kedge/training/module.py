@@ -17,10 +17,11 @@ from kedge.objectives._whole_batch import WholeBatch, gathered
 from kedge.seeds import seed_torch
 from kedge.training.batches import EpochBatches, Unreadable
 from kedge.training.build import make_optimizer, make_schedule, step_passes
+from kedge.training.calibration import rows_at_a_time
 from kedge.training.errors import TrainingStopped
 from kedge.training.recipe import Recipe
 from kedge.training.sharding import here, shard
-from kedge.training.validation import Validation, ValidationBatches, rows_at_a_time
+from kedge.training.validation import Validation, ValidationBatches
 from kedge.weights.batch_norm import freeze_statistics
 
 __all__ = ["Run"]

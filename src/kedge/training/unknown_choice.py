@@ -23,9 +23,9 @@ from kedge.postprocess import apply
 from kedge.probing.probe import ProbeData, fit_probe
 from kedge.scores import Prototypes
 from kedge.seeds import generator
+from kedge.training.calibration import rows_at_a_time
 from kedge.training.recipe import Recipe
 from kedge.training.unknown_rule import rule_on
-from kedge.training.validation import rows_at_a_time
 from kedge.unknown import OF_LOGITS, score_of
 
 __all__ = ["choose_rule", "outputs_on", "prototypes_of", "set_unknown", "shuffled"]

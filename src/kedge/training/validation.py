@@ -12,10 +12,11 @@ from kedge.checks import answers_right
 from kedge.data import ImageSet, generator
 from kedge.objectives import attacks_images
 from kedge.samplers._base import wants_errors
+from kedge.training.calibration import rows_at_a_time
 from kedge.training.nested import methods
 from kedge.training.recipe import Recipe
 
-__all__ = ["Validation", "ValidationBatches", "attacks", "ball", "rows_at_a_time"]
+__all__ = ["Validation", "ValidationBatches", "attacks", "ball"]
 
 
 class ClassErrors(Metric):
@@ -120,11 +121,6 @@ class ValidationBatches:
         yield from self.images.batches(self.rows, self.workers) if len(self.images) else ()
         for _ in range(self.count - -(-len(self.images) // self.rows)):
             yield torch.zeros(0, *self.images.image_shape, dtype=torch.uint8), self.images.labels[:0]
-
-
-def rows_at_a_time(recipe: Recipe) -> int:
-    """How many images go through the network at a time where a run looks at its validation images."""
-    return max(64, recipe.batch_size or 0)
 
 
 def attacks(objective: nn.Module) -> list[Any]:
