@@ -19,8 +19,8 @@ from torch import Tensor
 from benchmarks.published_networks import published
 from benchmarks.side_by_side import finish, options, parser, table
 from kedge import data
+from kedge.binomial import accuracy_interval, folds_interval
 from kedge.data import ImageSet
-from kedge.metrics import accuracy_interval
 from kedge.probing.features import features
 from kedge.probing.heads import find_head
 from kedge.probing.probe import ProbeData, fit_probe
@@ -63,14 +63,17 @@ def draw(images: ImageSet, seen: Tensor, few: int, folds: int, seed: int) -> dic
         hits, count = hits + int(known[: len(held)].sum()), count + len(held)
         of_folds.append(float(known[len(held) :].double().mean()))
     whole = right(seen[own], labels[own], classes, seen[rest], labels[rest])
-    low, high = accuracy_interval(hits, count)
-    truths = {"folds": statistics.fmean(of_folds), "whole": float(whole.double().mean())}
-    return {"measured": hits / count, "low": low, "high": high, **truths}
+    return {
+        "right": hits,
+        "judged": count,
+        "folds": statistics.fmean(of_folds),
+        "whole": float(whole.double().mean()),
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw, print the table, write the JSON."""
-    args = options(parser("folds", __doc__, rounds=300, quick=2), arguments)
+    args = options(parser("folds", __doc__, rounds=200, quick=2), arguments)
     rows = []
     for name, network, side in PACKS[1:] if args.quick else PACKS:
         images, seen = pool(name, network, side, 300 if args.quick else MOST)
@@ -81,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(rows[-1], file=sys.stderr, flush=True)
     head = [
         "photos of", "photos", "folds", "accuracy over folds, %", "of the models of the folds, %", "of all photos, %",
-        "interval holds that of the folds, %", "holds that of all, %", "lies above that of all, %", "below, %",
+        "Wilson's interval holds that of all, %", "the interval of folds holds it, %", "lies above, %", "below, %",
     ]  # fmt: skip
     note = f"{args.rounds} draws of each; 95 % is promised, and nothing of photos that are not like these."
     return finish(args, tables=[table("What the accuracy over folds promises", head, rows, note)])
@@ -89,12 +92,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def summary(draws: list[dict[str, float]]) -> list[float]:
     """Means and shares in %."""
-    of = {key: [each[key] for each in draws] for key in draws[0]}
-    means = [100 * statistics.fmean(of[key]) for key in ("measured", "folds", "whole")]
-    holds = [100 * statistics.fmean(d["low"] <= d[key] <= d["high"] for d in draws) for key in ("folds", "whole")]
-    misses = [100 * statistics.fmean(d["low"] > d["whole"] for d in draws)]
-    misses.append(100 * statistics.fmean(d["high"] < d["whole"] for d in draws))
-    return [round(value, 1) for value in (*means, *holds, *misses)]
+    measured = [d["right"] / d["judged"] for d in draws]
+    truths = [[d[key] for d in draws] for key in ("folds", "whole")]
+    means = [statistics.fmean(values) for values in (measured, *truths)]
+    shares = []
+    for interval in (accuracy_interval, folds_interval):
+        ends = [interval(int(d["right"]), int(d["judged"])) for d in draws]
+        shares.append(statistics.fmean(low <= d["whole"] <= high for d, (low, high) in zip(draws, ends, strict=True)))
+    shares.append(statistics.fmean(low > d["whole"] for d, (low, _) in zip(draws, ends, strict=True)))
+    shares.append(statistics.fmean(high < d["whole"] for d, (_, high) in zip(draws, ends, strict=True)))
+    return [round(100 * value, 1) for value in (*means, *shares)]
 
 
 if __name__ == "__main__":

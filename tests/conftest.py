@@ -18,6 +18,11 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+def pytest_unconfigure():
+    """Libraries complain at the end of what was not freed."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def own_code_forgotten(tmp_path_factory):
     """Modules that a test wrote and imported are gone after it: the next one may write another of that name.

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
 from torch.nn import functional as F
 
 import kedge
 from kedge import data, run_page
+from kedge.binomial import accuracy_interval, folds_interval
 from kedge.data.sets import TensorSet
-from kedge.metrics import accuracy_interval
 from kedge.probing import set_probe
 from kedge.training import Recipe, checkpoint_selection, fit, folds, outcome
 from kedge.training.cost import least_room
@@ -359,6 +360,46 @@ def test_the_page_begins_with_what_it_is_of(whole):
     assert text.index("This page is of the model of the first of 3 folds") < text.index("Summary")
 
 
+@pytest.mark.parametrize(("correct", "total"), [(0, 30), (18, 30), (30, 30), (80, 90)])
+def test_the_interval_of_folds_is_that_of_half_as_many_images(correct, total):
+    theirs = binomtest(correct // 2, total // 2).proportion_ci(method="wilson")
+    assert folds_interval(correct, total) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    with pytest.raises(ValueError, match="31 and 30"):
+        folds_interval(31, 30)
+
+
+def test_the_interval_of_folds_holds_what_one_model_of_all_images_has_on_others():
+    """Nearest class means of made-up features, whose accuracy on 4,000 others is counted: 95 of 100 draws, nearly."""
+    torch.manual_seed(0)
+    classes, few, holds = 6, 30, {"folds": 0, "binomial": 0}
+    centres = 1.1 * torch.randn(classes, 12)
+
+    def drawn(count):
+        labels = torch.randint(classes, (count,))
+        return centres[labels] + torch.randn(count, 12), labels
+
+    def right(own, labels, others, truth):
+        means = torch.stack(
+            [own[labels == c].mean(0) if (labels == c).any() else own.mean(0) + 99 for c in range(classes)]
+        )
+        return torch.cdist(others, means).argmin(1) == truth
+
+    for seed in range(400):
+        (own, labels), (others, truth) = drawn(few), drawn(4000)
+        pixels = torch.randint(0, 256, (few, 1, 4, 4), dtype=torch.uint8)
+        places = fold_places(TensorSet(pixels, labels, [str(c) for c in range(classes)], "made", "train"), 3, seed)
+        correct = 0
+        for held in places:
+            rest = torch.ones(few, dtype=torch.bool).index_fill(0, held, False)
+            correct += int(right(own[rest], labels[rest], own[held], labels[held]).sum())
+        accuracy = float(right(own, labels, others, truth).double().mean())
+        judged = sum(map(len, places))
+        for name, interval in (("folds", folds_interval), ("binomial", accuracy_interval)):
+            low, high = interval(correct, judged)
+            holds[name] += low <= accuracy <= high
+    assert holds["folds"] >= 0.94 * 400 > holds["binomial"], holds
+
+
 def test_the_last_lines_say_by_how_many_folds(whole, monkeypatch, capsys):
     from kedge import training
     from kedge.cli import train
@@ -368,7 +409,7 @@ def test_the_last_lines_say_by_how_many_folds(whole, monkeypatch, capsys):
     said = capsys.readouterr().out
     right, low, high = (
         whole.result.validation["accuracy"],
-        *accuracy_interval(round(27 * whole.result.folds["accuracy"]), 27),
+        *folds_interval(round(27 * whole.result.folds["accuracy"]), 27),
     )
     assert f"accuracy {100 * right:.1f} % of 27 images by 3 folds, each by a model that was not trained on it" in said
     assert f"(95 % interval {100 * low:.1f} to {100 * high:.1f} %)" in said

@@ -129,8 +129,9 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
     which = f"{count:,} images"
     if result.folds is not None:
         which = f"{count:,} images by {result.folds['folds']} folds, each by a model that was not trained on it"
+    bounds = _bounds(measured["accuracy"], count, result)
     print(
-        f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {which}{_bounds(measured['accuracy'], count)}, "
+        f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {which}{bounds}, "
         f"NLL {measured['nll']:.3f}, ECE {error:.1f} %"
     )
     if words := fares(result.leaks):
@@ -144,7 +145,7 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
         )
     if rule:
         met, right = round(rule["validation_coverage"] * count), rule["validation_accuracy"]
-        share = "" if right is None else f", {100 * right:.1f} % of them right{_bounds(right, met)}"
+        share = "" if right is None else f", {100 * right:.1f} % of them right{_bounds(right, met, result)}"
         print(f"confidence of {in_words(rule)} or more: {met:,} of the {count:,} images{share}")
     if result.model.unknown is not None:
         print("\n".join(about_unknown(result.model)))
@@ -197,12 +198,12 @@ def _has_test(recipe: Recipe) -> bool:
     return "test" in data.splits(str(recipe.data))
 
 
-def _bounds(share: float, count: int) -> str:
-    from kedge.binomial import accuracy_interval
+def _bounds(share: float, count: int, result: "RunResult") -> str:
+    from kedge.binomial import accuracy_interval, folds_interval
 
     if not count:
         return ""
-    low, high = accuracy_interval(round(share * count), count)
+    low, high = (accuracy_interval if result.folds is None else folds_interval)(round(share * count), count)
     return f" (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
 
 

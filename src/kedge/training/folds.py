@@ -14,6 +14,7 @@ from torch import Tensor
 from kedge import checkpoint, metrics
 from kedge.anchoring import PixelModel
 from kedge.anchoring.prototypes import nearest
+from kedge.binomial import folds_interval
 from kedge.data import Groups, ImageSet
 from kedge.data.splitting import uniform, units
 from kedge.postprocess import trained_through
@@ -196,7 +197,7 @@ def about_first(run: Path, record: dict[str, Any]) -> tuple[str, str]:
     """(what to call the model of the first fold, what the page of the run says of it)."""
     count, first = record["folds"], record["each"][0]
     right, images = round(record["accuracy"] * record["images"]), record["images"]
-    low, high = metrics.accuracy_interval(right, images)
+    low, high = folds_interval(right, images)
     others = ", ".join(str(fold_folder(run, number)) for number in range(2, count + 1))
     return f"{run.resolve().name}, fold 1 of {count}", (
         f"This page is of the model of the first of {count} folds: it was trained on {first['train']} images and is "
