@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from kedge.cli.output import gone, in_words, plain_output
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "main", "own_process"]
 
 COMMANDS = {
     "quickstart": "train and compare standard and anchored models on digits, in a minute or two",
@@ -99,8 +99,14 @@ def _about(arguments: list[str]) -> int:
 
 def _run(command: str, arguments: list[str]) -> int:
     from kedge.cli.flags import call
+
+    own_process()
+    return call(command, arguments)
+
+
+def own_process() -> None:
+    """Set what the command sets for its process before torch is imported: how memory is kept, garbage looked for."""
     from kedge.memory import keep_freed_memory
 
-    keep_freed_memory()  # before torch makes a tensor; the process is ours
+    keep_freed_memory()  # before torch makes a tensor
     gc.set_threshold(10_000, 10, 10)  # objects of imports stay: to look through them every 700 is a sixth of a start
-    return call(command, arguments)
