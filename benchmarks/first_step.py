@@ -94,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = f"{count} photos of {args.pack}, {args.network}"
     rows, lines = [], []
     for kind, place in (("processor time", 1), ("clock", 0)):
-        without = [sum(each[place] for each in stages) - stages[3][place] for stages in rounds]
+        probe = STAGES.index("linear probe")
+        without = [sum(each[place] for each in stages) - stages[probe][place] for stages in rounds]
         rows.append(row(f"to the first step, the probe left out: {what} ({kind})", f"{TARGET:g} s",
                         spread([seconds / TARGET for seconds in without]), 1.0))  # fmt: skip
     for number, stage in enumerate(STAGES):

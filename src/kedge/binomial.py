@@ -15,9 +15,7 @@ def accuracy_interval(correct: int, total: int, level: float = 0.95) -> tuple[fl
     A share is binomial, so no resampling is needed; unlike the bootstrap, it does not shrink to a point when every
     answer was right. Raises ValueError unless 0 <= correct <= total and total >= 1.
     """
-    if not (total >= 1 and 0 <= correct <= total):
-        raise ValueError(f"correct must be in 0..total and total at least 1, but they are {correct} and {total}")
-    return _wilson(correct / total, total, level)
+    return _wilson(correct, total, 1, level)
 
 
 def folds_interval(correct: int, total: int, level: float = 0.95) -> tuple[float, float]:
@@ -28,17 +26,18 @@ def folds_interval(correct: int, total: int, level: float = 0.95) -> tuple[float
     Tibshirani, JASA 2024). How much wider was set by simulation (`python -m benchmarks.folds`). Raises as
     `accuracy_interval`.
     """
+    return _wilson(correct, total, OF_FOLDS, level)
+
+
+def _wilson(correct: int, total: int, worth: float, level: float) -> tuple[float, float]:
+    """`worth`: how many samples of a binomial share one of these tells as much as."""
     if not (total >= 1 and 0 <= correct <= total):
         raise ValueError(f"correct must be in 0..total and total at least 1, but they are {correct} and {total}")
-    return _wilson(correct / total, OF_FOLDS * total, level)
-
-
-def _wilson(share: float, total: float, level: float) -> tuple[float, float]:
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    middle = (share + z * z / (2 * total)) / (1 + z * z / total)
-    reach = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    z, share, n = NormalDist().inv_cdf(0.5 + level / 2), correct / total, worth * total
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # At the ends the formula gives exactly 0 and 1; rounding does not.
-    return (middle - reach if share > 0 else 0.0), (middle + reach if share < 1 else 1.0)
+    return (middle - reach if correct > 0 else 0.0), (middle + reach if correct < total else 1.0)
 
 
 def exact_interval(correct: float, total: float, level: float = 0.95) -> tuple[float, float]:

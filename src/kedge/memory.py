@@ -30,12 +30,12 @@ def keep_freed_memory() -> bool:
             return False
         mallopt = ctypes.CDLL(None).mallopt
         # No block in a mapping of its own; -1: the heap's free end never goes back (mallopt(3)).
-        kept = bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+        if not (mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, -1)):
+            return False
     except (AttributeError, OSError, ValueError):  # another system or C library
         return False
-    if kept:
-        _give_back_before_forks()
-    return kept
+    _give_back_before_forks()
+    return True
 
 
 @functools.cache

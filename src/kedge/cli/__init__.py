@@ -109,4 +109,4 @@ def own_process() -> None:
     from kedge.memory import keep_freed_memory
 
     keep_freed_memory()  # before torch makes a tensor
-    gc.set_threshold(10_000, 10, 10)  # objects of imports stay: to look through them every 700 is a sixth of a start
+    gc.set_threshold(10_000, 10, 10)  # objects of imports stay: looking through them every 700 is a seventh of a start
