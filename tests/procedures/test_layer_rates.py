@@ -9,6 +9,7 @@ from torch import nn
 import kedge
 from kedge import optim
 from kedge.adaptation import Settings, adapt, draw_shots, find_head, search_layer_rates
+from kedge.binomial import folds_interval
 from kedge.cli import main
 from kedge.optim import stage_of
 from kedge.procedures._layer_rates import Candidate, Search
@@ -139,6 +140,7 @@ def test_a_search_by_folds_of_few_images(tmp_path):
     assert [each["rates"] for each in record["tried"][:2]] == [[0, 0], [1, 1]]
     assert len(record["tried"]) == 3
     assert record["accuracy"] == max(each["accuracy"] for each in record["tried"])
+    assert record["interval"] == list(folds_interval(round(30 * record["accuracy"]), 30))
     written = RunFolder(adapted.folder)
     assert written.recipe().layer_lr == record["rates"]
     assert json.loads((adapted.folder / "run.json").read_text())["adaptation"]["layer_lr"] == record

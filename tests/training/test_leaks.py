@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from kedge import data
+from kedge.binomial import accuracy_interval, folds_interval
 from kedge.cli import main
 from kedge.data import DataError, TensorSet, group_by
 from kedge.data.near import groups
@@ -99,11 +100,14 @@ def test_what_is_right_with_and_without_twins_is_counted_and_told():
     right = torch.tensor([True, True, True, False, False, True])
     measured = with_and_without([0, 1, 2], right)
     assert measured == {"with": {"images": 3, "right": 3}, "without": {"images": 3, "right": 1}}
-    said = fares({"measured": measured})
+    said = fares({"measured": measured}, accuracy_interval)
     assert "100.0 % of the 3 images with a near twin" in said
     assert "33.3 % of the 3 images without a near twin" in said
-    assert fares({"measured": with_and_without([0], right)}) == ""
-    assert fares(None) == fares({"skipped": "so"}) == ""
+    low, high = folds_interval(1, 3)
+    assert f"({100 * low:.1f} to {100 * high:.1f} %)" in fares({"measured": measured}, folds_interval)
+    assert f"({100 * low:.1f} to {100 * high:.1f} %)" not in said
+    assert fares({"measured": with_and_without([0], right)}, accuracy_interval) == ""
+    assert fares(None, accuracy_interval) == fares({"skipped": "so"}, accuracy_interval) == ""
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,7 @@ def _first_line(what: str) -> None:
 def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -> int:
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+    from kedge.binomial import accuracy_interval, folds_interval
     from kedge.training import fit
     from kedge.training.banner import about_bank
     from kedge.training.folds import fold_folder
@@ -129,12 +130,13 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
     which = f"{count:,} images"
     if result.folds is not None:
         which = f"{count:,} images by {result.folds['folds']} folds, each by a model that was not trained on it"
-    bounds = _bounds(measured["accuracy"], count, result)
+    interval = accuracy_interval if result.folds is None else folds_interval
+    bounds = _bounds(measured["accuracy"], count, interval)
     print(
         f"\nvalidation{share}{mean}: accuracy {accuracy:.1f} % of {which}{bounds}, "
         f"NLL {measured['nll']:.3f}, ECE {error:.1f} %"
     )
-    if words := fares(result.leaks):
+    if words := fares(result.leaks, interval):
         print(words)
     if result.robust is not None:
         print(_robust(result.robust))
@@ -145,7 +147,7 @@ def _train(recipe: Recipe | dict[str, Any], resume: str | None, allowed: bool) -
         )
     if rule:
         met, right = round(rule["validation_coverage"] * count), rule["validation_accuracy"]
-        share = "" if right is None else f", {100 * right:.1f} % of them right{_bounds(right, met, result)}"
+        share = "" if right is None else f", {100 * right:.1f} % of them right{_bounds(right, met, interval)}"
         print(f"confidence of {in_words(rule)} or more: {met:,} of the {count:,} images{share}")
     if result.model.unknown is not None:
         print("\n".join(about_unknown(result.model)))
@@ -198,12 +200,10 @@ def _has_test(recipe: Recipe) -> bool:
     return "test" in data.splits(str(recipe.data))
 
 
-def _bounds(share: float, count: int, result: "RunResult") -> str:
-    from kedge.binomial import accuracy_interval, folds_interval
-
+def _bounds(share: float, count: int, interval: Callable[[int, int], tuple[float, float]]) -> str:
     if not count:
         return ""
-    low, high = (accuracy_interval if result.folds is None else folds_interval)(round(share * count), count)
+    low, high = interval(round(share * count), count)
     return f" (95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
 
 

@@ -7,7 +7,6 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from kedge.binomial import accuracy_interval
 from kedge.seeds import generator
 
 __all__ = ["Candidate", "Search", "search_layer_rates"]
@@ -32,12 +31,6 @@ class Candidate:
     def accuracy(self) -> float:
         """The share of held-out images that are right."""
         return float(self.right.double().mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval of it, as of one candidate that nobody chose."""
-        low, high = accuracy_interval(int(self.right.sum()), len(self.right))
-        return low, high
 
 
 @dataclass(frozen=True)

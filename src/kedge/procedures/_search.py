@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.binomial import accuracy_interval, folds_interval
 from kedge.data import ImageSet, derive_seed
 from kedge.files import write_text
 from kedge.json_text import read_json
 from kedge.procedures._base import Context, perform
-from kedge.procedures._layer_rates import Search, search_layer_rates
+from kedge.procedures._layer_rates import Candidate, Search, search_layer_rates
 from kedge.training.calibration import predict_logits
 from kedge.training.folds import fold_places
 
@@ -51,7 +52,7 @@ def choose_layer_rates(context: Context) -> None:
     search = search_layer_rates(judged, settings.stages, budget=settings.budget, seed=settings.seed)
     shutil.rmtree(place)
     context.settings = replace(settings, layer_lr=list(search.best.rates))
-    context.record["layer_lr"] = _recorded(search)
+    context.record["layer_lr"] = _recorded(search, by_folds=context.val is None)
 
 
 def search_in_words(record: dict[str, Any]) -> str:
@@ -97,19 +98,20 @@ def _right(context: Context, train: ImageSet, held: ImageSet, rates: tuple[float
     return (logits.argmax(1) == labels).cpu()
 
 
-def _recorded(search: Search) -> dict[str, Any]:
-    best = search.best
+def _recorded(search: Search, by_folds: bool) -> dict[str, Any]:
+    """The winner and all candidates, each with its 95 % interval as of one that nobody chose."""
+    interval = folds_interval if by_folds else accuracy_interval
+
+    def described(each: Candidate) -> dict[str, Any]:
+        ends = interval(int(each.right.sum()), len(each.right))
+        return {"rates": list(each.rates), "accuracy": each.accuracy, "interval": list(ends)}
+
     return {
-        "rates": list(best.rates),
-        "accuracy": best.accuracy,
-        "interval": list(best.interval),
+        **described(search.best),
         "optimism": search.optimism,
-        "images": len(best.right),
+        "images": len(search.best.right),
         "exhaustive": search.exhaustive,
-        "tried": [
-            {"rates": list(each.rates), "accuracy": each.accuracy, "interval": list(each.interval)}
-            for each in search.candidates
-        ],
+        "tried": [described(each) for each in search.candidates],
     }
 
 

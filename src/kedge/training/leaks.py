@@ -5,14 +5,13 @@ in the images lets them fall on either side; the accuracy on those that were hel
 give.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePath
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kedge.binomial import accuracy_interval
 from kedge.data import ImageSet
 from kedge.data.groups import KEEPS_SERIES, series, series_hint
 from kedge.data.twins import MOST, can_look, twin_pairs, twins
@@ -94,14 +93,17 @@ def with_and_without(places: Sequence[int], right: Tensor) -> dict[str, dict[str
     }
 
 
-def fares(record: dict[str, Any] | None) -> str:
-    """Right answers on images with a near twin in training beside the others, in a sentence; "" where too few have."""
+def fares(record: dict[str, Any] | None, interval: Callable[[int, int], tuple[float, float]]) -> str:
+    """Right answers on images with a near twin in training beside the others, in a sentence; "" where too few have.
+
+    `interval`: of how many are right of how many, `accuracy_interval` or, where folds judge, `folds_interval`.
+    """
     measured = (record or {}).get("measured")
     if measured is None or measured["with"]["images"] < FEWEST or not measured["without"]["images"]:
         return ""
     told = [
         f"{100 * own['right'] / own['images']:.1f} % of the {own['images']:,} images {words} near twin in training "
-        "({:.1f} to {:.1f} %)".format(*(100 * end for end in accuracy_interval(own["right"], own["images"])))
+        "({:.1f} to {:.1f} %)".format(*(100 * end for end in interval(own["right"], own["images"])))
         for own, words in ((measured["with"], "with a"), (measured["without"], "without a"))
     ]
     return f"right on {' and on '.join(told)}: new photos are like the latter"
