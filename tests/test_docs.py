@@ -256,6 +256,10 @@ SLOW = {
         MINE,
         {
             FIVE + " --shots 1,5 --draws 3": "linear-probe --shots 1 --draws 1",
+            FIVE: "linear-probe,lp-ft",
+            "gaussian_noise,fog --severities 3": "fog --severities 3 --limit 50",
+            "search --out": "search --budget 2 --out",
+            "--limit 200": "--limit 50",
             "epochs=5": "epochs=1",
             "photos-after-the-shift": "photos",
             "mine --data flowers": "plain --data photos",
@@ -285,7 +289,7 @@ SLOW = {
     ),
     "demo.md": ({"litter": "first"}, {"demo runs/litter": "demo runs/litter --device cpu --port 0"}, ()),
     "files.md": ({}, {"/scratch/runs": "elsewhere"}, ()),
-    "audit.md": ({"mine": "first"}, {}, ("timm/",)),
+    "audit.md": ({"mine": "first"}, {}, ("timm/", "--learning_curve")),
     "interpolate.md": (
         {"tuned": "plain"},
         {"--epochs 20": "", "steps: 10": "steps: 2", "--sweep": "--sweep --limit 30"},
