@@ -106,6 +106,13 @@ def test_transformers_get_adamw_and_convolutions_sgd():
     assert (recipe.head, recipe.head_lr, recipe.batch_norm, recipe.crop) == ("leave", 1.0, "train", 0.08)
 
 
+@pytest.mark.parametrize("settings", [{}, {"lr": 6e-4}])
+def test_published_weights_are_tuned_with_adamw_whatever_the_rate(settings):
+    start = resolve_data(started(pretrained=True, **settings), 2000, PHOTO)
+    recipe = resolve_network(start, timm.create_model("test_resnet"), 2000, PHOTO)
+    assert (recipe.optimizer, recipe.lr) == ("adamw", settings.get("lr", 3e-4))
+
+
 def test_nothing_is_left_open():
     recipe = resolve_network(resolve_data(resolve_device(started()), 500, SMALL), nn.Linear(1, 1), 2000, SMALL)
     open_fields = {k for k, v in vars(recipe).items() if v is None or v == "auto"}

@@ -170,7 +170,7 @@ def resolve_network(
     *wrappers, (rule, settings) = methods("optimizer", recipe.optimizer)
     if rule == "auto":  # transformers and their kin train badly with SGD
         transformer = any(isinstance(m, nn.LayerNorm) for m in network.modules())
-        rule = "adamw" if transformer or (tuned and recipe.lr is None) else "sgd"
+        rule = "adamw" if transformer or tuned else "sgd"
     started = recipe.pretrained or recipe.init_from is not None
     usual = _usual(rule, recipe.batch_size, count, bool(started), tuned, attacking)
     lr = usual.get("lr") if recipe.lr is None else recipe.lr
