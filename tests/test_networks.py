@@ -4,7 +4,7 @@ import torch
 import torchvision
 
 import kedge
-from kedge import networks
+from kedge import networks, torchvision_networks
 
 OURS = ["kedge_resnet18", "kedge_resnet_small", "kedge_wrn_40_2"]
 
@@ -179,7 +179,7 @@ def test_images_reach_torchvisions_networks_as_their_weights_expect_them(name):
     published = torch.nn.Identity()
     if name in ("googlenet", "inception_v3"):  # what torchvision makes of them where it loads weights
         published = torchvision.models.get_model(name, init_weights=False, transform_input=True)
-    images = networks.published_images(name, published)
+    images = torchvision_networks.published_images(name, published)
     transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     for colour in COLOURS:
         expected = transforms(colour[:, None, None].expand(3, 40, 40))[None]

@@ -9,11 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import timm
-import torch
-from timm.models import adapt_input_conv
 from torch import nn
 
-from kedge import catalog
+from kedge import catalog, torchvision_networks
 from kedge.cifar_resnet import CifarResNet, kedge_resnet20, kedge_resnet56
 from kedge.layer_ensemble import LayerEnsemble, kedge_levi
 from kedge.members import MEMBERS, Members, kedge_members
@@ -69,7 +67,7 @@ class PretrainedUnavailable(RuntimeError):
 
 def names() -> list[str]:
     """Every name `create` knows: timm's (kedge's own among them), and torchvision's classifiers."""
-    return sorted({*timm.list_models(), *_torchvision_names()})
+    return sorted({*timm.list_models(), *torchvision_networks.names()})
 
 
 def create(
@@ -108,7 +106,7 @@ def create(
                 network = timm.create_model(name, pretrained=True, **own)
             _put_head(network, name, sizes.get("head"))
         else:
-            _load_torchvision(network, name, own)
+            torchvision_networks.load_published(network, name, own)
     except Exception as error:  # the hub raises a dozen types; arguments were proven good just above
         why = str(error).strip().split(". ")[0].split("\n")[0] or type(error).__name__
         raise PretrainedUnavailable(f"the published weights of {name!r} could not be had: {why}") from error
@@ -135,7 +133,7 @@ def rebuild(architecture: dict[str, Any]) -> nn.Module:
         if library == "timm":
             network = timm.create_model(name, pretrained=False, **own)
         else:
-            network = _make_torchvision(name, own)
+            network = torchvision_networks.make(name, own)
         _put_head(network, name, arguments.get("head"))
     except (TypeError, RuntimeError, AssertionError, ValueError, LookupError, ArithmeticError) as error:
         raise ValueError(f"{library} cannot make {name!r} with {arguments}: {error}") from error
@@ -170,7 +168,7 @@ def locate(name: str) -> tuple[str, str]:
     """(timm or torchvision, the name there) of a network; ValueError with near names for one or weights not known."""
     library, _, rest = name.partition("/")
     if library in ("timm", "torchvision") and rest:
-        known = timm.is_model(rest) if library == "timm" else rest in _torchvision_names()
+        known = timm.is_model(rest) if library == "timm" else rest in torchvision_networks.names()
         if known:
             if library == "timm":
                 _check_tag(rest)
@@ -178,7 +176,7 @@ def locate(name: str) -> tuple[str, str]:
     elif timm.is_model(name):
         _check_tag(name)
         return "timm", name
-    elif name in _torchvision_names():
+    elif name in torchvision_networks.names():
         return "torchvision", name
     hint = near_names(name.split("/")[-1], names(), 4) or "; kedge.networks.names() lists all"
     raise ValueError(f"no network is named {name!r} in timm, torchvision or kedge{hint}")
@@ -237,89 +235,6 @@ def _has_fixed_size(library: str, name: str) -> bool:
     if library == "torchvision":
         return name.startswith(("vit_", "maxvit"))
     return bool(getattr(timm.models.get_pretrained_cfg(name), "fixed_input_size", False))
-
-
-def _torchvision_names() -> list[str]:
-    import torchvision
-
-    return torchvision.models.list_models(module=torchvision.models)
-
-
-def _make_torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
-    import torchvision
-
-    extra = {{"img_size": "image_size", "drop_rate": "dropout"}.get(k, k): v for k, v in arguments.items()}
-    channels = extra.pop("in_chans", 3)
-    if name in ("googlenet", "inception_v3"):
-        extra |= {"aux_logits": False, "init_weights": True}  # one output in training too
-    if name.startswith("maxvit") and "image_size" in extra:
-        extra["input_size"] = (extra.pop("image_size"),) * 2
-    network = torchvision.models.get_model(name, weights=None, **extra)
-    if channels != 3:
-        path, conv = next((n, m) for n, m in network.named_modules() if isinstance(m, nn.Conv2d))
-        kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
-        fresh = nn.Conv2d(channels, conv.out_channels, kernel, stride, padding, bias=conv.bias is not None)  # type: ignore[arg-type]
-        network.set_submodule(path, fresh)
-    return network
-
-
-def _load_torchvision(network: nn.Module, name: str, arguments: dict[str, Any]) -> None:
-    """Copy torchvision's weights into `network`; the head stays fresh where the number of classes differs.
-
-    The network carries what the weights expect of images as `pretrained_cfg`, where timm's networks have it.
-    """
-    import torchvision
-
-    published = torchvision.models.get_model(name, weights="DEFAULT")
-    state = published.state_dict()
-    own = network.state_dict()
-    if "encoder.pos_embedding" in state and "img_size" in arguments:
-        from torchvision.models.vision_transformer import interpolate_embeddings
-
-        state = interpolate_embeddings(arguments["img_size"], network.patch_size, state)
-    first = next(n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)) + ".weight"
-    state[first] = adapt_input_conv(arguments.get("in_chans", 3), state[first])
-    fitting = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
-    network.load_state_dict(fitting, strict=False)
-    network.pretrained_cfg = published_images(name, published)  # type: ignore[assignment]
-
-
-def note_published_images(network: nn.Module) -> None:
-    """Let a network of torchvision whose weights are from a file carry what the library's own weights expect."""
-    import torchvision
-
-    architecture: Any = network.kedge_architecture
-    if architecture["library"] == "torchvision":
-        name = architecture["name"]
-        changing: dict[str, Any] = {"transform_input": True, "init_weights": False}
-        settings = changing if name in ("googlenet", "inception_v3") else {}
-        published = torchvision.models.get_model(name, weights=None, **settings) if settings else network
-        network.pretrained_cfg = published_images(name, published)  # type: ignore[assignment]
-
-
-def published_images(name: str, published: nn.Module) -> dict[str, Any]:
-    """What torchvision's weights of `name` expect of images in [0, 1], under the keys of timm's `pretrained_cfg`.
-
-    `mean` and `std` are those of the weights' own `transforms()`. GoogLeNet and Inception, as `published`, change
-    normalised images once more inside (`transform_input`): with (x - m) / s and then a z + c that is one normalisation,
-    by m - c s / a and s / a. The networks that `create` makes leave it out, or nothing could be put before it.
-    """
-    import torchvision
-
-    images = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    mean, std = (torch.tensor(values, dtype=torch.float64) for values in (images.mean, images.std))
-    if getattr(published, "transform_input", False):
-        black_and_white = torch.stack([torch.zeros_like(mean), torch.ones_like(mean)])[:, :, None, None]
-        c, at_one = published._transform_input(black_and_white)[:, :, 0, 0]  # type: ignore[operator]
-        mean, std = mean - c * std / (at_one - c), std / (at_one - c)
-    size = images.crop_size[0]
-    return {
-        "mean": mean.tolist(),
-        "std": std.tolist(),
-        "input_size": (len(mean), size, size),
-        "crop_pct": size / images.resize_size[0],
-        "interpolation": images.interpolation.value,
-    }
 
 
 @contextmanager

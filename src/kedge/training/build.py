@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from kedge import catalog, networks, optim, specs
+from kedge import catalog, networks, optim, specs, torchvision_networks
 from kedge.anchoring import PixelModel, anchor, choose_references, choose_residuals, plain
 from kedge.anchoring.bare_network import published_normalisation
 from kedge.data import ImageSet, derive_seed
@@ -37,7 +37,7 @@ def make_network(recipe: Recipe, train: ImageSet) -> nn.Module:
     network = networks.create(recipe.model, len(train.class_names), channels, height, from_library, recipe.arguments)
     if recipe.pretrained and recipe.weights is not None:
         fit = load_weights(network, recipe.weights, networks.heads(network), keep_head=False)
-        networks.note_published_images(network)
+        torchvision_networks.note_published_images(network)
         network.kedge_weights = fit.line(recipe.weights)  # type: ignore[assignment]
     return network
 
