@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import timm
@@ -111,6 +112,14 @@ def test_published_weights_are_tuned_with_adamw_whatever_the_rate(settings):
     start = resolve_data(started(pretrained=True, **settings), 2000, PHOTO)
     recipe = resolve_network(start, timm.create_model("test_resnet"), 2000, PHOTO)
     assert (recipe.optimizer, recipe.lr) == ("adamw", settings.get("lr", 3e-4))
+
+
+def test_a_rate_of_another_optimizer_is_pointed_out():
+    start = resolve_data(started(pretrained=True, lr=0.01), 2000, PHOTO)
+    recipe = resolve_network(start, timm.create_model("test_resnet"), 2000, PHOTO)
+    assert "adamw (careful: lr 0.01 is 33 times its usual 0.0003)" in reasons({"lr": 0.01}, recipe, 2000)
+    assert "careful" not in reasons({"lr": 1e-3}, replace(recipe, lr=1e-3), 2000)
+    assert "careful" not in reasons({"lr": 0.01, "optimizer": "adamw"}, recipe, 2000)
 
 
 def test_nothing_is_left_open():

@@ -274,11 +274,14 @@ def reasons(written: Mapping[str, Any], recipe: Recipe, count: int, drawn: int |
     if written.get("epochs") is None:
         steps = recipe.epochs * -(-(drawn or count) // recipe.batch_size)
         words.append(f"{recipe.epochs} epochs ({steps} steps; {STEPS} where 6 to 50 epochs give them)")
-    rates = [
-        _usual(innermost(recipe.optimizer), recipe.batch_size, n, True, True, False).get("lr") for n in (FEW - 1, FEW)
-    ]
-    if written.get("lr") is None and rates[0] != rates[1]:
+    assert recipe.lr is not None
+    rule = innermost(recipe.optimizer)
+    few, many = (_usual(rule, recipe.batch_size, n, True, True, False).get("lr") for n in (FEW - 1, FEW))
+    usual = few if count < FEW else many
+    if written.get("lr") is None and few != many:
         words.append(f"lr {recipe.lr:g} ({'below' if count < FEW else 'from'} {FEW} images)")
+    if written.get("optimizer", "auto") == "auto" and usual is not None and recipe.lr > 10 * usual:
+        words.append(f"{rule} (careful: lr {recipe.lr:g} is {recipe.lr / usual:.0f} times its usual {usual:g})")
     if written.get("batch_norm", "auto") == "auto" and recipe.batch_norm == "frozen":
         words.append("batch norm with its published statistics")
     return f"chosen for {count} images and published weights: {', '.join(words)}" if words else None
