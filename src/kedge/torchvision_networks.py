@@ -13,7 +13,7 @@ __all__ = ["load_published", "make", "names", "note_published_images", "publishe
 
 
 def names() -> list[str]:
-    """All of them."""
+    """The name of every classifier of torchvision."""
     import torchvision
 
     return torchvision.models.list_models(module=torchvision.models)
