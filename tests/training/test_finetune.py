@@ -85,6 +85,32 @@ def test_what_training_ruins_is_not_handed_over(recipe, caplog, capsys):
     assert "training ended below its start" in caplog.text
 
 
+def test_an_average_that_is_asked_for_is_given_though_it_be_worse(recipe):
+    """1 is the trained weights as they are; any other share lies on the line from the probe, statistics still frozen."""
+    ruin = {"optimizer": "sgd", "lr": 0.5, "clip": 1.0, "epochs": 1}
+    whole, half = fit(recipe(name="whole", average=1, **ruin)), fit(recipe(name="half", average=0.5, **ruin))
+    facts = json.loads((whole.folder / "run.json").read_text())
+    assert facts["validation"]["accuracy"] < facts["probe"]["accuracy"]
+    start, trained, middle = (
+        kedge.load(folder).state_dict()
+        for folder in (half.folder / "start", half.folder / "last", half.folder / "model")
+    )
+    for name, value in whole.model.network.state_dict().items():
+        assert torch.equal(value, trained[f"network.{name}"])
+    moved = [name for name in middle if name.startswith("network.") and middle[name].is_floating_point()]
+    for name in moved:
+        torch.testing.assert_close(middle[name], (start[name] + trained[name]) / 2)
+    assert any(not torch.equal(start[name], trained[name]) for name in moved)
+    assert all(torch.equal(middle[name], start[name]) for name in moved if "running_" in name)
+
+
+def test_an_average_without_a_start_is_refused_before_training(recipe):
+    with pytest.raises(ValueError, match=r"average 0\.5 is with the linear probe .*head: leave, or"):
+        fit(recipe(head="leave", average=0.5))
+    with pytest.raises(ValueError, match="average is with the weights that the run starts from: name them"):
+        fit(recipe(weights=None, average=0.5))
+
+
 @pytest.mark.parametrize(
     ("of_trained", "share"),
     # the start is right on half of the images

@@ -352,7 +352,7 @@ def test_a_config_that_is_none(tmp_path, text, words):
 
 
 def test_an_average_needs_a_start():
-    with pytest.raises(ValueError, match="average is with the weights of init_from"):
+    with pytest.raises(ValueError, match="average is with the weights that the run starts from: name them"):
         Recipe(average=0.5).check()
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from kedge import checkpoint, metrics
+from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.data.statistics import NormBatches
@@ -23,6 +23,7 @@ from kedge.training.recipe import Recipe
 from kedge.training.recorded import recorded, recorded_facts
 from kedge.training.start_from import find_start, run_of
 from kedge.training.validation import attacks
+from kedge.weights.batch_norm import Attack
 from kedge.weights.wise_ft import between
 
 __all__ = [
@@ -89,14 +90,11 @@ def _weights(folder: RunFolder, epoch: int) -> dict[str, torch.Tensor]:
 
 
 def _average(run: Run, trained: PixelModel, folder: RunFolder) -> PixelModel:
-    recipe = run.recipe
-    assert recipe.average is not None
-    start = checkpoint.load(folder.start).to(trained.mean.device)
+    share = run.recipe.average
+    assert share is not None
     attack = next(iter(attacks(run.objective)), None)  # what the trained end's own statistics are of
-    average: PixelModel = between(
-        start, trained, recipe.average, norm_batches(recipe, run.train_set), recipe.seed, attack
-    )
-    return average
+    # A copy, as what was averaged is kept too, with a temperature and a threshold of its own.
+    return on_the_way(start_of(trained, folder), copy.deepcopy(trained), share, run.recipe, run.train_set, attack)
 
 
 def norm_batches(recipe: Recipe, train: ImageSet) -> NormBatches:
@@ -194,13 +192,23 @@ def start_of(trained: PixelModel, folder: RunFolder) -> PixelModel:
     return start
 
 
-def on_the_way(start: PixelModel, trained: PixelModel, share: float, recipe: Recipe, train: ImageSet) -> PixelModel:
-    """The average with `share` of the trained weights, with statistics of batch norm of its own; an end as it is."""
+def on_the_way(
+    start: PixelModel,
+    trained: PixelModel,
+    share: float,
+    recipe: Recipe,
+    train: ImageSet,
+    attack: Attack | None = None,
+) -> PixelModel:
+    """The average with `share` of the trained weights, with statistics of batch norm of its own; an end as it is.
+
+    `attack`: that of the training, where the trained end's statistics are of attacked images.
+    """
     if share in (0.0, 1.0):
         return trained if share else start
     # Frozen statistics are the same at both ends.
     batches = None if recipe.batch_norm == "frozen" else norm_batches(recipe, train)
-    model: PixelModel = between(start, trained, share, batches, recipe.seed)
+    model: PixelModel = between(start, trained, share, batches, recipe.seed, attack)
     return model
 
 

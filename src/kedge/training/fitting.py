@@ -170,6 +170,11 @@ def _run(
     # What a resumed run is made from, what the trained weights can be averaged with, and what an objective may ask.
     started = recipe.init_from is not None or memory.start is not None or plan.probe is not None
     started = started or (earlier is not None and earlier.folder.has_start)
+    if recipe.average is not None and not started:
+        raise ValueError(
+            f"average {recipe.average:g} is with the linear probe of the published weights, and this run has none "
+            "(head: leave, or a network without a linear last layer): leave average out"
+        )
     objective = make_objective(recipe, train, memory.models, named.load, plan.model if started else None)
     extra = load_extra(recipe, train, val, memory.extra)
     if written.negatives is not None:

@@ -128,7 +128,9 @@ class Recipe:
         val_pgd_images: how many validation images are attacked, a random subset; they choose the model that is kept.
         keep: `best` by accuracy under that attack, or `last`; the other model is kept beside it.
         snapshots: epochs between copies of the model kept in the run's folder; 0: none.
-        average: share of the trained weights in an average with those of init_from that is kept in the end; null: off.
+        average: share of the trained weights in an average with those of the start that is kept in the end: of
+            init_from, or of published weights with their linear probe; 1: the trained ones, though they be worse than
+            the start; null: off, so what is kept is not below the start.
         gate: the bars that the model must meet, such as {min_accuracy: 0.9, max_ece: 0.03}, by which kedge check judges
             it: the flags of that are its keys; {}: none.
         runs: folder that holds the runs.

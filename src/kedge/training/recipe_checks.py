@@ -111,8 +111,11 @@ def check_recipe(recipe: Mapping[str, Any], source: str = "") -> None:
         )
     if recipe["weights"] is not None and recipe["model"] == "auto":
         raise ValueError(f"{source}weights {recipe['weights']} are of which network? name it in model")
-    if recipe["average"] is not None and recipe["init_from"] is None:
-        raise ValueError(f"{source}average is with the weights of init_from: say where the run starts from")
+    starts = recipe["init_from"] is not None or recipe["weights"] is not None or recipe["pretrained"]
+    if recipe["average"] is not None and not starts:
+        raise ValueError(
+            f"{source}average is with the weights that the run starts from: name them with init_from or weights"
+        )
     if (warmup := recipe["warmup"]) is not None and epochs is not None and warmup >= max(1, epochs):
         raise ValueError(f"{source}warmup of {warmup:g} epochs leaves nothing of a run of {epochs}")
     batch, world = recipe["batch_size"], recipe["devices"] * recipe["nodes"]
