@@ -25,6 +25,9 @@ def disturbed(model, size=0.05, seed=0):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+        for name, moment in model.named_buffers():
+            if "running_" in name:
+                moment.mul_(1 + size * torch.rand(moment.shape, generator=generator))
     return model
 
 

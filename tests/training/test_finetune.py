@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 import kedge
+from kedge.data import TensorSet
 from kedge.probing.features import features
 from kedge.probing.heads import find_head
 from kedge.training import Recipe, checkpoint_selection, fit
@@ -86,7 +87,7 @@ def test_what_training_ruins_is_not_handed_over(recipe, caplog, capsys):
 
 
 def test_an_average_that_is_asked_for_is_given_though_it_be_worse(recipe):
-    """1 is the trained weights as they are; any other share lies on the line from the probe, statistics still frozen."""
+    """1 is the trained weights as they are; other shares lie on the line from the probe, statistics still frozen."""
     ruin = {"optimizer": "sgd", "lr": 0.5, "clip": 1.0, "epochs": 1}
     whole, half = fit(recipe(name="whole", average=1, **ruin)), fit(recipe(name="half", average=0.5, **ruin))
     facts = json.loads((whole.folder / "run.json").read_text())
@@ -132,7 +133,8 @@ def test_the_most_of_the_training_that_is_as_right_as_the_start_is_kept(of_train
         return {0.0: 0.5, **of_trained}[of]
 
     monkeypatch.setattr(checkpoint_selection, "_accuracy", accuracy)
-    run = SimpleNamespace(recipe=Recipe(batch_norm="frozen"), train_set=None)
+    images = TensorSet(torch.zeros(2, 1, 1, 2, dtype=torch.uint8), torch.tensor([0, 1]), ["0", "1"])
+    run = SimpleNamespace(recipe=Recipe(batch_size=1), train_set=images)
     model, record = checkpoint_selection.not_below_start(run, trained, RunFolder(tmp_path))
     torch.testing.assert_close(model.network[1].weight, share * full)
     assert record["share"] == share

@@ -52,6 +52,18 @@ def test_the_statistics_between_are_of_images_under_attack(plains):
     assert torch.equal(seen[2], plains[1](images))
 
 
+def test_statistics_that_are_the_same_at_both_ends_are_kept_between(plains):
+    """Frozen while one became the other, as in fine-tuning published weights: nothing here is estimated anew."""
+    a, b = plains
+    frozen = {name: value for name, value in a.state_dict().items() if "running_" in name or "tracked" in name}
+    b.load_state_dict({**b.state_dict(), **frozen})
+    read, seen = iter(torch.rand(3, 16, 1, 8, 8)), []
+    wise_ft_curve(a, b, [0.3, 0.6], lambda model: seen.append(model.state_dict()) or {}, read)
+    assert len(list(read)) == 3
+    for state in seen:
+        assert all(torch.equal(state[name], value) for name, value in frozen.items())
+
+
 def test_bad_input_is_said_before_anything_is_evaluated(plains):
     def never(model):
         raise AssertionError("evaluated")

@@ -1,7 +1,7 @@
 """What an average of two models needs besides their weights: batch statistics, a threshold, a folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,18 +21,26 @@ RECORD = "interpolation.json"
 
 
 def norm_batches(
-    model: Any, train: "ImageSet | None", recipe: Mapping[str, Any], most: int, batch_size: int, workers: int, seed: int
+    ends: Sequence[Any],
+    train: "ImageSet | None",
+    recipe: Mapping[str, Any],
+    most: int,
+    batch_size: int,
+    workers: int,
+    seed: int,
 ) -> "NormBatches | None":
-    """Training images, augmented as the recipe says, for the statistics of batch norm; None for a network without it.
+    """Training images, augmented as the recipe says, for the statistics of batch norm; None where none are estimated.
+
+    That is for networks without batch norm, and for two ends with the same statistics.
 
     Raises:
         ValueError: if there are no training images.
     """
     from kedge.data.augment import CROP
     from kedge.data.statistics import NormBatches
-    from kedge.weights.batch_norm import tracked
+    from kedge.weights.batch_norm import same_statistics
 
-    if not tracked(model):
+    if same_statistics(*ends):
         return None
     if train is None:
         raise ValueError(
@@ -46,7 +54,7 @@ def norm_batches(
 def about_norm(batches: "NormBatches | None", attack: "Attack | None") -> str:
     """What was done about batch norm, in words."""
     if batches is None:
-        return "the network has no batch norm, so nothing was estimated anew"
+        return "nothing was estimated anew: the network has no batch norm, or the same statistics of it at both ends"
     how = "as they are" if batches.augment == "none" else "augmented as in training"
     if attack is not None:
         steps = "" if attack.steps is None else f", {attack.steps} step{'s' if attack.steps > 1 else ''}"

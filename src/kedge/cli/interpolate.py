@@ -103,7 +103,7 @@ def run(
     train, val = training_and_validation(b, ends[1], data, a)
     val, _ = limited(val, limit, seed)
     count = workers_for(val, workers)
-    batches = norm_batches(ends[1], train, recipe, bn_images, batch_size, count, seed)
+    batches = norm_batches(ends, train, recipe, bn_images, batch_size, count, seed)
     trained = training_attack(recipe)  # the end's own statistics are of images under this attack
     name, pgd = "", None
     if sweep and attack == "pgd":

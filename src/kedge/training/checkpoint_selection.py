@@ -206,9 +206,7 @@ def on_the_way(
     """
     if share in (0.0, 1.0):
         return trained if share else start
-    # Frozen statistics are the same at both ends.
-    batches = None if recipe.batch_norm == "frozen" else norm_batches(recipe, train)
-    model: PixelModel = between(start, trained, share, batches, recipe.seed, attack)
+    model: PixelModel = between(start, trained, share, norm_batches(recipe, train), recipe.seed, attack)
     return model
 
 

@@ -20,6 +20,16 @@ def tracked(model: nn.Module) -> list[_BatchNorm]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
+def same_statistics(a: nn.Module, b: nn.Module) -> bool:
+    """Whether the running statistics of two models of one architecture are equal: frozen while one became the other."""
+    pairs = zip(tracked(a), tracked(b), strict=True)
+    return all(torch.equal(x.cpu(), y.cpu()) for m, n in pairs for x, y in zip(_moments(m), _moments(n), strict=True))
+
+
+def _moments(layer: _BatchNorm) -> list[Tensor]:
+    return [t for t in (layer.running_mean, layer.running_var) if t is not None]
+
+
 def freeze_statistics(model: nn.Module) -> None:
     """Put the batch-norm layers of `model` in eval mode: they use their statistics and do not move them.
 

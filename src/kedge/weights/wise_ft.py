@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from kedge.weights.batch_norm import Attack, reestimate_batch_norm, tracked
+from kedge.weights.batch_norm import Attack, reestimate_batch_norm, same_statistics
 from kedge.weights.interpolate import checked_alpha, interpolate_models
 
 
@@ -19,10 +19,11 @@ def between(
 ) -> Any:
     """The model at `alpha` between `a` and `b` in eval mode, its batch-norm statistics estimated on `batches`.
 
-    The ends keep the statistics that they were trained with. Arguments as in `wise_ft_curve`.
+    The ends keep the statistics that they were trained with, and what lies between them too where both have the same:
+    frozen ones belong to the images that a network was published with. Arguments as in `wise_ft_curve`.
     """
     model = interpolate_models(a, b, alpha)
-    if batches is not None and 0 < alpha < 1:
+    if batches is not None and 0 < alpha < 1 and not same_statistics(a, b):
         reestimate_batch_norm(model, batches, seed, attack)
     return model.eval()
 
@@ -46,7 +47,8 @@ def wise_ft_curve(
         alphas: where to look, each in [0, 1].
         evaluate: what to measure of a model in eval mode: `{"clean": 0.99, "pgd": 0.5}`.
         batches: training images for `reestimate_batch_norm` at each alpha between the ends, read once for each: a
-            list or a DataLoader. None leaves the statistics interpolated like the weights.
+            list or a DataLoader. None leaves the statistics interpolated like the weights. Not read where both have
+            the same statistics, which are kept.
         seed: of the draws of references, dropout and the attack meanwhile.
         attack: that of the training, `(model, images, labels) -> images`, where `b` was trained on attacked images;
             batches are then (images, labels). Statistics of images as they are cost averages robustness that the end,
@@ -63,7 +65,7 @@ def wise_ft_curve(
     if not points:
         raise ValueError("alphas is empty: give some numbers between 0 and 1")
     inside = [alpha for alpha in points if 0 < alpha < 1]
-    if batches is not None and iter(batches) is batches and len(inside) > 1 and tracked(b):
+    if batches is not None and iter(batches) is batches and len(inside) > 1 and not same_statistics(a, b):
         raise ValueError("batches can be read only once, but is needed for each alpha: give a list or a DataLoader")
     rows = []
     for alpha in points:
