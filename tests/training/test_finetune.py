@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 from torch import nn
+from torch.nn import functional as F
 
 import kedge
 from kedge.data import TensorSet
 from kedge.probing.features import features
 from kedge.probing.heads import find_head
 from kedge.training import Recipe, checkpoint_selection, fit
+from kedge.training.calibration import predict_logits
 from kedge.training.folder import RunFolder
 from kedge.training.images import load_sets
 from kedge.training.module import Run
@@ -65,6 +67,22 @@ def test_it_starts_from_the_probe_and_the_statistics_stay(recipe, published, anc
     c = 1 / (facts["probe"]["strength"] * len(train))
     theirs = LogisticRegression(C=c, tol=1e-8, max_iter=5000).fit((rows[0] - mean) / scale, train.labels)
     assert facts["probe"]["accuracy"] == pytest.approx(theirs.score((rows[1] - mean) / scale, val.labels), abs=0.02)
+
+
+def test_the_head_is_of_the_size_that_the_loss_of_training_asks_for(recipe, caplog):
+    """Its loss on the validation images, smoothed as in training, is lowest as it is; no answer is another."""
+    smoothed, sharp = (
+        fit(recipe(name=name, anchored=False, epochs=1, objective=[{"CrossEntropy": {"label_smoothing": share}}]))
+        for name, share in (("smoothed", 0.2), ("sharp", 0.0))
+    )
+    val = load_sets(smoothed.recipe)[1]
+    logits = [predict_logits(kedge.load(run.folder / "start"), val)[0].double() for run in (smoothed, sharp)]
+    facts = json.loads((smoothed.folder / "run.json").read_text())["probe"]
+    assert "temperature" not in json.loads((sharp.folder / "run.json").read_text())["probe"]
+    torch.testing.assert_close(logits[0] * facts["temperature"], logits[1], atol=1e-4, rtol=1e-4)
+    loss = [F.cross_entropy(logits[0] * size, val.labels, label_smoothing=0.2) for size in (0.9, 1.0, 1.1)]
+    assert loss[1] == min(loss)
+    assert facts["accuracy"] == pytest.approx(float((logits[0].argmax(1) == val.labels).double().mean()))
 
 
 def test_statistics_follow_the_batches_where_that_is_asked_for(recipe, published):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import nn
+from torch.nn import functional as F
 
 import kedge
 from kedge import data, metrics
@@ -48,6 +49,25 @@ def test_agrees_with_scipy(n: int, classes: int, truth: float, scale: float, see
     if bool((logits.argmax(1) == labels).all()):
         return
     assert fit_temperature(logits, labels) == pytest.approx(by_scipy(logits, labels), rel=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(30, 200), classes=st.integers(2, 8), smoothing=st.floats(0.01, 0.5), seed=st.integers(0, 999))
+@pytest.mark.filterwarnings("ignore:the NLL of these")
+def test_with_smoothed_labels_it_agrees_with_scipy_also_where_all_are_right(n, classes, smoothing, seed):
+    logits, labels = sample(n, classes, 1.0, seed)
+    for answers in (labels, logits.argmax(1)):
+
+        def loss(log_t, answers=answers):
+            return float(F.cross_entropy(logits.double() / math.exp(log_t), answers, label_smoothing=smoothing))
+
+        theirs = minimize_scalar(loss, bounds=tuple(map(math.log, BOUNDS)), method="bounded", options={"xatol": 1e-9})
+        assert fit_temperature(logits, answers, smoothing) == pytest.approx(math.exp(theirs.x), rel=1e-4)
+
+
+def test_a_smoothing_out_of_range_is_said():
+    with pytest.raises(ValueError, match=r"smoothing must be in \[0, 1\), got 1"):
+        fit_temperature(torch.eye(2), torch.tensor([0, 1]), 1)
 
 
 @pytest.mark.parametrize("truth", [0.5, 1.0, 2.5])

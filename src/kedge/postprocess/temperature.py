@@ -50,7 +50,7 @@ class Temperature(Step):
         return fit_temperature(logits, labels)
 
 
-def fit_temperature(logits: Tensor, labels: Tensor) -> float:
+def fit_temperature(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> float:
     """The T > 0 for which softmax(logits / T) has the smallest mean NLL on these labels.
 
     `logits` `[N, C]` as the network gives them, `labels` `[N]` class indices, of images that the network was not
@@ -59,14 +59,19 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     to 0), or T changes nothing (one class, equal or saturated logits). A minimum outside 0.01..100 is cut off there,
     with a warning.
 
+    `smoothing`, in [0, 1), is the share of each label that is spread evenly over the classes, as in a training with
+    label smoothing: the temperature is then that of its loss, and is decided also where every answer is right.
+
     Raises:
-        ValueError: for other shapes, labels out of range, no rows, NaN or infinity.
+        ValueError: for other shapes, labels out of range, no rows, NaN or infinity, a smoothing out of range.
     """
     _check(logits, labels)
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be in [0, 1), got {smoothing}")
     logits, labels = logits.detach().cpu(), labels.detach().cpu().long()
     own = logits.gather(1, labels[:, None])[:, 0]
     margin = own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-    if logits.shape[1] > 1 and bool((margin >= 0).all() & (margin > 0).any()):
+    if smoothing == 0 and logits.shape[1] > 1 and bool((margin >= 0).all() & (margin > 0).any()):
         warnings.warn(
             f"all {len(labels)} answers are right, so the NLL only falls as the temperature goes to 0: these images "
             "cannot decide it, and it stays 1. Take more of them, or harder ones",
@@ -74,7 +79,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         )
         return 1.0
     low, high = 1 / BOUNDS[1], 1 / BOUNDS[0]
-    (at_low, _), (at_high, _) = _slope(logits, labels, low), _slope(logits, labels, high)
+    (at_low, _), (at_high, _) = (_slope(logits, labels, end, smoothing) for end in (low, high))
     if at_low == at_high == 0:
         warnings.warn(
             f"no temperature changes the NLL of these {len(labels)} images (one class, or equal logits): it stays 1",
@@ -91,7 +96,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
             return bound
     inverse = 1.0
     for _ in range(200):
-        slope, curvature = _slope(logits, labels, inverse)
+        slope, curvature = _slope(logits, labels, inverse, smoothing)
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         step = inverse - slope / curvature if curvature > 0 else math.nan
         new = step if low < step < high else math.sqrt(low * high)
@@ -101,7 +106,7 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     return 1 / inverse
 
 
-def _slope(logits: Tensor, labels: Tensor, inverse: float) -> tuple[float, float]:
+def _slope(logits: Tensor, labels: Tensor, inverse: float, smoothing: float) -> tuple[float, float]:
     """First and second derivative of the mean NLL of softmax(logits * inverse) by `inverse`."""
     slope = curvature = 0.0
     rows = max(1, _ROWS // logits.shape[1])
@@ -110,7 +115,7 @@ def _slope(logits: Tensor, labels: Tensor, inverse: float) -> tuple[float, float
         z = z - z.gather(1, y[:, None])  # so that the label's own logit is 0
         p = (z * inverse).softmax(1)
         mean = (p * z).sum(1)
-        slope += float(mean.sum())
+        slope += float((mean - smoothing * z.mean(1)).sum())
         curvature += float((p * (z - mean[:, None]).square()).sum())
     return slope / len(labels), curvature / len(labels)
 

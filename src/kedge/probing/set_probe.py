@@ -8,6 +8,7 @@ import torch
 from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet, generator
+from kedge.postprocess.temperature import fit_temperature
 from kedge.probing.features import features
 from kedge.probing.heads import find_head
 from kedge.probing.probe import ProbeData, fit_probe, fold_accuracy
@@ -20,7 +21,13 @@ MOST = 20_000  # training images that the head is fitted on; more change little 
 
 @torch.no_grad()
 def set_probe(
-    model: PixelModel, train: ImageSet, val: ImageSet, seed: int, batch_size: int, workers: int
+    model: PixelModel,
+    train: ImageSet,
+    val: ImageSet,
+    seed: int,
+    batch_size: int,
+    workers: int,
+    smoothing: float = 0.0,
 ) -> dict[str, Any]:
     """Set the last layer of `model`, in place, to the linear probe of its frozen features; gives what it reaches.
 
@@ -28,9 +35,14 @@ def set_probe(
     of regularisation is the one with the lowest NLL on `val`, where that is fewer than 30 images in cross-validation
     among the training images.
 
+    With a training of label `smoothing` ahead, and 30 validation images or more, the head is divided by the temperature
+    at which its logits have the smallest such loss on them: no answer changes. Where nearly all are right the NLL
+    chooses hardly any regularisation, and logits of which the first steps of training would only undo the size.
+
     Returns:
         accuracy and nll on `val`, unless that is empty, strength, images that the head was fitted on, seconds; with few
-        validation images also folds and fold_accuracy, of heads fitted on the other folds of the training images.
+        validation images also folds and fold_accuracy, of heads fitted on the other folds of the training images;
+        with smoothing also the temperature. The nll is of the head before it is divided.
 
     Raises:
         ValueError: if the network has no linear last layer.
@@ -46,18 +58,21 @@ def set_probe(
     data, few = ProbeData(fitted_on[None], train.labels, model.num_outputs), len(val) < FEW
     probe = fit_probe(data, None if few else (judged_on, val.labels), intercept=layer.bias is not None)
     folds = fold_accuracy(data, probe.strength, layer.bias is not None) if few else None
-    layer.weight.copy_(probe.weight.view_as(layer.weight))
-    if probe.bias is not None:
-        layer.bias.copy_(probe.bias)
     logits = judged_on @ probe.weight.T + (0 if probe.bias is None else probe.bias)
     judged: dict[str, float] = {}
     if len(val):
         probs = logits.softmax(1)
         judged = {"accuracy": float(metrics.accuracy(probs, val.labels)), "nll": float(metrics.nll(probs, val.labels))}
+    tempered = {} if few or smoothing == 0 else {"temperature": fit_temperature(logits, val.labels, smoothing)}
+    size = tempered.get("temperature", 1.0)
+    layer.weight.copy_(probe.weight.view_as(layer.weight) / size)
+    if probe.bias is not None:
+        layer.bias.copy_(probe.bias / size)
     return {
         **judged,
         "strength": probe.strength,
         "images": len(train),
         "seconds": time.perf_counter() - began,
+        **tempered,
         **({} if folds is None else {"folds": folds[0], "fold_accuracy": folds[1]}),
     }

@@ -23,6 +23,7 @@ from kedge.training.images import check_order, divided, load_pool, resumed
 from kedge.training.negatives import with_negatives
 from kedge.training.objective import check_objective
 from kedge.training.recipe import Recipe, held_by
+from kedge.training.recorded import label_smoothing
 from kedge.training.resolve import resolve_data, resolve_device, resolve_folds, resolve_network
 from kedge.training.start_from import check_start, inherit, load_start, started, with_network, without_steps
 
@@ -212,7 +213,8 @@ def _start_from_probe(plan: Plan, val: ImageSet) -> None:
     if recipe.device != "mps":
         channels_last(model)  # of all that comes before the first step nothing takes as long as the probe
     try:
-        plan.probe = set_probe(model, plan.train, val, recipe.seed, rows, workers)
+        smoothing = label_smoothing(recipe.objective)
+        plan.probe = set_probe(model, plan.train, val, recipe.seed, rows, workers, smoothing)
     except ValueError as error:
         why = str(error).partition(" Name one with head")[0]  # which is for kedge adapt
         log.warning("no linear probe to start from, and so nothing that the run must not fall below: %s", why)

@@ -8,7 +8,7 @@ from kedge.json_text import read_json
 from kedge.training.recipe import Recipe, values_of
 from kedge.training.recipe_checks import check_objectives
 
-__all__ = ["anchored_arguments", "masking", "read_run", "recorded", "recorded_facts"]
+__all__ = ["anchored_arguments", "label_smoothing", "masking", "read_run", "recorded", "recorded_facts"]
 
 # What run.json holds under these names are records of their own.
 _RECORDS = (
@@ -54,6 +54,12 @@ def anchored_arguments(objective: Iterable[Any] | None) -> dict[str, Any] | None
         if "Anchored" in named:
             return dict(named["Anchored"] or {})
     return None
+
+
+def label_smoothing(objective: Iterable[Any] | None) -> float:
+    """The label smoothing that is written in an objective; 0 without."""
+    settings = (written or {} for entry in objective or [] if isinstance(entry, dict) for written in entry.values())
+    return next((float(each["label_smoothing"]) for each in settings if "label_smoothing" in each), 0.0)
 
 
 def masking(objective: Iterable[Any] | None) -> tuple[float, str]:

@@ -16,7 +16,7 @@ from kedge.hub import PREFIX, download, split_name
 from kedge.named_model import TIMM, has_weights, model_folder, run_of
 from kedge.own_code import near_names
 from kedge.training.recipe import Recipe, held_by
-from kedge.training.recorded import anchored_arguments, recorded, recorded_facts
+from kedge.training.recorded import anchored_arguments, label_smoothing, recorded, recorded_facts
 
 __all__ = [
     "check_start",
@@ -113,8 +113,7 @@ def going_on(objective: list[Any] | None, anchored: bool) -> list[Any] | None:
     written = anchored_arguments(objective)
     masks = {"alpha": 0.0} if written is None else written
     masked = {key: value for key, value in masks.items() if key in ("alpha", "mask_target", "mask_per")}
-    named = {name: value for entry in objective if isinstance(entry, dict) for name, value in entry.items()}
-    smoothing = (named.get("CrossEntropy") or {}).get("label_smoothing")
+    smoothing = label_smoothing(objective)
     loss: Any = {"CrossEntropy": {"label_smoothing": smoothing}} if smoothing else "CrossEntropy"
     return [{"Anchored": masked}, loss] if anchored else [loss]
 
