@@ -3,9 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional as F
@@ -237,7 +240,7 @@ def test_twelve_photos_are_enough_and_the_probe_is_judged_by_folds(recipe, capsy
     facts = json.loads((result.folder / "run.json").read_text())["probe"]
     model = kedge.load(result.folder / "start")
     rows = features(model, find_head(model), sets[0], references=1).double().numpy()
-    labels, right = sets[0].labels.numpy(), 0
+    labels, right, logits = sets[0].labels.numpy(), 0, np.zeros((9, 3))
     for fold in range(3):
         held = [label * 3 + fold for label in range(3)]
         kept = [i for i in range(9) if i not in held]
@@ -245,8 +248,16 @@ def test_twelve_photos_are_enough_and_the_probe_is_judged_by_folds(recipe, capsy
         theirs = LogisticRegression(C=1 / (facts["strength"] * 6), tol=1e-9, max_iter=9000)
         theirs.fit((rows[kept] - mean) / scale, labels[kept])
         right += (theirs.predict((rows[held] - mean) / scale) == labels[held]).sum()
+        logits[held] = theirs.decision_function((rows[held] - mean) / scale)
     assert facts["folds"] == 3
     assert facts["fold_accuracy"] == pytest.approx(right / 9)
+    targets = 0.9 * np.eye(3)[labels] + 0.1 / 3  # smoothed, as in the training
+
+    def loss(log_t):
+        return -(targets * log_softmax(logits / np.exp(log_t), axis=1)).sum()
+
+    best = minimize_scalar(loss, bounds=(-4.6, 4.6), method="bounded").x
+    assert facts["temperature"] == pytest.approx(np.exp(best), rel=0.02)
     assert f"{100 * right / 9:.1f} % of those 9 in 3-fold cross-validation" in capsys.readouterr().out
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["STRENGTHS", "Probe", "ProbeData", "Resampled", "choose_strength", "fit_probe", "fold_accuracy", "solve"]
+__all__ = ["STRENGTHS", "Probe", "ProbeData", "Resampled", "choose_strength", "fit_probe", "fold_logits", "solve"]
 
 Resampled = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # features [N, D], labels [N] -> those of M rows
 
@@ -149,15 +149,19 @@ def choose_strength(
     return {s: sum(values) / total for s, values in sums.items() if len(values) == len(parts)}
 
 
-def fold_accuracy(data: ProbeData, strength: float, intercept: bool = True) -> tuple[int, float] | None:
-    """(folds, share of right answers) of heads fitted on the other folds; None where a class has a single image."""
+def fold_logits(data: ProbeData, strength: float, intercept: bool = True) -> tuple[int, Tensor, Tensor] | None:
+    """How many folds, and logits `[N, C]` and labels `[N]` of each image by the head fitted on the other folds.
+
+    None where a class has a single image. The images come fold by fold.
+    """
     if (folds := _fold_count(data)) < 2:
         return None
-    right = 0
+    logits, answers = [], []
     for chosen, features, labels in _folds(data, folds):
         weight, bias = _fitted(data, chosen, strength, intercept)
-        right += int(((features.double() @ weight.T + bias).argmax(1) == labels).sum())
-    return folds, right / len(data.labels)
+        logits.append(features.double() @ weight.T + bias)
+        answers.append(labels)
+    return folds, torch.cat(logits), torch.cat(answers)
 
 
 def _fitted(data: ProbeData, chosen: Tensor | None, strength: float, intercept: bool) -> tuple[Tensor, Tensor]:

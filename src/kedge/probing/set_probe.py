@@ -1,6 +1,7 @@
 """The linear probe that fine-tuning starts from: the best linear head on the network as it was published."""
 
 import time
+import warnings
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from kedge.data import ImageSet, generator
 from kedge.postprocess.temperature import fit_temperature
 from kedge.probing.features import features
 from kedge.probing.heads import find_head
-from kedge.probing.probe import ProbeData, fit_probe, fold_accuracy
+from kedge.probing.probe import ProbeData, fit_probe, fold_logits
 
 __all__ = ["set_probe"]
 
@@ -35,9 +36,10 @@ def set_probe(
     of regularisation is the one with the lowest NLL on `val`, where that is fewer than 30 images in cross-validation
     among the training images.
 
-    With a training of label `smoothing` ahead, and 30 validation images or more, the head is divided by the temperature
-    at which its logits have the smallest such loss on them: no answer changes. Where nearly all are right the NLL
-    chooses hardly any regularisation, and logits of which the first steps of training would only undo the size.
+    With a training of label `smoothing` ahead the head is divided by the temperature at which its logits have the
+    smallest such loss on these images (of folds: by the heads of the other folds): no answer changes. Where nearly all
+    are right the NLL chooses hardly any regularisation, and logits of a size that the first steps of training would
+    have to undo.
 
     Returns:
         accuracy and nll on `val`, unless that is empty, strength, images that the head was fitted on, seconds; with few
@@ -57,22 +59,21 @@ def set_probe(
     layer: Any = model.network.get_submodule(head) if head else model.network
     data, few = ProbeData(fitted_on[None], train.labels, model.num_outputs), len(val) < FEW
     probe = fit_probe(data, None if few else (judged_on, val.labels), intercept=layer.bias is not None)
-    folds = fold_accuracy(data, probe.strength, layer.bias is not None) if few else None
-    logits = judged_on @ probe.weight.T + (0 if probe.bias is None else probe.bias)
-    judged: dict[str, float] = {}
+    folds = fold_logits(data, probe.strength, layer.bias is not None) if few else None
+    record: dict[str, Any] = {"strength": probe.strength, "images": len(train)}
+    logits, labels = judged_on @ probe.weight.T + (0 if probe.bias is None else probe.bias), val.labels
     if len(val):
         probs = logits.softmax(1)
-        judged = {"accuracy": float(metrics.accuracy(probs, val.labels)), "nll": float(metrics.nll(probs, val.labels))}
-    tempered = {} if few or smoothing == 0 else {"temperature": fit_temperature(logits, val.labels, smoothing)}
-    size = tempered.get("temperature", 1.0)
+        record |= {"accuracy": float(metrics.accuracy(probs, labels)), "nll": float(metrics.nll(probs, labels))}
+    if folds is not None:
+        count, logits, labels = folds
+        record |= {"folds": count, "fold_accuracy": float(metrics.accuracy(logits.softmax(1), labels))}
+    size = 1.0
+    if smoothing and (folds is not None or not few):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of features that tell no classes apart: the accuracy says it
+            record["temperature"] = size = fit_temperature(logits, labels, smoothing)
     layer.weight.copy_(probe.weight.view_as(layer.weight) / size)
     if probe.bias is not None:
         layer.bias.copy_(probe.bias / size)
-    return {
-        **judged,
-        "strength": probe.strength,
-        "images": len(train),
-        "seconds": time.perf_counter() - began,
-        **tempered,
-        **({} if folds is None else {"folds": folds[0], "fold_accuracy": folds[1]}),
-    }
+    return {**record, "seconds": time.perf_counter() - began}
