@@ -53,7 +53,7 @@ from benchmarks.pipeline import has_pack
 from benchmarks.side_by_side import finish, options, parser, write
 from kedge import data, evaluation
 from kedge.data import ImageSet
-from kedge.experiments.measures import measured
+from kedge.experiments.measures import RISK, measured
 from kedge.files import write_text
 from kedge.layout import channels_last
 from kedge.objectives import Anchored, CrossEntropy
@@ -147,11 +147,11 @@ def evaluated(args: argparse.Namespace, recipe: Recipe, sets: Sets) -> Row | Non
     """What is measured of a run: of its model, or of the last copy kept while it trained; None if there is neither."""
     folder = RunFolder(Path(recipe.runs) / str(recipe.name))
     rows = folder.rows() if folder.path.is_dir() else []
-    copies = sorted(folder.path.glob("snapshots/epoch-*"))
+    copies = folder.snapshots()
     whole = (folder.model / "config.json").is_file()
     if not whole and not copies:
         return None
-    epochs = len(rows) if whole else int(copies[-1].name.removeprefix("epoch-"))
+    epochs = len(rows) if whole else max(copies)
     kept = Path(recipe.runs) / "measured" / f"{recipe.name}.json"
     asked = {"images": args.images, "references": args.references, "outside": [*sets.near, *sets.far]}
     if kept.is_file():
@@ -159,13 +159,13 @@ def evaluated(args: argparse.Namespace, recipe: Recipe, sets: Sets) -> Row | Non
         if before["epochs"] == epochs and before["asked"] == asked:
             return before
     began = time.monotonic()
-    model: Any = channels_last(kedge.load(folder.model if whole else copies[-1]).to(args.device))
+    model: Any = channels_last(kedge.load(folder.model if whole else copies[epochs]).to(args.device))
     anchored: Row = {"references": args.references} if hasattr(model, "references") else {}
     results = evaluation.evaluate(
         {str(recipe.name): model}, sets.test, ood={**sets.near, **sets.far}, near=list(sets.near),
         scores=[MSP(), Energy(), Masked()], batch_size=256 if args.device.type == "cpu" else 1000,
         severities=(3,) if args.quick else (1, 2, 3, 4, 5), resamples=0, examples=0, seed=0, limit=args.images,
-        **anchored,
+        risk=RISK, **anchored,
     )  # fmt: skip
     entry = results["models"][str(recipe.name)]
     record = {

@@ -6,6 +6,7 @@ from benchmarks.side_by_side import table
 from kedge.experiments.comparing import comparison
 from kedge.experiments.experiment import Experiment
 from kedge.experiments.measures import MEASURES
+from kedge.reporting import reproduction
 
 Row = dict[str, Any]
 Runs = dict[str, dict[int, Row]]  # variant to seed to what was measured
@@ -21,10 +22,14 @@ def tables(plan: Row, runs: Runs, said: str) -> list[Row]:
     found = comparison(Experiment("", "", [], {}, {}, {}), names, {v: whole[v] for v in names})
     cells: dict[tuple[str, str], str] = {}
     for r in found["rows"]:
-        cells[r["measure"], r["variant"]] = f"{r['ours']:.1f}" + ("" if r["sd"] is None else f" ± {r['sd']:.1f}")
+        cells[r["measure"], r["variant"]] = reproduction.cells(r)[1]
     of = ", ".join(f"{v} {len(whole[v])}" for v in names)
-    rows = [[m, *(cells.get((m, v), "") for v in names)] for m in MEASURES if (m, names[0]) in cells]
-    shown.append(table(f"Test images, %, {plan['epochs']} epochs; runs: {of}", ["", *names], rows, said))
+    rows = [
+        [f"{m}, {MEASURES[m].unit}", *(cells.get((m, v), "") for v in names)]
+        for m in MEASURES
+        if (m, names[0]) in cells
+    ]
+    shown.append(table(f"Test images, {plan['epochs']} epochs; runs: {of}", ["", *names], rows, said))
     gains = [
         [g["measure"], g["variant"], g["difference"], *(g["interval"] or ("", "")), g["verdict"]]
         for g in found["gains"]

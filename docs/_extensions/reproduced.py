@@ -50,7 +50,9 @@ def asked(words):
 def levels(results, measures):
     """One row for each variant, one column for each measure; the paper's figure in brackets."""
     known = dict(reproduction.by_measure(results))
-    lines = ["| % | " + " | ".join(measures) + " |", "| --- |" + " ---: |" * len(measures)]
+    units = {measure: reproduction.unit_of(known[measure][0]) for measure in measures}
+    heads = [measure if unit == "%" else f"{measure}, {unit}" for measure, unit in units.items()]
+    lines = ["| % | " + " | ".join(heads) + " |", "| --- |" + " ---: |" * len(measures)]
     for name in results["variants"]:
         row = []
         for measure in measures:
@@ -79,7 +81,7 @@ def differences(results, measures):
 
 
 def plots(results, wanted):
-    """The plots as HTML; `severity` is accuracy against severity, all others are measures."""
+    """The plots as HTML; `severity`: accuracy against severity, `epochs: MEASURE`: over epochs, others: measures."""
     names = list(results["variants"])
     legend = "".join(
         f'<span><span class="tag k{i % COLORS}" aria-hidden="true">{GLYPHS[i % len(GLYPHS)]}</span>{name}</span>'
@@ -90,6 +92,9 @@ def plots(results, wanted):
     for word in wanted:
         if word == "severity":
             title, plot = "accuracy against severity, %", reproduction.severity_plot(results, names)
+        elif word.startswith("epochs: "):
+            measure = word.removeprefix("epochs: ")
+            title, plot = f"{measure} over the epochs", reproduction.epochs_plot(results, names, measure)
         else:
             title, plot = f"{word}, %, with 95 % intervals over seeds", reproduction.dots(names, known[word])
         figures.append(f'<figure role="img" aria-label="{title}"><figcaption>{title}</figcaption>{plot}</figure>')

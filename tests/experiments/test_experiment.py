@@ -82,6 +82,8 @@ def test_a_base_that_starts_from_a_shipped_recipe(values):
         ({"variants": {"a": {}, "b": {"after": "a", "init_from": "x"}}}, "leave out init_from"),
         ({"variants": {"a": {"evaluation.part": "rest"}}}, "say how many are trained on"),
         ({"variants": {"a": {"evaluation.part": "tests"}}}, "did you mean test"),
+        ({"variants": {"a": {"evaluation.curve": True}}}, "say after how many epochs each, as snapshots"),
+        ({"variants": {"a": {"evaluation.curve": 5, "snapshots": 1}}}, "curve is true or false, not 5"),
         ({"variants": {}}, "one variant and one scale or more"),
         ({"expected": {"clean acuracy": {"standard": 1}}}, "did you mean clean accuracy"),
         ({"expected": {"clean accuracy": {"standrd": 1}}}, "did you mean standard"),

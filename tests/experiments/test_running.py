@@ -6,8 +6,10 @@ from kedge import data, evaluation
 from kedge.data import DataError
 from kedge.experiments.evaluating import _judging, evaluate_one, read_record
 from kedge.experiments.experiment import Experiment
+from kedge.experiments.measures import value
 from kedge.experiments.reproducing import gathered
 from kedge.experiments.running import first_here, plan, train_one
+from kedge.reporting.reproduction import page, reproduction_markdown
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +91,40 @@ def test_the_numbers_are_those_of_the_suite(planned):
     measures = evaluate_one(standard)["measures"]
     test = data.load("digits", "test").only_classes([0, 1, 2])
     own = evaluate({"m": kedge.load(standard.run / "model")}, test, shift=["contrast"], severities=[2, 5], limit=40,
-                   resamples=0, examples=0)["models"]["m"]  # fmt: skip
+                   resamples=0, examples=0, risk=0.02)["models"]["m"]  # fmt: skip
     assert measures["clean accuracy"] == pytest.approx(100 * own["clean"]["accuracy"]["value"])
     assert measures["corrupted accuracy"] == pytest.approx(100 * own["shift"]["mean"]["accuracy"]["value"])
     assert measures["severity 5 accuracy"] == pytest.approx(100 * own["shift"]["by_severity"][1]["accuracy"]["value"])
     assert measures["corrupted smooth ECE"] == pytest.approx(100 * own["shift"]["mean"]["smooth_ece"]["value"])
+
+    assert measures["clean NLL"] == pytest.approx(own["clean"]["nll"]["value"])  # nats, not percent
+    assert measures["corrupted NLL"] == pytest.approx(own["shift"]["mean"]["nll"]["value"])
+    assert measures["answered at 2 % risk"] == pytest.approx(100 * own["selective"]["at_risk"]["coverage"])
+    assert value({"measures": measures}, "drop under corruption") == pytest.approx(
+        measures["clean accuracy"] - measures["corrupted accuracy"]
+    )
+    assert value({"measures": {"clean accuracy": 1.0}}, "drop under corruption") is None
+
+
+def test_measures_over_the_epochs(values, tmp_path, monkeypatch):
+    monkeypatch.delenv("KEDGE_DATA", raising=False)
+    values["base"] |= {"epochs": 3, "snapshots": 1}
+    values["evaluation"] |= {"curve": True, "ood": []}
+    values["scales"] = {"laptop": {"evaluation.limit": 40}}
+    experiment = Experiment.from_dict(values, "small")
+    planned = plan(experiment, "laptop", [0], tmp_path, "digits", ["standard", "masked"])
+    for each in planned:
+        train_one(each)
+    records = {each.name: evaluate_one(each) for each in planned}
+    for record in records.values():
+        assert list(record["curve"]) == ["1", "2", "3"]
+        assert record["curve"]["3"] == record["measures"]  # a training from scratch hands over its last epoch
+        assert record["curve"]["1"] != record["curve"]["3"]
+    results = gathered(experiment, "laptop", planned, records, "kedge reproduce x")
+    curve = results["variants"]["masked"]["curve"]["corrupted NLL"]
+    assert curve == {e: m["corrupted NLL"] for e, m in records["masked-0"]["curve"].items()}
+    assert "## corrupted NLL over epochs, nats" in reproduction_markdown(results)
+    assert page(results).count("<svg") > 3
 
 
 def test_another_way_of_asking_measures_anew(values, planned, trained):

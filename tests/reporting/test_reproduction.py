@@ -43,6 +43,29 @@ def test_the_table_in_markdown(results):
             assert line.replace("\\|", "").count("|") in (7,)
 
 
+def test_kinds_of_corruption_and_measures_over_the_epochs(results):
+    curve = {"corrupted accuracy": {"10": 40.25, "20": 50.0}, "corrupted NLL": {"10": 2.376, "20": 1.0}}
+    corruptions = {"fog": 60.0, "snow": 70.0, "shot_noise": 10.0, "my_own": 3.0}
+    results["variants"]["a"] = {**results["variants"]["a"], "corruptions": corruptions, "curve": curve}
+    nll = row("corrupted NLL", "a", 1.0, 1.234, higher=False)
+    results["rows"] += [row("corrupted accuracy", "a", 50.0), {**nll, "unit": "nats", "sd": 0.024}]
+    text = reproduction_markdown(results)
+    assert "| variant | noise | weather |\n| --- | ---: | ---: |\n| a | 10.0 | 65.0 |" in text
+    assert "| b\\|&lt;script> |  | 60.0 |" in text
+    assert (
+        "## corrupted accuracy over epochs, %\n\n| variant | 10 | 20 |\n| --- | ---: | ---: |\n| a | 40.2 | 50.0 |"
+        in text
+    )
+    assert "## corrupted NLL over epochs, nats" in text
+    assert "| a | 2.38 | 1.00 |" in text
+    assert "## corrupted NLL, nats" in text
+    assert "| a | 1.23 | 1.00 ± 0.02 |" in text
+    html = page(results)
+    assert "corrupted accuracy, %</b>, over the epochs" in html
+    assert '<th scope="row">b|&lt;script&gt;</th>' in html
+    assert "<script" not in html
+
+
 def test_at_the_paper_s_scale_nothing_is_excused(results):
     assert "not the paper's scale" not in reproduction_markdown({**results, "scale": "paper"})
 

@@ -81,10 +81,12 @@ def run(
 
 def _snapshots(name: str, source: Source) -> dict[str, Source]:
     """The snapshots of a run, by name; of another model, and of a run that kept none, itself."""
+    from kedge.training.folder import RunFolder
+
     run = source.run
     if run is None or source.path is None or source.path.parent != run:
         return {name: source}
-    folders = sorted((run / "snapshots").glob("epoch-*"))
+    folders = RunFolder(run).snapshots().values()
     if not folders:
         print(f"{name} kept no snapshots (kedge train --snapshots 1), so it is one point", file=sys.stderr)
     return {f"{name}-{each.name}": replace(source, path=each) for each in folders} or {name: source}

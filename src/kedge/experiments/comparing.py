@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kedge.experiments.experiment import Experiment
-from kedge.experiments.measures import MEASURES
+from kedge.experiments.measures import MEASURES, value
 
 __all__ = ["comparison", "mean_interval", "verdict", "welch_interval"]
 
@@ -19,16 +19,16 @@ def comparison(
 ) -> dict[str, Any]:
     """Tables of an experiment: `rows` (paper, ours, difference, interval), `gains` over the first variant, `contrasts`.
 
-    `names`: the variants, in order; `records`: variant to seed to what was measured. Values are percent. A row per
-    measure and variant has the mean over seeds, its standard deviation, how many seeds, the figure of the paper (None
-    where it has none), the difference from it, and the interval of that difference: Student's t over seeds, so it
-    says how our mean would vary with other seeds, and nothing of the paper's own spread. Gains and contrasts are
-    differences of two variants, with Welch's t interval and a verdict in words. Measures that no run has are left out.
+    `names`: the variants, in order; `records`: variant to seed to what was measured. A row per measure and
+    variant has the mean over seeds, its standard deviation, how many seeds, the figure of the paper (None where it has
+    none), the difference from it, and the interval of that difference: Student's t over seeds, so it says how our mean
+    would vary with other seeds, and nothing of the paper's own spread. Gains and contrasts are differences of two
+    variants, with Welch's t interval and a verdict in words. Measures that no run has are left out.
     Whether a calibration error differs is judged by `corrected`, the same without the bias that few images give it.
     """
     measured = {name: [record for _, record in sorted(records.get(name, {}).items())] for name in names}
     values = {
-        name: {m: [record["measures"][m] for record in own if m in record["measures"]] for m in MEASURES}
+        name: {m: [v for record in own if (v := value(record, m)) is not None] for m in MEASURES}
         for name, own in measured.items()
     }
     unbiased = {
@@ -46,7 +46,7 @@ def comparison(
 
     first = names[0]
     rows = [
-        {"measure": m, "higher": MEASURES[m].higher, "variant": name,
+        {"measure": m, "higher": MEASURES[m].higher, "unit": MEASURES[m].unit, "variant": name,
          **_against(values[name][m], experiment.expected.get(m, {}).get(name))}
         for m in present for name in names if values[name][m]
     ]  # fmt: skip
@@ -112,6 +112,7 @@ def _difference(
     record = {
         "measure": measure,
         "higher": higher,
+        "unit": MEASURES[measure].unit,
         "paper": paper,
         "difference": difference,
         "interval": list(interval) if interval else None,

@@ -10,7 +10,7 @@ from typing import Any
 from kedge import data
 from kedge.data import DataError, ImageSet
 from kedge.experiments.experiment import Experiment
-from kedge.experiments.measures import measured
+from kedge.experiments.measures import RISK, measured
 from kedge.experiments.running import Planned, first_here, plan
 from kedge.files import sweep, write_text
 from kedge.json_text import read_json
@@ -20,6 +20,7 @@ from kedge.training.record import ImageRecord
 __all__ = ["all_measured", "earlier_record", "evaluate_one", "read_record", "read_results"]
 
 Say = Callable[[str], None]
+NOT_KEYWORDS = ("near", "ood", "part", "views", "curve")  # of an experiment's evaluation; the rest `evaluate` takes
 
 
 def evaluate_one(
@@ -48,29 +49,26 @@ def evaluate_one(
         )
     import torch
 
-    import kedge
     from kedge import evaluation
-    from kedge.evaluation.inputs import Views
     from kedge.evaluation.provenance import machine, now
-    from kedge.layout import channels_last
     from kedge.scores import MSP, Energy, Masked
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: Any = channels_last(kedge.load(planned.run / "model").to(device))
-    ours = ("near", "ood", "part", "views")  # the rest are keywords of `evaluate`
-    keywords = {key: value for key, value in planned.variant.evaluation.items() if key not in ours}
+    asked = planned.variant.evaluation
+    # Every run meets the same images and the same corruptions.
+    keywords = {"batch_size": batch_size, "resamples": resamples, "examples": 0, "seed": 0, "risk": RISK}
+    keywords |= {key: value for key, value in asked.items() if key not in NOT_KEYWORDS}
     whole = keywords.get("limit") is None
+    model = _loaded(planned.run / "model", device)
     channels, height, width = model.input_shape
     side = height if height == width else None
     test = _judging(planned, side, channels, whole)
     if planned.recipe.class_order is not None:
         test = test.only_classes(planned.recipe.class_order)
-    near, missing = _ood_sets(planned.variant.evaluation.get("near", []), side, channels, whole)
-    far, more = _ood_sets(planned.variant.evaluation.get("ood", []), side, channels, whole)
-    if (views := planned.variant.evaluation.get("views")) is not None:
-        model = Views(model, views)
-    if not hasattr(model, "references"):
+    near, missing = _ood_sets(asked.get("near", []), side, channels, whole)
+    far, more = _ood_sets(asked.get("ood", []), side, channels, whole)
+    if not hasattr(model := _viewed(model, asked.get("views")), "references"):
         keywords.pop("references", None)
     started = time.perf_counter()
     results = evaluation.evaluate(
@@ -79,15 +77,14 @@ def evaluate_one(
         ood={**near, **far} or None,
         near=list(near),
         scores=[MSP(), Energy(), Masked()],
-        batch_size=batch_size,
-        resamples=resamples,
-        examples=0,
-        seed=0,  # every run meets the same images and the same corruptions
         notice=say,
         trained_on={} if images is None else {planned.name: images.count},
         **keywords,
     )
     entry = results["models"][planned.name]
+    copies = RunFolder(planned.run).snapshots() if asked.get("curve") else {}
+    along = {str(epoch): _viewed(_loaded(folder, device), asked.get("views")) for epoch, folder in copies.items()}
+    curve = evaluation.evaluate(along, test, **keywords)["models"] if along else {}
     record = {
         "asked": _settings(planned),
         "finished": trained["finished"],
@@ -103,10 +100,25 @@ def evaluate_one(
         "missing": [*missing, *more],
         "errors": entry["errors"],
         **measured(entry),
+        **({"curve": {epoch: measured(each)["measures"] for epoch, each in curve.items()}} if curve else {}),
     }
     sweep(planned.record.parent)
     write_text(planned.record, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record
+
+
+def _loaded(folder: Path, device: str) -> Any:
+    import kedge
+    from kedge.layout import channels_last
+
+    return channels_last(kedge.load(folder).to(device))
+
+
+def _viewed(model: Any, views: int | None) -> Any:
+    """The model, or its mean over several views of an image."""
+    from kedge.evaluation.inputs import Views
+
+    return model if views is None else Views(model, views)
 
 
 def read_record(planned: Planned) -> dict[str, Any] | None:

@@ -20,7 +20,9 @@ __all__ = ["Experiment", "Variant", "experiment_names", "load_experiment"]
 
 FOLDER = "paper"  # inside kedge/recipes
 OURS = ("name", "runs", "seed", "data")  # keys of a recipe that the experiment decides, not its variants
-EVALUATION = frozenset({"shift", "severities", "near", "ood", "limit", "references", "equalise", "part", "views"})
+EVALUATION = frozenset(
+    {"shift", "severities", "near", "ood", "limit", "references", "equalise", "part", "views", "curve"}
+)
 PARTS = ("test", "rest")
 
 
@@ -58,7 +60,7 @@ class Experiment:
         evaluation: keywords of `kedge.evaluation.evaluate`: shift, severities, near, ood, limit, references, equalise;
             `part`: judge on the `test` images, or on the `rest`, the training images beyond train_images, or of data
             that is put together from parts on `easy-randomised` and the like; `views`: so many views of an image, see
-            `kedge.evaluation.inputs`.
+            `kedge.evaluation.inputs`; `curve`: whether the copies that `snapshots` keeps of the model are measured too.
         scales: name to changes of the base, and `variants`: those that this scale keeps.
         seeds: how many, from 0.
         expected: measure to variant to the percentage in the source, at its own scale.
@@ -179,6 +181,10 @@ class Experiment:
             raise ValueError(f"{where}part is one of {known}, not {part!r}{near_names(part, PARTS)}")
         if part == "rest" and tree.get("train_images") is None:
             raise ValueError(f"{where}part rest is of training images beyond train_images: say how many are trained on")
+        if not isinstance(evaluation.get("curve", False), bool):
+            raise ValueError(f"{where}curve is true or false, not {evaluation['curve']!r}")
+        if evaluation.get("curve") and not tree.get("snapshots"):
+            raise ValueError(f"{where}a curve is of copies of the model: say after how many epochs each, as snapshots")
         if after is not None:
             if "init_from" in tree:
                 raise ValueError(f"{where}it starts from a run of {after}: leave out init_from")

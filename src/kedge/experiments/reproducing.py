@@ -70,8 +70,17 @@ def _variant(records: Mapping[int, dict[str, Any]], planned: Sequence[Planned], 
         "training_seconds": statistics.fmean(run["training_seconds"] for run in runs),
         "evaluation_seconds": statistics.fmean(run["evaluation_seconds"] for run in runs),
         **{key: _means([run[key] for run in runs]) for key in ("severities", "corruptions")},
+        "curve": _curve([run["curve"] for run in runs if "curve" in run]),
         "runs": runs,
     }
+
+
+def _curve(each: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    """Measure to epoch to the mean over runs, in the order of the epochs."""
+    epochs = sorted(each[0], key=int) if each else []
+    along = {epoch: _means([run[epoch] for run in each]) for epoch in epochs if all(epoch in run for run in each)}
+    measures = dict.fromkeys(measure for means in along.values() for measure in means)
+    return {m: {epoch: means[m] for epoch, means in along.items() if m in means} for m in measures}
 
 
 def _means(each: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -66,6 +66,10 @@ class RunFolder:
         """The model folder of the copy kept after `epoch`."""
         return self.path / "snapshots" / f"epoch-{epoch:04d}"
 
+    def snapshots(self) -> dict[int, Path]:
+        """The model folders of the copies that were kept, by epoch."""
+        return {int(path.name.removeprefix("epoch-")): path for path in sorted(self.path.glob("snapshots/epoch-*"))}
+
     def clear_best(self, but: int | None = None) -> None:
         """Delete the weights of all epochs, `but` of one."""
         for path in self.path.glob("best-*.safetensors"):
