@@ -57,7 +57,13 @@ def evaluate_one(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     asked = planned.variant.evaluation
     # Every run meets the same images and the same corruptions.
-    keywords = {"batch_size": batch_size, "resamples": resamples, "examples": 0, "seed": 0, "risk": RISK}
+    keywords: dict[str, Any] = {
+        "batch_size": batch_size,
+        "resamples": resamples,
+        "examples": 0,
+        "seed": 0,
+        "risk": RISK,
+    }
     keywords |= {key: value for key, value in asked.items() if key not in NOT_KEYWORDS}
     whole = keywords.get("limit") is None
     model = _loaded(planned.run / "model", device)
