@@ -4,7 +4,7 @@ import torch
 
 from kedge.own_code import near_names
 
-__all__ = ["chosen_device", "devices_here"]
+__all__ = ["chosen_device", "cpu_has_bf16", "devices_here"]
 
 KNOWN = ("auto", "cpu", "cuda", "mps")
 
@@ -17,6 +17,12 @@ def devices_here() -> list[str]:
         ("cpu", True),
     )
     return [name for name, here in there if here]
+
+
+def cpu_has_bf16() -> bool:
+    """Whether the processor has instructions that bf16 is fast by: AVX-512 or newer, or those of ARM."""
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # of later versions; an earlier one is not asked
+    return not has or any(has.get(name) for name in ("avx512_f", "avx10_1", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def chosen_device(name: str, automatic: tuple[str, ...] = ("cuda",)) -> str:

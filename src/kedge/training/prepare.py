@@ -12,6 +12,7 @@ from kedge import checkpoint
 from kedge.anchoring import PixelModel
 from kedge.anchoring.protocol import independent
 from kedge.data import ImageSet, with_cache
+from kedge.devices import cpu_has_bf16
 from kedge.layout import as_stored, channels_last
 from kedge.networks import PretrainedUnavailable
 from kedge.probing.set_probe import MOST, set_probe
@@ -104,6 +105,11 @@ def prepare(
             "handed over: divide them by kedge.data.split_validation(images, groups=kedge.data.group_by(images, WAY))"
         )
     recipe = resolve_device(recipe)
+    if fold is None and (recipe.device, recipe.precision) == ("cpu", "bf16") and not cpu_has_bf16():
+        log.warning(
+            "precision is bf16, for which this processor has no instructions (no AVX-512, and none of ARM's for bf16): "
+            "an epoch may take ten times as long as with --precision 32"
+        )
     if earlier is not None and recipe.folds and recipe.world > 1:
         raise ValueError(
             f"cross-validation in {recipe.folds} folds judges this run, and takes one process: go on with --devices 1 "
