@@ -17,10 +17,13 @@ STYLE = (Path(__file__).parent / "reproduced.css").read_text(encoding="utf-8")
 
 
 class Reproduction(SphinxDirective):
-    """`{reproduction} NAME` with options `plots` (measures separated by ;), `measures` and `questions`."""
+    """`{reproduction} NAME` with options `plots` (measures separated by ;), `measures`, `questions` and `tables`.
+
+    `tables`: beginnings of the titles of further tables, such as `accuracy by kind of corruption`.
+    """
 
     required_arguments = 1
-    option_spec: ClassVar = dict.fromkeys(("plots", "measures", "questions"), directives.unchanged)
+    option_spec: ClassVar = dict.fromkeys(("plots", "measures", "questions", "tables"), directives.unchanged)
 
     def run(self):
         """Read the JSON, write what is asked for."""
@@ -36,6 +39,9 @@ class Reproduction(SphinxDirective):
             self.state.nested_parse(StringList(levels(results, asked(self.options["measures"])), path.name), 0, found)
         if "questions" in self.options:
             said = differences(results, asked(self.options["questions"]))
+            self.state.nested_parse(StringList(said, path.name), 0, found)
+        if "tables" in self.options:
+            said = further(results, asked(self.options["tables"]))
             self.state.nested_parse(StringList(said, path.name), 0, found)
         if "plots" in self.options:
             found += nodes.raw("", plots(results, asked(self.options["plots"])), format="html")
@@ -77,6 +83,16 @@ def differences(results, measures):
                 text = f"**{ours}** ({interval})" if told else f"{ours} ({interval})"
             row.append(text)
         lines.append(f"| {contrast['question']} | " + " | ".join(row) + " |")
+    return lines
+
+
+def further(results, beginnings):
+    """Tables of `reproduction.more_tables`, one below the other, the title in place of the first head."""
+    lines = []
+    for beginning in beginnings:
+        title, head, rows = next(table for table in reproduction.more_tables(results) if table[0].startswith(beginning))
+        lines += [f"| {' | '.join([title, *head[1:]])} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
+        lines += [f"| {' | '.join(row)} |" for row in rows] + [""]
     return lines
 
 
