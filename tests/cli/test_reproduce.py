@@ -84,6 +84,14 @@ def test_printing_does_nothing_else(command, small):
     assert not small.exists()
 
 
+def test_another_precision_stands_in_the_recipe_so_that_records_of_two_are_not_mixed(command, small):
+    code, out, _ = command("reproduce", "small.yaml", "--print", "--precision", "bf16")
+    assert code == 0
+    assert {each["recipe"]["precision"] for each in yaml.safe_load(out).values() if "recipe" in each} == {"bf16"}
+    with pytest.raises(ValueError, match="precision is one of auto, 32, bf16, 16, not 'bf17'"):
+        command("reproduce", "small.yaml", "--print", "--precision", "bf17")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def run(
     part: str | None = None,
     only: str | None = None,
     known: str | None = None,
+    precision: str | None = None,
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
@@ -58,6 +60,7 @@ def run(
         part: K/N: only each Nth run from the Kth on, to share them out; of claims: training or measuring
         only: of claims: only these, separated by commas; null: all
         known: a results.json of the same experiment: runs that it has, with the same recipe, are not done again
+        precision: 32, bf16 or 16 in place of the scale's own, for a processor that has no bf16
         device: auto, cpu, cuda or mps
         devices: devices that train one run together, on each node; started by torchrun
         nodes: nodes that train one run together
@@ -89,6 +92,10 @@ def run(
             command = command_line("reproduce", {**options, "jobs": 1, "out": None})
             return reproduce_claims(part, _names(only), some, folder, jobs, print_, command)
         experiment = load_experiment(name)
+        if precision is not None and scale in experiment.scales:
+            ours = {**(experiment.scales[scale] or {}), "precision": precision}
+            experiment = replace(experiment, scales={**experiment.scales, scale: ours})
+            experiment.check()
         chosen = _names(variants)
         experiment.variants_at(scale, chosen)  # a wrong name is an error before anything slow is imported
         k, n = part_of(part)
