@@ -35,7 +35,7 @@ def run(
     part: str | None = None,
     out: str = "runs/quickstart",
 ) -> int:
-    """See what kedge does, in a minute or two on a laptop.
+    """See what kedge does, in one to three minutes on a laptop.
 
     Standard and anchored models are trained on the handwritten digits 0 to 7 with the same network and the same number
     of epochs, several seeds of each; then the two groups are compared on clean, noisy and blurred digits, and on the
