@@ -74,6 +74,28 @@ def test_the_help_of_a_command_waits_for_no_library(name):
     assert not HEAVY & found
 
 
+WITHOUT_A_MODEL = (
+    "evaluate absent", "predict absent photo.jpg", "export absent", "calibrate absent", "interpolate absent other",
+    "card absent", "adapt absent --data digits", "features absent other", "subgroups absent", "cascade absent other",
+    "compare one two --model absent",
+)  # fmt: skip
+
+
+def test_a_model_that_is_not_there_is_said_before_anything_slow_is_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = loaded(
+        f"import sys\nfrom kedge.cli import main\nfor words in {WITHOUT_A_MODEL!r}:\n"
+        "    assert main(words.split()) == 1\n    assert 'torch' not in sys.modules, words"
+    )
+    assert not {"torch", "lightning", "timm", "torchvision"} & found
+
+
+@pytest.mark.slow
+def test_data_that_are_not_there_are_said_before_lightning_is_imported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "lightning" not in loaded("from kedge.cli import main\nassert main(['train', '--data', 'absent']) == 1")
+
+
 def test_a_verdict_waits_for_no_library(tmp_path):
     """It is read from files: of a run, and of results alone."""
     run = tmp_path / "mine"

@@ -131,18 +131,16 @@ def run(
         kedge adapt mine --add_classes newcomers                          later, without them
     """
     options = locals()
-    from kedge.adaptation import Settings
-
     check_range("seed", seed, 0, 2**32 - 1)
     if not 0 < val_fraction <= 0.5:
         raise ValueError(f"--val_fraction must be above 0, at most 0.5, got {val_fraction}")
+    source = find(model)
     if add_classes is not None or remember is not None:
         for name in changed(run, options):
             if name not in OF_CLASSES:
                 raise ValueError(f"--{name} is of a new task, not of --remember or --add_classes: leave it out")
         from kedge.cli import more_classes
 
-        source = find(model)
         common: dict[str, Any] = {"photos": photos, "head": head, "seed": seed, "batch_size": batch_size}
         common |= {"workers": workers, "device": device}
         if remember is not None:
@@ -160,10 +158,11 @@ def run(
     ood, near = separated(ood), separated(near)
     check_words(["none"], levels)
     check_sets(ood, near)
-    source = find(model)
     check_weights([source], weights)
     if source.path is not None and source.path.is_file():
         raise ValueError(f"{model} is a file for inference, without weights to train; give the run or its model folder")
+    from kedge.adaptation import Settings
+
     settings = Settings(
         seed=seed,
         head=head,

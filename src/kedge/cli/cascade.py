@@ -74,6 +74,7 @@ def run(
             raise ValueError(f"--{name} is a share of images, at least 0 and below 1, not {share:g}")
     if certainty is not None and not 0 < certainty < 1:
         raise ValueError(f"--certainty is a probability, between 0 and 1, not {certainty:g}")
+    sources = {"small": find(small), "large": find(large)}
     import torch
 
     from kedge.cascade import Cascade, save_cascade
@@ -82,7 +83,6 @@ def run(
     from kedge.deploy import folded
     from kedge.training.held_out import unseen
 
-    sources = {"small": find(small), "large": find(large)}
     models: dict[str, Any] = {name: source.load(device) for name, source in sources.items()}
     if models["small"].count() and not all_references:
         models["small"] = folded(models["small"].cpu()).to(models["large"].mean.device)

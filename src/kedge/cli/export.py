@@ -68,6 +68,7 @@ def run(
         raise ValueError(f"--{idle[0]} is of --int8, which is missing")
     if int8 and to != "onnx":
         raise ValueError("--int8 writes ONNX files: leave out --to torch")
+    source = find(model, several=True)
     if to == "onnx":
         from kedge.deploy.exporting import need_onnx
 
@@ -75,7 +76,6 @@ def run(
     from kedge.deploy import FORMATS, as_photo, export, export_photo, load_onnx
     from kedge.training.calibration import set_anew
 
-    source = find(model, several=True)
     whole = source.load("cpu")
     exported, choice = whole, None
     held_out = batch = None

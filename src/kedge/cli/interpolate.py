@@ -83,12 +83,12 @@ def run(
     """
     command = command_line("interpolate", locals())
     shifts, tried = separated(shift), _shares(sweep, alpha, separated(alphas))
+    a, b = both(models)
     if shifts != ["none"]:
         from kedge.data.corruptions import expand
 
         expand(shifts)  # a wrong name is an error whether they are measured or not
     radius(eps, norm)
-    a, b = both(models)
     assert b.path is not None
     folder = Path(out) if out else (b.run or b.path).with_name(f"{b.name}-interpolated")
     check_free(folder, overwrite)

@@ -56,11 +56,11 @@ def run(
         kedge subgroups mine --groups 'regex:^(day|night)' --majority day
     """
     command = command_line("subgroups", locals())
+    sources, _ = find_groups(models)
     from kedge.data.grouping import group_by
     from kedge.evaluation import accuracy_on_the_curve
     from kedge.reporting.subgroups import subgroup_table, write_subgroups
 
-    sources, _ = find_groups(models)
     snapshots = {name: each for own, source in sources.items() for name, each in _snapshots(own, source).items()}
     first, source = next(iter(snapshots.items()))
     images, name = load_data(sources, {first: source.load(device)}, data, split, decode=limit is None)

@@ -97,6 +97,10 @@ def run(
     with own_code.allow_code(allow_code):  # before anything slow is imported
         check_code(vars(recipe))
     _first_line(f"{recipe.data or 'digits'}: looking through the images")
+    if recipe.data is not None:
+        from kedge.data.sources import resolve
+
+        resolve(recipe.data)  # a wrong name is said before Lightning is imported, which takes longer than PyTorch
     return _train(recipe, None, allow_code)
 
 
