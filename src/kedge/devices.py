@@ -1,5 +1,8 @@
 """Which device a name stands for, and whether it is here."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from kedge.own_code import near_names
@@ -21,7 +24,9 @@ def devices_here() -> list[str]:
 
 def cpu_has_bf16() -> bool:
     """Whether the processor has instructions that bf16 is fast by: AVX-512 or newer, or those of ARM."""
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # of later versions; an earlier one is not asked
+    has: Mapping[str, Any] = getattr(
+        torch.cpu, "get_capabilities", dict
+    )()  # of later versions; an earlier one is not asked
     return not has or any(has.get(name) for name in ("avx512_f", "avx10_1", "amx_bf16", "bf16", "sve_bf16"))
 
 
