@@ -112,7 +112,8 @@ def plots(results, wanted):
             measure = word.removeprefix("epochs: ")
             title, plot = f"{measure} over the epochs", reproduction.epochs_plot(results, names, measure)
         else:
-            title, plot = f"{word}, %, with 95 % intervals over seeds", reproduction.dots(names, known[word])
+            unit = reproduction.unit_of(known[word][0])
+            title, plot = f"{word}, {unit}, with 95 % intervals over seeds", reproduction.dots(names, known[word])
         figures.append(f'<figure role="img" aria-label="{title}"><figcaption>{title}</figcaption>{plot}</figure>')
     return f'<style>\n{STYLE}</style><div class="kedge-plots"><p class="legend">{legend}</p>{"".join(figures)}</div>'
 

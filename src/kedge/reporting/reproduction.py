@@ -229,7 +229,7 @@ def page(results: dict[str, Any]) -> str:
                 (f"{measure}, {unit}", epochs_plot(results, names, measure))
                 for measure, unit, _ in over_epochs(results)
             ],
-            tables=more_tables(results),
+            tables=[(title, head, [map(printable, row) for row in rows]) for title, head, rows in more_tables(results)],
             questions=[(q, [(f["measure"], difference_cells(f)) for f in q["measures"]]) for q in questions(results)],
         )
     )
