@@ -134,11 +134,11 @@ def run(
     check_range("seed", seed, 0, 2**32 - 1)
     if not 0 < val_fraction <= 0.5:
         raise ValueError(f"--val_fraction must be above 0, at most 0.5, got {val_fraction}")
-    source = find(model)
     if add_classes is not None or remember is not None:
         for name in changed(run, options):
             if name not in OF_CLASSES:
                 raise ValueError(f"--{name} is of a new task, not of --remember or --add_classes: leave it out")
+        source = find(model)  # before anything slow is imported
         from kedge.cli import more_classes
 
         common: dict[str, Any] = {"photos": photos, "head": head, "seed": seed, "batch_size": batch_size}
@@ -153,6 +153,7 @@ def run(
         return 0
     if data is None:
         raise ValueError("--data FOLDER is missing: the new images: a folder, parquet files, a name, a hub name")
+    source = find(model)
     hows = list(dict.fromkeys(resolve("procedures", word).replace("_", "-") for word in separated(how)))
     counts, levels = _shots(separated(shots)), whole_numbers(severities)
     ood, near = separated(ood), separated(near)
