@@ -34,6 +34,12 @@ def test_without_it_results_are_as_before_but_for_the_threshold(network, data, n
     assert "threshold" in own["ood"]["static"]["scores"]["msp"]["fpr95"]
 
 
+@pytest.mark.parametrize(("near", "groups"), [(None, set()), ((), {"far"}), (["static"], {"near"})])
+def test_sets_are_grouped_where_it_is_said_which_are_near(network, data, noise, near, groups):
+    results = evaluate(network, data, shift=(), ood=noise, near=near, scores=[MSP()], resamples=0, examples=0)
+    assert set(results["models"]["model"]["ood_groups"]) == groups
+
+
 @pytest.mark.parametrize("tpr", [0, 1, 95, -0.5, "0.9", True])
 def test_what_is_no_share_is_refused(network, data, noise, tpr):
     with pytest.raises(ValueError, match="share between 0 and 1"):

@@ -127,6 +127,16 @@ def test_measures_over_the_epochs(values, tmp_path, monkeypatch):
     assert page(results).count("<svg") > 3
 
 
+def test_far_sets_have_their_means_where_none_is_near(values, tmp_path, monkeypatch):
+    monkeypatch.delenv("KEDGE_DATA", raising=False)
+    values["evaluation"] |= {"ood": ["slabs"], "near": []}
+    (standard,) = plan(Experiment.from_dict(values, "small"), "laptop", [0], tmp_path, "digits", ["standard"])
+    train_one(standard)
+    measures = evaluate_one(standard)["measures"]
+    assert 0 < measures["far AUROC, energy"] <= 100
+    assert "near AUROC, energy" not in measures
+
+
 def test_another_way_of_asking_measures_anew(values, planned, trained):
     from kedge.experiments.experiment import Experiment
 

@@ -249,7 +249,7 @@ def run(
                 severities=levels,
                 frost_textures=frost_textures,
                 ood=outside or None,
-                near=_named(outside, near),
+                near=_named(outside, near) or None,
                 seen=_named(outside, seen),
                 equalise=equalise,
                 scores=chosen,

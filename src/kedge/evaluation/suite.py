@@ -61,7 +61,7 @@ def evaluate(
     severities: Sequence[int] = (1, 2, 3, 4, 5),
     frost_textures: str | os.PathLike[str] | None = None,
     ood: Any = None,
-    near: Sequence[str] = (),
+    near: Sequence[str] | None = None,
     equalise: bool = False,
     seen: Sequence[str] = (),
     scores: Sequence[Score] | None = None,
@@ -104,7 +104,8 @@ def evaluate(
         frost_textures: a folder of pictures for the corruption "frost"; None for those made here.
         ood: out-of-distribution images: a set, a list of sets, or a dict of name to set. Brought to each model's input
             shape; the results say how.
-        near: which of these are near, the others are then far: means are taken over each group.
+        near: which of these are near, () for none; the others are then far, and means are taken over each group. None:
+            nobody says.
         equalise: pass test images, where they are compared with out-of-distribution ones, and these through the same
             in-memory step, which hides differences of file format and size (see `common_step`).
         seen: which of these are of classes that the backbone saw in pre-training, though the model does not know them.
@@ -159,7 +160,7 @@ def evaluate(
     _check_scores(scores)
     if attacks is not None and not isinstance(attacks, Attacks):
         raise TypeError(f"attacks are kedge.evaluation.Attacks of named attacks, got {attacks!r}")
-    ood_sets, shared = named_sets(ood, near, data)
+    ood_sets, shared = named_sets(ood, near or (), data)
     check_seen(seen, ood_sets)
     say = notice or (lambda words: None)
     subjects = gather_subjects(models, data, references, batch_size, say)
@@ -209,7 +210,7 @@ def evaluate(
     files = file_names(getattr(data, "paths", None), positions)
     each, behind = shared_out(examples, len(subjects))
     settings = Settings(bins, resamples, seed, risk, each, train_counts or {}, tpr, bool(seen), divided, behind, files)
-    group_of = {name: None if not near else "near" if name in near else "far" for name in ood_sets}
+    group_of = {name: None if near is None else "near" if name in near else "far" for name in ood_sets}
     summaries = {
         s.name: about(s, collected[s.name], sets, scores, group_of, runner.pace[s.name], settings) for s in subjects
     }
