@@ -91,6 +91,24 @@ def test_lp_ft_starts_from_the_probe_and_wise_ft_lies_between(kind, digits, tmp_
     )
 
 
+@pytest.mark.parametrize("few", [False, True])
+def test_lp_ft_with_label_smoothing_starts_from_logits_of_its_size(few, anchored, digits, tmp_path):
+    """No answer changes, and no other size has a smaller smoothed loss on images that the head was not fitted on."""
+    (train, val, _), objective = digits, [{"Anchored": {"alpha": 0.0}}, {"CrossEntropy": {"label_smoothing": 0.2}}]
+    given = {"objective": objective, "out": tmp_path, "strength": 1e-4, **QUICK}
+    adapted = adapt(anchored, train, None if few else val, how="lp-ft", **given)
+    start = kedge.load(tmp_path / "lp-ft" / "start").eval()
+    probe = kedge.load(tmp_path / "linear-probe" / "model")
+    size = adapted.record["temperature"]
+    assert size > 1.2  # hardly regularised
+    torch.testing.assert_close(start.network.fc.weight * size, probe.network.fc.weight)
+    torch.testing.assert_close(start.network.fc.bias * size, probe.network.fc.bias)
+    if not few:
+        logits = start.predict(val.images.float() / 255).logits
+        loss = [float(nn.functional.cross_entropy(logits * k, val.labels, label_smoothing=0.2)) for k in (0.9, 1, 1.1)]
+        assert loss[1] < min(loss[0], loss[2])
+
+
 def test_the_share_is_chosen_on_validation_images(body, digits, tmp_path):
     made = adapt(body, *digits[:2], how="wise-ft", share="val", out=tmp_path, **QUICK)
     curve = {row["share"]: row["accuracy"] for row in made.record["curve"]}

@@ -1,24 +1,30 @@
 """What stages are made of: a head fitted on a frozen body, or all weights trained by the training room."""
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from kedge import checkpoint
 from kedge.anchoring import PixelModel
 from kedge.own_code import is_allowed
+from kedge.postprocess.temperature import fit_temperature
 from kedge.probing.features import features
 from kedge.probing.heads import find_head, with_head
-from kedge.probing.probe import ProbeData, Resampled, fit_probe
+from kedge.probing.probe import ProbeData, Resampled, fit_probe, fold_logits
 from kedge.procedures._base import Context
 from kedge.procedures._folder import load_outcome, recipe_for
+from kedge.training.calibration import predict_logits
 from kedge.training.fitting import fit
 from kedge.training.folder import RunFolder
 from kedge.training.nested import code_of
 from kedge.training.recipe import Recipe
+from kedge.training.recorded import label_smoothing, recorded_facts
 from kedge.training.resolve import resolve
 
-__all__ = ["bank_features", "fit_head", "reading", "tune"]
+__all__ = ["bank_features", "fit_head", "reading", "smoothed_size", "tune"]
 
 STEPS = 100  # at least, where there are few images
 FEW = 1280  # training images below which batches are small and epochs many
@@ -118,3 +124,30 @@ def fit_head(context: Context, body: PixelModel, data: ProbeData) -> PixelModel:
     context.record |= {"strength": probe.strength, "chosen": probe.chosen}
     context.record["nll"] = {f"{strength:.3g}": nll for strength, nll in probe.nll.items()}
     return with_head(body.cpu(), head, context.train.class_names, probe.weight, probe.bias)
+
+
+@torch.no_grad()
+def smoothed_size(context: Context, probe: PixelModel) -> PixelModel:
+    """The linear probe as a training with label smoothing wants to start from it; without smoothing as it is.
+
+    In place its head is divided by the temperature at which its logits have the smallest such loss, as `set_probe` does:
+    on validation images, else by heads of the other folds of the training images. No answer changes.
+    """
+    if not (smoothing := label_smoothing(context.settings.objective)):
+        return probe
+    name = find_head(probe, context.settings.head)
+    layer: Any = probe.network.get_submodule(name) if name else probe.network
+    if context.val is not None:
+        logits, labels = predict_logits(probe, context.val, **reading(context))
+    else:
+        strength = recorded_facts(context.out / "linear-probe")["adaptation"]["strength"]
+        folds = fold_logits(bank_features(context, probe), strength, layer.bias is not None)
+        if folds is None:  # a class of a single image
+            return probe
+        _, logits, labels = folds
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of features that tell no classes apart
+        context.record["temperature"] = size = fit_temperature(logits, labels, smoothing)
+    for parameter in layer.parameters():
+        parameter /= size
+    return probe

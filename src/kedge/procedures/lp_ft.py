@@ -4,7 +4,7 @@ from kedge.anchoring import PixelModel
 from kedge.catalog import Info
 from kedge.procedures._base import Context, Procedure
 from kedge.procedures._search import choose_layer_rates
-from kedge.procedures._stages import tune
+from kedge.procedures._stages import smoothed_size, tune
 from kedge.procedures.finetune import Finetune
 
 info = Info(
@@ -19,7 +19,7 @@ GENTLER = 0.1  # of the learning rate of fine-tuning from a fresh head, for a he
 
 
 class LpFt(Procedure):
-    """Fine-tuning that begins where the linear probe ends."""
+    """Fine-tuning that begins where the linear probe ends; with label smoothing from logits of the size it asks for."""
 
     decided_by = Finetune.decided_by
     rests_on = ("linear_probe",)
@@ -27,4 +27,4 @@ class LpFt(Procedure):
     def run(self, context: Context) -> PixelModel:
         """The trained model."""
         choose_layer_rates(context)
-        return tune(context, context.stage("linear_probe"), GENTLER)
+        return tune(context, smoothed_size(context, context.stage("linear_probe")), GENTLER)
