@@ -91,9 +91,10 @@ def test_a_model_that_is_not_there_is_said_before_anything_slow_is_imported(tmp_
 
 
 @pytest.mark.slow
-def test_data_that_are_not_there_are_said_before_lightning_is_imported(tmp_path, monkeypatch):
+@pytest.mark.parametrize("flag", ["--data", "--resume"])
+def test_what_is_not_there_is_said_before_lightning_is_imported(flag, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "lightning" not in loaded("from kedge.cli import main\nassert main(['train', '--data', 'absent']) == 1")
+    assert "lightning" not in loaded(f"from kedge.cli import main\nassert main(['train', '{flag}', 'absent']) == 1")
 
 
 def test_a_verdict_waits_for_no_library(tmp_path):

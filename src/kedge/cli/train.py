@@ -88,6 +88,9 @@ def run(
         if config is not None:
             raise ValueError("--resume goes on with the run's own recipe: leave out --config")
         _first_line(f"{resume}: going on")
+        from kedge.training.folder import RunFolder
+
+        RunFolder.open(resume)  # a wrong name is said before Lightning is imported, which takes longer than PyTorch
         return _train(values, resume, allow_code)
     base = asdict(read_recipe(config)) if config is not None else {}
     recipe = Recipe.from_dict({**base, **Recipe.typed(values)})
@@ -100,7 +103,7 @@ def run(
     if recipe.data is not None:
         from kedge.data.sources import resolve
 
-        resolve(recipe.data)  # a wrong name is said before Lightning is imported, which takes longer than PyTorch
+        resolve(recipe.data)  # as above
     return _train(recipe, None, allow_code)
 
 

@@ -130,7 +130,7 @@ def fit_head(context: Context, body: PixelModel, data: ProbeData) -> PixelModel:
 def smoothed_size(context: Context, probe: PixelModel) -> PixelModel:
     """The linear probe as a training with label smoothing wants to start from it; without smoothing as it is.
 
-    In place its head is divided by the temperature at which its logits have the smallest such loss, as `set_probe` does:
+    In place its head is divided by the temperature at which its logits have the smallest such loss, as by `set_probe`:
     on validation images, else by heads of the other folds of the training images. No answer changes.
     """
     if not (smoothing := label_smoothing(context.settings.objective)):
