@@ -149,6 +149,8 @@ def test_differences_are_paired_by_seed_with_students_interval():
     assert (got["mean"], got["pairs"], got["kedge"]) == (pytest.approx(4.6), 5, "ahead")
     assert difference((ours - theirs).tolist(), higher=False)["kedge"] == "behind"
     assert difference([1.0, -1.0, 0.5], higher=True)["kedge"] == "within"
+    # Of 334 photos two seeds agree exactly in one of eleven comparisons of equals: that tells nothing.
+    assert difference([0.1 + 0.2, 0.3], higher=True)["kedge"] == "within"
     assert difference([1.0], higher=True) | {"mean": 0} == {"mean": 0, "interval": None, "pairs": 1, "kedge": ""}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.side_by_side import table
-from kedge.experiments.comparing import mean_interval
+from kedge.experiments.comparing import mean_interval, without_width
 
 Row = Mapping[str, Any]
 OURS = "kedge"
@@ -58,6 +58,8 @@ def difference(values: Sequence[float], higher: bool) -> dict[str, Any]:
     if bounds is not None:
         low, high = bounds if higher else (-bounds[1], -bounds[0])
         verdict = "ahead" if low > 0 else "behind" if high < 0 else "within"
+        if without_width(bounds):  # differences that agree exactly, as two of few photos may, say nothing of others
+            verdict = "within"
     mean = statistics.fmean(values) if values else None
     return {"mean": mean, "interval": None if bounds is None else list(bounds), "pairs": len(values), "kedge": verdict}
 

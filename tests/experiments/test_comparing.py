@@ -62,6 +62,9 @@ def test_what_was_not_measured_is_left_out(experiment):
         (9.0, [8.0, 10.0], 4.4, True, "better, more than in the paper"),
         (-1.0, [-1.5, -0.5], 5.2, True, "worse, where the paper's is better"),
         (-1.0, [-1.5, -0.5], -1.2, False, "better, as in the paper"),
+        (1.0, [1.0, 1.0], None, True, "not resolved"),  # seeds that agree exactly
+        (1.0, [1.0, 1.0 + 1e-14], 4.4, True, "not resolved, less than in the paper"),
+        (0.0, [0.0, 0.0], None, True, "not resolved"),
     ],
 )
 def test_verdicts(difference, interval, paper, higher, words):

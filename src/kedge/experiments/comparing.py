@@ -8,7 +8,7 @@ from typing import Any
 from kedge.experiments.experiment import Experiment
 from kedge.experiments.measures import MEASURES, value
 
-__all__ = ["comparison", "mean_interval", "verdict", "welch_interval"]
+__all__ = ["comparison", "mean_interval", "verdict", "welch_interval", "without_width"]
 
 LEVEL = 0.95
 CLAIM = 0.4  # points
@@ -87,6 +87,12 @@ def welch_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[floa
     return test["difference"]["low"], test["difference"]["high"]
 
 
+def without_width(interval: Sequence[float]) -> bool:
+    """Whether an interval is that of values that agree exactly, but for rounding."""
+    low, high = interval
+    return high - low <= 1e-9 * max(abs(low), abs(high))
+
+
 def _against(values: Sequence[float], paper: float | None) -> dict[str, Any]:
     mean, interval = statistics.fmean(values), mean_interval(values)
     return {
@@ -151,14 +157,15 @@ def verdict(
     """In words: whether a difference is there over seeds, and whether it is the paper's.
 
     `judged` is the interval of the difference without bias where it has one: it is there if that leaves out 0 on the
-    side of the reported difference. A difference of the paper's below 0.4 is no claim: its figures are read off plots,
-    within 0.2 each.
+    side of the reported difference. An interval without width is of seeds that agree exactly, as two of them often do
+    on few images: it says nothing of how others would, and tells no difference. A difference of the paper's below 0.4
+    is no claim: its figures are read off plots, within 0.2 each.
     """
     if interval is None:
         return "one seed: no telling"
     low, high = interval
     least, most = (low, high) if judged is None else judged
-    there = least > 0 if difference > 0 else most < 0
+    there = (least > 0 if difference > 0 else most < 0) and not without_width((least, most))
     words = ("better" if (difference > 0) == higher else "worse") if there else "not resolved"
     if paper is None or abs(paper) < CLAIM:
         return words
