@@ -137,6 +137,24 @@ def test_far_sets_have_their_means_where_none_is_near(values, tmp_path, monkeypa
     assert "near AUROC, energy" not in measures
 
 
+def test_means_over_other_sets_are_not_compared(values, tmp_path):
+    """Of the far sets one run had both, the other, of earlier results, one."""
+    values["evaluation"] |= {"ood": ["slabs", ["nor-this", "nor-that"]]}
+    experiment = Experiment.from_dict(values, "small")
+    planned = plan(experiment, "laptop", [0], tmp_path, "digits", ["standard", "masked"])
+    common = {"images": 40, "network": "n", "parameters": 1, "errors": [], "severities": {}, "corruptions": {},
+              "training_seconds": 1.0, "evaluation_seconds": 1.0}  # fmt: skip
+    measures = {"clean accuracy": 90.0, "far AUROC, energy": 70.0}
+    records = {each.name: {**common, "measures": measures, "missing": []} for each in planned}
+    assert {gain["measure"] for gain in gathered(experiment, "laptop", planned, records, "")["gains"]} == set(measures)
+    records["standard-0"]["missing"] = ["nor-this"]
+    results = gathered(experiment, "laptop", planned, records, "")
+    assert [gain["measure"] for gain in results["gains"]] == ["clean accuracy"]
+    assert [row["variant"] for row in results["rows"] if row["measure"] == "far AUROC, energy"] == ["masked"]
+    assert results["notes"][-1] == "far AUROC is not compared of standard-0: other runs had sets that these had not."
+    assert results["variants"]["standard"]["runs"][0]["measures"] == measures  # as it was measured
+
+
 def test_another_way_of_asking_measures_anew(values, planned, trained):
     from kedge.experiments.experiment import Experiment
 

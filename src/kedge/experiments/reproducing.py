@@ -37,6 +37,9 @@ def gathered(
         notes.append(f"Out-of-distribution sets that were not at hand, and are left out: {', '.join(missing)}.")
     if failed:
         notes.append(f"Parts that could not be measured: {'; '.join(failed[:10])}.")
+    compared, apart = _on_the_same_sets({e.name: e for e in planned if e.name in records}, by_variant)
+    notes += [f"{group} AUROC is not compared of {', '.join(runs)}: other runs had sets that these had not."
+              for group, runs in apart.items()]  # fmt: skip
     recipe = {each.variant.name: each.recipe for each in planned}
     return {
         "format_version": FORMAT_VERSION,
@@ -53,8 +56,32 @@ def gathered(
         "notes": notes,
         "unfinished": [each.name for each in planned if each.name not in records],
         "variants": {name: _variant(by_variant[name], planned, name) for name in names},
-        **comparison(experiment, names, by_variant),
+        **comparison(experiment, names, compared),
     }
+
+
+def _on_the_same_sets(
+    planned: Mapping[str, Planned], records: Mapping[str, Mapping[int, dict[str, Any]]]
+) -> tuple[dict[str, dict[int, dict[str, Any]]], dict[str, list[str]]]:
+    """The records without the AUROC of a group of sets where others had more of its sets, and group to those runs.
+
+    A mean over other sets is another measure. Records of earlier results, or of another machine, may have had others.
+    """
+    found = {variant: dict(own) for variant, own in records.items()}
+    apart: dict[str, list[str]] = {}
+    for group, key in (("near", "near"), ("far", "ood")):
+        lacking = {}
+        for name, each in planned.items():
+            sets = {one if isinstance(one, str) else one[0] for one in each.variant.evaluation.get(key, [])}
+            lacking[name] = sets & set(records[each.variant.name][each.seed]["missing"])
+        fewest = min(lacking.values(), key=len)
+        for name, each in planned.items():
+            record = found[each.variant.name][each.seed]
+            own = {m: v for m, v in record["measures"].items() if not m.startswith(f"{group} AUROC")}
+            if lacking[name] != fewest and len(own) < len(record["measures"]):
+                found[each.variant.name][each.seed] = {**record, "measures": own}
+                apart.setdefault(group, []).append(name)
+    return found, apart
 
 
 def _variant(records: Mapping[int, dict[str, Any]], planned: Sequence[Planned], name: str) -> dict[str, Any]:
