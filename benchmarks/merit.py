@@ -77,9 +77,9 @@ def main() -> int:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in rows:
         numbers = [row[key] for key in ("clean accuracy", "corrupted accuracy", "corrupted smooth ECE", "merit")]
-        apart = "" if row["difference"] is None else f"{row['difference']:+.1f} over {row['over']}"
+        apart = "" if row["difference"] is None else f"{row['difference']:+z.1f} over {row['over']}"
         if row["interval"]:
-            apart += " [{:+.1f}, {:+.1f}]".format(*row["interval"])
+            apart += " [{:+z.1f}, {:+z.1f}]".format(*row["interval"])
         shown = " | ".join(f"{number:.1f}" for number in numbers)
         print(f"| {row['variant']} | {len(row['seeds'])} | {shown} | {apart} | {'yes' if row['eligible'] else 'no'} |")
     out = {"experiment": results["experiment"], "scale": results["scale"], "rows": rows}

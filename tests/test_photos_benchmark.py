@@ -165,7 +165,11 @@ def test_only_seeds_that_both_have_are_compared():
     lines = summary(rows, {"a": "words of the set"})
     apart = next(line for line in lines if line["method"] == "probe")["kedge minus this"]["accuracy"]
     assert (apart["mean"], apart["pairs"]) == (pytest.approx(11.5), 2)
-    assert tables(lines, {"a": "words of the set"})[0]["title"].startswith("words of the set: 9 test photos, 3 seeds")
+    assert tables(lines, {"a": "words of the set"})[0]["title"].startswith("words of the set: 9 test photos, 3 seeds,")
+    rows = [*rows, row("fastai-4", 0, 90.04)]
+    table = tables(summary(rows, {"a": "words of the set"}), {"a": "words of the set"})[0]
+    assert table["title"].startswith("words of the set: 9 test photos, 1 to 3 seeds,")
+    assert table["rows"][-1][2] == "+0.0"  # and not -0.0
 
 
 def test_the_view_of_the_whole_shorter_side_shows_more_than_the_usual_one(tmp_path):

@@ -72,9 +72,9 @@ def tables(lines: Sequence[Row], sets: Mapping[str, str]) -> list[dict[str, Any]
     for key, words in sets.items():
         of_set = [line for line in lines if line["set"] == key]
         if of_set:
-            seeds = max(len(line["seeds"]) for line in of_set)
-            tested = of_set[0]["test photos"]
-            title = f"{words}: {tested} test photos, {seeds} seed{'s' * (seeds != 1)}, mean ± standard deviation"
+            fewest, most = (pick(len(line["seeds"]) for line in of_set) for pick in (min, max))
+            seeds = f"{most} seed{'s' * (most != 1)}" if fewest == most else f"{fewest} to {most} seeds"
+            title = f"{words}: {of_set[0]['test photos']} test photos, {seeds}, mean ± standard deviation"
             mixed = [line["method"] for line in of_set if not line["one recipe"]]
             notes = [f"Rows of {', '.join(mixed)} are of several recipes."] if mixed else []
             notes += [
@@ -132,5 +132,5 @@ def _level(of: Mapping[str, Any], digits: int = 1) -> str:
 def _apart(of: Mapping[str, Any] | None) -> str:
     if of is None:
         return ""
-    bounds = "" if of["interval"] is None else f" [{of['interval'][0]:+.1f}, {of['interval'][1]:+.1f}] {of['kedge']}"
-    return f"{of['mean']:+.1f}{bounds}"
+    bounds = "" if of["interval"] is None else f" [{of['interval'][0]:+z.1f}, {of['interval'][1]:+z.1f}] {of['kedge']}"
+    return f"{of['mean']:+z.1f}{bounds}"

@@ -71,9 +71,9 @@ def effect(text):
     readers = {"claims": of_claims, "photos": of_photos, "reproduce": of_experiments}
     difference, interval, seeds, *judged = readers[kind](*parts) if kind in readers else of_rows(kind, *parts)
     sign = "" if judged[1:] == [None] else "+"  # a value by itself is no difference
-    bounds = "" if interval is None else f" [{interval[0]:{sign}.1f}, {interval[1]:{sign}.1f}]"
+    bounds = "" if interval is None else f" [{interval[0]:{sign}z.1f}, {interval[1]:{sign}z.1f}]"
     last = [": no telling"] if seeds == 1 else [f": {word}" for word in judged[:1]]
-    return "".join([f"{difference:{sign}.1f}{bounds}, {seeds} seed{'s' * (seeds > 1)}", *last])
+    return "".join([f"{difference:{sign}z.1f}{bounds}, {seeds} seed{'s' * (seeds > 1)}", *last])
 
 
 class Effect(SphinxRole):
