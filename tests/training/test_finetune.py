@@ -14,8 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import kedge
+from kedge.data import with_label_noise
 from kedge.probing.features import features
 from kedge.probing.heads import find_head
+from kedge.probing.set_probe import set_probe
 from kedge.training import Recipe, checkpoint_selection, fit
 from kedge.training.calibration import predict_logits
 from kedge.training.folder import RunFolder
@@ -85,6 +87,26 @@ def test_the_head_is_of_the_size_that_the_loss_of_training_asks_for(recipe):
     loss = [F.cross_entropy(logits[0] * size, val.labels, label_smoothing=0.2) for size in (0.9, 1.0, 1.1)]
     assert loss[1] == min(loss)
     assert facts["accuracy"] == pytest.approx(float((logits[0].argmax(1) == val.labels).double().mean()))
+
+
+@pytest.mark.parametrize("judged_too", [False, True])
+def test_wrong_labels_are_those_of_the_probe_too(recipe, judged_too, monkeypatch):
+    """Fitted to the true ones, it would hand training the answers that the recipe takes away."""
+    seen = []
+
+    def watch(model, train, val, *more):
+        seen.append((train.labels.clone(), val.labels.clone()))
+        return set_probe(model, train, val, *more)
+
+    monkeypatch.setattr("kedge.training.prepare.set_probe", watch)
+    noise = {"label_noise": 0.4, "label_noise_kind": "pair", "label_noise_val": judged_too}
+    result = fit(recipe(epochs=1, **noise), progress=False)
+    train, val = load_sets(result.recipe)
+    assert torch.equal(seen[0][0], with_label_noise(train, 0.4, 0, "pair").labels)
+    judged_by = with_label_noise(val, 0.4, 0, "pair", "val") if judged_too else val
+    assert torch.equal(seen[0][1], judged_by.labels)
+    facts = json.loads((result.folder / "run.json").read_text())
+    assert facts["start"]["start"] == pytest.approx(facts["probe"]["accuracy"], abs=1.5 / len(val))
 
 
 def test_statistics_follow_the_batches_where_that_is_asked_for(recipe, published):

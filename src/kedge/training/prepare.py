@@ -20,7 +20,7 @@ from kedge.training.batches import drawn_images
 from kedge.training.build import make_model, make_network
 from kedge.training.facts import EarlierRun
 from kedge.training.folds import fold_places
-from kedge.training.images import check_order, divided, load_pool, resumed
+from kedge.training.images import check_order, divided, load_pool, resumed, with_wrong_labels
 from kedge.training.negatives import with_negatives
 from kedge.training.objective import check_objective
 from kedge.training.recipe import Recipe, held_by
@@ -119,13 +119,15 @@ def prepare(
     recipe = resolve_network(recipe, model.network, len(train), train.image_shape, drawn_images(recipe, train))
     plan = Plan(recipe, train, val, model)
     if recipe.head == "probe" and (earlier is None or not (earlier.checkpoint or earlier.folder.has_start)):
+        # By the labels that training sees: a head fitted to the true ones would let them out.
+        train, val, _ = with_wrong_labels(recipe, train, val)
         judged = val if fold is None else val.subset(())
         if say is not None:
             say(
                 f"{train.name}: {len(train) + len(val):,} images are there; the linear probe comes first, a pass of "
                 f"{recipe.model} over {'them' if len(train) + len(judged) < MOST else f'{MOST:,} of them'}"
             )
-        _start_from_probe(plan, judged)
+        _start_from_probe(plan, train, judged)
     return plan
 
 
@@ -211,8 +213,8 @@ def _begun(
     return make_model(resolved, network, train), resolved
 
 
-def _start_from_probe(plan: Plan, val: ImageSet) -> None:
-    """Set the head of the model to its linear probe; a network without a linear head keeps its own."""
+def _start_from_probe(plan: Plan, train: ImageSet, val: ImageSet) -> None:
+    """Set the head of the model to its linear probe of `train`; a network without a linear head keeps its own."""
     recipe, model = plan.recipe, plan.model
     rows, workers = max(64, recipe.batch_size or 0), recipe.workers or 0
     model.to(torch.device(recipe.device))
@@ -220,7 +222,7 @@ def _start_from_probe(plan: Plan, val: ImageSet) -> None:
         channels_last(model)  # of all that comes before the first step nothing takes as long as the probe
     try:
         smoothing = label_smoothing(recipe.objective)
-        plan.probe = set_probe(model, plan.train, val, recipe.seed, rows, workers, smoothing)
+        plan.probe = set_probe(model, train, val, recipe.seed, rows, workers, smoothing)
     except ValueError as error:
         why = str(error).partition(" Name one with head")[0]  # which is for kedge adapt
         log.warning("no linear probe to start from, and so nothing that the run must not fall below: %s", why)
