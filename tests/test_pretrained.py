@@ -1,6 +1,9 @@
 """Published weights from a file: read without running code, fitted by name and shape."""
 
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -122,6 +125,59 @@ def test_bad_files(source, head, tmp_path):
     torch.save(broken, tmp_path / "nan.pth")
     with pytest.raises(ValueError, match="NaN or infinity"):
         load_weights(fresh(), tmp_path / "nan.pth", head, keep_head=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (lambda v: (v * 100).to(torch.int8), "is of int8 .* without their scales they are other weights"),
+        (lambda v: v.to(torch.complex64), "is of complex64"),
+        (lambda v: v.to_sparse(), "is sparse"),
+        (lambda v: v.to("meta"), "is without its values"),
+        (lambda v: torch.quantize_per_tensor(v, 0.1, 0, torch.qint8), "is quantised"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tensors_that_are_no_ordinary_weights_are_refused(source, head, tmp_path, changed, words):
+    """Codes of eight bits taken for weights are other weights, of the right names and shapes."""
+    state = source.state_dict()
+    torch.save({k: changed(v) if v.ndim == 4 else v for k, v in state.items()}, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match=words):
+        load_weights(fresh(), tmp_path / "odd.pth", head, keep_head=False)
+
+
+def test_what_has_no_name_is_no_weight(source, head, tmp_path):
+    torch.save({0: torch.zeros(3), ("a", 1): torch.ones(2)}, tmp_path / "numbers.pth")
+    with pytest.raises(ValueError, match="no tensors by name"):
+        read_weights(tmp_path / "numbers.pth")
+    torch.save({**source.state_dict(), 0: torch.zeros(3)}, tmp_path / "beside.pth")
+    network = fresh()
+    load_weights(network, tmp_path / "beside.pth", head, keep_head=True)
+    assert same(network, source) == set(source.state_dict())
+
+
+def test_of_two_networks_in_a_file_the_first_is_taken_whatever_python_hashes_to(source, tmp_path):
+    """Prefixes of one length, such as student and teacher, were in the order of a set of strings."""
+    state = source.state_dict()
+    both = {**{f"student.{k}": v for k, v in state.items()}, **{f"teacher.{k}": v + 1 for k, v in state.items()}}
+    torch.save(both, tmp_path / "both.pth")
+    code = (
+        "import sys, timm, kedge.networks; from kedge.pretrained import load_weights\n"
+        "network = timm.create_model('kedge_resnet_small', width=4, num_classes=7)\n"
+        "load_weights(network, sys.argv[1], ('fc',), keep_head=True)\n"
+        "print(float(network.fc.bias[0]))"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "both.pth")],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in range(3)
+    }
+    assert [float(each) for each in said] == [pytest.approx(float(state["fc.bias"][0]))]
 
 
 def test_position_embeddings_of_another_image_size_are_those_that_timm_makes(tmp_path):

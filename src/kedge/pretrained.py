@@ -57,7 +57,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for a file that is neither, or that holds no tensors by name.
+        ValueError: for a file that is neither, or that holds no tensors by name, or sparse or quantised ones.
     """
     path = _located(Path(path))
     state: Any
@@ -70,9 +70,14 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         if inner is None:
             break
         state = inner
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    entries = state.items() if isinstance(state, dict) else ()
+    tensors = {k: v for k, v in entries if isinstance(k, str) and isinstance(v, Tensor)}
     if not tensors:
         raise ValueError(f"weights: {path} holds no tensors by name; a state_dict is needed, not a whole model")
+    for name, value in tensors.items():
+        if value.is_quantized or value.is_meta or value.layout != torch.strided:
+            kind = "quantised" if value.is_quantized else "without its values" if value.is_meta else "sparse"
+            raise ValueError(f"weights: {name!r} in {path} is {kind}: save it as an ordinary tensor of floats")
     return tensors
 
 
@@ -91,7 +96,7 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
     Raises:
         FileNotFoundError, ValueError: as of `read_weights`; fewer than 9 in 10 tensors of the body fit, or more
             than 1 in 10 of the file are of further layers (weights of another network); with `keep_head` a head that
-            does not fit; a tensor that is not finite.
+            does not fit; a tensor that is not finite, or of whole numbers where the network's is not.
     """
     own = network.state_dict()
     state = _converted(network, _without_prefix(read_weights(path), own))
@@ -120,7 +125,14 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
     if keep_head and not head_fits:
         shapes = {name: list(state[name].shape) for name in heads if name in state}
         raise ValueError(f"weights: the head ({', '.join(head)}) does not fit: {shapes or 'nothing of it'} in {path}")
-    used = {name: state[name] for name in fitting if keep_head or name not in heads}
+    used = {name: state[name] for name in own if name in fitting and (keep_head or name not in heads)}
+    whole = [n for n, v in used.items() if own[n].is_floating_point() and not v.is_floating_point()]
+    if whole:
+        kind = str(used[whole[0]].dtype).removeprefix("torch.")
+        raise ValueError(
+            f"weights: {whole[0]!r} in {path} is of {kind} ({len(whole)} such tensors), as where weights were "
+            "quantised: without their scales they are other weights. Take the file of floating-point numbers"
+        )
     broken = [n for n, v in used.items() if v.is_floating_point() and not bool(v.isfinite().all())]
     if broken:
         raise ValueError(f"weights: {broken[0]!r} in {path} holds NaN or infinity ({len(broken)} such tensors)")
@@ -166,7 +178,8 @@ def _torch_file(path: Path) -> Any:
 
 def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors behind the prefix (`module.`, `model.`, ..., or none) that leaves the most names of the network."""
-    starts = {"".join(f"{part}." for part in name.split(".")[:n]) for name in state for n in range(3)}
+    # In the order of the file: of prefixes as long and as good the first one is taken, each time the same.
+    starts = dict.fromkeys("".join(f"{part}." for part in name.split(".")[:n]) for name in state for n in range(3))
     inside = {p: {k.removeprefix(p): v for k, v in state.items() if k.startswith(p)} for p in starts}
     return max((inside[p] for p in sorted(starts, key=len)), key=lambda named: len(named.keys() & own.keys()))
 
