@@ -14,6 +14,7 @@ from kedge.adaptation import Settings, adapt, draw_shots, find_head, with_head
 from kedge.anchoring import anchor
 from kedge.probing.features import features
 from kedge.training import fitting
+from kedge.training.calibration import predict_logits
 
 IMAGES = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(9))
 QUICK = {"epochs": 2, "device": "cpu", "batch_size": 16}
@@ -162,6 +163,19 @@ def test_without_validation_images_nothing_is_chosen_by_them(body, digits, tmp_p
         assert kedge.load(made.folder).reject is None
         facts = json.loads((made.folder / "run.json").read_text())
         assert (facts["validation"], facts["data"]["val"]) == ({}, 0)
+
+
+def test_training_images_that_stand_in_take_no_training_back(body, digits, tmp_path, caplog):
+    """The probe is right on all that it was fitted on: held against that, what training gives is hardly ever kept."""
+    few = draw_shots(digits[0], 3, seed=1)
+    made = adapt(body, few, how="lp-ft", out=tmp_path, epochs=2, lr=3.0)
+    probe = kedge.load(tmp_path / "linear-probe")
+    assert float((predict_logits(probe, few)[0].argmax(1) == few.labels).double().mean()) == 1
+    assert float((predict_logits(made.model, few)[0].argmax(1) == few.labels).double().mean()) < 1
+    assert "start" not in json.loads((made.folder / "run.json").read_text())
+    assert "validation images" not in caplog.text
+    trained = torch.load(made.folder / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in made.model.state_dict().items())
 
 
 def test_the_same_seed_gives_the_same_models(anchored, digits):

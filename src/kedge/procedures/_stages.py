@@ -51,7 +51,7 @@ def tune(
     """
     run, train, val = RunFolder(context.folder), context.train, context.val
     how: dict[str, Any] = {"sets": (train, train if val is None else val), "start": start}
-    how |= {"progress": False, "report": False}
+    how |= {"judged": val is not None, "progress": False, "report": False}
     if (run.path / "recipe.yaml").is_file():
         # Code that the caller names is the caller's; what the folder alone names is not.
         own = set(code_of(vars(run.recipe()))) <= set(code_of(vars(context.settings)))

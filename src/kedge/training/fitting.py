@@ -63,6 +63,7 @@ def fit(
     start: PixelModel | None = None,
     extra: Mapping[str, ImageSet] | None = None,
     models: Mapping[str, nn.Module] | None = None,
+    judged: bool = True,
     progress: bool = True,
     report: bool | Page = True,
     allow_code: bool | None = None,
@@ -82,6 +83,8 @@ def fit(
         extra: further images by name, in place of those that `recipe.extra` names; a run that goes on needs them again.
         models: models in memory for the objective, by the name of the argument that takes one, such as `teacher`, in
             place of one that the recipe names; a run that goes on needs them again.
+        judged: whether the trained weights are held against those that the run starts from. False where the validation
+            images are training images, on which a head that was fitted to them is nearly always right.
         progress: print a line per epoch, and show a bar on a terminal.
         report: write report.html in the end, which takes some seconds; or what does so, as kedge.run_page does.
         allow_code: whether classes that the recipe names as module:Class may be imported, and so run. None: those of a
@@ -95,7 +98,7 @@ def fit(
         TrainingStopped: a loss that is not finite, no memory left, a full disk.
         KeyboardInterrupt: with a message that says how to go on.
     """
-    memory = InMemory(sets, start, extra or {}, models or {})
+    memory = InMemory(sets, start, extra or {}, models or {}, judged)
     return _fit(recipe, resume, memory, progress, report, allow_code, times=float(progress))
 
 
@@ -234,7 +237,7 @@ def _run(
             folder = train_epochs(run, folder, checkpoint, progress, main, facts.get("digests", {}), times)
             if main and progress and fold is None:
                 print("the epochs are over: what is kept, its thresholds and its page follow", flush=True)
-            return finish(run, folder, facts, main, page, pooled)
+            return finish(run, folder, facts, main, page, pooled, memory.judged)
         except Exception as error:
             words = explained(error, recipe.batch_size or 1, recipe.world, folder.path)
             if words is None:

@@ -90,11 +90,18 @@ class RunResult:
 
 
 def finish(
-    run: Run, folder: RunFolder, facts: dict[str, Any], main: bool, page: Page | None, pooled: Pooled | None
+    run: Run,
+    folder: RunFolder,
+    facts: dict[str, Any],
+    main: bool,
+    page: Page | None,
+    pooled: Pooled | None,
+    judged_by_val: bool = True,
 ) -> RunResult:
     """Choose the weights of a run whose epochs are over, judge, save and record them, and write the page.
 
     All processes take part; `main` is the one that writes. `pooled`: what the folds say, where they judge.
+    `judged_by_val`: whether the validation images may take the training back.
     """
     recipe = run.recipe
     last = run.evaluated
@@ -105,7 +112,7 @@ def finish(
     if pooled is not None:
         if pooled.share < 1:
             models["model"] = on_the_way(start_of(last, folder), last, pooled.share, recipe, run.train_set)
-    elif not attacks(run.objective) and recipe.average is None and "fold" not in facts and folder.has_start:
+    elif judged_by_val and not attacks(run.objective) and recipe.average is None and _has_floor(folder, facts):
         models["model"], records["start"] = not_below_start(run, last, folder)
     judged = {name: _judged(model, run, main, pooled) for name, model in models.items()}
     measured = {name: values for name, (values, _) in judged.items()}
@@ -130,6 +137,11 @@ def finish(
         judged_by = run.val_set if pooled is None else pooled.first
         report = _write_page(page, model, folder, judged_by, recipe, facts.get("folds"))
     return RunResult.of(folder, recipe, model, facts, folder.rows() if main else [], report)
+
+
+def _has_floor(folder: RunFolder, facts: dict[str, Any]) -> bool:
+    """Whether there is a start to hold the trained weights against; folds hold theirs against it together."""
+    return "fold" not in facts and folder.has_start
 
 
 def _judged(model: PixelModel, run: Run, main: bool, pooled: Pooled | None) -> tuple[dict[str, float], Tensor]:

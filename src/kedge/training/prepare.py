@@ -41,6 +41,7 @@ class InMemory:
     start: PixelModel | None = None
     extra: Mapping[str, ImageSet] = field(default_factory=dict)
     models: Mapping[str, nn.Module] = field(default_factory=dict)
+    judged: bool = True
 
 
 @dataclass
