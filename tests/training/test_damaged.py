@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 from tests.data.conftest import picture
@@ -78,6 +79,22 @@ def test_what_loading_does_not_look_at_is_met_in_the_run(
     assert facts["data"]["train"] + facts["data"]["val"] == 104 - held_out
     assert f"1 {'left out' if held_out else 'replaced by another of their class'}" in caplog.text
     assert result.model.references.shape == (3, 3, SIZE, SIZE)
+
+
+def test_the_linear_probe_leaves_out_what_cannot_be_read(
+    recipe, no_report, too_many_to_check, tmp_path, folder, caplog
+):
+    """One damaged photo among many thousands took the probe from the run, and with it the floor under training."""
+    torch.save(timm.create_model("test_convnext").state_dict(), tmp_path / "weights.pth")
+    images = data.load(folder, image_size=SIZE)
+    odd = torch.tensor([int(Path(path).stem) % 2 == 1 for path in images.paths])
+    published = {"weights": str(tmp_path / "weights.pth"), "pretrained": None}
+    result = fit(recipe(**published), sets=(images.subset(odd), images.subset(~odd)), progress=False)
+    facts = json.loads((result.folder / "run.json").read_text())
+    assert (facts["probe"]["images"], facts["data"]["train"]) == (51, 52)
+    assert facts["start"]["start"] == pytest.approx(facts["probe"]["accuracy"], abs=0.03)
+    assert [Path(path).name for path, _ in facts["unreadable"]["replaced"]] == ["031.png"]
+    assert "no linear probe" not in caplog.text
 
 
 def test_a_run_that_was_broken_off_counts_on_and_ends_alike(recipe, no_report, too_many_to_check, monkeypatch):

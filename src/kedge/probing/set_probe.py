@@ -48,12 +48,14 @@ def set_probe(
 
     Raises:
         ValueError: if the network has no linear last layer.
+        DataError: if more than 1 % of the images cannot be read.
     """
     began = time.perf_counter()
     head, train = find_head(model), train.sample
     if len(train) > MOST:
         order = torch.randperm(len(train), generator=generator(seed, "probe"))
         train = train.subset(order[:MOST].sort().values)
+    train = train.readable()[0]  # of more images than loading looks at some may be damaged
     fitted_on = features(model, head, train, batch_size, workers, references=1)
     judged_on = features(model, head, val, batch_size, workers, references=1) if len(val) else fitted_on[:0]
     layer: Any = model.network.get_submodule(head) if head else model.network

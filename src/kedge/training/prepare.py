@@ -11,7 +11,7 @@ from torch import nn
 from kedge import checkpoint
 from kedge.anchoring import PixelModel
 from kedge.anchoring.protocol import independent
-from kedge.data import ImageSet, with_cache
+from kedge.data import DataError, ImageSet, with_cache
 from kedge.devices import cpu_has_bf16
 from kedge.layout import as_stored, channels_last
 from kedge.networks import PretrainedUnavailable
@@ -224,6 +224,8 @@ def _start_from_probe(plan: Plan, train: ImageSet, val: ImageSet) -> None:
     try:
         smoothing = label_smoothing(recipe.objective)
         plan.probe = set_probe(model, train, val, recipe.seed, rows, workers, smoothing)
+    except DataError:  # that says nothing of the network
+        raise
     except ValueError as error:
         why = str(error).partition(" Name one with head")[0]  # which is for kedge adapt
         log.warning("no linear probe to start from, and so nothing that the run must not fall below: %s", why)
