@@ -109,6 +109,21 @@ def test_wrong_labels_are_those_of_the_probe_too(recipe, judged_too, monkeypatch
     assert facts["start"]["start"] == pytest.approx(facts["probe"]["accuracy"], abs=1.5 / len(val))
 
 
+@torch.no_grad()
+def test_the_probe_of_a_model_that_was_trained_anchored_asks_its_whole_bank(tiny):
+    """Its first reference alone gives other features than those that the model then answers by."""
+    with torch.enable_grad():
+        before = fit(tiny(name="before", arguments={"width": 8}, epochs=4), progress=False)
+        settings = {"arguments": {}, "init_from": str(before.folder), "head": "probe", "epochs": 1}
+        result = fit(tiny(name="after", **settings), progress=False)
+    facts = json.loads((result.folder / "run.json").read_text())
+    start, val = kedge.load(result.folder / "start"), load_sets(result.recipe)[1]
+    logits, labels = predict_logits(start, val)
+    assert facts["probe"]["nll"] == pytest.approx(float(F.cross_entropy(logits, labels)), rel=1e-3)
+    one = start(val.images.float() / 255, references=start.references[:1].expand(len(val), -1, -1, -1))
+    assert facts["probe"]["nll"] != pytest.approx(float(F.cross_entropy(one, labels)), rel=1e-3)
+
+
 def test_statistics_follow_the_batches_where_that_is_asked_for(recipe, published):
     result = fit(recipe(batch_norm="train", epochs=1, snapshots=1))
     before = {k.removeprefix("module."): v for k, v in torch.load(published)["state_dict"].items()}

@@ -29,12 +29,14 @@ def set_probe(
     batch_size: int,
     workers: int,
     smoothing: float = 0.0,
+    whole_bank: bool = False,
 ) -> dict[str, Any]:
     """Set the last layer of `model`, in place, to the linear probe of its frozen features; gives what it reaches.
 
-    An anchored model that was just converted is the same function whatever its reference, so one is asked. The strength
-    of regularisation is the one with the lowest NLL on `val`, where that is fewer than 30 images in cross-validation
-    among the training images.
+    An anchored model that was just converted is the same function whatever its reference, so one is asked. One that was
+    trained anchored is not: with `whole_bank` features are means over its references, as predictions are, of a training
+    image over those that it does not equal. The strength of regularisation is the one with the lowest NLL on `val`,
+    where that is fewer than 30 images in cross-validation among the training images.
 
     With a training of label `smoothing` ahead the head is divided by the temperature at which its logits have the
     smallest such loss on these images (of folds: by the heads of the other folds): no answer changes. Where nearly all
@@ -56,8 +58,9 @@ def set_probe(
         order = torch.randperm(len(train), generator=generator(seed, "probe"))
         train = train.subset(order[:MOST].sort().values)
     train = train.readable()[0]  # of more images than loading looks at some may be damaged
-    fitted_on = features(model, head, train, batch_size, workers, references=1)
-    judged_on = features(model, head, val, batch_size, workers, references=1) if len(val) else fitted_on[:0]
+    asked = None if whole_bank else 1
+    fitted_on = features(model, head, train, batch_size, workers, others=whole_bank, references=asked)
+    judged_on = features(model, head, val, batch_size, workers, references=asked) if len(val) else fitted_on[:0]
     layer: Any = model.network.get_submodule(head) if head else model.network
     data, few = ProbeData(fitted_on[None], train.labels, model.num_outputs), len(val) < FEW
     probe = fit_probe(data, None if few else (judged_on, val.labels), intercept=layer.bias is not None)

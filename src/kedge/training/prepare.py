@@ -128,7 +128,7 @@ def prepare(
                 f"{train.name}: {len(train) + len(val):,} images are there; the linear probe comes first, a pass of "
                 f"{recipe.model} over {'them' if len(train) + len(judged) < MOST else f'{MOST:,} of them'}"
             )
-        _start_from_probe(plan, train, judged)
+        _start_from_probe(plan, train, judged, _goes_on(recipe, memory))
     return plan
 
 
@@ -156,8 +156,7 @@ def _images_and_model(
     chosen = recipe
     if earlier is None:
         images, part = pool if pool is not None else (None, None)
-        continued = memory.start is not None or (recipe.init_from is not None and not recipe.pretrained)
-        chosen = resolve_folds(recipe, images, part is not None, continued)
+        chosen = resolve_folds(recipe, images, part is not None, _goes_on(recipe, memory))
     train, val, model, resolved = divided_and_begun(chosen)
     if pool is not None and chosen.folds and recipe.folds is None and not resolved.pretrained:  # they cannot be had
         train, val, model, resolved = divided_and_begun(replace(recipe, folds=0, pretrained=False))
@@ -214,8 +213,16 @@ def _begun(
     return make_model(resolved, network, train), resolved
 
 
-def _start_from_probe(plan: Plan, train: ImageSet, val: ImageSet) -> None:
-    """Set the head of the model to its linear probe of `train`; a network without a linear head keeps its own."""
+def _goes_on(recipe: Recipe, memory: InMemory) -> bool:
+    """Whether a run starts from a model that was trained before, and not from a network."""
+    return memory.start is not None or (recipe.init_from is not None and not recipe.pretrained)
+
+
+def _start_from_probe(plan: Plan, train: ImageSet, val: ImageSet, trained: bool) -> None:
+    """Set the head of the model to its linear probe of `train`; a network without a linear head keeps its own.
+
+    `trained`: whether the model was before, so that it may answer one reference otherwise than another.
+    """
     recipe, model = plan.recipe, plan.model
     rows, workers = max(64, recipe.batch_size or 0), recipe.workers or 0
     model.to(torch.device(recipe.device))
@@ -223,7 +230,7 @@ def _start_from_probe(plan: Plan, train: ImageSet, val: ImageSet) -> None:
         channels_last(model)  # of all that comes before the first step nothing takes as long as the probe
     try:
         smoothing = label_smoothing(recipe.objective)
-        plan.probe = set_probe(model, train, val, recipe.seed, rows, workers, smoothing)
+        plan.probe = set_probe(model, train, val, recipe.seed, rows, workers, smoothing, trained)
     except DataError:  # that says nothing of the network
         raise
     except ValueError as error:
