@@ -110,6 +110,17 @@ def test_lp_ft_with_label_smoothing_starts_from_logits_of_its_size(few, anchored
         assert loss[1] < min(loss[0], loss[2])
 
 
+def test_a_handful_of_validation_images_does_not_set_the_size_of_the_logits(anchored, digits, tmp_path):
+    """Two that the probe gets wrong would make its head a hundredth; no validation images at all set it by folds."""
+    train, val, _ = digits
+    objective = [{"Anchored": {"alpha": 0.0}}, {"CrossEntropy": {"label_smoothing": 0.2}}]
+    given = {"objective": objective, "strength": 1e-3, **QUICK}
+    of_class = train.labels.bincount().argmax()
+    wrong = val.subset((val.labels != of_class).nonzero()[:2, 0]).relabelled(torch.full((2,), int(of_class)))
+    sizes = [adapt(anchored, train, images, how="lp-ft", **given).record["temperature"] for images in (wrong, None)]
+    assert sizes[0] == sizes[1] < 10
+
+
 def test_the_share_is_chosen_on_validation_images(body, digits, tmp_path):
     made = adapt(body, *digits[:2], how="wise-ft", share="val", out=tmp_path, **QUICK)
     curve = {row["share"]: row["accuracy"] for row in made.record["curve"]}

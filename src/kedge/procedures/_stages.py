@@ -14,6 +14,7 @@ from kedge.postprocess.temperature import fit_temperature
 from kedge.probing.features import features
 from kedge.probing.heads import find_head, with_head
 from kedge.probing.probe import ProbeData, Resampled, fit_probe, fold_logits
+from kedge.probing.set_probe import FEW as FEW_TO_JUDGE
 from kedge.procedures._base import Context
 from kedge.procedures._folder import load_outcome, recipe_for
 from kedge.training.calibration import predict_logits
@@ -131,13 +132,14 @@ def smoothed_size(context: Context, probe: PixelModel) -> PixelModel:
     """The linear probe as a training with label smoothing wants to start from it; without smoothing as it is.
 
     In place its head is divided by the temperature at which its logits have the smallest such loss, as by `set_probe`:
-    on validation images, else by heads of the other folds of the training images. No answer changes.
+    on validation images, of fewer than 30 or none by heads of the other folds of the training images: one wrong answer
+    among three would make all logits small. No answer changes.
     """
     if not (smoothing := label_smoothing(context.settings.objective)):
         return probe
     name = find_head(probe, context.settings.head)
     layer: Any = probe.network.get_submodule(name) if name else probe.network
-    if context.val is not None:
+    if context.val is not None and len(context.val) >= FEW_TO_JUDGE:
         logits, labels = predict_logits(probe, context.val, **reading(context))
     else:
         strength = recorded_facts(context.out / "linear-probe")["adaptation"]["strength"]
