@@ -26,6 +26,7 @@ from benchmarks.side_by_side import Times, finish, options, parser, ratio, row, 
 from kedge import networks
 from kedge.anchoring import anchor, plain
 from kedge.attacks import FGSM, PGD
+from kedge.layout import channels_last
 from kedge.objectives import TRADES, Adversarial, Anchored, Attacking, CrossEntropy, Objective
 
 EPS = 8 / 255
@@ -111,7 +112,7 @@ def measure(
     def model(anchored: bool) -> nn.Module:
         network = networks.create(name, 10, arguments=arguments)
         made = anchor(network, references=images[:4].cpu()) if anchored else plain(network, example=(3, 32, 32))
-        return made.train().to(args.device, memory_format=torch.channels_last)
+        return channels_last(made.train().to(args.device), always=True)
 
     calls, waited = {}, {}
     for title, (k, anchored, objective) in STEPS.items():

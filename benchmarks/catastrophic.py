@@ -30,6 +30,7 @@ from kedge.attacks import FGSM, PGD
 from kedge.data import ImageSet, generator, training_batches
 from kedge.evaluation.provenance import machine, now
 from kedge.files import write_text
+from kedge.layout import channels_last
 from kedge.networks import create
 from kedge.objectives import AAER, CrossEntropy
 
@@ -62,7 +63,7 @@ def train(
     moments = [getattr(pixels, moment)((0, 2, 3)).tolist() for moment in ("mean", "std")]
     model = kedge.plain(network, example=(3, 32, 32), mean=moments[0], std=moments[1])
     # Convolutions of few channels are a third faster on a CPU in this order of memory.
-    model = model.to(memory_format=torch.channels_last)
+    model = channels_last(model, always=True)
     eps = settings.eps / 255
     attack, draws = FGSM(eps, variant="rs"), generator(seed, "starts")
     objective = AAER(CrossEntropy(), attack, VARIANTS[variant], generator=draws)

@@ -28,6 +28,7 @@ from benchmarks.pipeline import OneByOne, has_pack, in_memory
 from benchmarks.side_by_side import Times, finish, options, parser, ratio, row, seconds, table
 from kedge import networks
 from kedge.data import TensorSet
+from kedge.layout import channels_last
 from kedge.objectives import Anchored, CrossEntropy
 from kedge.training import Recipe, fit
 
@@ -75,7 +76,7 @@ def bare(network: str, arguments: dict[str, Any], images: TensorSet, batch: int,
     labels = images.labels[:batch].to(device)
     made = networks.create(network, len(images.class_names), arguments=arguments)
     model: nn.Module = kedge.anchor(made, references=pixels[:4].cpu())
-    model = model.to(device).to(memory_format=torch.channels_last).train()
+    model = channels_last(model.to(device), always=True).train()
     objective = Anchored(CrossEntropy(), alpha=0.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, nesterov=True)
 

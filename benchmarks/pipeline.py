@@ -33,6 +33,7 @@ import kedge.data
 import kedge.networks  # registers kedge_resnet18
 from benchmarks.side_by_side import finish, in_turn, options, parser, ratio, row, table
 from kedge.data import FileSet, ImageSet, TensorSet, augment_batch, generator, training_batches
+from kedge.layout import channels_last
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CLASSES = [f"class {i}" for i in range(10)]
@@ -88,7 +89,7 @@ def one_by_one(images: TensorSet, batch: int, device: torch.device) -> Callable[
 
 def training(name: str, images: int, batch: int, device: torch.device) -> Callable[[], None]:
     """As many training steps as an epoch has, on one batch that is there already; in bf16 on a GPU."""
-    model = timm.create_model(name, num_classes=10).to(device).to(memory_format=torch.channels_last)
+    model = channels_last(timm.create_model(name, num_classes=10).to(device), always=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     pixels = torch.rand(batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,), device=device)
@@ -113,7 +114,7 @@ def stalls(photos: FileSet, workers: int, device: torch.device, batch: int) -> d
     """The part of an epoch that the loop waits for its batches, the first batch left out, and images per second."""
     # 0.2 M parameters, as small as networks for photos get.
     model = timm.create_model("test_byobnet", num_classes=len(photos.class_names))
-    model.to(device).to(memory_format=torch.channels_last)
+    channels_last(model.to(device), always=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
     batches = iter(training_batches(photos, batch, seed=0, workers=workers))
     next(batches)  # the workers start, and fill what they read ahead

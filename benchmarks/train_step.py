@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import kedge
 import kedge.networks  # registers kedge_resnet18
 from benchmarks.side_by_side import finish, in_turn, options, parser, ratio, row, table
+from kedge.layout import channels_last
 from kedge.objectives import Anchored, CrossEntropy, Objective
 
 # (network, side of the images, batch on a CPU, batch on a GPU)
@@ -32,7 +33,7 @@ def step(
     """One whole step, each time it is called; in bf16 on a GPU, or as `bf16` says."""
     half = images.is_cuda if bf16 is None else bf16
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    model.train().to(images.device, memory_format=torch.channels_last)
+    channels_last(model.train().to(images.device), always=True)
 
     def once() -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -23,7 +23,7 @@ from kedge.layout import channels_last
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
-for inputs, outputs in ((8, 16), (4, 4), (4, 16), (3, 8), (15, 16), (12, 24)):
+for inputs, outputs in ((8, 16), (4, 4), (4, 16), (3, 8), (15, 16), (12, 24), (3, 64), (6, 32), (16, 32)):
     layer = nn.Conv2d(inputs, outputs, 1, stride=2, bias=False)
     exact = copy.deepcopy(layer).double()
     channels_last(layer, always=True)

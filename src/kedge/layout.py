@@ -8,8 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 __all__ = ["as_stored", "channels_last"]
 
-# Floats in a register of AVX-512; AVX2, with 8, is at fault for fewer channels yet.
-REGISTER = 16
+REGISTER = 16  # floats in a register of AVX-512; of AVX2 8
 
 
 def channels_last(network: nn.Module, always: bool = False) -> nn.Module:
@@ -39,25 +38,22 @@ def as_stored(network: nn.Module) -> nn.Module:
 
 
 def _narrow(layer: Any) -> bool:
-    """Whether `layer` is a 1 x 1 convolution with a stride and fewer channels than a register holds.
+    """Whether `layer` is a 1 x 1 convolution with a stride and fewer input channels than a register holds.
 
-    The gradient of the weights of such a layer, in float32, channels last, with stride 2 on either side, fewer than 16
-    inputs and up to 16 outputs, is computed by oneDNN (3.13, in torch 2.15: `jit_1x1:avx512_core`) with reads and
-    writes past the end of its buffers once the output has some 576 positions (24 x 24): it crashes the process, damages
-    its memory, or gives another gradient without a word (4 to 4 and 4 to 16 channels). With AVX2 the same below 8 and
-    up to 8. Probed, each in a process of its own with a guard page after every tensor: 1 to 24 channels in and out,
-    strides 1 to 4, kernels 1 to 5, widths 2 to 64, groups, half precision, either operand in the other layout. Either
-    the image or the weight being channels last is enough.
+    The gradient of the weights of such a layer, in float32, channels last, is computed by oneDNN (3.13, in torch 2.15)
+    with reads and writes past the end of its buffers: it crashes the process, damages its memory, or gives another
+    gradient without a word (4 to 4 and 4 to 16 channels). With AVX-512 (`jit_1x1:avx512_core`) that was seen with fewer
+    than 16 inputs, up to 16 outputs and stride 2 on either side, once the output has some 576 positions (24 x 24); with
+    AVX2 with fewer than 8 inputs, any number of outputs, strides 2 to 4, and outputs from 3 x 3 on. Probed, each in a
+    process of its own with checks of the memory: 1 to 32 channels in, 1 to 64 out, strides 1 to 4, kernels 1 to 5,
+    widths 2 to 64, groups, half precision, either operand in the other layout. Either the image or the weight being
+    channels last is enough.
     """
     kernel, stride = getattr(layer, "kernel_size", None), getattr(layer, "stride", None)
     if not isinstance(kernel, tuple) or not isinstance(stride, tuple) or len(kernel) != 2:
         return False
-    channels = (getattr(layer, "in_channels", None), getattr(layer, "out_channels", None))
-    return (
-        set(kernel) == {1}
-        and max(stride) > 1
-        and all(isinstance(count, int) and count <= REGISTER for count in channels)
-    )
+    inputs = getattr(layer, "in_channels", None)
+    return set(kernel) == {1} and max(stride) > 1 and isinstance(inputs, int) and inputs < REGISTER
 
 
 def _contiguous(layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
