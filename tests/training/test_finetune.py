@@ -10,11 +10,13 @@ from safetensors.torch import save_file
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import nn
 from torch.nn import functional as F
 
 import kedge
-from kedge.data import with_label_noise
+from kedge import data
+from kedge.data import TensorSet, with_label_noise
 from kedge.probing.features import features
 from kedge.probing.heads import find_head
 from kedge.probing.set_probe import set_probe
@@ -185,16 +187,32 @@ def test_the_most_of_the_training_that_is_as_right_as_the_start_is_kept(of_train
     save_file(zeros, tmp_path / "start/model.safetensors")
     full = trained.network[1].weight.detach().clone()
 
-    def accuracy(run, model):
+    def accuracy(run, model, by_class):
+        assert not by_class
         of = round(float((model.network[1].weight / full).mean().detach()), 3)
         return {0.0: 0.5, **of_trained}[of]
 
     monkeypatch.setattr(checkpoint_selection, "_accuracy", accuracy)
-    run = SimpleNamespace(recipe=Recipe(batch_norm="frozen"), train_set=None)
+    images = TensorSet(torch.zeros(4, 1, 1, 2, dtype=torch.uint8), [0, 0, 0, 1], ["a", "b"], "few", "train")
+    run = SimpleNamespace(recipe=Recipe(batch_norm="frozen"), train_set=images)
     model, record = checkpoint_selection.not_below_start(run, trained, RunFolder(tmp_path))
     torch.testing.assert_close(model.network[1].weight, share * full)
     assert record["share"] == share
     assert record["accuracy"] == max(0.5, of_trained.get(share, 0))
+
+
+@pytest.mark.parametrize("asked", [{}, {"class_weights": "balanced"}, {"sampler": "oversampled"}])
+def test_where_classes_are_to_count_the_same_their_mean_decides_what_is_kept(asked, recipe):
+    """Else the accuracy would take back what weights or a sampler were asked for: of rare classes it knows little."""
+    train, val = (data.load("digits", split).only_classes(["4", "5", "6"]) for split in ("train", "val"))
+    rare = train.subset([i for i, label in enumerate(train.labels.tolist()) if label == 0 or i % 10 == 0])
+    result = fit(recipe(classes=None, epochs=1, snapshots=1, **asked), sets=(rare, val))
+    facts = json.loads((result.folder / "run.json").read_text())["start"]
+    assert facts.get("by_class", False) is bool(asked)
+    trained = kedge.load(result.folder / "snapshots" / "epoch-0001")
+    logits, labels = predict_logits(trained, val)
+    score = balanced_accuracy_score if asked else accuracy_score
+    assert facts["trained"] == pytest.approx(score(labels, logits.argmax(1)))
 
 
 def test_a_run_killed_in_its_first_epoch_goes_on_from_the_same_probe(recipe, monkeypatch):

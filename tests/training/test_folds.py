@@ -554,3 +554,27 @@ def test_a_set_with_a_test_part_is_evaluated_next_and_has_training_images_to_pub
         monkeypatch.setattr(data, "splits", lambda name, parts=parts: parts)
         train._train(Recipe(), None, False)
         assert f"next:\n  {after} {whole.result.folder}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("asked", "share"), [({}, 0.0), ({"class_weights": "balanced"}, 1.0)])
+def test_where_classes_are_to_count_the_same_their_mean_over_all_folds_decides(asked, share):
+    """The start knows the frequent class alone: 8 of 10 are right, 50 % by class; trained 6 are, 56 % by class."""
+    images = TensorSet(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), [0, 0, 0, 0, 1], ["a", "b"], "few", "val")
+    answers = {0.0: [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0]], 1.0: [[0, 0, 0, 1, 1], [1, 0, 0, 1, 0]]}
+    answers |= {between: [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0]] for between in checkpoint_selection.SHARES}
+
+    def fold(number):
+        return SimpleNamespace(
+            start=True, recipe=Recipe(**asked), train=images, val=images, familiarity=lambda share: None,
+            logits=lambda share: F.one_hot(torch.tensor(answers[share][number]), 2).double(),
+        )  # fmt: skip
+
+    twice = TensorSet(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), [0, 0, 0, 0, 1] * 2, ["a", "b"], "few", "val")
+    pooled = folds._pooled([fold(0), fold(1)], twice, 10)
+    assert pooled.share == share
+    record = pooled.record
+    assert [record[key] for key in ("start", "trained", "accuracy")] == [0.8, 0.6, 0.6 if share else 0.8]
+    assert ("by_class" in record) is bool(asked)
+    if asked:
+        assert record["by_class"] == {"start": 0.5, "trained": 0.5625, "accuracy": 0.5625}
+        assert "in the mean of the classes 50.0 and 56.2 %, so the trained weights are kept" in folds._summary(record)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
-from kedge import metrics
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.data.statistics import NormBatches
@@ -19,6 +19,7 @@ from kedge.training.batches import crop_of
 from kedge.training.calibration import run_logits
 from kedge.training.folder import RunFolder
 from kedge.training.module import Run
+from kedge.training.objective import equal_classes
 from kedge.training.recipe import Recipe
 from kedge.training.recorded import recorded, recorded_facts
 from kedge.training.start_from import find_start, run_of
@@ -32,11 +33,13 @@ __all__ = [
     "norm_batches",
     "not_below_start",
     "on_the_way",
+    "share_right",
     "start_of",
     "trainings_in",
 ]
 
 log = logging.getLogger("kedge")
+BY_CLASS = ", in the mean of the classes"
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of the trained weights, in the averages that are tried
 
 
@@ -115,17 +118,18 @@ def not_below_start(run: Run, trained: PixelModel, folder: RunFolder) -> tuple[P
 
     Then the average of their weights (Wortsman et al., arXiv 2109.01903) with the most of the trained ones that is
     right as often as the start, else the start. `trained` is on the CPU or the device of the run, and is not changed.
+    Where the recipe makes every class count the same, the mean of the classes' shares of right answers decides.
 
     Returns:
         The model, and the record: accuracy of start and trained, which share of the trained weights was kept.
     """
     start = start_of(trained, folder)
-    model = trained
+    model, by_class = trained, equal_classes(run.recipe, run.train_set)
 
     def accuracy(share: float) -> float:
         nonlocal model
         model = on_the_way(start, trained, share, run.recipe, run.train_set)
-        return _accuracy(run, model)
+        return _accuracy(run, model, by_class)
 
     share, accuracies = most_trained(accuracy)
     if share in (0.0, 1.0):
@@ -133,10 +137,12 @@ def not_below_start(run: Run, trained: PixelModel, folder: RunFolder) -> tuple[P
     if share < 1:
         which = "the start" if share == 0 else f"the average with {share:g} of the trained weights"
         log.warning(
-            "training ended below its start on the validation images: %.1f against %.1f %%; kept is %s, %.1f %%",
+            "training ended below its start on the validation images%s: %.1f against %.1f %%; kept is %s, %.1f %%",
+            BY_CLASS if by_class else "",
             *(100 * accuracies[1.0], 100 * accuracies[0.0], which, 100 * accuracies[share]),
         )
-    record = {"start": accuracies[0.0], "trained": accuracies[1.0], "share": share, "accuracy": accuracies[share]}
+    record: dict[str, Any] = {"by_class": True} if by_class else {}
+    record |= {"start": accuracies[0.0], "trained": accuracies[1.0], "share": share, "accuracy": accuracies[share]}
     return model, record
 
 
@@ -212,6 +218,14 @@ def on_the_way(
     return model
 
 
-def _accuracy(run: Run, model: PixelModel) -> float:
-    logits, labels = run_logits(model, run.val_set, run.recipe)
-    return float(metrics.accuracy(logits.softmax(1), labels))
+def _accuracy(run: Run, model: PixelModel, by_class: bool) -> float:
+    return share_right(*run_logits(model, run.val_set, run.recipe), by_class)
+
+
+def share_right(logits: Tensor, labels: Tensor, by_class: bool = False) -> float:
+    """The share of right answers, of logits `[N, C]` to labels `[N]`; `by_class`: the mean of the classes' shares."""
+    right = (logits.argmax(1) == labels).double()
+    if not by_class:
+        return float(right.mean())
+    images = torch.bincount(labels)
+    return float((torch.bincount(labels, right) / images)[images > 0].mean())

@@ -5,13 +5,14 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kedge import checkpoint, metrics
+from kedge import checkpoint
 from kedge.anchoring import PixelModel
 from kedge.anchoring.prototypes import nearest
 from kedge.binomial import folds_interval
@@ -19,11 +20,12 @@ from kedge.data import Groups, ImageSet
 from kedge.data.splitting import uniform, units
 from kedge.postprocess import trained_through
 from kedge.training.calibration import judge, measures, rows_at_a_time, run_logits
-from kedge.training.checkpoint_selection import most_trained, on_the_way, start_of
+from kedge.training.checkpoint_selection import BY_CLASS, most_trained, on_the_way, share_right, start_of
 from kedge.training.epochs import AtomicCheckpoints
 from kedge.training.errors import TrainingStopped
 from kedge.training.folder import RunFolder
 from kedge.training.groups import groups_of
+from kedge.training.objective import equal_classes
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.unknown_choice import outputs_on, prototypes_of, set_unknown
 
@@ -187,6 +189,8 @@ def _summary(record: dict[str, Any]) -> str:
     what = {1.0: "the trained weights are kept", 0.0: "the start is kept"}.get(
         record["share"], f"the average with {record['share']:g} of the trained weights is kept"
     )
+    if (means := record.get("by_class")) is not None:
+        what = f"{BY_CLASS.lstrip(', ')} {100 * means['start']:.1f} and {100 * means['trained']:.1f} %, so {what}"
     return (
         f"of the {record['images']} images of all folds the start has {100 * record['start']:.1f} % right, training "
         f"{100 * record['trained']:.1f} %: {what}, {100 * record['accuracy']:.1f} %{apart}"
@@ -284,27 +288,26 @@ def _pooled(folds: list[_Fold], images: ImageSet, count: int) -> Pooled:
             of_share[share] = [fold.logits(share) for fold in folds]
         return of_share[share]
 
-    def accuracy(share: float) -> float:
-        return _accuracy(torch.cat(logits(share)), labels)
+    def accuracy(share: float, by_class: bool = False) -> float:
+        return share_right(torch.cat(logits(share)), labels, by_class)
 
     begun = all(fold.start is not None for fold in folds)
-    share, _ = most_trained(accuracy) if begun else (1.0, {})
+    by_class = begun and equal_classes(folds[0].recipe, folds[0].train)
+    share, judged = most_trained(partial(accuracy, by_class=by_class)) if begun else (1.0, {})
     ends = {"start": 0.0, "trained": 1.0, "accuracy": share} if begun else {"accuracy": share}
     each = [
         {
             "folder": str(fold_folder(Path(), number)),
             "train": len(fold.train),
             "images": len(fold.val),
-            **{name: _accuracy(logits(at)[number - 1], fold.val.labels) for name, at in ends.items()},
+            **{name: share_right(logits(at)[number - 1], fold.val.labels) for name, at in ends.items()},
         }
         for number, fold in enumerate(folds, 1)
     ]
     record: dict[str, Any] = {"folds": len(folds), "images": len(images), "of": count, "share": share}
     record |= {name: accuracy(at) for name, at in ends.items()} | {"each": each}
+    if by_class:
+        record["by_class"] = {name: judged[at] for name, at in ends.items()}
     near = [fold.familiarity(share) for fold in folds]
     familiarity = None if any(each is None for each in near) else torch.cat(near)  # type: ignore[arg-type]
     return Pooled(torch.cat(logits(share)), images, share, record, familiarity)
-
-
-def _accuracy(logits: Tensor, labels: Tensor) -> float:
-    return float(metrics.accuracy(logits.softmax(1), labels))

@@ -23,7 +23,15 @@ from kedge.training.recipe import Recipe
 # What a run knows, by the names of the arguments that get it.
 KNOWN = ("labels", "classes", "num_classes", "seed", "class_weights", "start_model", "new_head")
 
-__all__ = ["check_objective", "images_of", "make_objective", "objective_class", "streams_of", "written"]
+__all__ = [
+    "check_objective",
+    "equal_classes",
+    "images_of",
+    "make_objective",
+    "objective_class",
+    "streams_of",
+    "written",
+]
 
 
 def written(recipe: Recipe) -> list[list[Part]]:
@@ -172,14 +180,24 @@ def drawn_labels(recipe: Recipe, train: ImageSet) -> Tensor:
     sampler = make_sampler(recipe.sampler)
     check_sampler(train, sampler)
     labels = train.labels[draws_of(sampler, train.labels, 0, recipe.seed)]
-    there, drawn = (torch.bincount(each, minlength=len(train.class_names)) for each in (train.labels, labels))
-    there, drawn = there[there > 0], drawn[there > 0]
-    if drawn.max() - drawn.min() <= 1 < there.max() - there.min() and (twice := _equal_classes(recipe)) is not None:
+    if _evened(train.labels, labels) and (twice := _equal_classes(recipe)) is not None:
         raise ValueError(
             f"sampler {methods('sampler', recipe.sampler)[0][0]} draws every class equally often, and {twice}: one of "
             "the two is enough, leave out the other"
         )
     return labels
+
+
+def equal_classes(recipe: Recipe, train: ImageSet) -> bool:
+    """Whether a recipe makes every class count the same, by class weights, its objective or its sampler."""
+    return _equal_classes(recipe) is not None or _evened(train.labels, drawn_labels(recipe, train))
+
+
+def _evened(there: Tensor, drawn: Tensor) -> bool:
+    """Whether classes that are unequal among the labels `there` are drawn equally often, give or take one."""
+    counts, draws = (torch.bincount(each, minlength=int(there.max()) + 1) for each in (there, drawn))
+    counts, draws = counts[counts > 0], draws[counts > 0]
+    return bool(draws.max() - draws.min() <= 1 < counts.max() - counts.min())
 
 
 def _equal_classes(recipe: Recipe) -> str | None:
