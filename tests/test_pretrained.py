@@ -125,6 +125,10 @@ def test_bad_files(source, head, tmp_path):
     torch.save(broken, tmp_path / "nan.pth")
     with pytest.raises(ValueError, match="NaN or infinity"):
         load_weights(fresh(), tmp_path / "nan.pth", head, keep_head=True)
+    variances = {k: -v if k.endswith("running_var") else v for k, v in source.state_dict().items()}
+    torch.save(variances, tmp_path / "negative.pth")
+    with pytest.raises(ValueError, match=r"running_var' in .* holds a variance below 0"):
+        load_weights(fresh(), tmp_path / "negative.pth", head, keep_head=True)
 
 
 @pytest.mark.parametrize(

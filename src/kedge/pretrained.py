@@ -96,7 +96,8 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
     Raises:
         FileNotFoundError, ValueError: as of `read_weights`; fewer than 9 in 10 tensors of the body fit, or more
             than 1 in 10 of the file are of further layers (weights of another network); with `keep_head` a head that
-            does not fit; a tensor that is not finite, or of whole numbers where the network's is not.
+            does not fit; a tensor that is not finite, of whole numbers where the network's is not, or of variances
+            below 0.
     """
     own = network.state_dict()
     state = _converted(network, _without_prefix(read_weights(path), own))
@@ -136,6 +137,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
     broken = [n for n, v in used.items() if v.is_floating_point() and not bool(v.isfinite().all())]
     if broken:
         raise ValueError(f"weights: {broken[0]!r} in {path} holds NaN or infinity ({len(broken)} such tensors)")
+    negative = [n for n, v in used.items() if n.endswith("running_var") and bool((v < 0).any())]
+    if negative:  # of which the root is taken: every output would be NaN
+        raise ValueError(f"weights: {negative[0]!r} in {path} holds a variance below 0 ({len(negative)} such tensors)")
     network.load_state_dict(used, strict=False)
     if keep_head:
         words = "loaded"
