@@ -190,6 +190,8 @@ def drawn_labels(recipe: Recipe, train: ImageSet) -> Tensor:
 
 def equal_classes(recipe: Recipe, train: ImageSet) -> bool:
     """Whether a recipe makes every class count the same, by class weights, its objective or its sampler."""
+    if recipe.sampler == Recipe.sampler:  # which draws each image once
+        return _equal_classes(recipe) is not None
     return _equal_classes(recipe) is not None or _evened(train.labels, drawn_labels(recipe, train))
 
 
