@@ -67,7 +67,7 @@ def _on_the_same_sets(
 
     A mean over other sets is another measure. Records of earlier results, or of another machine, may have had others.
     """
-    found = {variant: dict(own) for variant, own in records.items()}
+    same_sets = {variant: dict(own) for variant, own in records.items()}
     apart: dict[str, list[str]] = {}
     for group, key in (("near", "near"), ("far", "ood")):
         lacking = {}
@@ -76,12 +76,12 @@ def _on_the_same_sets(
             lacking[name] = sets & set(records[each.variant.name][each.seed]["missing"])
         fewest = min(lacking.values(), key=len)
         for name, each in planned.items():
-            record = found[each.variant.name][each.seed]
+            record = same_sets[each.variant.name][each.seed]
             own = {m: v for m, v in record["measures"].items() if not m.startswith(f"{group} AUROC")}
             if lacking[name] != fewest and len(own) < len(record["measures"]):
-                found[each.variant.name][each.seed] = {**record, "measures": own}
+                same_sets[each.variant.name][each.seed] = {**record, "measures": own}
                 apart.setdefault(group, []).append(name)
-    return found, apart
+    return same_sets, apart
 
 
 def _variant(records: Mapping[int, dict[str, Any]], planned: Sequence[Planned], name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kedge import metrics
 from kedge.anchoring import PixelModel
@@ -14,7 +15,7 @@ from kedge.probing.features import features
 from kedge.probing.heads import find_head
 from kedge.probing.probe import ProbeData, fit_probe, fold_logits
 
-__all__ = ["set_probe"]
+__all__ = ["FEW", "set_probe", "smoothed_size"]
 
 FEW = 30  # validation images below which the strength is chosen, and the probe judged, by folds of the training images
 MOST = 20_000  # training images that the head is fitted on; more change little and take minutes
@@ -58,9 +59,9 @@ def set_probe(
         order = torch.randperm(len(train), generator=generator(seed, "probe"))
         train = train.subset(order[:MOST].sort().values)
     train = train.readable()[0]  # of more images than loading looks at some may be damaged
-    asked = None if whole_bank else 1
-    fitted_on = features(model, head, train, batch_size, workers, others=whole_bank, references=asked)
-    judged_on = features(model, head, val, batch_size, workers, references=asked) if len(val) else fitted_on[:0]
+    references = None if whole_bank else 1
+    fitted_on = features(model, head, train, batch_size, workers, others=whole_bank, references=references)
+    judged_on = features(model, head, val, batch_size, workers, references=references) if len(val) else fitted_on[:0]
     layer: Any = model.network.get_submodule(head) if head else model.network
     data, few = ProbeData(fitted_on[None], train.labels, model.num_outputs), len(val) < FEW
     probe = fit_probe(data, None if few else (judged_on, val.labels), intercept=layer.bias is not None)
@@ -75,10 +76,15 @@ def set_probe(
         record |= {"folds": count, "fold_accuracy": float(metrics.accuracy(logits.softmax(1), labels))}
     size = 1.0
     if smoothing and (folds is not None or not few):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of features that tell no classes apart: the accuracy says it
-            record["temperature"] = size = fit_temperature(logits, labels, smoothing)
+        record["temperature"] = size = smoothed_size(logits, labels, smoothing)
     layer.weight.copy_(probe.weight.view_as(layer.weight) / size)
     if probe.bias is not None:
         layer.bias.copy_(probe.bias / size)
     return {**record, "seconds": time.perf_counter() - began}
+
+
+def smoothed_size(logits: Tensor, labels: Tensor, smoothing: float) -> float:
+    """What the head of a probe with these logits `[N, C]` is divided by before a training with label smoothing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of features that tell no classes apart: the accuracy says it
+        return fit_temperature(logits, labels, smoothing)

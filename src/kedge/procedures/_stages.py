@@ -1,7 +1,6 @@
 """What stages are made of: a head fitted on a frozen body, or all weights trained by the training room."""
 
 import math
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +9,11 @@ import torch
 from kedge import checkpoint
 from kedge.anchoring import PixelModel
 from kedge.own_code import is_allowed
-from kedge.postprocess.temperature import fit_temperature
 from kedge.probing.features import features
 from kedge.probing.heads import find_head, with_head
 from kedge.probing.probe import ProbeData, Resampled, fit_probe, fold_logits
 from kedge.probing.set_probe import FEW as FEW_TO_JUDGE
+from kedge.probing.set_probe import smoothed_size
 from kedge.procedures._base import Context
 from kedge.procedures._folder import load_outcome, recipe_for
 from kedge.training.calibration import predict_logits
@@ -25,7 +24,7 @@ from kedge.training.recipe import Recipe
 from kedge.training.recorded import label_smoothing, recorded_facts
 from kedge.training.resolve import resolve
 
-__all__ = ["bank_features", "fit_head", "reading", "smoothed_size", "tune"]
+__all__ = ["bank_features", "fit_head", "reading", "smoothed", "tune"]
 
 STEPS = 100  # at least, where there are few images
 FEW = 1280  # training images below which batches are small and epochs many
@@ -128,7 +127,7 @@ def fit_head(context: Context, body: PixelModel, data: ProbeData) -> PixelModel:
 
 
 @torch.no_grad()
-def smoothed_size(context: Context, probe: PixelModel) -> PixelModel:
+def smoothed(context: Context, probe: PixelModel) -> PixelModel:
     """The linear probe as a training with label smoothing wants to start from it; without smoothing as it is.
 
     In place its head is divided by the temperature at which its logits have the smallest such loss, as by `set_probe`:
@@ -147,9 +146,7 @@ def smoothed_size(context: Context, probe: PixelModel) -> PixelModel:
         if folds is None:  # a class of a single image
             return probe
         _, logits, labels = folds
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of features that tell no classes apart
-        context.record["temperature"] = size = fit_temperature(logits, labels, smoothing)
+    context.record["temperature"] = size = smoothed_size(logits, labels, smoothing)
     for parameter in layer.parameters():
         parameter /= size
     return probe

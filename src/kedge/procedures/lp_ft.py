@@ -4,7 +4,7 @@ from kedge.anchoring import PixelModel
 from kedge.catalog import Info
 from kedge.procedures._base import Context, Procedure
 from kedge.procedures._search import choose_layer_rates
-from kedge.procedures._stages import smoothed_size, tune
+from kedge.procedures._stages import smoothed, tune
 from kedge.procedures.finetune import Finetune
 
 info = Info(
@@ -27,4 +27,4 @@ class LpFt(Procedure):
     def run(self, context: Context) -> PixelModel:
         """The trained model."""
         choose_layer_rates(context)
-        return tune(context, smoothed_size(context, context.stage("linear_probe")), GENTLER)
+        return tune(context, smoothed(context, context.stage("linear_probe")), GENTLER)

@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 log = logging.getLogger("kedge")
-BY_CLASS = ", in the mean of the classes"
+BY_CLASS = "in the mean of the classes"
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of the trained weights, in the averages that are tried
 
 
@@ -138,7 +138,7 @@ def not_below_start(run: Run, trained: PixelModel, folder: RunFolder) -> tuple[P
         which = "the start" if share == 0 else f"the average with {share:g} of the trained weights"
         log.warning(
             "training ended below its start on the validation images%s: %.1f against %.1f %%; kept is %s, %.1f %%",
-            BY_CLASS if by_class else "",
+            f", {BY_CLASS}" if by_class else "",
             *(100 * accuracies[1.0], 100 * accuracies[0.0], which, 100 * accuracies[share]),
         )
     record: dict[str, Any] = {"by_class": True} if by_class else {}

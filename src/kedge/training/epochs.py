@@ -58,7 +58,7 @@ def train_epochs(
     """
     recipe = run.recipe
     assert recipe.batch_size is not None
-    if recipe.device != "mps" and not recipe.shard:  # faster on GPUs with bf16 and on CPUs
+    if run.channels_last:
         channels_last(run, always=True)
     rows = EpochRows(folder, main, progress)
     callbacks: list[Callback] = [rows, LastCheckpoint(folder, digests)]

@@ -190,7 +190,7 @@ def _summary(record: dict[str, Any]) -> str:
         record["share"], f"the average with {record['share']:g} of the trained weights is kept"
     )
     if (means := record.get("by_class")) is not None:
-        what = f"{BY_CLASS.lstrip(', ')} {100 * means['start']:.1f} and {100 * means['trained']:.1f} %, so {what}"
+        what = f"{BY_CLASS} {100 * means['start']:.1f} and {100 * means['trained']:.1f} %, so {what}"
     return (
         f"of the {record['images']} images of all folds the start has {100 * record['start']:.1f} % right, training "
         f"{100 * record['trained']:.1f} %: {what}, {100 * record['accuracy']:.1f} %{apart}"

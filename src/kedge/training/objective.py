@@ -190,9 +190,10 @@ def drawn_labels(recipe: Recipe, train: ImageSet) -> Tensor:
 
 def equal_classes(recipe: Recipe, train: ImageSet) -> bool:
     """Whether a recipe makes every class count the same, by class weights, its objective or its sampler."""
-    if recipe.sampler == Recipe.sampler:  # which draws each image once
-        return _equal_classes(recipe) is not None
-    return _equal_classes(recipe) is not None or _evened(train.labels, drawn_labels(recipe, train))
+    if _equal_classes(recipe) is not None:
+        return True
+    # The usual sampler draws each image once.
+    return recipe.sampler != Recipe.sampler and _evened(train.labels, drawn_labels(recipe, train))
 
 
 def _evened(there: Tensor, drawn: Tensor) -> bool:
