@@ -97,6 +97,25 @@ def test_a_row_that_fails_is_named_and_the_others_go_on(here, capsys):
     assert "name another --out" in capsys.readouterr().err
 
 
+def test_epochs_of_a_seed_that_has_run_take_the_place_of_kedges_seconds(here):
+    folder, _ = here
+    words = ["--out", str(folder), "--sets", "noise", "--methods", "loop-adamw"]
+    (folder / "rows.jsonl").write_text(
+        json.dumps({"set": "noise", "method": "kedge", "seed": 1, "cpu seconds": 7.5}) + "\n"
+        + json.dumps({"set": "noise", "method": "loop-adamw", "seed": 0, "epochs": 2}) + "\n"
+    )  # fmt: skip
+    assert program.length(program.arguments(words), 1, "noise", "loop-adamw") == {"budget": 7.5}
+    same_epochs = program.arguments([*words, "--epochs-as", "0"])
+    assert program.length(same_epochs, 1, "noise", "loop-adamw") == {"epochs": 2}
+    with pytest.raises(RuntimeError, match="loop-sgd has no row of seed 0"):
+        program.length(same_epochs, 1, "noise", "loop-sgd")
+    photos = folder_of(SETS["noise"], 0, folder / "photos")
+    for epochs in (2, 3):
+        out = folder / f"{epochs}"
+        program.run(same_epochs, "train", "loop-adamw", photos=photos, seed=0, out=out, epochs=epochs)
+        assert json.loads((out / "record.json").read_text())["epochs"] == epochs
+
+
 def test_kedge_is_first_and_the_others_take_turns():
     args = program.arguments(["--out", "x", "--seeds", "0", "1", "--sets", "ants-bees", "--methods", *METHODS[:3]])
     order = [method for _, _, method in program.plan(args)]

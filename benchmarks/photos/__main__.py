@@ -6,7 +6,8 @@ Each row is one training in a process of its own, with the CPU seconds and the w
 start to its end, imports included; the CPU seconds are what can be compared on a machine that does other work beside.
 All methods get the same photos to train on: what kedge holds out of them for validation the others may train on.
 Methods that are trained for a time get as many epochs as take at least the CPU seconds of kedge on the same photos
-with the same seed. Each tool is tested with its own view of a photo; corruptions come after the view and are the same.
+with the same seed; --epochs-as gives them those of a seed that has run, for a machine of another speed than the one
+where kedge ran. Each tool is tested with its own view of a photo; corruptions come after the view and are the same.
 
 Finished rows are in OUT/rows.jsonl, and a call with the same OUT does what is missing. The result is written by
 --result, such as benchmarks/results/photos.json, from all rows there, also where nothing is left to do.
@@ -63,6 +64,8 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=1, help="of torch; default 1")
     add("--test", type=int, help="test on the first so many photos of each class: does it run, not how well")
     add("--fastai-python", default=sys.executable, help="a Python with fastai and timm; default this one")
+    add("--epochs-as", type=int, metavar="SEED",
+        help="train the timed methods for the epochs of their rows of this seed, not by seconds")  # fmt: skip
     add("--leave", action="store_true", help="leave trained models in OUT/models")
     add("--result", type=Path, help="file for the tables, such as benchmarks/results/photos.json")
     args = parser.parse_args(words)
@@ -118,12 +121,21 @@ def run(args: argparse.Namespace, step: str, method: str, **options: Any) -> tup
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def budget(args: argparse.Namespace, seed: int, key: str) -> float:
-    """CPU seconds that kedge took on the same photos; RuntimeError if it has not run."""
-    for row in read_rows(args.out):
-        if (row["set"], row["method"], row["seed"]) == (key, OURS, seed):
-            return float(row["cpu seconds"])
-    raise RuntimeError(f"{key}, seed {seed}: kedge must run first, its seconds decide epochs; add it to --methods")
+def length(args: argparse.Namespace, seed: int, key: str, method: str) -> dict[str, float]:
+    """How long a timed method trains: kedge's CPU seconds on the same photos, or the epochs of --epochs-as.
+
+    RuntimeError if the row that says so is missing.
+    """
+    rows = {(row["set"], row["method"], row["seed"]): row for row in read_rows(args.out)}
+    if args.epochs_as is None:
+        if (key, OURS, seed) not in rows:
+            raise RuntimeError(
+                f"{key}, seed {seed}: kedge must run first, its seconds decide epochs; add it to --methods"
+            )
+        return {"budget": rows[key, OURS, seed]["cpu seconds"]}
+    if (key, method, args.epochs_as) not in rows:
+        raise RuntimeError(f"{key}: {method} has no row of seed {args.epochs_as}, whose epochs --epochs-as asks for")
+    return {"epochs": rows[key, method, args.epochs_as]["epochs"]}
 
 
 def part(args: argparse.Namespace, key: str) -> PhotoSet:
@@ -134,10 +146,10 @@ def part(args: argparse.Namespace, key: str) -> PhotoSet:
 def one(args: argparse.Namespace, seed: int, key: str, method: str) -> dict[str, Any]:
     """Train and measure one row."""
     photos = folder_of(part(args, key), seed, args.out / "photos")
-    seconds = budget(args, seed, key) if method in TIMED else 0.0
+    limit = length(args, seed, key, method) if method in TIMED else {}
     with tempfile.TemporaryDirectory(dir=args.out, prefix=".work-") as folder:
         work = Path(folder)
-        wall, cpu = run(args, "train", method, photos=photos, seed=seed, budget=seconds, out=work / "model")
+        wall, cpu = run(args, "train", method, photos=photos, seed=seed, out=work / "model", **limit)
         run(args, "view", method, photos=photos, model=work / "model", out=work / "view.safetensors")
         shown = with_corruptions(work / "view.safetensors", args.out / "views")
         run(args, "logits", method, model=work / "model", images=shown, out=work / "logits.safetensors")

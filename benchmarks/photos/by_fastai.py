@@ -18,7 +18,7 @@ RECIPES = {
 
 
 def train(variant: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Train on all the photos: one frozen epoch, then four or as many as the budget has."""
+    """Train on all the photos: one frozen epoch, then four, or as many as --epochs or the budget says."""
     import torch
     from fastai.vision.all import set_seed
 
@@ -35,7 +35,7 @@ def train(variant: str, args: argparse.Namespace) -> dict[str, Any]:
             images, labels = next(iter(learn.dls.train))
             learn.loss_func(trial(images), labels).backward()
 
-        epochs = epochs_within(args.budget, steps * cpu_seconds(step), least=4)
+        epochs = args.epochs - 1 if args.epochs else epochs_within(args.budget, steps * cpu_seconds(step), least=4)
         set_seed(args.seed + 1)
     with learn.no_bar(), learn.no_logging():
         learn.fine_tune(epochs)

@@ -18,7 +18,7 @@ RECIPES = {
 
 
 def train(variant: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Train for as many epochs as the budget has (the tutorial: for its own 25), and save the weights."""
+    """Train for as many epochs as --epochs or the budget says (the tutorial: for its own 25); save the weights."""
     import torch
     from PIL import Image
     from safetensors.torch import save_file
@@ -46,7 +46,8 @@ def train(variant: str, args: argparse.Namespace) -> dict[str, Any]:
     epochs = 25
     if variant != "tutorial":
         trial = create_network(args.network, None, len(classes)).to(memory_format=torch.channels_last).train()
-        epochs = epochs_within(args.budget, steps * cpu_seconds(lambda: step(list(range(size)), trial)), least=10)
+        of_epoch = steps * cpu_seconds(lambda: step(list(range(size)), trial))
+        epochs = args.epochs or epochs_within(args.budget, of_epoch, least=10)
         seed_all(args.seed + 1)
     optimizer, schedule = _optimizer(variant, network, epochs, steps)
     for _ in range(epochs):

@@ -151,6 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--budget", type=float, default=0.0, help="train for at least so many CPU seconds")
+    parser.add_argument("--epochs", type=int, default=0, help="train for so many epochs, whatever the budget; 0: by it")
     parser.add_argument("--model", type=Path, help="folder that train wrote")
     parser.add_argument("--images", type=Path, help="safetensors of uint8 [N, 3, H, W] by name")
     parser.add_argument("--out", type=Path, required=True)
