@@ -13,6 +13,7 @@ from kedge import data
 from kedge.adaptation import Settings, adapt, draw_shots, find_head, with_head
 from kedge.anchoring import anchor
 from kedge.probing.features import features
+from kedge.procedures import lp_ft
 from kedge.training import fitting
 from kedge.training.calibration import predict_logits
 
@@ -119,6 +120,46 @@ def test_a_handful_of_validation_images_does_not_set_the_size_of_the_logits(anch
     wrong = val.subset((val.labels != of_class).nonzero()[:2, 0]).relabelled(torch.full((2,), int(of_class)))
     sizes = [adapt(anchored, train, images, how="lp-ft", **given).record["temperature"] for images in (wrong, None)]
     assert sizes[0] == sizes[1] < 10
+
+
+def test_a_handful_of_validation_images_does_not_set_the_strength_of_the_probe(body, digits, tmp_path):
+    train, val, _ = digits
+    for way in ("linear-probe", "anchored-probe"):
+        few, none = (adapt(body, train, images, how=way, **QUICK).record for images in (val.subset(range(6)), None))
+        assert (few["strength"], few["chosen"]) == (none["strength"], none["chosen"])
+        assert "cross-validation" in few["chosen"]
+    # Folds of images that the body was trained on would all be right, and of a single image of a class there are none.
+    assert "6 validation" in adapt(body, train, val.subset(range(6)), how="two-phase", **QUICK).record["chosen"]
+    alone = torch.cat([(train.labels == label).nonzero()[:count, 0] for label, count in enumerate((9, 9, 1))])
+    assert "6 validation" in adapt(body, train.subset(alone), val.subset(range(6)), **QUICK).record["chosen"]
+
+
+def test_wise_ft_hands_over_no_average_below_the_probe(body, digits, monkeypatch, caplog):
+    """Fine-tuning turned all answers round: nine tenths of that are worse than the probe, four tenths are not."""
+    train, val, _ = digits
+
+    def turned(context, start, factor):
+        model = copy.deepcopy(start)
+        for parameter in model.network.fc.parameters():
+            parameter.data.neg_()
+        return model
+
+    monkeypatch.setattr(lp_ft, "tune", turned)
+    smoothing = {**QUICK, "objective": [{"CrossEntropy": {"label_smoothing": 0.2}}], "strength": 1e-4}
+    low = adapt(body, train, val, how="wise-ft", share=0.9, **smoothing)
+    start, there = (row["accuracy"] for row in low.record["curve"])
+    assert there < start
+    assert low.record["share"] == 0.0
+    assert caplog.text.count("handed over is the probe") == 1
+    logits = low.model.predict(val.images / 255).logits
+    assert float((logits.argmax(1) == val.labels).float().mean()) == pytest.approx(start)
+    # Its logits have the size that lp-ft began with, so that neither head outweighs the other.
+    assert low.record["temperature"] > 1.2
+    probe = adapt(body, train, val, how="linear-probe", **smoothing).model.predict(val.images / 255).logits
+    torch.testing.assert_close(logits * low.record["temperature"], probe, rtol=1e-4, atol=1e-4)
+    assert adapt(body, train, val, how="wise-ft", share=0.4, **smoothing).record["share"] == 0.4
+    few = adapt(body, train, val.subset(range(20)), how="wise-ft", share=0.9, **smoothing).record
+    assert (few["share"], "curve" in few) == (0.9, False)  # twenty are too few to take back by what was set
 
 
 def test_the_share_is_chosen_on_validation_images(body, digits, tmp_path):

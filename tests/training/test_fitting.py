@@ -339,6 +339,20 @@ def test_a_run_that_diverges_at_once(tiny, tmp_path):
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
+def test_outputs_that_are_not_finite_on_validation_images_stop_the_run(tiny, tmp_path, monkeypatch):
+    """All weights are finite, and large enough for an overflow that the batches of training do not show."""
+
+    def enlarge(run, *arguments):
+        if run.current_epoch == 1 and run.trainer.is_last_batch:
+            run.model.network.fc.bias.data[0] = float(torch.finfo(torch.float32).max)
+            run.model.network.fc.weight.data[0] = 1e37
+
+    monkeypatch.setattr(Run, "on_train_batch_end", enlarge)
+    with pytest.raises(TrainingStopped, match=r"outputs became NaN or infinite in epoch 2, .*lower lr"):
+        fit(tiny(epochs=3), progress=False)
+    assert checkpoint_of(tmp_path / "run")["epoch"] == 0
+
+
 def test_a_weight_that_is_not_finite_is_never_saved(tiny, tmp_path, monkeypatch):
     def poison(run, *arguments):
         if run.current_epoch == 1 and run.trainer.is_last_batch:

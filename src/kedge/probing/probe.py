@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["STRENGTHS", "Probe", "ProbeData", "Resampled", "choose_strength", "fit_probe", "fold_logits", "solve"]
+__all__ = [
+    "STRENGTHS",
+    "Probe",
+    "ProbeData",
+    "Resampled",
+    "choose_strength",
+    "fit_probe",
+    "fold_count",
+    "fold_logits",
+    "solve",
+]
 
 Resampled = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # features [N, D], labels [N] -> those of M rows
 
@@ -117,7 +127,7 @@ def fit_probe(
     elif validation is not None:
         how = f"by NLL on {len(validation[1])} validation images"
         nll_of = choose_strength(data, [(None, *validation)], intercept)
-    elif (folds := _fold_count(data)) >= 2:
+    elif (folds := fold_count(data)) >= 2:
         how = f"by NLL in {folds}-fold cross-validation of the {len(data.labels)} images"
         nll_of = choose_strength(data, _folds(data, folds), intercept)
     else:
@@ -154,7 +164,7 @@ def fold_logits(data: ProbeData, strength: float, intercept: bool = True) -> tup
 
     None where a class has a single image. The images come fold by fold.
     """
-    if (folds := _fold_count(data)) < 2:
+    if (folds := fold_count(data)) < 2:
         return None
     logits, answers = [], []
     for chosen, features, labels in _folds(data, folds):
@@ -258,7 +268,7 @@ def solve(
     return state
 
 
-def _fold_count(data: ProbeData) -> int:
+def fold_count(data: ProbeData) -> int:
     """Into how many folds the images go: five, or as many as the smallest class has images."""
     return min(5, int(torch.bincount(data.labels, minlength=data.classes).min()))
 

@@ -11,7 +11,7 @@ from kedge.anchoring import PixelModel
 from kedge.own_code import is_allowed
 from kedge.probing.features import features
 from kedge.probing.heads import find_head, with_head
-from kedge.probing.probe import ProbeData, Resampled, fit_probe, fold_logits
+from kedge.probing.probe import ProbeData, Resampled, fit_probe, fold_count, fold_logits
 from kedge.probing.set_probe import FEW as FEW_TO_JUDGE
 from kedge.probing.set_probe import smoothed_size
 from kedge.procedures._base import Context
@@ -115,9 +115,15 @@ def bank_features(
     return ProbeData(rows[None], train.labels, len(train.class_names), balanced=balanced, resampled=resampled)
 
 
-def fit_head(context: Context, body: PixelModel, data: ProbeData) -> PixelModel:
-    """`body` with the best linear head on `data`; the record says how strongly it is regularised, and why."""
+def fit_head(context: Context, body: PixelModel, data: ProbeData, unseen: bool = True) -> PixelModel:
+    """`body` with the best linear head on `data`; the record says how strongly it is regularised, and why.
+
+    Of fewer than 30 validation images the NLL is chance, and folds of the training images choose; not where the body
+    was trained on those itself (`unseen` False) or a class has a single one.
+    """
     head, settings, val = find_head(body, context.settings.head), context.settings, context.val
+    if val is not None and unseen and len(val) < FEW_TO_JUDGE and fold_count(data) >= 2:
+        val = None
     validation = None if val is None else (features(body, head, val, **reading(context)), val.labels)
     layer: Any = body.network.get_submodule(head) if head else body.network
     probe = fit_probe(data, validation, settings.strength, layer.bias is not None)

@@ -47,7 +47,8 @@ class Smote(Procedure):
             )
         resampled = partial(filled_up, neighbours=settings.neighbours, seed=settings.seed)
         body = context.with_bank(context.model).to(settings.torch_device())
-        return fit_head(context, body, bank_features(context, body, balanced=True, resampled=resampled))
+        data = bank_features(context, body, balanced=True, resampled=resampled)
+        return fit_head(context, body, data, unseen=False)
 
 
 def filled_up(

@@ -29,4 +29,4 @@ class TwoPhase(Procedure):
     def run(self, context: Context) -> PixelModel:
         """The fine-tuned body with the new head."""
         body = context.stage("finetune").to(context.settings.torch_device())
-        return fit_head(context, body, bank_features(context, body, balanced=True))
+        return fit_head(context, body, bank_features(context, body, balanced=True), unseen=False)

@@ -1,6 +1,5 @@
 """The LightningModule of a run: model, objective, optimizer, schedule, moving average, validation."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -290,9 +289,12 @@ class Run(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Compute the metrics of the whole set, once."""
         self.check_weights()
+        if not bool(self.trainer.strategy.reduce(self.validation.finite.float(), reduce_op="min")):
+            raise TrainingStopped(
+                f"the model's outputs became NaN or infinite in epoch {self.current_epoch + 1}, on validation images. "
+                f"{self._good()} Start a new run with a lower lr, or with clip 1."
+            )
         self.results = self.validation.results()
-        if any(math.isnan(value) for value in self.results.values()):
-            raise TrainingStopped(f"the model's outputs became NaN in epoch {self.current_epoch + 1}. {self._good()}")
 
     def _pixels(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8:

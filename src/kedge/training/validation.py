@@ -47,11 +47,14 @@ class Validation(nn.Module):
     Attributes:
         attack: PGD in the ball that the objective trains on; None if it does not attack, or validation is not to.
         attacked: which images are attacked, `[N]` bool: random ones, as folders are sorted by class.
+        finite: whether all outputs of the epoch so far are such that a softmax of them is; a bool on the device.
         errors: for each epoch that is over the share of wrong answers by class, where the sampler draws by them.
     """
 
     def __init__(self, recipe: Recipe, objective: nn.Module, count: int, classes: int) -> None:
         super().__init__()
+        self.finite: Tensor
+        self.register_buffer("finite", torch.ones((), dtype=torch.bool), persistent=False)
         self.errors: list[list[float]] = []
         self.by_class = ClassErrors(classes) if wants_errors(recipe.sampler) else None
         if self.by_class is not None and not count:
@@ -72,6 +75,7 @@ class Validation(nn.Module):
     def add(self, model: nn.Module, images: Tensor, labels: Tensor, places: Tensor) -> None:
         """Add a batch: images `[B, C, H, W]` in [0, 1], labels `[B]`, and where they are in the set, `[B]`."""
         probs = model(images).float().softmax(1)
+        self.finite &= probs.isfinite().all()
         for name, metric in self.metrics.items():
             if name != "pgd" and len(labels):
                 metric.update(probs, labels)  # type: ignore[operator]
