@@ -182,6 +182,10 @@ def test_of_two_networks_in_a_file_the_first_is_taken_whatever_python_hashes_to(
         for seed in range(3)
     }
     assert [float(each) for each in said] == [pytest.approx(float(state["fc.bias"][0]))]
+    fit = load_weights(fresh(), tmp_path / "both.pth", ("fc",), keep_head=True)
+    assert "of several networks in the file the one under 'student.', not 'teacher.';" in fit.line("both.pth")
+    torch.save({f"module.{k}": v for k, v in state.items()}, tmp_path / "one.pth")
+    assert "several" not in load_weights(fresh(), tmp_path / "one.pth", ("fc",), keep_head=True).line("one.pth")
 
 
 def test_position_embeddings_of_another_image_size_are_those_that_timm_makes(tmp_path):

@@ -31,6 +31,7 @@ class Fit:
         missing: names in the network that the file lacks or has in another shape, the head left out.
         unused: names in the file that the network has no place for, the head left out.
         head: "loaded", or why the head is fresh.
+        prefixes: of the names in the file, where several are followed by as many of the network's: the first was read.
     """
 
     loaded: int
@@ -38,11 +39,15 @@ class Fit:
     missing: tuple[str, ...]
     unused: tuple[str, ...]
     head: str
+    prefixes: tuple[str, ...] = ()
 
     def line(self, source: str) -> str:
         """One line of words: what matched and what did not."""
         filled = self.body - len(self.missing)
         words = [f"weights of {source}: {filled} of {self.body} tensors of the body", f"head {self.head}"]
+        if len(self.prefixes) > 1:
+            first, *others = (repr(prefix) for prefix in self.prefixes)
+            words.insert(1, f"of several networks in the file the one under {first}, not {', '.join(others)}")
         for what, names in (("not in the file, or in another shape", self.missing), ("not used", self.unused)):
             if names:
                 words.append(f"{what}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if names[3:] else ''}")
@@ -100,7 +105,9 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
             below 0.
     """
     own = network.state_dict()
-    state = _converted(network, _without_prefix(read_weights(path), own))
+    tensors = read_weights(path)
+    prefixes = _prefixes(tensors, own)
+    state = _converted(network, _behind(prefixes[0], tensors))
     _adapt_first_layer(network, state, own)
     heads = {name for name in (*own, *state) if name.startswith(tuple(f"{each}." for each in head))}
     counted = {name for name in own if name not in heads and not name.endswith("num_batches_tracked")}
@@ -147,12 +154,13 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
         words = "fresh (that of the file has as many outputs, but nothing says that they are these classes)"
     else:
         words = "fresh"
-    return Fit(len(used), len(counted), missing, unused, words)
+    return Fit(len(used), len(counted), missing, unused, words, prefixes)
 
 
 def outputs_of_head(path: str | os.PathLike[str], network: nn.Module, head: Sequence[str]) -> int | None:
     """How many classes the head in a file for `network` gives, whatever those of `network`; None if it has none."""
-    state = _converted(network, _without_prefix(read_weights(path), network.state_dict()))
+    tensors = read_weights(path)
+    state = _converted(network, _behind(_prefixes(tensors, network.state_dict())[0], tensors))
     return next((len(value) for name, value in state.items() if name in {f"{each}.weight" for each in head}), None)
 
 
@@ -180,12 +188,21 @@ def _torch_file(path: Path) -> Any:
         ) from error
 
 
-def _without_prefix(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors behind the prefix (`module.`, `model.`, ..., or none) that leaves the most names of the network."""
-    # In the order of the file: of prefixes as long and as good the first one is taken, each time the same.
+def _prefixes(state: dict[str, Tensor], own: dict[str, Tensor]) -> tuple[str, ...]:
+    """The prefix (`module.`, `model.`, ..., or none) behind which most names of the network stand, the shortest first.
+
+    Where the file holds several networks, all of theirs, in the order of the file: the same each time.
+    """
     starts = dict.fromkeys("".join(f"{part}." for part in name.split(".")[:n]) for name in state for n in range(3))
-    inside = {p: {k.removeprefix(p): v for k, v in state.items() if k.startswith(p)} for p in starts}
-    return max((inside[p] for p in sorted(starts, key=len)), key=lambda named: len(named.keys() & own.keys()))
+    counts = {prefix: len(_behind(prefix, state).keys() & own.keys()) for prefix in sorted(starts, key=len)}
+    first = max(counts, key=lambda prefix: counts[prefix])
+    whole = counts[first] >= LEAST * len(own)  # of parts of a network some have as many names as others by chance
+    return tuple(prefix for prefix, count in counts.items() if count == counts[first]) if whole else (first,)
+
+
+def _behind(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _converted(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
