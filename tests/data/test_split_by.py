@@ -202,7 +202,7 @@ def test_images_that_were_handed_over_are_divided_already(photos):
         fit(Recipe(split_by="folder", folds=0), sets=sets, progress=False)
 
 
-def test_a_run_in_folds_keeps_persons_together(photos, tmp_path):
+def test_a_run_in_folds_keeps_persons_together(photos, tmp_path, monkeypatch):
     from kedge.training import fit
     from kedge.training.record import ImageRecord
 
@@ -218,3 +218,9 @@ def test_a_run_in_folds_keeps_persons_together(photos, tmp_path):
         sides = [{person[key] for key in keys} for keys in (record.trained, record.held_out)]
         assert sides[1]
         assert not sides[0] & sides[1]
+    # A page that is made later is of the first fold's model and of images that this one was not trained on.
+    pages = []
+    monkeypatch.setattr("kedge.run_page.write_run_report", lambda model, run, val, *_: pages.append((run, val.keys())))
+    fit(resume=tmp_path / "runs" / "mine", progress=False)
+    ((run, judged),) = pages
+    assert set(judged) == set(ImageRecord.read(run).held_out)

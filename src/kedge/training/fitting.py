@@ -212,7 +212,7 @@ def _run(
         start = plan.model if started else None
         if record is not None and progress and memory.sets is None:
             folds = places_in(recipe, images) if recipe.folds else ()
-            facts |= {} if (found := leaks(images, val, folds)) is None else {"leaks": found}
+            facts |= {} if (leaking := leaks(images, val, folds)) is None else {"leaks": leaking}
         if earlier is None:
             facts = folder.create(recipe, facts, record, start)
         else:

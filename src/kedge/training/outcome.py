@@ -17,11 +17,11 @@ from kedge.layout import as_stored
 from kedge.training.calibration import judge, run_logits
 from kedge.training.checkpoint_selection import models_to_save, not_below_start, on_the_way, start_of
 from kedge.training.folder import RunFolder
-from kedge.training.folds import Pooled, about_first, fold_folder, fold_places, sweep_folds
+from kedge.training.folds import Pooled, about_first, fold_folder, places_in, sweep_folds
 from kedge.training.images import resumed, wrong_val_labels
 from kedge.training.leaks import with_and_without
 from kedge.training.module import Run
-from kedge.training.recipe import Recipe, held_by
+from kedge.training.recipe import Recipe
 from kedge.training.record import ImageRecord
 from kedge.training.unknown_choice import set_unknown
 from kedge.training.validation import attacks
@@ -184,7 +184,7 @@ def finished(
         try:
             train, val = resumed(folder.path, sets)
             if "folds" in facts:
-                val = train.subset(fold_places(train, facts["folds"]["folds"], held_by(vars(recipe)))[0])
+                val = train.subset(places_in(recipe, train)[0])
                 val.split = "val"
             else:
                 val = wrong_val_labels(recipe, val.readable()[0])

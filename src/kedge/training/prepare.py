@@ -19,11 +19,11 @@ from kedge.probing.set_probe import MOST, set_probe
 from kedge.training.batches import drawn_images
 from kedge.training.build import make_model, make_network
 from kedge.training.facts import EarlierRun
-from kedge.training.folds import fold_places
+from kedge.training.folds import places_in
 from kedge.training.images import check_order, divided, load_pool, resumed, with_wrong_labels
 from kedge.training.negatives import with_negatives
 from kedge.training.objective import check_objective
-from kedge.training.recipe import Recipe, held_by
+from kedge.training.recipe import Recipe
 from kedge.training.recorded import label_smoothing
 from kedge.training.resolve import resolve_data, resolve_device, resolve_folds, resolve_network
 from kedge.training.start_from import check_start, inherit, load_start, started, with_network, without_steps
@@ -161,7 +161,7 @@ def _images_and_model(
     if pool is not None and chosen.folds and recipe.folds is None and not resolved.pretrained:  # they cannot be had
         train, val, model, resolved = divided_and_begun(replace(recipe, folds=0, pretrained=False))
     if resolved.folds:
-        fold_places(train, resolved.folds, held_by(vars(resolved)))  # too few are an error before anything slow
+        places_in(resolved, train)  # too few are an error before anything slow
     return train, val, model, resolved
 
 
