@@ -125,11 +125,11 @@ def fold_places(images: ImageSet, folds: int, seed: int, groups: Groups | None =
                 fold_of.pop(key, None)
     places = [[i for i, key in enumerate(keys) if fold_of.get(key) == fold] for fold in range(folds)]
     if not all(places):
-        judged = sum(map(len, places))
+        judged, kind = sum(map(len, places)), "ones" if groups is None else f"groups by {groups.by}"
+        advice = "take fewer folds, or add images" if judged else "add images, or a part val to judge by"
         raise ValueError(
-            f"folds is {folds}, but there are only {judged} images to judge by (of classes with two different "
-            f"{'ones' if groups is None else f'groups by {groups.by}'} or more, of {len(keys)} images): take fewer "
-            "folds, or add images"
+            f"folds is {folds}, but there are only {judged} images to judge by (of classes with two different {kind} or "
+            f"more, of {len(keys)} images): {advice}"
         )
     return [torch.tensor(each) for each in places]
 
