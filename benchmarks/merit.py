@@ -11,6 +11,7 @@ mean. A run that lacks one of the three measures is left out. Prints the table a
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable
@@ -20,7 +21,12 @@ from typing import Any
 from kedge.experiments.comparing import mean_interval
 
 BASE = "masked-label"
-LONGER = {"converted": "standard-longer", "distilled": "masked-label-longer", "masked-label-longer": "standard-longer"}
+LONGER = {
+    "converted": "standard-longer",
+    "distilled": "masked-label-longer",
+    "masked-label-longer": "standard-longer",
+    "standard-longer": "masked-label-longer",
+}
 SLACK = 0.5  # points of clean accuracy
 NEEDED = ("clean accuracy", "corrupted accuracy", "corrupted smooth ECE")
 Runs = dict[int, dict[str, float]]  # seed to measures
@@ -32,7 +38,11 @@ def merit(measures: dict[str, float]) -> float:
 
 
 def judged(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each variant, the best first: merit, what it is made of, and its difference from what it changes."""
+    """A row for each variant: merit, what it is made of, and its difference from what it changes.
+
+    The best first: of the eligible ones the one with the largest difference, then the others. A mean over other seeds
+    is another measure, so merits themselves have no order; without a seed in common nothing is eligible.
+    """
     runs = {
         name: {run["seed"]: run["measures"] for run in each["runs"] if set(NEEDED) <= set(run["measures"])}
         for name, each in results["variants"].items()
@@ -55,10 +65,14 @@ def judged(results: dict[str, Any]) -> list[dict[str, Any]]:
                 "over": base,
                 "difference": statistics.fmean(apart) if apart else None,
                 "interval": None if interval is None else list(interval),
-                "eligible": not clean or statistics.fmean(clean) >= -SLACK,
+                "eligible": bool(clean) and statistics.fmean(clean) >= -SLACK,
             }
         )  # fmt: skip
-    return sorted(rows, key=lambda row: -row["merit"])
+    return sorted(
+        rows,
+        key=lambda row: (row["eligible"], -math.inf if row["difference"] is None else row["difference"]),
+        reverse=True,
+    )
 
 
 def _apart(ours: Runs, theirs: Runs, of: Callable[[dict[str, float]], float]) -> list[float]:

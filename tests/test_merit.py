@@ -32,3 +32,23 @@ def test_a_run_without_one_of_the_measures_is_left_out():
     }
     (row,) = judged(results)
     assert (row["variant"], row["seeds"], row["merit"]) == ("masked-label", [0], pytest.approx(77.0))
+
+
+def test_the_first_row_is_the_best_eligible_one_over_common_seeds():
+    results = {
+        "variants": {
+            "masked-label": {"runs": [run(0, 84, 66, 12), run(1, 82, 64, 14), run(2, 82, 64, 14)]},
+            "ramped": {"runs": [run(0, 84, 65.6, 12.2)]},  # 0.3 below at the easy seed, the only one it has
+            "mixup": {"runs": [run(seed, 78, 70, 8) for seed in (0, 1, 2)]},  # 4.7 below in clean accuracy
+            "blurred": {"runs": [run(0, 84.2, 66.4, 11.6), run(1, 82.2, 64.4, 13.6), run(2, 82.2, 64.4, 13.6)]},
+            "pixmix": {"runs": [run(100, 60, 90, 5)]},  # no seed in common: nothing is known of it
+            "standard-longer": {"runs": [run(0, 85, 60, 30)]},
+            "masked-label-longer": {"runs": [run(0, 84, 67, 12)]},
+        }
+    }
+    rows = judged(results)
+    names = [row["variant"] for row in rows]
+    assert names[:4] == ["masked-label-longer", "blurred", "masked-label", "ramped"]
+    assert [row["variant"] for row in rows if not row["eligible"]] == ["mixup", "pixmix"]
+    over = {row["variant"]: row["over"] for row in rows}
+    assert over["standard-longer"] == "masked-label-longer"  # as long

@@ -288,3 +288,21 @@ def test_further_parts_of_a_file_that_are_no_further_layers_are_no_reason_to_ref
     decoder = {f"decoder.{i}.weight": torch.ones(3) for i in range(100)}
     torch.save({**source.state_dict(), **decoder}, path)
     assert len(load_weights(fresh(), path, head, keep_head=True).unused) == 100
+
+
+def test_weights_without_the_first_layer_are_refused(source, head, tmp_path):
+    """All layers after it would read features of a random one, and the linear probe too."""
+    model = kedge.anchor(source, example=(3, 32, 32))
+    model.references = torch.rand(3, 3, 32, 32)
+    kedge.save(model, tmp_path / "model")
+    network = fresh()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"first layer .*stem.weight .* is not in .*anchored model of kedge.*--init-from"
+    ):
+        load_weights(network, tmp_path / "model" / "model.safetensors", head, keep_head=False)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    state = {name: value for name, value in source.state_dict().items() if name != "stem.weight"}
+    torch.save(state, tmp_path / "lacking.pth")
+    with pytest.raises(ValueError, match=r"first layer of .*the file has "):
+        load_weights(network, tmp_path / "lacking.pth", head, keep_head=False)

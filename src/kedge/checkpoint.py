@@ -77,6 +77,7 @@ def save(model: PixelModel, folder: str | os.PathLike[str]) -> Path:
             "network": type(model.network).__name__,
             "architecture": describe(model),
             "first_layer": kind["first_layer"],
+            **{key: kind[key] for key in ("bank_prepared",) if key in kind},
             "input_shape": list(model.input_shape),
             "num_outputs": model.num_outputs,
             "task": model.task,
@@ -180,6 +181,9 @@ def _build(config: dict[str, Any], weights: Path, model: nn.Module | None) -> Pi
     if not all(_finite(value) for value in state.values() if value.is_floating_point()):
         raise ValueError(f"the weights in {weights} hold NaN or infinity, which kedge.save does not write")
     built.class_names, built.ordered = config["class_names"], bool(config.get("ordered"))
+    if "bank_prepared" in config:
+        average, blur = config["bank_prepared"]
+        built.bank_prepared = (average, blur)  # type: ignore[assignment]
     built.prototypes = state.get(PROTOTYPES)
     built.reject, built.unknown = config["reject"], config.get("unknown")
     built.steps = config.get("steps") or {}
@@ -280,6 +284,10 @@ def _checked(config: dict[str, Any], where: Path) -> dict[str, Any]:
             isinstance(first, str) if config.get("kind") == "anchored" else first is None,
             "the name of a layer of an anchored model, else null",
         ),
+        "bank_prepared": (
+            "bank_prepared" not in config or (config.get("kind") == "anchored" and _counts(config["bank_prepared"], 2)),
+            "images and pixels of an anchored model's bank, [average, blur]",
+        ),
         "dtype": (config.get("dtype") in ("float32", "float64", "float16", "bfloat16"), "a type of weights"),
         "steps": (not config.get("steps") or version != 1, "nothing in format 1"),
         "unknown": (config.get("unknown") is None or version == 3, "nothing before format 3"),
@@ -289,6 +297,11 @@ def _checked(config: dict[str, Any], where: Path) -> dict[str, Any]:
         if not right:
             refuse(config, name, str(where), expected)
     return config
+
+
+def _counts(value: Any, how_many: int) -> bool:
+    whole = isinstance(value, list) and all(type(each) is int and each >= 0 for each in value)
+    return whole and len(value) == how_many
 
 
 def _finite(values: torch.Tensor) -> bool:

@@ -99,10 +99,10 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
             as many classes need not be the same classes.
 
     Raises:
-        FileNotFoundError, ValueError: as of `read_weights`; fewer than 9 in 10 tensors of the body fit, or more
-            than 1 in 10 of the file are of further layers (weights of another network); with `keep_head` a head that
-            does not fit; a tensor that is not finite, of whole numbers where the network's is not, or of variances
-            below 0.
+        FileNotFoundError, ValueError: as of `read_weights`; fewer than 9 in 10 tensors of the body fit, or the first
+            layer does not, or more than 1 in 10 of the file are of further layers (weights of another network); with
+            `keep_head` a head that does not fit; a tensor that is not finite, of whole numbers where the network's is
+            not, or of variances below 0.
     """
     own = network.state_dict()
     tensors = read_weights(path)
@@ -121,6 +121,17 @@ def load_weights(network: nn.Module, path: str | os.PathLike[str], head: Sequenc
             f"weights: {path} is of another network: {filled} of {len(counted)} tensors of {_called(network)} are in "
             f"it by name and shape, {lacking} is not; the file has {_some(state)}"
             + (_same_shapes([own[name] for name in own if name in counted], state) or _other_network(path))
+        )
+    if (first := _first_weight(network)) in missing:
+        layer, _, _ = first.rpartition(".")
+        how = (
+            "it is of an anchored model of kedge: go on from its run, --init-from RUN, or kedge adapt RUN"
+            if {f"{layer}.reference.weight", f"{layer}.residual.weight"} <= set(unused)
+            else f"the file has {_some(state)}"
+        )
+        raise ValueError(
+            f"weights: the first layer of {_called(network)}, {first} {list(own[first].shape)}, is not in {path}, and "
+            f"all layers after it would see other features than they were trained on; {how}"
         )
     beyond = _beyond([name for name in unused if state[name].ndim], own)
     if len(beyond) > (1 - LEAST) * len(state):
@@ -253,8 +264,14 @@ def _same_shapes(body: Sequence[Tensor], state: dict[str, Tensor]) -> str:
     )
 
 
+def _first_weight(network: nn.Module) -> str:
+    """The name of the weight that meets the image; "" where no layer has one."""
+    layers = (f"{name}.weight" for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    return next(layers, "")
+
+
 def _adapt_first_layer(network: nn.Module, state: dict[str, Tensor], own: dict[str, Tensor]) -> None:
-    """Change the kernel of the first convolution in `state` where only its channels differ from the network's."""
+    """Change the kernel of the first convolution in `state` from three channels to those of the network."""
     from timm.models import adapt_input_conv
 
     first = next((f"{n}.weight" for n, m in network.named_modules() if isinstance(m, nn.Conv2d)), None)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kedge import data
 from kedge.data.decode import convert_channels, evaluation_view, header, read_image, to_tensor
 from kedge.data.report import UnreadableImage
 
@@ -187,3 +188,21 @@ def test_of_several_frames_the_first_is_read(kind):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     seen = read_image(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
     assert (seen[:, 10, 10].float() - torch.tensor([255.0, 0, 0])).abs().max() <= 3
+
+
+@pytest.mark.parametrize("side", [32, 64, 96])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_prediction_sees_the_pixels_that_training_and_evaluation_saw(tmp_path, monkeypatch, side, in_memory):
+    """Sharp photos whose longer side is no multiple of what a reduced image is divided by, in two kinds of file."""
+    if not in_memory:
+        monkeypatch.setattr("kedge.data.build._IN_MEMORY", 0)
+    draws = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            sharp = Image.fromarray(draws.integers(0, 256, (50, 75, 3), dtype=np.uint8))
+            sharp.resize((400, 600 + i), Image.Resampling.BICUBIC).save(tmp_path / name / f"{i}.png")
+            sharp.convert("L").resize((601, 398)).save(tmp_path / name / f"{i}.jpg")
+    images = data.load(tmp_path, "train", side, 3)
+    for i, path in enumerate(images.paths):
+        assert torch.equal(read_image(path, side, 3), images[i][0])

@@ -119,3 +119,31 @@ def test_an_interruption_ends_all_even_those_that_will_not(stand_in):
 
 def test_cores_are_those_that_this_process_may_use():
     assert 1 <= cores() <= (os.cpu_count() or 1)
+
+
+def test_processes_share_out_the_gpus_that_this_one_may_use(stand_in, monkeypatch):
+    show = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    for mine, theirs in (("2,3", ["2", "3", "2"]), ("", ["0", "1", "0"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", mine)
+        files = [stand_in / f"{mine}-{i}.log" for i in range(3)]
+        assert side_by_side([[show]] * 3, files, lambda: None, gpus=2) == []
+        assert [file.read_text().strip() for file in files] == theirs
+
+
+def test_one_that_is_told_to_end_ends_its_processes_too(stand_in):
+    """As `kill`, `timeout` and SLURM do."""
+    before = signal.getsignal(signal.SIGTERM)
+    pids = []
+
+    def tick():
+        texts = [log.read_text().strip() for log in logs(stand_in, 2)]
+        if all(texts) and not pids:
+            pids.extend(map(int, texts))
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sleeper = "import os, time; print(os.getpid(), flush=True); time.sleep(100)"
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side([[sleeper]] * 2, logs(stand_in, 2), tick)
+    assert len(pids) == 2
+    assert all(map(gone, pids))
+    assert signal.getsignal(signal.SIGTERM) is before

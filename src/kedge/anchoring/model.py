@@ -207,7 +207,8 @@ class AnchoredModel(ReferencedModel):
 
     def state(self) -> dict[str, Any]:
         """What a saved model says of its kind."""
-        return {**super().state(), "first_layer": self.first_layer}
+        prepared = {"bank_prepared": list(self.bank_prepared)} if self.bank_prepared != (1, 0) else {}
+        return {**super().state(), "first_layer": self.first_layer, **prepared}
 
     def _transduced(self, images: Tensor, max_rows: int | None) -> Tensor:
         if self.residuals is None:

@@ -22,6 +22,8 @@ class ReferencedModel(PixelModel):
 
     references: Tensor
     residuals: Tensor | None
+    # (average, blur) that training gave the bank, see `kedge.objectives.Anchored`; one that is assigned has had none.
+    bank_prepared: tuple[int, int] = (1, 0)
 
     def __init__(self, network: nn.Module, first_layer: str, references: Tensor, **settings: Any) -> None:
         super().__init__(network, **settings)
@@ -41,6 +43,8 @@ class ReferencedModel(PixelModel):
         bank = name in ("references", "residuals") and name in self.__dict__["_buffers"]
         if bank and (value is not None or name == "references"):
             value = self._checked_bank(name, value).clone()
+            if name == "references":
+                self.bank_prepared = (1, 0)
         super().__setattr__(name, value)
 
     def _checked_bank(self, name: str, images: Tensor) -> Tensor:

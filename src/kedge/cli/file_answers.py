@@ -150,10 +150,10 @@ def read(path: Path, shape: tuple[int, ...], whole: bool = False, traits: list[s
 
     try:
         if whole:
-            from kedge.data.decode import open_image
+            from kedge.data.decode import least_side, open_image
             from kedge.deploy import as_photo
 
-            return as_photo(open_image(path, least=2 * shape[1], traits=traits))
+            return as_photo(open_image(path, least=least_side(shape[1]), traits=traits))
         return decoded(path, shape, traits)
     except UnreadableImage as error:
         if is_unread(path.name) and path.exists():

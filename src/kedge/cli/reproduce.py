@@ -104,7 +104,7 @@ def run(
             raise ValueError(
                 "--jobs trains several runs at once, --devices and --nodes one run on several: take one of them"
             )
-        from kedge.experiments.evaluating import earlier_record, read_results
+        from kedge.experiments.evaluating import check_judging, earlier_record, read_results
         from kedge.experiments.running import first_here, plan
 
         folder = Path(out or Path("reproduce") / f"{experiment.name}-{scale}")
@@ -116,6 +116,7 @@ def run(
         if print_:
             print(_as_yaml(planned), end="")
             return 0
+        check_judging(planned)
         absent = [each for each in planned if before is None or earlier_record(each, before) is None]
         starts = {each.start for each in absent}  # a record has no model to start from
         absent = [each for each in planned if each in absent or each.run in starts]
@@ -291,6 +292,9 @@ def _write(
 
     scale, command = options["scale"], command_line("reproduce", {**options, "jobs": 1})
     planned, records = all_measured(experiment, scale, planned, out, changes, before)
+    if not records and not failed:  # this part has no run of its own, and others are not done yet
+        print(f"nothing of {experiment.name} has been measured yet")
+        return 3
     results = gathered(experiment, scale, planned, records, command)
     paths = write_reproduction(results, out)
     print(f"\n{reproduction_markdown(results)}\nreport: {paths[-1]}")

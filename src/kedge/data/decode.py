@@ -42,9 +42,17 @@ def read_image(
     Raises:
         UnreadableImage: not an image, damaged, or not there.
     """
-    if image_size is None:
-        return to_tensor(open_image(source, traits=traits), channels)
-    return to_tensor(evaluation_view(open_image(source, least=2 * image_size, traits=traits), image_size), channels)
+    image = open_image(source, least=least_side(image_size), traits=traits)
+    return to_tensor(image, channels) if image_size is None else view_of(image, image_size, channels)
+
+
+def least_side(image_size: int | None) -> int | None:
+    """The shorter side that an image may be decoded down to for a view of `image_size` pixels; None: it stays whole.
+
+    Sets of up to 64 pixels are decoded whole. Where a side is no multiple of the factor a reduced image is another one:
+    of sharp PNGs of 400×600 pixels a view of 64 was apart by 14 of 256 levels on average.
+    """
+    return None if image_size is None or image_size <= SMALL else 2 * image_size
 
 
 def header(source: Encoded, name: str = "image", traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
@@ -174,6 +182,15 @@ def evaluation_view(
         most = OBLONG * min(height, width)
         image = v2.center_crop(image, [min(height, most), min(width, most)])
     return v2.center_crop(v2.resize(image, [shorter_side(size, crop_share)], antialias=True), [size, size])
+
+
+def view_of(
+    image: Image.Image | torch.Tensor, size: int, channels: int | None = None, crop_share: float = CROP_SHARE
+) -> torch.Tensor:
+    """The evaluation view as uint8 [C, size, size]; up to 64 px it is taken of the tensor, as in sets in memory."""
+    return to_tensor(
+        evaluation_view(to_tensor(image, channels) if size <= SMALL else image, size, crop_share), channels
+    )
 
 
 def shorter_side(size: int, crop_share: float = CROP_SHARE) -> int:

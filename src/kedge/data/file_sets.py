@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kedge.data.decode import CROP_SHARE, convert_channels, evaluation_view, to_tensor
+from kedge.data.decode import CROP_SHARE, convert_channels, least_side, view_of
 from kedge.data.fingerprints import sampled_rows
 from kedge.data.items import ENCODED, Items
 from kedge.data.report import DataError, LoadReport, UnreadableImage
@@ -122,8 +122,7 @@ class FileSet(EncodedSet):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         channels, size, _ = self.image_shape
         row, label = int(self.rows[i]), int(self.labels[i])
-        image = evaluation_view(self.items.image(row, least=2 * size), size, self.crop_share)
-        return to_tensor(image, channels), label
+        return view_of(self.items.image(row, least=least_side(size)), size, channels, self.crop_share), label
 
     def uncropped(self, i: int) -> Any:
         """As for any set; the whole image, of at least twice the size of the view."""
@@ -230,7 +229,7 @@ def small_image(
     if stored[1:] == shape[1:]:
         return image, stored
     if shape[1] == shape[2]:
-        return to_tensor(evaluation_view(image, shape[1])), stored
+        return view_of(image, shape[1]), stored
     from torchvision.transforms.v2 import functional as v2  # a stray image in a set of oblong ones
 
     return v2.resize(image, list(shape[1:]), antialias=True), stored

@@ -17,7 +17,7 @@ from kedge.json_text import read_json
 from kedge.training.folder import RunFolder
 from kedge.training.record import ImageRecord
 
-__all__ = ["all_measured", "earlier_record", "evaluate_one", "read_record", "read_results"]
+__all__ = ["all_measured", "check_judging", "earlier_record", "evaluate_one", "read_record", "read_results"]
 
 Say = Callable[[str], None]
 NOT_KEYWORDS = ("near", "ood", "part", "views", "curve")  # of an experiment's evaluation; the rest `evaluate` takes
@@ -98,7 +98,7 @@ def evaluate_one(
         "machine": machine(),
         "network": entry["network"],
         "parameters": entry["parameters"],
-        "trained": {key: trained.get(key) for key in ("cost", "validation", "torch", "platform")},
+        "trained": {key: trained.get(key) for key in ("cost", "validation", "start", "folds", "torch", "platform")},
         "training_seconds": sum(row["seconds"] for row in RunFolder(planned.run).rows()),
         "evaluation_seconds": time.perf_counter() - started,
         "images": results["data"]["images"],
@@ -133,8 +133,10 @@ def read_record(planned: Planned) -> dict[str, Any] | None:
     try:
         record = read_json(planned.record, nan=True)
         trained = folder.facts()
-        folder.recipe(planned.recipe)  # an error for another one than that of the run
+        grown = folder.recipe(planned.recipe).epochs != folder.recipe().epochs  # an error for another recipe
     except (OSError, ValueError):
+        return None
+    if grown or planned.start_is_newer():
         return None
     if not isinstance(record.get("measures"), dict) or not isinstance(record.get("missing"), list):
         return None
@@ -167,6 +169,8 @@ def earlier_record(planned: Planned, results: Mapping[str, Any]) -> dict[str, An
         return None
     if entry["recipe"] != planned.variant.recipe or entry["evaluation"] != planned.variant.evaluation:
         return None
+    if entry.get("start") != planned.variant.start:  # the same changes of another training
+        return None
     runs = {run["seed"]: run for run in entry["runs"]}
     return {key: value for key, value in runs.get(planned.seed, {}).items() if key != "seed"} or None
 
@@ -186,12 +190,30 @@ def _settings(planned: Planned) -> dict[str, Any]:
     return {**planned.variant.evaluation, "data": planned.recipe.data, "ranked_by": "log odds"}
 
 
+def check_judging(planned: Iterable[Planned]) -> None:
+    """Raise DataError or ValueError, before anything is trained, where the images to judge on are not in the data."""
+    for each in {(p.variant.evaluation.get("part", "test"), p.recipe.train_images): p for p in planned}.values():
+        part, place = each.variant.evaluation.get("part", "test"), str(each.recipe.data)
+        if part == "rest":
+            _rest(each, data.load(place, "train", decode=False))
+        elif part not in (offered := data.splits(place)):
+            there = ", ".join(offered)
+            raise DataError(
+                f"{each.name} is judged on images of a part {part}, and {place} has {there}: put them in a folder "
+                f"{part} beside train"
+            )
+
+
 def _judging(planned: Planned, side: int | None, channels: int, decode: bool) -> ImageSet:
     """The images that a run is judged on: a part of its data, or with part rest those that train_images left."""
-    place, first = str(planned.recipe.data), planned.recipe.train_images
+    place = str(planned.recipe.data)
     if (part := planned.variant.evaluation.get("part", "test")) != "rest":
         return data.load(place, part, side, channels, decode=decode)
-    train = data.load(place, "train", side, channels, decode=decode)
+    return _rest(planned, data.load(place, "train", side, channels, decode=decode))
+
+
+def _rest(planned: Planned, train: ImageSet) -> ImageSet:
+    first, place = planned.recipe.train_images, planned.recipe.data
     if first is None or first >= len(train):
         raise ValueError(f"part rest is of training images beyond train_images ({first}), and {place} has {len(train)}")
     return train.subset(range(first, len(train)))
@@ -231,7 +253,8 @@ def all_measured(
     seeds = {each.seed for each in planned} | {int(seed) for _, _, seed in names if seed.isdigit()}
     seeds |= {run["seed"] for entry in known["variants"].values() for run in entry["runs"]} if known else set()
     place = str(planned[0].recipe.data)
-    every = plan(experiment, scale, sorted(seeds), out, place, None, changes)
+    # A scale may leave variants out that were asked for all the same.
+    every = plan(experiment, scale, sorted(seeds), out, place, list(experiment.variants), changes)
     every = [by_name.get(each.name, each) for each in every]
     records = {each.name: read_record(each) or (earlier_record(each, known) if known else None) for each in every}
     measured = {name: record for name, record in records.items() if record is not None}

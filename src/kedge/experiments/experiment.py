@@ -36,6 +36,7 @@ class Variant:
         evaluation: keywords of the evaluation.
         runs: the name of the variant whose runs it evaluates; its own unless it only asks them in another way.
         after: the name of the variant whose runs, of the same seed, its training starts from; None: of none.
+        start: the recipe of that variant.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Variant:
     evaluation: dict[str, Any]
     runs: str
     after: str | None = None
+    start: dict[str, Any] | None = None
 
 
 @dataclass
@@ -189,7 +191,8 @@ class Experiment:
             if "init_from" in tree:
                 raise ValueError(f"{where}it starts from a run of {after}: leave out init_from")
             tree["init_from"] = after  # of which seed, the plan says
-        return Variant(name, tree, evaluation, same or name, after)
+        start = None if after is None else self._variant(after, scaled, source).recipe
+        return Variant(name, tree, evaluation, same or name, after, start)
 
     def _named(self, name: str, source: str) -> None:
         if name not in self.variants:

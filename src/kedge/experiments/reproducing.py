@@ -37,6 +37,10 @@ def gathered(
         notes.append(f"Out-of-distribution sets that were not at hand, and are left out: {', '.join(missing)}.")
     if failed:
         notes.append(f"Parts that could not be measured: {'; '.join(failed[:10])}.")
+    if shares := _taken_back(records):
+        notes.append(
+            f"Below its start on validation images, training was taken back in part, as by kedge train: {shares}."
+        )
     compared, apart = _on_the_same_sets({e.name: e for e in planned if e.name in records}, by_variant)
     notes += [f"{group} AUROC is not compared of {', '.join(runs)}: other runs had sets that these had not."
               for group, runs in apart.items()]  # fmt: skip
@@ -58,6 +62,15 @@ def gathered(
         "variants": {name: _variant(by_variant[name], planned, name) for name in names},
         **comparison(experiment, names, compared),
     }
+
+
+def _taken_back(records: Mapping[str, dict[str, Any]]) -> str:
+    """The runs of which a share of the trained weights was kept, with the share; empty if there are none."""
+    shares = {}
+    for name, record in records.items():
+        trained = record.get("trained") or {}
+        shares[name] = min((trained.get(key) or {}).get("share", 1) for key in ("start", "folds"))
+    return ", ".join(f"{name} ({100 * share:.0f} % kept)" for name, share in shares.items() if share < 1)
 
 
 def _on_the_same_sets(
@@ -92,6 +105,7 @@ def _variant(records: Mapping[int, dict[str, Any]], planned: Sequence[Planned], 
         "recipe": one.variant.recipe,
         "evaluation": one.variant.evaluation,
         "trained_as": one.variant.runs,
+        **({} if one.variant.start is None else {"start": one.variant.start}),
         "network": first["network"],
         "parameters": first["parameters"],
         "training_seconds": statistics.fmean(run["training_seconds"] for run in runs),

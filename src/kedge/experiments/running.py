@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from kedge.experiments.experiment import Experiment, Variant
 from kedge.experiments.together import agreed
 from kedge.own_code import is_allowed
 from kedge.training.recipe import Recipe
+from kedge.training.recorded import recorded_facts
 
 __all__ = ["Planned", "first_here", "plan", "train_one"]
+
+STAMP = "%Y-%m-%dT%H:%M:%S%z"  # of times in run.json
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,18 @@ class Planned:
     def start(self) -> Path | None:
         """The folder of the training that this one starts from; None for one that starts anew."""
         return None if self.variant.after is None else self.out / "runs" / f"{self.variant.after}-{self.seed}"
+
+    def start_is_newer(self) -> bool:
+        """Whether what this run started from was trained anew after that: its weights are of an earlier one."""
+        if self.start is None:
+            return False
+        started, finished = (
+            recorded_facts(run).get(key) if (run / "run.json").is_file() else None
+            for run, key in ((self.run, "started"), (self.start, "finished"))
+        )
+        if started is None or finished is None:
+            return False
+        return datetime.strptime(finished, STAMP) > datetime.strptime(started, STAMP)
 
     @property
     def record(self) -> Path:
@@ -108,7 +124,6 @@ def plan(
 def _check_names(variant: Variant) -> None:
     """Raise ValueError for what would fail only after an hour of training."""
     from kedge import networks
-    from kedge.data.corruptions import expand
     from kedge.training import Recipe
     from kedge.training.objective import check_objective
 
@@ -117,16 +132,40 @@ def _check_names(variant: Variant) -> None:
         networks.locate(model)
     says = ("objective", "eps", "class_weights", "extra")
     check_objective(Recipe.from_dict({key: variant.recipe[key] for key in says if key in variant.recipe}))
-    expand(variant.evaluation.get("shift", []))
-    severities = variant.evaluation.get("severities", [])
-    if wrong := [s for s in severities if s not in (1, 2, 3, 4, 5)]:
-        raise ValueError(f"severities are of 1 to 5, not {wrong[0]!r}")
-    references = variant.evaluation.get("references")
-    if not (references in (None, "blt", "adaptive") or (isinstance(references, int) and references >= 1)):
+    _check_evaluation(variant)
+
+
+def _check_evaluation(variant: Variant) -> None:
+    from kedge.data.corruptions import expand
+
+    wanted, anchored = variant.evaluation, variant.recipe.get("anchored") is not False
+    expand(wanted.get("shift", []))
+    severities = wanted.get("severities", [1])
+    if not severities or any(each not in (1, 2, 3, 4, 5) for each in severities):
+        raise ValueError(f"severities are one or more of 1 to 5, not {severities!r}")
+    limit, equalise = wanted.get("limit"), wanted.get("equalise", False)
+    if not (limit is None or _is_count(limit)):
+        raise ValueError(f"limit is a number of images, 1 or more, not {limit!r}")
+    if not isinstance(equalise, bool):
+        raise ValueError(f"equalise is true or false, not {equalise!r}")
+    references, views = wanted.get("references"), wanted.get("views")
+    if not (references in (None, "blt", "adaptive") or _is_count(references)):
         raise ValueError(f"references is a number, blt or adaptive, not {references!r}")
-    views = variant.evaluation.get("views")
-    if not (views is None or (isinstance(views, int) and 1 <= views <= 10)):
+    if not (views is None or (_is_count(views) and views <= 10)):
         raise ValueError(f"views is a number from 1 to 10, not {views!r}")
+    if not anchored:
+        return
+    bank = variant.recipe.get("references", Recipe.references)
+    if _is_count(references) and references > bank:
+        raise ValueError(f"references is {references}, and the bank holds {bank}: train with references {references}")
+    if references == "blt" and not variant.recipe.get("residuals"):
+        raise ValueError("references blt compares with residuals, and none are kept: train with residuals, such as 500")
+    if views is not None and references not in (None, 1):
+        raise ValueError(f"views meet the first reference alone, and references is {references}: leave one of them out")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def first_here(names: Iterable[str]) -> str:
@@ -158,6 +197,10 @@ def train_one(planned: Planned, progress: bool = False) -> None:
         raise ValueError(f"{planned.name} starts from {planned.start}, which has no model yet: train that first")
 
     begun = agreed(lambda: _begun(planned))
+    if begun and planned.start_is_newer():
+        raise ValueError(
+            f"{planned.run} started from {planned.start}, which was trained anew since: move it away to train it again"
+        )
     # An experiment is a file: its recipes are not the calling program's own.
     fit(planned.recipe, resume=planned.run if begun else None, progress=progress, allow_code=is_allowed())
 

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,17 +45,21 @@ def side_by_side(
         logs: the files that what they print is added to.
         tick: called about once a second while they run, and once afterwards.
         well: exit statuses with which nothing went wrong.
-        gpus: of more than one, each process sees one.
+        gpus: of more than one that this process may use, each sees one.
 
-    However this is left, by an interruption too, no process is.
+    However this is left, by an interruption or SIGTERM too, no process is.
     """
     threads = max(1, cores() // len(commands))
     children: list[subprocess.Popen[bytes]] = []
+    before = None
+    if threading.current_thread() is threading.main_thread():  # no other one may set a handler
+        before = signal.signal(signal.SIGTERM, _interrupted)
     try:
         for job, (words, log) in enumerate(zip(commands, logs, strict=True)):
             environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
             if gpus > 1:
-                environment["CUDA_VISIBLE_DEVICES"] = str(job % gpus)
+                seen = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+                environment["CUDA_VISIBLE_DEVICES"] = seen.split(",")[job % gpus]
             log.parent.mkdir(parents=True, exist_ok=True)
             with open(log, "a", encoding="utf-8") as file:
                 call = [*command(), *words]
@@ -65,8 +70,14 @@ def side_by_side(
         tick()
     finally:
         _end(children)
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return [_why(child.returncode, log) for child, log in zip(children, logs, strict=True)
             if child.returncode not in well]  # fmt: skip
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _end(children: Sequence["subprocess.Popen[bytes]"]) -> None:

@@ -131,11 +131,12 @@ class Anchored(Wrapper):
         return self.alpha if self.ramp == 0 else self.alpha * min(1.0, self.progress / self.ramp)
 
     def prepare(self, model: nn.Module) -> None:
-        """Average and blur the bank of the model as references are in training."""
-        core = unwrapped(model)
-        if isinstance(core, AnchoredModel) and (self.average > 1 or self.blur):
+        """Average and blur the bank of the model as references are in training, once."""
+        core, own = unwrapped(model), (self.average, self.blur)
+        if isinstance(core, AnchoredModel) and own not in ((1, 0), core.bank_prepared):
             bank = core.references
             core.references = self._blurred(torch.stack([bank.roll(-k, 0) for k in range(self.average)]).mean(0))
+            core.bank_prepared = own
 
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss of the model with freshly drawn references and mask."""

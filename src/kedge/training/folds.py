@@ -128,8 +128,8 @@ def fold_places(images: ImageSet, folds: int, seed: int, groups: Groups | None =
         judged, kind = sum(map(len, places)), "ones" if groups is None else f"groups by {groups.by}"
         advice = "take fewer folds, or add images" if judged else "add images, or a part val to judge by"
         raise ValueError(
-            f"folds is {folds}, but there are only {judged} images to judge by (of classes with two different {kind} or "
-            f"more, of {len(keys)} images): {advice}"
+            f"folds is {folds}, but there are only {judged} images to judge by (of classes with two different {kind} "
+            f"or more, of {len(keys)} images): {advice}"
         )
     return [torch.tensor(each) for each in places]
 
