@@ -43,7 +43,7 @@ def read_image(
         UnreadableImage: not an image, damaged, or not there.
     """
     image = open_image(source, least=least_side(image_size), traits=traits)
-    return to_tensor(image, channels) if image_size is None else view_of(image, image_size, channels)
+    return to_tensor(image if image_size is None else evaluation_view(image, image_size), channels)
 
 
 def least_side(image_size: int | None) -> int | None:
@@ -182,15 +182,6 @@ def evaluation_view(
         most = OBLONG * min(height, width)
         image = v2.center_crop(image, [min(height, most), min(width, most)])
     return v2.center_crop(v2.resize(image, [shorter_side(size, crop_share)], antialias=True), [size, size])
-
-
-def view_of(
-    image: Image.Image | torch.Tensor, size: int, channels: int | None = None, crop_share: float = CROP_SHARE
-) -> torch.Tensor:
-    """The evaluation view as uint8 [C, size, size]; up to 64 px it is taken of the tensor, as in sets in memory."""
-    return to_tensor(
-        evaluation_view(to_tensor(image, channels) if size <= SMALL else image, size, crop_share), channels
-    )
 
 
 def shorter_side(size: int, crop_share: float = CROP_SHARE) -> int:

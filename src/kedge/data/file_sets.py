@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kedge.data.decode import CROP_SHARE, convert_channels, least_side, view_of
+from kedge.data.decode import CROP_SHARE, convert_channels, evaluation_view, least_side, to_tensor
 from kedge.data.fingerprints import sampled_rows
 from kedge.data.items import ENCODED, Items
 from kedge.data.report import DataError, LoadReport, UnreadableImage
@@ -122,7 +122,8 @@ class FileSet(EncodedSet):
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
         channels, size, _ = self.image_shape
         row, label = int(self.rows[i]), int(self.labels[i])
-        return view_of(self.items.image(row, least=least_side(size)), size, channels, self.crop_share), label
+        image = evaluation_view(self.items.image(row, least=least_side(size)), size, self.crop_share)
+        return to_tensor(image, channels), label
 
     def uncropped(self, i: int) -> Any:
         """As for any set; the whole image, of at least twice the size of the view."""
@@ -223,13 +224,13 @@ def small_image(
     Raises:
         UnreadableImage: it cannot be decoded.
     """
+    from torchvision.transforms.v2 import functional as v2
+
     image = items.small(i, traits)
     stored = tuple(image.shape)
-    image = convert_channels(image, shape[0])
     if stored[1:] == shape[1:]:
-        return image, stored
-    if shape[1] == shape[2]:
-        return view_of(image, shape[1]), stored
-    from torchvision.transforms.v2 import functional as v2  # a stray image in a set of oblong ones
-
-    return v2.resize(image, list(shape[1:]), antialias=True), stored
+        return convert_channels(image, shape[0]), stored
+    if shape[1] == shape[2]:  # as larger images and those of `kedge predict` are: PIL's view, then the channels
+        return to_tensor(evaluation_view(v2.to_pil_image(image), shape[1]), shape[0]), stored
+    # A stray image in a set of oblong ones.
+    return v2.resize(convert_channels(image, shape[0]), list(shape[1:]), antialias=True), stored
