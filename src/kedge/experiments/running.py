@@ -141,8 +141,8 @@ def _check_evaluation(variant: Variant) -> None:
     wanted, anchored = variant.evaluation, variant.recipe.get("anchored") is not False
     expand(wanted.get("shift", []))
     severities = wanted.get("severities", [1])
-    if not severities or any(each not in (1, 2, 3, 4, 5) for each in severities):
-        raise ValueError(f"severities are one or more of 1 to 5, not {severities!r}")
+    if wrong := [each for each in severities or ["none"] if each not in (1, 2, 3, 4, 5)]:
+        raise ValueError(f"severities are of 1 to 5, not {wrong[0]}")
     limit, equalise = wanted.get("limit"), wanted.get("equalise", False)
     if not (limit is None or _is_count(limit)):
         raise ValueError(f"limit is a number of images, 1 or more, not {limit!r}")
