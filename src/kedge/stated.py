@@ -20,10 +20,10 @@ def check_stated(stated: Mapping[str, Any], where: str) -> None:
     """
     check_there(stated, ("class_names", "reject"), where)
     shape, outputs, names = stated.get("input_shape"), stated.get("num_outputs"), stated.get("class_names")
-    listed = isinstance(shape, list) and 1 <= len(shape) <= 4 and all(map(_is_count, shape))
+    listed = isinstance(shape, list) and 1 <= len(shape) <= 4 and all(map(is_count, shape))
     if not listed or math.prod(shape or []) > LARGEST:
         refuse(stated, "input_shape", where, f"one to four positive whole numbers, of a product up to {LARGEST:,}")
-    if not (_is_count(outputs) and outputs <= LARGEST):  # type: ignore[operator]
+    if not (is_count(outputs) and outputs <= LARGEST):  # type: ignore[operator]
         refuse(stated, "num_outputs", where, f"a positive whole number up to {LARGEST:,}")
     if stated.get("task") not in TASKS:
         refuse(stated, "task", where, " or ".join(TASKS))
@@ -58,5 +58,6 @@ def refuse(stated: Mapping[str, Any], name: str, where: str, rule: str) -> None:
     raise ValueError(f"{where}: {name} cannot be {value}, it is {rule}; the file was changed or is incomplete")
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether this is a whole number of 1 or more, and no bool."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0

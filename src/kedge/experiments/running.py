@@ -11,6 +11,7 @@ from kedge.data import DataError
 from kedge.experiments.experiment import Experiment, Variant
 from kedge.experiments.together import agreed
 from kedge.own_code import is_allowed
+from kedge.stated import is_count
 from kedge.training.recipe import Recipe
 from kedge.training.recorded import recorded_facts
 
@@ -144,28 +145,24 @@ def _check_evaluation(variant: Variant) -> None:
     if wrong := [each for each in severities or ["none"] if each not in (1, 2, 3, 4, 5)]:
         raise ValueError(f"severities are of 1 to 5, not {wrong[0]}")
     limit, equalise = wanted.get("limit"), wanted.get("equalise", False)
-    if not (limit is None or _is_count(limit)):
+    if not (limit is None or is_count(limit)):
         raise ValueError(f"limit is a number of images, 1 or more, not {limit!r}")
     if not isinstance(equalise, bool):
         raise ValueError(f"equalise is true or false, not {equalise!r}")
     references, views = wanted.get("references"), wanted.get("views")
-    if not (references in (None, "blt", "adaptive") or _is_count(references)):
+    if not (references in (None, "blt", "adaptive") or is_count(references)):
         raise ValueError(f"references is a number, blt or adaptive, not {references!r}")
-    if not (views is None or (_is_count(views) and views <= 10)):
+    if not (views is None or (is_count(views) and views <= 10)):
         raise ValueError(f"views is a number from 1 to 10, not {views!r}")
     if not anchored:
         return
     bank = variant.recipe.get("references", Recipe.references)
-    if _is_count(references) and references > bank:
+    if is_count(references) and references > bank:
         raise ValueError(f"references is {references}, and the bank holds {bank}: train with references {references}")
     if references == "blt" and not variant.recipe.get("residuals"):
         raise ValueError("references blt compares with residuals, and none are kept: train with residuals, such as 500")
     if views is not None and references not in (None, 1):
         raise ValueError(f"views meet the first reference alone, and references is {references}: leave one of them out")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def first_here(names: Iterable[str]) -> str:
