@@ -29,7 +29,8 @@ from benchmarks.conversion import RESULTS, trained
 from benchmarks.side_by_side import command, lines, table
 from kedge import data
 from kedge.adaptation import HOWS, Settings, study
-from kedge.evaluation.provenance import machine, now
+from kedge.clock import now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.procedures._study import spread
 from kedge.training import Recipe

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 import kedge
 import kedge.data
 from kedge.attacks import PGD, AutoAttack, Bank
+from kedge.clock import now
 from kedge.data import ImageSet
 from kedge.evaluation import evaluate
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.metrics import exact_interval
 from kedge.training import Recipe, fit

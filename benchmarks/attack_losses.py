@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 import kedge.data
 from kedge.attacks import PGD
-from kedge.evaluation.provenance import machine, now
+from kedge.clock import now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.objectives import TRADES, Adversarial, CrossEntropy, Objective
 

@@ -27,8 +27,9 @@ import torch
 import kedge
 import kedge.data
 from kedge.attacks import FGSM, PGD
+from kedge.clock import now
 from kedge.data import ImageSet, generator, training_batches
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.layout import channels_last
 from kedge.networks import create

@@ -18,8 +18,9 @@ from typing import Any
 
 import kedge.data
 from benchmarks.side_by_side import command
+from kedge.clock import now
 from kedge.evaluation import evaluate
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.scores import MSP, Disagreement, Energy
 from kedge.training import Recipe, fit

@@ -24,8 +24,9 @@ from typing import Any
 
 import kedge.data
 from benchmarks.side_by_side import command, lines, table
+from kedge.clock import now
 from kedge.evaluation import evaluate
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.procedures._study import spread
 from kedge.training import Recipe, RunResult, fit

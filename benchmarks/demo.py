@@ -33,8 +33,9 @@ from torch import Tensor
 
 import kedge
 from kedge import data, networks
+from kedge.clock import now
 from kedge.demo.saliency import occlusion
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 
 RESULTS = Path(__file__).parent / "results"

@@ -26,11 +26,12 @@ from safetensors.torch import load_file
 import kedge
 from benchmarks.side_by_side import command
 from kedge import data, networks
+from kedge.clock import now
 from kedge.data.corruptions import CBAR, GROUPS, NAMES
 from kedge.evaluation.drift import NONE, UNLIKE, joint_p
 from kedge.evaluation.drift_profiles import Profiles
 from kedge.evaluation.drift_seen import Asker, Embedding, Seen
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.metrics import (
     accuracy_interval,

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 import kedge
 import kedge.data
+from kedge.clock import now
 from kedge.data.corruptions import SEVERITIES, corrupt
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.evaluation.sets import limited
 from kedge.files import write_text
 

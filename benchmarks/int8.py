@@ -25,8 +25,9 @@ from safetensors.torch import load_file
 
 import kedge
 from kedge import data, networks
+from kedge.clock import now
 from kedge.deploy import choose_folded, export, load_onnx, quantise
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.training import fit
 

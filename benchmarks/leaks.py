@@ -30,9 +30,10 @@ from torch import Tensor
 from benchmarks.side_by_side import RESULTS, command
 from kedge import data
 from kedge.cli.foreign import load_timm
+from kedge.clock import now
 from kedge.data import Groups, ImageSet, group_by, split_validation
 from kedge.data.twins import twins
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.probing.features import features
 from kedge.probing.heads import find_head

@@ -38,10 +38,11 @@ from torchvision.transforms.v2 import functional as v2
 
 import kedge
 from kedge import data
+from kedge.clock import now
 from kedge.data.decode import OBLONG, open_image, shorter_side
 from kedge.deploy import as_photo, choose_folded, export, export_photo, load_onnx, with_photo_input
 from kedge.deploy.photo_file import view_of
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 
 RESULTS = Path(__file__).parent / "results"

@@ -25,7 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kedge.evaluation.provenance import machine, now
+from kedge.clock import now
+from kedge.evaluation.provenance import machine
 
 RESULT = Path(__file__).parent / "results" / "processes.json"
 PAGE = Path(__file__).parents[1] / "docs" / "processes.md"

@@ -95,7 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measured(runs: Path, seeds: Sequence[int], elsewhere: Sequence[int], jobs: int, command: str) -> dict[str, Any]:
     """Train what is missing, evaluate all on the same images, compare each variant with the others."""
-    from kedge.evaluation.provenance import machine, now
+    from kedge.clock import now
+    from kedge.evaluation.provenance import machine
     from kedge.reporting.claims import compared
 
     places = {"here": runs, "elsewhere": runs / "elsewhere"}

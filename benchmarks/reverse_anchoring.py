@@ -22,9 +22,10 @@ from torch import Tensor
 
 from kedge import data, metrics
 from kedge.claims._images import cut, packed
+from kedge.clock import now
 from kedge.data import ImageSet
 from kedge.data.corruptions import corrupt
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.evaluation.sets import labelled_few
 from kedge.experiments.comparing import mean_interval
 from kedge.files import write_text

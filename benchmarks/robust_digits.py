@@ -23,8 +23,9 @@ from torch import nn
 import kedge.data
 from benchmarks.side_by_side import command
 from kedge.attacks import PGD
+from kedge.clock import now
 from kedge.data import ImageSet
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.training import Recipe, fit
 

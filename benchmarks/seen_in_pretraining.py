@@ -26,9 +26,10 @@ import kedge
 from benchmarks.published_networks import SETTINGS, published
 from kedge import data
 from kedge.claims._images import cut
+from kedge.clock import now
 from kedge.data import ImageSet
 from kedge.evaluation import evaluate
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.experiments.comparing import mean_interval
 from kedge.files import write_text
 from kedge.scores import KNN, MSP, Energy, outputs_of

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from benchmarks.published_networks import published
 from kedge import data
+from kedge.clock import now
 from kedge.evaluation import evaluate
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 
 RESULTS = Path(__file__).parent / "results"

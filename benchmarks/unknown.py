@@ -29,10 +29,11 @@ from kedge import metrics
 from kedge.adaptation import adapt
 from kedge.anchoring.outputs import Outputs
 from kedge.anchoring.prototypes import PROTOTYPES, nearest
+from kedge.clock import now
 from kedge.confidence import log_odds
 from kedge.data import ImageSet
 from kedge.evaluation import sets
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 from kedge.metrics import accuracy_interval
 from kedge.rejection import answered

@@ -21,8 +21,9 @@ from typing import Any
 from torch import Tensor
 
 import kedge
+from kedge.clock import now
 from kedge.data.corruptions import CBAR, NAMES, corrupt
-from kedge.evaluation.provenance import machine, now
+from kedge.evaluation.provenance import machine
 from kedge.evaluation.sets import limited
 from kedge.files import write_text
 from kedge.metrics import (

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.side_by_side import lines, table
-from kedge.evaluation.provenance import machine, now
+from kedge.clock import now
+from kedge.evaluation.provenance import machine
 
 HELD = {
     "kills": "gone on with, everything is as without the kill, to the bit",

@@ -36,7 +36,8 @@ from benchmarks.photos.sets import SETS, PhotoSet, folder_of
 from benchmarks.photos.table import OURS, summary, tables
 from benchmarks.photos.worker import METHODS
 from benchmarks.side_by_side import lines
-from kedge.evaluation.provenance import machine, now
+from kedge.clock import now
+from kedge.evaluation.provenance import machine
 from kedge.files import write_text
 
 ROOT = Path(__file__).resolve().parents[2]

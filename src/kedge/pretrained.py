@@ -274,7 +274,7 @@ def _adapt_first_layer(network: nn.Module, state: dict[str, Tensor], own: dict[s
     """Change the kernel of the first convolution in `state` from three channels to those of the network."""
     from timm.models import adapt_input_conv
 
-    first = next((f"{n}.weight" for n, m in network.named_modules() if isinstance(m, nn.Conv2d)), None)
+    first = _first_weight(network)
     if first in own and first in state and own[first].ndim == state[first].ndim == 4:
         have, want = state[first], own[first]
         if have.shape[1] == 3 != want.shape[1] and have.shape[::2] == want.shape[::2]:

@@ -264,6 +264,19 @@ def test_a_run_on_shards_resumes_to_the_same_weights(shards, tmp_path, monkeypat
         fit({**recipe, "name": "few", "train_images": 20}, progress=False, report=False)
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+def test_small_views_in_training_are_of_whole_images_as_everywhere(tmp_path, kind):
+    """Images that are reduced as they are decoded are others: a model would be judged on pixels unlike these."""
+    with tarfile.open(tmp_path / "train-000000.tar", "w") as tar:
+        for i in range(6):
+            _add(tar, f"{i:05d}.{kind}", _encoded(i, 107, kind))
+            _add(tar, f"{i:05d}.cls", str(i % 3).encode())
+    images, _ = data.stream(str(tmp_path), 16, 0, 0)
+    views = [image for batch, _ in data.training_batches(images, 3, 0, augment="none") for image in batch]
+    plain = [data.read_image(_encoded(i, 107, kind), 16) for i in range(6)]
+    assert _hashes(views) == _hashes(plain)
+
+
 def test_a_part_val_of_shards_is_the_validation_set(shards, tmp_path):
     folder = shards(3, 12)
     shards(1, 12, "val", first=100)

@@ -13,7 +13,8 @@ from typing import Any
 from kedge import data
 from kedge.claims._base import Claim, claim
 from kedge.claims._sources import digest, text_digest
-from kedge.evaluation.provenance import machine, now
+from kedge.clock import now
+from kedge.evaluation.provenance import machine
 from kedge.files import sweep, write_text
 from kedge.json_text import read_json
 

@@ -11,7 +11,8 @@ from kedge import catalog
 from kedge.claims._base import PARTS, claim, verdict_of
 from kedge.claims._running import Task, missing_data, record_of
 from kedge.claims._sources import text_digest
-from kedge.evaluation.provenance import machine, now
+from kedge.clock import now
+from kedge.evaluation.provenance import machine
 from kedge.experiments.comparing import mean_interval
 from kedge.files import write_text
 from kedge.json_text import read_json

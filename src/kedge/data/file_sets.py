@@ -126,8 +126,8 @@ class FileSet(EncodedSet):
         return to_tensor(image, channels), label
 
     def uncropped(self, i: int) -> Any:
-        """As for any set; the whole image, of at least twice the size of the view."""
-        return self.items.image(int(self.rows[i]), least=2 * self.image_shape[1])
+        """As for any set; the whole image, of twice the size of the view or more."""
+        return self.items.image(int(self.rows[i]), least=least_side(self.image_shape[1]))
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (uint8 [B, C, H, W], long [B]) in the order of the set, decoded by `workers` processes.

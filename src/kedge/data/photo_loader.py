@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from kedge.data.augment import WHOLE, photo_transform
-from kedge.data.decode import evaluation_view, open_image, to_tensor
+from kedge.data.decode import evaluation_view, least_side, open_image, to_tensor
 from kedge.data.formats import Encoded
 from kedge.data.report import DataError, UnreadableImage, listed, tolerated
 from kedge.data.sets import ImageSet
@@ -146,7 +146,7 @@ class _SampleViews(Dataset):
         epoch, number, name, source, label = entry
         channels, size, _ = self._shape
         try:
-            image = open_image(source, name, least=2 * size)
+            image = open_image(source, name, least=least_side(size))
         except UnreadableImage as error:
             unreadable = UnreadableImage(name, error.reason)
             members = (self._sample.labels == label).nonzero()[:, 0]

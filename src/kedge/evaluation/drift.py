@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kedge.clock import now
 from kedge.data.corruptions import SEVERITIES, expand
 from kedge.evaluation.drift_images import FEWEST, apart, distances_from, rows_of, sheet_of
 from kedge.evaluation.drift_profiles import Nearest, Profiles, Simulated, Whitening
 from kedge.evaluation.drift_seen import Asker, Embedding
 from kedge.evaluation.drift_tests import answers_changed, beyond, files_changed, numbers_changed
 from kedge.evaluation.inputs import conversion
-from kedge.evaluation.provenance import citations, machine, now
+from kedge.evaluation.provenance import citations, machine
 from kedge.evaluation.runner import duration
 from kedge.evaluation.sets import check_images, check_severities, set_record
 from kedge.evaluation.unlabelled import estimate_accuracy

@@ -3,7 +3,6 @@
 import os
 import platform
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -24,11 +23,6 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "accelerators": gpus,
     }
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def peak_memory() -> float | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kedge import catalog
 from kedge.anchoring.prototypes import reads_features
+from kedge.clock import now
 from kedge.data.groups import Groups
 from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.cache import Parts
@@ -22,7 +23,7 @@ from kedge.evaluation.figures import corruption_strips, shared_out
 from kedge.evaluation.first_order import first_order_radius
 from kedge.evaluation.inputs import conversion
 from kedge.evaluation.model_summary import Settings, about
-from kedge.evaluation.provenance import citations, conventions, machine, now, peak_memory
+from kedge.evaluation.provenance import citations, conventions, machine, peak_memory
 from kedge.evaluation.runner import Runner
 from kedge.evaluation.sets import (
     FIT_IMAGES,

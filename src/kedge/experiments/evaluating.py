@@ -50,7 +50,8 @@ def evaluate_one(
     import torch
 
     from kedge import evaluation
-    from kedge.evaluation.provenance import machine, now
+    from kedge.clock import now
+    from kedge.evaluation.provenance import machine
     from kedge.scores import MSP, Energy, Masked
 
     if device == "auto":

@@ -20,7 +20,8 @@ def gathered(
 
     Runs without a record are listed as unfinished. Raises ValueError if there is no record at all.
     """
-    from kedge.evaluation.provenance import machine, now
+    from kedge.clock import now
+    from kedge.evaluation.provenance import machine
 
     if not records:
         raise ValueError(f"nothing of {experiment.name} has been measured yet")

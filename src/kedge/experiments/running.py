@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from kedge import data
+from kedge.clock import is_before
 from kedge.data import DataError
 from kedge.experiments.experiment import Experiment, Variant
 from kedge.experiments.together import agreed
@@ -16,8 +16,6 @@ from kedge.training.recipe import Recipe
 from kedge.training.recorded import recorded_facts
 
 __all__ = ["Planned", "first_here", "plan", "train_one"]
-
-STAMP = "%Y-%m-%dT%H:%M:%S%z"  # of times in run.json
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,7 @@ class Planned:
             recorded_facts(run).get(key) if (run / "run.json").is_file() else None
             for run, key in ((self.run, "started"), (self.start, "finished"))
         )
-        if started is None or finished is None:
-            return False
-        return datetime.strptime(finished, STAMP) > datetime.strptime(started, STAMP)
+        return is_before(started, finished)
 
     @property
     def record(self) -> Path:

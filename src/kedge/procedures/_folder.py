@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from kedge import checkpoint
+from kedge import checkpoint, clock
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.files import folder_in_place_of, sweep, write_text
@@ -99,7 +98,7 @@ def write_outcome(
         set_unknown(model, recipe, train, val)
     facts |= {"validation": measured, "reject": model.reject, "unknown": model.unknown, "steps": {}}
     words = f"# Made by kedge adapt, {folder.name}: names the network and the images; what was done is in run.json.\n"
-    facts |= {"adaptation": record, "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    facts |= {"adaptation": record, "finished": clock.now()}
     with folder_in_place_of(folder, ("model", "recipe.yaml", "run.json", FILE)) as new:
         checkpoint.save(model, new / "model")
         record_of(recipe, train, val, in_memory=True).write(new)

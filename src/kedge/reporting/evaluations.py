@@ -1,10 +1,10 @@
 """Which evaluation of a run is that of its model as it is now."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from kedge.clock import is_before
 from kedge.reporting.files import read_results
 
 __all__ = ["evaluation_of", "on_validation"]
@@ -33,7 +33,7 @@ def evaluation_of(
         if not own:
             continue
         measured = results["models"][own[0]]
-        if _before(results["created"], facts.get("finished")):
+        if is_before(results["created"], facts.get("finished")):
             why = why or "the last evaluation is older than the training"
         elif not changed and measured["steps"] != list(steps):
             then = ", ".join(measured["steps"]) or "no temperature"
@@ -42,13 +42,6 @@ def evaluation_of(
             alone = {own[0]: {**measured, "unlabelled": None}}
             return {**results, "models": alone, "groups": {}, "comparisons": []}, str(path)
     return None, why or "this model was not evaluated"
-
-
-def _before(created: Any, finished: Any) -> bool:
-    try:
-        return datetime.fromisoformat(created) < datetime.fromisoformat(finished)
-    except (TypeError, ValueError):
-        return False
 
 
 def on_validation(results: dict[str, Any]) -> bool:

@@ -3,13 +3,13 @@
 What must be as it was is refused in words if it is not; what may differ is said.
 """
 
-import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from kedge import clock
 from kedge.epsilon import print_ball
 from kedge.files import write_text
 from kedge.own_code import sources
@@ -154,7 +154,7 @@ def go_on(folder: RunFolder, facts: dict[str, Any], epochs: int | None) -> dict[
         recipe = replace(recipe, epochs=epochs)
         write_text(folder.path / "recipe.yaml", recipe.to_yaml())
     changed = {name: now for name, (_, now) in _other_versions(facts).items()}
-    again = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **changed}
+    again = {"at": clock.now(), **changed}
     known = {key: value for key, value in facts.items() if key != "finished"}
     stamped = stamp(recipe, folder.path / FILE)
     before = (facts.get("digests") or {}).get("recipe")

@@ -20,6 +20,7 @@ from typing import Any
 from kedge import checkpoint
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
+from kedge.clock import now
 from kedge.files import is_temporary, lock, sweep, whole_folder, write_text
 from kedge.regular import read_text
 from kedge.training.digests import MAY_CHANGE, may_grow, stamp
@@ -274,5 +275,5 @@ def surroundings() -> dict[str, Any]:
         **{name: version(name) for name in libraries},
         "platform": platform.platform(),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": now(),
     }

@@ -1,7 +1,6 @@
 """From the last epoch to a model folder: which weights are kept, what they are worth, the record and the page."""
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from kedge.anchoring import PixelModel
 from kedge.checkpoint import load, save
+from kedge.clock import now
 from kedge.data import ImageSet
 from kedge.data.report import listed
 from kedge.layout import as_stored
@@ -130,7 +130,7 @@ def finish(
         for name, other in models.items():
             save(other, folder.path / name)
         save(model, folder.model)
-        facts["finished"] = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        facts["finished"] = now()
         folder.write_facts(facts)
         folder.clear_best()
         sweep_folds(folder.path)
