@@ -7,6 +7,7 @@ import scipy.stats
 import torch
 from sklearn.metrics import roc_auc_score
 
+from kedge.data.groups import Groups
 from kedge.evaluation import evaluate
 from kedge.evaluation.comparing import (
     Measured,
@@ -18,7 +19,7 @@ from kedge.evaluation.comparing import (
     mcnemar,
 )
 from kedge.evaluation.ood import compared_outside
-from kedge.metrics._base import Answers
+from kedge.metrics._base import Answers, metrics
 from kedge.metrics._base import metric as metric_called
 from kedge.metrics._summary import numbers
 from kedge.rejection import rule_at
@@ -250,3 +251,48 @@ def test_a_single_model_is_not_compared_over_seeds():
     found, table, _ = of_groups([1], [2, 3])
     assert found == {}
     assert table["a"]["auroc, far"]["sd"] is None
+
+
+NEEDED = {"n": 60, "groups": Groups("place", ["a", "b"], torch.arange(80) % 2), "risk": 0.1}
+
+
+def test_every_number_that_is_compared_has_its_spread_over_images():
+    """Without it the test over seeds would be of these images alone."""
+    probs = torch.rand(80, 4, generator=torch.Generator().manual_seed(1)).softmax(1)
+    labels, (confidence, predicted) = torch.arange(80) % 4, probs.max(dim=1)
+    columns = {
+        "confidence": confidence,
+        "log_odds": confidence.logit(),
+        "predicted": predicted,
+        "rank": (predicted != labels).long(),
+        "nll": -probs[torch.arange(80), labels].log(),
+        "brier": torch.rand(80),
+        "label": labels,
+    }
+    sample = Answers(columns, probs, labels, **NEEDED)
+    of = [m for m in metrics() if "clean" in m.compared and m.applies(sample)]
+    chosen = compared_numbers(numbers([sample], of), None)
+    assert {"accuracy", "accuracy_by_class", "accuracy_by_group", "ece"} <= {name for name, _ in chosen}
+    assert [name for (name, _), number in chosen.items() if number.draws is None] == []
+
+
+def test_worst_classes_of_equal_methods_are_seldom_called_different():
+    """Seeds that differ little are tested on the same images: their spread alone called half of such pairs different."""
+    of, classes, images, pairs = [metric_called("accuracy_by_class")], 5, 200, 60
+    labels = torch.arange(images) % classes
+    generator = torch.Generator().manual_seed(0)
+    called = {"Welch t over seeds and images": 0, "paired bootstrap, seeds averaged": 0}
+    for _ in range(pairs):
+        models, groups = {}, {"a": [], "b": []}
+        for group, names in groups.items():
+            right = torch.rand(images, generator=generator) < 0.8
+            for seed in range(3):
+                again = torch.rand(images, generator=generator) < 0.03
+                own = torch.where(again, torch.rand(images, generator=generator) < 0.8, right)
+                columns = {"rank": (~own).long(), "predicted": torch.where(own, labels, (labels + 1) % classes)}
+                sample = Answers(columns, torch.full((images, classes), 0.2), labels, n=200)
+                names.append(f"{group}-{seed}")
+                models[names[-1]] = Measured(compared_numbers(numbers([sample], of), None), {"clean": own})
+        for record in compare(models, groups):
+            called[record["test"]] += record["p"] < 0.05
+    assert max(called.values()) <= 0.1 * pairs, called

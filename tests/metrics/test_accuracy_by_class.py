@@ -80,3 +80,17 @@ def test_of_classes_that_are_equal_none_is_called_the_worst():
         result = numbers([answers(labels, torch.tensor(predicted), 3)], [BY_CLASS]).results()["accuracy_by_class"]
         assert list(BY_CLASS.lines([result], names)[0].notes) == [note]
         assert BY_CLASS.sentence(result, names).startswith(f"Its worst class is {sentence}")
+
+
+def test_resampled_it_is_what_the_images_drawn_give():
+    generator = torch.Generator().manual_seed(3)
+    labels, predicted = torch.randint(4, (2, 60), generator=generator)
+    labels[0] = 4  # of one image alone, which not every resample has
+    lowest = BY_CLASS.resampled(answers(labels, predicted, 6))
+    drawn = torch.randint(60, (30, 60), generator=generator)
+    weights = torch.stack([torch.bincount(rows, minlength=60).float() for rows in drawn])
+    expected = [
+        min(recall_score(labels[rows], predicted[rows], average=None, labels=labels[rows].unique().tolist()))
+        for rows in drawn
+    ]
+    assert lowest(weights).tolist() == pytest.approx(expected)

@@ -135,3 +135,11 @@ def test_groups_that_tell_nothing_are_refused_before_any_work(evaluated, change,
     n = len(digits)
     with pytest.raises(error, match=words.format(n=n, less=n - 1, most=n - 4)):
         evaluate({"one": model}, digits, groups_of=change(n), notice=pytest.fail)
+
+
+def test_resampled_small_groups_and_images_of_none_are_left_out(day_and_night):
+    right, groups = day_and_night
+    lowest = METRIC.resampled(answers(right, groups))
+    assert lowest(torch.ones(1, len(right))).tolist() == pytest.approx([0.75])
+    by_day = (groups.index == groups.names.index("day")).float()
+    assert lowest(by_day[None]).tolist() == pytest.approx([55 / 60])

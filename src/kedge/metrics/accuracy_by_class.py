@@ -1,7 +1,7 @@
 """Accuracy by class, and of the worst class: what the mean over all images hides."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,24 @@ def worst_interval(right: Sequence[int], images: Sequence[int], level: float = L
     return min(low for low, _ in ends), min(high for _, high in ends)
 
 
+def lowest_resampled(place: Tensor, count: int, correct: Tensor) -> Callable[[Tensor], Tensor]:
+    """From weights `[R, N]`, how often images are drawn, to the lowest share of right answers `[R]` of `count` groups.
+
+    `place` `[N]` is the group of each image, -1 for none, and `correct` `[N]` bool. Groups of which a resample has no
+    image are left out of it.
+    """
+    there = place >= 0
+    place, right = place[there], correct[there]
+
+    def lowest(weights: Tensor) -> Tensor:
+        drawn = weights[:, there]
+        images = drawn.new_zeros(len(drawn), count).index_add_(1, place, drawn)
+        hits = drawn.new_zeros(len(drawn), count).index_add_(1, place, drawn * right)
+        return torch.where(images > 0, hits / images, torch.inf).amin(dim=1)
+
+    return lowest
+
+
 def in_words(worst: str, shares: Sequence[float], plural: str, singular: str = "") -> str:
     """The worst of several with these accuracies by its name, with how many are as bad; where all are, none by name."""
     as_bad = sum(share == min(shares) for share in shares)
@@ -83,6 +101,9 @@ class AccuracyByClass(Metric):
     def value(self, sample: Answers) -> float:
         right, images = sample.once(_counts)
         return float((right / images)[images > 0].min())
+
+    def resampled(self, sample: Answers) -> Callable[[Tensor], Tensor]:
+        return lowest_resampled(sample.labels, sample.probs.shape[1], sample.correct)
 
     def result(self, sample: Answers, value: float, center: float, draws: Tensor | None) -> ByClass:
         right, images = (counts.int().tolist() for counts in sample.once(_counts))

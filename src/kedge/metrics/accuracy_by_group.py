@@ -1,6 +1,6 @@
 """Accuracy by group, and of the worst: whether a model is right at every place, with every camera, of every person."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from kedge.binomial import accuracy_interval
 from kedge.catalog import Info
 from kedge.metrics._base import Answers, Metric
 from kedge.metrics._results import Estimate, Line
-from kedge.metrics.accuracy_by_class import MANY, in_words, worst_interval
+from kedge.metrics.accuracy_by_class import MANY, in_words, lowest_resampled, worst_interval
 
 info = Info(
     "Distributionally Robust Neural Networks for Group Shifts", "Sagawa et al.", "ICLR", 2020,
@@ -65,6 +65,12 @@ class AccuracyByGroup(Metric):
 
     def value(self, sample: Answers) -> float:
         return min(own["value"] for own in sample.once(_groups).values() if not own["few"])
+
+    def resampled(self, sample: Answers) -> Callable[[Tensor], Tensor]:
+        of = sample.settings["groups"]
+        few = torch.tensor([count < FEW for count in of.counts()])
+        place = torch.where((of.index >= 0) & few[of.index], -1, of.index)  # that of -1 is the last one's, and unused
+        return lowest_resampled(place, len(few), sample.correct)
 
     def result(self, sample: Answers, value: float, center: float, draws: Tensor | None) -> ByGroup:
         groups, of = sample.once(_groups), sample.settings["groups"]
