@@ -154,6 +154,40 @@ def test_the_worst_attack_counts():
     assert only(verdicts(results(attacks=attacks), {"min_attacked_accuracy": 0.5})).note == "attack PGD"
 
 
+def test_attacks_of_one_title_are_told_apart_by_their_names_and_the_lowest_counts():
+    attacks = {
+        "far": {"title": "PGD-5", "images": 60, "accuracy": {"value": 16 / 60}},
+        "near": {"title": "PGD-5", "images": 60, "accuracy": {"value": 21 / 60}},
+        "FGSM": {"title": "FGSM", "images": 60, "accuracy": {"value": 40 / 60}},
+    }
+    one = only(verdicts(results(attacks=attacks), {"min_attacked_accuracy": 0.2}))
+    assert (one.value, one.note, one.verdict) == (pytest.approx(16 / 60), "attack far", UNDECIDED)
+    assert one.low == pytest.approx(binomtest(16, 60).proportion_ci(0.95, "exact").low, abs=1e-9)
+
+
+def test_attacks_that_broke_off_and_sets_that_could_not_be_measured_pass_nothing():
+    weak = {"PGD-5": {"title": "PGD-5", "images": 200, "accuracy": {"value": 0.9}}}
+    broken = [{"part": "attacks", "message": "RuntimeError: no such op"}]
+    assert only(verdicts(results(attacks=weak), {"min_attacked_accuracy": 0.5})).verdict == PASS
+    broke = only(verdicts(results(attacks=weak, errors=broken), {"min_attacked_accuracy": 0.5}))
+    assert broke.verdict == UNMEASURED
+    measured = results(ood={"a": {"accepted": 0.02}}, errors=[{"part": "ood b", "message": "logits are not finite"}])
+    measured["ood_sets"] = {"a": {"images": 500}, "b": {"images": 500}}
+    assert only(verdicts(measured, {"max_unknown_answered": 0.1})).verdict == UNMEASURED
+
+
+def test_an_attack_that_may_have_failed_lets_nothing_pass():
+    """Rounded logits have no gradient: PGD leaves everything right, and the page says not to believe it."""
+    attacks = {"PGD-20": {"title": "PGD-20", "images": 200, "accuracy": {"value": 0.98}}}
+    checks = [{"check": "zero gradients", "ok": False, "detail": ""}, {"check": "more steps", "ok": True, "detail": ""}]
+    one = only(verdicts(results(attacks=attacks, sanity=checks), {"min_attacked_accuracy": 0.5}))
+    assert (one.verdict, one.needed) == (UNDECIDED, None)
+    assert one.sentence.endswith("; not to be believed: checks of the attack failed (zero gradients)")
+    assert "too few" not in one.sentence
+    missed = only(verdicts(results(attacks=attacks, sanity=checks), {"min_attacked_accuracy": 0.999}))
+    assert missed.verdict == FAIL  # what a stronger attack finds is lower still
+
+
 def test_real_results_have_all_that_can_be_asked_and_every_model_is_judged():
     found = synthetic.results(("old", "new"))
     asked = {c.name: "0.8@risk0.05" if c.of_risk else 0.5 for c in CRITERIA if c.name != "worst_group"}

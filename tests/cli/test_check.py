@@ -47,6 +47,19 @@ def test_what_was_not_measured_is_refused_with_the_command_that_measures_it(file
     assert said.strip().endswith("kedge evaluate MODEL --groups WAY")
 
 
+def test_a_foreign_set_that_broke_is_no_missing_rule(file, capsys):
+    results = json.loads(file.read_text())
+    model = results["models"]["mine"]
+    broken, *_ = list(model["ood"])
+    del model["ood"][broken]
+    model["errors"].append({"part": f"ood {broken}", "message": "logits that are not finite"})
+    file.write_text(json.dumps(results))
+    assert main(["check", str(file), "--max-unknown-answered", "0.5"]) == 2
+    said = capsys.readouterr().err
+    assert f"ood {broken} failed: logits that are not finite" in said
+    assert "no reject rule" not in said
+
+
 @pytest.mark.parametrize(
     "words", [["nowhere"], ["FILE"], ["FILE", "--min-coverage", "0.8"], ["FILE", "--max-ece", "7"]]
 )

@@ -2,8 +2,9 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kedge.gate.measured import Measured, of_estimate, of_mean_share, of_shares
@@ -134,7 +135,7 @@ def _unknown_answered(results: Record, model: Record, bar: Bar) -> Measured | No
         name: by_rules[name]["answered"]["value"] if name in by_rules else own.get("accepted")
         for name, own in (model.get("ood") or {}).items()
     }
-    if not given or None in given.values():
+    if not given or None in given.values() or set(results["ood_sets"]) - set(given):  # one could not be measured
         return None
     counts = {name: (share, results["ood_sets"][name]["images"]) for name, share in given.items()}
     return of_shares(counts, lowest=False, each="set" if len(counts) > 1 else "")
@@ -149,11 +150,20 @@ def _corrupted_ece(results: Record, model: Record, bar: Bar) -> Measured | None:
 
 
 def _attacked(results: Record, model: Record, bar: Bar) -> Measured | None:
-    """The lowest accuracy under any of the attacks that were made."""
+    """The lowest accuracy under any of the attacks that were made; in doubt where their checks failed."""
     attacks = model.get("attacks") or {}
-    counts = {own.get("title", name): (own["accuracy"]["value"], own["images"]) for name, own in attacks.items()}
+    if any(error["part"] == "attacks" for error in model.get("errors") or ()):  # those to come were not made
+        return None
+    titles = Counter(own.get("title", name) for name, own in attacks.items())
+    counts = {}
+    for name, own in attacks.items():
+        title = own.get("title", name)
+        counts[title if titles[title] == 1 else name] = own["accuracy"]["value"], own["images"]
     most = max((images for _, images in counts.values()), default=0)
-    return of_shares(counts, each="attack", images=most)
+    measured = of_shares(counts, each="attack", images=most)
+    failed = ", ".join(dict.fromkeys(check["check"] for check in model.get("sanity") or () if not check["ok"]))
+    doubt = f"not to be believed: checks of the attack failed ({failed})" if failed else ""
+    return measured and replace(measured, doubt=doubt)
 
 
 def _corrupted(model: Record, key: str) -> Any:

@@ -25,12 +25,14 @@ class Measured:
         ends: from a factor to the interval that so many times as many images would give at the same rates; of 1 that
             of the images that there are. None: these are too few for one.
         note: which class or set it is of; "" for nothing.
+        doubt: why a good number is not to be believed; "" for nothing.
     """
 
     value: float
     images: int
     ends: Callable[[float], Ends] | None
     note: str = ""
+    doubt: str = ""
 
 
 def of_shares(

@@ -30,6 +30,7 @@ class Verdict:
         images: how many it rests on.
         needed: how many would tell if the rates stay as they are; None: it is told, or a million would not either.
         note: what the number is of, such as the worst class; "" for nothing.
+        doubt: why a number that meets the bar does not pass; "" for nothing.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Verdict:
     images: int = 0
     needed: int | None = None
     note: str = ""
+    doubt: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As a file for programs has it."""
@@ -59,7 +61,7 @@ class Verdict:
         spread = [] if self.low is None or self.high is None else [f"{_number(self.low)} to {_percent(self.high)}"]
         beside = ", ".join([*spread, *([self.note] if self.note else [])])
         said = f"{self.words} {_percent(self.value)}{f' ({beside})' if beside else ''}, {asked}"
-        return f"{said}; {self._outlook}" if self.verdict == UNDECIDED else said
+        return f"{said}; {self.doubt or self._outlook}" if self.verdict == UNDECIDED else said
 
     @property
     def _outlook(self) -> str:
@@ -107,6 +109,8 @@ def _judged(asked: Verdict, measured: Measured | None) -> Verdict:
         return known
     low, high = measured.ends(1)
     verdict = said(low, high, asked.bar, asked.better)
+    if measured.doubt and verdict != FAIL:
+        return replace(known, low=max(0.0, low), high=min(1.0, high), doubt=measured.doubt)
     count = needed(measured, asked.bar, asked.better) if verdict == UNDECIDED else None
     return replace(known, verdict=verdict, low=max(0.0, low), high=min(1.0, high), needed=count)
 
