@@ -38,9 +38,19 @@ def test_few_images_and_an_odd_one():
     assert verdict(torch.arange(21.0), torch.ones(21, dtype=torch.bool), 0.05)["half"]["images"] == 11
 
 
-def test_equal_confidences_keep_the_order_of_the_set():
-    correct = torch.tensor([True] * 30 + [False] * 30)
-    assert verdict(torch.zeros(60), correct, 0.05)["half"]["wrong"] == 0
+@pytest.mark.parametrize("levels", [1, 2, 3, 7])
+def test_equal_confidences_belong_together_whatever_the_order_of_the_images(levels):
+    """A folder is sorted by class: among equally sure answers its first half would be other classes than its second."""
+    draws = torch.Generator().manual_seed(levels)
+    sure = torch.randint(levels, (61,), generator=draws).double()
+    correct = torch.arange(61) < 40
+    orders = [torch.arange(61), torch.arange(61).flip(0), torch.randperm(61, generator=draws)]
+    first, *others = (verdict(sure[order], correct[order], 0.05) for order in orders)
+    assert all(other == first for other in others)
+    assert first["half"]["images"] >= 31
+    assert (sure > sure[sure.argsort()[30]]).sum() <= first["half"]["images"]
+    if levels == 1:
+        assert first["half"] == first["all"]
 
 
 def share_wrong(certain: torch.Tensor, slope: float, level: float) -> torch.Tensor:

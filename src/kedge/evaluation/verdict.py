@@ -19,14 +19,16 @@ FEWEST = 20  # images below which nothing is said
 def verdict(log_odds: Tensor, correct: Tensor, risk: float) -> dict[str, Any]:
     """What log odds of confidences and right answers `[N]` say of answering with at most `risk` wrong.
 
+    Images as certain as the last of the half belong to it: it does not depend on the order of the images.
+
     Returns:
         `kind`: "all" (every image may be answered), "half" (at least the more certain half), "none" (not even that
         half), "unclear" (too few images to say) or "few" (below 20 images). `risk`, and of the parts "all" and "half"
         `images`, `wrong`, and the bounds `low` and `high` of the share of wrong answers.
     """
-    order = log_odds.argsort(descending=True, stable=True)
-    wrong = ~correct[order]
-    parts = {"all": _part(wrong), "half": _part(wrong[: (len(wrong) + 1) // 2])}
+    wrong = ~correct
+    last = log_odds.sort(descending=True).values[(len(wrong) - 1) // 2]
+    parts = {"all": _part(wrong), "half": _part(wrong[log_odds >= last])}
     return {"kind": _kind(parts, len(wrong), risk), "risk": risk, **parts}
 
 
