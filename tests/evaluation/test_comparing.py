@@ -277,7 +277,7 @@ def test_every_number_that_is_compared_has_its_spread_over_images():
 
 
 def test_worst_classes_of_equal_methods_are_seldom_called_different():
-    """Seeds that differ little are tested on the same images: their spread alone called half of such pairs different."""
+    """Seeds are tested on the same images: by their spread alone half of such pairs were called different."""
     of, classes, images, pairs = [metric_called("accuracy_by_class")], 5, 200, 60
     labels = torch.arange(images) % classes
     generator = torch.Generator().manual_seed(0)

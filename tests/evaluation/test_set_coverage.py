@@ -11,6 +11,7 @@ from kedge.data import TensorSet
 from kedge.data.corruptions import corrupt
 from kedge.evaluation import estimate_accuracy, evaluate, with_estimates
 from kedge.metrics import accuracy_interval
+from kedge.rejection import rule_at
 from kedge.reporting import as_csv, table
 from kedge.reporting.page import page
 from kedge.training import calibrate
@@ -151,3 +152,38 @@ def test_images_without_labels_come_with_what_they_say_of_the_promise(val, test)
         words = " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split())
         assert "mine, dark, prediction sets: careful: the coverage of 90 % is not to be relied on" in words
         assert "mine, same, prediction sets: nothing speaks against the coverage of 90 %" in words
+
+
+class Dazzled(Sees):
+    """What answers nothing where an image is bright."""
+
+    def forward(self, images):
+        return super().forward(images).where(images.mean((1, 2, 3), keepdim=True).flatten(1) < 0.8, torch.nan)
+
+
+def test_no_number_of_corrupted_images_is_of_those_alone_that_could_be_measured(val, test):
+    model = kedge.plain(Dazzled().eval(), mean=0.5, std=0.25, example=(3, 4, 4)).eval()
+    model.class_names = list(val.class_names)
+    model.reject = rule_at(0.4)
+    calibrate(model, val, "prediction_sets", coverage=0.9)
+    results = evaluate({"mine": model}, test, shift=["brightness", "gaussian_noise"], severities=(1, 5), resamples=50)
+    own = results["models"]["mine"]
+    assert [error["part"] for error in own["errors"]] == ["brightness 5"]
+    assert own["shift"]["mean"]["accuracy"]["value"] is None
+    assert own["shift"]["reliability"] is None
+    assert own["selective"]["shift"] is own["selective"]["curve"]["shift"] is None
+    sets = own["prediction_sets"]["shift"]
+    assert sets["coverage"]["value"] is sets["size"]["value"] is None
+    first, last = sets["by_severity"]
+    assert (first["severity"], last["severity"]) == (1, 5)
+    assert first["coverage"]["value"] is not None
+    assert last["coverage"]["value"] is last["size"]["value"] is None
+    assert {(row["corruption"], row["severity"]) for row in sets["conditions"]} == {
+        ("brightness", 1), ("gaussian_noise", 1), ("gaussian_noise", 5),
+    }  # fmt: skip
+    shown = page(results).replace("\N{NO-BREAK SPACE}", " ")
+    assert "brightness 5 could not be measured" in shown
+    assert "On corrupted images the sets hold" not in shown
+    corrupted = [line for line in table(results, 120).splitlines() if "corrupted" in line]
+    assert not any(digit.isdigit() for line in corrupted for digit in line.split("corrupted")[1])
+    as_csv(results)

@@ -142,7 +142,7 @@ def about(
             rule,
             results,
             clean,
-            list(collected.shift.values()),
+            [] if collected.failed else list(collected.shift.values()),
             {name: log_odds(o.logits) for name, o in outside.items()},
             clean if familiar is collected.clean else measure(familiar.tensors["logits"], data.labels),
         ),
@@ -153,6 +153,7 @@ def about(
             data.labels,
             logits.shape[1],
             collected.shift,
+            collected.failed,
             settings.resamples,
             settings.seed,
         ),
@@ -214,7 +215,7 @@ def shift_summary(
 ) -> dict[str, Any]:
     """Metrics under each corruption, mean by severity and overall; `measured` is of the conditions.
 
-    A mean over conditions of which one failed is no mean: its values are None.
+    A mean over conditions of which one failed is no mean: its values are None, and there is no diagram of them.
     """
 
     def mean(chosen: list[int], lost: bool) -> dict[str, Any]:
@@ -237,7 +238,7 @@ def shift_summary(
             for j, (corruption, severity) in enumerate(conditions)
             if measured
         ],
-        "reliability": diagram(measured.samples) if measured else None,
+        "reliability": diagram(measured.samples) if measured and not failed else None,
     }
 
 
@@ -252,8 +253,9 @@ def selective_summary(
     """Risk and coverage by confidence on clean images, on all shifted ones together, and with each unfamiliar set.
 
     Images are ranked by the log odds of their confidence. `rule` is the model's reject rule by confidence, or None:
-    with one also coverage and accuracy where it answers. `results` are those of the metrics, `outside` has log odds
-    `[M]`, and `beside` what clean images gave in the form in which they are compared with those.
+    with one also coverage and accuracy where it answers. `shifted` is empty where a corruption failed. `results` are
+    those of the metrics, `outside` has log odds `[M]`, and `beside` what clean images gave in the form in which they
+    are compared with those.
     """
     together = (
         {name: torch.cat([c[name] for c in shifted]) for name in ("confidence", "log_odds", "rank")}

@@ -14,6 +14,7 @@ from kedge.postprocess import SetRule
 
 Columns = dict[str, Tensor]
 Condition = tuple[str, int]
+_NO_MEAN = {"coverage": Estimate(None).to_json(), "size": Estimate(None).to_json()}
 
 
 def set_columns(rule: SetRule | None, logits: Tensor, labels: Tensor) -> Columns:
@@ -37,20 +38,21 @@ def coverage_summary(
     labels: Tensor,
     classes: int,
     shifted: Mapping[Condition, Mapping[str, Tensor]],
+    failed: Sequence[Condition],
     resamples: int,
     seed: int,
 ) -> dict[str, Any] | None:
     """The entry of a model in the results; `clean` and each of `shifted` are columns `[N]` of `set_columns`.
 
     Coverage of clean images has Wilson's interval; a mean over corruptions, and every mean size, a bootstrap over
-    images, which corruptions share.
+    images, which corruptions share. A mean over corruptions one of which `failed` is none.
     """
     if rule is None:
         return None
     (step,) = rule.steps
     value = step.value
     measured = {key: columns for key, columns in shifted.items() if "covered" in columns}
-    severities = sorted({severity for _, severity in measured})
+    severities = sorted({severity for _, severity in [*measured, *failed]})
     warned = [key for key, columns in measured.items() if _outlook(rule, columns)["broken"]]
     return {
         "score": value["score"],
@@ -64,9 +66,10 @@ def coverage_summary(
             "classes": [_of_class(clean, labels == k, resamples, seed) for k in range(classes)],
         },
         "shift": None if not measured else {
-            **_measured(list(measured.values()), resamples, seed),
+            **(_NO_MEAN if failed else _measured(list(measured.values()), resamples, seed)),
             "by_severity": [
-                {"severity": s, **_measured([c for key, c in measured.items() if key[1] == s], resamples, seed)}
+                {"severity": s, **(_NO_MEAN if any(key[1] == s for key in failed) else
+                                   _measured([c for key, c in measured.items() if key[1] == s], resamples, seed))}
                 for s in severities
             ],
             "conditions": [

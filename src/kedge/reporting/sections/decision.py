@@ -190,7 +190,17 @@ def _worst_corruption(name: str, model: dict[str, Any], results: dict[str, Any])
     words = printable(row["corruption"]).replace("_", " ")
     of = f" (lowest of {kinds} kinds)" if kinds > 1 else ""
     text = f"{words}, severity {row['severity']}: right on {number(value)} %{of}"
+    if lost := _not_measured(model, results):
+        text += f"; {lost} could not be measured"
     return _line("Worst corruption", text, link="shift")
+
+
+def _not_measured(model: dict[str, Any], results: dict[str, Any]) -> str:
+    """The corruptions, with their severities, that broke off; "" for none."""
+    kinds = results["settings"]["corruptions"] or ()
+    parts = (str(error["part"]) for error in model["errors"])
+    lost = [printable(part).replace("_", " ") for part in parts if part.partition(" ")[0] in kinds]
+    return ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
 
 
 def _foreign(name: str, model: dict[str, Any], results: dict[str, Any]) -> dict[str, str] | None:
@@ -202,6 +212,8 @@ def _foreign(name: str, model: dict[str, Any], results: dict[str, Any]) -> dict[
         return _line("Images of no class", "not measured:", code=f"kedge evaluate {_place(name, model)} --ood FOLDER")
     most = max(answered, key=lambda each: answered[each]["value"])
     of = f", the most of {len(answered)} sets" if len(answered) > 1 else ""
+    if lost := [short(each, 36) for each in results["ood_sets"] if each not in model["ood"]]:
+        of += f"; {', '.join(lost)} could not be measured"
     cell = answered[most]
     text = f"{number(cell['value'])} % of {short(most, 36)} are answered with a label ({spread(cell)}){of}"
     return _line("Images of no class", text, link="outside")

@@ -63,8 +63,7 @@ def sentences(name: str, model: dict[str, Any], results: dict[str, Any]) -> list
     if clean["outlook"]["broken"]:
         texts.append(f"Careful, without labels it shows on the clean images already: {clean['outlook']['words']}.")
     shift = own["shift"]
-    if shift is not None:
-        covered = shift["coverage"]["value"]
+    if shift is not None and (covered := shift["coverage"]["value"]) is not None:
         lost = covered < own["coverage"] - LOST
         warned = sum(each["warned"] for each in shift["conditions"])
         texts.append(
