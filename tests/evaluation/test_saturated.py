@@ -7,10 +7,12 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import kedge
+from kedge.anchoring.prediction import conclude
 from kedge.data import TensorSet
 from kedge.evaluation import evaluate
 from kedge.evaluation.model_summary import selective_summary
 from kedge.evaluation.runner import measure
+from kedge.reporting import summary
 from kedge.training.calibration import predict_logits, reject_rule
 
 
@@ -65,7 +67,7 @@ def test_evaluate_ranks_beyond_a_confidence_of_1(images, model):
     assert found["joint"]["strange"]["aurc"] == pytest.approx(np.mean(joint))
     assert [image["index"] for image in about["images"]["most_certain"][:3]] == [199, 198, 197]
     assert [image["index"] for image in about["images"]["confident_mistakes"][:2]] == [57, 56]
-    sentences = " ".join(kedge.reporting.summary.about("model", about, results))
+    sentences = " ".join(summary.about("model", about, results))
     assert "above a confidence of 1 - 6e-11" in sentences  # the gap of place 56 is 18 + 25 * 56 / 255
     assert "No threshold" not in sentences
 
@@ -129,3 +131,12 @@ def test_a_summary_of_a_model_without_a_rule():
     columns = measure(torch.randn(30, 3, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 3)
     found = selective_summary(None, {}, columns, [], {}, columns)
     assert (found["threshold"], found["log_odds"], found["wanted_coverage"], found["clean"]) == (None,) * 4
+
+
+def test_the_answer_is_the_class_of_rank_0_also_where_probabilities_are_equal():
+    """Logits of a collapsed network, so close that their probabilities round to the same: one answer everywhere."""
+    logits = 1e-8 * torch.randn(200, 5, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(200) % 5
+    columns = measure(logits, labels)
+    assert torch.equal(columns["predicted"] == labels, columns["rank"] == 0)
+    assert torch.equal(conclude(logits, None, "classification").label, columns["predicted"])

@@ -139,5 +139,5 @@ def conclude(
     if task == "regression":
         return Prediction(logits, None, None, None, spread, per_reference, references_used)
     probs = torch.softmax(logits, -1)
-    confidence, label = probs.max(-1)
+    label, confidence = logits.argmax(-1), probs.amax(-1)  # by logits: probabilities round to equal ones sooner
     return Prediction(logits, probs, label, confidence, spread, per_reference, references_used, log_odds(logits))

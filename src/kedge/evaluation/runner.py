@@ -115,11 +115,10 @@ def measure(logits: Tensor, labels: Tensor) -> Columns:
     log_probs = logits.float().log_softmax(dim=1)
     probs = log_probs.exp()
     own = log_probs.gather(1, labels[:, None])[:, 0]
-    confidence, predicted = probs.max(dim=1)
     return {
-        "confidence": confidence,
+        "confidence": probs.amax(dim=1),
         "log_odds": log_odds(logits),
-        "predicted": predicted,
+        "predicted": logits.float().argmax(dim=1),  # probabilities may be equal where logits, and the rank, tell
         "rank": label_rank(logits.float(), labels),
         "nll": -own.clamp(min=math.log(SMALLEST)),
         "brier": brier_per_sample(probs, labels),
