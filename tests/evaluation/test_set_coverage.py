@@ -187,3 +187,22 @@ def test_no_number_of_corrupted_images_is_of_those_alone_that_could_be_measured(
     corrupted = [line for line in table(results, 120).splitlines() if "corrupted" in line]
     assert not any(digit.isdigit() for line in corrupted for digit in line.split("corrupted")[1])
     as_csv(results)
+
+
+def test_sets_of_members_are_said_not_to_be_measured(val, test):
+    results = run(kedge.Ensemble([model_with_sets(val), model_with_sets(val, sets="aps")]), test, shift=())
+    own = results["models"]["mine"]
+    assert own["prediction_sets"] is None
+    assert any("by whose majority kedge predict --sets answers" in words for words in own["warnings"])
+    without = run(kedge.Ensemble([model_with_sets(val), kedge.plain(Sees(), example=(3, 4, 4)).eval()]), test, shift=())
+    assert not any("majority" in words for words in without["models"]["mine"]["warnings"])
+
+
+def test_thresholds_of_the_whole_bank_for_some_references_come_with_a_warning(test):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(64, 4))
+    model = kedge.anchor(network, references=test.images[:6].float() / 255).eval()
+    assert run(model, test, shift=(), references=2)["models"]["mine"]["warnings"] == []
+    model.reject = rule_at(0.5)
+    (words,) = run(model, test, shift=(), references=2)["models"]["mine"]["warnings"]
+    assert "threshold for unsure was set on answers with 6 references, and is met here by answers with 2" in words
+    assert run(model, test, shift=())["models"]["mine"]["warnings"] == []

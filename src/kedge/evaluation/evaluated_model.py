@@ -14,8 +14,13 @@ from kedge.checks import PROBABILITIES, looks_like_probabilities
 from kedge.evaluation.cache import digest, model_digest, tensor_digest
 from kedge.evaluation.inputs import conversion, convert, to_unit
 from kedge.postprocess import SetRule
+from kedge.printable import counted
 
 PROBE = 8  # images that every model is tried on before anything is measured
+OF_MEMBERS = (
+    "its members have prediction sets, by whose majority kedge predict --sets answers: how often that holds the true "
+    "class is not measured here"
+)
 
 
 @dataclass(frozen=True)
@@ -162,6 +167,7 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
         )
     rule, why = _set_rule(subject)
     warned += [why] if why else []
+    warned += _rules_of_the_bank(subject)
     for words in warned:
         say(f"careful, {subject.name}: {words}")
     said = [outputs.logits, *([] if outputs.familiarity is None else [outputs.familiarity[:, None]])]
@@ -177,11 +183,28 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
 def _set_rule(subject: Subject) -> tuple[SetRule | None, str]:
     """The rule of its prediction sets, or why there is none though it has some."""
     if "prediction_sets" not in subject.model.steps_in_force():
-        return None, ""
+        members = getattr(subject.model, "members", ()) if subject.model.of_members else ()
+        voted = members and all("prediction_sets" in each.steps for each in members)
+        return None, OF_MEMBERS if voted else ""
     try:
         return subject.model.set_rule(None, subject.references), ""
     except ValueError as error:
         return None, str(error)
+
+
+def _rules_of_the_bank(subject: Subject) -> list[str]:
+    """A warning where thresholds were set on the answers of another number of references."""
+    words = {"reject": "unsure", "unknown": "unknown"}
+    rules = [word for name, word in words.items() if getattr(subject.model, name, None) is not None]
+    if not rules or not isinstance(subject.references, int):
+        return []
+    used, whole = subject.model.count(subject.references), subject.model.count()
+    if used == whole:
+        return []
+    return [
+        f"its threshold for {' and '.join(rules)} was set on answers with {counted(whole, 'reference')}, and is met "
+        f"here by answers with {used}: the shares of what it answers are not those of its whole bank"
+    ]
 
 
 def named_groups(groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:
