@@ -133,11 +133,22 @@ def test_features_are_the_mean_over_the_rows(anchored, batches):
         torch.testing.assert_close(outputs.features @ weight.T + bias, outputs.logits, rtol=1e-4, atol=1e-4)
 
 
-def test_the_model_as_it_was_keeps_its_budget(anchored, batches):
+def test_a_budget_of_the_model_holds_where_it_does_not_adapt(anchored, batches):
     anchored = copy.deepcopy(anchored)
-    adapting = Adapting(anchored, Tent(1e-2))
     layer = next(m for m in anchored.modules() if isinstance(m, nn.BatchNorm2d))
-    rows: list[int] = []
-    layer.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
-    adapting.source.answers(batches[0])
-    assert max(rows) <= BATCH
+    expected, rows = anchored.answers(batches[0])[0], []
+    with layer.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0]))):
+        Adapting(anchored, Tent(1e-2)).source.answers(batches[0])
+        assert max(rows) <= BATCH
+        rows.clear()
+        anchored.max_rows = 20
+        torch.testing.assert_close(anchored.answers(batches[0])[0], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(anchored.for_attack()(batches[0]), expected, rtol=1e-4, atol=1e-4)
+        assert max(rows) <= 20
+    adapting = Adapting(anchored, Tent(1e-2))
+    rows = rows_of(adapting)
+    adapting.answers(batches[0])
+    assert rows == [REFERENCES * BATCH] * 2
+    anchored.max_rows = 0
+    with pytest.raises(ValueError, match="max_rows must be at least 1, got 0"):
+        anchored.predict(batches[0])

@@ -44,7 +44,7 @@ class Adapting(Model):
 
         Raises:
             ValueError: for a model without batch-norm layers, or without scales and shifts where the method learns;
-                for one that is no classifier; for a brake whose images are not the model's.
+                for one that is no classifier; for a cascade; for a brake whose images are not the model's.
             TypeError: for what is no model.
         """
         super().__init__()
@@ -53,6 +53,8 @@ class Adapting(Model):
             raise ValueError("this model adapts already: adapt the model inside it, .source")
         if self.source.task != "classification":
             raise ValueError(f"test-time adaptation is for classifiers, and the model is for {self.source.task}")
+        if any(isinstance(part, Model) and part.kind == "cascade" for part in self.source.modules()):
+            raise ValueError(_OF_SOME)
         self.method: Adapter = method if isinstance(method, Adapter) else specs.build("test_time", method)
         if not batch_norms(self.source):
             raise ValueError(_WITHOUT)
@@ -295,6 +297,10 @@ class Adapting(Model):
         return logits
 
 
+_OF_SOME = (
+    "a cascade asks its large model about the images that are hard for the small one, and statistics of a batch would "
+    "be of those alone, maybe of one: adapt one of its two models"
+)
 _WITHOUT = (
     "the model has no batch-norm layer that could adapt: layer norm and group norm look at each image alone, and in an "
     "exported file batch norm is a part of the other layers; adapt the run or model folder that it was exported from"
