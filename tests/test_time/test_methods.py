@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 import kedge
 from kedge import catalog
+from kedge.cascade import Cascade
+from kedge.ensemble import Ensemble
 from kedge.test_time import Adapting, BatchStatistics, Tent, WisdomOfCrowds
 from kedge.test_time._base import entropy
 
@@ -173,8 +175,6 @@ def test_anchored_models_adapt_with_their_references(model, batches):
 
 
 def test_every_member_of_an_ensemble_adapts(model, batches):
-    from kedge.ensemble import Ensemble
-
     alone, together = Adapting(model, Tent(1e-2)), Adapting(Ensemble([model, model]), Tent(1e-2))
     for batch in batches[:3]:
         probs = alone.predict(batch).probs
@@ -220,6 +220,10 @@ def test_what_cannot_adapt_is_refused_in_words(model, batches):
         WisdomOfCrowds(original="crowd")
     with pytest.raises(ValueError, match="weight"):
         WisdomOfCrowds(diversity=-0.5)
+    cascade = Cascade(model, model, {"threshold": 0.5})
+    for some in (cascade, Ensemble([model, cascade])):
+        with pytest.raises(ValueError, match="a cascade asks its large model"):
+            Adapting(some)
     adapting = Adapting(model)
     with pytest.raises(ValueError, match="cannot be folded or exported"):
         adapting.fold()

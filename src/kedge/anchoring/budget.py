@@ -2,6 +2,8 @@
 
 import math
 
+WHOLE = 2**40  # rows: more than any batch has times its references, which then pass together
+
 
 def budget_of(batch: int, max_rows: int | None) -> int:
     """How many images pass through the network at a time: `max_rows`, by default the larger of the batch and 32."""

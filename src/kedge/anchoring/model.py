@@ -69,9 +69,9 @@ class AnchoredModel(ReferencedModel):
                 their comments name. None is what they do on CIFAR.
             keep_per_reference: also give the logits of every reference; not for "adaptive", where inputs meet
                 different numbers of them.
-            max_rows: the memory budget, in images that pass through the network at a time; default the larger of
-                B and 32, so that K references cost about the memory of one. The first layer sees an image once for
-                all the references of a pass (`references_at_a_time`).
+            max_rows: the memory budget, in images that pass through the network at a time; default that of the model,
+                else the larger of B and 32, so that K references cost about the memory of one. The first layer sees
+                an image once for all the references of a pass (`references_at_a_time`).
             tolerance: of "adaptive": how large a standard error may be, as a share of the margin between classes and
                 of the uncertainty, for an input to be settled; default 0.5. Smaller asks more references, 0 the whole
                 bank.
@@ -83,6 +83,7 @@ class AnchoredModel(ReferencedModel):
                 than the bank holds, "blt" without residuals, "adaptive" with `keep_per_reference` or for a regression
                 task, `tolerance` without "adaptive", negative or infinite.
         """
+        max_rows = self.max_rows if max_rows is None else max_rows
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"max_rows must be at least 1, got {max_rows}")
         adaptive = isinstance(references, str) and references == "adaptive"
@@ -190,13 +191,15 @@ class AnchoredModel(ReferencedModel):
         if int(labels.min()) < 0 or int(labels.max()) >= self.num_outputs:
             raise ValueError(f"labels are classes from 0 to {self.num_outputs - 1}, got {labels.tolist()}")
         with torch.no_grad(), in_eval(self) as model:
-            rows = list(model._per_reference(anchors.to(images), images.clamp(0, 1), None)) if len(images) else []
+            rows = (
+                list(model._per_reference(anchors.to(images), images.clamp(0, 1), self.max_rows)) if len(images) else []
+            )
         logits = torch.cat(rows).float() if rows else images.new_zeros(0, len(anchors), self.num_outputs)
         return -logits.log_softmax(-1).gather(-1, labels.expand(len(logits), -1)[..., None])[..., 0]
 
     def for_attack(self, references: Any = None, prepare: Callable[[Tensor], Tensor] | None = None) -> Bank:
         """The mean over fixed references, with gradients: see `kedge.attacks.Bank`."""
-        return Bank(self, references, prepare=prepare)
+        return Bank(self, references, max_rows=self.max_rows, prepare=prepare)
 
     def bare(self) -> nn.Module:
         """Raise ValueError: the first layer is another now."""

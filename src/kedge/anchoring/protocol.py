@@ -36,6 +36,7 @@ class Model(nn.Module):
         of_members: whether its uncertainty is the disagreement of members, not of references.
         adapts: whether it changes with the images that it answers (`kedge.test_time`).
         takes_photos: whether it is a file that prepares photos itself (`kedge.deploy.onnx_file.PhotoModel`).
+        max_rows: the memory budget of calls that state none, see `AnchoredModel.predict`; not saved.
     """
 
     kind: ClassVar[str]
@@ -43,6 +44,7 @@ class Model(nn.Module):
     reversible: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
     takes_photos: ClassVar[bool] = False
+    max_rows: int | None = None
     network: Any
     input_shape: tuple[int, ...] | None = None
     num_outputs: int | None = None
@@ -108,7 +110,7 @@ class Model(nn.Module):
                 logits, uncertainty, each = *self.answers(images, references), None
         outputs = Outputs(logits, uncertainty, steps=self.steps, of_members=self.of_members, members=each)
         if layer is not None:
-            collected = features_of(layer, passes, self.count(references), len(images))
+            collected = features_of(layer, passes, self.count(references), len(images), self.max_rows)
             if collected is not None:
                 outputs = dataclasses.replace(outputs, features=collected, head=affine(layer))
         more: dict[str, Any] = {"masked": self.masked_logits(images, references)} if masked else {}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kedge import specs
+from kedge.anchoring.budget import WHOLE
 from kedge.anchoring.protocol import Model, as_model, independent
 from kedge.checks import check_images
 from kedge.test_time._base import Adapter
@@ -23,8 +24,10 @@ class Adapting(Model):
     """A classifier that adapts to the batches it is asked about, each answered before the step that it leads to.
 
     What it says depends on the order of the images and on how many come at a time. The model itself is only read: a
-    copy adapts. An anchored model adapts with the references it is asked with, all of which count as a batch; of an
-    ensemble every member does, by the entropy of their mean. Not for several threads.
+    copy adapts. An anchored model adapts with the references it is asked with, all of which count as a batch: B images
+    with K references go through the network as B K at once, and a step keeps the activations of as many, so ask with
+    fewer references or images where memory is short. Of an ensemble every member adapts, by the entropy of their mean.
+    Not for several threads.
 
     Attributes:
         source: the model as it was.
@@ -41,7 +44,7 @@ class Adapting(Model):
 
         Raises:
             ValueError: for a model without batch-norm layers, or without scales and shifts where the method learns;
-                for one that is no classifier; for a brake whose images are not the model's.
+                for one that is no classifier; for a cascade; for a brake whose images are not the model's.
             TypeError: for what is no model.
         """
         super().__init__()
@@ -50,10 +53,15 @@ class Adapting(Model):
             raise ValueError("this model adapts already: adapt the model inside it, .source")
         if self.source.task != "classification":
             raise ValueError(f"test-time adaptation is for classifiers, and the model is for {self.source.task}")
+        if any(isinstance(part, Model) and part.kind == "cascade" for part in self.source.modules()):
+            raise ValueError(_OF_SOME)
         self.method: Adapter = method if isinstance(method, Adapter) else specs.build("test_time", method)
         if not batch_norms(self.source):
             raise ValueError(_WITHOUT)
         self.adapted: Model = independent(self.source).eval().requires_grad_(False)
+        for part in self.adapted.modules():  # members of an ensemble too
+            if isinstance(part, Model):
+                part.max_rows = WHOLE  # statistics of one pass of several would be those of a few images
         layers = batch_norms(self.adapted)
         self._learned = Learned(layers)
         if self.method.learns and not self._learned.weights:
@@ -282,10 +290,17 @@ class Adapting(Model):
             return None
         if self.method.original == "stored":
             return self.source.answers(images, references)[0]
-        with self._learned.as_first():
-            return self.adapted.answers(images, references)[0]
+        # The function that a step climbs, the way it is computed there: to the bit before the first step. No weight
+        # asks for a gradient here, so no activations are held.
+        with self._learned.as_first(), torch.enable_grad():
+            logits: Tensor = self.adapted.for_attack(references)(images)
+        return logits
 
 
+_OF_SOME = (
+    "a cascade asks its large model about the images that are hard for the small one, and statistics of a batch would "
+    "be of those alone, maybe of one: adapt one of its two models"
+)
 _WITHOUT = (
     "the model has no batch-norm layer that could adapt: layer norm and group norm look at each image alone, and in an "
     "exported file batch norm is a part of the other layers; adapt the run or model folder that it was exported from"
