@@ -184,6 +184,7 @@ def test_an_attack_that_may_have_failed_lets_nothing_pass():
     assert (one.verdict, one.needed) == (UNDECIDED, None)
     assert one.sentence.endswith("; not to be believed: checks of the attack failed (zero gradients)")
     assert "too few" not in one.sentence
+    assert 'skipped="0"' in as_junit([one], undecided_passes=True)
     missed = only(verdicts(results(attacks=attacks, sanity=checks), {"min_attacked_accuracy": 0.999}))
     assert missed.verdict == FAIL  # what a stronger attack finds is lower still
 

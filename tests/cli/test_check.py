@@ -47,6 +47,21 @@ def test_what_was_not_measured_is_refused_with_the_command_that_measures_it(file
     assert said.strip().endswith("kedge evaluate MODEL --groups WAY")
 
 
+def test_an_attack_that_may_have_failed_is_not_let_through_as_undecided(command, file):
+    results = json.loads(file.read_text())
+    model = results["models"]["mine"]
+    for attack in model["attacks"].values():
+        attack["accuracy"] = {"value": 0.99, "low": 0.98, "high": 1.0}
+    file.write_text(json.dumps(results))
+    flags = ["check", file, "--min-attacked-accuracy", "0.5", "--allow_undecided"]
+    assert command(*flags)[0] == 0
+    model["sanity"].append({"check": "zero gradients", "ok": False, "detail": "80 % of them"})
+    file.write_text(json.dumps(results))
+    code, out, _ = command(*flags)
+    assert code == 3
+    assert "checks of the attack failed (zero gradients)" in out
+
+
 def test_a_foreign_set_that_broke_is_no_missing_rule(file, capsys):
     results = json.loads(file.read_text())
     model = results["models"]["mine"]

@@ -54,8 +54,8 @@ def run(
         max_corrupted_ece: largest calibration error there
         min_attacked_accuracy: least accuracy under every attack that was made (kedge evaluate --attack); where its
             checks failed, nothing passes
-        allow_undecided: let through what cannot be told: exit status 0 in place of 3, skipped in place of an error in
-            JUnit
+        allow_undecided: let through what too few images cannot tell: exit status 0 in place of 3, skipped in place of
+            an error in JUnit
         junit (FILE): write the verdicts as JUnit XML too, which CI servers show
         json (FILE): write them as JSON too
 
@@ -83,7 +83,8 @@ def run(
         raise ValueError(_unmeasured(missing, read, where, word))
     from kedge.reporting.verdicts import verdict_lines
 
-    status = {FAIL: FAILED, UNDECIDED: PASSED if allow_undecided else CANNOT_TELL}.get(overall(judged), PASSED)
+    let_through = allow_undecided and not any(each.doubt for each in judged)
+    status = {FAIL: FAILED, UNDECIDED: PASSED if let_through else CANNOT_TELL}.get(overall(judged), PASSED)
     _write(judged, where, status, allow_undecided, junit, json)
     print(f"judged by {where}, of {read['created'][:16].replace('T', ' ')}", file=sys.stderr)
     for line in _careful(read):

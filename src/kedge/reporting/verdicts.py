@@ -41,10 +41,10 @@ def as_junit(judged: Sequence[Verdict], undecided_passes: bool = False) -> str:
     """A test suite for each model and a test for each criterion.
 
     One that cannot be told is an error of the test, which CI servers show as not passed, like the exit status of the
-    command; with `undecided_passes` it counts as skipped.
+    command; with `undecided_passes` it counts as skipped, unless its number is not to be believed.
     """
     root = Element("testsuites", name="kedge check")
-    kinds = {FAIL: "failure", UNDECIDED: "skipped" if undecided_passes else "error", UNMEASURED: "error"}
+    kinds = {FAIL: "failure", UNDECIDED: "error", UNMEASURED: "error"}
     for model in dict.fromkeys(each.model for each in judged):
         name = printable(model)
         suite = SubElement(root, "testsuite", name=name)
@@ -52,7 +52,8 @@ def as_junit(judged: Sequence[Verdict], undecided_passes: bool = False) -> str:
             test = SubElement(suite, "testcase", classname=f"kedge.check.{name}", name=each.criterion, time="0")
             said = printable(each.sentence)
             if each.verdict in kinds:
-                SubElement(test, kinds[each.verdict], message=said, type=each.verdict)
+                passes = undecided_passes and each.verdict == UNDECIDED and not each.doubt
+                SubElement(test, "skipped" if passes else kinds[each.verdict], message=said, type=each.verdict)
             SubElement(test, "system-out").text = said
         _count(suite)
     _count(root)
