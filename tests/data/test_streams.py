@@ -277,6 +277,13 @@ def test_small_views_in_training_are_of_whole_images_as_everywhere(tmp_path, kin
     assert _hashes(views) == _hashes(plain)
 
 
+def test_a_shard_says_its_part_wherever_the_word_stands(shards):
+    folder = shards(2, 6, "imagenet-train")
+    shards(1, 4, "imagenet-val", first=100)
+    assert data.splits(folder) == ["train", "val"]
+    assert [len(files) for files in Shards(str(folder)).splits.values()] == [2, 1]
+
+
 def test_a_part_val_of_shards_is_the_validation_set(shards, tmp_path):
     folder = shards(3, 12)
     shards(1, 12, "val", first=100)

@@ -46,6 +46,15 @@ def test_parts_of_a_split_are_joined_in_order(tmp_path):
     assert kd.load(tmp_path, "valid").labels.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("pattern", ["{}", "cifar10_{}", "my-{}-images", "{}-of-my-test-images", "crash-test-{}"])
+def test_a_name_says_its_split_wherever_the_word_stands(tmp_path, pattern):
+    """Joined as one set, test images would be trained on."""
+    write(tmp_path / f"{pattern.format('train')}.parquet", rows(3), [0, 1, 0], ["no", "yes"])
+    write(tmp_path / f"{pattern.format('validation')}.parquet", rows(2, seed=50), [1, 0], ["no", "yes"])
+    assert kd.splits(tmp_path) == ["train", "val"]
+    assert (len(kd.load(tmp_path)), len(kd.load(tmp_path, "val"))) == (3, 2)
+
+
 def test_layouts_of_the_hub(tmp_path):
     write(tmp_path / "one" / "data" / "test-00000-of-00001.parquet", rows(2), [0, 1], ["a1", "b1"])
     assert len(kd.load(tmp_path / "one", "test")) == 2

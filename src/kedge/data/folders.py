@@ -1,6 +1,7 @@
 """Image folders: root/class/images, or root/train/class/images beside root/val or root/test."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,16 @@ def canonical_split(name: str) -> str | None:
         if name.lower() in aliases:
             return split
     return None
+
+
+def split_word(stem: str) -> str | None:
+    """The word of a file's name that says which split it is of: `test-00000-of-00002`, `cifar10_test`; None without.
+
+    The first word of the name if it says one, else the last that does.
+    """
+    words = re.findall(r"[A-Za-z]+", stem)
+    named = [word for word in words if canonical_split(word)]
+    return None if not named else named[0] if named[0] == words[0] else named[-1]
 
 
 def data_folder() -> Path | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from kedge.data.build import Listing
-from kedge.data.folders import canonical_split
+from kedge.data.folders import canonical_split, split_word
 from kedge.data.formats import EXTENSIONS, Encoded
 from kedge.data.items import EncodedItems
 from kedge.data.labels import Label, about_unnamed, numbered
@@ -215,8 +215,8 @@ def _members(path: Path) -> Iterator[tuple[str, int, int, Label]]:
 
 
 def _split(path: Path) -> str:
-    word = re.match(r"[A-Za-z]+", path.name.removesuffix(".tar"))
-    return (canonical_split(word[0]) if word else None) or "all"
+    word = split_word(path.name.removesuffix(".tar"))
+    return (canonical_split(word) if word else None) or "all"
 
 
 def _expanded(pattern: str) -> list[Path]:

@@ -18,7 +18,7 @@ from kedge.data.columns import (
     schema_features,
     texts_of,
 )
-from kedge.data.folders import canonical_split
+from kedge.data.folders import canonical_split, split_word
 from kedge.data.items import RowItems
 from kedge.data.labels import common_classes, numbered
 from kedge.data.report import DataError
@@ -257,12 +257,12 @@ def _parquet_in(folders: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 def _word(file: Path, root: Path) -> str:
     """What says which split a parquet file belongs to: its own name, else that of its folder, else "all"."""
-    word = re.match(r"[A-Za-z]+", file.stem)
-    if word and canonical_split(word[0]):
-        return word[0]
+    if word := split_word(file.stem):
+        return word
     if file.parent != root and canonical_split(file.parent.name):
         return file.parent.name
-    return word[0] if word else "all"
+    first = re.match(r"[A-Za-z]+", file.stem)
+    return first[0] if first else "all"
 
 
 def _check_shards(files: Sequence[Path]) -> None:
