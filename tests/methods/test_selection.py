@@ -250,6 +250,19 @@ def test_images_that_are_gone_mended_or_new(tmp_path):
         again.pick(load("digits", "train", 16))
 
 
+def test_of_copies_as_many_are_taken_as_were_chosen(tmp_path):
+    """All copies of an image would be trained on for one that was chosen, and a share of 0.5 be more than that."""
+    once = torch.arange(6, dtype=torch.uint8)[:, None, None, None].expand(6, 1, 4, 4) * 40
+    copies = TensorSet(torch.cat([once, once]), torch.arange(12) % 6 % 2, ["a", "b"], "copies")
+    named = [(key, copies.class_names[y]) for key, y in zip(copies.keys(), copies.labels.tolist(), strict=True)]
+    chosen = torch.tensor([True, True, False, False, False, False] + [True] + 5 * [False])
+    selection = Selection(copies.keys_of, named, torch.zeros(12), chosen, {})
+    taken, words = selection.pick(copies)
+    assert len(taken) == 3
+    assert "3 of 12" in words
+    assert sorted(map(int, taken.images[:, 0, 0, 0])) == [0, 0, 40]
+
+
 def test_files_that_are_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="kedge select writes one"):
         fit(subset(tmp_path / "none.json"), progress=False, report=False)

@@ -93,7 +93,7 @@ class Selection:
         """(the images that are chosen, in words how many), of training images that are there now.
 
         An image that has another class now is taken if it was chosen in any: its label was mended. One that was never
-        scored is left out.
+        scored is left out; of copies of one image as many are taken as were chosen.
 
         Raises:
             ValueError: where keys cannot be compared; chosen images that are gone or changed; validation images that
@@ -115,8 +115,11 @@ class Selection:
         wanted = Counter(named for named, chosen in zip(self.images, self.chosen.tolist(), strict=True) if chosen)
         keys = {key for key, _ in wanted}
         named = [(key, images.class_names[y]) for key, y in zip(images.keys(), images.labels.tolist(), strict=True)]
-        known = set(self.images)
-        places = [i for i, each in enumerate(named) if (each in wanted if each in known else each[0] in keys)]
+        known, places = set(self.images), []
+        for i, each in enumerate(named):
+            if wanted[each] > 0 if each in known else each[0] in keys:
+                places.append(i)
+                wanted[each] -= 1
         if gone := len(keys - {named[i][0] for i in places}):
             raise ValueError(
                 f"of the {len(keys):,} images that the selection chose {gone:,} are gone or changed, or left out by "
