@@ -193,6 +193,30 @@ def test_eight_bits_of_data_without_parts(command, model_folder, tmp_path):
     assert load_onnx(tmp_path / "x.onnx").precision["held_out_images"] == 32
 
 
+def test_images_that_the_model_was_trained_on_are_not_held_out(command, run_folder, tmp_path):
+    """A page of the 8-bit file, and its rule for unknown images, would be of images that it knows by heart."""
+    pytest.importorskip("onnxruntime")
+    from PIL import Image
+
+    from kedge.training.record import ImageRecord
+
+    train, test = (kedge.data.load("digits", part) for part in ("train", "test"))
+    for images, count in ((train, 40), (test, 60)):
+        for i in range(count):
+            place = tmp_path / "own" / str(int(images.labels[i]))
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images.images[i, 0].numpy()).save(place / f"{images.split}-{i}.png")
+    own = kedge.data.load(tmp_path / "own")
+    known = [i for i, path in enumerate(own.paths) if "train-" in path]
+    ImageRecord.of(own.subset(known), own.subset([i for i in range(100) if i not in known][:5])).write(run_folder)
+    expected = sum(i not in known for i in range(1, 100, 2))
+    _, _, err = command("export", run_folder, "--int8", "--data", tmp_path / "own", "--out", tmp_path / "x.onnx")
+    assert f"left out, as first was trained on them: {50 - expected} images" in err
+    assert f"compared on {expected} of own (all)" in err
+    assert load_onnx(tmp_path / "x.onnx").precision["held_out_images"] == expected
+    assert "careful: first was trained on 40 of these images, which flatter it" in err
+
+
 def test_sets_of_a_whole_bank_are_left_out_where_nothing_can_set_them_anew(command, model_folder, tmp_path):
     model = kedge.load(model_folder)
     val = kedge.data.load("digits", "val")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kedge.cli.load_data import spread
 from kedge.cli.resolve_model import Source, find
-from kedge.cli.trained_on import images_of_run
+from kedge.cli.trained_on import images_of_run, seen_by
 from kedge.rejection import in_words
 
 if TYPE_CHECKING:
@@ -137,7 +137,10 @@ def run(
             "judged it; --data names others"
         )
     elif held_out is not None:
-        print(what_it_is_worth(done, whole, spread(held_out, WORTH_IMAGES), choice))
+        some = spread(held_out, WORTH_IMAGES)
+        print(what_it_is_worth(done, whole, some, choice))
+        if seen := seen_by(source, some):
+            print(f"careful: {source.name} was trained on {seen:,} of these images, which flatter it", file=sys.stderr)
     if to == "onnx":
         print(f"next:   {next_step(source, model, data, path)}")
         print(f"        kedge predict {path} IMAGES")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kedge.cli.load_data import spread
 from kedge.cli.resolve_model import Source
-from kedge.cli.trained_on import images_of_run
+from kedge.cli.trained_on import images_of_run, unseen_by
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,13 @@ def write_int8(
             "ones only with the validation images of the run, without --data",
             file=sys.stderr,
         )
+    if data is None and source.recipe().get("folds") and model.unknown is not None:
+        model.unknown = None
+        print(
+            "kedge export: the rule for unknown images is left out: it is set anew on 8-bit answers, and the run held "
+            "out no image to set it by; --data names others",
+            file=sys.stderr,
+        )
     known, new = _sets(source, data, model.input_shape)
     held_out = spread(new, HELD_OUT_IMAGES)
     calibration = spread(_apart(known, held_out), most)
@@ -72,7 +79,10 @@ def write_int8(
 
 
 def _sets(source: Source, name: str | None, shape: tuple[int, ...]) -> "tuple[ImageSet, ImageSet]":
-    """Images to calibrate on, and held-out ones: of the run, or of `name`; of a set without parts every second one."""
+    """Images to calibrate on, and held-out ones: of the run, or of `name`; of a set without parts every second one.
+
+    What the model was trained on is not held out, except of a run that folds judged, which has nothing else.
+    """
     from kedge import data
 
     if name is None:
@@ -85,8 +95,9 @@ def _sets(source: Source, name: str | None, shape: tuple[int, ...]) -> "tuple[Im
     split = next(s for s in ("test", "val", *offered) if s in offered)
     images = data.load(name, split, image_size=shape[-1], channels=shape[0])
     if "train" in offered and split != "train":
-        return data.load(name, "train", image_size=shape[-1], channels=shape[0]), images
-    return _halves(images)
+        return data.load(name, "train", image_size=shape[-1], channels=shape[0]), unseen_by(source, images)
+    known, new = _halves(images)
+    return known, unseen_by(source, new)
 
 
 def _halves(images: "ImageSet") -> "tuple[ImageSet, ImageSet]":

@@ -63,6 +63,12 @@ def about_runs(sources: Mapping[str, Source]) -> dict[str, dict[str, Any]]:
     return known_runs({name: source.run for name, source in sources.items() if not source.members})
 
 
+def seen_by(source: Source, images: "ImageSet") -> int:
+    """How many of these images a model was trained on, as far as is known."""
+    record = trained_by(source)
+    return 0 if record is None else record.count(images) or 0
+
+
 def unseen_by(source: Source, images: "ImageSet") -> "ImageSet":
     """The images that a model was not trained on, as far as is known; how many were left out is said.
 
