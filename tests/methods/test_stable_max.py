@@ -17,8 +17,13 @@ from kedge.objectives import (
     Adversarial,
     Anchored,
     Brier,
+    ConditionalTC,
+    CriticTC,
     CrossEntropy,
     Distill,
+    DivDis,
+    DiverseExperts,
+    Levi,
     Mixup,
     Objective,
     OutlierExposure,
@@ -205,6 +210,24 @@ def test_what_reads_logits_too_is_refused_round_it():
     ):
         with pytest.raises(ValueError, match=r"StableMax inside \w+.* put it outside: StableMax\("):
             make()
+
+
+@pytest.mark.parametrize("make", [
+    lambda: DiverseExperts(prior=[3, 2, 1]), DivDis, ConditionalTC, CriticTC, Levi,
+    lambda: Adversarial(DivDis(), PGD(0.1, steps=2, random_start=True)),
+])  # fmt: skip
+def test_what_takes_its_logits_from_layers_is_refused_inside(make):
+    """The map would be in none of its losses, and the model would predict through it."""
+    inner = make()
+    with pytest.raises(ValueError, match=r"^\w+ inside StableMax takes its logits from .* leave StableMax out"):
+        StableMax(inner)
+
+
+def test_such_a_run_is_refused_before_there_is_a_folder(tmp_path):
+    recipe = {**TINY, "arguments": {"width": 4, "heads": 3}, "objective": ["stable_max", "diverse_experts"]}
+    with pytest.raises(ValueError, match="DiverseExperts inside StableMax"):
+        fit({**recipe, "anchored": False, "runs": str(tmp_path / "runs"), "name": "run"}, progress=False, report=False)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_regression_is_refused():

@@ -33,7 +33,8 @@ class StableMax(Wrapper):
         inner: the loss, of class indices or soft targets.
 
     Raises:
-        ValueError: for an inner objective for regression.
+        ValueError: for an inner objective for regression, or one that takes its logits from layers inside the model,
+            such as `DivDis` or `DiverseExperts`, which would not be trained through the map.
     """
 
     classifies = True
