@@ -47,6 +47,7 @@ from kedge.training.prepare import InMemory, prepare
 from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.record import ImageRecord
 from kedge.training.sharding import check_shardable
+from kedge.training.start_from import with_steps
 from kedge.training.validation import ball
 
 __all__ = ["RunResult", "fit"]
@@ -188,6 +189,7 @@ def _run(
     about_further, negatives = about_extra(extra), None
     if written.negatives is not None or "negatives" in before:
         extra, negatives = held_out_negatives(extra, recipe)
+    steps = plan.model.steps  # before an objective gives the model a map of its logits
     # What cannot be trained is said before a folder is made.
     run = Run(recipe, plan.model, objective, train, val, extra, negatives)
     check_stages(recipe, plan.model)
@@ -209,7 +211,7 @@ def _run(
     if main:
         folder = RunFolder.plan(recipe) if earlier is None else earlier.folder
         check_room(recipe, plan.model, folder.path, checkpoint is not None, ball(objective) is not None)
-        start = plan.model if started else None
+        start = with_steps(plan.model, steps) if started else None
         if record is not None and progress and memory.sets is None:
             folds = places_in(recipe, images) if recipe.folds else ()
             facts |= {} if (leaking := leaks(images, val, folds)) is None else {"leaks": leaking}
