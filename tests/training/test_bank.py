@@ -1,5 +1,7 @@
 """The bank of a run is averaged and blurred as references are in its training, and residuals are of that bank."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -47,3 +49,20 @@ def test_residuals_in_a_loop_of_ones_own_are_taken_out_with_the_bank_that_they_a
     for prepared, there in (({}, True), ({"blur": 3}, False)):
         kedge.objectives.Anchored(kedge.objectives.CrossEntropy(), **prepared).prepare(model)
         assert (model.residuals is not None) == there
+
+
+@pytest.mark.parametrize("start", ["init_from", "in memory", "a folder that belongs to no run"])
+def test_a_run_goes_on_with_references_as_they_were(tiny, tmp_path, start):
+    first = fit(tiny(name="first", objective=SOFT, epochs=1), progress=False)
+    fields, keywords = {"arguments": {}}, {}
+    if start == "in memory":
+        keywords = {"start": first.model}
+    elif start == "init_from":
+        fields["init_from"] = str(first.folder)
+    else:
+        fields["init_from"] = str(shutil.copytree(first.folder / "model", tmp_path / "copied"))
+    second = fit(tiny(name="second", **fields), progress=False, **keywords)
+    outer = second.recipe.objective[0]["Anchored"]
+    assert (outer["average"], outer["blur"]) == (2, 3)
+    assert torch.equal(second.model.references, first.model.references)
+    assert second.model.bank_prepared == (2, 3)

@@ -146,6 +146,11 @@ def test_the_data_and_the_classes_are_those_of_the_run(home):
             True,
             [{"Anchored": {"alpha": 0.2}}, "CrossEntropy"],
         ),
+        (
+            [{"Anchored": {"partners": "other-class", "average": 2, "blur": 3}}, "CrossEntropy"],
+            True,
+            [{"Anchored": {"partners": "other-class", "average": 2, "blur": 3}}, "CrossEntropy"],
+        ),
         # an attack is asked for each time, and weights of classes are of those classes
         ([{"TRADES": {"beta": 6}}, {"CrossEntropy": {"class_weights": [1, 2]}}], False, ["CrossEntropy"]),
         (["Anchored", "CrossEntropy"], True, [{"Anchored": {}}, "CrossEntropy"]),

@@ -1,6 +1,6 @@
 """The objective of a run that goes on from a trained model: what the answers of that one rest on stays."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kedge import catalog
@@ -12,7 +12,8 @@ from kedge.training.resolve import default_objective
 
 __all__ = ["check_maps", "going_on", "maps_of"]
 
-OF_ANCHORED = ("alpha", "mask_target", "mask_per")  # what goes over of what is written for it
+# What goes over of what is written for Anchored.
+OF_ANCHORED = ("alpha", "mask_target", "mask_per", "partners", "average", "blur")
 
 
 def maps_of(steps: Mapping[str, Any]) -> list[str]:
@@ -20,18 +21,26 @@ def maps_of(steps: Mapping[str, Any]) -> list[str]:
     return [catalog.class_name("objectives", step) for step in trained_through(steps)]
 
 
-def going_on(objective: list[Any] | None, anchored: bool, maps: list[str] | None = None) -> list[Any] | None:
+def going_on(
+    objective: list[Any] | None,
+    anchored: bool,
+    maps: list[str] | None = None,
+    bank_prepared: Sequence[int] = (1, 0),
+) -> list[Any] | None:
     """The objective of a run that goes on from one with `objective`: masked and smoothed as that was, or not at all.
 
-    Its loss is of the logits after the `maps` that the model was trained through, as it predicts through them. An
-    attack in it is not gone on with, as that is asked for. None where the other run says nothing: as anew.
+    Its loss is of the logits after the `maps` that the model was trained through, as it predicts through them, and its
+    references are averaged and blurred as the bank of the model is. An attack in it is not gone on with, as that is
+    asked for. None where the other run says nothing, nor the model: as anew.
     """
-    if not objective and not maps:
+    average, blur = bank_prepared
+    soft = {key: value for key, value, usual in (("average", average, 1), ("blur", blur, 0)) if value != usual}
+    if not (objective or maps or soft):
         return None
     objective = objective or default_objective(anchored, pretrained=False)
     written = anchored_arguments(objective)
     masks = {"alpha": 0.0} if written is None else written
-    masked = {key: value for key, value in masks.items() if key in OF_ANCHORED}
+    masked = {**{key: value for key, value in masks.items() if key in OF_ANCHORED}, **soft}
     smoothing = label_smoothing(objective)
     loss: Any = {"CrossEntropy": {"label_smoothing": smoothing}} if smoothing else "CrossEntropy"
     return [*([{"Anchored": masked}] if anchored else []), *(maps or []), loss]

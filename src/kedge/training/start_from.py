@@ -77,7 +77,8 @@ def inherit(recipe: Recipe) -> Recipe:
     recipe = replace(recipe, anchored=anchored, pretrained=None)
     maps = maps_of(config.get("steps") or {})
     if recipe.objective is None:
-        recipe = replace(recipe, objective=going_on(trained.get("objective"), anchored, maps))
+        bank = config.get("bank_prepared", (1, 0))
+        recipe = replace(recipe, objective=going_on(trained.get("objective"), anchored, maps, bank))
     check_maps(recipe.objective, maps, f"init_from: {recipe.init_from}")
     if recipe.data is None and "data" not in trained:
         raise ValueError(f"{recipe.init_from} belongs to no run that says what it was trained on: name the data")
@@ -219,8 +220,9 @@ def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] |
     """
     data = recipe.data or (sets[0].name if sets else "digits")
     ordered = model.class_names if model.ordered and recipe.ordered is None else recipe.ordered
-    maps, anchored = maps_of(model.steps), model.count() > 0
-    objective = going_on(None, anchored, maps) if recipe.objective is None else recipe.objective
+    maps, anchored, objective = maps_of(model.steps), model.count() > 0, recipe.objective
+    if objective is None:
+        objective = going_on(None, anchored, maps, getattr(model, "bank_prepared", (1, 0)))
     check_maps(objective, maps, "start: the model")
     recipe = replace(recipe, data=data, anchored=anchored, ordered=ordered, objective=objective)
     if getattr(model.network, "kedge_architecture", None) is not None:
