@@ -58,7 +58,8 @@ def check_same_images(inner: Any, outer: str) -> None:
     for each in nested(inner):
         if getattr(each, "changes_images", False):
             name = type(each).__name__
-            raise ValueError(f"{name} inside {outer} would change the images; put it outside: {name}({outer}(...))")
+            instead = f"put it outside: {name}({outer}(...))" if hasattr(each, "inner") else "leave one of the two out"
+            raise ValueError(f"{name} inside {outer} would change the images; {instead}")
 
 
 def check_takes_soft(inner: Any, outer: str) -> None:
