@@ -108,3 +108,30 @@ def test_a_start_without_the_map_gets_it_and_stays_what_it_was(runs, tiny, break
     # Where the start is kept it is the start.
     monkeypatch.setattr(checkpoint_selection, "most_trained", lambda accuracy: (0.0, {0.0: accuracy(0.0), 1.0: 0.5}))
     alike(fit(tiny(**written, name="below"), progress=False).model, source)
+
+
+# What is for a new model
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"references": 5}, "references 5 is for a new model: the bank is that of the start; leave references out"),
+        ({"choose": "kcenter"}, "choose kcenter is for a new model"),
+        ({"residuals": 20}, "residuals 20 is for a new model"),
+        ({"anchored": False}, "the model is an anchored one: it goes on as one, leave out anchored: false"),
+    ],
+)
+def test_what_a_start_in_memory_decides_is_refused(runs, tiny, tmp_path, fields, words):
+    start = kedge.load(runs / "mapped")
+    with pytest.raises(ValueError, match=f"start: {words}"):
+        fit(tiny(**{**STILL, **fields}), progress=False, start=start)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_start_in_memory_has_may_be_said(runs, tiny):
+    start = kedge.load(runs / "mapped")
+    start.residuals = torch.rand(4, 1, 8, 8) - 0.5
+    result = fit(tiny(**STILL, residuals=4, anchored=True), progress=False, start=start)
+    assert (result.recipe.residuals, result.recipe.references) == (4, 3)
+    assert torch.equal(result.model.residuals, start.residuals)

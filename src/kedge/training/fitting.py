@@ -78,9 +78,10 @@ def fit(
             weights that it would have had, on the same machine and library versions. Of a run that is over it makes
             what is missing: the model, metrics.csv, and with `report` the page.
         sets: training and validation images, in place of those that `recipe.data` names.
-        start: a model in memory to train on from, a copy of it, with the classes and the shape of the images; what
-            `recipe.init_from` says is then only where it came from. The run keeps it in its folder start and can be
-            resumed; with a network that has no name in timm or torchvision only if it is handed over again.
+        start: a model in memory to train on from, a copy of it, with the classes and the shape of the images; its bank
+            is its own, and what `recipe.init_from` says is then only where it came from. The run keeps it in its folder
+            start and can be resumed; with a network that has no name in timm or torchvision only if it is handed over
+            again.
         extra: further images by name, in place of those that `recipe.extra` names; a run that goes on needs them again.
         models: models in memory for the objective, by the name of the argument that takes one, such as `teacher`, in
             place of one that the recipe names; a run that goes on needs them again.

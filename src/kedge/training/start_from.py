@@ -218,6 +218,7 @@ def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] |
     Raises:
         ValueError: if what the recipe says contradicts it.
     """
+    _check_of_start(recipe, model)
     data = recipe.data or (sets[0].name if sets else "digits")
     ordered = model.class_names if model.ordered and recipe.ordered is None else recipe.ordered
     maps, anchored, objective = maps_of(model.steps), model.count() > 0, recipe.objective
@@ -229,6 +230,23 @@ def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] |
         return with_network(recipe, model)
     name = type(model.network).__name__
     return replace(recipe, model=name, arguments={}, references=model.count() or recipe.references, pretrained=False)
+
+
+def _check_of_start(recipe: Recipe, model: PixelModel) -> None:
+    """Raise ValueError for what a recipe says that a model in memory has otherwise: its kind and its bank."""
+    count, residuals = model.count(), getattr(model, "residuals", None)
+    if recipe.anchored is not None and recipe.anchored != (count > 0):
+        instead = "" if count else ", or make it one first, with kedge.anchor"
+        raise ValueError(
+            f"start: the model is {'an anchored' if count else 'a plain'} one: it goes on as one, leave out anchored: "
+            f"{str(recipe.anchored).lower()}{instead}"
+        )
+    own = {"references": count, "residuals": 0 if residuals is None else len(residuals), "choose": None}
+    for key, value in own.items() if count else ():
+        if (written := getattr(recipe, key)) not in (getattr(Recipe, key), value):
+            raise ValueError(
+                f"start: {key} {written} is for a new model: the bank is that of the start; leave {key} out"
+            )
 
 
 def with_network(recipe: Recipe, model: PixelModel) -> Recipe:
