@@ -10,6 +10,7 @@ from kedge.checks import unlike_classes
 from kedge.data import ImageSet
 from kedge.data.augment import augment_batch
 from kedge.experts import Experts, experts_of
+from kedge.postprocess import trained_through
 from kedge.seeds import generator
 
 __all__ = ["aggregate", "disputed", "select_head", "similarity"]
@@ -31,7 +32,8 @@ def aggregate(
     augmented views of an image (shifts and, where the set allows, mirrored images; the authors change colours too), by
     SGD with momentum 0.9, Nesterov and weight decay 5e-4; it ends after an epoch in which a weight falls below 0.05.
     The model changes in place: its prediction stays a function of the image alone, and is saved with the weights. Steps
-    after the logits and the reject threshold were fitted to other answers, and are taken out.
+    after the logits and the reject threshold were fitted to other answers, and are taken out, but for a map that the
+    model was trained through.
 
     Args:
         model: a model with experts, see `experts_of`; its network is in eval mode meanwhile.
@@ -50,7 +52,7 @@ def aggregate(
     omega = torch.zeros(experts.heads, requires_grad=True)
     rule = torch.optim.SGD([omega], lr=lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     device = experts.weights.device
-    model.steps, model.reject, model.unknown = {}, None, None
+    model.steps, model.reject, model.unknown = trained_through(model.steps), None, None
     with evaluating(model):
         for epoch in range(epochs):
             draws = generator(seed, "aggregate", epoch)
@@ -98,7 +100,7 @@ def select_head(model: PixelModel, few: ImageSet, batch_size: int = 256) -> int:
 
     The images are some of where the model is to work, best those that `disputed` names: on training images all experts
     are right. The model changes in place, and is saved so. Steps after the logits and the reject threshold were fitted
-    to other answers, and are taken out.
+    to other answers, and are taken out, but for a map that the model was trained through.
 
     Raises:
         ValueError: for a model without experts, no images, or other classes than the model's.
@@ -116,7 +118,7 @@ def select_head(model: PixelModel, few: ImageSet, batch_size: int = 256) -> int:
     best = int(right.argmax())
     with torch.no_grad():
         experts.weights.copy_(torch.eye(experts.heads)[best])
-    model.steps, model.reject, model.unknown = {}, None, None
+    model.steps, model.reject, model.unknown = trained_through(model.steps), None, None
     return best
 
 

@@ -135,5 +135,8 @@ def test_the_mean_takes_the_place_of_the_bank():
     assert len(model.references) == 4
     image = torch.rand(3, 8, 8)
     assert torch.equal(with_mean_reference(model, image).references[0], image)
+    model.prepare_bank(1, 3)  # as references were in training, so is the mean
+    assert [with_mean_reference(model, each).bank_prepared for each in (None, image)] == [(1, 3), (1, 3)]
+    assert torch.allclose(with_mean_reference(model, image).references[0, :, 4, 4], image[:, 3:6, 3:6].mean((1, 2)))
     with pytest.raises(ValueError, match="single photo, and its mean is that photo"):
         with_mean_reference(make(k=1))

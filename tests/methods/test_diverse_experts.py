@@ -5,7 +5,7 @@ from torch import nn
 
 import kedge
 import kedge.networks  # registers kedge's own with timm
-from kedge.expert_weights import aggregate, similarity
+from kedge.expert_weights import aggregate, select_head, similarity
 from kedge.experts import Experts, experts_of
 from kedge.objectives import Anchored, CrossEntropy, DiverseExperts
 from kedge.objectives.diverse_experts import reversed_ranks
@@ -156,3 +156,14 @@ def test_one_head_is_the_network_of_before():
     before = timm.create_model("kedge_resnet_small", width=4, num_classes=3)
     assert isinstance(before.fc, nn.Linear)
     assert torch.isfinite(CrossEntropy()(network(), IMAGES, TARGETS))
+
+
+def test_a_map_that_a_model_was_trained_through_stays_whatever_its_experts_count():
+    model = kedge.plain(network(), example=(3, 8, 8))
+    model.class_names = ["a", "b", "c"]
+    images = kedge.data.TensorSet((IMAGES * 255).byte(), TARGETS, model.class_names, "specks", "test")
+    for change in (select_head, aggregate):
+        kedge.objectives.StableMax(CrossEntropy()).prepare(model)
+        model.set_temperature(2.0)
+        change(model, images)
+        assert model.steps == {"stable_max": {"value": None}}

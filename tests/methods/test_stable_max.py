@@ -17,8 +17,13 @@ from kedge.objectives import (
     Adversarial,
     Anchored,
     Brier,
+    ConditionalTC,
+    CriticTC,
     CrossEntropy,
     Distill,
+    DivDis,
+    DiverseExperts,
+    Levi,
     Mixup,
     Objective,
     OutlierExposure,
@@ -207,6 +212,24 @@ def test_what_reads_logits_too_is_refused_round_it():
             make()
 
 
+@pytest.mark.parametrize("make", [
+    lambda: DiverseExperts(prior=[3, 2, 1]), DivDis, ConditionalTC, CriticTC, Levi,
+    lambda: Adversarial(DivDis(), PGD(0.1, steps=2, random_start=True)),
+])  # fmt: skip
+def test_what_takes_its_logits_from_layers_is_refused_inside(make):
+    """The map would be in none of its losses, and the model would predict through it."""
+    inner = make()
+    with pytest.raises(ValueError, match=r"^\w+ inside StableMax takes its logits from .* leave StableMax out"):
+        StableMax(inner)
+
+
+def test_such_a_run_is_refused_before_there_is_a_folder(tmp_path):
+    recipe = {**TINY, "arguments": {"width": 4, "heads": 3}, "objective": ["stable_max", "diverse_experts"]}
+    with pytest.raises(ValueError, match="DiverseExperts inside StableMax"):
+        fit({**recipe, "anchored": False, "runs": str(tmp_path / "runs"), "name": "run"}, progress=False, report=False)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_regression_is_refused():
     with pytest.raises(ValueError, match="StableMax is for classification"):
         StableMax(SquaredError())
@@ -274,14 +297,13 @@ def test_a_run_saves_it_with_the_model(tmp_path):
     assert list(result.model.steps) == ["stable_max"]
     assert list(kedge.load(tmp_path / "run").steps) == ["stable_max"]
     assert "collapsed" in result.history[0]
-    # Trained on with softmax it predicts with softmax.
-    plain = {**TINY, "init_from": str(tmp_path / "run"), "objective": ["anchored", "cross_entropy"]}
-    plain = {k: v for k, v in plain.items() if k not in ("model", "arguments", "references")}
-    other = fit({**plain, "runs": str(tmp_path), "name": "other"}, progress=False, report=False)
-    assert other.model.steps == {}
+    # Trained on it keeps its map, and no temperature.
+    more = {k: v for k, v in TINY.items() if k not in ("model", "arguments", "references")}
+    more |= {"init_from": str(tmp_path / "run"), "runs": str(tmp_path)}
+    assert list(fit({**more, "name": "other"}, progress=False, report=False).model.steps) == ["stable_max"]
     result.model.set_temperature(3.0)
-    again = fit({**plain, "runs": str(tmp_path), "name": "again"}, start=result.model, progress=False, report=False)
-    assert again.model.steps == {}
+    again = fit({**more, "name": "again"}, start=result.model, progress=False, report=False)
+    assert list(again.model.steps) == ["stable_max"]
 
 
 def test_folds_judge_through_it(tmp_path):

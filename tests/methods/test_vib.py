@@ -6,7 +6,7 @@ from torch import nn
 
 import kedge
 from kedge import heads, networks
-from kedge.objectives import TRADES, VIB, Anchored, CrossEntropy, set_progress
+from kedge.objectives import DBAT, TRADES, VIB, Anchored, CrossEntropy, OutlierExposure, set_progress, set_streams
 from kedge.objectives.vib import divergence
 from kedge.scores import last_layer
 from kedge.training import fit
@@ -25,6 +25,20 @@ def network(head="vib", classes=5):
 def loss_of(objective, model, images=IMAGES, labels=LABELS, seed=3):
     torch.manual_seed(seed)
     return objective(model, images, labels)
+
+
+@pytest.mark.parametrize("round_it", [OutlierExposure, lambda inner: DBAT(inner, network())])
+@pytest.mark.parametrize("anchored", [False, True])
+def test_images_without_a_label_beside_its_own_have_no_price(round_it, anchored):
+    logged = []
+    for outside in (True, False):
+        objective = VIB(CrossEntropy()) if outside else VIB(round_it(CrossEntropy()))
+        whole = round_it(objective) if outside else objective
+        whole = Anchored(whole, alpha=0.0) if anchored else whole
+        set_streams(whole, outliers=IMAGES.flip(0) ** 3, unlabelled=IMAGES.flip(0) ** 3)
+        loss_of(whole, (kedge.anchor if anchored else kedge.plain)(network(), example=(1, 8, 8)).train())
+        logged.append(objective.logged["kl"])
+    torch.testing.assert_close(*logged)
 
 
 def test_the_worked_examples():

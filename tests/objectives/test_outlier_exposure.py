@@ -10,7 +10,20 @@ from torch import nn
 
 import kedge
 from kedge import attacks, objectives
-from kedge.objectives import Anchored, CrossEntropy, OutlierExposure, set_streams
+from kedge.objectives import (
+    AAER,
+    CURE,
+    DBAT,
+    TRADES,
+    Anchored,
+    CrossEntropy,
+    DivDis,
+    KeepFeatures,
+    MixOE,
+    Noise,
+    OutlierExposure,
+    set_streams,
+)
 from kedge.objectives.outlier_exposure import to_uniform
 
 
@@ -147,3 +160,22 @@ def test_half_precision(batch):
         loss = objective(network().train(), images, labels)
     assert loss.dtype == torch.float32
     assert float(loss) == pytest.approx(float(objective(network().train(), images, labels)), rel=0.03)
+
+
+PGD = attacks.PGD(0.1, steps=1, random_start=True)
+
+
+@pytest.mark.parametrize("outer", [
+    lambda inner: TRADES(inner, PGD), lambda inner: CURE(inner, PGD),
+    lambda inner: AAER(inner, attacks.FGSM(8 / 255, variant="rs")), lambda inner: objectives.Distill(inner, network()),
+], ids=["TRADES", "CURE", "AAER", "Distill"])  # fmt: skip
+@pytest.mark.parametrize("inner", [
+    lambda: OutlierExposure(CrossEntropy()), lambda: DBAT(CrossEntropy(), network()), lambda: MixOE(CrossEntropy()),
+    lambda: Noise(CrossEntropy()), lambda: KeepFeatures(CrossEntropy(), network()),
+], ids=["OutlierExposure", "DBAT", "MixOE", "Noise", "KeepFeatures"])  # fmt: skip
+def test_what_compares_answers_for_its_images_takes_nothing_inside_that_calls_the_model_with_others(outer, inner):
+    name = type(inner()).__name__
+    with pytest.raises(ValueError, match=rf"{name} inside (\w+) would .*; put it outside: {name}\(\1"):
+        outer(inner())
+    with pytest.raises(ValueError, match=r"DivDis inside \w+ would .*; leave one of the two out"):
+        outer(DivDis())

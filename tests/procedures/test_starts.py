@@ -1,9 +1,13 @@
 """Training from a model in memory: what is refused, and what a run of it records."""
 
 import pytest
+import torch
 
-from kedge.adaptation import with_head
+from kedge.adaptation import adapt, with_head
+from kedge.anchoring.references import blurred
+from kedge.probing.features import drawn_features
 from kedge.training import Recipe, fit
+from kedge.training.recorded import anchored_arguments, recorded
 
 
 def test_a_start_of_other_classes_or_sizes_is_refused(body, digits, tmp_path):
@@ -27,3 +31,29 @@ def test_a_start_is_not_changed_and_what_it_cost_is_not_known(body, digits, tmp_
     assert result.report is None
     assert not (result.folder / "report.html").exists()
     assert '"earlier": null' in (result.folder / "run.json").read_text()
+
+
+@pytest.mark.parametrize("how", ["linear-probe", "finetune"])
+def test_the_new_bank_is_averaged_and_blurred_as_the_old_one(anchored, digits, how, tmp_path):
+    usual = adapt(anchored, *digits[:2], how="linear-probe", device="cpu").model.references
+    anchored.prepare_bank(2, 3)
+    adapted = adapt(anchored, *digits[:2], how=how, out=tmp_path, device="cpu", epochs=1, batch_size=16)
+    assert adapted.model.bank_prepared == (2, 3)
+    expected = blurred((usual + usual.roll(-1, 0)) / 2, 3)
+    torch.testing.assert_close(adapted.model.references, expected)
+    if how == "finetune":
+        outer = anchored_arguments(recorded(adapted.folder)["objective"])
+        assert (outer["average"], outer["blur"]) == (2, 3)
+
+
+def test_references_that_are_drawn_for_a_probe_are_averaged_and_blurred_too(anchored, digits):
+    seen = []
+    anchored.register_forward_pre_hook(lambda model, args, kwargs: seen.append(kwargs["references"]), with_kwargs=True)
+    images = digits[0].images.float() / 255
+    for prepared in ((1, 0), (2, 1), (2, 3)):
+        anchored.bank_prepared = prepared
+        drawn_features(anchored, "fc", digits[0], 1, False, 0)
+    one, two, soft = seen
+    assert torch.cdist(one.flatten(1), images.flatten(1)).amin(1).max() < 0.01
+    assert torch.cdist(two.flatten(1), images.flatten(1)).amin(1).median() > 0.5
+    torch.testing.assert_close(soft, blurred(two, 3))

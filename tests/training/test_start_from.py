@@ -15,8 +15,9 @@ import kedge
 from kedge import data, networks
 from kedge.training import Recipe, fit
 from kedge.training.cost import earlier_passes
+from kedge.training.going_on import going_on
 from kedge.training.images import load_sets
-from kedge.training.start_from import going_on, inherit, load_start, trained_eps
+from kedge.training.start_from import inherit, load_start, trained_eps
 
 pytestmark = pytest.mark.usefixtures("no_report")
 SIZE = {"arguments": {"width": 4}, "batch_size": 64, "device": "cpu", "references": 3}
@@ -145,9 +146,15 @@ def test_the_data_and_the_classes_are_those_of_the_run(home):
             True,
             [{"Anchored": {"alpha": 0.2}}, "CrossEntropy"],
         ),
+        (
+            [{"Anchored": {"partners": "other-class", "average": 2, "blur": 3}}, "CrossEntropy"],
+            True,
+            [{"Anchored": {"partners": "other-class", "average": 2, "blur": 3}}, "CrossEntropy"],
+        ),
         # an attack is asked for each time, and weights of classes are of those classes
         ([{"TRADES": {"beta": 6}}, {"CrossEntropy": {"class_weights": [1, 2]}}], False, ["CrossEntropy"]),
         (["Anchored", "CrossEntropy"], True, [{"Anchored": {}}, "CrossEntropy"]),
+        ([{"anchored": {"alpha": 0.2}}, "cross_entropy"], True, [{"Anchored": {"alpha": 0.2}}, "CrossEntropy"]),
     ],
 )
 def test_a_run_goes_on_masked_and_smoothed_as_the_one_before(before, anchored, after):

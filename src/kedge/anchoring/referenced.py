@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from kedge.anchoring.base import PixelModel
 from kedge.anchoring.budget import budget_of, references_at_a_time
-from kedge.anchoring.references import derangement, resized
+from kedge.anchoring.references import blurred, derangement, resized
 from kedge.anchoring.stem import AnchoredStem
 
 # Reference terms of more values than this (256 MB in float32) are computed as needed instead of being kept.
@@ -46,6 +46,17 @@ class ReferencedModel(PixelModel):
             if name == "references":
                 self.bank_prepared = (1, 0)
         super().__setattr__(name, value)
+
+    def prepare_bank(self, average: int = 1, blur: int = 0) -> None:
+        """Average and blur the bank, once, as `kedge.objectives.Anchored` does with its references in training.
+
+        Residuals, which are of the bank as it was, are taken out.
+        """
+        prepared = (average, blur)
+        if prepared not in ((1, 0), self.bank_prepared):
+            bank = self.references
+            self.references = blurred(torch.stack([bank.roll(-k, 0) for k in range(average)]).mean(0), blur)
+            self.bank_prepared, self.residuals = prepared, None
 
     def _checked_bank(self, name: str, images: Tensor) -> Tensor:
         if not isinstance(images, Tensor) or not images.is_floating_point():

@@ -88,6 +88,15 @@ def choose_residuals(dataset: Any, references: Tensor, m: int, seed: int = 0) ->
     return images - references.detach().cpu().float()[partner]
 
 
+def blurred(references: Tensor, side: int) -> Tensor:
+    """References `[K, C, H, W]` averaged over boxes of `side` pixels, odd; 0: as they are."""
+    if not side:
+        return references
+    if references.ndim != 4:
+        raise ValueError(f"blur is of images [B, C, H, W], got {list(references.shape)}")
+    return F.avg_pool2d(references, side, 1, side // 2, count_include_pad=False)
+
+
 def resized(images: Tensor, size: Sequence[int]) -> Tensor:
     """Images `[K, C, *size]`, linearly interpolated (in float32 or better); as they are if they fit."""
     if tuple(images.shape[2:]) == tuple(size):

@@ -268,8 +268,8 @@ def _share(text: str) -> float | str:
 
 def _objective(source: Source) -> list[Any] | None:
     """How a run masked its references, for fine-tuning to go on so; None for any other model."""
+    from kedge.training.going_on import going_on
     from kedge.training.recorded import anchored_arguments
-    from kedge.training.start_from import going_on
 
     before = source.recipe().get("objective")
     return None if anchored_arguments(before) is None else going_on(before, anchored=True)

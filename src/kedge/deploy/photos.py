@@ -1,6 +1,7 @@
 """What of its training photos a model would give away, and the same model without them."""
 
 import copy
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -81,10 +82,16 @@ def with_mean_reference(model: PixelModel, mean: Tensor | None = None) -> PixelM
         raise ValueError(
             "the bank holds a single photo, and its mean is that photo: give mean=, the mean image of the training set"
         )
-    twin = copy.deepcopy(model)
-    twin.references = model.references.mean(0) if mean is None else mean
+    twin: Any = copy.deepcopy(model)
+    prepared = twin.bank_prepared
+    if mean is None:  # of images that are averaged and blurred already
+        twin.references, twin.bank_prepared = model.references.mean(0), prepared
+    else:
+        twin.references = mean
+        twin.prepare_bank(*prepared)
     twin.residuals = None
-    return twin.eval()
+    alone: PixelModel = twin.eval()
+    return alone
 
 
 def folded(model: PixelModel, reference: int = 0) -> PlainModel:

@@ -17,8 +17,10 @@ class Objective(nn.Module):
     `targets_kind` says what the loss can take: "soft" (class indices `[B]` or probabilities `[B, C]`), "indices"
     (class indices only) or "values" (regression targets). A wrapper has the kind of its inner objective.
     `mixes_targets` says that an image's target ends up in other images too, `changes_images` that the inner objective
-    gets other images than this one, or a model that sees others. `equal_classes` says that it corrects for how often
-    classes come: the probabilities of what it trains are those of classes that are equally frequent.
+    gets other images than this one, or that the model sees others beside them. `equal_classes` says that it corrects
+    for how often classes come: the probabilities of what it trains are those of classes that are equally frequent.
+    `reads_layers` says that it takes logits from layers inside the model in place of what the model puts out, so that
+    no objective round it can map them.
 
     What a training loop may do with any objective, and `kedge.training` does: say how far it is with `set_progress`,
     call `prepare` before it starts and `on_gradients` between backward and the optimizer's step, and read `logged` and
@@ -51,6 +53,7 @@ class Objective(nn.Module):
     mixes_targets: bool = False
     changes_images: bool = False
     equal_classes: bool = False
+    reads_layers: bool = False
     needs_temperature: bool = False
     progress: float = 1.0
     looks: int = 1

@@ -13,7 +13,8 @@ class Wrapper(Objective):
     Attributes:
         inner: the objective that gets what this one makes of model, images and targets.
         classifies: whether an inner objective for regression is refused.
-        maps_logits: whether the inner objective sees other logits than the model puts out.
+        maps_logits: whether the inner objective sees other logits than the model puts out, so that one that takes its
+            logits from layers inside the model (`reads_layers`) is refused.
         reads_logits: whether it reads logits itself, so that an inner objective that maps them is refused.
     """
 
@@ -38,6 +39,12 @@ class Wrapper(Objective):
                 f"{other} inside {name}, which reads the logits too, would map them for one of the two; "
                 f"put it outside: {other}({name}(...))"
             )
+        if self.maps_logits and (reading := [m for m in nested(inner) if getattr(m, "reads_layers", False)]):
+            raise ValueError(
+                f"{type(reading[0]).__name__} inside {name} takes its logits from layers inside the model, which "
+                f"{name} does not map: the model would predict through a map that it is not trained through; leave "
+                f"{name} out"
+            )
         self.inner: Any = inner
 
 
@@ -51,7 +58,8 @@ def check_same_images(inner: Any, outer: str) -> None:
     for each in nested(inner):
         if getattr(each, "changes_images", False):
             name = type(each).__name__
-            raise ValueError(f"{name} inside {outer} would change the images; put it outside: {name}({outer}(...))")
+            instead = f"put it outside: {name}({outer}(...))" if hasattr(each, "inner") else "leave one of the two out"
+            raise ValueError(f"{name} inside {outer} would change the images; {instead}")
 
 
 def check_takes_soft(inner: Any, outer: str) -> None:

@@ -13,6 +13,7 @@ from kedge.attacks._losses import judge
 from kedge.catalog import Info
 from kedge.objectives._attacking import Attacking
 from kedge.objectives._base import Objective, check_share
+from kedge.objectives._nesting import check_same_images
 from kedge.objectives._views import Recorded
 
 info = Info(
@@ -62,7 +63,7 @@ class AAER(Attacking):
 
     Raises:
         ValueError: as of `Attacking`; for an attack of more than one step; without weights, for an attack for which
-            none are published; for weights that are negative.
+            none are published; for weights that are negative, and an inner objective that shows the model other images.
     """
 
     reads_logits = True
@@ -88,6 +89,7 @@ class AAER(Attacking):
         if attack.loss != "ce" or attack.targeted:
             raise ValueError('AAER tells abnormal images by their cross-entropy: loss="ce", not targeted')
         super().__init__(inner, attack, hold, ramp, generator)
+        check_same_images(inner, type(self).__name__)
         chosen = published_weights(attack) if weights is None else tuple(float(w) for w in weights)
         if len(chosen) != 3 or not all(math.isfinite(w) and w >= 0 for w in chosen):
             raise ValueError(f"weights are three numbers (λ1, λ2, λ3), 0 or more, got {weights}")

@@ -5,12 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from kedge.anchoring import AnchoredModel, derangement
-from kedge.anchoring.references import stack_images
+from kedge.anchoring.references import blurred, stack_images
 from kedge.catalog import Info
 from kedge.checks import unit_images
 from kedge.objectives._base import Objective, check_share, soft_targets
@@ -55,7 +54,8 @@ class Anchored(Wrapper):
         partners: "any" image of the batch is a reference, or only one of an "other-class" where the batch has one.
         average: a reference is the mean of so many images.
         blur: side in pixels of a box, odd, over which references are averaged; 0: none. `prepare` does both to the
-            bank of the model too.
+            bank of the model too, and takes out its residuals, which are of the bank as it was: a run draws new ones,
+            in a loop of your own choose them after it.
 
     Raises:
         ValueError: for values out of range, images of the reference set outside [0, 1], or an inner objective that
@@ -132,18 +132,16 @@ class Anchored(Wrapper):
 
     def prepare(self, model: nn.Module) -> None:
         """Average and blur the bank of the model as references are in training, once."""
-        core, own = unwrapped(model), (self.average, self.blur)
-        if isinstance(core, AnchoredModel) and own not in ((1, 0), core.bank_prepared):
-            bank = core.references
-            core.references = self._blurred(torch.stack([bank.roll(-k, 0) for k in range(self.average)]).mean(0))
-            core.bank_prepared = own
+        core = unwrapped(model)
+        if isinstance(core, AnchoredModel):
+            core.prepare_bank(self.average, self.blur)
 
     def forward(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """The inner loss of the model with freshly drawn references and mask."""
         core = unwrapped(model)
         if not isinstance(core, AnchoredModel):
             raise TypeError(f"Anchored needs an anchored model, got {type(core).__name__}; make one with kedge.anchor")
-        references = self._blurred(self._draw_references(core, images, targets))
+        references = blurred(self._draw_references(core, images, targets), self.blur)
         mask = self._draw_mask(images)
         slot = self._draw_slot(references, images)
         if mask is not None and self.mask_target != "label":
@@ -168,13 +166,6 @@ class Anchored(Wrapper):
         else:
             drawn = torch.cat([derangement(n, self.generator, images.device) for _ in range(m)])
         return _mean(images.detach()[drawn], m)
-
-    def _blurred(self, references: Tensor) -> Tensor:
-        if not self.blur:
-            return references
-        if references.ndim != 4:
-            raise ValueError(f"blur is of images [B, C, H, W], got {list(references.shape)}")
-        return F.avg_pool2d(references, self.blur, 1, self.blur // 2, count_include_pad=False)
 
     def _indices(self, size: int, n: int) -> Tensor:
         return torch.randint(size, (n,), generator=self.generator)

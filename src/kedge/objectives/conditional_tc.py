@@ -43,6 +43,7 @@ class ConditionalTC(Objective):
         arXiv 2006.07119 (abstract).
     """
 
+    reads_layers = True
     in_repr = ("weight",)
 
     def __init__(self, weight: float = 1.0) -> None:

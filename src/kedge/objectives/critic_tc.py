@@ -57,6 +57,7 @@ class CriticTC(Objective):
     """
 
     targets_kind = "indices"
+    reads_layers = True
     in_repr = ("weight", "hidden")
 
     def __init__(self, weight: float = 1.0, hidden: int = 64, seed: int = 0) -> None:

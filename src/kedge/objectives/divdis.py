@@ -53,6 +53,7 @@ class DivDis(Objective):
     streams = ("unlabelled",)
     in_repr = ("weight", "balance")
     changes_images = True
+    reads_layers = True
 
     def __init__(self, weight: float = 10.0, balance: float = 10.0) -> None:
         super().__init__()

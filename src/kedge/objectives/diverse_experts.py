@@ -44,6 +44,7 @@ class DiverseExperts(Objective):
     """
 
     equal_classes = True
+    reads_layers = True
     in_repr = ("tau",)
     shifts: Tensor
 

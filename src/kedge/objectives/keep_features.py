@@ -52,6 +52,7 @@ class KeepFeatures(Wrapper):
     """
 
     streams = ("auxiliary",)
+    changes_images = True  # beside its images the model sees auxiliary ones
     in_repr = ("layer", "weight")
 
     def __init__(

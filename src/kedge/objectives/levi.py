@@ -30,6 +30,8 @@ class Levi(Objective):
         (arXiv 2402.04644), abstract and a public summary of the method.
     """
 
+    reads_layers = True
+
     def prepare(self, model: nn.Module) -> None:
         """See that the model has adapting layers."""
         layer_ensemble_of(bare(model))

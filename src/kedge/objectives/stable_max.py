@@ -25,6 +25,10 @@ class StableMax(Wrapper):
     kind apply `kedge.postprocess.StableMax(None)` to the logits yourself. An attack inside or outside sees the mapped
     logits. What reads logits itself, such as `Distill` or `TRADES`, belongs inside.
 
+    A run that goes on from such a model (`init_from`, `fit(start=...)`) goes on through the map; an objective without
+    it is refused there, as training would start from other confidences than the model has. A model that was trained
+    without the map gets it when a run with this objective starts from it: its labels stay, its confidences change.
+
     `logged["collapsed"]` is the share of images whose cross-entropy is exactly 0, for the targets that it is called
     with. Source: Prieto, Barsbey, Mediano and Birdal, "Grokking at the Edge of Numerical Stability", ICLR 2025, arXiv
     2501.04697; the authors' code computes s in float64, here the map has the precision of the loss, float32 or better.
@@ -33,7 +37,8 @@ class StableMax(Wrapper):
         inner: the loss, of class indices or soft targets.
 
     Raises:
-        ValueError: for an inner objective for regression.
+        ValueError: for an inner objective for regression, or one that takes its logits from layers inside the model,
+            such as `DivDis` or `DiverseExperts`, which would not be trained through the map.
     """
 
     classifies = True

@@ -9,6 +9,7 @@ from kedge.catalog import Info
 from kedge.objectives._attacking import Attacking
 from kedge.objectives._base import Objective, check_weight
 from kedge.objectives._divergence import divergence
+from kedge.objectives._nesting import check_same_images
 from kedge.objectives._views import Recorded
 
 info = Info(
@@ -32,7 +33,8 @@ class TRADES(Attacking):
         hold, ramp, generator: as of `Attacking`.
 
     Raises:
-        ValueError: as of `Attacking`; without a random start; for another loss than "ce".
+        ValueError: as of `Attacking`; without a random start; for another loss than "ce", and an inner objective that
+            shows the model other images, such as `OutlierExposure`.
     """
 
     reads_logits = True
@@ -48,6 +50,7 @@ class TRADES(Attacking):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(inner, attack, hold, ramp, generator)
+        check_same_images(inner, type(self).__name__)
         check_weight("beta", beta)
         climbs = as_attack(attack).loss
         if climbs is not None and not as_attack(attack).random_start:

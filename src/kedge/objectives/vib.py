@@ -64,7 +64,8 @@ class VIB(Wrapper):
             loss: Tensor = self.inner(model, images, targets)
         if len(of_head) < 2:
             raise ValueError("VIB needs a call of the model in train mode, where its head draws: model.train()")
-        mean, log_variance = of_head.values()
+        # An objective inside may have put outliers after the images.
+        mean, log_variance = (each[: len(images)] for each in of_head.values())
         price = divergence(mean, log_variance).mean()
         self.logged["kl"] = price.detach()
         return loss + self.beta * price

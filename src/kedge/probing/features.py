@@ -9,6 +9,7 @@ from torch import Tensor
 from kedge.anchoring import PixelModel, derangement
 from kedge.anchoring.last_layer import inputs_of
 from kedge.anchoring.outputs import collecting
+from kedge.anchoring.references import blurred
 from kedge.anchoring.twin import evaluating
 from kedge.data import ImageSet, generator
 
@@ -83,19 +84,22 @@ def drawn_features(
 ) -> tuple[Tensor, Tensor | None]:
     """Features `[R, N, D]` of [r, x - r], and of [0, x - r] if `masked`, for R references drawn for each image.
 
-    In each draw every image gets another one of the set, and no image itself. Costs R forward passes of each image,
-    or 2 R if `masked`, once.
+    In each draw every image gets another one of the set, and no image itself, or the mean of others, blurred, where the
+    bank of the model is averaged and blurred. Costs R forward passes of each image, or 2 R if `masked`, once.
     """
     if len(images) < 2:
         raise ValueError(f"{images.name} holds {len(images)} image: a reference is another image, so it takes two")
     drawn, hidden = [], []
+    average, blur = getattr(model, "bank_prepared", (1, 0))
     with _reading(model, head) as read:
         for draw in range(draws):
-            partner = derangement(len(images), generator(seed, "anchored probe", draw))
-            others = images.subset(partner).batches(batch_size, workers)
+            source = generator(seed, "anchored probe", draw)
+            partners = [images.subset(derangement(len(images), source)) for _ in range(average)]
+            others = zip(*(each.batches(batch_size, workers) for each in partners), strict=True)
             rows, masks = [], []
-            for (batch, _), (reference, _) in zip(images.batches(batch_size, workers), others, strict=True):
-                x, r = _unit(batch, model), _unit(reference, model)
+            for (batch, _), references in zip(images.batches(batch_size, workers), others, strict=True):
+                x, r = _unit(batch, model), torch.stack([_unit(each, model) for each, _ in references]).mean(0)
+                r = blurred(r, blur)
                 rows.append(read(x, r).cpu())
                 if masked:
                     masks.append(read(x, r, torch.ones(len(x), dtype=torch.bool, device=x.device)).cpu())

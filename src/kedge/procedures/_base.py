@@ -4,7 +4,7 @@ import copy
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from kedge import catalog
 from kedge.anchoring import PixelModel, choose_references
@@ -78,15 +78,20 @@ class Context:
         return model
 
     def with_bank(self, model: PixelModel) -> PixelModel:
-        """A copy for the new task: no steps after the logits, no threshold, a bank of the new training images."""
-        body = copy.deepcopy(model).eval()
+        """A copy for the new task: no steps after the logits, no threshold, a bank of the new training images.
+
+        An averaged and blurred bank is so again, as references were when the body was trained.
+        """
+        body: Any = copy.deepcopy(model).eval()
         body.steps, body.reject, body.unknown = {}, None, None
         if body.count():
             count = self.settings.references or (len(body.references) if len(body.references) > 1 else 10)
             seed = derive_seed(self.settings.seed, "references") % 2**31
+            prepared = body.bank_prepared
             body.references = choose_references(self.train, min(count, len(self.train)), "stratified", seed)
+            body.prepare_bank(*prepared)
             body.residuals = None
-        return body
+        return cast(PixelModel, body)
 
 
 def procedure(how: str) -> Procedure:

@@ -74,7 +74,7 @@ def recipe_for(model: PixelModel, how: str, out: Path, train: ImageSet, settings
             "augment": settings.augment,
             "workers": settings.workers,
             "device": settings.device,
-            "references": min(Recipe.references, len(train)),
+            "references": model.count() or min(Recipe.references, len(train)),
             "init_from": settings.source or type(model.network).__name__,
             "epochs": settings.epochs,
             "lr": settings.lr,

@@ -25,6 +25,7 @@ __all__ = [
     "make_optimizer",
     "make_rule",
     "make_schedule",
+    "set_residuals",
     "step_passes",
 ]
 
@@ -48,15 +49,24 @@ def make_model(recipe: Recipe, network: nn.Module, train: ImageSet) -> PixelMode
     if recipe.anchored:
         anchored = anchor(network, mean=mean, std=std, example=train.image_shape)
         bank_set = _reference_set(recipe, train) or train
-        seed = derive_seed(recipe.seed, "references") % 2**31
-        anchored.references = choose_references(bank_set.sample, recipe.references, recipe.choose, seed)
+        anchored.references = choose_references(bank_set.sample, recipe.references, recipe.choose, _seed(recipe))
         if recipe.residuals:
-            anchored.residuals = choose_residuals(train.sample, anchored.references, recipe.residuals, seed)
+            set_residuals(recipe, anchored, train, recipe.residuals)
         model: PixelModel = anchored
     else:
         model = plain(network, mean=mean, std=std, example=train.image_shape)
     model.class_names = list(train.class_names)
     return model
+
+
+def set_residuals(recipe: Recipe, model: Any, train: ImageSet, count: int) -> None:
+    """Give an anchored model `count` residuals between training images and its bank."""
+    model.residuals = choose_residuals(train.sample, model.references, count, _seed(recipe))
+
+
+def _seed(recipe: Recipe) -> int:
+    """Of the draws of a bank and its residuals."""
+    return derive_seed(recipe.seed, "references") % 2**31
 
 
 def make_optimizer(recipe: Recipe, model: PixelModel, objective: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kedge.anchoring import PixelModel
+from kedge.checkpoint import read_config
 from kedge.data import ImageSet
 from kedge.data.statistics import NormBatches
+from kedge.postprocess import trained_through
 from kedge.pretrained import read_weights
 from kedge.training.batches import crop_of
 from kedge.training.calibration import run_logits
@@ -192,9 +194,10 @@ def _averaged(folder: Path, run: Path) -> bool:
 
 
 def start_of(trained: PixelModel, folder: RunFolder) -> PixelModel:
-    """The model that a run began with, by the weights in its folder."""
+    """The model that a run began with, by the weights and the map of its logits in its folder."""
     start = copy.deepcopy(trained)
     start.load_state_dict(read_weights(folder.start / "model.safetensors"))
+    start.steps = trained_through(read_config(folder.start).get("steps") or {})
     return start
 
 

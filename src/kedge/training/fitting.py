@@ -47,6 +47,7 @@ from kedge.training.prepare import InMemory, prepare
 from kedge.training.recipe import Recipe, load_recipe
 from kedge.training.record import ImageRecord
 from kedge.training.sharding import check_shardable
+from kedge.training.start_from import with_steps
 from kedge.training.validation import ball
 
 __all__ = ["RunResult", "fit"]
@@ -77,9 +78,10 @@ def fit(
             weights that it would have had, on the same machine and library versions. Of a run that is over it makes
             what is missing: the model, metrics.csv, and with `report` the page.
         sets: training and validation images, in place of those that `recipe.data` names.
-        start: a model in memory to train on from, a copy of it, with the classes and the shape of the images; what
-            `recipe.init_from` says is then only where it came from. The run keeps it in its folder start and can be
-            resumed; with a network that has no name in timm or torchvision only if it is handed over again.
+        start: a model in memory to train on from, a copy of it, with the classes and the shape of the images; its bank
+            is its own, and what `recipe.init_from` says is then only where it came from. The run keeps it in its folder
+            start and can be resumed; with a network that has no name in timm or torchvision only if it is handed over
+            again.
         extra: further images by name, in place of those that `recipe.extra` names; a run that goes on needs them again.
         models: models in memory for the objective, by the name of the argument that takes one, such as `teacher`, in
             place of one that the recipe names; a run that goes on needs them again.
@@ -188,6 +190,7 @@ def _run(
     about_further, negatives = about_extra(extra), None
     if written.negatives is not None or "negatives" in before:
         extra, negatives = held_out_negatives(extra, recipe)
+    steps = plan.model.steps  # before an objective gives the model a map of its logits
     # What cannot be trained is said before a folder is made.
     run = Run(recipe, plan.model, objective, train, val, extra, negatives)
     check_stages(recipe, plan.model)
@@ -209,7 +212,7 @@ def _run(
     if main:
         folder = RunFolder.plan(recipe) if earlier is None else earlier.folder
         check_room(recipe, plan.model, folder.path, checkpoint is not None, ball(objective) is not None)
-        start = plan.model if started else None
+        start = with_steps(plan.model, steps) if started else None
         if record is not None and progress and memory.sets is None:
             folds = places_in(recipe, images) if recipe.folds else ()
             facts |= {} if (leaking := leaks(images, val, folds)) is None else {"leaks": leaking}

@@ -15,7 +15,7 @@ from kedge.objectives import Objective, set_looks, set_progress, set_streams
 from kedge.objectives._whole_batch import WholeBatch, gathered
 from kedge.seeds import seed_torch
 from kedge.training.batches import EpochBatches, Unreadable
-from kedge.training.build import make_optimizer, make_schedule, step_passes
+from kedge.training.build import make_optimizer, make_schedule, set_residuals, step_passes
 from kedge.training.calibration import rows_at_a_time
 from kedge.training.errors import TrainingStopped
 from kedge.training.recipe import Recipe
@@ -56,8 +56,11 @@ class Run(LightningModule):
         self._labelled = {name for each in self._objectives for name in each.labelled_streams}
         for images in (train, val):
             check_target_values(images.labels, model.num_outputs)
+        residuals = getattr(model, "residuals", None)
         for each in self._objectives:
             each.prepare(model)
+        if residuals is not None and model.residuals is None:  # those of the bank before it was averaged or blurred
+            set_residuals(recipe, model, train, min(len(residuals), len(train.sample)))
         self._passes = step_passes(recipe)
         self._before: list[Tensor] = []
         set_looks(objective, 0)  # images that were uint8 are in [0, 1], and the labels have been looked at

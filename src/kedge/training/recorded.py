@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from kedge.catalog import class_name
 from kedge.json_text import read_json
+from kedge.specs import spelled
 from kedge.training.recipe import Recipe, values_of
 from kedge.training.recipe_checks import check_objectives
 
@@ -50,9 +52,9 @@ def read_run(run: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
 def anchored_arguments(objective: Iterable[Any] | None) -> dict[str, Any] | None:
     """What is written for `Anchored` in an objective, the outermost one; None without it."""
     for entry in objective or []:
-        named = {entry: None} if isinstance(entry, str) else entry
-        if "Anchored" in named:
-            return dict(named["Anchored"] or {})
+        name, written = spelled("objectives", entry)
+        if class_name("objectives", name) == "Anchored":  # `anchored` is written too
+            return written
     return None
 
 

@@ -21,6 +21,7 @@ from kedge.training.objective import objective_class
 from kedge.training.recipe import Recipe
 
 __all__ = [
+    "default_objective",
     "reasons",
     "resolve",
     "resolve_data",
@@ -129,7 +130,7 @@ def resolve_data(recipe: Recipe, count: int, image_shape: tuple[int, int, int]) 
         batch = max(min(batch // recipe.world, count), 2) * recipe.world
     if batch // recipe.world > count:
         raise ValueError(f"batch_size is {batch}, but there are only {count} training images")
-    objective = recipe.objective or _default_objective(bool(recipe.anchored), pretrained)
+    objective = recipe.objective or default_objective(bool(recipe.anchored), pretrained)
     resolved = replace(
         recipe,
         image_size=height if height == width else recipe.image_size,
@@ -251,7 +252,8 @@ def _kinds(entries: list[Any]) -> list[type[nn.Module]]:
     return [objective_class(entry if isinstance(entry, str) else next(iter(entry))) for entry in entries]
 
 
-def _default_objective(anchored: bool, pretrained: bool) -> list[Any]:
+def default_objective(anchored: bool, pretrained: bool) -> list[Any]:
+    """The objective of a recipe that says none, by whether the model is anchored and has published weights."""
     if pretrained:  # measured on photos: docs/photos.md
         loss: list[Any] = [{"CrossEntropy": {"label_smoothing": 0.1}}]
         return [{"Anchored": {"alpha": 0.0}}, *loss] if anchored else loss

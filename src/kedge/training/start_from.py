@@ -1,5 +1,6 @@
 """Where a run starts from: published weights, or a model that was trained before; what that decides of the recipe."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from kedge.epsilon import parse_ball, print_ball
 from kedge.hub import PREFIX, download, split_name
 from kedge.named_model import TIMM, has_weights, model_folder, run_of
 from kedge.own_code import near_names
+from kedge.postprocess import trained_through
+from kedge.training.going_on import check_maps, going_on, maps_of
 from kedge.training.recipe import Recipe, held_by
-from kedge.training.recorded import anchored_arguments, label_smoothing, recorded, recorded_facts
+from kedge.training.recorded import recorded, recorded_facts
 
 __all__ = [
     "check_start",
     "find_start",
-    "going_on",
     "inherit",
     "load_start",
     "same_place",
@@ -29,6 +31,7 @@ __all__ = [
     "started",
     "trained_eps",
     "with_network",
+    "with_steps",
     "without_steps",
 ]
 
@@ -72,8 +75,11 @@ def inherit(recipe: Recipe) -> Recipe:
                 f"{recipe.init_from}; leave {key} out"
             )
     recipe = replace(recipe, anchored=anchored, pretrained=None)
+    maps = maps_of(config.get("steps") or {})
     if recipe.objective is None:
-        recipe = replace(recipe, objective=going_on(trained.get("objective"), anchored))
+        bank = config.get("bank_prepared", (1, 0))
+        recipe = replace(recipe, objective=going_on(trained.get("objective"), anchored, maps, bank))
+    check_maps(recipe.objective, maps, f"init_from: {recipe.init_from}")
     if recipe.data is None and "data" not in trained:
         raise ValueError(f"{recipe.init_from} belongs to no run that says what it was trained on: name the data")
     same = recipe.data is None or same_place(recipe.data, trained.get("data"))
@@ -101,21 +107,6 @@ def inherit(recipe: Recipe) -> Recipe:
     if recipe.ordered is None and config.get("ordered"):
         filled["ordered"] = config.get("class_names")
     return replace(recipe, **filled)
-
-
-def going_on(objective: list[Any] | None, anchored: bool) -> list[Any] | None:
-    """The objective of a run that goes on from one with `objective`: masked and smoothed as that was, or not at all.
-
-    An attack in it is not gone on with, as that is asked for. None where the other run says nothing.
-    """
-    if not objective:
-        return None
-    written = anchored_arguments(objective)
-    masks = {"alpha": 0.0} if written is None else written
-    masked = {key: value for key, value in masks.items() if key in ("alpha", "mask_target", "mask_per")}
-    smoothing = label_smoothing(objective)
-    loss: Any = {"CrossEntropy": {"label_smoothing": smoothing}} if smoothing else "CrossEntropy"
-    return [{"Anchored": masked}, loss] if anchored else [loss]
 
 
 def _published(recipe: Recipe) -> Recipe:
@@ -199,26 +190,63 @@ def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
         )
         seed = derive_seed(recipe.seed, "references") % 2**31
         wide.references = choose_references(train.sample, recipe.references, recipe.choose, seed)
+        wide.steps = model.steps
         model = wide
     model.class_names = list(train.class_names)
     return model.train()
 
 
 def without_steps(model: PixelModel) -> PixelModel:
-    """The model itself, without the steps and the thresholds that were set for the weights that are trained now."""
-    model.steps, model.reject, model.unknown = {}, None, None
+    """The model itself, without the steps and the thresholds that were set for the weights that are trained now.
+
+    A map that these were trained through stays: without it the model would be another one.
+    """
+    model.steps, model.reject, model.unknown = trained_through(model.steps), None, None
     return model
 
 
+def with_steps(model: PixelModel, steps: dict[str, dict[str, Any]]) -> PixelModel:
+    """The model with other `steps`, of the same weights in memory."""
+    other = copy.copy(model)
+    other.steps = steps
+    return other
+
+
 def started(recipe: Recipe, model: PixelModel, sets: tuple[ImageSet, ImageSet] | None) -> Recipe:
-    """The recipe of a run that trains on from a model in memory: network, anchoring and bank are the model's."""
+    """The recipe of a run that trains on from a model in memory: network, anchoring and bank are the model's.
+
+    Raises:
+        ValueError: if what the recipe says contradicts it.
+    """
+    _check_of_start(recipe, model)
     data = recipe.data or (sets[0].name if sets else "digits")
     ordered = model.class_names if model.ordered and recipe.ordered is None else recipe.ordered
-    recipe = replace(recipe, data=data, anchored=model.count() > 0, ordered=ordered)
+    maps, anchored, objective = maps_of(model.steps), model.count() > 0, recipe.objective
+    if objective is None:
+        objective = going_on(None, anchored, maps, getattr(model, "bank_prepared", (1, 0)))
+    check_maps(objective, maps, "start: the model")
+    recipe = replace(recipe, data=data, anchored=anchored, ordered=ordered, objective=objective)
     if getattr(model.network, "kedge_architecture", None) is not None:
         return with_network(recipe, model)
     name = type(model.network).__name__
     return replace(recipe, model=name, arguments={}, references=model.count() or recipe.references, pretrained=False)
+
+
+def _check_of_start(recipe: Recipe, model: PixelModel) -> None:
+    """Raise ValueError for what a recipe says that a model in memory has otherwise: its kind and its bank."""
+    count, residuals = model.count(), getattr(model, "residuals", None)
+    if recipe.anchored is not None and recipe.anchored != (count > 0):
+        instead = "" if count else ", or make it one first, with kedge.anchor"
+        raise ValueError(
+            f"start: the model is {'an anchored' if count else 'a plain'} one: it goes on as one, leave out anchored: "
+            f"{str(recipe.anchored).lower()}{instead}"
+        )
+    own = {"references": count, "residuals": 0 if residuals is None else len(residuals), "choose": None}
+    for key, value in own.items() if count else ():
+        if (written := getattr(recipe, key)) not in (getattr(Recipe, key), value):
+            raise ValueError(
+                f"start: {key} {written} is for a new model: the bank is that of the start; leave {key} out"
+            )
 
 
 def with_network(recipe: Recipe, model: PixelModel) -> Recipe:
