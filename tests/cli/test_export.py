@@ -210,11 +210,13 @@ def test_images_that_the_model_was_trained_on_are_not_held_out(command, run_fold
     known = [i for i, path in enumerate(own.paths) if "train-" in path]
     ImageRecord.of(own.subset(known), own.subset([i for i in range(100) if i not in known][:5])).write(run_folder)
     expected = sum(i not in known for i in range(1, 100, 2))
-    _, _, err = command("export", run_folder, "--int8", "--data", tmp_path / "own", "--out", tmp_path / "x.onnx")
+    _, out, err = command("export", run_folder, "--int8", "--data", tmp_path / "own", "--out", tmp_path / "x.onnx")
     assert f"left out, as first was trained on them: {50 - expected} images" in err
     assert f"compared on {expected} of own (all)" in err
     assert load_onnx(tmp_path / "x.onnx").precision["held_out_images"] == expected
     assert "careful: first was trained on 40 of these images, which flatter it" in err
+    (measures,) = (line for line in out.splitlines() if line.startswith("next:   kedge evaluate "))
+    assert measures.endswith(f"--data {tmp_path / 'own'} --split all")  # it has no part val
 
 
 def test_sets_of_a_whole_bank_are_left_out_where_nothing_can_set_them_anew(command, model_folder, tmp_path):

@@ -238,8 +238,9 @@ def next_step(source: Source, model: str, name: str | None, out: Path) -> str:
     words = ["kedge evaluate", str(out), *([model] if recipe else [])]
     if name is not None or not recipe:
         words += ["--data", str(place or "NAME")]
-    if place is not None and "test" not in data.splits(place):
-        words += ["--split", "val"]
+    if place is not None and "test" not in (offered := data.splits(place)):
+        # val of the run's own data is what it held out, where that has no such part either
+        words += ["--split", "val" if name is None or "val" in offered else offered[-1]]
     return " ".join(words)
 
 
