@@ -35,8 +35,8 @@ def anchored(count=3):
     return kedge.anchor(plain(2).network, references=IMAGES[:count]).eval()
 
 
-def cascade(threshold=0.6, large=None):
-    return Cascade(plain(0), large or plain(1), rule_at(threshold))
+def cascade(threshold=0.6, large=None, small=None):
+    return Cascade(small or plain(0), large or plain(1), rule_at(threshold))
 
 
 def test_each_image_is_answered_by_whom_the_rule_says():
@@ -236,6 +236,31 @@ def test_as_two_exported_files_and_a_rule(tmp_path):
     large.class_names = plain(0).class_names
     with pytest.raises(ValueError, match="the large model answers with 3 references, and an exported file has one"):
         save_cascade(cascade(large=large), tmp_path / "no", onnx=True)
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_copied(tmp_path):
+    pytest.importorskip("onnxruntime")
+    from kedge.deploy import export, load_onnx
+
+    model = cascade()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        export(model.small, tmp_path / name / "fast.onnx")
+    small = load_onnx(tmp_path / "one" / "fast.onnx")
+    mixed = cascade(small=small)
+    loaded = load_cascade(save_cascade(mixed, tmp_path / "both"))
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {"small.onnx", "large", "cascade.json"}
+    torch.testing.assert_close(loaded.predict(IMAGES).logits, model.predict(IMAGES).logits, rtol=1e-3, atol=1e-3)
+    save_cascade(loaded, tmp_path / "both")  # onto itself
+    assert load_cascade(tmp_path / "both").rule == model.rule
+    exported = load_cascade(save_cascade(mixed, tmp_path / "files", onnx=True))
+    torch.testing.assert_close(exported.predict(IMAGES).logits, model.predict(IMAGES).logits, rtol=1e-3, atol=1e-3)
+    for name in ("one", "other"):
+        (tmp_path / name / "fast.onnx.data").write_bytes(b"weights")
+    with pytest.raises(ValueError, match="keep their weights in a file of one name"):
+        save_cascade(cascade(small=small, large=load_onnx(tmp_path / "other" / "fast.onnx")), tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from kedge.anchoring.prediction import Prediction, conclude, vetted
 from kedge.anchoring.protocol import Prepared, network_name
 from kedge.catalog import Info
 from kedge.checks import check_images, unlike_classes
-from kedge.files import write_text
+from kedge.files import whole, write_text
 from kedge.json_text import read_json
 from kedge.postprocess import SetRule
 from kedge.regular import LARGEST_TEXT
@@ -194,21 +195,36 @@ def save_cascade(
 
     Args:
         cascade: the cascade.
-        folder: `small` and `large` inside, model folders, or with `onnx` the files small.onnx and large.onnx.
+        folder: `small` and `large` inside, model folders, or with `onnx` the files small.onnx and large.onnx; a model
+            that is an exported file is copied.
         measured: what was measured of it, kept with the rule.
         onnx: export both models; they are folded, so an anchored one has one reference.
 
     Raises:
-        ValueError: where a model cannot be exported, as it answers with several references.
+        ValueError: where a model cannot be exported, as it answers with several references; for two exported files
+            that keep their weights in files of one name.
     """
     folder = Path(folder)
     models = {"small": cascade.small, "large": cascade.large}
     if onnx:
         cascade.check_exportable()
+    exported: dict[str, Path | None] = {name: getattr(each, "file", None) for name, each in models.items()}
+    weights = {_weights_of(file) for file in exported.values() if file is not None} - {None}
+    if len({path.name for path in weights if path is not None}) < len(weights):
+        raise ValueError(
+            "both exported files keep their weights in a file of one name, and cannot lie in one folder: export one of "
+            "them anew under another name"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    files = {name: f"{name}.onnx" if onnx else name for name in models}
+    files = {name: f"{name}.onnx" if onnx or exported[name] else name for name in models}
     for name, each in models.items():
-        if onnx:
+        if (file := exported[name]) is not None:
+            with whole(folder / files[name]) as temporary:
+                shutil.copyfile(file, temporary)
+            if (beside := _weights_of(file)) is not None:
+                with whole(folder / beside.name) as temporary:
+                    shutil.copyfile(beside, temporary)
+        elif onnx:
             from kedge.deploy import export
 
             export(each, folder / files[name], to="onnx")
@@ -222,6 +238,12 @@ def save_cascade(
     }  # fmt: skip
     write_text(folder / RULE, json.dumps(stated, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return folder
+
+
+def _weights_of(file: Path) -> Path | None:
+    """The file in which an exported file keeps its weights, and by whose name it asks for them; None: in itself."""
+    weights = file.with_name(f"{file.name}.data")
+    return weights.resolve() if weights.is_file() else None
 
 
 def load_cascade(folder: str | os.PathLike[str]) -> Cascade:

@@ -70,7 +70,10 @@ class OnnxModel(PlainModel):
 
     What `steps` the model had is done inside the file: `inside` holds their records, `steps` itself is empty.
     `precision` says how an 8-bit file was made and compared with the float one (`quantise`); None of a float file.
+    `file` is where it was read from.
     """
+
+    file: Path | None = None
 
     def __init__(self, session: OnnxSession, card: dict[str, Any]) -> None:
         super().__init__(
@@ -189,7 +192,9 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
         _check_photo_graph(session, stated, path)
         return PhotoModel(PhotoSession(session, path, stated), stated)
     _check_graph(session, stated, path)
-    return OnnxModel(OnnxSession(session, stated["num_outputs"]), stated)
+    model = OnnxModel(OnnxSession(session, stated["num_outputs"]), stated)
+    model.file = path
+    return model
 
 
 def _network_within(path: Path, card: Mapping[str, Any]) -> Any:
