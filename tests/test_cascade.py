@@ -259,7 +259,7 @@ def test_an_exported_file_is_copied(tmp_path):
     torch.testing.assert_close(exported.predict(IMAGES).logits, model.predict(IMAGES).logits, rtol=1e-3, atol=1e-3)
     for name in ("one", "other"):
         (tmp_path / name / "fast.onnx.data").write_bytes(b"weights")
-    with pytest.raises(ValueError, match="keep their weights in a file of one name"):
+    with pytest.raises(ValueError, match="the small model, has its weights in a file of their own"):
         save_cascade(cascade(small=small, large=load_onnx(tmp_path / "other" / "fast.onnx")), tmp_path / "no")
     assert not (tmp_path / "no").exists()
 

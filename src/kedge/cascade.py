@@ -201,29 +201,28 @@ def save_cascade(
         onnx: export both models; they are folded, so an anchored one has one reference.
 
     Raises:
-        ValueError: where a model cannot be exported, as it answers with several references; for two exported files
-            that keep their weights in files of one name.
+        ValueError: where a model cannot be exported, as it answers with several references; for an exported
+            file that has its weights in a file of their own.
     """
     folder = Path(folder)
     models = {"small": cascade.small, "large": cascade.large}
     if onnx:
         cascade.check_exportable()
+    from kedge.deploy.onnx_file import weights_beside
+
     exported: dict[str, Path | None] = {name: getattr(each, "file", None) for name, each in models.items()}
-    weights = {_weights_of(file) for file in exported.values() if file is not None} - {None}
-    if len({path.name for path in weights if path is not None}) < len(weights):
-        raise ValueError(
-            "both exported files keep their weights in a file of one name, and cannot lie in one folder: export one of "
-            "them anew under another name"
-        )
+    for name, file in exported.items():
+        if file is not None and weights_beside(file).is_file():  # which it asks for by the name that it was written by
+            raise ValueError(
+                f"{file}, the {name} model, has its weights in a file of their own, and cannot be copied under another "
+                "name: take the run or model folder that it was exported from"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: f"{name}.onnx" if onnx or exported[name] else name for name in models}
     for name, each in models.items():
         if (file := exported[name]) is not None:
             with whole(folder / files[name]) as temporary:
                 shutil.copyfile(file, temporary)
-            if (beside := _weights_of(file)) is not None:
-                with whole(folder / beside.name) as temporary:
-                    shutil.copyfile(beside, temporary)
         elif onnx:
             from kedge.deploy import export
 
@@ -238,12 +237,6 @@ def save_cascade(
     }  # fmt: skip
     write_text(folder / RULE, json.dumps(stated, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return folder
-
-
-def _weights_of(file: Path) -> Path | None:
-    """The file in which an exported file keeps its weights, and by whose name it asks for them; None: in itself."""
-    weights = file.with_name(f"{file.name}.data")
-    return weights.resolve() if weights.is_file() else None
 
 
 def load_cascade(folder: str | os.PathLike[str]) -> Cascade:

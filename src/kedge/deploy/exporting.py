@@ -17,7 +17,7 @@ from kedge.anchoring.protocol import independent
 from kedge.checks import check_tensor, unit_images
 from kedge.deploy.card import KEY, write_card
 from kedge.deploy.familiar import OUTPUT, Familiar, with_familiarity
-from kedge.deploy.onnx_file import load_onnx, silence
+from kedge.deploy.onnx_file import load_onnx, silence, weights_beside
 from kedge.files import scratch_beside, sweep
 from kedge.full_disk import check_space, is_full_disk, naming
 
@@ -124,7 +124,7 @@ def export(
                 f"the exported {to} file disagrees with the model about how familiar images are, by {off:.3g}; nothing "
                 f"was written to {final}"
             )
-        weights = final.with_name(f"{final.name}.data") if len(list(folder.iterdir())) > 1 else None
+        weights = weights_beside(final) if len(list(folder.iterdir())) > 1 else None
         if weights is not None:
             final.unlink(missing_ok=True)  # an earlier file would run on with the weights of this one
             os.replace(written.with_name(weights.name), weights)

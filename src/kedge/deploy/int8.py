@@ -16,7 +16,7 @@ from kedge.data import ImageSet, shared_images
 from kedge.deploy.agreement import BATCH, Agreement, Pair, agreement_on, pace
 from kedge.deploy.card import KEY
 from kedge.deploy.exporting import need_onnx
-from kedge.deploy.onnx_file import OnnxModel, load_onnx, silence
+from kedge.deploy.onnx_file import OnnxModel, load_onnx, silence, weights_beside
 from kedge.files import scratch_beside
 from kedge.full_disk import naming
 from kedge.json_text import parse_json
@@ -169,7 +169,7 @@ def _check(model: OnnxModel, source: Path, calibration: ImageSet, held_out: Imag
         raise ValueError(f"8-bit files are checked by the probabilities of classes, and {source.name} is a regression")
     if model.precision is not None:
         raise ValueError(f"{source.name} has 8-bit weights already: quantise the float file")
-    if source.with_name(f"{source.name}.data").exists():
+    if weights_beside(source).exists():
         raise ValueError(f"{source.name} has its weights in a file of their own, which 8-bit files here do not")
     for what, images in (("to calibrate on", calibration), ("held out", held_out)):
         if tuple(images.image_shape) != model.input_shape:

@@ -157,6 +157,11 @@ class PhotoModel(OnnxModel):
         return replace(conclude(logits, None, self.task), familiarity=familiarity)
 
 
+def weights_beside(path: Path) -> Path:
+    """The file in which a large ONNX file keeps its weights, and by whose name it asks for them; few have one."""
+    return path.with_name(f"{path.name}.data")
+
+
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     """Open a file written by `kedge.deploy.export(..., to="onnx")` or `export_photo`.
 
@@ -177,7 +182,7 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     try:
         session = onnxruntime.InferenceSession(str(path), providers=PROVIDERS)
     except Exception as error:  # onnxruntime raises its own classes, which share no base
-        weights = path.with_name(f"{path.name}.data")
+        weights = weights_beside(path)
         if weights.name in str(error) and not weights.is_file():
             raise FileNotFoundError(f"{path} keeps its weights in {weights.name}, which is not beside it") from error
         raise ValueError(f"{path} is not an ONNX file that onnxruntime can run: {error}") from error

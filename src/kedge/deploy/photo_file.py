@@ -20,7 +20,7 @@ from kedge.deploy.answering import OOD, REJECT, Answering
 from kedge.deploy.card import photo_card, read_card, write_card
 from kedge.deploy.exporting import TOLERANCE, Exported, check_target, export, load_program, save_program
 from kedge.deploy.familiar import with_familiarity
-from kedge.deploy.onnx_file import PhotoModel, load_onnx
+from kedge.deploy.onnx_file import PhotoModel, load_onnx, weights_beside
 from kedge.deploy.photo_onnx import write_with_photo_input
 from kedge.deploy.photo_view import PhotoView
 from kedge.files import scratch_beside
@@ -141,7 +141,7 @@ def with_photo_input(
     _check_shape(before.input_shape)
     answering = Answering(before.card)
     with scratch_beside(final) as folder:
-        written, weights = folder / final.name, source.with_name(f"{source.name}.data")
+        written, weights = folder / final.name, weights_beside(source)
         beside = None
         with naming(final, written):
             write_with_photo_input(source, before.card, written)
