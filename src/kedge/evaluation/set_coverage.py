@@ -14,7 +14,6 @@ from kedge.postprocess import SetRule
 
 Columns = dict[str, Tensor]
 Condition = tuple[str, int]
-_NO_MEAN = {"coverage": Estimate(None).to_json(), "size": Estimate(None).to_json()}
 
 
 def set_columns(rule: SetRule | None, logits: Tensor, labels: Tensor) -> Columns:
@@ -53,6 +52,12 @@ def coverage_summary(
     value = step.value
     measured = {key: columns for key, columns in shifted.items() if "covered" in columns}
     severities = sorted({severity for _, severity in [*measured, *failed]})
+
+    def mean(chosen: Sequence[int]) -> dict[str, Any]:
+        if any(severity in chosen for _, severity in failed):
+            return {"coverage": Estimate(None).to_json(), "size": Estimate(None).to_json()}
+        return _measured([columns for (_, s), columns in measured.items() if s in chosen], resamples, seed)
+
     warned = [key for key, columns in measured.items() if _outlook(rule, columns)["broken"]]
     return {
         "score": value["score"],
@@ -66,12 +71,8 @@ def coverage_summary(
             "classes": [_of_class(clean, labels == k, resamples, seed) for k in range(classes)],
         },
         "shift": None if not measured else {
-            **(_NO_MEAN if failed else _measured(list(measured.values()), resamples, seed)),
-            "by_severity": [
-                {"severity": s, **(_NO_MEAN if any(key[1] == s for key in failed) else
-                                   _measured([c for key, c in measured.items() if key[1] == s], resamples, seed))}
-                for s in severities
-            ],
+            **mean(severities),
+            "by_severity": [{"severity": s, **mean([s])} for s in severities],
             "conditions": [
                 {"corruption": corruption, "severity": severity, "coverage": float(columns["covered"].mean()),
                  "size": float(columns["set_size"].mean()), "warned": (corruption, severity) in warned}

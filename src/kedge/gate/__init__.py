@@ -5,7 +5,7 @@ between the images cannot tell, and how many would is said. `criteria` is the ta
 nothing slow: the command line and recipes name the criteria.
 """
 
-from kedge.gate.criteria import CRITERIA, Bar, Criterion, as_gate, measuring
+from kedge.gate.criteria import CRITERIA, Bar, Criterion, as_gate, failed_checks, measuring
 from kedge.gate.verdicts import FAIL, PASS, UNDECIDED, UNMEASURED, Verdict, needed, overall, verdicts
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Criterion",
     "Verdict",
     "as_gate",
+    "failed_checks",
     "measuring",
     "needed",
     "overall",

@@ -10,7 +10,7 @@ from typing import Any
 from kedge.gate.measured import Measured, of_estimate, of_mean_share, of_shares
 from kedge.own_code import near_names
 
-__all__ = ["CRITERIA", "Bar", "Criterion", "as_gate", "measuring"]
+__all__ = ["CRITERIA", "Bar", "Criterion", "as_gate", "failed_checks", "measuring"]
 
 Record = Mapping[str, Any]
 _AT_RISK = re.compile(r"(?P<coverage>[^@]+)@(?:risk)?(?P<risk>[^@]+)")
@@ -161,9 +161,14 @@ def _attacked(results: Record, model: Record, bar: Bar) -> Measured | None:
         counts[title if titles[title] == 1 else name] = own["accuracy"]["value"], own["images"]
     most = max((images for _, images in counts.values()), default=0)
     measured = of_shares(counts, each="attack", images=most)
-    failed = ", ".join(dict.fromkeys(check["check"] for check in model.get("sanity") or () if not check["ok"]))
-    doubt = f"not to be believed: checks of the attack failed ({failed})" if failed else ""
+    failed = failed_checks(model)
+    doubt = f"not to be believed: checks of the attack failed ({', '.join(failed)})" if failed else ""
     return measured and replace(measured, doubt=doubt)
+
+
+def failed_checks(model: Record) -> list[str]:
+    """The checks of the attack on a model that failed: its accuracy under attack is not to be believed."""
+    return list(dict.fromkeys(check["check"] for check in model.get("sanity") or () if not check["ok"]))
 
 
 def _corrupted(model: Record, key: str) -> Any:

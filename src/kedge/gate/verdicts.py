@@ -109,10 +109,10 @@ def _judged(asked: Verdict, measured: Measured | None) -> Verdict:
         return known
     low, high = measured.ends(1)
     verdict = said(low, high, asked.bar, asked.better)
-    if measured.doubt and verdict != FAIL:
-        return replace(known, low=max(0.0, low), high=min(1.0, high), doubt=measured.doubt)
-    count = needed(measured, asked.bar, asked.better) if verdict == UNDECIDED else None
-    return replace(known, verdict=verdict, low=max(0.0, low), high=min(1.0, high), needed=count)
+    doubt = measured.doubt if verdict != FAIL else ""
+    count = needed(measured, asked.bar, asked.better) if verdict == UNDECIDED and not doubt else None
+    verdict = UNDECIDED if doubt else verdict
+    return replace(known, verdict=verdict, low=max(0.0, low), high=min(1.0, high), needed=count, doubt=doubt)
 
 
 def said(low: float, high: float, bar: float, better: str) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from kedge.epsilon import print_epsilon
+from kedge.gate import failed_checks
 from kedge.metrics.class_disparity import ClassDisparity
 from kedge.printable import printable
 from kedge.reporting.lines import Lines
@@ -53,7 +54,7 @@ def attack_names(models: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def doubted(model: dict[str, Any]) -> bool:
     """Whether a check of the attack on this model failed: its accuracy under attack is not to be believed."""
-    return any(not check["ok"] for check in model["sanity"])
+    return bool(failed_checks(model))
 
 
 def lowest(model: dict[str, Any], attack: dict[str, Any]) -> tuple[float, str] | None:
@@ -109,11 +110,11 @@ def sentences(name: str, model: dict[str, Any], results: dict[str, Any]) -> list
             f"{number(worst['accuracy']['value'])} % of {worst['images']:,} images{bounds(worst['accuracy'])}; "
             "a stronger attack can only find less."
         )
-    doubts = dict.fromkeys(printable(s["check"]) for s in model["sanity"] if not s["ok"])
+    doubts = failed_checks(model)
     if doubts:
         texts.append(
-            f"Its accuracy under attack is not to be believed as it stands ({'; '.join(doubts)}): the attack may have "
-            "failed."
+            "Its accuracy under attack is not to be believed as it stands "
+            f"({'; '.join(map(printable, doubts))}): the attack may have failed."
         )
     return texts
 
