@@ -6,10 +6,10 @@ a scale that tells apart answers whose confidence is 1 in float32 (see `kedge.co
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kedge.printable import percent
+from kedge.printable import counted, percent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +22,7 @@ __all__ = [
     "is_rule",
     "is_unknown_rule",
     "least_log_odds",
+    "met_by_others",
     "resolved",
     "rule_at",
     "rule_from",
@@ -91,6 +92,21 @@ def answered(rule: Mapping[str, Any], confidence: "Tensor", log_odds: "Tensor") 
     scores, least = (confidence, rule["threshold"]) if least is None else (log_odds, least)
     # Compared in the dtype of the scores: stored as JSON a number has more digits than a float32.
     return scores >= scores.new_tensor(least)
+
+
+def met_by_others(model: Any, references: Any, rules: Sequence[str] = ("reject", "unknown")) -> str:
+    """What is to be known where stored rules of a model meet answers of another number of references, else nothing."""
+    words = {name: {"reject": "unsure"}.get(name, name) for name in rules}
+    rules = [word for name, word in words.items() if getattr(model, name, None) is not None]
+    if not rules or not isinstance(references, int):
+        return ""
+    used, whole = model.count(references), model.count()
+    if used == whole:
+        return ""
+    return (
+        f"its threshold for {' and '.join(rules)} was set on answers with {counted(whole, 'reference')}, and is met "
+        f"here by answers with {used}: the shares of what it answers are not those of its whole bank"
+    )
 
 
 def least_log_odds(rule: Mapping[str, Any]) -> float:

@@ -105,6 +105,18 @@ def test_batches_and_number_of_references(command, model_folder, photos):
     assert one[0]["uncertainty"] is None
 
 
+def test_thresholds_of_the_whole_bank_are_said_to_meet_fewer_references(command, digit_model, photos, tmp_path):
+    digit_model.reject = {"threshold": 0.5}
+    digit_model.unknown = {"score": "energy", "threshold": -1e9}
+    kedge.save(digit_model, tmp_path / "model")
+    call = "predict", tmp_path / "model", photos / "d1.png"
+    words = "careful: its threshold for unsure and unknown was set on answers with 4 references, and is met here by"
+    assert words in command(*call, "--references", 1)[2]
+    assert "threshold for unknown was set" in command(*call, "--references", 1, "--threshold", 0.5)[2]
+    for others in ((), ("--references", 4), ("--references", "adaptive")):
+        assert "careful" not in command(*call, *others)[2]
+
+
 def test_adaptive_references_say_how_many_were_used(command, digit_model, model_folder, photos):
     _, out, err = command("predict", model_folder, photos, "--format", "json", "--references", "adaptive")
     rows = [row for row in json.loads(out) if row["error"] is None]

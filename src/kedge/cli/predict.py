@@ -18,7 +18,7 @@ from kedge.cli.set_words import of_answers
 from kedge.cli.shares import Share, place_among_processes
 from kedge.printable import percent, printable
 from kedge.regular import file_digest
-from kedge.rejection import in_words, rule_at, set_on
+from kedge.rejection import in_words, met_by_others, rule_at, set_on
 
 if TYPE_CHECKING:
     from kedge.anchoring import PixelModel
@@ -151,6 +151,9 @@ def run(
         print(f"kedge predict: {traits.line()}", file=sys.stderr)
     if rank == 0:
         _remark(tally, paths, loaded, rule, answer_all)
+        stored = ("reject", "unknown") if threshold is None else ("unknown",)
+        if words := met_by_others(loaded, references, stored):
+            print(f"kedge predict: careful: {words}", file=sys.stderr)
         if set_rule is not None:
             for words in of_answers(tally, set_rule):
                 print(f"kedge predict: {words}", file=sys.stderr)

@@ -14,7 +14,7 @@ from kedge.checks import PROBABILITIES, looks_like_probabilities
 from kedge.evaluation.cache import digest, model_digest, tensor_digest
 from kedge.evaluation.inputs import conversion, convert, to_unit
 from kedge.postprocess import SetRule
-from kedge.printable import counted
+from kedge.rejection import met_by_others
 
 PROBE = 8  # images that every model is tried on before anything is measured
 OF_MEMBERS = (
@@ -167,7 +167,8 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
         )
     rule, why = _set_rule(subject)
     warned += [why] if why else []
-    warned += _rules_of_the_bank(subject)
+    if words := met_by_others(subject.model, subject.references):
+        warned.append(words)
     for words in warned:
         say(f"careful, {subject.name}: {words}")
     said = [outputs.logits, *([] if outputs.familiarity is None else [outputs.familiarity[:, None]])]
@@ -190,21 +191,6 @@ def _set_rule(subject: Subject) -> tuple[SetRule | None, str]:
         return subject.model.set_rule(None, subject.references), ""
     except ValueError as error:
         return None, str(error)
-
-
-def _rules_of_the_bank(subject: Subject) -> list[str]:
-    """A warning where thresholds were set on the answers of another number of references."""
-    words = {"reject": "unsure", "unknown": "unknown"}
-    rules = [word for name, word in words.items() if getattr(subject.model, name, None) is not None]
-    if not rules or not isinstance(subject.references, int):
-        return []
-    used, whole = subject.model.count(subject.references), subject.model.count()
-    if used == whole:
-        return []
-    return [
-        f"its threshold for {' and '.join(rules)} was set on answers with {counted(whole, 'reference')}, and is met "
-        f"here by answers with {used}: the shares of what it answers are not those of its whole bank"
-    ]
 
 
 def named_groups(groups: Mapping[str, Sequence[str]] | None, names: Sequence[str]) -> dict[str, list[str]]:
