@@ -1,5 +1,7 @@
 """scikit-learn's handwritten digits, 8x8 and grey, with a fixed division into train, val and test."""
 
+from functools import cache
+
 import torch
 
 from kedge.data.decode import convert_channels
@@ -16,11 +18,7 @@ class Digits:
 
     def load(self, split: str, image_size: int | None, channels: int | None) -> TensorSet:
         """See `kedge.data.load`."""
-        from sklearn.datasets import load_digits
-
-        data = load_digits()
-        images = torch.from_numpy(data.images).mul(255 / 16).round().to(torch.uint8)[:, None]
-        labels = torch.from_numpy(data.target).long()
+        images, labels = _all_digits()
         index = digits_split(labels, split)
         images = images[index]
         if image_size is not None and image_size != images.shape[-1]:
@@ -33,6 +31,16 @@ class Digits:
             images = convert_channels(images, channels)
         names = [str(i) for i in range(10)]
         return TensorSet(images, labels[index], names, self.name, split, LoadReport(total=len(index)))
+
+
+@cache
+def _all_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Images `[1797, 1, 8, 8]` and labels, read once: scikit-learn parses a text file, and each part is a copy of some."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images = torch.from_numpy(data.images).mul(255 / 16).round().to(torch.uint8)[:, None]
+    return images, torch.from_numpy(data.target).long()
 
 
 def digits_split(labels: torch.Tensor, split: str) -> torch.Tensor:
