@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from kedge import data
-from kedge.data.decode import convert_channels, evaluation_view, header, read_image, to_tensor
+from kedge.data.decode import check, convert_channels, evaluation_view, header, read_image, to_tensor
 from kedge.data.report import UnreadableImage
 
 from .conftest import picture
@@ -52,6 +52,26 @@ def test_sixteen_bit_grey_keeps_its_range():
     values = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
     tensor = read_image(encoded(Image.fromarray(values), "PNG"))
     np.testing.assert_allclose(tensor[0].numpy(), values / 257, atol=0.51)
+
+
+@pytest.mark.parametrize("kind", [b"P5", b"P2"])
+@pytest.mark.parametrize("most", [1023, 4095, 65535])
+def test_grey_pnm_of_more_than_8_bits_keeps_its_range(kind, most, tmp_path):
+    values = np.linspace(0, most, 96).round().astype(np.uint16).reshape(8, 12)
+    content = values.astype(">u2").tobytes() if kind == b"P5" else b" ".join(b"%d" % v for v in values.flatten())
+    (tmp_path / "a.pgm").write_bytes(kind + b"\n12 8\n%d\n" % most + content)
+    tensor = read_image(tmp_path / "a.pgm")
+    np.testing.assert_allclose(tensor[0].numpy(), values / most * 255, atol=0.51)
+    assert header(tmp_path / "a.pgm") == check(tmp_path / "a.pgm") == ((8, 12), 1)
+
+
+def test_grey_of_unknown_range_is_refused(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"Pf\n2 2\n-1.0\n" + bytes(16))
+    Image.fromarray(np.full((4, 4), 70_000, np.int32)).save(tmp_path / "a.tif")
+    for name in ("a.pgm", "a.tif"):
+        for read in (header, check, read_image):
+            with pytest.raises(UnreadableImage, match="32-bit image of unknown range"):
+                read(tmp_path / name)
 
 
 def test_photo_is_turned_upright_by_its_exif_tag():

@@ -49,6 +49,10 @@ def deep_grey(path):
     Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(path)
 
 
+def deep_pnm(sign, channels):
+    return lambda path: path.write_bytes(sign + b"\n40 30\n1023\n" + bytes(2 * 40 * 30 * channels))
+
+
 FILES = {
     "moves.gif": (several, [ANIMATED]),
     "moves.webp": (several, [ANIMATED]),
@@ -61,10 +65,15 @@ FILES = {
     "deep.png": (deep_grey, [DEEP]),
     "deep.tif": (deep_grey, [DEEP]),
     "colour.png": (deep_colour, [DEEP]),
+    "deep.pgm": (deep_pnm(b"P5", 1), [DEEP]),
+    "deep.ppm": (deep_pnm(b"P6", 3), [DEEP]),
     "inks.jpg": (lambda path: photo().convert("CMYK").save(path), [INKS]),
     "inks.tif": (lambda path: photo().convert("CMYK").save(path), [INKS]),
     "turned.jpg": (lambda path: photo().save(path, exif=_turned()), []),
-    **{f"plain.{kind}": (lambda path: photo().save(path), []) for kind in ("jpg", "png", "bmp", "tif", "webp", "gif")},
+    **{
+        f"plain.{kind}": (lambda path: photo().save(path), [])
+        for kind in ("jpg", "png", "bmp", "tif", "webp", "gif", "ppm")
+    },
     "grey.jpg": (lambda path: photo().convert("L").save(path), []),
     "wide.bmp": (lambda path: photo(side=160).save(path), []),
 }

@@ -201,7 +201,7 @@ def _plain_mode(image: Image.Image) -> Image.Image:
     if image.mode in ("L", "RGB"):
         image.load()
         return image
-    if image.mode.startswith("I;16"):  # PIL's own conversion would clip every value above 255
+    if image.mode.startswith("I;16") or _is_deep_pnm(image):  # PIL's own conversion would clip every value above 255
         return Image.fromarray((np.asarray(image).astype(np.float32) / 257).round().astype(np.uint8))
     _check_mode(image)
     if image.mode == "P" and "transparency" in image.info:  # Pillow warns of the direct way, and gives the same
@@ -210,8 +210,13 @@ def _plain_mode(image: Image.Image) -> Image.Image:
 
 
 def _check_mode(image: Image.Image) -> None:
-    if image.mode in ("I", "F"):
+    if image.mode in ("I", "F") and not _is_deep_pnm(image):
         raise ValueError("32-bit image of unknown range: convert it to 8 bits")
+
+
+def _is_deep_pnm(image: Image.Image) -> bool:
+    """Whether it is grey PNM of more than 8 bits: Pillow stretches what its header says is white to 65535."""
+    return image.mode == "I" and image.format == "PPM"
 
 
 def _sound_jpeg(data: bytes) -> bool:

@@ -12,9 +12,10 @@ ANIMATED, TRANSPARENT, DEEP, INKS = "animated", "transparent", "deep", "inks"
 _WORDS = {
     ANIMATED: "animated or of several pages (the first image is read)",
     TRANSPARENT: "with an alpha channel (left out: what is transparent shows the colour stored there)",
-    DEEP: "of 16 bits a channel (read as 8)",
+    DEEP: "of more than 8 bits a channel (read as 8)",
     INKS: "CMYK (read as RGB without its colour profile)",
 }
+_WHITE = 255  # the largest value of 8 bits
 _SIXTEEN = (";16", ";16B", ";16L", ";16N")  # how Pillow calls what it reads
 
 
@@ -69,5 +70,7 @@ def _is_deep(image: Image.Image) -> bool:
     # Of colour Pillow keeps the upper byte, and its mode does not say so: what the file holds does. BMP packs a pixel.
     tiles = getattr(image, "tile", None) or ()
     stored = tiles[0][3] if tiles else None
+    if image.format == "PPM":  # what its header calls white is above 255; of grey its mode says so
+        return image.mode == "I" or (isinstance(stored, tuple) and stored[-1] > _WHITE)
     raw = stored[0] if isinstance(stored, tuple) and stored else stored
     return isinstance(raw, str) and raw.endswith(_SIXTEEN) and not raw.startswith("BGR")
