@@ -192,12 +192,15 @@ def test_a_whole_class_that_goes_bad_is_named(photos):
 
 
 @pytest.mark.parametrize("augment", ["auto", "none", "trivial", "pixmix"])
-def test_small_images_that_stay_on_disk_are_those_in_memory(make_folder, monkeypatch, augment):
-    folder = make_folder({"cat": 7, "dog": 6})
+@pytest.mark.parametrize("size", [(24, 24), (32, 48)])
+def test_small_images_that_stay_on_disk_are_those_in_memory(make_folder, monkeypatch, augment, size):
+    folder = make_folder({"cat": 7, "dog": 6}, size=size)
     in_memory = kd.load(folder)
     monkeypatch.setattr("kedge.data.build._IN_MEMORY", 0)
     on_disk = kd.load(folder)
     assert (type(in_memory), type(on_disk)) == (kd.TensorSet, kd.FileSet)
+    assert in_memory.image_shape == on_disk.image_shape == (3, *size)
+    assert torch.equal(torch.cat([x for x, _ in on_disk.batches(5)]), in_memory.images)
     settings = {"batch_size": 5, "seed": 0, "augment": augment, "workers": 0}
     of_memory, of_disk = (epoch_of(training_batches(images, **settings), 1) for images in (in_memory, on_disk))
     assert same(of_memory, of_disk)  # both are augmented on the batch, and so must not be before

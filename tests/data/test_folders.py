@@ -77,6 +77,19 @@ def test_one_uniform_oblong_size_is_kept(make_folder):
     assert kd.load(make_folder({"a1": 3}, size=(20, 32))).image_shape == (3, 20, 32)
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_stray_image_among_oblong_ones_is_stretched_and_named(make_folder, monkeypatch, in_memory):
+    root = make_folder({"a1": 300}, size=(8, 12))
+    picture(7, 12, 8).save(root / "a1" / "001.png")  # not among the headers that are looked at first
+    monkeypatch.setattr("kedge.data.build._PROBED", 100)
+    if not in_memory:
+        monkeypatch.setattr("kedge.data.build._IN_MEMORY", 0)
+    images = kd.load(root)
+    assert images[1][0].shape == images.image_shape == (3, 8, 12)
+    assert "1 image of another shape than 8 x 12 pixels (height x width) is stretched to it" in images.report.summary()
+    assert "stretched" not in kd.load(root, image_size=12).report.summary()
+
+
 def test_grey_image_in_a_colour_set_is_converted_and_counted(make_folder):
     root = make_folder({"cat": 4, "dog": 4})
     picture(9, mode="L").save(root / "cat" / "grey.png")

@@ -80,7 +80,7 @@ def build(
     if max(target) <= SMALL and in_memory:
         images = _small_set(listing, (channels, *target), report, decode)
     else:
-        images = _file_set(listing, max(target), channels, report, crop_share, decode)
+        images = _file_set(listing, target, channels, report, crop_share, decode)
         images.origin = of_items(items, list(sizes))
     report.check(name)
     if report.skipped:
@@ -117,6 +117,7 @@ def _small_set(listing: Listing, shape: tuple[int, int, int], report: LoadReport
 
     rows, labels, paths, stored = _sound(listing, range(count), look, report)
     _count_changes(report, stored, shape[0], shape[1:])
+    _note_stretched(report, stored, shape[1:])
     about = (listing.name, listing.split, report, paths)
     images: ImageSet
     if decode:
@@ -129,7 +130,7 @@ def _small_set(listing: Listing, shape: tuple[int, int, int], report: LoadReport
 
 
 def _file_set(
-    listing: Listing, size: int, channels: int, report: LoadReport, crop_share: float, decode: bool
+    listing: Listing, size: tuple[int, int], channels: int, report: LoadReport, crop_share: float, decode: bool
 ) -> FileSet:
     items, count = listing.items, len(listing.items)
     checked: Sequence[int] = range(count)
@@ -139,6 +140,7 @@ def _file_set(
 
     rows, labels, paths, stored = _sound(listing, checked, items.check if decode else items.header, report)
     _count_changes(report, stored, channels)
+    _note_stretched(report, stored, size)
     about = (listing.name, listing.split, report, paths, crop_share)
     images = FileSet(items, rows, labels, listing.class_names, channels, size, *about)
     images.checked = decode and len(checked) == count
@@ -176,3 +178,13 @@ def _count_changes(
             report.converted_grey += count
         if size is not None and stored_size != size:
             report.resized += count
+
+
+def _note_stretched(report: LoadReport, stored: Counter[Header], size: tuple[int, ...]) -> None:
+    """Squares are cut out of whatever has another shape; where the set is oblong, that is stretched instead."""
+    height, width = size
+    strays = sum(count for (stored_size, _), count in stored.items() if stored_size != size)
+    if height != width and strays:
+        what = f"{strays} images of other shapes" if strays > 1 else "1 image of another shape"
+        are = "are" if strays > 1 else "is"
+        report.notes.append(f"{what} than {height} x {width} pixels (height x width) {are} stretched to it")

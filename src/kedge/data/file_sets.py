@@ -85,7 +85,8 @@ class FileSet(EncodedSet):
     """Images decoded each time they are read, for sets of larger images.
 
     `set[i]` resizes the shorter side to image_size / `crop_share` (0.875; 1 below 192 px) and crops the centre to a
-    square of image_size; images that were cropped already have the share 1.
+    square of image_size; images that were cropped already have the share 1. Of images that are all of one oblong size
+    of up to 64 px, `image_size` (H, W), `set[i]` is the whole.
 
     Attributes:
         checked: whether each image was looked through for damage; else `readable` does.
@@ -98,14 +99,15 @@ class FileSet(EncodedSet):
         labels: torch.Tensor,
         class_names: Sequence[str],
         channels: int,
-        image_size: int,
+        image_size: int | tuple[int, int],
         name: str = "custom",
         split: str = "all",
         report: LoadReport | None = None,
         paths: Sequence[str] | None = None,
         crop_share: float = CROP_SHARE,
     ) -> None:
-        shape = (channels, image_size, image_size)
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        shape = (channels, height, width)
         super().__init__(items, rows, labels, class_names, shape, name, split, report, paths)
         self.crop_share = crop_share
         self.checked = False
@@ -120,8 +122,10 @@ class FileSet(EncodedSet):
         return sound, places
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        channels, size, _ = self.image_shape
+        channels, size, width = self.image_shape
         row, label = int(self.rows[i]), int(self.labels[i])
+        if size != width:
+            return small_image(self.items, row, self.image_shape)[0], label
         image = evaluation_view(self.items.image(row, least=least_side(size)), size, self.crop_share)
         return to_tensor(image, channels), label
 
