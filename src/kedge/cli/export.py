@@ -294,4 +294,5 @@ def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "Imag
 
     offered = data.splits(name)
     split = next(s for s in ("test", "val", *offered) if s in offered)
-    return data.load(name, split, image_size=shape[-1], channels=shape[0])
+    channels, height, width = shape
+    return data.load(name, split, height if height == width else None, channels)

@@ -93,9 +93,11 @@ def _sets(source: Source, name: str | None, shape: tuple[int, ...]) -> "tuple[Im
         return _halves(run.train) if folds else (run.train, run.val)
     offered = data.splits(name)
     split = next(s for s in ("test", "val", *offered) if s in offered)
-    images = data.load(name, split, image_size=shape[-1], channels=shape[0])
+    channels, height, width = shape
+    side = height if height == width else None
+    images = data.load(name, split, side, channels)
     if "train" in offered and split != "train":
-        return data.load(name, "train", image_size=shape[-1], channels=shape[0]), unseen_by(source, images)
+        return data.load(name, "train", side, channels), unseen_by(source, images)
     known, new = _halves(images)
     return known, unseen_by(source, new)
 

@@ -74,7 +74,8 @@ def load_pool(recipe: Recipe) -> tuple[ImageSet, ImageSet | None]:
             raise ValueError(f"train_images is {recipe.train_images}, and {recipe.data} has {len(train)}: leave it out")
         train = train.subset(range(recipe.train_images))
     if "val" in data.splits(recipe.data):
-        val = data.load(recipe.data, "val", train.image_shape[1], train.image_shape[0])
+        channels, height, width = train.image_shape
+        val = data.load(recipe.data, "val", height if height == width else None, channels)
         if (unlike := unlike_classes(train.class_names, val.class_names, ("train", "val"))) is not None:
             raise ValueError(f"{recipe.data}: the classes of train and val differ: {unlike}")
         out = val
@@ -233,11 +234,11 @@ def load_extra(
         DataError: a set that is not there, or that is read in turn.
     """
     sets: dict[str, ImageSet] = {}
-    channels, height, _ = train.image_shape
+    channels, height, width = train.image_shape
     for name in sorted({*recipe.extra, *(in_memory or {})}):
         images = (in_memory or {}).get(name)
         if images is None:
-            images = data.load_images(recipe.extra[name], "train", height, channels)
+            images = data.load_images(recipe.extra[name], "train", height if height == width else None, channels)
         if isinstance(images, StreamSet):
             raise ValueError(f"extra: {name} is read in turn, which further images cannot be: give them as files")
         if tuple(images.image_shape) != tuple(train.image_shape):

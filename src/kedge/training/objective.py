@@ -221,8 +221,8 @@ def images_of(train: ImageSet, value: Any) -> Any:
         if set(value) - {"classes", "n", "seed"}:
             raise ValueError(f"images of the training set are named by classes, n and seed, not {sorted(value)}")
         return data.reference_subset(train.sample, **value)
-    channels, height, _ = train.image_shape
-    return data.load_images(value, "train", height, channels)
+    channels, height, width = train.image_shape
+    return data.load_images(value, "train", height if height == width else None, channels)
 
 
 def objective_class(name: str) -> type[nn.Module]:
