@@ -1,6 +1,8 @@
 import io
 import json
+from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 import kedge.data as kd
 from kedge.data import DataError, FileSet, TensorSet
+from kedge.data.tables import Hub
 
 from .conftest import picture
 from .test_decode import pixels
@@ -92,6 +95,44 @@ def test_sets_too_large_for_memory_are_mapped(tmp_path, monkeypatch):
     images = kd.load(tmp_path / "set")
     assert images.labels.tolist() == [0, 1, 1, 0]
     assert torch.equal(images.images[3], pixels(picture(3)))
+
+
+@pytest.fixture(params=["absolute", "relative"])
+def not_to_be_written(request, tmp_path, monkeypatch):
+    """The cache of Hugging Face, where a file is in the way of it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    folder = tmp_path if request.param == "absolute" else Path()
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder / "file" / "cache")
+    return f"{tmp_path / 'file' / 'cache'}, .*cannot be written .*Set HF_DATASETS_CACHE to a folder that can be"
+
+
+def test_a_cache_that_cannot_be_written_is_not_the_fault_of_the_data(tmp_path, monkeypatch, not_to_be_written):
+    monkeypatch.setattr("kedge.data.tables._IN_MEMORY", 0)
+    write(tmp_path / "set" / "train.parquet", rows(4), [0, 1, 1, 0], ["no", "yes"])
+    with pytest.raises(DataError, match=not_to_be_written):
+        kd.load(tmp_path / "set")
+    with pytest.raises(DataError, match=not_to_be_written):
+        kd.stream(f"stream:{tmp_path / 'set'}", None, 0.1, 0)
+
+
+def test_a_cache_that_cannot_be_written_is_not_the_fault_of_the_network(monkeypatch, not_to_be_written):
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda *_: ["train"])
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: datasets.config.HF_DATASETS_CACHE.mkdir())
+    with pytest.raises(DataError, match=not_to_be_written):
+        Hub("owner/name").listing("train")
+
+
+def test_damage_within_a_set_that_is_mapped_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("kedge.data.tables._IN_MEMORY", 0)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    path = tmp_path / "set" / "train.parquet"
+    write(path, rows(40), [0, 1] * 20, ["no", "yes"])
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3 : len(content) // 3 + 2000] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"cannot read .*train\.parquet as parquet: "):
+        kd.load(tmp_path / "set")
 
 
 def test_unreadable_rows_are_named(tmp_path):

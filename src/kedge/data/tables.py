@@ -4,7 +4,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,13 @@ from kedge.data.columns import (
     texts_of,
 )
 from kedge.data.folders import canonical_split, split_word
+from kedge.data.hub_errors import cache_errors, hub_errors
 from kedge.data.items import RowItems
 from kedge.data.labels import common_classes, numbered
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet
 from kedge.data.streams import StreamSet, from_stream
+from kedge.full_disk import is_full_disk
 from kedge.regular import check_file, is_folder
 
 log = logging.getLogger(__name__)
@@ -80,9 +81,9 @@ class Parquet:
             features, columns = schemas[files[0]]
             image, label = choose_columns(features, columns, self.name)
             if sum(file.stat().st_size for file in files) > _IN_MEMORY:
-                from datasets import Dataset, Image
+                from datasets import Image
 
-                dataset = Dataset.from_parquet([str(f) for f in files], columns=[image, label])
+                dataset = _mapped(files, [image, label], self.name)
                 images: Any = dataset.cast_column(image, Image(decode=False))[image]
                 labels: Any = dataset[label]
             else:
@@ -105,7 +106,8 @@ class Parquet:
         files = self.splits[split]
         features, columns = self._schema(files[0])
         names = declared_classes(features, choose_columns(features, columns, self.name)[1])
-        rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
+        with cache_errors(self.name):
+            rows = load_dataset("parquet", data_files=[str(file) for file in files], split="train", streaming=True)
         return from_stream(rows, names, self.name, image_size, None, val_fraction, seed, self.folder)
 
     def column(self, name: str) -> Iterator[tuple[RowItems, list[str | None]]]:
@@ -159,7 +161,7 @@ class Hub:
         self.name = self.repository.split("/")[-1]
         import datasets
 
-        with _hub_errors(self.repository):
+        with hub_errors(self.repository):
             names = datasets.get_dataset_split_names(self.repository, self.config)
         self.splits: dict[str, str] = {}
         for n in names:
@@ -172,7 +174,7 @@ class Hub:
         Raises:
             DataError: the hub cannot be reached, or the set holds no images and labels.
         """
-        with _hub_errors(self.repository):
+        with hub_errors(self.repository):
             parts = {split: self._load(split)}
             features = dataset_features(parts[split])
             _, label = choose_columns(features, parts[split].column_names, self.name)
@@ -186,7 +188,7 @@ class Hub:
         self, split: str, image_size: int | None, val_fraction: float, seed: int
     ) -> tuple[StreamSet, ImageSet | None]:
         """Training images of a split that are read in turn, see `from_stream`."""
-        with _hub_errors(self.repository):
+        with hub_errors(self.repository):
             rows = self._load(split, streaming=True)
         return from_stream(rows, None, self.name, image_size, None, val_fraction, seed)
 
@@ -195,7 +197,7 @@ class Hub:
         import datasets
 
         for split in self.splits:
-            with _hub_errors(self.repository):
+            with hub_errors(self.repository):
                 rows = self._load(split)
                 features = dataset_features(rows)
                 image, _ = choose_columns(features, rows.column_names, self.name)
@@ -233,6 +235,20 @@ def dataset_listing(dataset: Any, name: str, split: str, class_names: Sequence[s
     numbers, names = numbered(dataset[label], known, name)
     rows = dataset.cast_column(image, datasets.Image(decode=False))[image]
     return Listing(RowItems(rows, name), numbers, names, name, split, notes)
+
+
+def _mapped(files: Sequence[Path], columns: list[str], name: str) -> Any:
+    """A Hugging Face `Dataset` of columns of parquet files, which are written once more as Arrow files in the cache."""
+    from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        with cache_errors(name):
+            return Dataset.from_parquet([str(file) for file in files], columns=columns)
+    except DatasetGenerationError as error:  # around whatever stopped it half-way
+        if is_full_disk(error) or error.__cause__ is None:
+            raise
+        raise OSError(str(error.__cause__)) from error
 
 
 def parquet_files(root: Path) -> list[Path]:
@@ -281,22 +297,3 @@ def _check_shards(files: Sequence[Path]) -> None:
                 f"{', '.join(named)}{', ...' if len(missing) > 4 else ''}: with a part of its rows a set has other "
                 "classes and other numbers. Copy the others beside it and name the folder"
             )
-
-
-@contextmanager
-def _hub_errors(repository: str) -> Iterator[None]:
-    """Turn what the hub's libraries raise into one message that says what to do."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        folder = repository.split("/")[-1]
-        raise DataError(
-            f"{repository!r} is no folder here, and loading it from the Hugging Face hub failed: {reason}\n"
-            "If the name is right, check the network (HF_ENDPOINT, HTTPS_PROXY, and HF_TOKEN for a private set). "
-            "Without a network: on a connected machine run\n"
-            f"  hf download --repo-type dataset {repository} --local-dir {folder}\n"
-            f"copy the folder here and load it by its path (or put it into $KEDGE_DATA and load {folder!r})."
-        ) from error
