@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kedge.cli.adapting import beside, check_methods, kept_images
 from kedge.cli.check import gates_of
 from kedge.cli.flags import command_line
-from kedge.cli.load_data import load_data, load_outside, load_training, shifts_of, workers_for
+from kedge.cli.load_data import load_data, load_outside, load_training, shifts_of, titles, workers_for
 from kedge.cli.output import progress_bar
 from kedge.cli.parse import (
     check_seen,
@@ -249,8 +249,8 @@ def run(
                 severities=levels,
                 frost_textures=frost_textures,
                 ood=outside or None,
-                near=_named(outside, near) or None,
-                seen=_named(outside, seen),
+                near=titles(outside, [*ood, *near], near) or None,
+                seen=titles(outside, [*ood, *near], seen),
                 equalise=equalise,
                 scores=chosen,
                 train=training,
@@ -305,11 +305,6 @@ def _divided(
     if seen is None:
         raise ValueError(f"--groups twins sets images against those of training, and {name} has none: say --train DATA")
     return by_twins(images, seen)
-
-
-def _named(outside: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Which of the sets these names stand for; the other classes of the data go by the data's name."""
-    return [each for each in outside if each in names or each.partition(" (")[0] in names]
 
 
 def _trained_eps(sources: Mapping[str, Source], norm: str) -> float | None:

@@ -213,6 +213,11 @@ def load_outside(
     return sets
 
 
+def titles(outside: "Mapping[str, ImageSet]", names: Sequence[str], some: Sequence[str]) -> list[str]:
+    """What the sets that `load_outside` loaded by `names` are called, of `some` of these names."""
+    return [title for title, name in zip(outside, names, strict=True) if name in some]
+
+
 def spread(images: "ImageSet", most: int) -> "ImageSet":
     """At most so many images from all over the set that can be read: folders come class by class."""
     step = -(-len(images) // most)
