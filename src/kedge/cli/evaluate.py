@@ -24,6 +24,7 @@ from kedge.cli.parse import (
 )
 from kedge.cli.resolve_model import Source, check_weights, find_groups, leaves
 from kedge.cli.results_folder import beside_others, free_folder, write
+from kedge.cli.shares import check_alone
 from kedge.cli.trained_on import about_runs, class_counts, counters, trained_attack
 from kedge.cli.validation_data import as_test_images, load_validation
 from kedge.epsilon import parse_epsilon, print_epsilon
@@ -156,6 +157,7 @@ def run(
     started, command = time.perf_counter(), command_line("evaluate", locals())
     if not 0 < risk < 1:
         raise ValueError(f"--risk must be between 0 and 1, got {risk:g}: 0.05 asks how many can be 95 % right")
+    check_alone("kedge evaluate")
     seen = separated(seen)
     check_tpr(tpr, bool([*ood, *near]))
     check_seen(seen, separated([*ood, *near]))
