@@ -127,6 +127,9 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
     assert "has no test images: measured is on those that training held out (--split val)" in err
     assert (data := json.loads(same)["data"]) == json.loads(out)["data"]
     assert data["split"] == "val"
+    spelt = tmp_path / "odd-even" / ".." / "photos"
+    _, same, _ = command("evaluate", folder, "--data", spelt, "--shift", "none", "--format", "json")
+    assert json.loads(same)["data"] == data
     (folder / "recipe.yaml").write_text(recipe.to_yaml().replace("folds: null", "folds: 3"))
     with pytest.raises(ValueError, match="No image was held out either"):
         command("evaluate", folder)
