@@ -37,7 +37,7 @@ def _library():
 
 
 @pytest.mark.usefixtures("_library")
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_linear_model_where_the_optimum_is_known(norm):
     weight = torch.randn(1, 6, 6) * 0.1
     eps = 0.05 if norm == "linf" else 0.2
