@@ -215,7 +215,7 @@ def load_outside(
 
 def titles(outside: "Mapping[str, ImageSet]", names: Sequence[str], some: Sequence[str]) -> list[str]:
     """What the sets that `load_outside` loaded by `names` are called, of `some` of these names."""
-    return [title for title, name in zip(outside, names, strict=True) if name in some]
+    return [title for title, name in zip(outside, dict.fromkeys(names), strict=True) if name in some]
 
 
 def spread(images: "ImageSet", most: int) -> "ImageSet":
