@@ -53,6 +53,14 @@ def pack(name: str | os.PathLike[str]) -> Path | None:
     return inside if inside is not None and inside.is_dir() else None
 
 
+def same_place(one: str | None, other: str | None) -> bool:
+    """Whether two words name the same data: a folder can be spelled in many ways, and by its name in $KEDGE_DATA."""
+    if one is None or other is None or one == other:
+        return one == other
+    places = [path if (path := Path(each).expanduser()).exists() else pack(each) for each in (one, other)]
+    return all(places) and places[0].samefile(places[1])  # type: ignore[union-attr, arg-type]
+
+
 class ImageFolder:
     """A folder with one folder per class.
 
