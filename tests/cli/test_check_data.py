@@ -4,6 +4,7 @@ import csv
 import io
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from PIL import Image
 
 from kedge.auditing.checking import check_data
 from kedge.auditing.checking_words import mend, table
+from kedge.auditing.looks import look
+from kedge.data.near import near_duplicates
 
 
 def photo(seed: int, side: tuple[int, int] = (120, 160)) -> Image.Image:
@@ -45,6 +48,18 @@ def test_a_sound_folder(command, photos):
     ]
     assert "12 JPEG; 160x120" in out
     assert "nothing to mend" in out
+
+
+def test_photos_that_differ_in_one_bit_are_no_copies_bit_for_bit(photos):
+    photo(0, (400, 500)).save(photos / "train" / "cat" / "0.jpg", quality=95)
+    content = bytearray((photos / "train" / "cat" / "0.jpg").read_bytes())
+    (photos / "test" / "cat" / "copy.jpg").write_bytes(content)
+    content[len(content) // 3] ^= 1  # of 300 kB: far from the beginning, the middle and the end
+    (photos / "test" / "dog" / "changed.jpg").write_bytes(content)
+    checked = check_data(str(photos))
+    assert [[Path(checked.pool.file(i)).name for i in own] for own in checked.copies] == [["0.jpg", "copy.jpg"]]
+    pairs, _ = near_duplicates(look(checked.pool)[0])
+    assert [(pair.first, pair.second) for pair in pairs if pair.kind == "exact"] == checked.copies
 
 
 def test_everything_that_can_be_wrong_is_said(command, photos, tmp_path):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -132,6 +133,21 @@ def test_an_entry_is_of_what_a_file_holds_not_of_its_name(photos, tmp_path):
     after = with_cache(data.load(tmp_path / "photos", image_size=SIDE), tmp_path / "cache")[0][0]
     assert not torch.equal(before, after)
     assert torch.equal(after, data.load(tmp_path / "photos", image_size=SIDE)[0][0])
+
+
+def test_a_photo_changed_in_place_is_decoded_anew(photos, tmp_path):
+    path = Path(photos.paths[0])
+    noise = np.random.default_rng(0).integers(0, 256, (400, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path, quality=95)
+    before, times = with_cache(photos, tmp_path / "cache")[0][0], path.stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1  # of 300 kB: far from the beginning, the middle and the end
+    path.write_bytes(content)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    again = data.load(tmp_path / "photos", image_size=SIDE)
+    after = with_cache(again, tmp_path / "cache")[0][0]
+    assert not torch.equal(before, after)
+    assert torch.equal(after, again[0][0])
 
 
 def test_another_size_or_another_version_has_entries_of_its_own(photos, tmp_path, monkeypatch):

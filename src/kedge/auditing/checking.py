@@ -11,7 +11,7 @@ from statistics import median
 
 from kedge.auditing.gathering import Part, Pool, gather
 from kedge.data.decode import header, open_image, upright_size
-from kedge.data.fingerprints import key_of
+from kedge.data.fingerprints import digest_of
 from kedge.data.formats import EXTENSIONS, UNREAD, Encoded, opened
 from kedge.data.image_files import is_loop
 from kedge.data.items import EncodedItems, FileItems
@@ -168,7 +168,7 @@ def _look(part: Part, row: int) -> Seen | UnreadableImage:
         source = part.source.source(row) if isinstance(part.source, EncodedItems) else None
         if source is None:  # pixels as they are: reading them is all there is to do
             height, width = part.stored(row)
-            return Seen("array", height, width, (), part.key(row))
+            return Seen("array", height, width, (), part.digest(row))
         return _decoded(source, part.name(row))
     except UnreadableImage as error:
         return error
@@ -178,7 +178,7 @@ def _decoded(source: Encoded, name: str) -> Seen:
     open_image(source, name, least=1)
     with opened(source) as image:
         height, width = upright_size(image)
-        return Seen(image.format or "", height, width, tuple(traits_of(image)), key_of(source))
+        return Seen(image.format or "", height, width, tuple(traits_of(image)), digest_of(source))
 
 
 def _other_files(pool: Pool, places: Sequence[str]) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:

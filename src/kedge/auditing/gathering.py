@@ -58,8 +58,12 @@ class Part:
         return self.source.header(i)[0]
 
     def key(self, i: int) -> bytes:
-        """The same for images that are equal bit for bit."""
+        """What a run keeps of an image that it trained on."""
         return key_of_pixels(self.source.images[i]) if isinstance(self.source, TensorSet) else self.source.key(i)
+
+    def digest(self, i: int) -> bytes:
+        """The same for images that are equal bit for bit, and for no others."""
+        return self.key(i) if isinstance(self.source, TensorSet) else self.source.digest(i)
 
     def in_shape(self, rows: Sequence[int], classes: Sequence[str], shape: tuple[int, int, int]) -> ImageSet:
         """The images at `rows` as a set of one shape (C, H, W), in memory up to 64 px."""

@@ -58,7 +58,7 @@ def look(pool: Pool, progress: Callable[[int, int], None] | None = None) -> tupl
         try:
             image = part.image(row, MEASURED)
             rows.append((*_copies(image), [*_measures(image), *map(float, part.stored(row))]))
-            keys.append(part.key(row))
+            keys.append(part.digest(row))
         except UnreadableImage as error:
             damaged[i] = error.reason
         if progress is not None:

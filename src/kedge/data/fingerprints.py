@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from kedge.data.formats import Encoded
+from kedge.data.formats import Encoded, encoded_bytes
 from kedge.regular import open_file
 
 _WHOLE = 1 << 15  # bytes: longer encoded images are told by their length and three pieces
@@ -47,6 +47,14 @@ def key_of_file(path: str) -> bytes:
 def key_of(source: Encoded) -> bytes:
     """A 16-byte key of an encoded image, by its path or its bytes; b"" if it cannot be read."""
     return key_of_bytes(source) if isinstance(source, bytes) else key_of_file(str(source))
+
+
+def digest_of(source: Encoded) -> bytes:
+    """A 16-byte key of all of an encoded image, by its path or its bytes; b"" if it cannot be read."""
+    try:
+        return hashlib.blake2b(encoded_bytes(source), digest_size=16).digest()
+    except (OSError, ValueError):
+        return b""
 
 
 def keys_of_files(paths: Sequence[str]) -> list[bytes]:

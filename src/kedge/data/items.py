@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from kedge.data.decode import check, header, open_image, to_tensor
-from kedge.data.fingerprints import key_of, key_of_pixels, keys_of_files
+from kedge.data.fingerprints import digest_of, key_of, key_of_pixels, keys_of_files
 from kedge.data.formats import Encoded
 from kedge.data.origin import of_encoded
 from kedge.data.paths import Paths
@@ -55,6 +55,10 @@ class Items:
         """Return a short key of what image i holds; equal images have equal keys. b"" if it cannot be read."""
         raise NotImplementedError
 
+    def digest(self, i: int) -> bytes:
+        """Return a key of all that image i holds, where `key` may be of a part of it."""
+        return self.key(i)
+
     def keys(self, index: torch.Tensor) -> list[bytes]:
         """Return the keys of the images at `index`, long [M]."""
         return [self.key(i) for i in index.tolist()]
@@ -93,6 +97,13 @@ class EncodedItems(Items):
         """Return a key of the encoded bytes; b"" if they cannot be read."""
         try:
             return key_of(self.source(i))
+        except UnreadableImage:
+            return b""
+
+    def digest(self, i: int) -> bytes:
+        """Return a key of all of the encoded bytes; b"" if they cannot be read."""
+        try:
+            return digest_of(self.source(i))
         except UnreadableImage:
             return b""
 

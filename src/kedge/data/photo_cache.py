@@ -151,7 +151,7 @@ class CachedItems(Items):
     def __init__(self, items: Items, cache: PhotoCache) -> None:
         self.items, self.cache = items, cache
         self.keys_of = items.keys_of
-        self._keys: dict[int, bytes] = {}  # read once: a later epoch does not touch the source
+        self._digests: dict[int, bytes] = {}  # read once: a later epoch does not touch the source
 
     def __len__(self) -> int:
         return len(self.items)
@@ -180,15 +180,19 @@ class CachedItems(Items):
         """Return the key of what the source holds now."""
         return self.items.key(i)
 
+    def digest(self, i: int) -> bytes:
+        """Return the key of all that the source holds now."""
+        return self.items.digest(i)
+
     def keys(self, index: torch.Tensor) -> list[bytes]:
         """Return the keys of what the source holds now."""
         return self.items.keys(index)
 
     def image(self, i: int, least: int | None = None) -> Image.Image | torch.Tensor:
         """Return image i, from the cache or decoded and kept."""
-        key = self._keys.get(i)
+        key = self._digests.get(i)
         if key is None:
-            key = self._keys[i] = self.items.key(i)
+            key = self._digests[i] = self.items.digest(i)
         if key and (kept := self.cache.read(key, least)) is not None:
             return kept
         image = self.items.image(i, least)
