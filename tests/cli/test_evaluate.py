@@ -245,7 +245,8 @@ def test_all_parts_at_once(command, run_folder, digit_model, tmp_path):
             for split in ("test", "train"):
                 Image.fromarray(pixels.to(torch.uint8).numpy()).save(tmp_path / place / split / "thing" / f"{i}.png")
     _, out, _ = command(
-        "evaluate", run_folder, "--shift", "contrast", "--severities", 3, "--ood", tmp_path / "stripes (1)", tmp_path / "stripes (1)",
+        "evaluate", run_folder, "--shift", "contrast", "--severities", 3,
+        "--ood", tmp_path / "stripes (1)", tmp_path / "stripes (1)",
         "--near", tmp_path / "stripes", "--attack", "pgd,curve", "--eps", "8/255", "--steps", 2,
         "--attack_images", 30, "--limit", 60, "--format", "json",
     )  # fmt: skip
