@@ -194,6 +194,29 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_words(photos, tmp_path):
         with_cache(photos, tmp_path / "file")
 
 
+@pytest.mark.parametrize(
+    "place", ["photos", "photos/decoded", "photos/cat/decoded", "link/decoded", "photos/../photos"]
+)
+def test_a_folder_within_the_data_is_refused(photos, tmp_path, place):
+    (tmp_path / "link").symlink_to(tmp_path / "photos")
+    before = sorted((tmp_path / "photos").rglob("*"))
+    for images in (photos, data.load(tmp_path / "link", image_size=SIDE).subset([0])):
+        with pytest.raises(DataError, match=r"cache .* lies in the data folder .*: .*Name a folder outside of it"):
+            with_cache(images, tmp_path / place)
+    with pytest.raises(DataError, match="lies in the data folder"):
+        with_cache(data.load_unlabelled(tmp_path / "photos", image_size=SIDE), tmp_path / place)
+    assert sorted((tmp_path / "photos").rglob("*")) == before
+
+
+def test_a_folder_beside_the_data_or_its_parts_is_not_refused(photos, tmp_path):
+    with_cache(photos, tmp_path / "photos-decoded")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "photos").rename(tmp_path / "all" / "train")
+    with_cache(data.load(tmp_path / "all" / "train", image_size=SIDE), tmp_path / "all" / "decoded")
+    with pytest.raises(DataError, match="lies in the data folder"):
+        with_cache(data.load(tmp_path / "all", image_size=SIDE), tmp_path / "all" / "decoded")
+
+
 def test_a_photo_that_cannot_be_read_stays_so(photos, tmp_path):
     cached = with_cache(photos, tmp_path / "cache")
     os.truncate(photos.paths[0], 300)

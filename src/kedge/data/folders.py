@@ -147,7 +147,7 @@ class ImageFolder:
         if (hint := about_inner(root)) is not None:
             notes.append(hint)
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        return Listing(FileItems(paths.paths()), labels, class_names, self.name, split, notes)
+        return Listing(FileItems(paths.paths(), self.root), labels, class_names, self.name, split, notes)
 
     def _train_classes(self, split: str, here: list[str], notes: list[str]) -> list[str]:
         train = list(_classes(self.splits["train"]))

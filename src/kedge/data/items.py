@@ -24,9 +24,11 @@ class Items:
 
     Attributes:
         keys_of: what the keys are made from.
+        folder: the data folder, all of which is looked through for image files; None without one.
     """
 
     keys_of: str
+    folder: Path | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -117,10 +119,11 @@ class EncodedItems(Items):
 
 
 class FileItems(EncodedItems):
-    """Image files by path."""
+    """Image files by path, which were listed in `folder`."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], folder: Path | None = None) -> None:
         self._paths = Paths.of(paths)
+        self.folder = folder
 
     def __len__(self) -> int:
         return len(self._paths)

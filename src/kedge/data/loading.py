@@ -73,7 +73,8 @@ def load_unlabelled(
     unread = about_unread(others)
     if not paths:
         raise DataError(": ".join([f"no images in {root}", *unread]) if root.is_dir() else f"{root} is not a folder")
-    listing = Listing(FileItems(paths), [0] * len(paths), ["unlabelled"], root.name, "all", unread, limit=ALL_BUT_ONE)
+    items = FileItems(paths, root)
+    listing = Listing(items, [0] * len(paths), ["unlabelled"], root.name, "all", unread, limit=ALL_BUT_ONE)
     return build(listing, image_size, channels, decode=decode)
 
 

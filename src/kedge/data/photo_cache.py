@@ -39,12 +39,13 @@ def with_cache(images: ImageSet, folder: str | os.PathLike[str] | None, gigabyte
     FileSet whose images lie encoded in files or tables; any other set comes back as it is.
 
     Raises:
-        DataError: nothing can be written to the folder.
+        DataError: nothing can be written to the folder, or it lies in that of the images.
     """
     if folder is None or not isinstance(images, FileSet) or images.items.keys_of != ENCODED:
         return images
     if isinstance(images.items, CachedItems):  # the images of a fold are those of its run
         return images
+    _check_apart(Path(folder).expanduser(), images.items.folder)
     cached = images.subset(range(len(images)))
     cached.items = CachedItems(images.items, PhotoCache(folder, gigabytes))
     return cached
@@ -199,6 +200,15 @@ class CachedItems(Items):
         if key and isinstance(image, Image.Image):
             self.cache.write(key, least, image)
         return image
+
+
+def _check_apart(cache: Path, data: Path | None) -> None:
+    """Raise DataError for a cache in the data folder: its folders would be classes when the data is next loaded."""
+    if data is not None and cache.resolve().is_relative_to(data.resolve()):
+        raise DataError(
+            f"cache {cache} lies in the data folder {data}: its folders would be taken for classes. Name a folder "
+            "outside of it"
+        )
 
 
 def _heif_version() -> str:
