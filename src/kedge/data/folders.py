@@ -139,7 +139,8 @@ class ImageFolder:
             folder = folders[empty[0]]
             raise DataError(
                 f"{'a class has' if len(empty) == 1 else f'{len(empty)} classes have'} no images: "
-                f"{', '.join(empty[:8])}\n{folder} holds {_what_is_in(folder)}. Add images or remove the folder."
+                f"{', '.join(empty[:8])}\n{folder} holds {_what_is_in(folder)}. Add images, or move the "
+                f"folder out of {root}"
             )
         if loose := _images_in(root):
             notes.append(f"{len(loose)} images in {root} lie in no class folder and are not used, such as {loose[0]}")
