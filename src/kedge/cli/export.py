@@ -291,8 +291,8 @@ def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "Imag
         run = images_of_run(source, held_out=not folds)
         return run.train if folds else run.val
     from kedge import data
+    from kedge.data.sets import side_of
 
     offered = data.splits(name)
     split = next(s for s in ("test", "val", *offered) if s in offered)
-    channels, height, width = shape
-    return data.load(name, split, height if height == width else None, channels)
+    return data.load(name, split, side_of(shape), shape[0])

@@ -84,6 +84,7 @@ def _sets(source: Source, name: str | None, shape: tuple[int, ...]) -> "tuple[Im
     What the model was trained on is not held out, except of a run that folds judged, which has nothing else.
     """
     from kedge import data
+    from kedge.data.sets import side_of
 
     if name is None:
         if not source.recipe():
@@ -93,8 +94,7 @@ def _sets(source: Source, name: str | None, shape: tuple[int, ...]) -> "tuple[Im
         return _halves(run.train) if folds else (run.train, run.val)
     offered = data.splits(name)
     split = next(s for s in ("test", "val", *offered) if s in offered)
-    channels, height, width = shape
-    side = height if height == width else None
+    side, channels = side_of(shape), shape[0]
     images = data.load(name, split, side, channels)
     if "train" in offered and split != "train":
         return data.load(name, "train", side, channels), unseen_by(source, images)

@@ -262,9 +262,10 @@ def load_training(
 def load_like(images: "ImageSet", name: str, split: str, decode: bool = True) -> "ImageSet":
     """A part of data in the shape of `images`, and with their classes where it has those."""
     from kedge import data
+    from kedge.data.sets import side_of
 
-    channels, height, width = images.image_shape
-    others = data.load(name, split, height if height == width else None, channels, decode=decode)
+    shape = images.image_shape
+    others = data.load(name, split, side_of(shape), shape[0], decode=decode)
     if set(images.class_names) <= set(others.class_names) and images.class_names != others.class_names:
         return others.only_classes(images.class_names)
     return others

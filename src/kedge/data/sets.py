@@ -241,6 +241,15 @@ class TensorSet(ImageSet):
             self.source = [self.source[0][i] for i in index.tolist()], self.source[1]
 
 
+def side_of(shape: Sequence[int]) -> int | None:
+    """The image size at which other images come in `shape` (C, H, W): its side; None of an oblong, as they have theirs.
+
+    Images that are all of one oblong size of up to 64 px are loaded whole, anything else is cut to a square.
+    """
+    _, height, width = shape
+    return height if height == width else None
+
+
 def check_set(images: Any, what: str) -> None:
     """Raise TypeError, with the way to one, for what is no image set: a loader, a torch data set, arrays, a name."""
     if all(hasattr(images, name) for name in ("name", "class_names", "labels", "image_shape", "subset")):

@@ -14,6 +14,7 @@ from kedge.data import TensorSet
 from kedge.data.corruptions import corrupt, corruption
 from kedge.data.corruptions.frost import VERSION, texture_files
 from kedge.data.fingerprints import key_of_file
+from kedge.data.sets import side_of
 from kedge.evaluation.attack_suite import Attacks, UnderAttack, run_attacks
 from kedge.evaluation.cache import digest
 from kedge.evaluation.equalise import equalise
@@ -167,13 +168,13 @@ def _corrupted(sets: Sets, who: str, seed: int) -> Iterator[tuple[Condition, Par
 
 def _published(images: Any, sets: Sets, limit: int | None, seed: int) -> Iterator[tuple[Condition | str, Part]]:
     """The parts of a published set, each read from disk when its turn comes, in the shape of the test images."""
-    channels, height, width = sets.test.image_shape
+    shape = sets.test.image_shape
     decode = {} if limit is None else {"decode": False}
     for place, condition in enumerate(images.conditions):
         corruption_name, severity = condition
         if severity is not None and severity not in sets.shifts.severities:
             continue
-        whole = images.load(condition, image_size=height if height == width else None, channels=channels, **decode)
+        whole = images.load(condition, image_size=side_of(shape), channels=shape[0], **decode)
         some, positions = limited(whole, limit, seed)
         if sets.mixed:
             some, positions = in_drawn_order(some, positions, seed)

@@ -9,6 +9,7 @@ from typing import Any
 
 from kedge import data
 from kedge.data import DataError, ImageSet
+from kedge.data.sets import side_of
 from kedge.experiments.experiment import Experiment
 from kedge.experiments.measures import RISK, measured
 from kedge.experiments.running import Planned, first_here, plan
@@ -68,8 +69,7 @@ def evaluate_one(
     keywords |= {key: value for key, value in asked.items() if key not in NOT_KEYWORDS}
     whole = keywords.get("limit") is None
     model = _loaded(planned.run / "model", device)
-    channels, height, width = model.input_shape
-    side = height if height == width else None
+    side, channels = side_of(model.input_shape), model.input_shape[0]
     test = _judging(planned, side, channels, whole)
     if planned.recipe.class_order is not None:
         test = test.only_classes(planned.recipe.class_order)
