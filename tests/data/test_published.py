@@ -90,6 +90,16 @@ def test_labels_once_or_five_times(tmp_path):
     assert made.load(("fog", 5)).labels.tolist() == [3, 1, 4, 1]
 
 
+def test_labels_of_all_rows_are_those_of_the_five_severities(tmp_path):
+    """A file of one severity with its own labels is none of five."""
+    labels = np.random.default_rng(0).integers(0, 10, 20)
+    cifar_c(tmp_path / "own", labels=labels)
+    with pytest.raises(DataError, match=r"labels\.npy has 20 labels, but not the same ones five times.*rows 4 to 7"):
+        kd.published(tmp_path / "own")
+    cifar_c(tmp_path / "published", labels=np.tile(labels[:4], 5))
+    assert kd.published(tmp_path / "published").load(("fog", 5)).labels.tolist() == labels[:4].tolist()
+
+
 @pytest.mark.slow
 def test_the_cifar_names_are_those_of_the_packs(packs):
     assert kd.load("cifar100", "test").class_names == list(CIFAR100)
