@@ -45,7 +45,9 @@ def test_cifar_10_c(tmp_path):
     assert made.conditions == [(name, s) for name in CORRUPTIONS for s in range(1, 6)]
     assert made.class_names == list(CIFAR10)
     assert made.classes is None
-    assert made.notes == ["CIFAR-10-C has 19 corruptions (15 and 4 more); here there are 3"]
+    lacking, further = made.notes
+    assert lacking.startswith("13 of the 15 corruptions that published means of CIFAR-10-C are over are lacking here: ")
+    assert further.startswith("means here are also over 1 of the 4 further corruptions (")
     for name, severity in made.conditions:
         images = made.load((name, severity))
         assert isinstance(images, TensorSet)
@@ -172,7 +174,7 @@ def test_imagenet_c(tmp_path, family):
     assert made.conditions == [("fog", 1), ("fog", 3), ("snow", 1), ("snow", 3)]
     assert made.classes.tolist() == [1, 7, 200, 933]
     assert "published with 1000 classes; here there are 4" in made.notes[0]
-    assert "lack some of the five severities; there are 1, 3" in made.notes[1]
+    assert "2 of 2 corruptions lack some of the five severities: fog (2, 4, 5), snow (2, 4, 5)" in made.notes
     images = made.load(("snow", 3))
     assert isinstance(images, FileSet)
     assert images.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]

@@ -7,10 +7,12 @@ every published ImageNet model uses: that of the identifiers.
 import functools
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 
+from kedge.data.published_notes import few
 from kedge.data.report import DataError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -43,6 +45,28 @@ def published_wnids(which: str) -> frozenset[str]:
     except OSError:
         text = None
     return frozenset((text or b"").decode().split())
+
+
+def classes_of(folders: Mapping[Path, Sequence[str]]) -> list[str]:
+    """The identifiers of the class folders in any of these places, in ImageNet's order.
+
+    Folders called by numbers, 0 to 999, are positions in it.
+
+    Raises:
+        DataError: folders that are no classes of ImageNet, or two in one place that are one number.
+    """
+    names = {name for inside in folders.values() for name in inside}
+    if all(map(str.isdecimal, names)):
+        for place, inside in folders.items():
+            if len({int(name) for name in inside}) < len(inside):
+                raise DataError(f"{place}: two class folders are one number, such as 7 and 07: keep one of them")
+        return [imagenet()[i] for i in sorted({int(name) for name in names})]
+    if strange := sorted(names.difference(imagenet())):
+        raise DataError(
+            f"{next(iter(folders))}: {len(strange)} of {len(names)} class folders are not among ImageNet's 1000 "
+            f"classes, such as {few(strange)}"
+        )
+    return sorted(names)
 
 
 def among_imagenet(names: Sequence[str]) -> tuple[dict[str, int], list[str]]:

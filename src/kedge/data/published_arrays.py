@@ -11,10 +11,10 @@ import torch
 from kedge.data.decode import to_tensor
 from kedge.data.items import PixelItems
 from kedge.data.label_spaces import CIFAR10, CIFAR100
+from kedge.data.published_notes import SEVERITIES, about_corruptions
 from kedge.data.report import DataError
 from kedge.regular import check_file
 
-SEVERITIES = 5
 _TEN_POINT_ONE = re.compile(r"cifar10\.1_(v\d+)_data\.npy")
 
 
@@ -81,8 +81,7 @@ def read_cifar_c(root: Path) -> tuple[str, dict[tuple[str, int | None], Rows], t
                 )
             conditions[file.stem, severity] = Rows(file, start, stop, theirs)
     name = "CIFAR-100-C" if names is CIFAR100 else "CIFAR-10-C"
-    notes = [] if len(files) >= 15 else [f"{name} has 19 corruptions (15 and 4 more); here there are {len(files)}"]
-    return name, conditions, names, notes
+    return name, conditions, names, about_corruptions(name, [file.stem for file in files])
 
 
 def read_cifar_10_1(root: Path) -> dict[tuple[str, int | None], Rows]:
