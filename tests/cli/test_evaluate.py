@@ -127,6 +127,9 @@ def test_held_out_images_of_a_folder_without_splits(command, tmp_path):
     assert "has no test images: measured is on those that training held out (--split val)" in err
     assert (data := json.loads(same)["data"]) == json.loads(out)["data"]
     assert data["split"] == "val"
+    spelt = tmp_path / "odd-even" / ".." / "photos"
+    _, same, _ = command("evaluate", folder, "--data", spelt, "--shift", "none", "--format", "json")
+    assert json.loads(same)["data"] == data
     (folder / "recipe.yaml").write_text(recipe.to_yaml().replace("folds: null", "folds: 3"))
     with pytest.raises(ValueError, match="No image was held out either"):
         command("evaluate", folder)
@@ -185,6 +188,13 @@ def test_wrong_words_are_told_before_a_model_is_loaded(command, run_folder, monk
         command("evaluate", run_folder, *flags)
 
 
+def test_several_processes_are_refused(command, run_folder, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="kedge evaluate is one process: each of 2 would do everything"):
+        command("evaluate", run_folder)
+
+
 def test_the_best_reference_for_each_image(command, digit_model, run_folder):
     with pytest.raises(ValueError, match="first kept none: train with --residuals 1000"):
         command("evaluate", run_folder, "--references", "blt", "--shift", "none")
@@ -227,15 +237,16 @@ def test_all_parts_at_once(command, run_folder, digit_model, tmp_path):
     from PIL import Image
 
     rng = torch.Generator().manual_seed(0)
-    for place in ("noise", "stripes"):
+    for place in ("stripes (1)", "stripes"):  # a copy's name: it is none of those that --near stands for
         (tmp_path / place / "test" / "thing").mkdir(parents=True)
         (tmp_path / place / "train" / "thing").mkdir(parents=True)
         for i in range(30):
-            pixels = torch.randint(0, 256, (8, 8 if place == "noise" else 1), generator=rng).expand(8, 8)
+            pixels = torch.randint(0, 256, (8, 1 if place == "stripes" else 8), generator=rng).expand(8, 8)
             for split in ("test", "train"):
                 Image.fromarray(pixels.to(torch.uint8).numpy()).save(tmp_path / place / split / "thing" / f"{i}.png")
     _, out, _ = command(
-        "evaluate", run_folder, "--shift", "contrast", "--severities", 3, "--ood", tmp_path / "noise",
+        "evaluate", run_folder, "--shift", "contrast", "--severities", 3,
+        "--ood", tmp_path / "stripes (1)", tmp_path / "stripes (1)",
         "--near", tmp_path / "stripes", "--attack", "pgd,curve", "--eps", "8/255", "--steps", 2,
         "--attack_images", 30, "--limit", 60, "--format", "json",
     )  # fmt: skip

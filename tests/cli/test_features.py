@@ -1,8 +1,10 @@
 import csv
 import json
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 import kedge
 from kedge import networks
@@ -35,6 +37,22 @@ def test_features_of_a_run_beside_those_of_another_model(command, other_folder, 
     assert page.count("<figure") == 3
     assert "blocks.2" in page
     assert f"report: {out / 'features.html'}" in err
+
+
+def test_copies_of_images_that_judge_are_left_out(command, run_folder, tmp_path):
+    images = kedge.data.load("digits", "test")
+    for i, (image, label) in enumerate(images.subset(range(150))):
+        (tmp_path / "photos" / str(label)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0].numpy()).save(tmp_path / "photos" / str(label) / f"{i:03}.png")
+    zeros = sorted((tmp_path / "photos" / "0").iterdir())
+    shutil.copy(zeros[0], zeros[0].with_name("000-b.png"))  # places 0 and 1; of every three the third judges
+    shutil.copy(zeros[0], zeros[0].with_name("000-c.png"))
+    call = "features", run_folder, run_folder, "--data", tmp_path / "photos", "--layers", "blocks.2", "--out"
+    code, _, err = command(*call, tmp_path / "out")
+    assert code == 0
+    assert "left out of the training images, as they are test images too: 2" in err
+    with pytest.raises(ValueError, match="39 images to fit probes, and it takes 40 or more"):
+        command(*call, tmp_path / "few", "--limit", 39)
 
 
 def test_models_without_layers_are_refused_before_images_are_read(command, run_folder, model_folder, tmp_path):

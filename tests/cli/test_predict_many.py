@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from importlib import import_module
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -76,8 +77,12 @@ def test_a_call_that_was_broken_off_goes_on(command, digit_model, model_folder, 
     with pytest.raises(ValueError, match=r"holds answers of another call \(threshold: None then, 0\.5 now"):
         command("predict", model_folder, photos, "--out", out, "--threshold", 0.5)
     stop[0] = -1
+    first = json.loads(part.read_text().splitlines()[0])["path"]
+    shutil.copy(first, tmp_path / "same.png")
+    os.replace(tmp_path / "same.png", first)
     code, _, err = command("predict", model_folder, photos, "--out", out, "--batch_size", 3)
     assert code == 3
+    assert f"careful: 1 file of them changed since, such as {first}: the answers are of what was there then" in err
     assert f"{answered} of 12 images were answered before" in err
     assert "10 of 12 images answered" in err
     assert sum(asked) == 10  # two cannot be read; none was answered twice
@@ -264,11 +269,14 @@ def test_cells_that_a_spreadsheet_would_compute_are_text(command, digit_model, t
         digit_model.network.fc.bias[0] = 100.0
     folder = kedge.save(digit_model, tmp_path / "formula")
     monkeypatch.chdir(photos)
-    names = ["=cmd.png", "+1.png", "@x.png", "\t=x.png", " =x.png", "plain=.png"]
+    names = ["=cmd.png", "+1.png", "@x.png", "\t=x.png", " =x.png", "line\rx.png", "plain=.png"]
     for name in names:
         shutil.copy("d1.png", name)
     rows = list(csv.DictReader(command("predict", folder, *names, "--format", "csv")[1].splitlines()))
-    assert [row["path"] for row in rows] == ["'" + name for name in names[:-1]] + ["plain=.png"]
+    shown = ["'=cmd.png", "'+1.png", "'@x.png", r"'\t=x.png", "' =x.png", r"line\rx.png", "plain=.png"]
+    assert [row["path"] for row in rows] == shown
+    assert command("predict", folder, *names, "--out", "answers.csv")[0] == 0
+    assert [row["path"] for row in _read(Path("answers.csv"))] == shown
     assert {row["label"] for row in rows} == {"'=1+1"}
     assert all(float(row["log_odds"]) for row in rows)  # numbers stay numbers, below zero too
     exact = json.loads(command("predict", folder, *names, "--format", "json")[1])

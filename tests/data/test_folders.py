@@ -193,3 +193,18 @@ def test_one_unreadable_image_among_few_is_skipped_and_all_are_refused(make_fold
     for load in (kd.load, kd.load_unlabelled):
         with pytest.raises(DataError, match=r"can(not)? be read"):
             load(root)
+
+
+def test_accents_are_one_letter_however_the_system_writes_them(make_folder):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    root = make_folder({f"train/{composed}": 3, "train/zoo": 2, f"test/{apart}": 1, "test/zoo": 1})
+    images, test = kd.load(root), kd.load(root, "test")
+    assert images.class_names == test.class_names == [composed, "zoo"]
+    assert test.labels.tolist() == [0, 1]
+    assert [Path(path).parent.name for path in test.paths] == [apart, "zoo"]
+
+
+def test_two_folders_of_one_name_are_refused(make_folder):
+    root = make_folder({"caf\u00e9": 2, "cafe\u0301": 2, "zoo": 2})
+    with pytest.raises(DataError, match="two folders that are called caf\u00e9, one with accents"):
+        kd.load(root)

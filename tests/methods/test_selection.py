@@ -14,6 +14,7 @@ from torch import nn
 
 import kedge
 from kedge.cli import main
+from kedge.cli.select import _suspicious
 from kedge.data import TensorSet, load
 from kedge.named_model import run_of
 from kedge.selection import Selection, choose, score
@@ -196,6 +197,14 @@ def early(scored, tmp_path, monkeypatch):
 def subset(file, **more):
     settings = {key: value for key, value in TINY.items() if key != "train_images"}
     return {**settings, "train_images": 160, "anchored": False, "selection": str(file), **more}
+
+
+def test_names_in_the_table_of_suspicious_labels_are_fit_for_a_spreadsheet(early):
+    images = load("digits", "train").subset(range(1))
+    images.class_names = ["=1+1"] * 10
+    model = kedge.load(early / "runs" / "early1")
+    text = _suspicious([model], images, torch.ones(1), torch.tensor([0]), ["-a\rb.png"], 8)
+    assert text.splitlines()[1].startswith("'-a\\rb.png,'=1+1,'=1+1,")
 
 
 def test_a_run_trains_on_what_was_selected(early, capsys):

@@ -179,6 +179,7 @@ def test_several_processes_train_as_one(case, together):
             )
 
 
+@pytest.mark.slow
 def test_dropout_draws_in_each_process_for_its_own_rows_and_moves_no_generator(together):
     drawn, after = together[0]["inside"]
     torch.manual_seed(0)

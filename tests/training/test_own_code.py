@@ -80,6 +80,7 @@ def test_without_the_flag_nothing_runs_and_both_ways_say_the_same(evil, words):
 
 
 @pytest.mark.skipif(not KEDGE.is_file(), reason="kedge is not installed here")
+@pytest.mark.slow
 @pytest.mark.parametrize("start", STARTS, ids=["kedge", "python -m kedge"])
 def test_with_the_flag_the_module_of_the_working_folder_is_taken(evil, start):
     """Objectives are looked at before the images, of which this folder has none."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from kedge.catalog import resolve
 from kedge.cli.flags import changed, check_range
-from kedge.cli.load_data import load_outside, shifts_of, workers_for
+from kedge.cli.load_data import load_outside, shifts_of, titles, workers_for
 from kedge.cli.output import progress_bar
 from kedge.cli.parse import check_sets, check_words, separated, whole_numbers
 from kedge.cli.resolve_model import Source, check_weights, find
@@ -218,7 +218,7 @@ def run(
                 shift=shifts,
                 severities=levels,
                 ood=outside or None,
-                near=[name for name in outside if name in near],
+                near=titles(outside, [*ood, *near], near),
                 limit=limit,
                 say=say,
             )

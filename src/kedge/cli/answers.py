@@ -7,7 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from kedge.printable import is_computed, printable
+from kedge.printable import cell, printable
 
 __all__ = ["FIELDS", "Tally", "check_kind", "encodable", "write_answers", "write_file"]
 
@@ -88,15 +88,10 @@ def _csv(stream: TextIO, columns: Sequence[str], rows: Iterable[Row]) -> None:
     writer = csv.DictWriter(stream, list(columns), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        cells = {name: _cell(value) if name in TEXTS else value for name, value in row.items()}
+        cells = {name: cell(value) if name in TEXTS and value is not None else value for name, value in row.items()}
         if cells.get("set") is not None:  # names may hold any separator: a list as JSON has it
             cells["set"] = json.dumps(cells["set"], ensure_ascii=False)
         writer.writerow(cells)
-
-
-def _cell(text: str | None) -> str | None:
-    """A text for a spreadsheet, which would compute one that begins so: an apostrophe before it makes it text."""
-    return f"'{text}" if text is not None and is_computed(text) else text
 
 
 def _json_lines(stream: TextIO, columns: Sequence[str], rows: Iterable[Row]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.flags import command_line
-from kedge.cli.image_words import Word
+from kedge.cli.image_words import Word, same_images
 from kedge.cli.load_data import common_shape, workers_for
 from kedge.cli.output import progress_bar
 from kedge.cli.parse import separated, whole_numbers
@@ -129,7 +129,7 @@ def _both(words: tuple[Word, Word], model: Any, limit: int | None, seed: int) ->
     """The two sets in the size of the model; where both are of the same images, one half each."""
     channels, side = common_shape({"the model": model})
     a, b = (word.load(side, channels) for word in words)
-    if words[0].same_images(words[1]) and words[0] != words[1]:
+    if words[0] != words[1] and same_images(a, b):
         import torch
 
         from kedge.seeds import generator

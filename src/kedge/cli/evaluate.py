@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from kedge.cli.adapting import beside, check_methods, kept_images
 from kedge.cli.check import gates_of
 from kedge.cli.flags import command_line
-from kedge.cli.load_data import load_data, load_outside, load_training, shifts_of, workers_for
+from kedge.cli.load_data import load_data, load_outside, load_training, shifts_of, titles, workers_for
 from kedge.cli.output import progress_bar
 from kedge.cli.parse import (
     check_seen,
@@ -24,6 +24,7 @@ from kedge.cli.parse import (
 )
 from kedge.cli.resolve_model import Source, check_weights, find_groups, leaves
 from kedge.cli.results_folder import beside_others, free_folder, write
+from kedge.cli.shares import check_alone
 from kedge.cli.trained_on import about_runs, class_counts, counters, trained_attack
 from kedge.cli.validation_data import as_test_images, load_validation
 from kedge.epsilon import parse_epsilon, print_epsilon
@@ -156,6 +157,7 @@ def run(
     started, command = time.perf_counter(), command_line("evaluate", locals())
     if not 0 < risk < 1:
         raise ValueError(f"--risk must be between 0 and 1, got {risk:g}: 0.05 asks how many can be 95 % right")
+    check_alone("kedge evaluate")
     seen = separated(seen)
     check_tpr(tpr, bool([*ood, *near]))
     check_seen(seen, separated([*ood, *near]))
@@ -249,8 +251,8 @@ def run(
                 severities=levels,
                 frost_textures=frost_textures,
                 ood=outside or None,
-                near=_named(outside, near) or None,
-                seen=_named(outside, seen),
+                near=titles(outside, [*ood, *near], near) or None,
+                seen=titles(outside, [*ood, *near], seen),
                 equalise=equalise,
                 scores=chosen,
                 train=training,
@@ -305,11 +307,6 @@ def _divided(
     if seen is None:
         raise ValueError(f"--groups twins sets images against those of training, and {name} has none: say --train DATA")
     return by_twins(images, seen)
-
-
-def _named(outside: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Which of the sets these names stand for; the other classes of the data go by the data's name."""
-    return [each for each in outside if each in names or each.partition(" (")[0] in names]
 
 
 def _trained_eps(sources: Mapping[str, Source], norm: str) -> float | None:

@@ -91,13 +91,13 @@ def _images(
     judged = next((part for part in ("test", "val") if part in offered), None)
     if judged is not None and "train" in offered:
         train, test = data.load(place, "train", **how), data.load(place, judged, **how)
-        keys = set(test.keys()) if train.keys_of == test.keys_of else set()
-        if again := [i for i, key in enumerate(train.keys() if keys else ()) if key in keys]:
-            print(f"left out of the training images, as they are test images too: {len(again)}", file=sys.stderr)
-            train = train.subset(sorted(set(range(len(train))) - set(again)))
     else:
         whole = data.load(place, offered[-1], **how)
         print(f"{place} has no parts train and test: every third image judges the probes", file=sys.stderr)
         train = whole.subset([i for i in range(len(whole)) if i % 3 != 2])
         test = whole.subset(range(2, len(whole), 3))
+    keys = set(test.keys()) if train.keys_of == test.keys_of else set()
+    if again := [i for i, key in enumerate(train.keys() if keys else ()) if key in keys]:
+        print(f"left out of the training images, as they are test images too: {len(again)}", file=sys.stderr)
+        train = train.subset(sorted(set(range(len(train))) - set(again)))
     return limited(train, limit, seed)[0], limited(test, limit, seed)[0]

@@ -53,10 +53,6 @@ class Word:
             data.splits(place)  # says what there is
         return Word(word, place, None, name or None, severity)
 
-    def same_images(self, other: "Word") -> bool:
-        """Whether both are of the same images, but for a corruption."""
-        return (self.place, self.split) == (other.place, other.split)
-
     def load(self, side: int | None, channels: int | None) -> "ImageSet":
         """The images before they are corrupted; of small files only headers are read."""
         from kedge import data
@@ -99,6 +95,13 @@ class Word:
             start += len(batch)
         return TensorSet(torch.cat(done), some.labels, some.class_names, self.written, some.split, some.report,
                          some.paths)  # fmt: skip
+
+
+def same_images(first: "ImageSet", second: "ImageSet") -> bool:
+    """Whether two sets are the same images in the same order, by their content: one folder has many spellings."""
+    if len(first) != len(second) or first.keys_of != second.keys_of:
+        return False
+    return first.keys(sampled=True) == second.keys(sampled=True)
 
 
 def _offers(place: str, split: str) -> bool:

@@ -28,7 +28,7 @@ def load_data(
             folds, which held none out, on data without test images.
     """
     from kedge import data
-    from kedge.data.folders import canonical_split
+    from kedge.data.folders import canonical_split, same_place
 
     recipes = {n: source.recipe() for n, source in sources.items()}
     if name is None:
@@ -47,7 +47,7 @@ def load_data(
         )
     chosen = split or "test"
     part = canonical_split(chosen) or chosen
-    recipe = next((r for r in recipes.values() if r.get("data") == name), None)
+    recipe = next((r for r in recipes.values() if same_place(name, r.get("data"))), None)
     if part == "test" and "test" not in offered and recipe is not None:
         if split is not None or any(each.get("folds") for each in recipes.values()):
             raise ValueError(
@@ -99,7 +99,7 @@ def _check_known(own: "Source", sources: Mapping[str, "Source"], images: "ImageS
 
     Images without files are known by their pixels, and drawn by them: in another size they are others.
     """
-    from kedge.training.start_from import same_place
+    from kedge.data.folders import same_place
 
     place = str(own.recipe().get("data"))
     for source in sources.values():
@@ -214,6 +214,11 @@ def load_outside(
     return sets
 
 
+def titles(outside: "Mapping[str, ImageSet]", names: Sequence[str], some: Sequence[str]) -> list[str]:
+    """What the sets that `load_outside` loaded by `names` are called, of `some` of these names."""
+    return [title for title, name in zip(outside, dict.fromkeys(names), strict=True) if name in some]
+
+
 def spread(images: "ImageSet", most: int) -> "ImageSet":
     """At most so many images from all over the set that can be read: folders come class by class."""
     step = -(-len(images) // most)
@@ -240,13 +245,15 @@ def load_training(
     of training, its other images.
     """
     from kedge import data
+    from kedge.data.folders import same_place
     from kedge.training.held_out import RunImages
 
     if other == "none":
         return None
     offered = data.splits(name if other is None else other)
     if other is None and "val" not in offered and images.split == "val":
-        run = next((s.run for s in sources.values() if s.run is not None and s.recipe().get("data") == name), None)
+        own = (s.run for s in sources.values() if s.run is not None and same_place(name, s.recipe().get("data")))
+        run = next(own, None)
         return None if run is None else RunImages(run).train
     if other is None and "train" not in offered:
         return None  # all there is, and it is measured on

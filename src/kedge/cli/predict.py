@@ -16,7 +16,7 @@ from kedge.cli.output import progress_bar
 from kedge.cli.resolve_model import Source, find, leaves
 from kedge.cli.set_words import of_answers
 from kedge.cli.shares import Share, place_among_processes
-from kedge.printable import percent, printable
+from kedge.printable import counted, percent, printable
 from kedge.regular import file_digest
 from kedge.rejection import in_words, met_by_others, rule_at, set_on
 
@@ -129,6 +129,11 @@ def run(
             )
         if share and share.done:
             say(f"{share.done} of {len(mine)} images were answered before: the others follow")
+            if changed := share.changed(mine[: share.done]):
+                say(
+                    f"careful: {counted(len(changed), 'file')} of them changed since, such as {printable(changed[0])}: "
+                    f"the answers are of what was there then; delete {share.folder} to begin again"
+                )
         others = mine[share.done :] if share else mine
         rows = predict_files(loaded, others, rule, references, batch_size, set_rule, answer_all, traits)
 

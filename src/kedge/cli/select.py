@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from kedge.cli.resolve_model import Source, find
+from kedge.printable import cell
 
 if TYPE_CHECKING:
     from kedge.data import ImageSet
@@ -198,9 +199,7 @@ def _suspicious(
         names = images.class_names
         image = files[place] if files else str(place)
         row = [
-            image,
-            names[int(images.labels[place])],
-            names[int(answers[i])],
+            *map(cell, (image, names[int(images.labels[place])], names[int(answers[i])])),
             f"{confidence[i]:.3f}",
             f"{scores[place]:.4f}",
         ]

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 import time
@@ -14,7 +15,7 @@ from kedge.cli.answers import FIELDS, Row, write_file
 from kedge.files import lock, whole, write_text
 from kedge.json_text import parse_json, read_json
 
-__all__ = ["Share", "place_among_processes"]
+__all__ = ["Share", "check_alone", "place_among_processes"]
 
 _PATIENCE = 600.0  # seconds without a new answer after which another process counts as gone
 _LOOK = 0.2  # seconds between looks
@@ -31,6 +32,18 @@ def place_among_processes() -> tuple[int, int, int]:
             there = kind()
             return there.global_rank(), there.world_size(), there.local_rank()
     return 0, 1, 0
+
+
+def check_alone(command: str) -> None:
+    """Raise ValueError under torchrun with several processes, for a command that would do all of its work in each.
+
+    Not under Slurm: a batch script of several tasks has its variables also where a command is started once.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ and (world := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise ValueError(
+            f"{command} is one process: each of {world} would do everything, and write the same files. "
+            "Start it without torchrun"
+        )
 
 
 class Share:
@@ -73,6 +86,7 @@ class Share:
                 f"{self.folder} holds answers of another call ({words}): go on as it began, or delete it to begin again"
             )
         self._path = self._part(rank)
+        self._before = self._path.stat().st_mtime if self._path.is_file() else math.inf
         self._stream = self._path.open("a", encoding="utf-8", newline="")
         if not lock(self._stream.fileno()):
             self._stream.close()
@@ -97,6 +111,10 @@ class Share:
             return self._end(rank).read_text(encoding="utf-8") == self._sign
         except OSError:
             return False
+
+    def changed(self, paths: Sequence[str]) -> list[str]:
+        """Which of the files were written, or put in their place, after the last answer of the call before."""
+        return [path for path in paths if os.path.exists(path) and _touched(path) > self._before]
 
     def take(self, rows: Iterator[Row], note: Callable[[Row], Any]) -> None:
         """Write this process's answers after those that are there, each as it comes; `note` is called with all."""
@@ -150,6 +168,12 @@ class Share:
                 say(f"waiting for the answers of process {', '.join(map(str, missing[:8]))} of {self.world}")
                 announced = True
             time.sleep(_LOOK)
+
+
+def _touched(path: str) -> float:
+    """When a file was last written or moved here."""
+    about = os.stat(path)
+    return max(about.st_mtime, about.st_ctime)
 
 
 def _whole_lines(path: Path) -> int:

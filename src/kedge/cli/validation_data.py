@@ -103,6 +103,7 @@ def load_validation(sources: "dict[str, Source]", models: Mapping[str, Any], nam
         ValueError: for a model that belongs to no run, if no data is named; if too few are left that it did not see.
     """
     from kedge import data
+    from kedge.data.folders import same_place
     from kedge.training.recipe import held_by
 
     sets: dict[str, ImageSet] = {}
@@ -116,7 +117,7 @@ def load_validation(sources: "dict[str, Source]", models: Mapping[str, Any], nam
                 "images that it was not trained on, with --validation DATA"
             )
         place = str(recipe["data"]) if name is None else name
-        offered, same_data = data.splits(place), recipe.get("data") == place
+        offered, same_data = data.splits(place), same_place(place, recipe.get("data"))
         split = "val" if "val" in offered or same_data else "test" if "test" in offered else "all"
         model, record = models[own], trained_by(source)
         drawn = "val" not in offered and same_data

@@ -35,7 +35,7 @@ class Digits:
 
 @cache
 def _all_digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """Images `[1797, 1, 8, 8]` and labels, read once: scikit-learn parses a text file, and each part is a copy of some."""
+    """Images `[1797, 1, 8, 8]` and labels, read once: scikit-learn parses a text file."""
     from sklearn.datasets import load_digits
 
     data = load_digits()

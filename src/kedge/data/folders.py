@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def pack(name: str | os.PathLike[str]) -> Path | None:
     packs = data_folder()
     inside = packs / name if packs is not None and os.fspath(name).strip() else None
     return inside if inside is not None and inside.is_dir() else None
+
+
+def same_place(one: str | None, other: str | None) -> bool:
+    """Whether two words name the same data: a folder can be spelled in many ways, and by its name in $KEDGE_DATA."""
+    if one is None or other is None or one == other:
+        return one == other
+    places = [path if (path := Path(each).expanduser()).exists() else pack(each) for each in (one, other)]
+    return all(places) and places[0].samefile(places[1])  # type: ignore[union-attr, arg-type]
 
 
 class ImageFolder:
@@ -106,27 +115,28 @@ class ImageFolder:
         """
         root = self.splits[split]
         notes = list(self._beside)
-        class_names = [f.name for f in subfolders(root)]
+        folders = _classes(root)
+        class_names = list(folders)
         if not class_names:
             raise DataError(_no_classes(root))
         if "train" in self.splits:
             if split == "train":
                 # A test folder that does not fit is better known before training than after.
                 for other in self.splits:
-                    self._train_classes(other, [f.name for f in subfolders(self.splits[other])], [])
+                    self._train_classes(other, list(_classes(self.splits[other])), [])
             class_names = self._train_classes(split, class_names, notes)
         paths = PathsBuilder()
         counts: list[int] = []
         unread = [str(root / name) for name in sorted(os.listdir(root)) if is_unread(name)]
         empty = []
         for class_name in class_names:
-            counts.append(add_files(paths, unread, root / class_name))
-            if not counts[-1] and (root / class_name).is_dir():
+            counts.append(add_files(paths, unread, folders.get(class_name, root / class_name)))
+            if not counts[-1] and class_name in folders:
                 empty.append(class_name)
         if not any(counts):
             raise DataError(f"no images under {root}: {_what_is_in(root)}; {_LAYOUT}")
         if empty:
-            folder = root / empty[0]
+            folder = folders[empty[0]]
             raise DataError(
                 f"{'a class has' if len(empty) == 1 else f'{len(empty)} classes have'} no images: "
                 f"{', '.join(empty[:8])}\n{folder} holds {_what_is_in(folder)}. Add images or remove the folder."
@@ -140,7 +150,7 @@ class ImageFolder:
         return Listing(FileItems(paths.paths()), labels, class_names, self.name, split, notes)
 
     def _train_classes(self, split: str, here: list[str], notes: list[str]) -> list[str]:
-        train = [f.name for f in subfolders(self.splits["train"])]
+        train = list(_classes(self.splits["train"]))
         extra = sorted(set(here) - set(train))
         if extra:
             lacking = sorted(set(train) - set(here))
@@ -150,6 +160,24 @@ class ImageFolder:
                 "The folders of both splits need the same names (upper and lower case count)."
             )
         return train
+
+
+def _classes(root: Path) -> dict[str, Path]:
+    """The folders of classes by their names, in composed letters: macOS writes an accent as a letter of its own.
+
+    Raises:
+        DataError: for two folders of one name.
+    """
+    folders: dict[str, Path] = {}
+    for folder in subfolders(root):
+        name = unicodedata.normalize("NFC", folder.name)
+        if name in folders:
+            raise DataError(
+                f"{root} has two folders that are called {name}, one with accents as letters of their own (as macOS "
+                "writes them): move the images of both into one"
+            )
+        folders[name] = folder
+    return {name: folders[name] for name in sorted(folders)}
 
 
 def about_inner(root: Path) -> str | None:

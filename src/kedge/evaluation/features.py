@@ -135,10 +135,12 @@ def feature_report(
 
     Source: the measures of SUFO (Hsu et al., ICLR 2024, arXiv 2305.17588).
     """
-    for images in (train, test):
+    for images, use in ((train, "fit"), (test, "judge")):
         check_images(images)
         if len(images) < FEWEST:
-            raise ValueError(f"{images.name} ({images.split}) has {len(images)} images: it takes {FEWEST} or more")
+            raise ValueError(
+                f"{images.name} ({images.split}): {len(images)} images to {use} probes, and it takes {FEWEST} or more"
+            )
     if list(train.class_names) != list(test.class_names):
         raise ValueError(f"{train.name} and {test.name} have other classes: probes are judged on those they learnt")
     lacking = [test.class_names[c] for c in test.labels.unique().tolist() if not bool((train.labels == c).any())]

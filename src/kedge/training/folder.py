@@ -21,6 +21,7 @@ from kedge import checkpoint
 from kedge._version import __version__
 from kedge.anchoring import PixelModel
 from kedge.clock import now
+from kedge.data.folders import same_place
 from kedge.files import is_temporary, lock, sweep, whole_folder, write_text
 from kedge.regular import read_text
 from kedge.training.digests import MAY_CHANGE, may_grow, stamp
@@ -190,7 +191,7 @@ class RunFolder:
             values = Recipe.typed(changes)
             other = Recipe.from_dict({**asdict(stored), **values})
             keys = [k for k in changed(stored, other) if k in values]
-        if "init_from" in keys and _same_place(stored.init_from, other.init_from):
+        if "init_from" in keys and same_place(stored.init_from, other.init_from):
             keys.remove("init_from")
         for key in keys:
             if key not in MAY_CHANGE and not (key == "epochs" and may_grow(stored, other.epochs)):
@@ -246,12 +247,6 @@ class RunFolder:
 def unbegun(path: Path) -> bool:
     """Whether a folder holds nothing but what dead processes left: a run makes its own whole or not at all."""
     return path.is_dir() and all(is_temporary(each.name) for each in path.iterdir())
-
-
-def _same_place(one: str | None, other: str | None) -> bool:
-    """Whether two ways of writing it name one file or folder that is there."""
-    paths = [Path(each) for each in (one, other) if each is not None]
-    return len(paths) == 2 and all(path.exists() for path in paths) and paths[0].samefile(paths[1])
 
 
 def _about_epochs(key: str) -> str:

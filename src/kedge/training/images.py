@@ -15,7 +15,7 @@ import torch
 from kedge import data
 from kedge.checks import unlike_classes
 from kedge.data import ImageSet, StreamSet, with_label_noise
-from kedge.data.folders import about_inner
+from kedge.data.folders import about_inner, same_place
 from kedge.data.groups import series_hint
 from kedge.data.splitting import split_validation
 from kedge.named_model import run_of
@@ -25,7 +25,7 @@ from kedge.training.groups import about_folds, about_held_out, about_shared, gro
 from kedge.training.held_out import RunImages, unseen
 from kedge.training.recipe import Recipe, held_by
 from kedge.training.record import ImageRecord
-from kedge.training.start_from import find_start, same_place
+from kedge.training.start_from import find_start
 
 __all__ = [
     "about_extra",

@@ -12,6 +12,7 @@ from kedge.anchoring import PixelModel, anchor, choose_references
 from kedge.checkpoint import read_config
 from kedge.checks import unlike_classes
 from kedge.data import ImageSet, derive_seed
+from kedge.data.folders import same_place
 from kedge.epsilon import parse_ball, print_ball
 from kedge.hub import PREFIX, download, split_name
 from kedge.named_model import TIMM, has_weights, model_folder, run_of
@@ -26,7 +27,6 @@ __all__ = [
     "find_start",
     "inherit",
     "load_start",
-    "same_place",
     "start_run",
     "started",
     "trained_eps",
@@ -157,13 +157,6 @@ def start_run(recipe: Recipe) -> Path | None:
     """The run that the model in init_from is of; None without one. Raises as of `find_start`."""
     folder = find_start(recipe.init_from) if recipe.init_from is not None else None
     return None if folder is None else run_of(folder)
-
-
-def same_place(data: str, other: str | None) -> bool:
-    """Whether two recipes name the same data; a folder can be spelled in many ways."""
-    if data == other or other is None:
-        return data == other
-    return Path(data).exists() and Path(other).exists() and Path(data).resolve() == Path(other).resolve()
 
 
 def load_start(recipe: Recipe, train: ImageSet) -> PixelModel | None:
