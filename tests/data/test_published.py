@@ -314,6 +314,26 @@ def test_masks_of_cifar(tmp_path):
         made.mask_for(num_outputs=7)
 
 
+def test_classes_called_by_numbers_are_those_numbers_in_whatever_order(tmp_path):
+    """Folders called by numbers are sorted as text, and 10 comes before 2."""
+    from kedge.data.label_spaces import CIFAR100, class_mask
+
+    as_text = sorted(map(str, range(100)))
+    mask = class_mask(CIFAR100, CIFAR100, as_text, 100)
+    assert [as_text[i] for i in mask.tolist()] == [str(i) for i in range(100)]
+    assert class_mask(CIFAR100, CIFAR100, [f"{i:02}" for i in range(100)], 100) is None
+    as_text = sorted(map(str, range(1000)))
+    mask = class_mask(WNIDS, imagenet(), as_text, 1000)
+    assert [as_text[i] for i in mask.tolist()] == ["1", "7", "200", "933"]
+    cifar_c(tmp_path / "c")
+    ten = kd.published(tmp_path / "c")
+    assert ten.mask_for(list("0123456789"), 10) is None
+    for names in (list(map(str, range(1, 11))), list("01234567"), list("0123456788"), ["00", *"012345678"]):
+        called = f"the model's {len(names)} classes are called by numbers, {', '.join(names[:3])}, ..., which"
+        with pytest.raises(DataError, match=rf"-10-C: {called} .* only where they are 0 to 9, each once\. .* airplane"):
+            ten.mask_for(names, len(names))
+
+
 def test_what_is_no_published_set(make_folder, tmp_path, monkeypatch):
     photos = make_folder({"cat": 2, "dog": 2})
     assert not kd.is_published(photos)

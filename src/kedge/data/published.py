@@ -75,7 +75,7 @@ class PublishedSet:
 
         Args:
             class_names: the model's: ImageNet's WordNet identifiers or English names, or CIFAR's names, in any
-                order and among others. None takes the usual order.
+                order and among others; or numbers, places in the usual order. None takes the usual order.
             num_outputs: the model's, needed where it has no class names.
 
         Returns:
