@@ -45,7 +45,9 @@ def test_cifar_10_c(tmp_path):
     assert made.conditions == [(name, s) for name in CORRUPTIONS for s in range(1, 6)]
     assert made.class_names == list(CIFAR10)
     assert made.classes is None
-    assert made.notes == ["CIFAR-10-C has 19 corruptions (15 and 4 more); here there are 3"]
+    lacking, further = made.notes
+    assert lacking.startswith("13 of the 15 corruptions that published means of CIFAR-10-C are over are lacking here: ")
+    assert further.startswith("means here are also over 1 of the 4 further corruptions (")
     for name, severity in made.conditions:
         images = made.load((name, severity))
         assert isinstance(images, TensorSet)
@@ -88,6 +90,16 @@ def test_labels_once_or_five_times(tmp_path):
     cifar_c(tmp_path / "c", labels=np.array([3, 1, 4, 1]))
     made = kd.published(tmp_path / "c")
     assert made.load(("fog", 5)).labels.tolist() == [3, 1, 4, 1]
+
+
+def test_labels_of_all_rows_are_those_of_the_five_severities(tmp_path):
+    """A file of one severity with its own labels is none of five."""
+    labels = np.random.default_rng(0).integers(0, 10, 20)
+    cifar_c(tmp_path / "own", labels=labels)
+    with pytest.raises(DataError, match=r"labels\.npy has 20 labels, but not the same ones five times.*rows 4 to 7"):
+        kd.published(tmp_path / "own")
+    cifar_c(tmp_path / "published", labels=np.tile(labels[:4], 5))
+    assert kd.published(tmp_path / "published").load(("fog", 5)).labels.tolist() == labels[:4].tolist()
 
 
 @pytest.mark.slow
@@ -162,7 +174,7 @@ def test_imagenet_c(tmp_path, family):
     assert made.conditions == [("fog", 1), ("fog", 3), ("snow", 1), ("snow", 3)]
     assert made.classes.tolist() == [1, 7, 200, 933]
     assert "published with 1000 classes; here there are 4" in made.notes[0]
-    assert "lack some of the five severities; there are 1, 3" in made.notes[1]
+    assert "2 of 2 corruptions lack some of the five severities: fog (2, 4, 5), snow (2, 4, 5)" in made.notes
     images = made.load(("snow", 3))
     assert isinstance(images, FileSet)
     assert images.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
@@ -300,6 +312,26 @@ def test_masks_of_cifar(tmp_path):
         made.mask_for(["plane", "car", *CIFAR10[2:]])
     with pytest.raises(DataError, match="7 outputs"):
         made.mask_for(num_outputs=7)
+
+
+def test_classes_called_by_numbers_are_those_numbers_in_whatever_order(tmp_path):
+    """Folders called by numbers are sorted as text, and 10 comes before 2."""
+    from kedge.data.label_spaces import CIFAR100, class_mask
+
+    as_text = sorted(map(str, range(100)))
+    mask = class_mask(CIFAR100, CIFAR100, as_text, 100)
+    assert [as_text[i] for i in mask.tolist()] == [str(i) for i in range(100)]
+    assert class_mask(CIFAR100, CIFAR100, [f"{i:02}" for i in range(100)], 100) is None
+    as_text = sorted(map(str, range(1000)))
+    mask = class_mask(WNIDS, imagenet(), as_text, 1000)
+    assert [as_text[i] for i in mask.tolist()] == ["1", "7", "200", "933"]
+    cifar_c(tmp_path / "c")
+    ten = kd.published(tmp_path / "c")
+    assert ten.mask_for(list("0123456789"), 10) is None
+    for names in (list(map(str, range(1, 11))), list("01234567"), list("0123456788"), ["00", *"012345678"]):
+        called = f"the model's {len(names)} classes are called by numbers, {', '.join(names[:3])}, ..., which"
+        with pytest.raises(DataError, match=rf"-10-C: {called} .* only where they are 0 to 9, each once\. .* airplane"):
+            ten.mask_for(names, len(names))
 
 
 def test_what_is_no_published_set(make_folder, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 
 import kedge
 from kedge import metrics
-from kedge.data import DataError, TensorSet
+from kedge.data import DataError, TensorSet, published
 from kedge.data.corruptions import NAMES
 from kedge.evaluation import evaluate
 from kedge.evaluation.sets import shifts
@@ -107,20 +107,23 @@ def test_frost_textures_are_told_by_their_content(data, tmp_path):
     assert values[0] == values[1] != values[2]
 
 
+def copied(folder, pixels, labels):
+    """A folder laid out as CIFAR-10-C, whose images are the given ones at each severity."""
+    import numpy as np
+
+    np.save(folder / "labels.npy", np.tile(labels.numpy(), 5))
+    np.save(folder / "contrast.npy", np.tile(pixels.permute(0, 2, 3, 1).numpy(), (5, 1, 1, 1)))
+    return published(folder)
+
+
 @pytest.mark.parametrize("beside", [False, True])
 def test_published_images_are_read_like_the_test_images(data, tmp_path, beside):
     """A "published" set of the test images themselves must give the clean numbers, whatever the models take."""
-    import numpy as np
-
-    from kedge.data import published
-
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (60, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.arange(60) % 10
-    np.save(tmp_path / "labels.npy", np.tile(labels.numpy(), 5))
-    np.save(tmp_path / "contrast.npy", np.tile(pixels.permute(0, 2, 3, 1).numpy(), (5, 1, 1, 1)))
-    given = published(tmp_path)
-    images = TensorSet(pixels, labels, list(given.class_names), name="cifar10", split="test")
+    shifted = copied(tmp_path, pixels, labels)
+    images = TensorSet(pixels, labels, list(shifted.class_names), name="cifar10", split="test")
     torch.manual_seed(1)
 
     def model(side: int) -> torch.nn.Module:
@@ -128,9 +131,55 @@ def test_published_images_are_read_like_the_test_images(data, tmp_path, beside):
         return kedge.plain(net, example=(3, side, side))
 
     models = {"small": model(32), **({"big": model(80)} if beside else {})}
-    results = evaluate(models, images, shift=[given], severities=(2,), resamples=0, examples=0)
+    results = evaluate(models, images, shift=[shifted], severities=(2,), resamples=0, examples=0)
     for found in results["models"].values():
         assert found["shift"]["mean"]["nll"]["value"] == pytest.approx(found["clean"]["nll"]["value"], abs=1e-6)
+
+
+def test_classes_called_by_numbers_are_those_numbers(tmp_path):
+    """Folders called 0 to 99 are sorted as text: taken by their places, nearly all labels were wrong."""
+    pixels = torch.randint(0, 256, (200, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    labels, names = torch.arange(200) % 100, sorted(map(str, range(100)))
+    shifted = copied(tmp_path, pixels, labels)
+    places = torch.tensor([names.index(str(label)) for label in labels.tolist()])
+    images = TensorSet(pixels, places, names, name="photos", split="test")
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 100))
+    lines: list[str] = []
+    results = evaluate(model, images, shift=[shifted], severities=(2,), resamples=0, examples=0, notice=lines.append)
+    measured = results["models"]["model"]
+    assert measured["shift"]["mean"]["nll"]["value"] == pytest.approx(measured["clean"]["nll"]["value"], abs=1e-6)
+    assert (
+        "CIFAR-100-C: the classes are called by numbers, which are taken for places in the published order: 0 for "
+        "apple, 1 for aquarium_fish, ..., 99 for worm. If they are other classes, what is measured on this set means "
+        "nothing"
+    ) in lines
+    (doubt,) = measured["warnings"]
+    assert doubt.startswith(
+        "it does not name its outputs, so they are taken for the data's classes in turn (model.class_names says which "
+        "they are): classes are in the order of their names as text, 0, 1, 10, 11, ..., and not by value (0, 1, 2, 3, "
+    )
+    assert f"careful, model: {doubt}" in lines
+    named = kedge.plain(model, example=(3, 32, 32))
+    named.class_names = names
+    quick = {"shift": (), "resamples": 0, "examples": 0}
+    assert evaluate(named, images, **quick)["models"]["model"]["warnings"] == []
+    in_turn = TensorSet(pixels, labels, [f"{i:02}" for i in range(100)], name="photos", split="test")
+    assert evaluate(model, in_turn, **quick)["models"]["model"]["warnings"] == []
+
+
+def test_numbers_are_told_of_in_the_record_of_a_set(network, data):
+    lines: list[str] = []
+    digits = TensorSet(data.images, data.labels, list("012345"), name="digits")
+    own = Published({("x", None): digits}, "DIGITS-R", "renditions", None, list("012345"))
+    results = evaluate(network, digits, shift=[own], resamples=0, notice=lines.append)
+    assert results["shift_sets"]["DIGITS-R"]["note"] is None  # called by numbers itself
+    own.space = ("ant", "bat", "cat", "dog", "eel", "fox")
+    results = evaluate(network, digits, shift=[own], resamples=0, notice=lines.append)
+    assert (
+        "places in the published order: 0 for ant, 1 for bat, ..., 5 for fox. "
+        in (results["shift_sets"]["DIGITS-R"]["note"])
+    )
 
 
 def test_sets_of_another_size_than_the_clean_one(network, data):

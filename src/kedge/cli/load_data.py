@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedge.cli.trained_on import images_of_run, unseen_by
+from kedge.printable import printable
 
 if TYPE_CHECKING:
     from kedge.cli.resolve_model import Source
@@ -299,6 +300,6 @@ def shifts_of(words: list[str]) -> list[Any]:
         if any(getattr(other, "name", None) == published.name for other in shifts):
             published.name = f"{published.name} ({Path(word).name})"
         for note in published.notes:
-            print(f"{published.name}: {note}", file=sys.stderr)
+            print(printable(f"{published.name}: {note}"), file=sys.stderr)
         shifts.append(published)
     return shifts

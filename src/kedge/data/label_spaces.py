@@ -7,10 +7,12 @@ every published ImageNet model uses: that of the identifiers.
 import functools
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
+from kedge.data.published_notes import few
 from kedge.data.report import DataError
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -45,6 +47,28 @@ def published_wnids(which: str) -> frozenset[str]:
     return frozenset((text or b"").decode().split())
 
 
+def classes_of(folders: Mapping[Path, Sequence[str]]) -> list[str]:
+    """The identifiers of the class folders in any of these places, in ImageNet's order.
+
+    Folders called by numbers, 0 to 999, are positions in it.
+
+    Raises:
+        DataError: folders that are no classes of ImageNet, or two in one place that are one number.
+    """
+    names = {name for inside in folders.values() for name in inside}
+    if are_numbers(names):
+        for place, inside in folders.items():
+            if len({int(name) for name in inside}) < len(inside):
+                raise DataError(f"{place}: two class folders are one number, such as 7 and 07: keep one of them")
+        return [imagenet()[i] for i in sorted({int(name) for name in names})]
+    if strange := sorted(names.difference(imagenet())):
+        raise DataError(
+            f"{next(iter(folders))}: {len(strange)} of {len(names)} class folders are not among ImageNet's 1000 "
+            f"classes, such as {few(strange)}"
+        )
+    return sorted(names)
+
+
 def among_imagenet(names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
     """(name to the ImageNet class that it means, names that mean none or several), of WordNet identifiers and English.
 
@@ -64,8 +88,8 @@ def class_mask(
         classes: of a data set, taken from `space`.
         space: every class of the benchmark, in the usual order: `CIFAR10`, `CIFAR100`, `imagenet()`.
         class_names: of the model: those of the space in any order, among others or not. For ImageNet, WordNet
-            identifiers or English names ("tench", "tench, Tinca tinca"). None takes the usual order if `num_outputs`
-            is the size of the space.
+            identifiers or English names ("tench", "tench, Tinca tinca"). Numbers from 0, one for each class of the
+            space, are places in the usual order. None takes the usual order if `num_outputs` is the size of the space.
         num_outputs: of the model.
 
     Raises:
@@ -84,8 +108,38 @@ def class_mask(
     else:
         if num_outputs is not None and num_outputs != len(class_names):
             raise DataError(f"the model has {num_outputs} outputs but {len(class_names)} class names")
-        outputs_of, width = _by_name(classes, space, class_names), len(class_names)
+        of = _by_number if are_numbers(class_names) else _by_name
+        outputs_of, width = of(classes, space, class_names), len(class_names)
     return None if outputs_of == list(range(width)) else torch.tensor(outputs_of, dtype=torch.long)
+
+
+def are_numbers(class_names: Collection[str]) -> bool:
+    """Whether all classes are called by whole numbers."""
+    return all(str(name).isdecimal() for name in class_names)
+
+
+def about_numbers(class_names: Sequence[str], space: Sequence[str]) -> list[str]:
+    """A sentence where classes are called by numbers, which are taken for those of a published `space`."""
+    if not space or not are_numbers(class_names):
+        return []
+    return [
+        "the classes are called by numbers, which are taken for places in the published order: "
+        f"0 for {space[0]}, 1 for {space[1]}, ..., {len(space) - 1} for {space[-1]}. If they are other classes, what "
+        "is measured on this set means nothing"
+    ]
+
+
+def _by_number(classes: Sequence[str], space: Sequence[str], class_names: Sequence[str]) -> list[int]:
+    # Not by their places: folders called by numbers are sorted as text, and 10 comes before 2.
+    outputs = {int(name): output for output, name in enumerate(class_names)}
+    if len(class_names) != len(space) or sorted(outputs) != list(range(len(space))):
+        raise DataError(
+            f"the model's {len(class_names)} classes are called by numbers, {', '.join(class_names[:3])}, ..., which "
+            f"stand for the published classes only where they are 0 to {len(space) - 1}, each once. Call the classes "
+            f"by the published names, {', '.join(space[:3])}, ..., in the data and in model.class_names"
+        )
+    place = {name: i for i, name in enumerate(space)}
+    return [outputs[place[name]] for name in classes]
 
 
 def _by_name(classes: Sequence[str], space: Sequence[str], class_names: Sequence[str]) -> list[int]:

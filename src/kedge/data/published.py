@@ -18,18 +18,22 @@ from kedge.data.folders import pack
 from kedge.data.formats import EXTENSIONS
 from kedge.data.image_files import about_unread, files_under, subfolders
 from kedge.data.items import FileItems
-from kedge.data.label_spaces import CIFAR10, WNID, class_mask, imagenet, published_wnids
+from kedge.data.label_spaces import CIFAR10, WNID, class_mask, classes_of, imagenet, published_wnids
 from kedge.data.published_arrays import ArrayItems, Rows, array_layout, read_cifar_10_1, read_cifar_c
+from kedge.data.published_notes import (
+    C_BAR,
+    SEVERITIES,
+    about_class_folders,
+    about_classes,
+    about_corruptions,
+    about_severities,
+    few,
+)
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet
 
 Condition = tuple[str, int | None]
 _NUMBER = re.compile(r"\d+(\.\d+)?")
-_C_BAR = frozenset(
-    """blue_noise_sample brownish_noise caustic_refraction checkerboard_cutout cocentric_sine_waves inverse_sparkles
-    perlin_noise plasma_noise single_frequency_greyscale sparkles""".split()  # noqa: SIM905
-)
-_COUNTS = {"ImageNet-R": 200, "ImageNet-A": 200, "Tiny-ImageNet-C": 200}  # of classes; the others have 1000
 _LAYOUTS = (
     "labels.npy with <corruption>.npy (CIFAR-10-C, CIFAR-100-C); cifar10.1_v6_data.npy with cifar10.1_v6_labels.npy; "
     "<corruption>/<severity>/<wnid>/*.JPEG, in folders of families or not (ImageNet-C, ImageNet-C-bar); <wnid>/* "
@@ -71,7 +75,7 @@ class PublishedSet:
 
         Args:
             class_names: the model's: ImageNet's WordNet identifiers or English names, or CIFAR's names, in any
-                order and among others. None takes the usual order.
+                order and among others; or numbers, places in the usual order. None takes the usual order.
             num_outputs: the model's, needed where it has no class names.
 
         Returns:
@@ -201,61 +205,52 @@ def _are_indices(root: Path, inside: list[str]) -> bool:
 
 def _imagenet(root: Path, places: dict[tuple[str, ...], Path]) -> PublishedSet:
     corrupted = {parts: place for parts, place in places.items() if parts and _NUMBER.fullmatch(parts[-1])}
-    if not corrupted:
-        if len(places) > 1:
-            several = ", ".join("/".join(parts) for parts in list(places)[:5])
-            raise DataError(f"{root} holds several sets ({several}): give one of these folders")
-        (place,) = places.values()
-        wnids = _wnids([place])
-        name = _rendition(place, wnids)
-        conditions: dict[Condition, Rows | Path] = {(name, None): place}
-        return _with_notes(PublishedSet(name, "renditions", list(conditions), wnids, imagenet(), places=conditions))
-    severities: dict[str, dict[str, Path]] = {}
-    for parts, place in corrupted.items():
+    if corrupted:
+        notes = []
+        if others := ["/".join(parts) for parts in places if parts not in corrupted]:
+            notes.append(f"class folders that are no corruption's at a severity are left out: {few(others)}")
+        return _corrupted(root, corrupted, notes)
+    if len(places) > 1:
+        several = ", ".join("/".join(parts) for parts in list(places)[:5])
+        raise DataError(f"{root} holds several sets ({several}): give one of these folders")
+    (place,) = places.values()
+    wnids = classes_of({place: _folders(place)})
+    name = _rendition(place, wnids)
+    conditions: dict[Condition, Rows | Path] = {(name, None): place}
+    notes = about_classes(name, len(wnids))
+    return PublishedSet(name, "renditions", list(conditions), wnids, imagenet(), notes, places=conditions)
+
+
+def _corrupted(root: Path, places: dict[tuple[str, ...], Path], notes: list[str]) -> PublishedSet:
+    """ImageNet-C and its like, of folders whose last part is a severity."""
+    levels: dict[str, dict[str, Path]] = {}
+    for parts, place in places.items():
         corruption = parts[-2] if len(parts) > 1 else root.resolve().name
-        levels = severities.setdefault(corruption, {})
-        if parts[-1] in levels:
-            raise DataError(f"{corruption} severity {parts[-1]} is there twice: {levels[parts[-1]]} and {place}")
-        levels[parts[-1]] = place
-    conditions = {}
-    for corruption, levels in severities.items():
-        for rank, level in enumerate(sorted(levels, key=float), 1):
-            # ImageNet-C-bar as its own program writes it has folders named after the parameter: 2.00, 3.50, ...
-            conditions[corruption, int(level) if level.isdecimal() else rank] = levels[level]
+        own = levels.setdefault(corruption, {})
+        if twice := [level for level in own if float(level) == float(parts[-1])]:
+            raise DataError(f"{corruption} severity {parts[-1]} is there twice: {own[twice[0]]} and {place}")
+        own[parts[-1]] = place
+    conditions: dict[Condition, Path] = {}
+    by_rank = {}
+    for corruption, own in levels.items():
+        rising = sorted(own, key=float)
+        # ImageNet-C-bar as its own program writes it has folders named after the parameter: 2.00, 3.50, ... A whole
+        # number may be among them, so each corruption has either severities or parameters.
+        if all(level.isdecimal() and 1 <= int(level) <= SEVERITIES for level in rising):
+            conditions |= {(corruption, int(level)): own[level] for level in rising}
+        else:
+            by_rank[corruption] = rising
+            conditions |= {(corruption, rank): own[level] for rank, level in enumerate(rising, 1)}
     tiny = "tiny" in root.resolve().name.lower()
-    name = "Tiny-ImageNet-C" if tiny else "ImageNet-C-bar" if _C_BAR & set(severities) else "ImageNet-C"
-    wnids = _wnids(list(corrupted.values()))
-    about = ("corruptions", list(conditions), wnids, imagenet())
-    return _with_notes(PublishedSet(name, *about, crop_share=1.0, places=conditions))
-
-
-def _with_notes(images: PublishedSet) -> PublishedSet:
-    expected, have = _COUNTS.get(images.name, 1000), len(images.class_names)
-    if not images.name.startswith(("ImageNet-", "Tiny-")):
-        images.notes.append(f"a model chooses among this set's {have} of ImageNet's 1000 classes only")
-    elif have != expected:
-        images.notes.append(
-            f"{images.name} was published with {expected} classes; here there are {have}, and a model chooses among "
-            "these only: not comparable with published numbers"
-        )
-    corruptions, severities = ({c[i] for c in images.conditions} for i in (0, 1))
-    if images.kind == "corruptions" and len(images.conditions) != len(corruptions) * 5:
-        levels = ", ".join(sorted(map(str, severities)))
-        images.notes.append(f"some corruptions lack some of the five severities; there are {levels}")
-    return images
-
-
-def _wnids(places: list[Path]) -> list[str]:
-    """The classes that occur in any of the folders, in ImageNet's order; folders 0 to 999 are positions in it."""
-    folders = {name for place in places for name in _folders(place)}
-    if all(map(str.isdecimal, folders)):
-        return [imagenet()[i] for i in sorted({int(name) for name in folders})]
-    if strange := sorted(folders.difference(imagenet())):
-        raise DataError(
-            f"{places[0]}: {len(strange)} of {len(folders)} class folders are not among ImageNet's 1000 classes, such "
-            f"as {', '.join(strange[:5])}"
-        )
-    return sorted(folders)
+    name = "Tiny-ImageNet-C" if tiny else "ImageNet-C-bar" if set(C_BAR) & set(levels) else "ImageNet-C"
+    folders = {condition: _folders(place) for condition, place in conditions.items()}
+    wnids = classes_of({conditions[condition]: inside for condition, inside in folders.items()})
+    notes += about_classes(name, len(wnids))
+    notes += about_corruptions(name, list(levels))
+    notes += about_severities(list(conditions), by_rank)
+    notes += about_class_folders({_words(condition): inside for condition, inside in folders.items()})
+    about = ("corruptions", list(conditions), wnids, imagenet(), notes)
+    return PublishedSet(name, *about, crop_share=1.0, places={**conditions})
 
 
 def _rendition(place: Path, wnids: list[str]) -> str:
@@ -287,7 +282,8 @@ def _listed(place: Path, wnids: list[str]) -> tuple[list[str], list[int], list[s
         labels += [label] * len(files)
     if not paths:
         raise DataError(f"no images under {place}: its class folders hold no {', '.join(EXTENSIONS[:4])}, ...")
-    return paths, labels, about_unread(unread)
+    # Below the folder: what is said of all severities is one sentence then, and results that are shared name no home.
+    return paths, labels, about_unread([os.path.relpath(path, place) for path in unread])
 
 
 def _words(condition: Condition) -> str:

@@ -11,10 +11,10 @@ import torch
 from kedge.data.decode import to_tensor
 from kedge.data.items import PixelItems
 from kedge.data.label_spaces import CIFAR10, CIFAR100
+from kedge.data.published_notes import SEVERITIES, about_corruptions
 from kedge.data.report import DataError
 from kedge.regular import check_file
 
-SEVERITIES = 5
 _TEN_POINT_ONE = re.compile(r"cifar10\.1_(v\d+)_data\.npy")
 
 
@@ -44,7 +44,8 @@ def read_cifar_c(root: Path) -> tuple[str, dict[tuple[str, int | None], Rows], t
     are those of the N images, or of all 5 N rows.
 
     Raises:
-        DataError: labels or images that are missing, damaged, or of another shape or type.
+        DataError: labels or images that are missing, damaged, or of another shape or type; labels of all rows that are
+            not five times the same.
     """
     files = sorted(f for f in root.glob("*.npy") if f.name != "labels.npy" and not f.name.startswith("."))
     if not (root / "labels.npy").is_file():
@@ -68,13 +69,19 @@ def read_cifar_c(root: Path) -> tuple[str, dict[tuple[str, int | None], Rows], t
                 f"{file} holds {rows} images, {count} at each of five severities, but labels.npy has {len(labels)} "
                 "labels"
             )
+        theirs = labels[:count]
         for severity in range(1, SEVERITIES + 1):
             start, stop = (severity - 1) * count, severity * count
-            theirs = labels[start:stop] if len(labels) == rows else labels
+            if len(labels) == rows and not torch.equal(labels[start:stop], theirs):
+                raise DataError(
+                    f"{root}: labels.npy has {rows} labels, but not the same ones five times, as the same images at "
+                    f"five severities have: those of rows {start} to {stop - 1} differ from the first {count}. Give "
+                    f"the published labels.npy, or the labels of the {count} images once; images of one severity alone "
+                    "are not read"
+                )
             conditions[file.stem, severity] = Rows(file, start, stop, theirs)
     name = "CIFAR-100-C" if names is CIFAR100 else "CIFAR-10-C"
-    notes = [] if len(files) >= 15 else [f"{name} has 19 corruptions (15 and 4 more); here there are {len(files)}"]
-    return name, conditions, names, notes
+    return name, conditions, names, about_corruptions(name, [file.stem for file in files])
 
 
 def read_cifar_10_1(root: Path) -> dict[tuple[str, int | None], Rows]:

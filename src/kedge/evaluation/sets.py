@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kedge.data.corruptions import expand
 from kedge.data.corruptions.frost import texture_files
+from kedge.data.label_spaces import about_numbers
 from kedge.data.overlap import check_apart, shared_images
 from kedge.data.sets import check_set
 from kedge.evaluation.equalise import Step
@@ -57,9 +58,8 @@ class Shifts:
 
     def masks(self, class_names: Sequence[str]) -> dict[str, Tensor | None]:
         """Name of a published set to where the models have its classes. Raises ValueError for classes they lack."""
-        # Numbers are no names: the usual order is meant.
-        names = None if all(name.isdigit() for name in class_names) else list(class_names)
-        return {s.name: s.mask_for(names, len(class_names)) for s in [*self.published, *self.renditions]}
+        names = list(class_names)
+        return {s.name: s.mask_for(names, len(names)) for s in [*self.published, *self.renditions]}
 
 
 @dataclass(frozen=True)
@@ -290,10 +290,16 @@ def set_record(data: Any, used: int, limit: int | None) -> dict[str, Any]:
     }
 
 
+def taken_numbers(images: Any, class_names: Sequence[str]) -> list[str]:
+    """A sentence where classes called by numbers are taken for those of a published set."""
+    return about_numbers(class_names, getattr(images, "space", ()))
+
+
 def published_record(
-    images: Any, name: str, mask: Tensor | None, renditions: Sequence[Mapping[str, Any]], of_classes: int
+    images: Any, name: str, mask: Tensor | None, renditions: Sequence[Mapping[str, Any]], class_names: Sequence[str]
 ) -> dict[str, Any]:
     """What the results say of a published set; `renditions` is by model what was measured of each set."""
+    of_classes = len(class_names)
     counts = {len(own[name]["rank"]) for own in renditions if name in own}
     classes = of_classes if mask is None else len(mask)
     words = [f"answers are looked for among its {classes} classes"] if classes < of_classes else []
@@ -302,5 +308,5 @@ def published_record(
         "images": max(counts, default=0),
         "classes": classes,
         "of_classes": of_classes,
-        "note": "; ".join([*words, *images.notes]) or None,
+        "note": "; ".join([*words, *taken_numbers(images, class_names), *images.notes]) or None,
     }

@@ -39,6 +39,7 @@ from kedge.evaluation.sets import (
     rendition_names,
     set_record,
     shifts,
+    taken_numbers,
     trained_images,
     training_images,
 )
@@ -168,6 +169,9 @@ def evaluate(
     seeds = named_groups(groups, [s.name for s in subjects])
     _check_counts(train_counts or {}, [s.name for s in subjects], len(data.class_names))
     masks = shifted.masks(data.class_names)
+    for images in (*shifted.published, *shifted.renditions):
+        for note in taken_numbers(images, data.class_names):
+            say(f"{images.name}: {note}")
     scores = usual() if scores is None else list(scores)
     if attacks is not None:
         attacks.check(subjects)
@@ -272,7 +276,7 @@ def evaluate(
             for name, images in ood_sets.items()
         },
         "shift_sets": {
-            name: published_record(images, name, masks[images.name], renditions, len(data.class_names))
+            name: published_record(images, name, masks[images.name], renditions, data.class_names)
             for images in shifted.renditions
             for name in rendition_names(images)
         },
