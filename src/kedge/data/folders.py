@@ -14,6 +14,7 @@ from kedge.data.image_files import about_unread, add_files, images_under, subfol
 from kedge.data.items import FileItems
 from kedge.data.paths import PathsBuilder
 from kedge.data.report import DataError
+from kedge.regular import is_folder
 
 _ALIASES = {
     "train": ("train", "training"),
@@ -166,11 +167,15 @@ class ImageFolder:
 def _classes(root: Path) -> dict[str, Path]:
     """The folders of classes by their names, in composed letters: macOS writes an accent as a letter of its own.
 
+    A folder of kedge's runs is none: who stands in the data folder has them there.
+
     Raises:
         DataError: for two folders of one name.
     """
     folders: dict[str, Path] = {}
     for folder in subfolders(root):
+        if _holds_runs(folder):
+            continue
         name = unicodedata.normalize("NFC", folder.name)
         if name in folders:
             raise DataError(
@@ -179,6 +184,19 @@ def _classes(root: Path) -> dict[str, Path]:
             )
         folders[name] = folder
     return {name: folders[name] for name in sorted(folders)}
+
+
+def _holds_runs(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not (entry.name.startswith(".") or is_folder(entry)):
+                    return False  # a class of many images is told by the first
+                if os.path.isfile(os.path.join(entry.path, "recipe.yaml")):
+                    return True
+    except OSError:  # which listing its images says in words
+        pass
+    return False
 
 
 def about_inner(root: Path) -> str | None:
