@@ -2,9 +2,11 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 import kedge
 from kedge import networks
@@ -355,3 +357,28 @@ def test_stability_a_share_to_pass_and_sets_that_were_seen_by_flags(command, few
 def test_flags_that_go_with_ood_are_refused_before_a_model_is_loaded(command, flags, words):
     with pytest.raises(ValueError, match=words):
         command("evaluate", "nowhere", *flags)
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 96), (1, 80, 48)])
+def test_a_model_of_oblong_images_is_measured_on_what_it_is_asked_about(command, tmp_path, shape):
+    """The middle of a square, enlarged, was another image than `kedge predict` and those who deploy the model see."""
+    torch.manual_seed(0)
+    network = networks.create("kedge_resnet_small", 2, shape[0], 8, arguments={"width": 4})
+    model = kedge.anchor(network, example=shape)
+    model.references = torch.rand(2, *shape)
+    model.class_names = ["cat", "dog"]
+    folder = kedge.save(model.eval(), tmp_path / "model")
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        place = tmp_path / "photos" / "test" / model.class_names[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((150 + 40 * i, 260 - 20 * i)).save(place / f"{i}.png")
+    data = tmp_path / "photos"
+    _, out, _ = command("predict", folder, data, "--format", "json")
+    answers = {row["path"].rsplit("/", 1)[1]: row["confidence"] for row in json.loads(out)}
+    code, _, _ = command("evaluate", folder, "--data", data, "--shift", "none", "--out", tmp_path / "measured")
+    assert code == 0
+    with open(tmp_path / "measured" / "images.csv", newline="") as file:
+        measured = {row["file"].rsplit("/", 1)[1]: float(row["confidence"]) for row in csv.DictReader(file)}
+    assert measured == pytest.approx(answers, abs=1e-5)

@@ -298,3 +298,24 @@ def test_photos_in_torch_and_of_an_ensemble(command, run_folder, digit_model, tm
     code, out, _ = command("export", several, "--input", "photo", "--data", "digits", "--out", tmp_path / "both.onnx")
     assert code == 0
     assert load_onnx(tmp_path / "both.onnx").takes_photos
+
+
+def test_a_model_of_oblong_images_is_checked_on_images_of_its_shape(command, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from PIL import Image
+
+    torch.manual_seed(0)
+    model = kedge.anchor(networks.create("kedge_resnet_small", 2, 3, 8, arguments={"width": 4}), example=(3, 32, 48))
+    model.references = torch.rand(2, 3, 32, 48)
+    model.class_names = ["cat", "dog"]
+    folder = kedge.save(model.eval(), tmp_path / "model")
+    for i in range(40):
+        place = tmp_path / "own" / model.class_names[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((70 + i, 90), 60.0).save(place / f"{i}.png")
+    code, out, _ = command("export", folder, "--data", tmp_path / "own", "--out", tmp_path / "x.onnx")
+    assert code == 0
+    assert load_onnx(tmp_path / "x.onnx").input_shape == (3, 32, 48)
+    assert "on 40 images" in out
+    with pytest.raises(ValueError, match=r"a photo is made into a square image .* takes \[3, 32, 48\]"):
+        command("export", folder, "--input", "photo", "--data", "nowhere", "--out", tmp_path / "y.onnx")

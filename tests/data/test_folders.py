@@ -1,6 +1,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -78,16 +79,32 @@ def test_one_uniform_oblong_size_is_kept(make_folder):
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-def test_a_stray_image_among_oblong_ones_is_stretched_and_named(make_folder, monkeypatch, in_memory):
+def test_a_stray_image_among_oblong_ones_is_cut_to_their_shape(make_folder, monkeypatch, in_memory):
     root = make_folder({"a1": 300}, size=(8, 12))
-    picture(7, 12, 8).save(root / "a1" / "001.png")  # not among the headers that are looked at first
+    picture(7, 16, 12).save(root / "a1" / "001.png")  # not among the headers that are looked at first
     monkeypatch.setattr("kedge.data.build._PROBED", 100)
     if not in_memory:
         monkeypatch.setattr("kedge.data.build._IN_MEMORY", 0)
     images = kd.load(root)
-    assert images[1][0].shape == images.image_shape == (3, 8, 12)
-    assert "1 image of another shape than 8 x 12 pixels (height x width) is stretched to it" in images.report.summary()
-    assert "stretched" not in kd.load(root, image_size=12).report.summary()
+    assert images.image_shape == (3, 8, 12)
+    assert torch.equal(images[1][0], kd.read_image(root / "a1" / "001.png")[:, 4:12])
+
+
+@pytest.mark.parametrize("size", [(20, 40), (90, 60)])
+def test_images_in_an_oblong_size_cover_it_and_stay_whole_where_they_have_it(make_folder, size):
+    root = make_folder({"cat": 3, "dog": 2}, size=size)
+    Image.new("RGB", (300, 1)).save(root / "dog" / "line.png")
+    picture(9, 160, 160).save(root / "dog" / "square.png")
+    images = kd.load(root, image_size=size)
+    assert images.image_shape == (3, *size)
+    assert torch.equal(images[0][0], kd.read_image(images.paths[0]))
+    assert {tuple(images[i][0].shape) for i in range(len(images))} == {(3, *size)}
+    for i, path in enumerate(images.paths):
+        assert torch.equal(images[i][0], kd.read_image(path, size))
+    whole = Image.open(images.paths[-1]).resize((max(size),) * 2, Image.Resampling.BILINEAR)
+    edges = [(max(size) - side) // 2 for side in size]
+    expected = torch.tensor(np.array(whole))[edges[0] : edges[0] + size[0], edges[1] : edges[1] + size[1]]
+    assert torch.equal(images[len(images) - 1][0], expected.permute(2, 0, 1))
 
 
 def test_grey_image_in_a_colour_set_is_converted_and_counted(make_folder):

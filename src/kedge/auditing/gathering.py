@@ -72,10 +72,10 @@ class Part:
         if isinstance(self.source, TensorSet):
             images = self.source.images[list(rows)]
             if images.shape[2:] != (height, width):
-                images = torch.stack([to_tensor(evaluation_view(image, height)) for image in images])
+                images = torch.stack([to_tensor(evaluation_view(image, (height, width))) for image in images])
             return TensorSet(convert_channels(images, channels), labels, classes)
-        if height > SMALL:
-            files = FileSet(self.source, torch.tensor(rows), labels, classes, channels, height)
+        if max(height, width) > SMALL:
+            files = FileSet(self.source, torch.tensor(rows), labels, classes, channels, (height, width))
             files.checked = True
             return files
         small = torch.stack([small_image(self.source, i, shape)[0] for i in rows])

@@ -74,9 +74,12 @@ def run(
 
         need_onnx()
     from kedge.deploy import FORMATS, as_photo, export, export_photo, load_onnx
+    from kedge.deploy.photo_file import check_shape
     from kedge.training.calibration import set_anew
 
     whole = source.load("cpu")
+    if input == "photo":
+        check_shape(whole.input_shape)
     exported, choice = whole, None
     held_out = batch = None
     photos: list[Tensor] | None = [] if input == "photo" else None
@@ -291,8 +294,8 @@ def check_set(source: Source, name: str | None, shape: tuple[int, ...]) -> "Imag
         run = images_of_run(source, held_out=not folds)
         return run.train if folds else run.val
     from kedge import data
-    from kedge.data.sets import side_of
+    from kedge.data.sets import size_of
 
     offered = data.splits(name)
     split = next(s for s in ("test", "val", *offered) if s in offered)
-    return data.load(name, split, side_of(shape), shape[0])
+    return data.load(name, split, size_of(shape), shape[0])

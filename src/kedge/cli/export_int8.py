@@ -84,7 +84,7 @@ def _sets(source: Source, name: str | None, shape: tuple[int, ...]) -> "tuple[Im
     What the model was trained on is not held out, except of a run that folds judged, which has nothing else.
     """
     from kedge import data
-    from kedge.data.sets import side_of
+    from kedge.data.sets import size_of
 
     if name is None:
         if not source.recipe():
@@ -94,7 +94,7 @@ def _sets(source: Source, name: str | None, shape: tuple[int, ...]) -> "tuple[Im
         return _halves(run.train) if folds else (run.train, run.val)
     offered = data.splits(name)
     split = next(s for s in ("test", "val", *offered) if s in offered)
-    side, channels = side_of(shape), shape[0]
+    side, channels = size_of(shape), shape[0]
     images = data.load(name, split, side, channels)
     if "train" in offered and split != "train":
         return data.load(name, "train", side, channels), unseen_by(source, images)

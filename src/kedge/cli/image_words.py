@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kedge.data import ImageSet
+    from kedge.data.decode import Size
 
 SEVERITY = 3  # of a corruption that says none
 MOST = 4 << 30  # bytes of corrupted images that are held
@@ -53,12 +54,12 @@ class Word:
             data.splits(place)  # says what there is
         return Word(word, place, None, name or None, severity)
 
-    def load(self, side: int | None, channels: int | None) -> "ImageSet":
+    def load(self, size: "Size | None", channels: int | None) -> "ImageSet":
         """The images before they are corrupted; of small files only headers are read."""
         from kedge import data
         from kedge.data.image_files import images_under
 
-        how: dict[str, Any] = {"image_size": side, "channels": channels, "decode": False}
+        how: dict[str, Any] = {"image_size": size, "channels": channels, "decode": False}
         folder = Path(self.place).expanduser()
         if self.split is None and folder.is_dir() and images_under(folder):
             images = data.load_unlabelled(folder, **how)

@@ -11,6 +11,7 @@ from kedge.printable import printable
 if TYPE_CHECKING:
     from kedge.cli.resolve_model import Source
     from kedge.data import ImageSet
+    from kedge.data.decode import Size
 
 IMAGENET = 1000  # classes
 
@@ -112,19 +113,22 @@ def _check_known(own: "Source", sources: Mapping[str, "Source"], images: "ImageS
             )
 
 
-def common_shape(models: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """(channels, side) to load images in: the largest that a model takes; no side if one takes no squares.
+def common_shape(models: Mapping[str, Any]) -> "tuple[int | None, Size | None]":
+    """(channels, image size) to load images in: the largest that a model takes; no size of squares and oblongs.
 
     A callable does not say what it takes: without a model that does, images keep what they have.
     """
+    from kedge.data.sets import size_of
+
     shapes = [model.input_shape for model in models.values() if hasattr(model, "input_shape")]
     for name, model in models.items():
         if len(getattr(model, "input_shape", (0, 0, 0))) != 3:
             raise ValueError(f"{name} takes vectors of shape {model.input_shape}, not images")
     if not shapes:
         return None, None
-    square = all(height == width for _, height, width in shapes)
-    return max(shape[0] for shape in shapes), max(shape[1] for shape in shapes) if square else None
+    sizes = {size_of(shape) for shape in shapes}
+    common = max(shape[1] for shape in shapes) if all(isinstance(s, int) for s in sizes) else None
+    return max(shape[0] for shape in shapes), next(iter(sizes)) if len(sizes) == 1 else common
 
 
 def with_classes(images: "ImageSet", models: Mapping[str, Any]) -> "ImageSet":
@@ -263,10 +267,10 @@ def load_training(
 def load_like(images: "ImageSet", name: str, split: str, decode: bool = True) -> "ImageSet":
     """A part of data in the shape of `images`, and with their classes where it has those."""
     from kedge import data
-    from kedge.data.sets import side_of
+    from kedge.data.sets import size_of
 
     shape = images.image_shape
-    others = data.load(name, split, side_of(shape), shape[0], decode=decode)
+    others = data.load(name, split, size_of(shape), shape[0], decode=decode)
     if set(images.class_names) <= set(others.class_names) and images.class_names != others.class_names:
         return others.only_classes(images.class_names)
     return others

@@ -31,10 +31,10 @@ def remember_classes(source: Source, word: str, how: str, place: str | None, **s
     folder = _own_folder(source, word)
     model = source.load("cpu")
     if place is not None:
-        channels, side = _shape(model, word)
+        channels, size = common_shape({word: model})
         offered = data.splits(place)
         images = with_classes(
-            data.load(place, "train" if "train" in offered else offered[0], side, channels), {source.name: model}
+            data.load(place, "train" if "train" in offered else offered[0], size, channels), {source.name: model}
         )
     elif source.run is not None:
         images = images_of_run(source).train
@@ -114,11 +114,11 @@ def _new_images(
 
     from kedge import data
 
-    channels, side = _shape(model, word)
+    channels, size = common_shape({word: model})
     offered = data.splits(place)
-    train, _ = data.load(place, "train" if "train" in offered else offered[0], side, channels).readable()
+    train, _ = data.load(place, "train" if "train" in offered else offered[0], size, channels).readable()
     if "val" in offered:
-        val: ImageSet | None = data.load(place, "val", side, channels).readable()[0]
+        val: ImageSet | None = data.load(place, "val", size, channels).readable()[0]
     elif int(torch.bincount(train.labels, minlength=len(train.class_names)).min()) < ENOUGH:
         val = None
     else:
@@ -157,13 +157,6 @@ def _own_folder(source: Source, word: str) -> Path:
     if source.on_hub:
         raise ValueError(f"{word} is in the cache of the hub: copy it to a folder of your own")
     return folder
-
-
-def _shape(model: "PixelModel", word: str) -> tuple[int | None, int]:
-    channels, side = common_shape({word: model})
-    if side is None:
-        raise ValueError(f"{word} takes images of {model.input_shape}, which are not square: use kedge.adaptation")
-    return channels, side
 
 
 def _device(settings: dict[str, Any]) -> str:

@@ -36,10 +36,8 @@ def images_of_task(
     from kedge.training.held_out import unseen
     from kedge.training.record import ImageRecord
 
-    channels, side = common_shape({name: model})
-    if side is None:
-        raise ValueError(f"{name} takes images of {model.input_shape}, which are not square: load them in Python")
-    train = data.load(place, "train", side, channels)
+    channels, size = common_shape({name: model})
+    train = data.load(place, "train", size, channels)
     offered = data.splits(place)
     known = before.seen if before is not None and before.keys_of == train.keys_of else frozenset()
 
@@ -54,13 +52,13 @@ def images_of_task(
         return rest, out
 
     if "val" in offered:
-        val = unseen(data.load(place, "val", side, channels), ImageRecord.of(train, None, before), "this task")
+        val = unseen(data.load(place, "val", size, channels), ImageRecord.of(train, None, before), "this task")
     else:
         train, val = drawn(val_fraction, seed, "val")
     if split_by is not None and {"val", "test"} <= set(offered):
         raise ValueError(f"--split_by says what is held out together, and {place} has parts val and test of its own")
     if "test" in offered:
-        test = data.load(place, "test", side, channels)
+        test = data.load(place, "test", size, channels)
         for record, what in ((before, name), (ImageRecord.of(train, val), "the new head")):
             if record is not None and (count := record.count(test)):
                 print(f"careful: {what} was trained on {count} of the {len(test)} test images", file=sys.stderr)

@@ -27,7 +27,7 @@ def training_and_validation(
             other classes.
     """
     from kedge import data
-    from kedge.data.sets import side_of
+    from kedge.data.sets import size_of
 
     recipe = source.recipe()
     if name in (None, recipe.get("data")) and recipe.get("data") is not None:
@@ -45,7 +45,7 @@ def training_and_validation(
             "choose between models: the one has seen them, the other are to judge the choice. Put images of their own "
             f"into {name}/val, or name other data"
         )
-    loaded = data.load(name, "val", side_of(model.input_shape), model.input_shape[0])
+    loaded = data.load(name, "val", size_of(model.input_shape), model.input_shape[0])
     held_out = _checked(with_classes(loaded, {source.name: model}), model)
     others = load_like(held_out, name, "train") if "train" in offered else None
     return others, unseen_by(first, unseen_by(source, held_out))

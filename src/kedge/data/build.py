@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kedge.data.decode import CROP_SHARE, SMALL
+from kedge.data.decode import CROP_SHARE, SMALL, Size, sides
 from kedge.data.file_sets import FileSet, Undecoded, small_image
 from kedge.data.items import ENCODED, Items
 from kedge.data.origin import of_items
@@ -41,7 +41,7 @@ class Listing:
 
 def build(
     listing: Listing,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     channels: int | None = None,
     crop_share: float = CROP_SHARE,
     decode: bool = True,
@@ -55,7 +55,7 @@ def build(
     Raises:
         DataError: no images, a bad `image_size` or `channels`, or more unreadable than the listing allows.
     """
-    if image_size is not None and image_size < 1:
+    if image_size is not None and min(sides(image_size)) < 1:
         raise DataError(f"image_size must be at least 1 pixel, got {image_size}")
     if channels not in (None, 1, 3):
         raise DataError(f"channels must be 1 (grey) or 3 (RGB), got {channels}")
@@ -70,7 +70,7 @@ def build(
     sizes = Counter(size for size, _ in headers)
     largest = max(max(size) for size in sizes)
     if image_size is not None:
-        target = (image_size, image_size)
+        target = sides(image_size)
     elif largest > SMALL:
         target = (PHOTO_SIZE, PHOTO_SIZE)
     else:
@@ -117,7 +117,6 @@ def _small_set(listing: Listing, shape: tuple[int, int, int], report: LoadReport
 
     rows, labels, paths, stored = _sound(listing, range(count), look, report)
     _count_changes(report, stored, shape[0], shape[1:])
-    _note_stretched(report, stored, shape[1:])
     about = (listing.name, listing.split, report, paths)
     images: ImageSet
     if decode:
@@ -140,7 +139,6 @@ def _file_set(
 
     rows, labels, paths, stored = _sound(listing, checked, items.check if decode else items.header, report)
     _count_changes(report, stored, channels)
-    _note_stretched(report, stored, size)
     about = (listing.name, listing.split, report, paths, crop_share)
     images = FileSet(items, rows, labels, listing.class_names, channels, size, *about)
     images.checked = decode and len(checked) == count
@@ -178,13 +176,3 @@ def _count_changes(
             report.converted_grey += count
         if size is not None and stored_size != size:
             report.resized += count
-
-
-def _note_stretched(report: LoadReport, stored: Counter[Header], size: tuple[int, ...]) -> None:
-    """Squares are cut out of whatever has another shape; where the set is oblong, that is stretched instead."""
-    height, width = size
-    strays = sum(count for (stored_size, _), count in stored.items() if stored_size != size)
-    if height != width and strays:
-        what = f"{strays} images of other shapes" if strays > 1 else "1 image of another shape"
-        are = "are" if strays > 1 else "is"
-        report.notes.append(f"{what} than {height} x {width} pixels (height x width) {are} stretched to it")

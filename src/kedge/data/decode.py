@@ -17,6 +17,8 @@ from kedge.data.report import UnreadableImage
 from kedge.data.traits import traits_of
 from kedge.regular import open_file
 
+Size = int | tuple[int, int]  # of images in pixels: the side of a square, or (height, width)
+
 # What PIL raises for damaged files, as far as it cannot mean anything else.
 DAMAGED = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 SMALL = 64  # largest side, in pixels, of the sets that are decoded once and kept in memory
@@ -29,13 +31,13 @@ _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # what ends the compressed d
 
 
 def read_image(
-    source: Encoded, image_size: int | None = None, channels: int | None = None, traits: list[str] | None = None
+    source: Encoded, image_size: Size | None = None, channels: int | None = None, traits: list[str] | None = None
 ) -> torch.Tensor:
-    """Decode one image as the sets do: uint8 [C, H, W], or the evaluation view [C, image_size, image_size].
+    """Decode one image as the sets do: uint8 [C, H, W], of its own size or in the evaluation view.
 
     Args:
         source: a path, or the bytes of an encoded image.
-        image_size: side in pixels of the evaluation view; None keeps the image's own size.
+        image_size: of the evaluation view in pixels, a side or (height, width); None keeps the image's own size.
         channels: 1 or 3 to force grey or RGB; None keeps the image's own.
         traits: as of `open_image`.
 
@@ -46,13 +48,19 @@ def read_image(
     return to_tensor(image if image_size is None else evaluation_view(image, image_size), channels)
 
 
-def least_side(image_size: int | None) -> int | None:
+def sides(size: Size) -> tuple[int, int]:
+    """(height, width) of images of a size."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def least_side(image_size: Size | None) -> int | None:
     """The shorter side that an image may be decoded down to for a view of `image_size` pixels; None: it stays whole.
 
     Sets of up to 64 pixels are decoded whole. Where a side is no multiple of the factor a reduced image is another one:
     of sharp PNGs of 400×600 pixels a view of 64 was apart by 14 of 256 levels on average.
     """
-    return None if image_size is None or image_size <= SMALL else 2 * image_size
+    largest = 0 if image_size is None else max(sides(image_size))
+    return None if largest <= SMALL else 2 * largest
 
 
 def header(source: Encoded, name: str = "image", traits: list[str] | None = None) -> tuple[tuple[int, int], int]:
@@ -166,22 +174,31 @@ def convert_channels(image: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def evaluation_view(
-    image: Image.Image | torch.Tensor, size: int, crop_share: float = CROP_SHARE
+    image: Image.Image | torch.Tensor, size: Size, crop_share: float = CROP_SHARE
 ) -> Image.Image | torch.Tensor:
-    """Resize the shorter side (antialiased, bilinear) and crop the centre to size x size.
+    """Resize the shorter side (antialiased, bilinear) and crop the centre to `size`, a side or (height, width).
 
     From 192 px the shorter side becomes size / 0.875, as is usual for photographs; below it becomes `size`, so that
     nothing but the ends of the longer side is lost: at 128 px linear probes of photos were up to 8 points better so,
     and fine-tuned networks as good (docs/decisions/photos.md). `crop_share` 1 keeps that of larger ones too, for images
-    that were cropped already.
+    that were cropped already. A view that is no square is just covered, and an image of its size stays as it is.
     """
     from torchvision.transforms.v2 import functional as v2
 
     height, width = v2.get_size(image)
+    tall, wide = sides(size)
+    if tall != wide and (height, width) == (tall, wide):
+        return image
     if max(height, width) > OBLONG * min(height, width):  # enlarged as a whole, a line of pixels would fill the memory
         most = OBLONG * min(height, width)
-        image = v2.center_crop(image, [min(height, most), min(width, most)])
-    return v2.center_crop(v2.resize(image, [shorter_side(size, crop_share)], antialias=True), [size, size])
+        height, width = min(height, most), min(width, most)
+        image = v2.center_crop(image, [height, width])
+    if tall == wide:
+        covering = [shorter_side(tall, crop_share)]
+    else:
+        scale = max(tall / height, wide / width)
+        covering = [max(tall, round(height * scale)), max(wide, round(width * scale))]
+    return v2.center_crop(v2.resize(image, covering, antialias=True), [tall, wide])
 
 
 def shorter_side(size: int, crop_share: float = CROP_SHARE) -> int:

@@ -4,7 +4,7 @@ from functools import cache
 
 import torch
 
-from kedge.data.decode import convert_channels
+from kedge.data.decode import Size, convert_channels, sides
 from kedge.data.report import DataError, LoadReport
 from kedge.data.sets import TensorSet
 from kedge.seeds import shuffled
@@ -16,17 +16,17 @@ class Digits:
     name = "digits"
     splits = ("train", "val", "test")
 
-    def load(self, split: str, image_size: int | None, channels: int | None) -> TensorSet:
+    def load(self, split: str, image_size: Size | None, channels: int | None) -> TensorSet:
         """See `kedge.data.load`."""
         images, labels = _all_digits()
         index = digits_split(labels, split)
         images = images[index]
-        if image_size is not None and image_size != images.shape[-1]:
-            if image_size < 1:
+        if image_size is not None and (size := sides(image_size)) != images.shape[-2:]:
+            if min(size) < 1:
                 raise DataError(f"image_size must be at least 1 pixel, got {image_size}")
             from torchvision.transforms.v2 import functional as v2
 
-            images = v2.resize(images, [image_size, image_size], antialias=True)
+            images = v2.resize(images, list(size), antialias=True)
         if channels is not None:
             images = convert_channels(images, channels)
         names = [str(i) for i in range(10)]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from kedge.data.build import build
-from kedge.data.decode import SMALL, convert_channels
+from kedge.data.decode import SMALL, Size, convert_channels, sides
 from kedge.data.digits import Digits
 from kedge.data.parts import RANDOMISED, PartedSet, Parts, randomised
 from kedge.data.report import DataError
@@ -102,15 +102,15 @@ class Dominoes:
         """The classes, those of the hard half."""
         return self._half(1, self.splits[0], None).class_names
 
-    def load(self, split: str, image_size: int | None, channels: int | None) -> PartedSet:
-        """See `kedge.data.load`; an image is twice as high as wide, with `image_size` square, both halves squeezed."""
+    def load(self, split: str, image_size: Size | None, channels: int | None) -> PartedSet:
+        """See `kedge.data.load`; an image is twice as high as wide, of a side as `image_size` a square."""
         part, shuffled = split.removesuffix(RANDOMISED), split.endswith(RANDOMISED)
         base = "test" if shuffled else split
         hard = self._half(1, base, None)
         easy = self._half(0, base, hard.image_shape[2])
         depth = channels or max(easy.image_shape[0], hard.image_shape[0])
-        heights = (hard.image_shape[1],) * 2 if image_size is None else (image_size // 2, image_size - image_size // 2)
-        width = hard.image_shape[2] if image_size is None else image_size
+        height, width = (2 * hard.image_shape[1], hard.image_shape[2]) if image_size is None else sides(image_size)
+        heights = (height // 2, height - height // 2)
         if min(heights) < 1:
             raise DataError(f"image_size must be at least 2 pixels, got {image_size}")
         whole = dominoes(_sized(easy, depth, heights[0], width), _sized(hard, depth, heights[1], width), self._agree)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from kedge.data.decode import CROP_SHARE, convert_channels, evaluation_view, least_side, to_tensor
+from kedge.data.decode import CROP_SHARE, Size, convert_channels, evaluation_view, least_side, sides, to_tensor
 from kedge.data.fingerprints import sampled_rows
 from kedge.data.items import ENCODED, Items
 from kedge.data.report import DataError, LoadReport, UnreadableImage
@@ -85,8 +85,8 @@ class FileSet(EncodedSet):
     """Images decoded each time they are read, for sets of larger images.
 
     `set[i]` resizes the shorter side to image_size / `crop_share` (0.875; 1 below 192 px) and crops the centre to a
-    square of image_size; images that were cropped already have the share 1. Of images that are all of one oblong size
-    of up to 64 px, `image_size` (H, W), `set[i]` is the whole.
+    square of image_size; images that were cropped already have the share 1. An oblong image_size, (H, W), is just
+    covered, and the centre cropped: images of that size stay whole.
 
     Attributes:
         checked: whether each image was looked through for damage; else `readable` does.
@@ -99,15 +99,14 @@ class FileSet(EncodedSet):
         labels: torch.Tensor,
         class_names: Sequence[str],
         channels: int,
-        image_size: int | tuple[int, int],
+        image_size: Size,
         name: str = "custom",
         split: str = "all",
         report: LoadReport | None = None,
         paths: Sequence[str] | None = None,
         crop_share: float = CROP_SHARE,
     ) -> None:
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        shape = (channels, height, width)
+        shape = (channels, *sides(image_size))
         super().__init__(items, rows, labels, class_names, shape, name, split, report, paths)
         self.crop_share = crop_share
         self.checked = False
@@ -122,16 +121,14 @@ class FileSet(EncodedSet):
         return sound, places
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        channels, size, width = self.image_shape
+        channels, size = self.image_shape[0], self.image_shape[1:]
         row, label = int(self.rows[i]), int(self.labels[i])
-        if size != width:
-            return small_image(self.items, row, self.image_shape)[0], label
         image = evaluation_view(self.items.image(row, least=least_side(size)), size, self.crop_share)
         return to_tensor(image, channels), label
 
     def uncropped(self, i: int) -> Any:
         """As for any set; the whole image, of twice the size of the view or more."""
-        return self.items.image(int(self.rows[i]), least=least_side(self.image_shape[1]))
+        return self.items.image(int(self.rows[i]), least=least_side(self.image_shape[1:]))
 
     def batches(self, batch_size: int, workers: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (uint8 [B, C, H, W], long [B]) in the order of the set, decoded by `workers` processes.
@@ -234,7 +231,5 @@ def small_image(
     stored = tuple(image.shape)
     if stored[1:] == shape[1:]:
         return convert_channels(image, shape[0]), stored
-    if shape[1] == shape[2]:  # as larger images and those of `kedge predict` are: PIL's view, then the channels
-        return to_tensor(evaluation_view(v2.to_pil_image(image), shape[1]), shape[0]), stored
-    # A stray image in a set of oblong ones.
-    return v2.resize(convert_channels(image, shape[0]), list(shape[1:]), antialias=True), stored
+    # As larger images and those of `kedge predict` are: PIL's view, then the channels.
+    return to_tensor(evaluation_view(v2.to_pil_image(image), shape[1:]), shape[0]), stored

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from kedge.data.build import Listing, build
+from kedge.data.decode import Size
 from kedge.data.folders import ImageFolder
 from kedge.data.image_files import about_unread, files_under, is_flat
 from kedge.data.items import FileItems
@@ -17,7 +18,7 @@ from kedge.data.streams import StreamSet
 def load(
     name_or_path: str | os.PathLike[str],
     split: str = "train",
-    image_size: int | None = None,
+    image_size: Size | None = None,
     channels: int | None = None,
     decode: bool = True,
 ) -> ImageSet:
@@ -33,8 +34,9 @@ def load(
         name_or_path: as above.
         split: "train", "val", "test", or a name of the source's own. A set without splits has the one split
             "all"; asking for "train" gives it too, asking for "val" or "test" is an error.
-        image_size: side in pixels. None keeps the size of images up to 64 px (squares of the largest side where
-            sizes are mixed) and takes 224 for larger ones. Up to 64 the set is decoded once into memory.
+        image_size: a side in pixels, or (height, width). None keeps the size of images up to 64 px (squares of the
+            largest side where sizes are mixed) and takes 224 for larger ones. Up to 64 the set is decoded once into
+            memory.
         channels: 1 or 3 converts to grey or RGB; None takes what most of the images are.
         decode: False reads only the headers, for sets of which a part is wanted: `subset`, then `readable`.
 
@@ -53,7 +55,7 @@ def load(
 
 
 def load_unlabelled(
-    folder: str | os.PathLike[str], image_size: int | None = None, channels: int | None = None, decode: bool = True
+    folder: str | os.PathLike[str], image_size: Size | None = None, channels: int | None = None, decode: bool = True
 ) -> ImageSet:
     """Load all images in and below a folder as one class, "unlabelled": of classes unknown, or none of a model's.
 
@@ -79,7 +81,7 @@ def load_unlabelled(
 
 
 def load_images(
-    name_or_path: str | os.PathLike[str], split: str, image_size: int | None = None, channels: int | None = None
+    name_or_path: str | os.PathLike[str], split: str, image_size: Size | None = None, channels: int | None = None
 ) -> ImageSet:
     """Load images whose classes do not matter: a folder of images and no folders, or a part of what `load` takes.
 

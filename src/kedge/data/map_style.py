@@ -8,7 +8,7 @@ from PIL import Image
 
 from kedge.checks import whole_labels
 from kedge.data.build import Listing, build
-from kedge.data.decode import DAMAGED, to_tensor
+from kedge.data.decode import DAMAGED, Size, to_tensor
 from kedge.data.items import PixelItems
 from kedge.data.labels import names_of
 from kedge.data.report import DataError, UnreadableImage
@@ -22,7 +22,7 @@ def from_dataset(
     dataset: Any,
     class_names: list[str] | None = None,
     name: str = "custom",
-    image_size: int | None = None,
+    image_size: Size | None = None,
     channels: int | None = None,
 ) -> ImageSet:
     """Wrap any map-style data set of (image, label), or a Hugging Face `Dataset` with image and label columns.

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from kedge.data.decode import Size
 from kedge.data.report import DataError
 from kedge.data.sets import ImageSet, TensorSet
 from kedge.seeds import derive_keys
@@ -113,7 +114,7 @@ class RandomisedParts:
     def load(
         self,
         condition: tuple[str, int | None],
-        image_size: int | None = None,
+        image_size: Size | None = None,
         channels: int | None = None,
         decode: bool = True,
     ) -> Any:

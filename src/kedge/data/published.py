@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from kedge.data.build import Listing, build
-from kedge.data.decode import CROP_SHARE
+from kedge.data.decode import CROP_SHARE, Size
 from kedge.data.folders import pack
 from kedge.data.formats import EXTENSIONS
 from kedge.data.image_files import about_unread, files_under, subfolders
@@ -92,7 +92,7 @@ class PublishedSet:
     def load(
         self,
         condition: Condition | None = None,
-        image_size: int | None = None,
+        image_size: Size | None = None,
         channels: int | None = None,
         decode: bool = True,
     ) -> ImageSet:

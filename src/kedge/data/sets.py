@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from kedge.checks import check_tensor, whole_labels
+from kedge.data.decode import Size
 from kedge.data.fingerprints import key_of_pixels
 from kedge.data.origin import Origin, of_arrays
 from kedge.data.paths import Paths
@@ -241,13 +242,10 @@ class TensorSet(ImageSet):
             self.source = [self.source[0][i] for i in index.tolist()], self.source[1]
 
 
-def side_of(shape: Sequence[int]) -> int | None:
-    """The image size at which other images come in `shape` (C, H, W): its side; None of an oblong, as they have theirs.
-
-    Images that are all of one oblong size of up to 64 px are loaded whole, anything else is cut to a square.
-    """
+def size_of(shape: Sequence[int]) -> Size:
+    """The image size at which other images come in `shape` (C, H, W): a side, or (height, width)."""
     _, height, width = shape
-    return height if height == width else None
+    return height if height == width else (height, width)
 
 
 def check_set(images: Any, what: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kedge.data.decode import Size
 from kedge.data.parts import RANDOMISED, PartedSet, Parts, randomised
 from kedge.data.report import DataError
 from kedge.data.sets import TensorSet
@@ -137,7 +138,7 @@ class Slabs:
             )
         self.name, self._kinds = name, (int(simple), int(others))
 
-    def load(self, split: str, image_size: int | None, channels: int | None) -> PartedSet:
+    def load(self, split: str, image_size: Size | None, channels: int | None) -> PartedSet:
         """See `kedge.data.load`.
 
         Raises:

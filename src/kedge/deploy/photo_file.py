@@ -98,7 +98,7 @@ def export_photo(
     """
     check_target(model, path, to)
     final = Path(path)
-    _check_shape(model.input_shape)
+    check_shape(model.input_shape)
     card = read_card(write_card(model), final.name)
     Answering(card)  # raises where it cannot answer
     views = torch.stack([view_of(photo, model.input_shape) for photo in photos]) if photos else None
@@ -138,7 +138,7 @@ def with_photo_input(
     before = load_onnx(source)
     if before.takes_photos:
         raise ValueError(f"{source.name} takes photos already")
-    _check_shape(before.input_shape)
+    check_shape(before.input_shape)
     answering = Answering(before.card)
     with scratch_beside(final) as folder:
         written, weights = folder / final.name, weights_beside(source)
@@ -181,7 +181,8 @@ class PhotoNetwork(nn.Module):
         return said if self.answering.familiar else (said, None)
 
 
-def _check_shape(shape: tuple[int, ...]) -> None:
+def check_shape(shape: tuple[int, ...]) -> None:
+    """Raise ValueError for a model that photos cannot be made into images for, within a file."""
     if len(shape) != 3 or shape[1] != shape[2] or shape[0] not in (1, 3):
         raise ValueError(
             f"a photo is made into a square image with 1 or 3 channels, and the model takes {list(shape)}: export it "

@@ -14,7 +14,7 @@ from kedge.data import TensorSet
 from kedge.data.corruptions import corrupt, corruption
 from kedge.data.corruptions.frost import VERSION, texture_files
 from kedge.data.fingerprints import key_of_file
-from kedge.data.sets import side_of
+from kedge.data.sets import size_of
 from kedge.evaluation.attack_suite import Attacks, UnderAttack, run_attacks
 from kedge.evaluation.cache import digest
 from kedge.evaluation.equalise import equalise
@@ -174,7 +174,7 @@ def _published(images: Any, sets: Sets, limit: int | None, seed: int) -> Iterato
         corruption_name, severity = condition
         if severity is not None and severity not in sets.shifts.severities:
             continue
-        whole = images.load(condition, image_size=side_of(shape), channels=shape[0], **decode)
+        whole = images.load(condition, image_size=size_of(shape), channels=shape[0], **decode)
         some, positions = limited(whole, limit, seed)
         if sets.mixed:
             some, positions = in_drawn_order(some, positions, seed)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from kedge.checks import unit_images
 from kedge.data import read_image
 from kedge.data.formats import Encoded
+from kedge.data.sets import size_of
 
 # ITU-R BT.601 luma, as PIL's convert("L").
 _LUMA = (0.299, 0.587, 0.114)
@@ -61,10 +62,7 @@ def decoded(source: Encoded, shape: tuple[int, ...], traits: list[str] | None = 
     Raises:
         DataError: if it cannot be read.
     """
-    channels, height, width = shape
-    if height == width:
-        return read_image(source, height, channels, traits)
-    return (convert(to_unit(read_image(source, None, channels, traits)[None]), shape)[0] * 255).round().byte()
+    return read_image(source, size_of(shape), shape[0], traits)
 
 
 def conversion(have: tuple[int, ...], want: tuple[int, ...]) -> str | None:

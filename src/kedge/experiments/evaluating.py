@@ -9,7 +9,8 @@ from typing import Any
 
 from kedge import data
 from kedge.data import DataError, ImageSet
-from kedge.data.sets import side_of
+from kedge.data.decode import Size
+from kedge.data.sets import size_of
 from kedge.experiments.experiment import Experiment
 from kedge.experiments.measures import RISK, measured
 from kedge.experiments.running import Planned, first_here, plan
@@ -69,12 +70,12 @@ def evaluate_one(
     keywords |= {key: value for key, value in asked.items() if key not in NOT_KEYWORDS}
     whole = keywords.get("limit") is None
     model = _loaded(planned.run / "model", device)
-    side, channels = side_of(model.input_shape), model.input_shape[0]
-    test = _judging(planned, side, channels, whole)
+    size, channels = size_of(model.input_shape), model.input_shape[0]
+    test = _judging(planned, size, channels, whole)
     if planned.recipe.class_order is not None:
         test = test.only_classes(planned.recipe.class_order)
-    near, missing = _ood_sets(asked.get("near", []), side, channels, whole)
-    far, more = _ood_sets(asked.get("ood", []), side, channels, whole)
+    near, missing = _ood_sets(asked.get("near", []), size, channels, whole)
+    far, more = _ood_sets(asked.get("ood", []), size, channels, whole)
     if not hasattr(model := _viewed(model, asked.get("views")), "references"):
         keywords.pop("references", None)
     started = time.perf_counter()
@@ -205,12 +206,12 @@ def check_judging(planned: Iterable[Planned]) -> None:
             )
 
 
-def _judging(planned: Planned, side: int | None, channels: int, decode: bool) -> ImageSet:
+def _judging(planned: Planned, size: Size, channels: int, decode: bool) -> ImageSet:
     """The images that a run is judged on: a part of its data, or with part rest those that train_images left."""
     place = str(planned.recipe.data)
     if (part := planned.variant.evaluation.get("part", "test")) != "rest":
-        return data.load(place, part, side, channels, decode=decode)
-    return _rest(planned, data.load(place, "train", side, channels, decode=decode))
+        return data.load(place, part, size, channels, decode=decode)
+    return _rest(planned, data.load(place, "train", size, channels, decode=decode))
 
 
 def _rest(planned: Planned, train: ImageSet) -> ImageSet:
@@ -221,7 +222,7 @@ def _rest(planned: Planned, train: ImageSet) -> ImageSet:
 
 
 def _ood_sets(
-    entries: Iterable[str | list[str]], side: int | None, channels: int, decode: bool
+    entries: Iterable[str | list[str]], size: Size, channels: int, decode: bool
 ) -> tuple[dict[str, ImageSet], list[str]]:
     """Out-of-distribution sets by name, and the names of those that are not here."""
     sets, missing = {}, []
@@ -233,7 +234,7 @@ def _ood_sets(
             continue
         offered = data.splits(name)
         split = "test" if "test" in offered else offered[-1]
-        sets[names[0]] = data.load(name, split, side, channels, decode=decode)
+        sets[names[0]] = data.load(name, split, size, channels, decode=decode)
     return sets, missing
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from kedge import data, metrics
 from kedge.data import DataError, ImageSet
 from kedge.data.folders import about_order
-from kedge.data.sets import side_of
+from kedge.data.sets import size_of
 from kedge.epsilon import print_ball
 from kedge.printable import counted
 from kedge.training.batches import drawn_images
@@ -221,7 +221,7 @@ def _in_the_test(recipe: Recipe, train: ImageSet, record: ImageRecord) -> Iterat
     try:
         if "test" not in data.splits(place):
             return
-        test = data.load(place, "test", side_of(train.image_shape), train.image_shape[0])
+        test = data.load(place, "test", size_of(train.image_shape), train.image_shape[0])
     except DataError as error:
         yield f"careful: the test images of {place} cannot be read: {error}"
         return

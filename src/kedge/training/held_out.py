@@ -9,6 +9,7 @@ import torch
 
 from kedge import data
 from kedge.data import DataError, ImageSet
+from kedge.data.sets import size_of
 from kedge.training.folder import RunFolder
 from kedge.training.recipe import read_recipe
 from kedge.training.record import ImageRecord
@@ -150,10 +151,9 @@ class RunImages:
 
     def _load(self, split: str) -> ImageSet:
         """A part of the data in the shape that the run saw, of its classes."""
-        side, channels = self.recipe.image_size, None
-        if shape := (self._facts.get("data") or {}).get("image_shape"):
-            side, channels = shape[1] if shape[1] == shape[2] else side, shape[0]
-        images = data.load(self.data, split, side, channels)
+        shape = (self._facts.get("data") or {}).get("image_shape")
+        size, channels = (size_of(shape), shape[0]) if shape else (self.recipe.image_size, None)
+        images = data.load(self.data, split, size, channels)
         if split == "train" and self.record is None and self.recipe.train_images is not None:
             images = images.subset(range(min(self.recipe.train_images, len(images))))
         order = self.recipe.class_order

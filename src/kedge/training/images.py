@@ -17,7 +17,7 @@ from kedge.checks import unlike_classes
 from kedge.data import ImageSet, StreamSet, with_label_noise
 from kedge.data.folders import about_inner, same_place
 from kedge.data.groups import series_hint
-from kedge.data.sets import side_of
+from kedge.data.sets import size_of
 from kedge.data.splitting import split_validation
 from kedge.named_model import run_of
 from kedge.own_code import near_names
@@ -75,7 +75,7 @@ def load_pool(recipe: Recipe) -> tuple[ImageSet, ImageSet | None]:
             raise ValueError(f"train_images is {recipe.train_images}, and {recipe.data} has {len(train)}: leave it out")
         train = train.subset(range(recipe.train_images))
     if "val" in data.splits(recipe.data):
-        val = data.load(recipe.data, "val", side_of(train.image_shape), train.image_shape[0])
+        val = data.load(recipe.data, "val", size_of(train.image_shape), train.image_shape[0])
         if (unlike := unlike_classes(train.class_names, val.class_names, ("train", "val"))) is not None:
             raise ValueError(f"{recipe.data}: the classes of train and val differ: {unlike}")
         out = val
@@ -234,7 +234,7 @@ def load_extra(
         DataError: a set that is not there, or that is read in turn.
     """
     sets: dict[str, ImageSet] = {}
-    side, channels = side_of(train.image_shape), train.image_shape[0]
+    side, channels = size_of(train.image_shape), train.image_shape[0]
     for name in sorted({*recipe.extra, *(in_memory or {})}):
         images = (in_memory or {}).get(name)
         if images is None:

@@ -11,7 +11,7 @@ from kedge import catalog, data, specs
 from kedge.anchoring import PixelModel
 from kedge.data import ImageSet
 from kedge.data.batches import check_sampler
-from kedge.data.sets import side_of
+from kedge.data.sets import size_of
 from kedge.epsilon import parse_epsilon
 from kedge.objectives._weights import balanced_weights
 from kedge.probing.heads import layer_of_classes
@@ -222,7 +222,7 @@ def images_of(train: ImageSet, value: Any) -> Any:
         if set(value) - {"classes", "n", "seed"}:
             raise ValueError(f"images of the training set are named by classes, n and seed, not {sorted(value)}")
         return data.reference_subset(train.sample, **value)
-    return data.load_images(value, "train", side_of(train.image_shape), train.image_shape[0])
+    return data.load_images(value, "train", size_of(train.image_shape), train.image_shape[0])
 
 
 def objective_class(name: str) -> type[nn.Module]:
