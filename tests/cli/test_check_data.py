@@ -188,3 +188,15 @@ def test_several_threads_decode_at_the_same_time(photos, monkeypatch):
     began = time.perf_counter()
     assert len(check_data(str(photos), threads=6).seen) == 12
     assert time.perf_counter() - began < 12 * 0.2 * 0.75
+
+
+def test_a_class_without_images_is_named_beside_everything_else(command, tmp_path):
+    for i, name in enumerate(("cat", "cat", "dog", "dog")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.effect_noise((30, 30), 60.0).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "fox").mkdir()
+    (tmp_path / "dog" / "broken.png").write_text("no image")
+    code, out, err = command("check-data", tmp_path)
+    assert (code, err) == (3, "")
+    assert "1 image is unreadable" in out
+    assert f"a class has no images: fox; {tmp_path / 'fox'} holds no files" in out

@@ -179,7 +179,9 @@ def gather(data: str, val: str | None = None, test: str | None = None) -> Pool:
         relabel = torch.tensor([classes.index(name) for name in listing.class_names])
         source = listing if isinstance(listing, TensorSet) else listing.items
         parts.append(Part(listing.split, source, relabel[torch.as_tensor(listing.labels, dtype=torch.long)]))
-    notes = dict.fromkeys(n for each in listings if isinstance(each, Listing) for n in each.notes)
+    listed = [each for each in listings if isinstance(each, Listing)]
+    refusals = ["; ".join(each.refusal.splitlines()) for each in listed if each.refusal is not None]
+    notes = dict.fromkeys([*refusals, *(note for each in listed for note in each.notes)])
     places = tuple((number, row) for number, part in enumerate(parts) for row in range(len(part.labels)))
     if not places:
         raise DataError(f"{data} holds no images")

@@ -37,6 +37,7 @@ class Listing:
     notes: list[str] = field(default_factory=list)
     has_paths: bool = True
     limit: float = UNREADABLE_LIMIT  # share of the images that may be unreadable
+    refusal: str | None = None  # why it is not loaded, where it can be looked through all the same
 
 
 def build(
@@ -53,8 +54,11 @@ def build(
     larger images, see FileSet. Without `decode` the first is an Undecoded, and of the second only headers are read.
 
     Raises:
-        DataError: no images, a bad `image_size` or `channels`, or more unreadable than the listing allows.
+        DataError: a listing that is refused, no images, a bad `image_size` or `channels`, or more unreadable than the
+            listing allows.
     """
+    if listing.refusal is not None:
+        raise DataError(listing.refusal)
     if image_size is not None and min(sides(image_size)) < 1:
         raise DataError(f"image_size must be at least 1 pixel, got {image_size}")
     if channels not in (None, 1, 3):

@@ -112,7 +112,8 @@ class ImageFolder:
         """List the images of a split.
 
         Raises:
-            DataError: an empty folder, no class folders, a class with no images, or a class that training lacks.
+            DataError: an empty folder, no class folders, or a class that training lacks. A class with no images is the
+                `refusal` of the listing.
         """
         root = self.splits[split]
         notes = list(self._beside)
@@ -136,9 +137,10 @@ class ImageFolder:
                 empty.append(class_name)
         if not any(counts):
             raise DataError(f"no images under {root}: {_what_is_in(root)}; {_LAYOUT}")
+        refusal = None
         if empty:
             folder = folders[empty[0]]
-            raise DataError(
+            refusal = (
                 f"{'a class has' if len(empty) == 1 else f'{len(empty)} classes have'} no images: "
                 f"{', '.join(empty[:8])}\n{folder} holds {_what_is_in(folder)}. Add images, or move the "
                 f"folder out of {root}"
@@ -149,7 +151,8 @@ class ImageFolder:
         if (hint := about_inner(root)) is not None:
             notes.append(hint)
         labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        return Listing(FileItems(paths.paths(), self.root), labels, class_names, self.name, split, notes)
+        items = FileItems(paths.paths(), self.root)
+        return Listing(items, labels, class_names, self.name, split, notes, refusal=refusal)
 
     def _train_classes(self, split: str, here: list[str], notes: list[str]) -> list[str]:
         train = list(_classes(self.splits["train"]))
