@@ -161,6 +161,18 @@ def test_validation_images_stand_in_for_test_images_and_are_called_that(run):
         assert words not in card
 
 
+def test_published_corrupted_images_are_not_called_made_here(run):
+    model = make()
+    results = evaluated(model, "mine", shift=["contrast"])
+    assert "Corruptions are made by kedge" in _card_with(model, run, results)
+    results["settings"]["shift_source"] = "CIFAR-10-C"
+    results["shift_notes"] = {"CIFAR-10-C": ["1 of the 15 corruptions is lacking here: *fog*"]}
+    card = _card_with(model, run, results)
+    assert "made by kedge" not in card
+    assert "Corrupted images are published ones: CIFAR" in card
+    assert r"1 of the 15 corruptions is lacking here: \*fog\*" in card
+
+
 def test_names_of_users_stay_names(run):
     model = make((NASTY, "<img src=x onerror=alert(1)>", "{{ x }} $a$ @ada"))
     (run / "recipe.yaml").write_text(yaml.safe_dump({"data": NASTY, "model": NASTY, "anchored": True}))

@@ -154,6 +154,8 @@ def test_classes_called_by_numbers_are_those_numbers(tmp_path):
         "apple, 1 for aquarium_fish, ..., 99 for worm. If they are other classes, what is measured on this set means "
         "nothing"
     ) in lines
+    (number_words,) = [note for note in results["shift_notes"]["CIFAR-100-C"] if "called by numbers" in note]
+    assert f"CIFAR-100-C: {number_words}" in lines
     (doubt,) = measured["warnings"]
     assert doubt.startswith(
         "it does not name its outputs, so they are taken for the data's classes in turn (model.class_names says which "
@@ -197,3 +199,30 @@ def test_versions_of_a_published_set_stay_apart(network, data):
     assert set(results["models"]["model"]["shift_sets"]) == {"BEASTS.1 v4", "BEASTS.1 v6"}
     with pytest.raises(ValueError, match=r"two published sets are called BEASTS\.1"):
         evaluate(network, data, shift=[given, given])
+
+
+def test_what_published_images_lack_is_in_the_results(network, data):
+    """One sentence for each reason, and not for each of many conditions."""
+    part = darker(data.only_classes(["cat", "dog"]), 2)
+    part.class_names = data.class_names
+    part.report.total = 3200
+    part.report.notes = ["2 image files are of a kind that is not read and left out: 2 .svg, such as a.svg"]
+    part.report.skipped = [("a.png", "cut off"), ("b.png", "cut off")]
+    lines: list[str] = []
+    sets = {("dark", 1): darker(data, 2), **{(name, 2): part for name in "abcdefghijk"}}
+    own = Published(sets, class_names=data.class_names, notes=["14 of the 15 corruptions are lacking"])
+    quick = {"resamples": 0, "examples": 0}
+    notes = evaluate(network, data, shift=[own], **quick, notice=lines.append)["shift_notes"]["BEASTS-C"]
+    assert [note.partition(": a 2")[0] for note in notes] == [
+        "14 of the 15 corruptions are lacking",
+        "classes without images",
+        "images that cannot be read are left out",
+        "image files of a kind that is not read are left out",
+    ]
+    assert notes[1].startswith("classes without images: a 2 (4 of 6), b 2 (4 of 6), ")
+    assert notes[2].endswith("h 2 (2 of 3,200) and 3 more")
+    assert {f"BEASTS-C: {note}" for note in notes[1:]} <= set(lines)
+    own = Published({("BEASTS-R", None): part}, "BEASTS-R", "renditions", None, data.class_names, ["small"])
+    results = evaluate(network, data, shift=[own], **quick)
+    assert results["shift_notes"] == {}
+    assert results["shift_sets"]["BEASTS-R"]["note"].startswith("small; classes without images: BEASTS-R (4 of 6); ")

@@ -29,7 +29,8 @@ def interrupted(**settings: Any) -> dict[str, Any]:
 def earlier(made: dict[str, Any]) -> dict[str, Any]:
     """The same without what came later."""
     made = json.loads(json.dumps(made))
-    later = ("peak_memory_mb", "complete", "citations", "shift_sets", "strips", "groups", "comparisons", "group_table")
+    later = ("peak_memory_mb", "complete", "citations", "shift_sets", "strips", "groups", "comparisons", "group_table",
+             "shift_notes")  # fmt: skip
     for key in later:
         del made[key]
     for key in ("references", "attacks", "risk", "equalise"):

@@ -342,6 +342,7 @@ def results(
         },
         "shift_sets": {name: {"name": name, "images": 2000, "classes": 10, "of_classes": 10, "note": "published files"}
                        for name in published},
+        "shift_notes": {},
         "models": models, "strips": [], "groups": {}, "comparisons": [], "group_table": {},
     }  # fmt: skip
     if corruptions and thumbnails:

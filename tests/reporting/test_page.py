@@ -235,6 +235,21 @@ def test_only_small_p_values_are_marked(two):
         assert ('class="best"' in row) is mark
 
 
+def test_published_corrupted_images_are_called_that_with_what_they_lack(two):
+    made_here = "The corrupted images were made here"
+    assert made_here in page(two)
+    results = copy.deepcopy(two)
+    results["settings"]["shift_source"] = "CIFAR-10-C"
+    results["shift_notes"] = {"CIFAR-10-C": ["1 of the 15 corruptions is lacking here: <b>fog</b>"]}
+    text = page(results)
+    assert made_here not in text
+    assert "generated on the batch" not in text
+    assert "1 of the 15 corruptions is lacking here: &lt;b&gt;fog&lt;/b&gt;." in text
+    results["shift_notes"] = {"CIFAR-10-C": "one"}
+    with pytest.raises(TypeError, match="shift_notes of CIFAR-10-C is a str, not a list"):
+        page(results)
+
+
 def test_no_key_of_a_section_is_a_method_of_dict(three):
     # In a template `entry.copy` would be the method, not the entry.
     from kedge.reporting.formats import upgrade

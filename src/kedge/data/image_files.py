@@ -10,6 +10,8 @@ from kedge.data.paths import Paths, PathsBuilder
 from kedge.data.report import DataError
 from kedge.regular import is_folder
 
+NOT_READ = "of a kind that is not read"
+
 
 def is_flat(folder: Path) -> bool:
     """Whether a folder holds images and no folders: what has no classes, such as out-of-distribution images."""
@@ -111,7 +113,7 @@ def about_unread(paths: Sequence[str]) -> list[str]:
     kinds = Counter(os.path.splitext(path)[1].lower() for path in paths)
     counted = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     are = "file is" if len(paths) == 1 else "files are"
-    left_out = f"{len(paths)} image {are} of a kind that is not read and left out: {counted}, such as {paths[0]}"
+    left_out = f"{len(paths)} image {are} {NOT_READ} and left out: {counted}, such as {paths[0]}"
     return [f"{left_out}. {advice(kinds)}"]
 
 

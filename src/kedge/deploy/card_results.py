@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.deploy.card_text import escaped, path_word
 from kedge.metrics._base import metrics
-from kedge.reporting.evaluations import on_validation
+from kedge.reporting.evaluations import generated, on_validation
 from kedge.reporting.rows import dig, estimate, value_of
 from kedge.reporting.summary import cautions, summary_rows
 from kedge.reporting.text_table import LEGEND, OOD_LEGEND, sizes, subject_line, warnings
@@ -51,6 +51,7 @@ def evaluation(results: dict[str, Any] | None, why: str, run: Path | None, chang
     legends = [LEGEND.partition(";")[0] + ".", cautions(rows), *_conditions(results)]
     legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
     lines.append(escaped(" ".join(filter(None, legends)), 2000))
+    lines += [escaped(f"{name}: {note}.", 600) for name, own in results["shift_notes"].items() for note in own]
     lines += [f"**{escaped(_public(line), 400)}**" for line in warnings(results)]
     return "\n\n".join(lines)
 
@@ -64,7 +65,10 @@ def _conditions(results: dict[str, Any]) -> Iterator[str]:
         measured += f", {references} reference{'' if references == 1 else 's'}"
     yield f"{measured}."
     if settings["corruptions"]:
-        yield "Corruptions are made by kedge; they are not the published corrupted files."
+        if generated(results):
+            yield "Corruptions are made by kedge; they are not the published corrupted files."
+        else:
+            yield f"Corrupted images are published ones: {settings['shift_source']}."
 
 
 def limits(results: dict[str, Any] | None, folds: bool = False) -> str:

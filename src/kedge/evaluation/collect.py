@@ -21,6 +21,7 @@ from kedge.evaluation.equalise import equalise
 from kedge.evaluation.evaluated_model import faults
 from kedge.evaluation.runner import Columns, Outcome, Part, Runner, batches, identity
 from kedge.evaluation.sets import Condition, Sets, limited, rendition_names
+from kedge.evaluation.shift_notes import lacking, merged
 from kedge.evaluation.stability import CHANGES, Change
 from kedge.evaluation.streams import in_drawn_order
 
@@ -58,8 +59,11 @@ class Collected:
 
 def collect(
     runner: Runner, sets: Sets, attacks: Attacks | None, limit: int | None, seed: int, stability: bool = False
-) -> dict[str, Collected]:
-    """Run all models over everything; clean images first, which tells how long the rest will take."""
+) -> tuple[dict[str, Collected], dict[str, list[str]]]:
+    """Run all models over everything; clean images first, which tells how long the rest will take.
+
+    Returns what was measured of each model, and sentences on the images that each published set lacks.
+    """
     data, positions = sets.test, sets.positions
     who = identity(data, positions)
     clean = Part("clean", data, who, positions, outputs=True, members=True)
@@ -71,14 +75,14 @@ def collect(
         if words := faults(one.clean.tensors["logits"]):
             raise ValueError(f"model {name!r} gave {words} on clean images")
     _outside(runner, sets, clean, collected)
-    _shifted(runner, sets, who, collected, limit, seed)
+    notes = _shifted(runner, sets, who, collected, limit, seed)
     if stability:
         _changed(runner, sets, who, collected, seed)
     if attacks is not None:
         for name, attacked in run_attacks(runner, attacks, data, positions, seed).items():
             collected[name].attacked = attacked
             collected[name].errors += attacked.errors
-    return collected
+    return collected, notes
 
 
 def _outside(runner: Runner, sets: Sets, clean: Part, collected: Mapping[str, Collected]) -> None:
@@ -111,8 +115,8 @@ def _outside(runner: Runner, sets: Sets, clean: Part, collected: Mapping[str, Co
 
 def _shifted(
     runner: Runner, sets: Sets, who: str, collected: Mapping[str, Collected], limit: int | None, seed: int
-) -> None:
-    """Corruptions made here, and published sets."""
+) -> dict[str, list[str]]:
+    """Corruptions made here, and published sets; returns sentences on the images that each of those lacks."""
     data = sets.test
     corrupted = list(_corrupted(sets, who, seed))
     runner.announce(f"{len(corrupted)} kinds of corrupted images", [part for _, part in corrupted])
@@ -125,10 +129,16 @@ def _shifted(
         together = runner.run_together([replace(part, images=source) for _, part in group])
         for (condition, part), outcomes in zip(group, together, strict=True):
             _note(collected, condition, part, outcomes)
+    notes = {}
     for images in (*sets.shifts.published, *sets.shifts.renditions):
-        for key, part in _published(images, sets, limit, seed):
+        conditions = {}
+        for key, part, conditions[part.name] in _published(images, sets, limit, seed):
             runner.announce(part.name, [part])
             _note(collected, key, part, runner.run(part))
+        notes[images.name] = merged(conditions)
+        for words in notes[images.name]:
+            runner.say(f"{images.name}: {words}")
+    return notes
 
 
 def _changed(runner: Runner, sets: Sets, who: str, collected: Mapping[str, Collected], seed: int) -> None:
@@ -166,8 +176,13 @@ def _corrupted(sets: Sets, who: str, seed: int) -> Iterator[tuple[Condition, Par
         yield (name, severity), Part(f"{name} {severity}", sets.test, who, sets.positions, change, settings)
 
 
-def _published(images: Any, sets: Sets, limit: int | None, seed: int) -> Iterator[tuple[Condition | str, Part]]:
-    """The parts of a published set, each read from disk when its turn comes, in the shape of the test images."""
+def _published(
+    images: Any, sets: Sets, limit: int | None, seed: int
+) -> Iterator[tuple[Condition | str, Part, dict[str, str]]]:
+    """The parts of a published set, each read from disk when its turn comes, in the shape of the test images.
+
+    Beside each is why some of its images are not there or not read.
+    """
     shape = sets.test.image_shape
     decode = {} if limit is None else {"decode": False}
     for place, condition in enumerate(images.conditions):
@@ -181,7 +196,8 @@ def _published(images: Any, sets: Sets, limit: int | None, seed: int) -> Iterato
         rendition = severity is None
         name = rendition_names(images)[place] if rendition else f"{corruption_name} {severity}"
         who = digest(images.name, condition, identity(some, positions))
-        yield name if rendition else condition, Part(name, some, who, positions, classes=sets.masks[images.name])
+        part = Part(name, some, who, positions, classes=sets.masks[images.name])
+        yield name if rendition else condition, part, lacking(whole)
 
 
 def _sound(part: Part, runner: Runner, collected: Mapping[str, Collected]) -> Iterator[tuple[str, Outcome]]:

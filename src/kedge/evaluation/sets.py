@@ -10,7 +10,6 @@ from torch import Tensor
 
 from kedge.data.corruptions import expand
 from kedge.data.corruptions.frost import texture_files
-from kedge.data.label_spaces import about_numbers
 from kedge.data.overlap import check_apart, shared_images
 from kedge.data.sets import check_set
 from kedge.evaluation.equalise import Step
@@ -287,26 +286,4 @@ def set_record(data: Any, used: int, limit: int | None) -> dict[str, Any]:
         "limited": limit is not None and limit < len(data),
         "image_shape": list(data.image_shape),
         "unreadable": len(getattr(report, "skipped", ())),
-    }
-
-
-def taken_numbers(images: Any, class_names: Sequence[str]) -> list[str]:
-    """A sentence where classes called by numbers are taken for those of a published set."""
-    return about_numbers(class_names, getattr(images, "space", ()))
-
-
-def published_record(
-    images: Any, name: str, mask: Tensor | None, renditions: Sequence[Mapping[str, Any]], class_names: Sequence[str]
-) -> dict[str, Any]:
-    """What the results say of a published set; `renditions` is by model what was measured of each set."""
-    of_classes = len(class_names)
-    counts = {len(own[name]["rank"]) for own in renditions if name in own}
-    classes = of_classes if mask is None else len(mask)
-    words = [f"answers are looked for among its {classes} classes"] if classes < of_classes else []
-    return {
-        "name": name,
-        "images": max(counts, default=0),
-        "classes": classes,
-        "of_classes": of_classes,
-        "note": "; ".join([*words, *taken_numbers(images, class_names), *images.notes]) or None,
     }

@@ -12,6 +12,7 @@ from kedge import catalog
 from kedge.anchoring.prototypes import reads_features
 from kedge.clock import now
 from kedge.data.groups import Groups
+from kedge.data.label_spaces import about_numbers
 from kedge.evaluation.attack_suite import Attacks
 from kedge.evaluation.cache import Parts
 from kedge.evaluation.collect import collect
@@ -35,14 +36,13 @@ from kedge.evaluation.sets import (
     labelled_few,
     limited,
     named_sets,
-    published_record,
     rendition_names,
     set_record,
     shifts,
-    taken_numbers,
     trained_images,
     training_images,
 )
+from kedge.evaluation.shift_notes import about_set, published_record
 from kedge.evaluation.stability import check_size, rates
 from kedge.evaluation.streams import brake_in_words, check_adapting, in_drawn_order, record
 from kedge.metrics._base import metrics
@@ -170,7 +170,7 @@ def evaluate(
     _check_counts(train_counts or {}, [s.name for s in subjects], len(data.class_names))
     masks = shifted.masks(data.class_names)
     for images in (*shifted.published, *shifted.renditions):
-        for note in taken_numbers(images, data.class_names):
+        for note in about_numbers(data.class_names, getattr(images, "space", ())):
             say(f"{images.name}: {note}")
     scores = usual() if scores is None else list(scores)
     if attacks is not None:
@@ -210,7 +210,7 @@ def evaluate(
         subjects = [subject.with_anchors(*anchors) for subject in subjects]
     stored = Parts(None if parts is None else Path(parts))
     runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
-    collected = collect(runner, sets, attacks, limit, seed, stability)
+    collected, lacking = collect(runner, sets, attacks, limit, seed, stability)
 
     files = file_names(getattr(data, "paths", None), positions)
     each, behind = shared_out(examples, len(subjects))
@@ -276,10 +276,12 @@ def evaluate(
             for name, images in ood_sets.items()
         },
         "shift_sets": {
-            name: published_record(images, name, masks[images.name], renditions, data.class_names)
+            name: published_record(name, masks[images.name], renditions, len(data.class_names), notes)
             for images in shifted.renditions
             for name in rendition_names(images)
+            for notes in [[*about_set(images, data.class_names), *lacking[images.name]]]
         },
+        "shift_notes": {s.name: [*about_set(s, data.class_names), *lacking[s.name]] for s in shifted.published},
         "models": {
             s.name: {
                 **summaries[s.name][0],

@@ -7,7 +7,7 @@ from typing import Any
 from kedge.clock import is_before
 from kedge.reporting.files import read_results
 
-__all__ = ["evaluation_of", "on_validation"]
+__all__ = ["evaluation_of", "generated", "on_validation"]
 
 
 def evaluation_of(
@@ -42,6 +42,11 @@ def evaluation_of(
             alone = {own[0]: {**measured, "unlabelled": None}}
             return {**results, "models": alone, "groups": {}, "comparisons": []}, str(path)
     return None, why or "this model was not evaluated"
+
+
+def generated(results: dict[str, Any]) -> bool:
+    """Whether corrupted images were made by kedge, and are no published files."""
+    return results["settings"].get("shift_source") in (None, "generated")
 
 
 def on_validation(results: dict[str, Any]) -> bool:

@@ -70,6 +70,7 @@ _RESULTS: dict[str, Any] = {
     "test_images": _Part(files=None, positions=None, labels=[]),
     "ood_sets": {"*": {**_SET, "conversion": {}, "group": None, "seen": None, "warning": None}},
     "shift_sets": {"*": {"name": "?", "images": None, "classes": None, "of_classes": None, "note": None}},
+    "shift_notes": {},
     "models": {"*": _MODEL},
 }  # fmt: skip
 _ENTRIES = {"sanity": {"check", "detail", "ok"}, "errors": {"part", "message"}}  # lists, and what each entry holds

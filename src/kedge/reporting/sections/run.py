@@ -5,6 +5,7 @@ from typing import Any
 
 from kedge.metrics._base import metrics
 from kedge.printable import printable
+from kedge.reporting.evaluations import generated
 from kedge.reporting.lines import Lines
 from kedge.reporting.rows import Number, Row
 
@@ -50,7 +51,7 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any]:
             (printable(key), printable(words))
             for key, words in results["conventions"].items()
             if (results["ood_sets"] or key not in ("ood", *(one.name for one in metrics("ood"))))
-            and (results["settings"]["corruptions"] or key != "corruptions")
+            and ((results["settings"]["corruptions"] and generated(results)) or key != "corruptions")
         ],
         "citations": [
             {**cite, "url": cite.get("url") if str(cite.get("url")).startswith(("https://", "http://")) else None}
