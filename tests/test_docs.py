@@ -357,3 +357,18 @@ def test_a_page_runs_as_it_is_written(page, here, hub, monkeypatch):
     walk(page, changes, skip)
     if page == "trust.md":
         walk("results.md")  # about the file that the first has written
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=name)
+def test_what_is_called_by_its_place_in_kedge_is_there_after_import_kedge(page):
+    """As `kedge.layout.channels_last`, which only another import brought."""
+    imports = r"(?m)^\s*(from|import) .*$|^.*auto(module|class|function)::.*$"
+    text = re.sub(imports, "", page.read_text(encoding="utf-8"))
+    for place in set(re.findall(r"(?<![\w/.-])kedge((?:\.[A-Za-z_]+)+)", text)) - {".json"}:
+        first, *rest = place.split(".")[1:]
+        assert first in kedge.__all__, place
+        if (ROOT / "src" / "kedge" / first / "/".join(rest)).with_suffix(".py").is_file():
+            continue  # the name of a module
+        whole = getattr(kedge, first)
+        for part in rest:
+            whole = getattr(whole, part)

@@ -16,7 +16,7 @@ import kedge
 from kedge.cli import main
 from kedge.deploy import export
 from kedge.files import whole, write_text
-from kedge.full_disk import FullDisk, about_full_disk, check_space, in_bytes, is_full_disk
+from kedge.full_disk import FullDisk, about_full_disk, check_space, in_bytes, is_full_disk, naming
 from kedge.training import Recipe
 from kedge.training.cost import least_room
 
@@ -157,3 +157,14 @@ def test_space_is_asked_where_the_folder_will_be(tmp_path):
     with pytest.raises(ValueError, match=r"the disk is too full: a file takes 1000\.0 TB in .*, and .* are free there"):
         check_space(tmp_path / "not" / "yet", 10**15, "a file")
     assert [in_bytes(n) for n in (12, 1_500, 25_000, 3_400_000_000)] == ["12 bytes", "1.5 kB", "25 kB", "3.4 GB"]
+
+
+def test_other_errors_name_what_was_to_be_written_and_not_where_it_went_first(tmp_path):
+    path, written = tmp_path / "model.onnx", tmp_path / ".model.onnx.0123abcd-1-0.tmp"
+    for place in (written, written / "model.onnx"):
+        with pytest.raises(PermissionError, match=r"/model\.onnx") as raised, naming(path, written):
+            raise PermissionError(13, "Permission denied", str(place))
+        assert raised.value.filename == str(path)
+    with pytest.raises(PermissionError) as raised, naming(path, written):
+        raise PermissionError(13, "Permission denied", "elsewhere")
+    assert raised.value.filename == "elsewhere"

@@ -32,7 +32,7 @@ class FullDisk(OSError):
 
 @contextmanager
 def naming(path: Path, written: Path) -> Iterator[None]:
-    """Make any error of a full disk within one `FullDisk` that names `path`, whose content goes to `written` first."""
+    """Let errors of the system name `path`, whose content goes to `written` first; of a full disk it is `FullDisk`."""
     try:
         yield
     except FullDisk:
@@ -40,6 +40,8 @@ def naming(path: Path, written: Path) -> Iterator[None]:
     except Exception as error:
         free = _free(path)
         if not (is_full_disk(error) or (_TORCH.search(str(error)) and free is not None and free < _NOTHING)):
+            if isinstance(error, OSError) and str(error.filename).startswith(str(written)):
+                error.filename = str(path)
             raise
         code = errno.EFBIG if _of_limit(error) else errno.ENOSPC
         size = written.stat().st_size if written.exists() else 0

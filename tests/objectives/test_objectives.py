@@ -8,6 +8,7 @@ from torch import nn
 
 import kedge
 from kedge.objectives import Anchored, CrossEntropy, CutMix, Mixup, Objective, SquaredError
+from kedge.objectives._base import set_looks
 from tests.objectives.small import Spy, generator, one_convolution
 
 
@@ -306,3 +307,12 @@ def test_mixing_needs_to_know_the_classes(net):
         CutMix(CrossEntropy(), 0)
     with pytest.raises(ValueError, match=r"\[B, C, H, W\]"):
         CutMix(CrossEntropy(), 1)(net, torch.rand(2, 5), TARGETS[:2])
+
+
+@pytest.mark.parametrize("looks", [0, 1])
+def test_a_batch_without_images_is_refused(model, looks):
+    """Its mean is NaN, and one step makes all weights NaN."""
+    objective = Anchored(CrossEntropy(), alpha=0.5, mask_target="label")
+    set_looks(objective, looks)
+    with pytest.raises(ValueError, match=r"a batch without images has no loss, got \[0, 3, 8, 8\]: leave it out"):
+        objective(model, torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.long))

@@ -78,8 +78,8 @@ def check_split(source: Source, split: str) -> str:
         raise DataError(reason)
     if list(source.splits) == ["all"]:
         raise DataError(
-            f"{source.name} is not divided into splits, so it has no {split!r}: load split 'all' and divide it "
-            "(split_validation), or put the images into train and test folders"
+            f"{source.name} is not divided into splits, so it has no {split!r}: take the split 'all' "
+            "(--split all; split_validation divides it in Python), or put the images into train and test folders"
         )
     raise DataError(f"{source.name} has no split {split!r}; it has: {', '.join(source.splits)}")
 

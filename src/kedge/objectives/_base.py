@@ -64,10 +64,12 @@ class Objective(nn.Module):
         self._streams: Mapping[str, Tensor] = {}
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        """The loss, with a look at the batch while `looks` says so."""
+        """The loss, with a look at the batch while `looks` says so. Raises ValueError for a batch without images."""
+        check_tensor(images)
+        if not len(images):  # its mean is NaN, and so would the weights be
+            raise ValueError(f"a batch without images has no loss, got {list(images.shape)}: leave it out of the loop")
         if self.looks < 1:
             return self._loss(model, images, targets)
-        check_tensor(images)
         check_tensor(targets, "targets", "[B] or [B, C]")
         if not (readable(images) and readable(targets)):
             return self._loss(model, images, targets)

@@ -97,7 +97,9 @@ def train_epochs(
             raise
         where = f"after epoch {trainer.current_epoch}" if run.last_good else "before the first epoch was over"
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning leaves it ignored
-        raise KeyboardInterrupt(f"interrupted {where}; go on with --resume {folder.path}") from error
+        # Only the first process knows the folder.
+        go_on = f"; go on with --resume {folder.path}" if main else ""
+        raise KeyboardInterrupt(f"interrupted {where}{go_on}") from error
 
 
 def _strategy(recipe: Recipe) -> Any:
