@@ -310,3 +310,16 @@ def test_few_images_to_fit_a_temperature_on_are_said(command, run_folder, tmp_pa
     assert "careful: 90 images are few" in out
     _, out, _ = command("calibrate", run_folder, "--out", tmp_path / "another")
     assert "careful" not in out
+
+
+def test_outputs_without_names_on_classes_in_the_order_of_text_are_told_of(command, tmp_path):
+    """Folders 0 to 10 are read as 0, 1, 10, 2, ...: a temperature would be fitted to wrong labels without a word."""
+    network = kedge.networks.create("kedge_resnet_small", 11, 1, 8, arguments={"width": 4})
+    folder = kedge.save(kedge.plain(network, example=(1, 8, 8)).eval(), tmp_path / "nameless")
+    for i in range(44):
+        place = tmp_path / "own" / "val" / str(i % 11)
+        place.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((8, 8), 60.0).save(place / f"{i}.png")
+    _, _, err = command("calibrate", folder, "--data", tmp_path / "own", "--out", tmp_path / "calibrated")
+    assert "careful with the model: it does not name its outputs" in err
+    assert "0, 1, 10, 2" in err

@@ -1,6 +1,7 @@
 """Images that models were not trained on: to choose between models by, to fit on, to rest an estimate on."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,9 @@ def images_to_fit_on(source: Source, model: Any, name: str | None, split: str) -
             f"--split {split} of {name or place or 'the data'} holds images that the model was trained on, where "
             "its confidence is no guide. Take --split val, or other images with --data"
         )
-    return unseen_by(source, load_data({source.name: source}, {source.name: model}, name, split)[0])
+    images = load_data({source.name: source}, {source.name: model}, name, split)[0]
+    _say_nameless(images, model)
+    return unseen_by(source, images)
 
 
 def _checked(images: "ImageSet", model: Any) -> "ImageSet":
@@ -80,7 +83,15 @@ def _checked(images: "ImageSet", model: Any) -> "ImageSet":
     own, names = model.class_names or model.num_outputs, (images.name, "the model")
     if (unlike := unlike_classes(images.class_names, own, names)) is not None:
         raise ValueError(f"the classes of {images.name} are not those of the model: {unlike}")
+    _say_nameless(images, model)
     return images
+
+
+def _say_nameless(images: "ImageSet", model: Any) -> None:
+    from kedge.data.folders import about_nameless
+
+    if model.class_names is None and (words := about_nameless(images.class_names)) is not None:
+        print(f"careful with the model: {words}", file=sys.stderr)
 
 
 def joint_record(a: Source, b: Source) -> "ImageRecord | None":

@@ -229,6 +229,16 @@ def about_order(names: Sequence[str]) -> str | None:
     )
 
 
+def about_nameless(names: Sequence[str]) -> str | None:
+    """What to say of a model that does not name its outputs, before data of classes that `about_order` is about."""
+    if (order := about_order(names)) is None:
+        return None
+    return (
+        "it does not name its outputs, so they are taken for the data's classes in turn (model.class_names says which "
+        f"they are): {order}"
+    )
+
+
 def _images_in(folder: Path) -> list[str]:
     return sorted(f for f in os.listdir(folder) if f.lower().endswith(EXTENSIONS) and not f.startswith("."))
 

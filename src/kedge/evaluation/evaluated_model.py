@@ -11,7 +11,7 @@ from torch import Tensor
 from kedge.anchoring.outputs import Outputs
 from kedge.anchoring.protocol import Model, as_model
 from kedge.checks import PROBABILITIES, looks_like_probabilities
-from kedge.data.folders import about_order
+from kedge.data.folders import about_nameless
 from kedge.evaluation.cache import digest, model_digest, tensor_digest
 from kedge.evaluation.inputs import conversion, convert, to_unit
 from kedge.postprocess import SetRule
@@ -145,11 +145,8 @@ def _tried(subject: Subject, data: Any, batch_size: int, say: Callable[[str], No
     if words := faults(outputs.logits):
         raise ValueError(f"model {subject.name!r} gave {words}")
     warned = [PROBABILITIES] if looks_like_probabilities(outputs.network_logits()) else []
-    if subject.model.class_names is None and (order := about_order(data.class_names)) is not None:
-        warned.append(
-            "it does not name its outputs, so they are taken for the data's classes in turn (model.class_names says "
-            f"which they are): {order}"
-        )
+    if subject.model.class_names is None and (words := about_nameless(data.class_names)) is not None:
+        warned.append(words)
     head = None if outputs.head is None else (outputs.head[0].detach().cpu(), outputs.head[1].detach().cpu())
     adapts = subject.model.adapts  # to the images beside an image: nothing to warn of, and nothing to store
     alone = outputs.logits[:1] if adapts else subject.model.outputs(images[:1], subject.references).logits
