@@ -151,7 +151,7 @@ def test_what_has_no_layers_or_none_in_common_is_refused(digits):
         feature_report(small(), other, train, test)
     with pytest.raises(ValueError, match="the network has no layer 'layer9'; it has stem"):
         feature_report(small(), small(), train, test, layers=["layer9"])
-    with pytest.raises(ValueError, match="has 30 images: it takes 40 or more"):
+    with pytest.raises(ValueError, match="30 images to judge probes, and it takes 40 or more"):
         feature_report(small(), small(), train, test.subset(range(30)))
     with pytest.raises(ValueError, match="300 test images are training images"):
         feature_report(small(), small(), train, train)
