@@ -40,7 +40,7 @@ def naming(path: Path, written: Path) -> Iterator[None]:
     except Exception as error:
         free = _free(path)
         if not (is_full_disk(error) or (_TORCH.search(str(error)) and free is not None and free < _NOTHING)):
-            if isinstance(error, OSError) and str(error.filename).startswith(str(written)):
+            if isinstance(error, OSError) and Path(str(error.filename)).is_relative_to(written):
                 error.filename = str(path)
             raise
         code = errno.EFBIG if _of_limit(error) else errno.ENOSPC

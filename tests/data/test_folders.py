@@ -242,8 +242,10 @@ def test_two_folders_of_one_name_are_refused(make_folder):
 
 def test_runs_of_kedge_among_the_classes_are_no_class(make_folder):
     """`kedge train --data .` in a folder of photos writes its runs there."""
-    root = make_folder({"cat": 3, "dog": 2, "runs/mine/model": 0})
+    root = make_folder({"cat": 3, "dog": 2, "runs/mine/model": 0, "single/model": 0})
     (root / "runs" / "mine" / "recipe.yaml").write_text("data: .")
+    (root / "runs" / "log.txt").write_text("x")
+    (root / "single" / "recipe.yaml").write_text("data: .")
     images = kd.load(root)
     assert images.class_names == ["cat", "dog"]
     assert len(images) == 5

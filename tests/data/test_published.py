@@ -1,5 +1,5 @@
 import pickle
-
+from pathlib import Path
 import numpy as np
 import pytest
 import torch
@@ -364,3 +364,10 @@ def test_corrupted_images_are_not_loaded_as_classes(tmp_path):
         with pytest.raises(DataError, match=r"published set of corrupted images.*--shift"):
             kd.load(root)
     assert len(kd.load(tmp_path / "in-c" / "noise" / "fog" / "1")) == 4  # one condition is an image folder
+
+
+def test_a_number_beyond_the_thousand_classes_is_none(tmp_path):
+    from kedge.data.label_spaces import classes_of
+
+    with pytest.raises(DataError, match=r"x: there is no class 1000 among ImageNet's, 0 to 999"):
+        classes_of({Path("x"): ["0", "1000"]})

@@ -279,3 +279,11 @@ def test_a_row_names_no_image_outside_of_its_folder(tmp_path, stream):
     assert len(loaded) == 298
     assert torch.equal(loaded.images[3], pixels(picture(8, 24, 24)))
     assert any("not below" in reason for _, reason in loaded.report.skipped)
+
+
+def test_a_file_of_the_cache_that_is_gone_is_not_called_one_that_cannot_be_written(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr("datasets.get_dataset_split_names", lambda *_: ["train"])
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: (tmp_path / "gone").read_bytes())
+    with pytest.raises(DataError, match=r"loading it from the Hugging Face hub failed: .*No such file"):
+        Hub("owner/name").listing("train")

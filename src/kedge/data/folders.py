@@ -14,7 +14,6 @@ from kedge.data.image_files import about_unread, add_files, images_under, subfol
 from kedge.data.items import FileItems
 from kedge.data.paths import PathsBuilder
 from kedge.data.report import DataError
-from kedge.regular import is_folder
 
 _ALIASES = {
     "train": ("train", "training"),
@@ -190,12 +189,13 @@ def _classes(root: Path) -> dict[str, Path]:
 
 
 def _holds_runs(folder: Path) -> bool:
+    """Whether a folder is a run of kedge, or one of runs."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if not (entry.name.startswith(".") or is_folder(entry)):
+                if entry.name.lower().endswith(EXTENSIONS):
                     return False  # a class of many images is told by the first
-                if os.path.isfile(os.path.join(entry.path, "recipe.yaml")):
+                if entry.name == "recipe.yaml" or os.path.isfile(os.path.join(entry.path, "recipe.yaml")):
                     return True
     except OSError:  # which listing its images says in words
         pass

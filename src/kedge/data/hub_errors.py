@@ -1,10 +1,14 @@
 """What the libraries of Hugging Face raise, in words: a cache that cannot be written, a set that cannot be loaded."""
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kedge.data.report import DataError
+
+# A full disk is none of these: what is said of it is said in one place.
+_NOT_WRITTEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 @contextmanager
@@ -45,7 +49,7 @@ def _about_cache(error: Exception) -> str | None:
     from huggingface_hub import constants
 
     place = getattr(error, "filename", None)
-    if not isinstance(error, OSError) or not isinstance(place, str):
+    if not isinstance(error, OSError) or error.errno not in _NOT_WRITTEN or not isinstance(place, str):
         return None
     for variable, cache in (
         ("HF_DATASETS_CACHE", datasets.config.HF_DATASETS_CACHE),

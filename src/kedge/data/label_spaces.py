@@ -60,7 +60,10 @@ def classes_of(folders: Mapping[Path, Sequence[str]]) -> list[str]:
         for place, inside in folders.items():
             if len({int(name) for name in inside}) < len(inside):
                 raise DataError(f"{place}: two class folders are one number, such as 7 and 07: keep one of them")
-        return [imagenet()[i] for i in sorted({int(name) for name in names})]
+        numbers = sorted({int(name) for name in names})
+        if numbers[-1] >= len(imagenet()):
+            raise DataError(f"{next(iter(folders))}: there is no class {numbers[-1]} among ImageNet's, 0 to 999")
+        return [imagenet()[i] for i in numbers]
     if strange := sorted(names.difference(imagenet())):
         raise DataError(
             f"{next(iter(folders))}: {len(strange)} of {len(names)} class folders are not among ImageNet's 1000 "
@@ -115,7 +118,7 @@ def class_mask(
 
 def are_numbers(class_names: Collection[str]) -> bool:
     """Whether all classes are called by whole numbers."""
-    return all(str(name).isdecimal() for name in class_names)
+    return bool(class_names) and all(str(name).isdecimal() for name in class_names)
 
 
 def about_numbers(class_names: Sequence[str], space: Sequence[str]) -> list[str]:

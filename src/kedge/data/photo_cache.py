@@ -206,7 +206,7 @@ def _check_apart(cache: Path, data: Path | None) -> None:
     """Raise DataError for a cache in the data folder: its folders would be classes when the data is next loaded."""
     if data is not None and cache.resolve().is_relative_to(data.resolve()):
         raise DataError(
-            f"cache {cache} lies in the data folder {data}: its folders would be taken for classes. Name a folder "
+            f"cache {cache} lies in the data folder {data}: its folders may be taken for classes there. Name a folder "
             "outside of it"
         )
 

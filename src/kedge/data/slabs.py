@@ -144,7 +144,7 @@ class Slabs:
         Raises:
             DataError: for another image size: pixels are coordinates.
         """
-        if image_size not in (None, SIDE):
+        if image_size not in (None, SIDE, (SIDE, SIDE)):
             raise DataError(
                 f"the pixels of {self.name} are {SIDE * SIDE} coordinates: leave image_size {image_size} out"
             )
