@@ -1,5 +1,6 @@
 import pickle
 from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
