@@ -3,6 +3,7 @@ import pytest
 from scipy import stats
 
 from kedge.experiments.comparing import comparison, mean_interval, verdict, welch_interval
+from kedge.experiments.experiment import Experiment
 
 
 def records(values):
@@ -63,7 +64,7 @@ def test_what_was_not_measured_is_left_out(experiment):
         (-1.0, [-1.5, -0.5], 5.2, True, "worse, where the paper's is better"),
         (-1.0, [-1.5, -0.5], -1.2, False, "better, as in the paper"),
         (1.0, [1.0, 1.0], None, True, "not resolved"),  # seeds that agree exactly
-        (1.0, [1.0, 1.0 + 1e-14], 4.4, True, "not resolved, less than in the paper"),
+        (1.0, [1.0, 1.0 + 1e-14], 4.4, True, "not resolved"),
         (0.0, [0.0, 0.0], None, True, "not resolved"),
     ],
 )
@@ -94,3 +95,32 @@ def test_a_calibration_error_is_judged_without_its_bias(experiment):
     old = with_errors([2.0, 2.1, 2.2], [None] * 3)
     (gain,) = comparison(experiment, ["standard", "masked"], {"standard": old, "masked": other})["gains"]
     assert gain["verdict"].startswith("not judged")
+
+
+def test_what_shares_a_run_is_compared_seed_by_seed(values):
+    """Seeds move both together: as independent ones a small, steady gain would never show."""
+    values["variants"]["longer"] = {"after": "standard", "lr": 0.01}
+    values["contrasts"] = {"More?": ["longer", "standard"], "References?": ["masked-4", "masked"]}
+    experiment = Experiment.from_dict(values, "small")
+    assert [experiment.root(name) for name in experiment.variants] == ["standard", "masked", "masked", "standard"]
+    own = {
+        "standard": records([80.0, 84.0, 82.0]),
+        "longer": records([81.0, 84.8, 83.1]),
+        "masked": records([90.0, 91.0, 92.0]),
+        "masked-4": {seed: record for seed, record in records([0.0, 91.5, 92.6, 95.0]).items() if seed},
+    }
+    for record in [record for each in own.values() for record in each.values()]:
+        record["corrected"] = {}
+    more, references = (c["measures"][0] for c in comparison(experiment, list(own), own)["contrasts"])
+    wanted = stats.ttest_1samp([1.0, 0.8, 1.1], 0).confidence_interval()
+    assert more["interval"] == pytest.approx([wanted.low, wanted.high])
+    assert (more["paired"], more["verdict"]) == (True, "better")
+    assert references["difference"] == pytest.approx(0.55)  # of seeds 1 and 2, which both have
+    assert references["seeds"] == 2
+    wanted = stats.ttest_1samp([0.5, 0.6], 0).confidence_interval()
+    assert references["interval"] == pytest.approx([wanted.low, wanted.high])
+
+
+def test_seeds_that_agree_exactly_have_no_interval(experiment):
+    (row,) = comparison(experiment, ["standard"], {"standard": records([80.0, 80.0])})["rows"]
+    assert (row["sd"], row["interval"], row["difference_interval"]) == (0.0, None, None)

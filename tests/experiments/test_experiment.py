@@ -90,6 +90,15 @@ def test_a_base_that_starts_from_a_shipped_recipe(values):
         ({"contrasts": {"why": ["masked"]}}, "needs two variants"),
         ({"scales": {"laptop": {"variants": ["maskd"]}}}, "did you mean masked"),
         ({"scales": []}, "scales is a mapping"),
+        ({"scales": {"laptop": 4}}, "laptop is a mapping of changes, not 4"),
+        ({"scales": {"laptop": {"variants": "masked"}}}, "variants is a list of names, not 'masked'"),
+        ({"variants": {"a": 3}}, "a is a mapping of changes, not 3"),
+        ({"data": 3}, "data is text, or a list of texts, not 3"),
+        ({"notes": [3]}, "notes is text, or a list of texts, not [3]"),
+        ({"seeds": 0}, "seeds is how many, 1 or more, not 0"),
+        ({"seeds": [0, 5]}, "seeds is how many, 1 or more, not [0, 5]"),
+        ({"expected": {"clean accuracy": {"masked": "eighty"}}}, "clean accuracy is a mapping of variants to numbers"),
+        ({"expected": {"clean accuracy": 80}}, "clean accuracy is a mapping of variants to numbers, not 80"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_starts(values, change, words):

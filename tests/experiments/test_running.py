@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -76,6 +77,12 @@ def test_train_evaluate_and_keep(planned, experiment, monkeypatch):
     standard.record.unlink()
     with pytest.raises(ValueError, match="has a model but is not over: another process is at it"):
         evaluate_one(standard)
+    other = {**first, "judged_on": "others", "images": 30}
+    second = replace(planned[0], seed=1)
+    beside = {"standard-0": first, second.name: other, "masked-0": {**record, "images": 30}}
+    notes = gathered(experiment, "laptop", [*planned, second], beside, "")["notes"]
+    assert any("seeds 0 and 1 of standard were judged on other images, though of one name" in note for note in notes)
+    assert "Tested on fewer images than the others: masked (30)." in notes
     left = gathered(experiment, "laptop", planned, {"standard-0": first}, "")
     assert left["unfinished"] == ["masked-0", "masked-4-0"]
     with pytest.raises(ValueError, match="nothing of small has been measured"):

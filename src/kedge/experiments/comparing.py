@@ -23,31 +23,36 @@ def comparison(
     variant has the mean over seeds, its standard deviation, how many seeds, the figure of the paper (None where it has
     none), the difference from it, and the interval of that difference: Student's t over seeds, so it says how our mean
     would vary with other seeds, and nothing of the paper's own spread. Gains and contrasts are differences of two
-    variants, with Welch's t interval and a verdict in words. Measures that no run has are left out.
+    variants, with Welch's t interval and a verdict in words; where runs of one seed are, or start from, one run, the
+    interval is Student's of the differences seed by seed (`paired`). Measures that no run has are left out.
     Whether a calibration error differs is judged by `corrected`, the same without the bias that few images give it.
     """
-    measured = {name: [record for _, record in sorted(records.get(name, {}).items())] for name in names}
+    measured = {name: dict(sorted(records.get(name, {}).items())) for name in names}
     values = {
-        name: {m: [v for record in own if (v := value(record, m)) is not None] for m in MEASURES}
+        name: {m: {s: v for s, record in own.items() if (v := value(record, m)) is not None} for m in MEASURES}
         for name, own in measured.items()
     }
     unbiased = {
-        name: {m: [record.get("corrected", {}).get(m) for record in own] for m in MEASURES if MEASURES[m].biased}
+        name: {
+            m: {seed: record.get("corrected", {}).get(m) for seed, record in own.items()}
+            for m in MEASURES if MEASURES[m].biased
+        }
         for name, own in measured.items()
-    }
+    }  # fmt: skip
     present = [m for m in MEASURES if any(values[name][m] for name in names)]
 
     def differences(one: str, other: str) -> list[dict[str, Any]]:
+        related = experiment.root(one) == experiment.root(other)
         return [
             _difference(m, (values[one][m], values[other][m]), (unbiased[one].get(m), unbiased[other].get(m)),
-                        _paper(experiment, m, one, other))
+                        _paper(experiment, m, one, other), related)
             for m in present if values[one][m] and values[other][m]
         ]  # fmt: skip
 
     first = names[0]
     rows = [
         {"measure": m, "higher": MEASURES[m].higher, "unit": MEASURES[m].unit, "variant": name,
-         **_against(values[name][m], experiment.expected.get(m, {}).get(name))}
+         **_against([*values[name][m].values()], experiment.expected.get(m, {}).get(name))}
         for m in present for name in names if values[name][m]
     ]  # fmt: skip
     gains = [{"variant": name, "over": first, **gain} for name in names[1:] for gain in differences(name, first)]
@@ -87,6 +92,13 @@ def welch_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[floa
     return test["difference"]["low"], test["difference"]["high"]
 
 
+def _interval(ours: Mapping[int, float], theirs: Mapping[int, float], paired: bool) -> tuple[float, float] | None:
+    """Of the difference of two means, by seed; `paired`: of values that go together."""
+    if paired:
+        return mean_interval([ours[seed] - theirs[seed] for seed in ours])
+    return welch_interval([*ours.values()], [*theirs.values()])
+
+
 def without_width(interval: Sequence[float]) -> bool:
     """Whether an interval is that of values that agree exactly, but for rounding."""
     low, high = interval
@@ -95,6 +107,8 @@ def without_width(interval: Sequence[float]) -> bool:
 
 def _against(values: Sequence[float], paper: float | None) -> dict[str, Any]:
     mean, interval = statistics.fmean(values), mean_interval(values)
+    if interval is not None and without_width(interval):  # of seeds that agree exactly, as others would not
+        interval = None
     return {
         "paper": paper,
         "ours": mean,
@@ -108,13 +122,21 @@ def _against(values: Sequence[float], paper: float | None) -> dict[str, Any]:
 
 def _difference(
     measure: str,
-    values: tuple[Sequence[float], Sequence[float]],
-    unbiased: tuple[Sequence[float | None] | None, Sequence[float | None] | None],
+    values: tuple[Mapping[int, float], Mapping[int, float]],
+    unbiased: tuple[Mapping[int, float | None] | None, Mapping[int, float | None] | None],
     paper: float | None,
+    related: bool = False,
 ) -> dict[str, Any]:
-    """The reported difference with its interval, and of what has a bias also `corrected`, which decides."""
+    """The reported difference with its interval, and of what has a bias also `corrected`, which decides.
+
+    Values are by seed; `related`: those of one seed share a run.
+    """
     (ours, theirs), higher = values, MEASURES[measure].higher
-    difference, interval = statistics.fmean(ours) - statistics.fmean(theirs), welch_interval(ours, theirs)
+    both = ours.keys() & theirs.keys()
+    if paired := related and bool(both):
+        ours, theirs = ({seed: v for seed, v in own.items() if seed in both} for own in values)
+    difference = statistics.fmean(ours.values()) - statistics.fmean(theirs.values())
+    interval = _interval(ours, theirs, paired)
     record = {
         "measure": measure,
         "higher": higher,
@@ -123,20 +145,24 @@ def _difference(
         "difference": difference,
         "interval": list(interval) if interval else None,
         "seeds": min(len(ours), len(theirs)),
+        **({"paired": True} if paired else {}),
     }
     first, second = unbiased
     if first is None or second is None:
         return {**record, "verdict": verdict(difference, interval, paper, higher)}
     if interval is None:
         return {**record, "corrected": None, "verdict": verdict(difference, None, paper, higher)}
-    one, other = [v for v in first if v is not None], [v for v in second if v is not None]
+    one, other = ({s: v for s, v in own.items() if v is not None} for own in unbiased if own is not None)
     if len(one) < len(first) or len(other) < len(second):  # records of an earlier version
         return {**record, "verdict": "not judged"}
-    decisive = welch_interval(one, other)
+    if paired:
+        one, other = ({seed: v for seed, v in own.items() if seed in both} for own in (one, other))
+    decisive = _interval(one, other, paired)
     return {
         **record,
         "corrected": {
-            "difference": statistics.fmean(one) - statistics.fmean(other), "interval": list(decisive or ()),
+            "difference": statistics.fmean(one.values()) - statistics.fmean(other.values()),
+            "interval": list(decisive or ()),
         },
         "verdict": verdict(difference, interval, paper, higher, decisive),
     }  # fmt: skip
@@ -167,7 +193,7 @@ def verdict(
     least, most = (low, high) if judged is None else judged
     there = (least > 0 if difference > 0 else most < 0) and not without_width((least, most))
     words = ("better" if (difference > 0) == higher else "worse") if there else "not resolved"
-    if paper is None or abs(paper) < CLAIM:
+    if paper is None or abs(paper) < CLAIM or without_width(interval):
         return words
     if there and (difference > 0) != (paper > 0):
         return f"{words}, where the paper's is {'better' if (paper > 0) == higher else 'worse'}"

@@ -104,6 +104,7 @@ def evaluate_one(
         "training_seconds": sum(row["seconds"] for row in RunFolder(planned.run).rows()),
         "evaluation_seconds": time.perf_counter() - started,
         "images": results["data"]["images"],
+        "judged_on": test.fingerprint(),
         "trained_on": entry["trained_on"],
         "missing": [*missing, *more],
         "errors": entry["errors"],

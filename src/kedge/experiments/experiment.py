@@ -98,9 +98,26 @@ class Experiment:
             if not isinstance(values.get(key, {}), dict):
                 raise ValueError(f"{source}{key} is a mapping, not {values[key]!r}")
         for key in ("variants", "scales"):
-            for word in values[key]:
+            for word, own in values[key].items():
                 if not isinstance(word, str):
                     raise ValueError(f"{source}{key}: a name is {word!r} to YAML, not text: write it in quotes")
+                if not isinstance(own, dict | None):
+                    raise ValueError(f"{source}{key}: {word} is a mapping of changes, not {own!r}")
+        for word, own in values["scales"].items():
+            if not isinstance(chosen := (own or {}).get("variants", []), list):
+                raise ValueError(f"{source}scales: {word}: variants is a list of names, not {chosen!r}")
+        for key in ("data", "notes"):
+            texts = values.get(key, [])
+            if not (isinstance(texts, str) or (isinstance(texts, list) and all(isinstance(t, str) for t in texts))):
+                raise ValueError(f"{source}{key} is text, or a list of texts, not {texts!r}")
+        if type(seeds := values.get("seeds", 1)) is not int or seeds < 1:
+            raise ValueError(f"{source}seeds is how many, 1 or more, not {seeds!r}")
+        for measure, figures in values.get("expected", {}).items():
+            numbers = figures.values() if isinstance(figures, dict) else [figures]
+            if not isinstance(figures, dict) or not all(type(n) in (int, float) for n in numbers):
+                raise ValueError(f"{source}expected: {measure} is a mapping of variants to numbers, not {figures!r}")
+        if isinstance(values.get("notes"), str):
+            values = {**values, "notes": [values["notes"]]}
         data = [values["data"]] if isinstance(values["data"], str) else list(values["data"])
         experiment = cls(**{**values, "data": data, "name": name})
         experiment.check(source)
@@ -193,6 +210,12 @@ class Experiment:
             tree["init_from"] = after  # of which seed, the plan says
         start = None if after is None else self._variant(after, scaled, source).recipe
         return Variant(name, tree, evaluation, same or name, after, start)
+
+    def root(self, name: str) -> str:
+        """The variant whose runs a variant asks, or starts from, in the end; itself where it has runs of its own."""
+        own = self.variants.get(name) or {}
+        before = own.get("same_as") or own.get("after")
+        return name if before is None else self.root(before)
 
     def _named(self, name: str, source: str) -> None:
         if name not in self.variants:

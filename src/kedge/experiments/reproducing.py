@@ -42,6 +42,7 @@ def gathered(
         notes.append(
             f"Below its start on validation images, training was taken back in part, as by kedge train: {shares}."
         )
+    notes += _on_other_images(by_variant)
     compared, apart = _on_the_same_sets({e.name: e for e in planned if e.name in records}, by_variant)
     notes += [f"{group} AUROC is not compared of {', '.join(runs)}: other runs had sets that these had not."
               for group, runs in apart.items()]  # fmt: skip
@@ -57,12 +58,32 @@ def gathered(
         "command": command,
         "machine": machine(),
         "data": next(iter(recipe.values())).data,
-        "images": next(iter(records.values()))["images"],
+        "images": min(record["images"] for record in records.values()),
         "notes": notes,
         "unfinished": [each.name for each in planned if each.name not in records],
         "variants": {name: _variant(by_variant[name], planned, name) for name in names},
         **comparison(experiment, names, compared),
     }
+
+
+def _on_other_images(by_variant: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
+    """Sentences on runs that were judged on other images than those beside them."""
+    notes = []
+    for name, own in by_variant.items():
+        by_images: dict[str, list[int]] = {}  # of which records of an earlier version say nothing
+        for seed, record in own.items():
+            if "judged_on" in record:
+                by_images.setdefault(record["judged_on"], []).append(seed)
+        if len(by_images) > 1:
+            apart = " and ".join(", ".join(map(str, seeds)) for seeds in by_images.values())
+            notes.append(
+                f"Careful: seeds {apart} of {name} were judged on other images, though of one name: their mean means "
+                "nothing. Delete the records of those that are to be measured anew."
+            )
+    counts = {name: max(record["images"] for record in own.values()) for name, own in by_variant.items() if own}
+    if fewer := [f"{name} ({count:,})" for name, count in counts.items() if count < max(counts.values())]:
+        notes.append(f"Tested on fewer images than the others: {', '.join(fewer)}.")
+    return notes
 
 
 def _taken_back(records: Mapping[str, dict[str, Any]]) -> str:

@@ -74,8 +74,9 @@ def facts(results: dict[str, Any]) -> list[str]:
         f"Scale {results['scale']}: {'; '.join(sizes)}; seeds {', '.join(map(str, seeds))}; kedge "
         f"{results['machine']['kedge']}, torch {results['machine']['torch']}.",
         "Ours is the mean over seeds ± their standard deviation; intervals are over seeds (Student's t, Welch's for a "
-        "difference between variants): what other seeds would have given on these same images. One in twenty leaves "
-        "out a true value, so among many rows some do by chance.",
+        "difference between variants, seed by seed where they share a run): what other seeds would have given on these "
+        "same images. One in twenty leaves out a true value, so among many rows some do by chance; of a difference up "
+        "to one in nine where one variant has two or three seeds and the other many.",
     ]
     if any("ECE" in row["measure"] for row in results["rows"]):
         sentences.append(
@@ -84,9 +85,13 @@ def facts(results: dict[str, Any]) -> list[str]:
             + f" {SMOOTH}"
             * any("smooth" in row["measure"] for row in results["rows"])
         )
+    counts = {run["images"] for v in results["variants"].values() for run in v["runs"] if "images" in run}
     if results["images"] < 10_000:
+        tested = f"All were tested on the same {results['images']:,} images"
+        if len(counts) > 1:
+            tested = f"Tested on {min(counts):,} images or more, up to {max(counts):,}"
         sentences.append(
-            f"All were tested on the same {results['images']:,} images; other images would move the levels, by "
+            f"{tested}; other images would move the levels, by "
             f"{100 * 1.96 * math.sqrt(0.21 / results['images']):.0f} points or so, and the differences by less."
         )
     if results["scale"] != "paper":
@@ -243,13 +248,14 @@ def dots(names: Sequence[str], rows: Sequence[dict[str, Any]]) -> Markup:
     share = unit_of(rows[0]) == "%"
     room = max(0.08 * (high - low), 0.5 if share else 0.02)
     top = min(100.0, high + room) if share else high + room
-    plot = Plot((-0.5, len(names) - 0.5), (max(0.0, low - room), top), x_ticks=(), width=420, height=240)
+    bottom = max(0.0, low - room) if low >= 0 else low - room
+    plot = Plot((-0.5, len(names) - 0.5), (bottom, top), x_ticks=(), width=420, height=240)
     for row, span in zip(rows, spans, strict=True):
         at = float(names.index(row["variant"]))
         if row["paper"] is not None:
             plot.rule([at - 0.35, at + 0.35], [row["paper"], row["paper"]])
         if row["interval"] is not None:
-            plot.whisker(at, max(0.0, span[0]), min(top, span[1]))
+            plot.whisker(at, max(bottom, span[0]), min(top, span[1]))
         plot.line([at], [row["ours"]], names.index(row["variant"]))
     return svg(plot)
 
