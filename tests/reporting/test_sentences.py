@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kedge.reporting.claims import compared, comparison, holm
+from kedge.reporting.claims import compared, comparison, holm, settled
 from kedge.reporting.formats import upgrade
 from kedge.reporting.sections.calibration import leaning, overconfidence
 from kedge.reporting.summary import about
@@ -185,3 +185,9 @@ def test_a_model_without_a_number_does_not_silence_the_others(partial):
     said = dict(comparison(partial))[CLEAN]
     assert "whole" in said
     assert said.endswith("No number for hardly.")
+
+
+def test_what_a_claim_is_worth_is_less_between_groups_of_other_numbers_of_seeds():
+    assert "at most one of twenty" in settled({"a": ["a1", "a2"], "b": ["b1", "b2"]})
+    assert "different numbers of seeds" not in settled({"a": ["a1", "a2"], "b": ["b1", "b2"]})
+    assert settled({"a": ["a1", "a2"], "b": ["b1", "b2", "b3"]}).endswith("it may be one in nine.")

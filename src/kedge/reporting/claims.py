@@ -1,7 +1,7 @@
 """What may be claimed between models: by a paired test on the same images where there is one, else by intervals."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from kedge.metrics._base import metric as metric_called
@@ -17,7 +17,13 @@ SETTLED = (
     "most one of twenty such comparisons of equally good methods; each line is a comparison of its own. Too close to "
     "call: not settled, more seeds may tell."
 )
+UNEQUAL = " These groups have different numbers of seeds: of two or three against many it may be one in nine."
 Test = dict[str, Any]
+
+
+def settled(groups: Mapping[str, Sequence[str]]) -> str:
+    """What a claim between groups of seeds is worth, in words (simulated: docs/reproduce.md)."""
+    return SETTLED + UNEQUAL * (len({len(models) for models in groups.values()}) > 1)
 
 
 def holm(p: list[float | None]) -> list[float | None]:

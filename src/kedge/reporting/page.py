@@ -9,7 +9,7 @@ from typing import Any
 from kedge.files import write_text
 from kedge.metrics._base import metrics
 from kedge.printable import printable
-from kedge.reporting.claims import SETTLED, comparison
+from kedge.reporting.claims import comparison, settled
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import short, value_of
 from kedge.reporting.sections import (
@@ -193,7 +193,7 @@ def _page(results: dict[str, Any], level: int) -> str:
         groups=[(g, [r for r in rows if r.group == g]) for g in dict.fromkeys(r.group for r in rows)],
         claims=comparison(results),
         glossary=glossary(results),
-        settled=SETTLED if len(results["groups"]) > 1 else "",
+        settled=settled(results["groups"]) if len(results["groups"]) > 1 else "",
         stories=[about(name, model, results) for name, model in models.items()],
         heat_scale=shift.legend_of_heat(),
         sections=_sections(parts, len(models)),

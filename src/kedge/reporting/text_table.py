@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kedge.printable import printable
-from kedge.reporting.claims import SETTLED, comparison
+from kedge.reporting.claims import comparison, settled
 from kedge.reporting.csv_table import as_csv
 from kedge.reporting.files import check_results
 from kedge.reporting.rows import Row, dig
@@ -78,7 +78,7 @@ def table(results: dict[str, Any], width: int | None = None, color: bool = False
     if len(results["groups"]) > 1:  # else the claims are between single models
         for question, claim in comparison(results):
             show.line(f"{question}: ", "bold", claim)
-        show.line(SETTLED, "dim")
+        show.line(settled(results["groups"]), "dim")
     for words in warnings(results):
         show.line(words, "bold")
     return show.text()
