@@ -127,8 +127,8 @@ def run(
 
 def _both(words: tuple[Word, Word], model: Any, limit: int | None, seed: int) -> "tuple[ImageSet, ImageSet]":
     """The two sets in the size of the model; where both are of the same images, one half each."""
-    channels, side = common_shape({"the model": model})
-    a, b = (word.load(side, channels) for word in words)
+    channels, size = common_shape({"the model": model})
+    a, b = (word.load(size, channels) for word in words)
     if words[0] != words[1] and same_images(a, b):
         import torch
 

@@ -94,10 +94,10 @@ def _sets(source: Source, name: str | None, shape: tuple[int, ...]) -> "tuple[Im
         return _halves(run.train) if folds else (run.train, run.val)
     offered = data.splits(name)
     split = next(s for s in ("test", "val", *offered) if s in offered)
-    side, channels = size_of(shape), shape[0]
-    images = data.load(name, split, side, channels)
+    size, channels = size_of(shape), shape[0]
+    images = data.load(name, split, size, channels)
     if "train" in offered and split != "train":
-        return data.load(name, "train", side, channels), unseen_by(source, images)
+        return data.load(name, "train", size, channels), unseen_by(source, images)
     known, new = _halves(images)
     return known, unseen_by(source, new)
 

@@ -120,12 +120,14 @@ class ImageFolder:
         class_names = list(folders)
         if not class_names:
             raise DataError(_no_classes(root))
-        if "train" in self.splits:
-            if split == "train":
-                # A test folder that does not fit is better known before training than after.
-                for other in self.splits:
-                    self._train_classes(other, list(_classes(self.splits[other])), [])
-            class_names = self._train_classes(split, class_names, notes)
+        if split == "train":
+            # A test folder that does not fit is better known before training than after.
+            for other in [each for each in self.splits if each != split]:
+                self._check_classes(other, list(_classes(self.splits[other])), class_names)
+        elif "train" in self.splits:
+            train = list(_classes(self.splits["train"]))
+            self._check_classes(split, class_names, train)
+            class_names = train
         paths = PathsBuilder()
         counts: list[int] = []
         unread = [str(root / name) for name in sorted(os.listdir(root)) if is_unread(name)]
@@ -153,8 +155,7 @@ class ImageFolder:
         items = FileItems(paths.paths(), self.root)
         return Listing(items, labels, class_names, self.name, split, notes, refusal=refusal)
 
-    def _train_classes(self, split: str, here: list[str], notes: list[str]) -> list[str]:
-        train = list(_classes(self.splits["train"]))
+    def _check_classes(self, split: str, here: list[str], train: list[str]) -> None:
         extra = sorted(set(here) - set(train))
         if extra:
             lacking = sorted(set(train) - set(here))
@@ -163,7 +164,6 @@ class ImageFolder:
                 f"{self.name}: the split {split!r} has classes that 'train' lacks: {', '.join(extra[:8])}.{also}\n"
                 "The folders of both splits need the same names (upper and lower case count)."
             )
-        return train
 
 
 def _classes(root: Path) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedge.deploy.card_text import escaped, path_word
 from kedge.metrics._base import metrics
-from kedge.reporting.evaluations import generated, on_validation
+from kedge.reporting.evaluations import generated, on_validation, shift_notes
 from kedge.reporting.rows import dig, estimate, value_of
 from kedge.reporting.summary import cautions, summary_rows
 from kedge.reporting.text_table import LEGEND, OOD_LEGEND, sizes, subject_line, warnings
@@ -51,7 +51,7 @@ def evaluation(results: dict[str, Any] | None, why: str, run: Path | None, chang
     legends = [LEGEND.partition(";")[0] + ".", cautions(rows), *_conditions(results)]
     legends += [OOD_LEGEND, sizes(results)] if results["ood_sets"] else []
     lines.append(escaped(" ".join(filter(None, legends)), 2000))
-    lines += [escaped(f"{name}: {note}.", 600) for name, own in results["shift_notes"].items() for note in own]
+    lines += [escaped(f"{name}: {note}.", 600) for name, own in shift_notes(results) for note in own]
     lines += [f"**{escaped(_public(line), 400)}**" for line in warnings(results)]
     return "\n\n".join(lines)
 

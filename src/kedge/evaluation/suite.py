@@ -211,6 +211,8 @@ def evaluate(
     stored = Parts(None if parts is None else Path(parts))
     runner = Runner(subjects, stored, wants, batch_size, workers, progress, say)
     collected, lacking = collect(runner, sets, attacks, limit, seed, stability)
+    published = (*shifted.published, *shifted.renditions)
+    notes = {s.name: [*about_set(s, data.class_names), *lacking[s.name]] for s in published}
 
     files = file_names(getattr(data, "paths", None), positions)
     each, behind = shared_out(examples, len(subjects))
@@ -276,12 +278,11 @@ def evaluate(
             for name, images in ood_sets.items()
         },
         "shift_sets": {
-            name: published_record(name, masks[images.name], renditions, len(data.class_names), notes)
-            for images in shifted.renditions
-            for name in rendition_names(images)
-            for notes in [[*about_set(images, data.class_names), *lacking[images.name]]]
+            name: published_record(name, masks[s.name], renditions, len(data.class_names), notes[s.name])
+            for s in shifted.renditions
+            for name in rendition_names(s)
         },
-        "shift_notes": {s.name: [*about_set(s, data.class_names), *lacking[s.name]] for s in shifted.published},
+        "shift_notes": {s.name: notes[s.name] for s in shifted.published},
         "models": {
             s.name: {
                 **summaries[s.name][0],

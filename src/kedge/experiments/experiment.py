@@ -94,28 +94,7 @@ class Experiment:
                 raise ValueError(f"{source}no experiment key is named {key!r}{near_names(key, known)}")
         if missing := [key for key in ("title", "source", "data", "base", "variants", "scales") if key not in values]:
             raise ValueError(f"{source}an experiment needs {', '.join(missing)}")
-        for key in ("base", "variants", "scales", "evaluation", "expected", "contrasts"):
-            if not isinstance(values.get(key, {}), dict):
-                raise ValueError(f"{source}{key} is a mapping, not {values[key]!r}")
-        for key in ("variants", "scales"):
-            for word, own in values[key].items():
-                if not isinstance(word, str):
-                    raise ValueError(f"{source}{key}: a name is {word!r} to YAML, not text: write it in quotes")
-                if not isinstance(own, dict | None):
-                    raise ValueError(f"{source}{key}: {word} is a mapping of changes, not {own!r}")
-        for word, own in values["scales"].items():
-            if not isinstance(chosen := (own or {}).get("variants", []), list):
-                raise ValueError(f"{source}scales: {word}: variants is a list of names, not {chosen!r}")
-        for key in ("data", "notes"):
-            texts = values.get(key, [])
-            if not (isinstance(texts, str) or (isinstance(texts, list) and all(isinstance(t, str) for t in texts))):
-                raise ValueError(f"{source}{key} is text, or a list of texts, not {texts!r}")
-        if type(seeds := values.get("seeds", 1)) is not int or seeds < 1:
-            raise ValueError(f"{source}seeds is how many, 1 or more, not {seeds!r}")
-        for measure, figures in values.get("expected", {}).items():
-            numbers = figures.values() if isinstance(figures, dict) else [figures]
-            if not isinstance(figures, dict) or not all(type(n) in (int, float) for n in numbers):
-                raise ValueError(f"{source}expected: {measure} is a mapping of variants to numbers, not {figures!r}")
+        _check_types(values, source)
         if isinstance(values.get("notes"), str):
             values = {**values, "notes": [values["notes"]]}
         data = [values["data"]] if isinstance(values["data"], str) else list(values["data"])
@@ -223,6 +202,32 @@ class Experiment:
             raise ValueError(
                 f"{source}no variant is named {name!r}; there are {known}{near_names(name, self.variants)}"
             )
+
+
+def _check_types(values: Mapping[str, Any], source: str) -> None:
+    """Raise ValueError for an entry of an experiment file that is of another type than its key has."""
+    for key in ("base", "variants", "scales", "evaluation", "expected", "contrasts"):
+        if not isinstance(values.get(key, {}), dict):
+            raise ValueError(f"{source}{key} is a mapping, not {values[key]!r}")
+    for key in ("variants", "scales"):
+        for word, own in values[key].items():
+            if not isinstance(word, str):
+                raise ValueError(f"{source}{key}: a name is {word!r} to YAML, not text: write it in quotes")
+            if not isinstance(own, dict | None):
+                raise ValueError(f"{source}{key}: {word} is a mapping of changes, not {own!r}")
+    for word, own in values["scales"].items():
+        if not isinstance(chosen := (own or {}).get("variants", []), list):
+            raise ValueError(f"{source}scales: {word}: variants is a list of names, not {chosen!r}")
+    for key in ("data", "notes"):
+        texts = values.get(key, [])
+        if not (isinstance(texts, str) or (isinstance(texts, list) and all(isinstance(text, str) for text in texts))):
+            raise ValueError(f"{source}{key} is text, or a list of texts, not {texts!r}")
+    if type(seeds := values.get("seeds", 1)) is not int or seeds < 1:
+        raise ValueError(f"{source}seeds is how many, 1 or more, not {seeds!r}")
+    for measure, figures in values.get("expected", {}).items():
+        numbers = figures.values() if isinstance(figures, dict) else [figures]
+        if not isinstance(figures, dict) or not all(type(n) in (int, float) for n in numbers):
+            raise ValueError(f"{source}expected: {measure} is a mapping of variants to numbers, not {figures!r}")
 
 
 def load_experiment(name_or_file: "str | Path") -> Experiment:

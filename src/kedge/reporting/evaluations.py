@@ -1,13 +1,14 @@
 """Which evaluation of a run is that of its model as it is now."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from kedge.clock import is_before
+from kedge.printable import printable
 from kedge.reporting.files import read_results
 
-__all__ = ["evaluation_of", "generated", "on_validation"]
+__all__ = ["evaluation_of", "generated", "on_validation", "shift_notes"]
 
 
 def evaluation_of(
@@ -47,6 +48,14 @@ def evaluation_of(
 def generated(results: dict[str, Any]) -> bool:
     """Whether corrupted images were made by kedge, and are no published files."""
     return results["settings"].get("shift_source") in (None, "generated")
+
+
+def shift_notes(results: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Sentences on each published set of corrupted images. Raises TypeError for results that hold anything else."""
+    for name, own in results["shift_notes"].items():
+        if not isinstance(own, list):
+            raise TypeError(f"shift_notes of {printable(name)} is a {type(own).__name__}, not a list")
+        yield name, own
 
 
 def on_validation(results: dict[str, Any]) -> bool:

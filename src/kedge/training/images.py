@@ -234,11 +234,11 @@ def load_extra(
         DataError: a set that is not there, or that is read in turn.
     """
     sets: dict[str, ImageSet] = {}
-    side, channels = size_of(train.image_shape), train.image_shape[0]
+    size, channels = size_of(train.image_shape), train.image_shape[0]
     for name in sorted({*recipe.extra, *(in_memory or {})}):
         images = (in_memory or {}).get(name)
         if images is None:
-            images = data.load_images(recipe.extra[name], "train", side, channels)
+            images = data.load_images(recipe.extra[name], "train", size, channels)
         if isinstance(images, StreamSet):
             raise ValueError(f"extra: {name} is read in turn, which further images cannot be: give them as files")
         if tuple(images.image_shape) != tuple(train.image_shape):

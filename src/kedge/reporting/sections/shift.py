@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from kedge.metrics._base import Metric, leading, metrics
 from kedge.printable import printable
-from kedge.reporting.evaluations import generated
+from kedge.reporting.evaluations import generated, shift_notes
 from kedge.reporting.lines import Lines
 from kedge.reporting.rows import Number, Question, Row, dig, estimate, number, phrases, rows_of, spread, summarised
 from kedge.reporting.sections.calibration import leaning
@@ -113,17 +113,9 @@ def section(results: dict[str, Any], level: int) -> dict[str, Any] | None:
         ],
         "missing": len(corrupted) < len(models) and bool(corrupted),
         "generated": generated(results),
-        "notes": [(printable(name), [printable(note) for note in own]) for name, own in _notes(results) if own],
+        "notes": [(printable(name), [printable(note) for note in own]) for name, own in shift_notes(results) if own],
         "sets": sets,
     }
-
-
-def _notes(results: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
-    """Sentences on each published set of corrupted images. Raises TypeError for results that hold anything else."""
-    for name, own in results["shift_notes"].items():
-        if not isinstance(own, list):
-            raise TypeError(f"shift_notes of {printable(name)} is a {type(own).__name__}, not a list")
-        yield name, own
 
 
 def drawn() -> list[Metric]:
